@@ -1,0 +1,102 @@
+"""Trains an autoencoder on given merges: the half of joint learning that every algorithm shares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
+from agents.schedules import piecewise_linear
+from htm_env.autoencoder import HTMAutoencoder, forest_levels
+from htm_env.losses import LossWeights, autoencoder_losses
+from htm_env.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class AutoencoderConfig:
+    """The autoencoder and how it is trained."""
+
+    hidden_dim: int = 256
+    """Width of the hidden layers."""
+    architecture: str = "residual"
+    """``residual`` or ``mlp`` (the published method's)."""
+    loss: LossWeights = field(default_factory=LossWeights)
+    """How much each loss counts."""
+    transport_interpolation: tuple[tuple[float, float], ...] = ((0.05, 0.5), (0.8, 0.0))
+    """(share of the budget, share) points: how much of the transport target is the decoder's own
+    state, the rest the encoder's."""
+    noise_std: float = 0.0
+    """Gaussian noise after lifting and merging in training."""
+    lifter: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Lifter and unlifter."""
+    merger: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Merger and unmerger."""
+    classifier: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Leaf classifier."""
+
+
+class AutoencoderTrainer:
+    """Three optimizers (lifter, merger, classifier) over one autoencoder."""
+
+    def __init__(
+        self, autoencoder: HTMAutoencoder, config: AutoencoderConfig, generator: torch.Generator
+    ) -> None:
+        self.autoencoder, self.config, self.generator = autoencoder, config, generator
+        parts = {
+            "lifter": [autoencoder.lifter, autoencoder.unlifter],
+            "merger": [autoencoder.merger, autoencoder.unmerger],
+            "classifier": [autoencoder.classifier],
+        }
+        self.optimizers = {
+            name: ScheduledAdam(
+                [parameter for module in modules for parameter in module.parameters()],
+                getattr(config, name),
+            )
+            for name, modules in parts.items()
+        }
+        self.guard = NonFiniteGuard()
+
+    def update(
+        self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"], progress: float
+    ) -> dict[str, float]:
+        """One gradient step on these trees or partial forests; returns losses and gradient norms.
+
+        A non-finite loss or gradient skips the step; ``FloatingPointError`` if that persists.
+        """
+        losses = autoencoder_losses(
+            self.autoencoder,
+            batch,
+            forest_levels(merges, batch.num_tokens),
+            self.config.loss,
+            interpolation=piecewise_linear(self.config.transport_interpolation, progress),
+            noise_std=self.config.noise_std,
+            generator=self.generator,
+        )
+        total = losses.pop("total")
+        for optimizer in self.optimizers.values():
+            optimizer.zero()
+        total.backward()
+        norms = {name: optimizer.clip() for name, optimizer in self.optimizers.items()}
+        if self.guard.allows("autoencoder", total, *norms.values()):
+            for optimizer in self.optimizers.values():
+                optimizer.step(progress)
+        return {
+            **{f"loss/{name}": float(loss.detach()) for name, loss in losses.items()},
+            **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
+            "train/skipped_updates": float(self.guard.skipped),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **{name: optimizer.state() for name, optimizer in self.optimizers.items()},
+            "guard": self.guard.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        for name, optimizer in self.optimizers.items():
+            optimizer.restore(state[name])
+        self.guard.restore(state["guard"])

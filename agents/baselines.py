@@ -1,0 +1,145 @@
+"""Baselines: what a return is compared with before it teaches the policy.
+
+Each is a small class with one method, ``advantages``, that sees the returns ``(B, M)`` of a batch in
+which the ``trees_per_sample`` trees of one sample stand next to each other.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Returns:
+    """The returns of a batch, and what the baselines may compare them with."""
+
+    values: Float[Tensor, "B M"]
+    """Discounted return after each merge; 0 in padding."""
+    steps: Bool[Tensor, "B M"]
+    """True <--> a merge was made."""
+    trees_per_sample: int
+    state_values: Callable[[], Float[Tensor, "B M"]]
+    """The value head's estimates (detached)."""
+    greedy_returns: Callable[[], Float[Tensor, "B M"]]
+    """The returns of greedy episodes on the same samples."""
+
+
+class Baseline(ABC):
+    """Turns returns into advantages; may remember earlier returns."""
+
+    learns_values = False
+    """Whether the value head is trained for it."""
+
+    @abstractmethod
+    def advantages(self, returns: Returns) -> Float[Tensor, "B M"]: ...
+
+    def state(self) -> dict[str, Any]:
+        return {}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        pass
+
+
+class NoBaseline(Baseline):
+    """The returns themselves."""
+
+    def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
+        return returns.values
+
+
+class MovingNormaliser(Baseline):
+    """Subtracts the mean and divides by the deviation of the latest returns (the published way)."""
+
+    def __init__(self, length: int = 10_000) -> None:
+        self.length = length
+        self.latest = torch.zeros(0)
+
+    def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
+        new = returns.values[returns.steps]
+        self.latest = torch.cat([self.latest.to(new.device), new])[-self.length :]
+        spread = self.latest.std() if len(self.latest) > 1 else self.latest.new_ones(())
+        return (returns.values - self.latest.mean()) / (spread + 1e-20) * returns.steps
+
+    def state(self) -> dict[str, Any]:
+        return {"latest": self.latest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.latest = state["latest"]
+
+
+class ExponentialAverage(Baseline):
+    """Subtracts an exponential average of the mean return after each merge."""
+
+    def __init__(self, rate: float = 0.05) -> None:
+        self.rate = rate
+        self.average: Tensor | None = None
+
+    def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
+        count = returns.steps.sum(0)
+        mean = (returns.values * returns.steps).sum(0) / count.clamp(min=1)
+        if self.average is None:
+            self.average = mean
+        rate = torch.where(count > 0, self.rate, 0.0)
+        advantages = (returns.values - self.average) * returns.steps
+        self.average = self.average + rate * (mean - self.average)
+        return advantages
+
+    def state(self) -> dict[str, Any]:
+        return {"average": self.average}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.average = state["average"]
+
+
+class LearnedValue(Baseline):
+    """Subtracts the value head's estimate of the state."""
+
+    learns_values = True
+
+    def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
+        return (returns.values - returns.state_values()) * returns.steps
+
+
+class GreedyRollout(Baseline):
+    """Subtracts the return of the greedy policy on the same sample (Rennie et al. 2017)."""
+
+    def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
+        return (returns.values - returns.greedy_returns()) * returns.steps
+
+
+class LeaveOneOut(Baseline):
+    """Subtracts the mean return of the sample's other trees (Kool et al. 2019, "Buy 4 REINFORCE
+    samples, get a baseline for free!")."""
+
+    def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
+        trees = returns.trees_per_sample
+        values = returns.values.view(-1, trees, returns.values.shape[1])
+        others = (values.sum(1, keepdim=True) - values) / (trees - 1)
+        return (values - others).view_as(returns.values) * returns.steps
+
+
+BASELINES: dict[str, type[Baseline]] = {
+    "none": NoBaseline,
+    "moving_normaliser": MovingNormaliser,
+    "exponential": ExponentialAverage,
+    "value": LearnedValue,
+    "greedy": GreedyRollout,
+    "leave_one_out": LeaveOneOut,
+}
+
+
+def make_baseline(name: str, trees_per_sample: int) -> Baseline:
+    """The baseline of that name; ``ValueError`` with the choices, or for one tree a sample to leave
+    out."""
+    if name not in BASELINES:
+        raise ValueError(f"unknown baseline {name!r}; choose from {sorted(BASELINES)}")
+    if name == "leave_one_out" and trees_per_sample < 2:
+        raise ValueError(f"leave_one_out has {trees_per_sample} tree a sample; expected at least 2")
+    return BASELINES[name]()

@@ -1,0 +1,126 @@
+"""Saved states: one safetensors file, written all or nothing, read without unpickling anything.
+
+Tensors are stored by name; the structure around them is JSON in the file's metadata, where a tensor
+is ``{"tensor": name}``, a dict ``{"dict": [[key, value], ...]}`` (so that keys may be integers), a
+list is a list, and everything else stands for itself. Python writes floats so that they read back
+exactly.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+_STRUCTURE = "htm_state"
+
+
+def save_state(path: str | Path, state: Any) -> None:
+    """Write a nested state; the file holds the old state or the new one, never part of one.
+
+    ``state`` is made of dicts (keys ``str`` or ``int``), lists, tuples (read back as lists),
+    tensors, and ``int``, ``float``, ``str``, ``bool`` and ``None``.
+
+    Raises ``ValueError`` naming the place in the state that holds anything else.
+    """
+    tensors: dict[str, Tensor] = {}
+    structure = json.dumps(_pack(state, "", tensors))
+    atomic_write_bytes(path, save(tensors, {_STRUCTURE: structure}))
+
+
+def load_state(path: str | Path) -> Any:
+    """What :func:`save_state` wrote, with its tensors on the CPU.
+
+    Raises ``FileNotFoundError`` where there is no file, ``ValueError`` for one that is truncated or
+    that something else wrote; both name it.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no saved state at {path}")
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            structure = json.loads((file.metadata() or {})[_STRUCTURE])
+            # Clones own their memory: the file may be replaced while they live.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+        return _unpack(structure, tensors)
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a state written by save_state: {error}") from error
+
+
+def atomic_write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 file, all or nothing."""
+    atomic_write_bytes(path, text.encode())
+
+
+def atomic_write_bytes(path: str | Path, content: bytes) -> None:
+    """Write a file, all or nothing, and have it on the disk when this returns.
+
+    The temporary file beside it always has the same name, so that what a killed process left is
+    overwritten by the next write.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last through a power failure."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Tensor):
+        # Slashes in keys can make two places look the same, and names have to be UTF-8.
+        name = (place or "/").encode("ascii", "backslashreplace").decode()
+        while name in tensors:
+            name += "'"
+        # Clones, because tensors that share memory cannot stand in one file.
+        tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(value, list | tuple):
+        return [_pack(item, f"{place}/{index}", tensors) for index, item in enumerate(value)]
+    if isinstance(value, dict):
+        items = []
+        for key, item in value.items():
+            if isinstance(key, bool) or not isinstance(key, str | int):
+                raise ValueError(
+                    f"the state has the key {key!r} at {place or '/'}; expected str or int"
+                )
+            items.append([key, _pack(item, f"{place}/{key}", tensors)])
+        return {"dict": items}
+    raise ValueError(
+        f"the state has a {type(value).__name__} at {place or '/'}; expected a dict, list, tensor, "
+        "number, str, bool or None"
+    )
+
+
+def _unpack(value: Any, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, list):
+        return [_unpack(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "tensor" in value:
+        return tensors[value["tensor"]]
+    return {key: _unpack(item, tensors) for key, item in value["dict"]}

@@ -1,0 +1,193 @@
+"""What ``htm train`` and ``htm evaluate`` do."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from agents.algorithms import algorithm
+from agents.budget import Budget
+from agents.configuration import config_from_dict
+from agents.evaluation import evaluate
+from agents.options import EvaluateOptions, TrainOptions, train_options
+from agents.run import build_learner, load_learner, resume_run, start_run
+from agents.run_directory import RunDirectory
+from htm_env.datasets import DATASETS
+
+DEFAULT_SECONDS = 100.0
+"""The budget of a run that is given none."""
+
+
+class UsageError(Exception):
+    """The command line asks for something that cannot be meant."""
+
+
+def train(options: Any) -> None:
+    """``htm train``: start or resume a run; prints its test scores and where everything is."""
+    torch.set_num_threads(options.threads)
+    out = _default_folder(options) if options.out is None else options.out
+    directory = RunDirectory(out if options.resume is None else options.resume)
+    try:
+        if options.resume is not None and directory.holds_run:
+            _check_resumed(options, directory)
+            result = resume_run(directory)
+        else:
+            learner, budget = _new_run(options)
+            directory.check_free()
+            result = start_run(learner, budget, directory)
+    except KeyboardInterrupt:
+        if not directory.checkpoint_path.exists():
+            raise
+        raise KeyboardInterrupt(
+            f"interrupted, continue with: htm train --resume {directory.path}"
+        ) from None
+    except FloatingPointError as error:
+        raise FloatingPointError(
+            f"{error}; the last checkpoint with finite numbers is in "
+            f"{directory.checkpoint_path.parent}"
+        ) from error
+    _print_scores(f"{result['env']} {result['algo']}, held-out test data", result["test"], result)
+    print(f"run       {directory.path}")
+    print(f"pictures  {directory.figure_path}")
+    print(f"logs      tensorboard --logdir {directory.path}")
+
+
+def evaluate_run(options: EvaluateOptions) -> None:
+    """``htm evaluate``: prints the test scores of a run's last checkpoint."""
+    torch.set_num_threads(options.threads)
+    directory = RunDirectory(options.directory)
+    learner = load_learner(directory)
+    task = learner.task
+    task = replace(task, env_kwargs=task.env_kwargs | parse_env_kwargs(options.env_kwargs))
+    dataset = task.dataset("test")
+    if dataset.token_dim != learner.autoencoder.token_dim:
+        raise ValueError(
+            f"tokens of this data have {dataset.token_dim} coordinates; {directory.path} was "
+            f"trained on tokens of {learner.autoencoder.token_dim}"
+        )
+    scores = evaluate(learner.plan, learner.autoencoder, dataset, options.episodes)
+    episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
+    about = {
+        "env": task.env_id,
+        "env_kwargs": task.env_kwargs,
+        "algo": learner.algo,
+        "seed": task.seed,
+        "mode": task.mode,
+        "embedding_dim": learner.autoencoder.embedding_dim,
+        "weights_hash": learner.autoencoder.weights_hash(),
+        "episodes": episodes,
+    }
+    if options.json:
+        print(json.dumps(about | scores, indent=2))
+    else:
+        _print_scores(f"{task.env_id} {learner.algo}, {episodes} test episodes", scores, about)
+
+
+def parse_env_kwargs(text: str | None) -> dict[str, Any]:
+    """The JSON object of ``--env-kwargs``; raises :class:`UsageError` for anything else."""
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"--env-kwargs {text!r} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"--env-kwargs {text!r} is not a JSON object, such as '{{\"k\": 1}}'")
+    return values
+
+
+def resumed_options(folder: str | Path) -> Any | None:
+    """The options that the run in ``folder`` was started with; None where there is no run.
+
+    Raises ``ValueError`` where its configuration cannot be read.
+    """
+    directory = RunDirectory(folder)
+    if not directory.holds_run:
+        return None
+    saved = directory.load_config()
+    try:
+        config = config_from_dict(type(algorithm(saved["algo"]).config), saved["config"])
+        names = ("env", "algo", "embedding_dim", "mode", "seed", "device")
+        budget = saved.get("budget", {})
+        return train_options(config, **{name: saved[name] for name in names}, **budget)
+    except KeyError as error:
+        raise ValueError(f"{directory.config_path} has no {error}") from error
+
+
+def _new_run(options: Any) -> tuple[Any, Budget]:
+    """A learner and a budget from the options; ``UsageError`` where something is missing."""
+    if options.env is None or options.algo is None:
+        missing = "--env" if options.env is None else "--algo"
+        hint = "" if options.resume is None else f"; {options.resume} holds no run to resume"
+        raise UsageError(f"htm train needs {missing}{hint}")
+    if options.env.removeprefix("htm_env:") not in DATASETS:
+        raise UsageError(f"unknown --env {options.env!r}; choose from {', '.join(DATASETS)}")
+    entry = algorithm(options.algo)
+    for field in entry.decided:
+        if getattr(options.config, field) != getattr(entry.config, field):
+            raise UsageError(f"--algo {options.algo} decides --{field}; choose another --algo")
+    if options.seconds is not None and options.merges is not None:
+        raise UsageError("--seconds and --merges are two budgets; give one of them")
+    unlimited = options.seconds is None and options.merges is None
+    try:
+        budget = Budget(DEFAULT_SECONDS if unlimited else options.seconds, options.merges)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    learner = build_learner(
+        {
+            "env": options.env.removeprefix("htm_env:"),
+            "env_kwargs": parse_env_kwargs(options.env_kwargs),
+            "algo": options.algo,
+            "config": asdict(options.config),
+            "embedding_dim": options.embedding_dim,
+            "mode": options.mode,
+            "seed": options.seed,
+            "device": options.device,
+        }
+    )
+    return learner, budget
+
+
+def _check_resumed(options: Any, directory: RunDirectory) -> None:
+    """Raise :class:`UsageError` where an option differs from what the run was started with."""
+    started = resumed_options(directory.path)
+    for name in (*TrainOptions.__dataclass_fields__, "config"):
+        if name in ("out", "resume", "env_kwargs", "threads"):
+            continue
+        given, before = getattr(options, name), getattr(started, name)
+        if given != before:
+            flag = name.replace("_", "-")
+            raise UsageError(
+                f"--resume {directory.path} keeps the settings of the run: --{flag} is {given!r}, "
+                f"but was {before!r}"
+            )
+    kwargs = parse_env_kwargs(options.env_kwargs)
+    if isinstance(kwargs.get("dataset"), str):
+        kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
+    if options.env_kwargs is not None and kwargs != directory.load_config()["env_kwargs"]:
+        raise UsageError(f"--resume {directory.path} keeps the settings of the run: --env-kwargs")
+    if options.out is not None and options.out.resolve() != directory.path.resolve():
+        raise UsageError(f"--resume {directory.path} continues there; --out is {options.out}")
+
+
+def _default_folder(options: Any) -> Path:
+    stamp = time.strftime("%Y%m%d-%H%M%S")
+    return Path("runs") / f"{options.env}-{options.algo}-{options.seed}-{stamp}"
+
+
+def _print_scores(title: str, scores: dict[str, float | None], about: dict[str, Any]) -> None:
+    table = Table(title=title, title_justify="left")
+    for name in scores:
+        table.add_column(name, justify="right")
+    table.add_column("weights_hash", justify="right")
+    values = ["-" if value is None else f"{value:.5g}" for value in scores.values()]
+    table.add_row(*values, about["weights_hash"])
+    Console(file=sys.stdout).print(table)

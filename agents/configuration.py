@@ -1,0 +1,33 @@
+"""Frozen, nested configuration dataclasses as JSON, and back."""
+
+from __future__ import annotations
+
+from dataclasses import fields, is_dataclass
+from typing import Any, TypeVar, get_args, get_type_hints
+
+Config = TypeVar("Config")
+
+
+def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:
+    """The dataclass of which ``dataclasses.asdict`` gave ``values``, perhaps through JSON.
+
+    A field that is missing takes its default. Raises ``ValueError`` naming a field that
+    ``config_class`` does not have.
+    """
+    known = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
+    for name in values:
+        if name not in known:
+            raise ValueError(f"{config_class.__name__} has no field {name!r}; expected {known}")
+    hints = get_type_hints(config_class)
+    return config_class(**{name: _restored(hints[name], value) for name, value in values.items()})
+
+
+def _restored(hint: Any, value: Any) -> Any:
+    """JSON has no dataclasses, which the annotation names, and no tuples: all lists were some."""
+    if isinstance(value, dict):
+        for choice in (hint, *get_args(hint)):  # of a union, the member that it can be
+            if isinstance(choice, type) and is_dataclass(choice):
+                return config_from_dict(choice, value)
+    if isinstance(value, list | tuple):
+        return tuple(_restored(None, item) for item in value)
+    return value

@@ -1,0 +1,76 @@
+"""Holding the policy's entropy open until the autoencoder is worth exploiting.
+
+Whatever trees the policy makes most, the autoencoder learns best, so that an early habit feeds
+itself. A target for the normalised entropy (1 at first, 0 at the end) keeps the policy from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.losses import distance_to_target
+from agents.rollout import Rollout
+from agents.schedules import piecewise_linear
+
+
+@dataclass(frozen=True)
+class EntropyConfig:
+    """What entropy is worth; shares are of the budget."""
+
+    bonus: float = 0.0
+    """Paid for normalised entropy, whatever it is."""
+    target: tuple[tuple[float, float], ...] | None = ((0.0, 1.0), (1.0, 0.0))
+    """(share, normalised entropy) points that the mean entropy is drawn to; None for no target."""
+    control: str = "adaptive"
+    """``adaptive``: the price of entropy moves until the target is met (as the temperature of
+    Haarnoja et al. 2018, "Soft actor-critic algorithms and applications"); ``distance``: a penalty
+    on the distance to the target (the published method's)."""
+    weight: float = 3.0
+    """``distance``: of the penalty; ``adaptive``: of the present distance, beside the accumulated."""
+    rate: float = 0.05
+    """``adaptive``: how fast the price accumulates."""
+
+
+CONTROLS = ("adaptive", "distance")
+PRICE_LIMITS = (-10.0, 50.0)
+
+
+class EntropyControl:
+    """Gives the coefficient of every episode's mean entropy in the policy's loss."""
+
+    def __init__(self, config: EntropyConfig) -> None:
+        if config.control not in CONTROLS:
+            raise ValueError(
+                f"unknown entropy control {config.control!r}; choose from {list(CONTROLS)}"
+            )
+        self.config, self.price = config, 0.0
+
+    def target(self, progress: float) -> float | None:
+        """The target at this share of the budget, if there is one."""
+        if self.config.target is None:
+            return None
+        return piecewise_linear(self.config.target, progress)
+
+    def coefficient(self, rollout: Rollout, progress: float) -> Float[Tensor, "B 1"]:
+        """``dLoss / dEntropy`` of every episode."""
+        config, target = self.config, self.target(progress)
+        coefficient = torch.full_like(rollout.entropy[:, :1], -config.bonus)
+        if target is None:
+            return coefficient
+        if config.control == "distance":
+            return coefficient + config.weight * distance_to_target(rollout, target)
+        mean = float(rollout.entropy.sum() / rollout.steps.sum().clamp(min=1))
+        low, high = PRICE_LIMITS
+        self.price = min(max(self.price + config.rate * (target - mean), low), high)
+        return coefficient - self.price - config.weight * (target - mean)
+
+    def state(self) -> dict[str, Any]:
+        return {"price": self.price}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.price = state["price"]

@@ -1,0 +1,50 @@
+"""Pictures of what a learner does: merge trees, and originals beside their reconstructions."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import torch
+from matplotlib.figure import Figure
+
+from agents.checkpoint import atomic_write_bytes
+from agents.evaluation import EVALUATION_SEED, Planner
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.datasets import Dataset
+from htm_env.metrics import nmse_per_sample
+from htm_env.rendering import Sample, samples_figure
+
+SAMPLES = 6
+
+
+@torch.no_grad()
+def learner_figure(
+    plan: Planner, autoencoder: HTMAutoencoder, dataset: Dataset, count: int = SAMPLES
+) -> Figure:
+    """The first fixed samples of ``dataset``: original, greedy merge tree, reconstruction."""
+    device = autoencoder.token_mean.device
+    batch = dataset.fixed(count).to(device)
+    generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
+    merges = plan(batch, generator, greedy=True)
+    roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
+    decoded = autoencoder.decode(roots, merges, batch.present)
+    errors = nmse_per_sample(decoded, batch.tokens, batch.present, dataset.std.to(device))
+    samples = []
+    for row, tokens in enumerate(batch.num_tokens.tolist()):
+        samples.append(
+            Sample(
+                batch.tokens[row, :tokens].cpu().numpy(),
+                merges[row, : tokens - 1].cpu().numpy(),
+                decoded[row, :tokens].cpu().numpy(),
+                f"nmse {float(errors[row]):.3g}",
+            )
+        )
+    return samples_figure(samples, dataset.kind)
+
+
+def write_png(path: str | Path, figure: Figure) -> None:
+    """Write a figure as a PNG file, all or nothing."""
+    content = BytesIO()
+    figure.savefig(content, format="png")
+    atomic_write_bytes(path, content.getvalue())

@@ -1,0 +1,61 @@
+"""``FixedPolicy``: plans whole trees by a rule, and learns nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import pad_merges
+from htm_env.types import TokenBatch
+
+Shape = Callable[[TokenBatch, HTMAutoencoder, torch.Generator], Tensor]
+"""``shape(batch, autoencoder, generator) -> merges (B, M, 2)``: one complete tree a sample."""
+
+Order = Callable[[Tensor, TokenBatch, HTMAutoencoder, torch.Generator], Tensor]
+"""``order(merges, batch, autoencoder, generator) -> merges``: the same trees, pairs turned."""
+
+
+@dataclass(frozen=True)
+class FixedPolicy:
+    """A rule for the tree, and one for the order within each pair.
+
+    The order is information (an autoencoder learns sorted pairs far better than shuffled ones), so
+    the same tree in another order is another policy.
+    """
+
+    name: str
+    """The name under which results are reported."""
+    shape: Shape
+    order: Order
+
+    @torch.no_grad()
+    def merges(
+        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]:
+        """One complete tree for each sample, in node ids; -1 pads.
+
+        Empty slots behind the largest sample change nothing, random numbers included: all of them
+        come from ``generator``, as many as that sample needs.
+
+        Raises ``ValueError`` where the policy needs a hierarchy that the data does not have.
+        """
+        num_slots = batch.present.shape[1]
+        filled = _without_empty_slots(batch)
+        merges = self.shape(filled, autoencoder, generator)
+        return pad_merges(self.order(merges, filled, autoencoder, generator), num_slots)
+
+
+def _without_empty_slots(batch: TokenBatch) -> TokenBatch:
+    """The same samples in as many slots as the largest of them fills."""
+    slots = max(1, int(batch.num_tokens.max()))
+    return TokenBatch(
+        batch.tokens[:, :slots],
+        batch.present[:, :slots],
+        batch.clades[:, :, :slots],
+        batch.merges[:, : slots - 1],
+    )

@@ -1,0 +1,74 @@
+"""Trees that look at no coordinate: random, chain, balanced."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.types import NONE, TokenBatch
+
+
+def random_tree(
+    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """At each step one of the ``k (k - 1)`` legal ordered pairs, all equally likely."""
+    samples, slots = batch.present.shape
+    num_leaves, device = batch.num_tokens, batch.tokens.device
+    drawn = torch.rand(
+        slots - 1, samples, generator=generator, device=generator.device, dtype=torch.float64
+    ).to(device)
+    rows = torch.arange(samples, device=device)
+    nodes = torch.arange(slots, device=device).repeat(samples, 1)  # the active ones stand in front
+    merges = nodes.new_full((samples, slots - 1, 2), NONE)
+    for step, uniform in enumerate(drawn):
+        num_active = (num_leaves - step).clamp(min=2)  # finished samples are cut off below
+        pair = (uniform * (num_active * (num_active - 1))).long()
+        first, second = pair // (num_active - 1), pair % (num_active - 1)
+        second = second + (second >= first)
+        merges[:, step, 0], merges[:, step, 1] = nodes[rows, first], nodes[rows, second]
+        nodes[rows, first] = num_leaves + step
+        nodes[rows, second] = nodes[rows, num_active - 1]  # the last active fills the gap
+    return only_real(merges, num_leaves)
+
+
+def chain_tree(
+    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """One growing tree that takes in the tokens in slot order: ``((0, 1), 2), 3``."""
+    steps = torch.arange(batch.present.shape[1] - 1, device=batch.tokens.device)
+    grown = batch.num_tokens[:, None] + steps - 1  # (B, M)
+    grown[:, :1] = 0
+    return only_real(torch.stack([grown, (steps + 1).expand_as(grown)], dim=-1), batch.num_tokens)
+
+
+def balanced_tree(
+    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """Neighbours in slot order are paired level by level; an odd last one waits for the next."""
+    samples, slots = batch.present.shape
+    num_leaves, device = batch.num_tokens, batch.tokens.device
+    level = torch.arange(slots, device=device).repeat(samples, 1)  # this level's nodes, then any
+    merges = level.new_full((samples, slots, 2), NONE)  # the last merge collects what is no pair
+    width, made = num_leaves, torch.zeros_like(num_leaves)
+    while level.shape[1] > 1:
+        if level.shape[1] % 2:
+            level = torch.cat([level, level[:, -1:]], dim=1)
+        pairs = level.view(samples, -1, 2)
+        index = torch.arange(pairs.shape[1], device=device)
+        real = index < (width // 2)[:, None]  # (B, pairs)
+        step = torch.where(real, made[:, None] + index, slots - 1)
+        merges.scatter_(1, step[..., None].expand_as(pairs), pairs)
+        level = torch.where(real, num_leaves[:, None] + step, pairs[..., 0])
+        made = made + width // 2
+        width = width - width // 2
+    return only_real(merges[:, :-1], num_leaves)
+
+
+def only_real(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+) -> Int64[Tensor, "B M 2"]:
+    """The first ``n - 1`` merges of each sample, -1 behind them."""
+    steps = torch.arange(merges.shape[1], device=merges.device)
+    return merges.masked_fill((steps >= num_leaves[:, None] - 1)[..., None], NONE)

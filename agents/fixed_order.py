@@ -1,0 +1,74 @@
+"""The learner behind every fixed policy: its merges never change, the autoencoder learns them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.fixed import fixed_policy
+from agents.learner import Learner
+from htm_env.forest import tree_height
+from htm_env.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class FixedOrderConfig:
+    """A fixed policy and the training of the autoencoder on its trees."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    policy: str = "random"
+    """The fixed policy's name."""
+    batch_size: int = 64
+    """Trees an update."""
+
+
+class FixedOrder(Learner):
+    """Trains the autoencoder on the trees of a fixed policy."""
+
+    config_class = FixedOrderConfig
+    config: FixedOrderConfig
+
+    def __init__(self, env_id: str, config: FixedOrderConfig | None = None, **task: Any) -> None:
+        super().__init__(env_id, config, **task)
+        self.algo = self.config.policy
+        self.policy = fixed_policy(self.config.policy)
+        self.trainer = AutoencoderTrainer(
+            self.autoencoder, self.config.autoencoder, self.generator
+        )
+
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        return self.policy.merges(batch, self.autoencoder, generator)
+
+    def update(self, progress: float) -> dict[str, float]:
+        batch = self.dataset.sample(self.config.batch_size, self.generator).to(self.device)
+        merges = self.policy.merges(batch, self.autoencoder, self.generator)
+        self.merges_made += int((merges[..., 0] >= 0).sum())
+        self.updates += 1
+        heights = tree_height(merges, batch.num_tokens)
+        scalars = {"train/tree_height": float(heights.float().mean())}
+        if self.task.mode == "joint":
+            scalars |= self.trainer.update(batch, merges, progress)
+            scalars["train/nmse"] = scalars["loss/reconstruction"]
+        return scalars
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "autoencoder": self.autoencoder.state_dict(),
+            "trainer": self.trainer.state(),
+            "generator": self.generator.get_state(),
+            "merges_made": self.merges_made,
+            "updates": self.updates,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.autoencoder.load_state_dict(state["autoencoder"])
+        self.trainer.restore(state["trainer"])
+        self.generator.set_state(state["generator"])
+        self.merges_made, self.updates = state["merges_made"], state["updates"]

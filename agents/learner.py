@@ -1,0 +1,188 @@
+"""What the training loop, the evaluation and the command line ask of every algorithm."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.datasets import Dataset, make_dataset
+from htm_env.simulator import make_autoencoder
+from htm_env.types import TokenBatch
+from htm_env.weights import embedding_dim_of
+
+MODES = ("joint", "frozen")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned on: an environment, its autoencoder's size, and where it runs."""
+
+    env_id: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the dataset, as ``gym.make`` takes them."""
+    embedding_dim: int | None = None
+    """``D``; the environment's default if None."""
+    mode: str = "joint"
+    """``joint``: the autoencoder learns too, from scratch; ``frozen``: pretrained, untouched."""
+    seed: int = 0
+    device: str = "cpu"
+
+    def dataset(self, split: str) -> Dataset:
+        """One split of the data."""
+        return make_dataset(self.env_id, split=split, **self.env_kwargs)
+
+
+class Learner(ABC):
+    """An algorithm that makes merges, and learns from them.
+
+    All randomness comes from ``self.generator``, so that a saved state continues bit for bit.
+
+    Args:
+        env_id: an environment id (see :func:`htm_env.make_dataset`).
+        config: the algorithm's frozen configuration; its defaults if None.
+        env_kwargs: arguments of the dataset, as ``gym.make`` takes them.
+        embedding_dim, mode, seed, device: see :class:`Task`.
+    """
+
+    algo: str
+    """The name under which results are reported."""
+    config_class: type
+    """The frozen dataclass that configures it."""
+
+    def __init__(
+        self,
+        env_id: str,
+        config: Any = None,
+        *,
+        env_kwargs: dict[str, Any] | None = None,
+        embedding_dim: int | None = None,
+        mode: str = "joint",
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        if mode not in MODES:
+            raise ValueError(f"unknown mode {mode!r}; choose from {list(MODES)}")
+        self.config = self.config_class() if config is None else config
+        self.task = Task(env_id, dict(env_kwargs or {}), embedding_dim, mode, seed, device)
+        self.device = torch.device(device)
+        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.dataset = self.task.dataset("train")
+        self.std = self.dataset.std.to(self.device)
+        self.autoencoder = self._make_autoencoder().to(self.device)
+        self.merges_made = 0
+        """Merges made in the environment for learning, a greedy baseline's included."""
+        self.updates = 0
+
+    def _make_autoencoder(self) -> HTMAutoencoder:
+        if self.task.mode == "frozen":
+            return make_autoencoder(
+                self.task.env_id, self.dataset, "pretrained", self.task.embedding_dim
+            )
+        dim = self.task.embedding_dim or embedding_dim_of(self.task.env_id)
+        autoencoder = HTMAutoencoder(
+            self.dataset.token_dim,
+            dim,
+            self.config.autoencoder.hidden_dim,
+            self.config.autoencoder.architecture,
+            generator=self.generator,
+        )
+        autoencoder.set_statistics(self.dataset.mean, self.dataset.std)
+        return autoencoder
+
+    # ------------------------------------------------------------ what an algorithm does
+
+    @abstractmethod
+    def update(self, progress: float) -> dict[str, float]:
+        """Learn once; ``progress`` in [0, 1] is the share of the budget already used.
+
+        Returns the update's scalars under their TensorBoard tags (``train/return``, ``loss/...``).
+        Raises ``FloatingPointError`` when losses or gradients stay non-finite.
+        """
+
+    @abstractmethod
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        """The merges that the current policy makes of these samples (no learning, no noise)."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Any]:
+        """Everything that resuming needs: nested dicts and lists of tensors, numbers and strings."""
+
+    @abstractmethod
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state` gave."""
+
+    # ------------------------------------------------------------ train, save and load
+
+    def train(
+        self,
+        seconds: float | None = None,
+        merges: int | None = None,
+        out: str | Path | None = None,
+        progress_bar: bool = False,
+    ) -> Self:
+        """Learn until the budget, seconds or merges, is used; a later call starts a new budget.
+
+        With ``out``, everything that ``htm train`` writes goes to that folder, and Ctrl-C stops after
+        a checkpoint. Raises ``ValueError`` unless exactly one budget is given, ``FileExistsError``
+        where ``out`` already holds a run, and ``FloatingPointError`` when learning does not stay
+        finite.
+        """
+        from agents.budget import Budget
+        from agents.progress_bar import ProgressBar
+        from agents.run import start_run
+        from agents.run_directory import RunDirectory
+        from agents.training import Logged, Training, Updated
+
+        budget = Budget(seconds, merges)
+        if out is not None:
+            start_run(self, budget, RunDirectory(out), progress_bar=progress_bar)
+            return self
+        bar = ProgressBar(f"{self.task.env_id} {self.algo}") if progress_bar else None
+        try:
+            for event in Training(self, budget).events():
+                if bar is not None and isinstance(event, Updated):
+                    bar.update(event.position, event.scalars)
+                elif bar is not None and isinstance(event, Logged):
+                    bar.write(event.position, event.scalars)
+        finally:
+            if bar is not None:
+                bar.close()
+        return self
+
+    def save(self, directory: str | Path) -> None:
+        """Write the agent to a folder: JSON and safetensors, no pickles; what stood there is replaced.
+
+        Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
+        """
+        from agents.run import learner_config
+        from agents.run_directory import RunDirectory
+
+        folder = RunDirectory(directory)
+        folder.save_config(learner_config(self))
+        folder.save_checkpoint(self)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> Self:
+        """The agent that :meth:`save` or a training run left in a folder; it continues bit for bit.
+
+        Raises ``FileNotFoundError`` where there is none, ``ValueError`` for files that cannot be read
+        and for an agent of another class.
+        """
+        from agents.run import load_learner
+        from agents.run_directory import RunDirectory
+
+        learner = load_learner(RunDirectory(directory))
+        if not isinstance(learner, cls):
+            raise ValueError(
+                f"{directory} holds a {type(learner).__name__}; expected a {cls.__name__}"
+            )
+        return learner

@@ -1,0 +1,96 @@
+"""Optimizers with warm-up, decay, clipping, and a guard against non-finite updates."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from agents.schedules import cosine_decay, warm_up
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Adam (Kingma & Ba 2015) with a schedule of its learning rate."""
+
+    learning_rate: float = 3e-3
+    """At its highest."""
+    warm_up_updates: int = 100
+    """Updates in which the learning rate rises from 0."""
+    final_share: float = 0.01
+    """What the cosine decay leaves of the learning rate at the end of the budget."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this norm."""
+    weight_decay: float = 0.0
+    """L2 penalty, as in Adam."""
+
+
+class NonFiniteGuard:
+    """Counts updates skipped because a loss or a gradient was not finite.
+
+    Raises ``FloatingPointError`` after ``patience`` of them in a row.
+    """
+
+    def __init__(self, patience: int = 20) -> None:
+        self.patience, self.skipped, self.in_a_row = patience, 0, 0
+
+    def allows(self, name: str, *values: Tensor) -> bool:
+        """Whether every value is finite; a skipped update is counted."""
+        if all(math.isfinite(float(value.detach())) for value in values):
+            self.in_a_row = 0
+            return True
+        self.skipped += 1
+        self.in_a_row += 1
+        if self.in_a_row >= self.patience:
+            raise FloatingPointError(
+                f"the loss or gradient of the {name} was not finite in {self.in_a_row} updates in "
+                "a row; try a lower learning rate or gradient clipping"
+            )
+        return False
+
+    def state(self) -> dict[str, int]:
+        return {"skipped": self.skipped, "in_a_row": self.in_a_row}
+
+    def restore(self, state: dict[str, int]) -> None:
+        self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
+
+
+class ScheduledAdam:
+    """One part's optimizer: clips its gradients and follows its schedule."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> None:
+        self.parameters, self.config = list(parameters), config
+        self.optimizer = torch.optim.Adam(
+            self.parameters,
+            lr=config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.updates = 0
+
+    def clip(self) -> Tensor:
+        """Clip the gradients in place; returns their norm before."""
+        return nn.utils.clip_grad_norm_(self.parameters, self.config.clip_norm)
+
+    def step(self, progress: float) -> None:
+        """One update at this share of the budget."""
+        scale = warm_up(self.updates, self.config.warm_up_updates)
+        scale *= cosine_decay(progress, self.config.final_share)
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.config.learning_rate * scale
+        self.optimizer.step()
+        self.updates += 1
+
+    def zero(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def state(self) -> dict[str, Any]:
+        return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.updates = state["updates"]

@@ -1,0 +1,183 @@
+"""The policy network that every learner trains: scores of ordered pairs, and a value of the state.
+
+Scores are cheap, merges are chosen once: a scorer turns every token into features once, and the
+score of a pair comes from two tokens' features. What a token's features are does not depend on the
+other tokens, so that an episode's scores can be kept from step to step.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from htm_env.forest import action_mask, drop_diagonal
+
+ILLEGAL = -1e9
+"""The score of an illegal pair: its probability is exactly 0, and nothing becomes NaN."""
+
+
+class MergePolicy(nn.Module):
+    """Scores of ordered pairs and a state value, from embeddings and leaf counts."""
+
+    value_dim: int
+
+    @abstractmethod
+    def features(
+        self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch F"]:
+        """What :meth:`scores` needs of each token."""
+
+    @abstractmethod
+    def scores(
+        self, first: Float[Tensor, "B I F"], second: Float[Tensor, "B J F"]
+    ) -> Float[Tensor, "B I J"]:
+        """The score of merging each of ``first`` with each of ``second``, in this order."""
+
+    def node_scores(
+        self, features: Float[Tensor, "B N F"], needed: Bool[Tensor, "B N N"]
+    ) -> Float[Tensor, "B N N"]:
+        """The scores of all pairs of nodes; those not ``needed`` may hold anything finite."""
+        return self.scores(features, features)
+
+    @abstractmethod
+    def values(
+        self, features: Float[Tensor, "B N F"], members: Float[Tensor, "B S N"]
+    ) -> Float[Tensor, "B S"]:
+        """The value of states, each a set of nodes: ``members`` is 1 where a node is active."""
+
+    def forward(
+        self, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B"]]:
+        """Logits of all ``P (P - 1)`` actions, illegal ones at -1e9, and the state's value."""
+        active = observation["active"].bool()
+        features = self.features(observation["tokens"].float(), observation["leaf_counts"])
+        logits = drop_diagonal(self.scores(features, features))
+        values = self.values(features, active[:, None].float())[:, 0]
+        return logits.masked_fill(~action_mask(active), ILLEGAL), values
+
+
+class PointerPolicy(MergePolicy):
+    """A query and a key per token; scores from their product and from a learned distance.
+
+    ``score(i, j) = q_i . k_j / sqrt(d) - |f_i - f_j|^2 + u_i + v_j``: one matrix product, since
+    query and key are extended so that it gives the distance and the single-token terms as well
+    (Vinyals et al. 2015, "Pointer networks", for the pointer).
+    """
+
+    def __init__(
+        self, embedding_dim: int, hidden_dim: int = 128, key_dim: int = 64, distance_dim: int = 16
+    ) -> None:
+        super().__init__()
+        self.key_dim, self.distance_dim = key_dim, distance_dim
+        self.body = nn.Sequential(nn.Linear(embedding_dim + 1, hidden_dim), nn.SiLU())
+        self.residual = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU())
+        self.head = nn.Linear(hidden_dim, 2 * key_dim + distance_dim + 2)
+        self.distance_skip = nn.Linear(embedding_dim, distance_dim, bias=False)
+        self.value_head = nn.Sequential(
+            nn.Linear(hidden_dim + 1, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1)
+        )
+        nn.init.normal_(self.head.weight, std=0.1 / hidden_dim**0.5)
+        nn.init.zeros_(self.head.bias)
+        nn.init.normal_(self.distance_skip.weight, std=0.1 / embedding_dim**0.5)
+        self._width = key_dim + distance_dim + 2
+
+    def features(
+        self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch F"]:
+        counts = leaf_counts.clamp(min=1).to(embeddings.dtype).log2()[..., None]
+        hidden = self.body(torch.cat([embeddings, counts], dim=-1))
+        hidden = hidden + self.residual(hidden)
+        query, key, place, single = self.head(hidden).split(
+            [self.key_dim, self.key_dim, self.distance_dim, 2], dim=-1
+        )
+        place = place + self.distance_skip(embeddings)
+        near = -place.square().sum(-1, keepdim=True)
+        one = torch.ones_like(near)
+        return torch.cat(
+            [
+                *(query / self.key_dim**0.5, 2 * place, near + single[..., :1], one),
+                *(key, place, one, near + single[..., 1:]),
+                hidden,
+            ],
+            dim=-1,
+        )
+
+    def scores(
+        self, first: Float[Tensor, "B I F"], second: Float[Tensor, "B J F"]
+    ) -> Float[Tensor, "B I J"]:
+        width = self._width
+        return first[..., :width] @ second[..., width : 2 * width].transpose(-1, -2)
+
+    def values(
+        self, features: Float[Tensor, "B N F"], members: Float[Tensor, "B S N"]
+    ) -> Float[Tensor, "B S"]:
+        count = members.sum(-1, keepdim=True).clamp(min=1)  # (B, S, 1)
+        summary = members @ features[..., 2 * self._width :] / count
+        return self.value_head(torch.cat([summary, count.log2()], dim=-1)).squeeze(-1)
+
+
+class PairPolicy(MergePolicy):
+    """The published method's scorer: an MLP over the two concatenated embeddings, for every pair.
+
+    Its first layer is linear in each embedding, so the features are its two halves; the hidden
+    layer of a pair is still ``hidden_dim`` wide, and only pairs that are needed are scored.
+    """
+
+    def __init__(self, embedding_dim: int, hidden_dim: int = 256) -> None:
+        super().__init__()
+        self.hidden_dim = hidden_dim
+        self.first = nn.Linear(2 * embedding_dim, hidden_dim)
+        self.rest = nn.Sequential(
+            nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 1)
+        )
+        self.value_head = nn.Sequential(
+            nn.Linear(2 * hidden_dim + 1, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 1)
+        )
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.xavier_uniform_(layer.weight)
+                nn.init.constant_(layer.bias, 1e-3)
+
+    def features(
+        self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
+    ) -> Float[Tensor, "*batch F"]:
+        as_first, as_second = self.first.weight.chunk(2, dim=1)
+        return torch.cat(
+            [embeddings @ as_first.T + self.first.bias, embeddings @ as_second.T], dim=-1
+        )
+
+    def scores(
+        self, first: Float[Tensor, "B I F"], second: Float[Tensor, "B J F"]
+    ) -> Float[Tensor, "B I J"]:
+        width = self.hidden_dim
+        hidden = first[:, :, None, :width] + second[:, None, :, width:]  # (B, I, J, H)
+        return self.rest(hidden).squeeze(-1)
+
+    def node_scores(
+        self, features: Float[Tensor, "B N F"], needed: Bool[Tensor, "B N N"]
+    ) -> Float[Tensor, "B N N"]:
+        width = self.hidden_dim
+        sample, first, second = needed.nonzero(as_tuple=True)
+        hidden = features[sample, first, :width] + features[sample, second, width:]  # (pairs, H)
+        scores = features.new_zeros(needed.shape)
+        return scores.index_put((sample, first, second), self.rest(hidden).squeeze(-1))
+
+    def values(
+        self, features: Float[Tensor, "B N F"], members: Float[Tensor, "B S N"]
+    ) -> Float[Tensor, "B S"]:
+        count = members.sum(-1, keepdim=True).clamp(min=1)
+        summary = members @ features / count
+        return self.value_head(torch.cat([summary, count.log2()], dim=-1)).squeeze(-1)
+
+
+SCORERS: dict[str, type[MergePolicy]] = {"pointer": PointerPolicy, "pair_mlp": PairPolicy}
+
+
+def make_policy(scorer: str, embedding_dim: int, hidden_dim: int) -> MergePolicy:
+    """The policy network of that name; ``ValueError`` with the choices if there is none."""
+    if scorer not in SCORERS:
+        raise ValueError(f"unknown scorer {scorer!r}; choose from {sorted(SCORERS)}")
+    return SCORERS[scorer](embedding_dim, hidden_dim)  # type: ignore[call-arg]

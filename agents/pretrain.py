@@ -1,0 +1,136 @@
+"""``htm pretrain``: the weights that ship with the package, trained so that they favour no policy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int64
+from rich.console import Console
+from rich.table import Table
+from torch import Tensor
+
+from agents.budget import Budget
+from agents.evaluation import VALIDATION_EPISODES, evaluate
+from agents.fixed import FIXED_POLICIES, FixedPolicy
+from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.options import PretrainOptions
+from agents.progress_bar import ProgressBar
+from agents.training import Logged, Training, Updated
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.datasets import Dataset
+from htm_env.types import NONE, TokenBatch
+from htm_env.weights import EMBEDDING_DIMS, FOLDER
+
+SEED = 0
+BATCH_SIZE = 128
+ORDERS = (
+    "random", "chain", "balanced", "nearest", "average", "ward", "structure",
+    "nearest_sorted", "structure_sorted",
+)  # fmt: skip
+"""The merge orders of the mixture, all equally likely. None takes the generator's own order, and
+none looks at the autoencoder, which would learn what it already does well."""
+
+
+class Mixture:
+    """Draws a fixed policy for every sample."""
+
+    def __init__(self, policies: Sequence[FixedPolicy]) -> None:
+        self.policies = list(policies)
+
+    def merges(
+        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]:
+        """One complete tree for each sample, in node ids; -1 pads."""
+        samples, slots = batch.present.shape
+        drawn = torch.randint(
+            len(self.policies), (samples,), generator=generator, device=generator.device
+        ).to(batch.tokens.device)
+        merges = batch.merges.new_full((samples, slots - 1, 2), NONE)
+        for index, policy in enumerate(self.policies):
+            rows = (drawn == index).nonzero().squeeze(1)
+            if len(rows):
+                merges[rows] = policy.merges(batch.rows(rows), autoencoder, generator)
+        return merges
+
+
+class MixedOrders(FixedOrder):
+    """Trains the autoencoder on the trees of a mixture of fixed policies."""
+
+    def __init__(self, env_id: str) -> None:
+        super().__init__(env_id, FixedOrderConfig(batch_size=BATCH_SIZE), seed=SEED)
+        self.algo = "mixture"
+        self.policy = Mixture(  # type: ignore[assignment]  # all that is asked of it is merges()
+            [FIXED_POLICIES[name] for name in _usable(ORDERS, self.dataset)]
+        )
+
+
+def pretrain(options: PretrainOptions) -> None:
+    """Train and write the weights of one id or of all; prints their ``nmse`` under every policy.
+
+    Raises ``ValueError`` for an id that has no pretrained weights.
+    """
+    torch.set_num_threads(options.threads)
+    if options.env is not None and options.env not in EMBEDDING_DIMS:
+        raise ValueError(
+            f"{options.env} has no pretrained weights; choose from {', '.join(EMBEDDING_DIMS)}"
+        )
+    for env_id in EMBEDDING_DIMS if options.env is None else [options.env]:
+        learner = pretrained_learner(env_id, Budget(options.seconds))
+        path = (FOLDER if options.out is None else options.out) / f"{env_id}.safetensors"
+        learner.autoencoder.save(path)
+        _print_report(learner, path)
+
+
+def pretrained_learner(env_id: str, budget: Budget) -> MixedOrders:
+    """An autoencoder of the id's default size after training on the mixture."""
+    learner = MixedOrders(env_id)
+    bar = ProgressBar(f"{env_id} pretraining")
+    try:
+        for event in Training(learner, budget).events():
+            if isinstance(event, Updated):
+                bar.update(event.position, event.scalars)
+            elif isinstance(event, Logged):
+                bar.write(event.position, event.scalars)
+    finally:
+        bar.close()
+    return learner
+
+
+def policy_errors(
+    autoencoder: HTMAutoencoder, dataset: Dataset, count: int = VALIDATION_EPISODES
+) -> dict[str, float | None]:
+    """The ``nmse`` under every fixed policy that the data allows, on its first fixed episodes."""
+    errors = {}
+    for name in _usable(FIXED_POLICIES, dataset):
+        policy = FIXED_POLICIES[name]
+
+        def plan(
+            batch: TokenBatch,
+            generator: torch.Generator,
+            *,
+            greedy: bool,
+            policy: FixedPolicy = policy,
+        ) -> Tensor:
+            return policy.merges(batch, autoencoder, generator)
+
+        errors[name] = evaluate(plan, autoencoder, dataset, count, sampled=False)["nmse"]
+    return errors
+
+
+def _usable(names: Sequence[str] | dict[str, FixedPolicy], dataset: Dataset) -> list[str]:
+    """Without a hierarchy there is no structure to follow."""
+    return [name for name in names if dataset.has_hierarchy or not name.startswith("structure")]
+
+
+def _print_report(learner: MixedOrders, path: Path) -> None:
+    table = Table(title=f"{learner.task.env_id}, nmse on validation data", title_justify="left")
+    table.add_column("merges chosen by")
+    table.add_column("nmse", justify="right")
+    errors = policy_errors(learner.autoencoder, learner.task.dataset("validation"))
+    for name, error in errors.items():
+        table.add_row(name, f"{error:.5g}")
+    Console(file=sys.stdout).print(table)
+    print(f"weights   {path}  ({learner.autoencoder.weights_hash()})")

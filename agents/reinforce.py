@@ -1,0 +1,242 @@
+"""REINFORCE (Williams 1992) that learns to merge while the autoencoder learns to encode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.baselines import Returns, make_baseline
+from agents.curriculum import merges_to_make, sample_up_to
+from agents.entropy import EntropyConfig, EntropyControl
+from agents.fixed import fixed_policy
+from agents.learner import Learner
+from agents.losses import (
+    discounted_returns,
+    membership,
+    policy_gradient_step,
+    value_loss,
+)
+from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
+from agents.policy import make_policy
+from agents.rollout import Rollout, follow, rollout
+from agents.schedules import piecewise_linear
+from htm_env.forest import tree_height
+from htm_env.networks import seeded_initialisation
+from htm_env.rewards import incremental_rewards, node_errors, one_step_rewards
+from htm_env.types import TokenBatch
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class ReinforceConfig:
+    """Everything that REINFORCE can be told; shares are of the budget."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    policy: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The policy's optimizer."""
+    scorer: str = "pointer"
+    """``pointer`` or ``pair_mlp`` (the published method's)."""
+    policy_hidden_dim: int = 128
+    """Width of the policy's hidden layers."""
+    batch_size: int = 16
+    """Samples an update."""
+    trees_per_sample: int = 4
+    """Trees that the policy makes of every sample."""
+    reward: str = "incremental"
+    """``incremental``, ``terminal`` or ``one_step``."""
+    discount: float = 0.8
+    """Of a reward one merge later."""
+    baseline: str = "leave_one_out"
+    """``none``, ``moving_normaliser``, ``exponential``, ``value``, ``greedy``, ``leave_one_out``."""
+    scale_advantages: bool = True
+    """Divide the advantages of a batch by their root mean square: rewards shrink as errors do."""
+    entropy: EntropyConfig = field(default_factory=EntropyConfig)
+    """How exploration is held open."""
+    merges_curriculum: float = 0.0
+    """Share over which episodes grow from one merge to all of them; 0 for none."""
+    population_curriculum: float = 0.0
+    """Share over which samples grow from the smallest population to the largest; 0 for none."""
+    demonstrations: str = "nearest"
+    """The fixed policy that is cloned at first."""
+    demonstration_share: Points = ((0.0, 0.0),)
+    """(share, probability) points: how many updates clone a demonstration instead."""
+
+
+class Reinforce(Learner):
+    """Policy gradients on whole episodes, an autoencoder step on the same trees after each."""
+
+    algo = "reinforce"
+    config_class = ReinforceConfig
+    config: ReinforceConfig
+
+    def __init__(self, env_id: str, config: ReinforceConfig | None = None, **task: Any) -> None:
+        super().__init__(env_id, config, **task)
+        config = self.config
+        with seeded_initialisation(self.generator):
+            self.policy = make_policy(
+                config.scorer, self.autoencoder.embedding_dim, config.policy_hidden_dim
+            ).to(self.device)
+        self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
+        self.optimizer = ScheduledAdam(self.policy.parameters(), config.policy)
+        self.guard = NonFiniteGuard()
+        self.baseline = make_baseline(config.baseline, config.trees_per_sample)
+        self.entropy = EntropyControl(config.entropy)
+        self.demonstrator = fixed_policy(config.demonstrations)
+
+    # ------------------------------------------------------------ act
+
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
+
+    # ------------------------------------------------------------ learn
+
+    def update(self, progress: float) -> dict[str, float]:
+        config = self.config
+        batch = sample_up_to(
+            self.dataset, config.batch_size, self.generator,
+            progress, config.population_curriculum,
+        ).to(self.device)  # fmt: skip
+        share = piecewise_linear(config.demonstration_share, progress)
+        if share > 0 and float(torch.rand((), generator=self.generator)) < share:
+            episodes, scalars = self._clone(batch, progress)
+        else:
+            rows = torch.arange(len(batch.tokens), device=self.device)
+            batch = batch.rows(rows.repeat_interleave(config.trees_per_sample))
+            episodes, scalars = self._reinforce(batch, progress)
+        if self.task.mode == "joint":
+            scalars |= self.trainer.update(batch, episodes.merges, progress)
+        self.updates += 1
+        heights = tree_height(episodes.merges, batch.num_tokens)
+        return {**scalars, "train/tree_height": float(heights.float().mean())}
+
+    def _reinforce(
+        self, batch: TokenBatch, progress: float
+    ) -> tuple[Rollout, dict[str, float]]:
+        config = self.config
+        num_merges = merges_to_make(batch.num_tokens, progress, config.merges_curriculum)
+        episodes = self._roll(batch, num_merges, greedy=False)
+        rewards, error = self._rewards(batch, episodes)
+        returns = Returns(
+            discounted_returns(rewards, config.discount),
+            episodes.steps,
+            config.trees_per_sample,
+            state_values=lambda: values.detach(),
+            greedy_returns=lambda: discounted_returns(
+                self._rewards(batch, greedy := self._roll(batch, num_merges, greedy=True))[0]
+                * greedy.steps,
+                config.discount,
+            ),
+        )
+        features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+        values = self.policy.values(features, membership(episodes))
+        advantages = self.baseline.advantages(returns)
+        if config.scale_advantages:
+            count = episodes.steps.sum().clamp(min=1)
+            advantages = advantages / (advantages.square().sum() / count + 1e-20).sqrt()
+        coefficient = self.entropy.coefficient(episodes, progress)
+        target = self.entropy.target(progress)
+        self.optimizer.zero()
+        losses = policy_gradient_step(self.policy, episodes, advantages, coefficient, features)
+        if self.baseline.learns_values:
+            losses["value"] = value_loss(values, returns.values, episodes.steps)
+            losses["value"].backward()
+        scalars = self._step_policy(losses, progress)
+        steps = episodes.steps.sum().clamp(min=1)
+        return episodes, {
+            **scalars,
+            "train/return": float(rewards.sum(1).mean()),
+            "train/nmse": float(error.mean()),
+            "policy/entropy": float(episodes.entropy.sum() / steps),
+            **({} if target is None else {"policy/entropy_target": target}),
+        }
+
+    def _clone(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
+        """Behaviour cloning: raise the likelihood of the demonstrator's merges."""
+        merges = self.demonstrator.merges(batch, self.autoencoder, self.generator)
+        episodes = follow(self.autoencoder, batch, merges)
+        self.merges_made += int(episodes.steps.sum())
+        features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+        self.optimizer.zero()
+        nothing = torch.zeros_like(episodes.entropy[:, :1])
+        ones = episodes.steps.to(features.dtype)
+        losses = policy_gradient_step(self.policy, episodes, ones, nothing, features)
+        scalars = self._step_policy({"cloning": losses["policy"]}, progress)
+        rewards, error = self._rewards(batch, episodes)
+        return episodes, {
+            **scalars,
+            "train/return": float(rewards.sum(1).mean()),
+            "train/nmse": float(error.mean()),
+        }
+
+    def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:
+        episodes = rollout(
+            self.autoencoder, self.policy, batch, self.generator,
+            greedy=greedy, num_merges=num_merges,
+        )  # fmt: skip
+        self.merges_made += int(episodes.steps.sum())
+        return episodes
+
+    def _rewards(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
+        """The rewards ``(B, M)`` of whole episodes, and the ``nmse`` ``(B,)`` where they end."""
+        errors = node_errors(
+            self.autoencoder, episodes.nodes, episodes.exists, episodes.merges, batch, self.std
+        )
+        token_dim = batch.tokens.shape[2]
+        rewards = incremental_rewards(errors, episodes.merges, batch.num_tokens, token_dim)
+        leaf_error = (errors[:, : batch.present.shape[1]] * batch.present).sum(1)
+        error = leaf_error / (batch.num_tokens * token_dim) - rewards.sum(1)
+        if self.config.reward == "terminal":
+            rewards = at_the_end(rewards, episodes.steps)
+        elif self.config.reward == "one_step":
+            rewards = one_step_rewards(
+                self.autoencoder, episodes.nodes, episodes.merges, batch.num_tokens
+            )
+        return rewards, error
+
+    def _step_policy(self, losses: dict[str, Tensor], progress: float) -> dict[str, float]:
+        norm = self.optimizer.clip()
+        if self.guard.allows("policy", norm, *losses.values()):
+            self.optimizer.step(progress)
+        scalars = {f"loss/{name}": float(loss.detach()) for name, loss in losses.items()}
+        return {**scalars, "gradient_norm/policy": float(norm)}
+
+    # ------------------------------------------------------------ resume
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "autoencoder": self.autoencoder.state_dict(),
+            "policy": self.policy.state_dict(),
+            "trainer": self.trainer.state(),
+            "optimizer": self.optimizer.state(),
+            "guard": self.guard.state(),
+            "baseline": self.baseline.state(),
+            "entropy": self.entropy.state(),
+            "generator": self.generator.get_state(),
+            "merges_made": self.merges_made,
+            "updates": self.updates,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.autoencoder.load_state_dict(state["autoencoder"])
+        self.policy.load_state_dict(state["policy"])
+        self.trainer.restore(state["trainer"])
+        self.optimizer.restore(state["optimizer"])
+        self.guard.restore(state["guard"])
+        self.baseline.restore(state["baseline"])
+        self.entropy.restore(state["entropy"])
+        self.generator.set_state(state["generator"])
+        self.merges_made, self.updates = state["merges_made"], state["updates"]
+
+
+def at_the_end(rewards: Tensor, steps: Tensor) -> Tensor:
+    """The same sum of rewards, paid with the last merge."""
+    last = (steps.sum(1) - 1).clamp(min=0)[:, None]
+    return torch.zeros_like(rewards).scatter_(1, last, rewards.sum(1, keepdim=True))

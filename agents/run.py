@@ -1,0 +1,201 @@
+"""One run from its configuration to its result: training, checkpoints, logs and evaluation."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import version
+from typing import Any
+
+import torch
+
+from agents.algorithms import algorithm
+from agents.budget import Budget
+from agents.configuration import config_from_dict
+from agents.evaluation import VALIDATION_EPISODES, evaluate
+from agents.figures import learner_figure, write_png
+from agents.interruption import Interruption
+from agents.learner import Learner
+from agents.loggers import CSVLogger
+from agents.progress_bar import ProgressBar
+from agents.run_directory import RunDirectory
+from agents.tensorboard_logger import TensorBoardLogger
+from agents.training import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
+
+FIGURES = 4
+"""Pictures over the whole budget; a divisor of the evaluations."""
+LIBRARIES = ("torch", "numpy", "gymnasium", "safetensors")
+
+
+def learner_config(learner: Learner) -> dict[str, Any]:
+    """What :func:`build_learner` needs to make the same learner again, before any training."""
+    task = learner.task
+    return {
+        "env": task.env_id,
+        "env_kwargs": task.env_kwargs,
+        "algo": learner.algo,
+        "config": asdict(learner.config),
+        "embedding_dim": learner.autoencoder.embedding_dim,
+        "mode": task.mode,
+        "seed": task.seed,
+        "device": task.device,
+    }
+
+
+def build_learner(config: dict[str, Any]) -> Learner:
+    """The untrained learner that ``config.json`` describes.
+
+    Raises ``ValueError`` for an algorithm or a field that does not exist, or a key that is missing.
+    """
+    try:
+        entry = algorithm(config["algo"])
+        learner = entry.learner(
+            config["env"],
+            config_from_dict(type(entry.config), config["config"]),
+            env_kwargs=config["env_kwargs"],
+            embedding_dim=config["embedding_dim"],
+            mode=config["mode"],
+            seed=config["seed"],
+            device=config["device"],
+        )
+    except KeyError as error:
+        raise ValueError(f"the configuration of the run has no {error}") from error
+    learner.algo = config["algo"]
+    return learner
+
+
+def load_learner(directory: RunDirectory) -> Learner:
+    """The learner of a run as its last checkpoint has it.
+
+    Raises ``FileNotFoundError`` without a run or a checkpoint, ``ValueError`` for files that cannot
+    be read.
+    """
+    learner = build_learner(directory.load_config())
+    state = directory.load_checkpoint()
+    if state is None:
+        raise FileNotFoundError(f"no checkpoint yet at {directory.checkpoint_path}")
+    learner.restore(state["learner"])
+    return learner
+
+
+def start_run(
+    learner: Learner, budget: Budget, directory: RunDirectory, *, progress_bar: bool = True
+) -> dict[str, Any]:
+    """Train from the start in a folder of its own, and return the result.
+
+    Raises ``FileExistsError`` where the folder holds a run, ``KeyboardInterrupt`` when interrupted,
+    after writing the checkpoint, and ``FloatingPointError`` when training does not stay finite.
+    """
+    directory.check_free()
+    _check_plan(learner)
+    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    config = learner_config(learner) | {"budget": asdict(budget), "versions": versions}
+    directory.save_config(config)
+    return _run(learner, budget, directory, None, progress_bar)
+
+
+def resume_run(directory: RunDirectory, *, progress_bar: bool = True) -> dict[str, Any]:
+    """Continue a run from its last checkpoint, or from the start if it has none, to its result.
+
+    Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit.
+    Raises what :func:`start_run` raises, and ``FileNotFoundError`` or ``ValueError`` where the folder
+    holds no run that can be resumed.
+    """
+    config = directory.load_config()
+    state = directory.load_checkpoint()
+    if "budget" not in config or (state is not None and state["training"] is None):
+        raise ValueError(f"{directory.path} holds a saved agent, not a run that can be resumed")
+    learner = build_learner(config)
+    return _run(learner, Budget(**config["budget"]), directory, state, progress_bar)
+
+
+def _run(
+    learner: Learner,
+    budget: Budget,
+    directory: RunDirectory,
+    state: dict[str, Any] | None,
+    progress_bar: bool,
+) -> dict[str, Any]:
+    validation = learner.task.dataset("validation")
+
+    def validate() -> dict[str, float | None]:
+        scores = evaluate(
+            learner.plan, learner.autoencoder, validation, VALIDATION_EPISODES, sampled=False
+        )
+        return {f"validation/{name}": value for name, value in scores.items()}
+
+    training = Training(learner, budget, validate)
+    if state is not None:
+        learner.restore(state["learner"])
+        training.restore(state["training"])
+    table = CSVLogger(directory.metrics_path, [] if state is None else state["rows"])
+    events = TensorBoardLogger(directory.path, None if state is None else training.position.merges)
+    bar = ProgressBar(f"{learner.task.env_id} {learner.algo}") if progress_bar else None
+
+    def picture(position: Position) -> None:
+        figure = learner_figure(learner.plan, learner.autoencoder, validation)
+        write_png(directory.figure_path, figure)
+        events.figure("validation/merge_trees", figure, position.merges)
+
+    try:
+        with Interruption() as interruption:
+            for event in training.events(interruption.requested):
+                if isinstance(event, Updated) and bar is not None:
+                    bar.update(event.position, event.scalars)
+                elif isinstance(event, Logged):
+                    for logger in (table, events) if bar is None else (table, events, bar):
+                        logger.write(event.position, event.scalars)
+                    if event.evaluation and event.evaluation % (EVALUATIONS // FIGURES) == 0:
+                        picture(event.position)
+                elif isinstance(event, CheckpointDue):
+                    directory.save_checkpoint(learner, training.state(), table.rows)
+            if interruption.requested():
+                raise KeyboardInterrupt
+        result = _result(learner, training.position, directory)
+        events.hyperparameters(
+            _flat(directory.load_config()),
+            {f"test/{name}": value for name, value in result["test"].items()},
+        )
+    finally:
+        for logger in (table, events):
+            logger.close()
+        if bar is not None:
+            bar.close()
+    directory.save_result(result)
+    return result
+
+
+def _result(learner: Learner, position: Position, directory: RunDirectory) -> dict[str, Any]:
+    plan, autoencoder = learner.plan, learner.autoencoder
+    validation = learner.task.dataset("validation")
+    return {
+        "env": learner.task.env_id,
+        "env_kwargs": directory.load_config()["env_kwargs"],
+        "algo": learner.algo,
+        "seed": learner.task.seed,
+        "seconds": position.seconds,
+        "merges": position.merges,
+        "updates": position.updates,
+        "test": evaluate(plan, autoencoder, learner.task.dataset("test")),
+        "validation": evaluate(plan, autoencoder, validation, VALIDATION_EPISODES),
+        "mode": learner.task.mode,
+        "embedding_dim": autoencoder.embedding_dim,
+        "weights_hash": autoencoder.weights_hash(),
+    }
+
+
+def _check_plan(learner: Learner) -> None:
+    """Raise what the learner has against its data before anything is written."""
+    generator = torch.Generator(learner.device)
+    learner.plan(learner.dataset.fixed(1).to(learner.device), generator, greedy=True)
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat

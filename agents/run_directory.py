@@ -1,0 +1,128 @@
+"""The folder of one run, and what stands where in it."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from agents.checkpoint import atomic_write_text, load_state, save_state
+from agents.learner import Learner
+
+OWN_DATA = "dataset.npz"
+"""Data that a learner was given as arrays, kept with its run."""
+
+
+class RunDirectory:
+    """``config.json``, ``metrics.csv``, ``result.json``, ``checkpoint/``, ``figures/``, events."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_path = self.path / "config.json"
+        self.metrics_path = self.path / "metrics.csv"
+        self.result_path = self.path / "result.json"
+        self.checkpoint_path = self.path / "checkpoint" / "training.safetensors"
+        """Everything that resuming needs."""
+        self.autoencoder_path = self.path / "checkpoint" / "autoencoder.safetensors"
+        """The autoencoder alone, for ``gym.make(..., autoencoder=path)``."""
+        self.figure_path = self.path / "figures" / "validation.png"
+
+    @property
+    def holds_run(self) -> bool:
+        """True <--> a run was started here."""
+        return self.config_path.exists()
+
+    def check_free(self) -> None:
+        """Raise ``FileExistsError`` where a run was started here, ``ValueError`` if it is a file."""
+        if self.holds_run:
+            raise FileExistsError(
+                f"{self.path} already holds a run; resume it with --resume {self.path}, "
+                "or choose another folder"
+            )
+        if self.path.exists() and not self.path.is_dir():
+            raise ValueError(f"{self.path} is a file; expected a folder, or nothing yet")
+
+    # ------------------------------------------------------------ configuration and result
+
+    def save_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """Write ``config.json``; returns it as written.
+
+        Data in ``env_kwargs`` is kept beside it, paths become absolute. Raises ``ValueError`` for
+        what JSON cannot hold.
+        """
+        kwargs = dict(config["env_kwargs"])
+        if isinstance(kwargs.get("dataset"), str | PathLike):
+            kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
+        elif "dataset" in kwargs:
+            self.path.mkdir(parents=True, exist_ok=True)
+            _save_data(self.path / OWN_DATA, kwargs["dataset"])
+            kwargs["dataset"] = OWN_DATA
+        config = config | {"env_kwargs": kwargs}
+        try:
+            text = json.dumps(config, indent=2)
+        except TypeError as error:
+            raise ValueError(f"this run cannot be described in {self.config_path}: {error}") from None
+        atomic_write_text(self.config_path, text + "\n")
+        return json.loads(text)
+
+    def load_config(self) -> dict[str, Any]:
+        """Read ``config.json``; ``FileNotFoundError`` or ``ValueError`` naming it."""
+        if not self.holds_run:
+            raise FileNotFoundError(f"{self.path} holds no run: there is no {self.config_path}")
+        try:
+            config = json.loads(self.config_path.read_text())
+            if config["env_kwargs"].get("dataset") == OWN_DATA:
+                config["env_kwargs"]["dataset"] = str((self.path / OWN_DATA).resolve())
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.config_path} does not describe a run: {error!r}") from error
+        return config
+
+    def save_result(self, result: dict[str, Any]) -> None:
+        """Write ``result.json``; a score that is not finite is null there."""
+        atomic_write_text(self.result_path, json.dumps(_without_nan(result), indent=2) + "\n")
+
+    # ------------------------------------------------------------ checkpoints
+
+    def save_checkpoint(
+        self,
+        learner: Learner,
+        training: dict[str, Any] | None = None,
+        rows: Sequence[dict[str, float | None]] = (),
+    ) -> None:
+        """Write everything that resuming needs, and the autoencoder for others to use.
+
+        ``training`` is the loop's state and ``rows`` what ``metrics.csv`` holds by now.
+        """
+        state = {"learner": learner.state(), "training": training, "rows": list(rows)}
+        save_state(self.checkpoint_path, state)
+        learner.autoencoder.save(self.autoencoder_path)
+
+    def load_checkpoint(self) -> dict[str, Any] | None:
+        """What :meth:`save_checkpoint` wrote; None before the first one.
+
+        Raises ``ValueError`` naming a file that cannot be read.
+        """
+        for leftover in self.checkpoint_path.parent.glob(".*"):  # of a process that was killed
+            leftover.unlink()
+        return load_state(self.checkpoint_path) if self.checkpoint_path.exists() else None
+
+
+def _save_data(path: Path, data: Any) -> None:
+    """An array ``(N, P, T)`` or a ragged list, as ``HTM-v0`` reads it."""
+    if isinstance(data, list | tuple):
+        arrays = [np.asarray(row, dtype=np.float32) for row in data]
+        lengths = np.array([len(row) for row in arrays])
+        np.savez_compressed(path, values=np.concatenate(arrays), lengths=lengths)
+    else:
+        np.savez_compressed(path, tokens=np.asarray(data, dtype=np.float32))
+
+
+def _without_nan(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nan(item) for key, item in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,33 @@
+"""Schedules over the share of the budget that is used, ``progress`` in [0, 1]."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+
+def piecewise_linear(points: Sequence[tuple[float, float]], progress: float) -> float:
+    """The value at ``progress`` on straight lines between ``(progress, value)`` points.
+
+    Constant before the first point and after the last one.
+    """
+    before = points[0]
+    for point in points:
+        if progress <= point[0]:
+            if point[0] == before[0]:
+                return point[1]
+            share = max(0.0, (progress - before[0]) / (point[0] - before[0]))
+            return before[1] + share * (point[1] - before[1])
+        before = point
+    return points[-1][1]
+
+
+def cosine_decay(progress: float, floor: float = 0.0) -> float:
+    """1 at the start, ``floor`` at the end, half a cosine between (Loshchilov & Hutter 2017)."""
+    progress = min(max(progress, 0.0), 1.0)
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def warm_up(updates: int, length: int) -> float:
+    """Rises in a line to 1 over the first ``length`` updates."""
+    return min(1.0, (updates + 1) / length) if length > 0 else 1.0

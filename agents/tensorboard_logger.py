@@ -1,0 +1,61 @@
+"""TensorBoard events; the only file that imports TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
+
+from agents.loggers import Scalars
+from agents.training import Position
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class TensorBoardLogger:
+    """Scalars, figures and hyperparameters in one folder; the step is the number of merges.
+
+    Args:
+        folder: where the event files go.
+        resumed_at: the merges of the checkpoint that the run continues from, or None for a run from
+            the start: events that an earlier process wrote after it are hidden.
+    """
+
+    def __init__(self, folder: str | Path, resumed_at: int | None = None) -> None:
+        purge_step = 0 if resumed_at is None else resumed_at + 1
+        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+
+    def write(self, position: Position, scalars: Scalars) -> None:
+        for tag, value in scalars.items():
+            if value is not None:
+                self._writer.add_scalar(tag, value, position.merges)
+        self._writer.flush()
+
+    def figure(self, tag: str, figure: Figure, step: int) -> None:
+        """Show a picture of the training at that number of merges."""
+        self._writer.add_figure(tag, figure, step, close=False)
+
+    def hyperparameters(self, values: Mapping[str, Any], metrics: Scalars) -> None:
+        """Enter the run into the table of hyperparameters, with what it reached.
+
+        Values that TensorBoard cannot hold are written as text. ``SummaryWriter.add_hparams`` would
+        make a second run of it in a folder of its own.
+        """
+        plain = {
+            name: value if isinstance(value, bool | int | float | str) else str(value)
+            for name, value in values.items()
+        }
+        reached = {tag: value for tag, value in metrics.items() if value is not None}
+        file_writer = self._writer.file_writer
+        assert file_writer is not None  # only closed writers have none
+        for summary in hparams(plain, reached):
+            file_writer.add_summary(summary)
+        for tag, value in reached.items():
+            self._writer.add_scalar(tag, value)
+
+    def close(self) -> None:
+        self._writer.close()

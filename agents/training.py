@@ -1,0 +1,178 @@
+"""The training loop: it updates a learner until the budget is used, and yields what happens.
+
+Whoever iterates logs, draws and saves; the loop itself writes nothing. What is logged and evaluated
+when depends on the share of the budget that is used and on nothing else, so under a budget of merges
+it falls on the same updates in every run, interrupted or not.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+from agents.budget import Budget
+from agents.learner import Learner
+
+LOG_POINTS = 200
+"""Rows of scalars over the whole budget."""
+EVALUATIONS = 20
+"""Validations over the whole budget; a divisor of the log points, so each has its row."""
+CHECKPOINT_SECONDS = 60.0
+"""A checkpoint is also due when the last one is older than this."""
+
+
+@dataclass(frozen=True)
+class Position:
+    """How far a run is."""
+
+    progress: float
+    """The share of the budget that is used, from 0 to 1."""
+    seconds: float
+    merges: int
+    updates: int
+
+
+@dataclass(frozen=True)
+class Updated:
+    """The learner has learned once."""
+
+    position: Position
+    scalars: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Logged:
+    """A row is due: scalars averaged since the last one; at an evaluation, validation scores too."""
+
+    position: Position
+    scalars: dict[str, float | None]
+    evaluation: int | None
+    """Which evaluation this is, from 1 to :data:`EVALUATIONS`; None if it is none."""
+
+
+@dataclass(frozen=True)
+class CheckpointDue:
+    """The state is complete and worth saving now."""
+
+    position: Position
+
+
+Event = Updated | Logged | CheckpointDue
+
+
+class Training:
+    """One run of one learner over one budget; it can be saved after any event that says so.
+
+    Args:
+        learner: what learns; its counters may already have something on them.
+        budget: counts from here on, whatever the learner did before.
+        validate: gives the validation scores, by tag; it must not touch the learner's generator.
+    """
+
+    def __init__(
+        self,
+        learner: Learner,
+        budget: Budget,
+        validate: Callable[[], dict[str, float | None]] | None = None,
+    ) -> None:
+        self.learner, self.budget = learner, budget
+        self._validate = validate
+        self._first_merge = learner.merges_made
+        self._seconds_before = 0.0
+        self._running_since: float | None = None
+        self._logged = 0  # log points passed
+        self._evaluated = 0  # evaluations passed
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._update_seconds, self._merges_at_log = 0.0, learner.merges_made
+
+    @property
+    def position(self) -> Position:
+        """Where the run is now."""
+        seconds = self._seconds_before
+        if self._running_since is not None:
+            seconds += perf_counter() - self._running_since
+        merges = self.learner.merges_made - self._first_merge
+        progress = self.budget.progress(seconds, merges)
+        return Position(progress, seconds, merges, self.learner.updates)
+
+    def events(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
+        """Train until the budget is used, or until ``stop`` says so after an update.
+
+        Either way a checkpoint is due at the end. Raises what the learner's update raises,
+        ``FloatingPointError`` when it does not get finite numbers any more; no checkpoint then.
+        """
+        self._running_since = saved_at = perf_counter()
+        try:
+            position, stopping = self.position, False
+            while position.progress < 1.0 and not stopping:
+                started = perf_counter()
+                scalars = self.learner.update(self.position.progress)
+                self._update_seconds += perf_counter() - started
+                self._add(scalars)
+                position = self.position
+                yield Updated(position, scalars)
+                log, evaluation = self._due(position)
+                if log:
+                    yield Logged(position, self._row(evaluation), evaluation)
+                stopping = stop()
+                old = perf_counter() - saved_at > CHECKPOINT_SECONDS
+                if evaluation is not None or old or stopping:
+                    yield CheckpointDue(self.position)
+                    saved_at = perf_counter()
+        finally:
+            self._seconds_before = self.position.seconds
+            self._running_since = None
+
+    def state(self) -> dict[str, Any]:
+        """Everything that the loop itself needs to continue; the learner has its own state."""
+        return {
+            "seconds": self.position.seconds,
+            "first_merge": self._first_merge,
+            "logged": self._logged,
+            "evaluated": self._evaluated,
+            "sums": dict(self._sums),
+            "counts": dict(self._counts),
+            "update_seconds": self._update_seconds,
+            "merges_at_log": self._merges_at_log,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state` gave; the learner is restored beside it."""
+        self._seconds_before = state["seconds"]
+        self._first_merge = state["first_merge"]
+        self._logged, self._evaluated = state["logged"], state["evaluated"]
+        self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
+        self._update_seconds = state["update_seconds"]
+        self._merges_at_log = state["merges_at_log"]
+
+    def _due(self, position: Position) -> tuple[bool, int | None]:
+        """Whether a log point was passed, and the number of the evaluation that was."""
+        logged = math.floor(position.progress * LOG_POINTS)
+        evaluated = math.floor(position.progress * EVALUATIONS)
+        log, evaluate = logged > self._logged, evaluated > self._evaluated
+        self._logged, self._evaluated = logged, evaluated
+        return log or evaluate, evaluated if evaluate else None
+
+    def _add(self, scalars: dict[str, float]) -> None:
+        for name, value in scalars.items():
+            if math.isfinite(value):  # a skipped update has none, and says so in a count of its own
+                self._sums[name] = self._sums.get(name, 0.0) + value
+                self._counts[name] = self._counts.get(name, 0) + 1
+
+    def _row(self, evaluation: int | None) -> dict[str, float | None]:
+        row: dict[str, float | None] = {
+            name: total / self._counts[name] for name, total in self._sums.items()
+        }
+        merges = self.learner.merges_made
+        if self._update_seconds > 0:
+            made = merges - self._merges_at_log
+            row["time/merges_per_second"] = made / self._update_seconds
+        if evaluation is not None and self._validate is not None:
+            row |= self._validate()
+        self._sums, self._counts = {}, {}
+        self._update_seconds, self._merges_at_log = 0.0, merges
+        return row

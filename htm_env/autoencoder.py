@@ -1,0 +1,344 @@
+"""The autoencoder: lifter, merger, unmerger, unlifter and leaf classifier, run level by level."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from htm_env.forest import (
+    Forest,
+    Level,
+    action_to_pair,
+    active_nodes,
+    check_merges,
+    children_table,
+    descend,
+    leftmost_leaves,
+    pad_merges,
+)
+from htm_env.networks import ARCHITECTURES, seeded_initialisation
+
+Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
+"""``policy(observation batch, generator) -> actions``: the observation keys of the environment."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What encoding a batch of forests gives."""
+
+    nodes: Float[Tensor, "B N D"]
+    """The embedding of every node; zeros for nodes that do not exist."""
+    population: Float[Tensor, "B P D"]
+    """The embeddings of the active nodes, each in its slot; zeros in empty slots."""
+    num_active: Int64[Tensor, "B"]
+
+    @property
+    def roots(self) -> Float[Tensor, "B D"]:
+        """The root embedding of every sample; ``ValueError`` where a forest is not one tree."""
+        if (self.num_active != 1).any():
+            row = int((self.num_active != 1).nonzero()[0])
+            raise ValueError(
+                f"sample {row} has {int(self.num_active[row])} trees; expected one root"
+            )
+        return self.population.sum(dim=1)
+
+
+class HTMAutoencoder(nn.Module):
+    """Encodes token sets along given merges into roots, and decodes them back.
+
+    Tokens enter and leave in the data's own units; inside, coordinates are standardised by
+    ``token_mean`` and ``token_std`` (the training split's), which travel with the weights.
+
+    Args:
+        token_dim: ``T``, coordinates of a token.
+        embedding_dim: ``D``; well under ``n T`` it is a bottleneck, so that structure is needed.
+        hidden_dim: width of the hidden layers.
+        architecture: ``"residual"`` or ``"mlp"`` (see ``networks.py``).
+        generator: draws the initial weights; torch's global generator if None.
+    """
+
+    def __init__(
+        self,
+        token_dim: int,
+        embedding_dim: int = 32,
+        hidden_dim: int = 256,
+        architecture: str = "residual",
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if architecture not in ARCHITECTURES:
+            raise ValueError(
+                f"unknown architecture {architecture!r}; choose from {sorted(ARCHITECTURES)}"
+            )
+        for name, size in [("token_dim", token_dim), ("embedding_dim", embedding_dim),
+                           ("hidden_dim", hidden_dim)]:  # fmt: skip
+            if size < 1:
+                raise ValueError(f"{name} is {size}; expected at least 1")
+        self.config = {
+            "token_dim": token_dim,
+            "embedding_dim": embedding_dim,
+            "hidden_dim": hidden_dim,
+            "architecture": architecture,
+        }
+        self.token_dim, self.embedding_dim = token_dim, embedding_dim
+        network = ARCHITECTURES[architecture]
+        with seeded_initialisation(generator):
+            self.lifter = nn.Linear(token_dim, embedding_dim)
+            self.merger = network(2 * embedding_dim, hidden_dim, embedding_dim)
+            self.unmerger = network(embedding_dim, hidden_dim, 2 * embedding_dim)
+            self.unlifter = nn.Linear(embedding_dim, token_dim)
+            self.classifier = network(embedding_dim, hidden_dim, 1)
+        self.register_buffer("token_mean", torch.zeros(token_dim))
+        self.register_buffer("token_std", torch.ones(token_dim))
+        self.token_mean: Tensor
+        self.token_std: Tensor
+
+    # ------------------------------------------------------------ public faces, whole batches
+
+    def encode(
+        self,
+        tokens: Float[Tensor, "B P T"],
+        present: Bool[Tensor, "B P"],
+        merges: Int64[Tensor, "B K 2"],
+    ) -> Encoding:
+        """Encode tokens along merges: a whole tree, or any part of one.
+
+        Raises ``ValueError`` where tokens have the wrong dimension or merges are not a forest.
+        """
+        self._check_tokens(tokens)
+        merges, num_leaves = self._check_merges(merges, present)
+        levels = forest_levels(merges, num_leaves)
+        states = self.encode_levels(self.standardise(tokens), present, levels)
+        batch, slots = present.shape
+        nodes = tokens.new_zeros(batch * (2 * slots - 1), self.embedding_dim)
+        for level, state in zip(levels, states, strict=True):
+            nodes = nodes.index_copy(0, level.nodes, state)
+        nodes = nodes.view(batch, 2 * slots - 1, -1)
+        active, slot = active_nodes(merges, num_leaves), leftmost_leaves(merges, num_leaves)
+        rows, ids = active.nonzero(as_tuple=True)
+        population = nodes.new_zeros(batch, slots, self.embedding_dim)
+        population = population.index_put((rows, slot[rows, ids]), nodes[rows, ids])
+        return Encoding(nodes, population, active.sum(1))
+
+    def decode(
+        self,
+        roots: Float[Tensor, "..."],
+        merges: Int64[Tensor, "B K 2"],
+        present: Bool[Tensor, "B P"],
+    ) -> Float[Tensor, "B P T"]:
+        """Decode roots ``(B, D)``, or a population ``(B, P, D)`` by slot, down to the tokens.
+
+        Raises ``ValueError`` where merges are not a forest, or where ``roots`` holds one embedding a
+        sample and a forest has several trees.
+        """
+        merges, num_leaves = self._check_merges(merges, present)
+        active, slot = active_nodes(merges, num_leaves), leftmost_leaves(merges, num_leaves)
+        rows, ids = active.nonzero(as_tuple=True)
+        if roots.ndim == 2:
+            if len(rows) != len(roots):
+                raise ValueError(
+                    f"{len(roots)} roots for {len(rows)} trees; a partial forest is decoded from "
+                    "its population (B, P, D)"
+                )
+            start = roots[rows]
+        else:
+            start = roots[rows, slot[rows, ids]]
+        levels = forest_levels(merges, num_leaves)
+        states = self.decode_levels(start, levels)
+        leaf_ids, standardised = self.unlift_leaves(states, levels)
+        batch, slots = present.shape
+        num_nodes = 2 * slots - 1
+        tokens = standardised.new_zeros(batch, slots, self.token_dim)
+        values = standardised * self.token_std + self.token_mean
+        return tokens.index_put((leaf_ids // num_nodes, leaf_ids % num_nodes), values)
+
+    @torch.no_grad()
+    def reconstruct(
+        self,
+        tokens: Float[Tensor, "B P T"],
+        present: Bool[Tensor, "B P"],
+        policy: Policy,
+        generator: torch.Generator | None = None,
+    ) -> Float[Tensor, "B P T"]:
+        """Merge with a policy until one root is left, and decode it again."""
+        forest = self.merge_with(tokens, present, policy, generator)
+        return self.decode(
+            self.encode(tokens, present, forest.merges).population, forest.merges, present
+        )
+
+    @torch.no_grad()
+    def merge_with(
+        self,
+        tokens: Float[Tensor, "B P T"],
+        present: Bool[Tensor, "B P"],
+        policy: Policy,
+        generator: torch.Generator | None = None,
+    ) -> Forest:
+        """The forest that a policy makes: the merges only, until one root is left."""
+        self._check_tokens(tokens)
+        forest, slots = Forest.start(present), present.shape[1]
+        population = self.lifter(self.standardise(tokens)) * present[..., None]
+        counts = present.long()
+        rows = torch.arange(len(tokens), device=tokens.device)
+        while (running := forest.num_active > 1).any():
+            observation = {"tokens": population, "active": forest.active, "leaf_counts": counts}
+            first, second = action_to_pair(policy(observation, generator), slots)
+            forest = forest.merge(first, second, where=running)
+            merged = self.merger(
+                torch.cat([population[rows, first], population[rows, second]], dim=-1)
+            )
+            kept, moved = rows[running], first[running]
+            population = population.clone()
+            population[kept, moved] = merged[running]
+            population[kept, second[running]] = 0.0
+            counts = counts.clone()
+            counts[kept, moved] += counts[kept, second[running]]
+            counts[kept, second[running]] = 0
+        return forest
+
+    # ------------------------------------------------------------ level by level
+
+    def standardise(self, tokens: Float[Tensor, "B P T"]) -> Float[Tensor, "B P T"]:
+        """Coordinates in units of the training split's standard deviation."""
+        return (tokens - self.token_mean) / self.token_std
+
+    def set_statistics(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> None:
+        """Take the training split's mean and standard deviation of every coordinate."""
+        self.token_mean.copy_(mean)
+        self.token_std.copy_(std)
+
+    def encode_levels(
+        self,
+        standardised: Float[Tensor, "B P T"],
+        present: Bool[Tensor, "B P"],
+        levels: list[Level],
+        *,
+        noise_std: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[Tensor]:
+        """The states of every level, from the leaves up: ``states[d]`` belongs to ``levels[d]``.
+
+        ``noise_std`` adds Gaussian noise after lifting and after merging (training only).
+        """
+
+        def noisy(state: Tensor) -> Tensor:
+            if noise_std == 0.0:
+                return state
+            noise = torch.empty_like(state).normal_(generator=generator)
+            return state + noise_std * noise
+
+        slots = present.shape[1]
+        num_nodes = 2 * slots - 1
+        lifted = noisy(self.lifter(standardised[present]))  # (sum n, D)
+        position = (present.flatten().cumsum(0) - 1).view_as(present)  # token -> row of lifted
+        states: list[Tensor] = []
+        below = lifted[:0]
+        for level in reversed(levels):
+            leaf = level.nodes[level.leaves]
+            state = lifted[position[leaf // num_nodes, leaf % num_nodes]]
+            if len(level.internal):
+                merged = noisy(self.merger(below.view(-1, 2 * self.embedding_dim)))
+                order = torch.empty_like(level.nodes)
+                order[level.internal] = torch.arange(len(merged), device=order.device)
+                order[level.leaves] = torch.arange(
+                    len(merged), len(order), device=order.device
+                )
+                state = torch.cat([merged, state])[order]
+            states.append(state)
+            below = state
+        return states[::-1]
+
+    def decode_levels(self, start: Float[Tensor, "S D"], levels: list[Level]) -> list[Tensor]:
+        """The states of every level, from the starting nodes down."""
+        states = [start]
+        for level in levels[:-1]:
+            states.append(self.unmerge(states[-1][level.internal]))
+        return states
+
+    def unmerge(self, parents: Float[Tensor, "I D"]) -> Float[Tensor, "K D"]:
+        """The children of every parent, two neighbouring rows each."""
+        return self.unmerger(parents).view(-1, self.embedding_dim)
+
+    def unlift_leaves(
+        self, states: list[Tensor], levels: list[Level]
+    ) -> tuple[Int64[Tensor, "L"], Float[Tensor, "L T"]]:
+        """The flat node ids of all leaves of a walk, and their standardised tokens."""
+        nodes = torch.cat([level.nodes[level.leaves] for level in levels])
+        leaves = torch.cat(
+            [state[level.leaves] for state, level in zip(states, levels, strict=True)]
+        )
+        return nodes, self.unlifter(leaves)
+
+    # ------------------------------------------------------------ weights
+
+    def weights_hash(self) -> str:
+        """Twelve hexadecimal digits that change with any weight or statistic."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        return digest.hexdigest()[:12]
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and configuration as one safetensors file, all or nothing."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        try:
+            save_file(self.state_dict(), temporary, {"htm_autoencoder": json.dumps(self.config)})
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> HTMAutoencoder:
+        """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
+        path = Path(path)
+        if not path.is_file():
+            raise FileNotFoundError(f"no autoencoder weights at {path}")
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                config = json.loads((file.metadata() or {})["htm_autoencoder"])
+                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            autoencoder = cls(**config)
+            autoencoder.load_state_dict(state)
+        except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+            raise ValueError(
+                f"{path} does not hold an HTM autoencoder written by HTMAutoencoder.save: {error}"
+            ) from error
+        return autoencoder.to(device)
+
+    # ------------------------------------------------------------ checks
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        if tokens.shape[-1] != self.token_dim:
+            raise ValueError(
+                f"tokens have {tokens.shape[-1]} coordinates; this autoencoder expects "
+                f"{self.token_dim}"
+            )
+
+    @staticmethod
+    def _check_merges(merges: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        num_leaves = present.sum(1)
+        merges = pad_merges(merges, present.shape[1])
+        check_merges(merges, num_leaves)
+        return merges, num_leaves
+
+
+def forest_levels(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+) -> list[Level]:
+    """The walk from the roots of every forest down to its leaves."""
+    start = active_nodes(merges, num_leaves).flatten().nonzero().squeeze(1)
+    return descend(children_table(merges, num_leaves), start)

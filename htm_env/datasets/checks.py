@@ -1,0 +1,67 @@
+"""Checks of the numbers that people pass: each error names the parameter and its value."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # What a checked field holds.
+    Choices = tuple[int, ...]
+    Angles = tuple[float, float]
+    Real = float
+else:
+    # What people may pass to it: anything, since the checks below answer better than a type.
+    Choices = Angles = Real = Any
+
+
+def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
+    """``value`` as a float within ``[low, high]``; raises ``ValueError`` otherwise."""
+    if isinstance(value, bool | str):
+        raise ValueError(f"{name} is {value!r}: expected a number")
+    try:
+        result = float(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} is {value!r}: expected a number") from None
+    if not math.isfinite(result) or not low <= result <= high:
+        wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
+        raise ValueError(f"{name} is {value!r}: expected a finite number {wanted}")
+    return result
+
+
+def positive(name: str, value: Any) -> float:
+    """``value`` as a float above zero; raises ``ValueError`` otherwise."""
+    result = number(name, value, 0.0)
+    if result == 0.0:
+        raise ValueError(f"{name} is {value!r}: expected a number above 0")
+    return result
+
+
+def whole_numbers(name: str, value: Any, low: int, high: int) -> tuple[int, ...]:
+    """The choices of a per-sample count: an int, or a sequence of ints within ``[low, high]``.
+
+    Raises:
+        ValueError: there is no choice, or one is not a whole number in the range.
+    """
+    choices = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
+    if not choices:
+        raise ValueError(f"{name} is {value!r}: expected at least one choice")
+    result = []
+    for choice in choices:
+        try:
+            result.append(operator.index(choice))
+        except TypeError:
+            raise ValueError(f"{name} is {value!r}: {choice!r} is not a whole number") from None
+        if isinstance(choice, bool) or not low <= result[-1] <= high:
+            raise ValueError(f"{name} is {value!r}: expected whole numbers from {low} to {high}")
+    return tuple(result)
+
+
+def keywords(owner: str, given: Sequence[str], known: Sequence[str]) -> None:
+    """Raises ``ValueError`` naming the first given keyword that ``owner`` does not know."""
+    for keyword in given:
+        if keyword not in known:
+            choices = ", ".join(known) or "no keywords"
+            raise ValueError(f"{owner} has no keyword {keyword!r}: expected {choices}")

@@ -1,0 +1,64 @@
+"""``FiniteDataset``: the rows of one split, held in memory, without a hierarchy of their own."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float32, Int64
+
+from htm_env.datasets.base import Dataset
+from htm_env.datasets.hierarchy import empty_merges
+from htm_env.datasets.random_keys import check_keys, check_split, shuffled, split_keys, uniforms
+from htm_env.types import TokenBatch
+
+
+class FiniteDataset(Dataset):
+    """Rows that were given rather than drawn; key ``k`` is row ``k % size``, shuffled by ``k``."""
+
+    has_hierarchy = False
+    size: int
+
+    def __init__(
+        self,
+        split: str,
+        values: Float32[np.ndarray, "N P T"],
+        lengths: Int64[np.ndarray, "N"],
+        rows_of_splits: tuple[Int64[np.ndarray, "_"], ...],
+    ) -> None:
+        """Takes one split's rows.
+
+        Args:
+            split: the split's name.
+            values: tokens of all rows of the data, padded with anything.
+            lengths: how many tokens each row has.
+            rows_of_splits: the rows of each split, in the order of ``SPLITS``.
+
+        Raises:
+            ValueError: ``split`` is not a split's name.
+        """
+        super().__init__(split)
+        self.rows = rows_of_splits[check_split(split)]
+        """Which rows of the data this split has, in its own order; int64 (size,)."""
+        self.size = len(self.rows)
+        self.max_tokens, self.token_dim = values.shape[1:]
+        self._values = values[self.rows]
+        self._lengths = lengths[self.rows]
+        train = rows_of_splits[0]
+        present = np.arange(self.max_tokens) < lengths[train, None]
+        self._training_tokens = values[train][present]
+
+    def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
+        check_keys(keys)
+        rows = keys % self.size
+        present = np.arange(self.max_tokens) < self._lengths[rows, None]  # (B, P)
+        order = shuffled(uniforms(split_keys(keys, self.split), self.max_tokens), present)
+        tokens = self._values[rows[:, None], order]  # (B, P, T)
+        return TokenBatch(
+            tokens=torch.from_numpy(np.where(present[:, :, None], tokens, np.float32(0))),
+            present=torch.from_numpy(present),
+            clades=torch.zeros(len(keys), 0, self.max_tokens, dtype=torch.bool),
+            merges=torch.from_numpy(empty_merges(len(keys), self.max_tokens)),
+        )
+
+    def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
+        return self._training_tokens

@@ -1,0 +1,173 @@
+"""``ArrayDataset``: the user's own sets of tokens."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32, Int64, UInt8
+
+from htm_env.datasets import checks
+from htm_env.datasets.files import read_idx, read_npz
+from htm_env.datasets.finite import FiniteDataset
+from htm_env.datasets.random_keys import SPLITS, check_split, uniforms
+
+_SPLIT_SEED = 0
+
+
+class ArrayDataset(FiniteDataset):
+    """Token sets from an array, a ragged list or a file; no hierarchy."""
+
+    name = "HTM-v0"
+
+    def __init__(
+        self,
+        dataset: Any,
+        split: str = "train",
+        *,
+        split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
+        threshold: int = 130,
+    ) -> None:
+        """Reads, checks and splits the data.
+
+        Args:
+            dataset: an array (N, P, T), of which every token is present; a list of arrays
+                (n_i, T); the path of an ``.npz`` with ``tokens`` (N, P, T), or with ``values``
+                (sum n_i, T) and ``lengths`` (N,); or the path of an IDX file of images, gzipped or
+                not.
+            split: the split's name.
+            split_fractions: shares of the training, validation and test rows. The rows are put in
+                an order that depends on their number alone, then cut.
+            threshold: of IDX files, the grey value, 0 to 255, above which a pixel becomes a token
+                ``(x, y)``, its column and row.
+
+        Raises:
+            FileNotFoundError: there is no such file.
+            ValueError: the file or an array cannot be used (the message names the file or the row),
+                a row has fewer than two tokens, a split would be empty, or an argument is out of
+                range.
+        """
+        check_split(split)
+        checks.whole_numbers("threshold", threshold, 0, 255)
+        values, lengths = _read(dataset, threshold)
+        super().__init__(split, values, lengths, split_rows(len(values), split_fractions))
+        self.kind = "points" if self.token_dim == 2 else "vectors"
+
+
+def split_rows(
+    count: int, fractions: Sequence[float] = (0.8, 0.1, 0.1)
+) -> tuple[Int64[np.ndarray, "_"], ...]:
+    """The rows of each split: a fixed permutation of ``count`` rows, cut by the fractions.
+
+    Raises:
+        ValueError: there are not three fractions above 0 with sum 1, or a split would be empty.
+    """
+    if not isinstance(fractions, Sequence) or isinstance(fractions, str) or len(fractions) != 3:
+        raise ValueError(f"split_fractions is {fractions!r}: expected three numbers")
+    shares = [checks.positive("split_fractions", fraction) for fraction in fractions]
+    if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
+        raise ValueError(f"split_fractions is {fractions!r}: expected the sum 1, not {sum(shares)}")
+    validation, test = round(count * shares[1]), round(count * shares[2])
+    sizes = (count - validation - test, validation, test)
+    if min(sizes) < 1:
+        found = ", ".join(f"{size} {name}" for size, name in zip(sizes, SPLITS, strict=True))
+        raise ValueError(
+            f"{count} rows with split_fractions {tuple(shares)} give {found}: "
+            "expected at least one row in each"
+        )
+    order = np.argsort(uniforms(np.array([_SPLIT_SEED], dtype=np.uint64), count)[0], kind="stable")
+    return tuple(np.split(order, np.cumsum(sizes[:2])))
+
+
+def _read(
+    dataset: Any, threshold: int
+) -> tuple[Float32[np.ndarray, "N P T"], Int64[np.ndarray, "N"]]:
+    """The rows of any supported source, padded, and their lengths."""
+    source = "dataset"
+    if isinstance(dataset, str | PathLike):
+        path = Path(dataset)
+        source = str(path)
+        dataset = (
+            read_npz(path)
+            if path.suffix == ".npz"
+            else _lit_pixels(path, read_idx(path), threshold)
+        )
+    if isinstance(dataset, list | tuple):
+        return _pad(source, dataset)
+    array = _numbers(source, dataset)
+    if array.ndim != 3 or array.shape[2] < 1:
+        raise ValueError(f"{source} has shape {array.shape}: expected (N, P, T)")
+    if len(array) == 0:
+        raise ValueError(f"{source} is empty: expected at least one row of tokens")
+    for row, tokens in enumerate(array):
+        _check_row(f"{source}: row {row}", tokens)
+    return array, np.full(len(array), array.shape[1])
+
+
+def _pad(
+    source: str, ragged: Sequence[Any]
+) -> tuple[Float32[np.ndarray, "N P T"], Int64[np.ndarray, "N"]]:
+    if len(ragged) == 0:
+        raise ValueError(f"{source} is empty: expected at least one row of tokens")
+    rows: list[Float32[np.ndarray, "_ T"]] = []
+    for index, given in enumerate(ragged):
+        name = f"{source}: row {index}"
+        row = _numbers(name, given)
+        if row.ndim != 2 or row.shape[1] < 1:
+            # An empty list has shape (0,): say what is missing, not what shape it is.
+            found = "no tokens" if row.size == 0 else f"shape {row.shape}"
+            raise ValueError(f"{name} has {found}: expected (n, T) with at least two tokens")
+        if rows and row.shape[1] != rows[0].shape[1]:
+            raise ValueError(
+                f"{name} has tokens of {row.shape[1]} numbers: expected {rows[0].shape[1]}, as in "
+                "row 0"
+            )
+        _check_row(name, row)
+        rows.append(row)
+    lengths = np.array([len(row) for row in rows], dtype=np.int64)
+    values = np.zeros((len(rows), lengths.max(), rows[0].shape[1]), dtype=np.float32)
+    for index, row in enumerate(rows):
+        values[index, : len(row)] = row
+    return values, lengths
+
+
+def _numbers(name: str, given: Any) -> Float32[np.ndarray, "*shape"]:
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is not an array of numbers ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} has element type {array.dtype}: expected real numbers")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        return array.astype(np.float32)
+
+
+def _check_row(name: str, tokens: Float32[np.ndarray, "n T"]) -> None:
+    if len(tokens) < 2:
+        count = "one token" if len(tokens) == 1 else "no tokens"
+        raise ValueError(f"{name} has {count}: expected at least two")
+    finite = np.isfinite(tokens)
+    if not finite.all():
+        token, coordinate = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"{name}, token {token} has coordinate {tokens[token, coordinate]}: "
+            "expected finite 32-bit numbers"
+        )
+
+
+def _lit_pixels(
+    path: Path, images: UInt8[np.ndarray, "N rows columns"], threshold: int
+) -> list[Float32[np.ndarray, "n 2"]]:
+    sets = []
+    for row, image in enumerate(images):
+        y, x = np.nonzero(image > threshold)
+        if len(x) < 2:
+            raise ValueError(
+                f"{path}: row {row} has {len(x)} pixels over {threshold}: expected at least two"
+            )
+        sets.append(np.stack([x, y], axis=1).astype(np.float32))
+    return sets

@@ -1,0 +1,273 @@
+"""The environment for one episode at a time; it only wires state, reward, observation and viewer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium.error import ResetNeeded
+
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.merge_tree import MergeTree
+from htm_env.population import Population
+from htm_env.simulator import Simulator
+
+MAX_KEY = 2**62
+"""An episode is a pure function of a key below this; the environment's generator draws it."""
+
+
+class HTMEnv(gym.Env):
+    """Merge a set of tokens into one root embedding, pair by pair.
+
+    ## Description
+    A sample (nodes of trees in the plane, crossed line segments, patches of a handwritten digit, or
+    your own tokens) is lifted to one embedding a token. Each action merges an ordered pair of active
+    embeddings into one, until a single root is left. An autoencoder decodes the root along the same
+    tree back to the tokens: the better the merges, the smaller the error of the reconstruction.
+    Which tokens belong together is for the agent to find out; their order in the slots is shuffled
+    and says nothing.
+
+    ## Action Space
+    `Discrete(P * (P - 1))`, with `P` token slots: every ordered pair of different slots. Action `a`
+    merges slots `i = a // (P - 1)` and `j = a % (P - 1)`, plus one where `j >= i`
+    (`htm_env.action_to_pair`, `htm_env.pair_to_action`). The parent goes to slot `i`, slot `j`
+    becomes empty. Order matters: the merger sees `i` first. With `n` active slots, `n (n - 1)`
+    actions are legal.
+
+    ## Observation Space
+    A `Dict`:
+
+    | key | shape, type | meaning |
+    |---|---|---|
+    | `tokens` | `(P, D)` float32 | the active embeddings, zeros in empty slots |
+    | `active` | `(P,)` int8 | 1 where a slot holds an embedding |
+    | `leaf_counts` | `(P,)` int32 | how many of the sample's tokens stand under each slot |
+    | `centroids` | `(P, T)` float32 | only with `observe=("centroids",)`: mean standardised coordinates |
+    | `order` | `(P,)` int32 | only with `observe=("order",)`: rank along a space-filling curve, -1 if empty |
+
+    ## Starting State
+    A random sample of the split, its tokens shuffled, no merges. `reset(seed=s)` fixes this episode
+    and all that follow. `reset(options={"key": k})` starts the episode of that 62-bit key; the keys
+    `0, 1, 2, ...` of a generated dataset's test split are its fixed test episodes, and
+    `env.unwrapped.fixed_keys(count)` gives them for every dataset.
+
+    ## Rewards
+    Let `E_t` be the normalised mean squared error (`nmse`, 1.0 is "predict the mean") of the sample
+    when every active embedding is decoded after `t` merges.
+
+    - `reward="incremental"` (default): `E_t - E_{t+1}`. The return is `E_0 - E_final`, whatever the
+      order: at most about 0, and 0 is a perfect reconstruction.
+    - `reward="terminal"`: the same sum, paid with the last merge.
+    - `reward="one_step"`: minus the mean squared error of unmerging what was just merged.
+
+    An illegal action (an empty slot) earns `invalid_penalty` and changes nothing.
+
+    ## Episode End
+    - Termination: one embedding is left, after `n - 1` merges.
+    - Truncation: `max_invalid_actions` illegal actions in one episode.
+
+    ## Information
+    `reset` and `step` return the same keys: `action_mask` int8 `(P * (P - 1),)` (unless
+    `mask_in_info=False`; also `env.unwrapped.action_masks()`), `error` (`E_t`), `num_active`, and
+    `invalid` (whether the last action was illegal).
+
+    ## Arguments
+    ```python
+    import gymnasium as gym
+    env = gym.make("htm_env:HTM-Trees-v0", heights=(3,), reward="terminal")
+    ```
+
+    | parameter | default | meaning |
+    |---|---|---|
+    | `autoencoder` | `"pretrained"` (`HTM-v0`: `"untrained"`) | or a path, or an `HTMAutoencoder`, which you may train while the environment uses it |
+    | `embedding_dim` | by id | `D` of an untrained autoencoder |
+    | `reward` | `"incremental"` | or `"terminal"`, `"one_step"` |
+    | `split` | `"train"` | or `"validation"`, `"test"` |
+    | `invalid_action` | `"penalize"` | or `"raise"`: `ValueError`, for debugging |
+    | `invalid_penalty` | `-1.0` | reward of an illegal action |
+    | `max_invalid_actions` | `100` | illegal actions until truncation |
+    | `mask_in_info` | `True` | put the mask into `info` |
+    | `observe` | `()` | extra observation keys |
+    | `render_mode` | `None` | `"rgb_array"`, `"ansi"` or `"human"` |
+    | `device` | `"cpu"` | where the autoencoder runs |
+
+    All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees and Crosses,
+    `dataset=` of `HTM-v0`.
+
+    ## References
+    The action and observation follow the Hierarchical Token Merger; the incremental reward is
+    potential-based in the sense of Ng, Harada & Russell (1999), "Policy invariance under reward
+    transformations".
+
+    ## Version History
+    * v0: fixed test episodes and shipped weights; either changes only with a new version.
+    """
+
+    metadata = {"render_modes": ["rgb_array", "ansi", "human"], "render_fps": 2}  # noqa: RUF012
+
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        autoencoder: str | Path | HTMAutoencoder = "pretrained",
+        embedding_dim: int | None = None,
+        reward: str = "incremental",
+        split: str = "train",
+        invalid_action: str = "penalize",
+        invalid_penalty: float = -1.0,
+        max_invalid_actions: int = 100,
+        mask_in_info: bool = True,
+        observe: Sequence[str] = (),
+        render_mode: str | None = None,
+        device: str = "cpu",
+        **dataset_kwargs: Any,
+    ) -> None:
+        check_render_mode(render_mode, self.metadata["render_modes"])
+        self.simulator = Simulator(
+            env_id,
+            autoencoder=autoencoder,
+            embedding_dim=embedding_dim,
+            reward=reward,
+            split=split,
+            invalid_action=invalid_action,
+            invalid_penalty=invalid_penalty,
+            max_invalid_actions=max_invalid_actions,
+            observe=observe,
+            device=device,
+            dataset_kwargs=dataset_kwargs,
+        )
+        self.observation_space = self.simulator.observation_space
+        self.action_space = self.simulator.action_space
+        self.mask_in_info = mask_in_info
+        self.render_mode = render_mode
+        self._population: Population | None = None
+        self._invalid_actions = 0
+        self._viewer: Any = None
+
+    # ------------------------------------------------------------ Gymnasium's face
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        super().reset(seed=seed)
+        key = draw_key(self.np_random)
+        if options and "key" in options:
+            key = check_key(options["key"])
+        self._population = self.simulator.start(np.array([key]))
+        self._invalid_actions = 0
+        self._show()
+        return self._observation(), self._info(invalid=False)
+
+    def step(
+        self, action: int | np.integer
+    ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
+        population = self._episode()
+        if int(population.forest.num_active[0]) == 1:
+            raise ResetNeeded("the episode is over: one embedding is left; call reset first")
+        actions = torch.tensor([int(action)], device=self.simulator.device)
+        everyone = torch.ones(1, dtype=torch.bool, device=self.simulator.device)
+        self._population, reward, invalid = self.simulator.step(population, actions, everyone)
+        self._invalid_actions += int(invalid[0])
+        terminated = int(self._population.forest.num_active[0]) == 1
+        truncated = self._invalid_actions >= self.simulator.max_invalid_actions
+        self._show()
+        info = self._info(invalid=bool(invalid[0]))
+        return self._observation(), float(reward[0]), terminated, truncated, info
+
+    def render(self) -> Any:
+        """The tokens, the forest so far and its reconstruction, as ``render_mode`` says.
+
+        Returns an RGB array, a string, or None for ``"human"`` (whose window follows every step).
+        """
+        if self.render_mode is None:
+            gym.logger.warn(
+                "render() does nothing without a render_mode; "
+                f"choose from {self.metadata['render_modes']} in gym.make"
+            )
+            return None
+        return None if self.render_mode == "human" else self._frame()
+
+    def close(self) -> None:
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+    # ------------------------------------------------------------ beyond Gymnasium
+
+    @property
+    def autoencoder(self) -> HTMAutoencoder:
+        """The autoencoder in use; training it changes this environment."""
+        return self.simulator.autoencoder
+
+    def action_masks(self) -> np.ndarray:
+        """True <--> legal, bool ``(P * (P - 1),)``."""
+        return self.simulator.action_masks(self._episode())[0]
+
+    def merge_tree(self) -> MergeTree:
+        """The forest so far."""
+        return tree_of(self._episode(), 0)
+
+    def fixed_keys(self, count: int) -> np.ndarray:
+        """The keys of the split's first ``count`` fixed episodes, for ``reset(options=...)``."""
+        return self.simulator.dataset.fixed_keys(count)
+
+    # ------------------------------------------------------------ inside
+
+    def _episode(self) -> Population:
+        if self._population is None:
+            raise ResetNeeded("no episode has started; call reset first")
+        return self._population
+
+    def _observation(self) -> dict[str, np.ndarray]:
+        return {
+            key: value[0] for key, value in self.simulator.observation(self._episode()).items()
+        }
+
+    def _info(self, invalid: bool) -> dict[str, Any]:
+        population = self._episode()
+        mask = {"action_mask": self.action_masks().astype(np.int8)} if self.mask_in_info else {}
+        return {
+            **mask,
+            "error": float(population.error[0]),
+            "num_active": int(population.forest.num_active[0]),
+            "invalid": invalid,
+        }
+
+    def _frame(self) -> Any:
+        from htm_env.viewer import Viewer
+
+        if self._viewer is None:
+            self._viewer = Viewer(self.render_mode, self.simulator)
+        return self._viewer.frame(self._episode(), 0)
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self._frame()
+
+
+def check_render_mode(render_mode: str | None, choices: list[str]) -> None:
+    """``ValueError`` with the choices for an unknown render mode."""
+    if render_mode is not None and render_mode not in choices:
+        raise ValueError(f"unknown render_mode {render_mode!r}; choose from {choices}")
+
+
+def draw_key(generator: np.random.Generator) -> int:
+    """The key of the next episode."""
+    return int(generator.integers(MAX_KEY))
+
+
+def check_key(key: Any) -> int:
+    """The key as an integer; ``ValueError`` outside ``[0, 2**62)``."""
+    if not 0 <= int(key) < MAX_KEY:
+        raise ValueError(f"episode key {key} is outside [0, 2**62)")
+    return int(key)
+
+
+def tree_of(population: Population, row: int) -> MergeTree:
+    """The forest of one sample."""
+    merges = population.forest.merges[row].cpu().numpy()
+    return MergeTree(merges[merges[:, 0] >= 0], int(population.forest.num_leaves[row]))

@@ -1,0 +1,163 @@
+"""What tokens look like in the plane and in words, by *kind*.
+
+``points``, ``segments``, ``patches`` (small grey images) and ``vectors`` (anything else); see
+:data:`KINDS`. Tokens are numpy arrays ``(n, T)`` in raw units, without padding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection, PolyCollection
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.floating[Any]]
+
+INK, FAINT = "#333333", "#c4c4c4"
+MANY = 32  # tokens, above which lines and dots get thin
+PATCH_WHITE, PATCH_BLACK = 0.0, 16.0  # the range of a patch's four intensities
+
+
+class Kind(NamedTuple):
+    """How tokens of one kind look."""
+
+    token_dims: range
+    """The token dimensions ``T`` that can be drawn so."""
+    positions: Callable[[Tokens], Tokens]
+    """(n, T) tokens --> (n, 2) places in the plane, whose means are the forest's nodes."""
+    draw: Callable[..., None]
+    """(axes, tokens, colours, alpha, reference): the tokens, sized as those of the reference."""
+    describe: Callable[[Tokens], str]
+    """One token (T,) in a few characters."""
+    in_the_plane: bool
+    """True <--> both axes have the same unit: drawn to scale, without ticks."""
+    dots: bool = False
+    """True <--> tokens are dots, small enough to be joined by lines."""
+    image: bool = False
+    """True <--> the tokens are parts of a grey image: y grows downwards, nothing shows under it."""
+
+
+def _plane(tokens: Tokens) -> Tokens:
+    """The first two coordinates; a single one stands over the token's index."""
+    if tokens.shape[1] == 1:
+        return np.column_stack([np.arange(len(tokens)), tokens[:, 0]])
+    return tokens[:, :2]
+
+
+def _midpoints(tokens: Tokens) -> Tokens:
+    return tokens.reshape(-1, 2, 2).mean(axis=1)
+
+
+def _patch_side(tokens: Tokens) -> float:
+    """Patches tile a grid, so their side is the smallest step between two columns or rows."""
+    steps = [np.diff(np.unique(tokens[:, axis])) for axis in (0, 1)]
+    return float(min((step.min() for step in steps if len(step)), default=1.0))
+
+
+def _draw_dots(axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference: Tokens) -> None:
+    x, y = _plane(tokens).T
+    size = 26 if len(tokens) <= MANY else 9
+    axes.scatter(x, y, s=size, c=colours, alpha=alpha, linewidths=0, zorder=4)
+
+
+def _draw_lines(axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference: Tokens) -> None:
+    style: dict[str, Any] = {"linewidths": 2.4, "capstyle": "round", "alpha": alpha}
+    lines = LineCollection(list(tokens.reshape(-1, 2, 2)), colors=colours, **style)
+    axes.add_collection(lines, autolim=False)
+
+
+def _draw_patches(
+    axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference: Tokens
+) -> None:
+    """Patches are grey whatever the colours."""
+    half = _patch_side(reference) / 2
+    corners = half * np.array([[-1, -1], [0, -1], [-1, 0], [0, 0]])  # of the pixels, row by row
+    square = half * np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    pixels = tokens[:, None, None, :2] + corners[:, None] + square  # (n, 4, 4, 2)
+    greys = PolyCollection(
+        list(pixels.reshape(-1, 4, 2)),
+        array=tokens[:, 2:].ravel(),
+        cmap="Greys",
+        alpha=alpha,
+        linewidths=0,
+        antialiased=False,  # else the background shines through the seams
+    )
+    greys.set_clim(PATCH_WHITE, PATCH_BLACK)
+    axes.add_collection(greys, autolim=False)
+
+
+def _numbers(token: Tokens) -> str:
+    shown = ", ".join(f"{value:.4g}" for value in token[:6])
+    return f"({shown}{', ...' if len(token) > 6 else ''})"
+
+
+def _segment_words(token: Tokens) -> str:
+    return f"{_numbers(token[:2])}-{_numbers(token[2:])}"
+
+
+def _patch_words(token: Tokens) -> str:
+    top_left, top_right, low_left, low_right = token[2:].round().astype(int)
+    return f"{_numbers(token[:2])} [{top_left} {top_right} / {low_left} {low_right}]"
+
+
+ANY_DIMENSION = range(1, 2**31)
+KINDS = {
+    "points": Kind(range(2, 3), _plane, _draw_dots, _numbers, in_the_plane=True, dots=True),
+    "segments": Kind(range(4, 5), _midpoints, _draw_lines, _segment_words, in_the_plane=True),
+    "patches": Kind(
+        range(6, 7), _plane, _draw_patches, _patch_words, in_the_plane=True, image=True
+    ),
+    "vectors": Kind(ANY_DIMENSION, _plane, _draw_dots, _numbers, in_the_plane=False, dots=True),
+}
+"""What tokens can look like, by name."""
+
+
+def kind_named(name: str, token_dim: int) -> Kind:
+    """Raises ``ValueError`` for an unknown kind, or one that has no such token dimension."""
+    if name not in KINDS:
+        raise ValueError(f"there is no kind {name!r}: choose from {', '.join(KINDS)}.")
+    if token_dim not in KINDS[name].token_dims:
+        raise ValueError(f"tokens of dimension {token_dim} cannot be drawn as {name}.")
+    return KINDS[name]
+
+
+def draw_tokens(
+    axes: Axes,
+    tokens: Tokens,
+    kind: str,
+    *,
+    colours: Any = INK,
+    alpha: float = 1.0,
+    reference: Tokens | None = None,
+) -> None:
+    """Add tokens (n, T) to the axes, in one colour or n; the limits of the axes stay.
+
+    Patches are grey, and get the patch size of the reference (by default their own).
+    """
+    look = kind_named(kind, tokens.shape[1])
+    look.draw(axes, tokens, colours, alpha, tokens if reference is None else reference)
+
+
+def frame_axes(axes: Axes, tokens: Tokens, kind: str) -> None:
+    """Fit the limits to these tokens alone, so that they stay while an episode goes on."""
+    look = kind_named(kind, tokens.shape[1])
+    places = tokens.reshape(-1, 2) if kind == "segments" else look.positions(tokens)
+    low, high = places.min(axis=0), places.max(axis=0)
+    if look.in_the_plane:
+        low, high = (low + high) / 2 + np.array([[-0.5], [0.5]]) * (high - low).max()
+    extent = np.where(high > low, high - low, 1.0)
+    margin = 0.12 * extent + (_patch_side(tokens) / 2 if kind == "patches" else 0.0)
+    (left, lower), (right, upper) = low - margin, high + margin
+    axes.set_xlim(left, right)
+    axes.set_ylim(*((upper, lower) if look.image else (lower, upper)))
+    axes.tick_params(labelsize=6, length=2, color=FAINT, labelcolor=INK)
+    axes.spines[:].set_color(FAINT)
+    if look.in_the_plane:
+        axes.set_aspect("equal")
+        axes.set_xticks([])
+        axes.set_yticks([])
+    else:
+        axes.locator_params(nbins=3)  # every tick label costs drawing time

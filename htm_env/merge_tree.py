@@ -1,0 +1,179 @@
+"""One sample's forest of ordered binary merges, and the ways in which people write trees."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from htm_env.brackets import Nested, parse_nested, parse_newick
+
+if TYPE_CHECKING:
+    import networkx
+
+
+@dataclass(frozen=True, eq=False)
+class MergeTree:
+    """The merges made so far over ``n`` tokens: a tree once there are ``n - 1`` of them.
+
+    Nodes are numbered as in scipy's linkage: the tokens are the leaves ``0 .. n-1`` and merge ``t``
+    makes node ``n + t``. The order within a pair is kept everywhere.
+    """
+
+    merges: NDArray[np.int64]
+    """(M, 2) node ids, ``M <= n - 1``, read-only; rows of -1 at the end are padding and dropped."""
+    num_leaves: int
+    """The number of tokens ``n``, at least 1."""
+
+    def __init__(self, merges: ArrayLike, num_leaves: int) -> None:
+        """Raises ``ValueError`` naming the first merge that is not one of a forest."""
+        object.__setattr__(self, "num_leaves", int(num_leaves))
+        object.__setattr__(self, "merges", _checked(merges, self.num_leaves))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, MergeTree):
+            return NotImplemented
+        same_leaves = self.num_leaves == other.num_leaves
+        return same_leaves and np.array_equal(self.merges, other.merges)
+
+    def __hash__(self) -> int:
+        return hash((self.num_leaves, self.merges.tobytes()))
+
+    @property
+    def num_nodes(self) -> int:
+        """Leaves and merges together."""
+        return self.num_leaves + len(self.merges)
+
+    @property
+    def height(self) -> int:
+        """Merges on the longest way from a root down to a leaf; 0 before the first merge."""
+        return int(self.heights().max())
+
+    def children(self) -> Iterator[tuple[int, int, int]]:
+        """``(parent, first, second)`` of every merge, in the order of the merges."""
+        for parent, (first, second) in enumerate(self.merges.tolist(), start=self.num_leaves):
+            yield parent, first, second
+
+    def roots(self) -> list[int]:
+        """The active nodes in ascending order: those that no merge has used yet."""
+        return sorted(set(range(self.num_nodes)) - set(self.merges.flatten().tolist()))
+
+    def heights(self) -> NDArray[np.int64]:
+        """(n + M,) merges on the longest way from each node down to a leaf; leaves have 0."""
+        heights = np.zeros(self.num_nodes, dtype=np.int64)
+        for parent, first, second in self.children():
+            heights[parent] = 1 + max(heights[first], heights[second])
+        return heights
+
+    def depths(self) -> NDArray[np.int64]:
+        """(n + M,) merges between each node and the root over it; roots have 0."""
+        depths = np.zeros(self.num_nodes, dtype=np.int64)
+        for parent, first, second in reversed(list(self.children())):
+            depths[[first, second]] = depths[parent] + 1
+        return depths
+
+    def clades(self) -> list[frozenset[int]]:
+        """The leaves under each merge, in the order of the merges."""
+        clades = [frozenset([leaf]) for leaf in range(self.num_leaves)]
+        for _, first, second in self.children():
+            clades.append(clades[first] | clades[second])
+        return clades[self.num_leaves :]
+
+    def nested(self, node: int | None = None) -> Nested:
+        """Nested pairs of token indices under ``node``, by default the single root.
+
+        Raises ``ValueError`` if there are several roots and none is named, or no such node.
+        """
+        nested: list[Nested] = list(range(self.num_leaves))
+        for _, first, second in self.children():
+            nested.append((nested[first], nested[second]))
+        return nested[self._root(node)]
+
+    def newick(self, node: int | None = None) -> str:
+        """The tree under ``node`` (by default the single root) as Newick, as in ``((0,1),2);``.
+
+        Raises ``ValueError`` as :meth:`nested` does.
+        """
+        return self._brackets(",")[self._root(node)] + ";"
+
+    def __str__(self) -> str:
+        """One line, as in ``((0, 1), 2)``; the trees of a forest are separated by `` | ``."""
+        brackets = self._brackets(", ")
+        return " | ".join(brackets[root] for root in self.roots())
+
+    def to_networkx(self) -> networkx.DiGraph:
+        """Edges from parent to child with ``order`` 0 or 1; nodes know whether they are a leaf."""
+        import networkx  # only this method needs it
+
+        graph: networkx.DiGraph = networkx.DiGraph()
+        for node in range(self.num_nodes):
+            graph.add_node(node, leaf=node < self.num_leaves)
+        for parent, first, second in self.children():
+            graph.add_edge(parent, first, order=0)
+            graph.add_edge(parent, second, order=1)
+        return graph
+
+    @classmethod
+    def from_nested(cls, nested: Nested) -> MergeTree:
+        """The tree that :meth:`nested` writes; merges are numbered from the left, deepest first.
+
+        Raises ``ValueError`` unless every node is a pair and the leaves are ``0 .. n-1``.
+        """
+        return cls(*parse_nested(nested))
+
+    @classmethod
+    def from_newick(cls, text: str) -> MergeTree:
+        """The tree that :meth:`newick` writes; branch lengths and inner names are ignored.
+
+        Raises ``ValueError`` as :meth:`from_nested` does, and for brackets that do not match.
+        """
+        return cls(*parse_newick(text))
+
+    def _root(self, node: int | None) -> int:
+        roots = self.roots() if node is None else [node]
+        if len(roots) > 1:
+            raise ValueError(
+                f"this forest has {len(roots)} roots, {roots}: name the node you want."
+            )
+        if not 0 <= roots[0] < self.num_nodes:
+            raise ValueError(f"there is no node {node}: the nodes are 0 to {self.num_nodes - 1}.")
+        return roots[0]
+
+    def _brackets(self, comma: str) -> list[str]:
+        texts = [str(leaf) for leaf in range(self.num_leaves)]
+        for _, first, second in self.children():
+            texts.append(f"({texts[first]}{comma}{texts[second]})")
+        return texts
+
+
+def _checked(merges: ArrayLike, num_leaves: int) -> NDArray[np.int64]:
+    """The merges without padding, as a read-only copy; ``ValueError`` if they are no forest."""
+    if num_leaves < 1:
+        raise ValueError(f"a tree needs at least 1 leaf, but num_leaves is {num_leaves}.")
+    given = np.asarray(merges)
+    if given.size == 0:
+        given = np.empty((0, 2), dtype=np.int64)
+    if given.ndim != 2 or given.shape[1] != 2 or not np.issubdtype(given.dtype, np.integer):
+        shape = f"{given.dtype} of shape {given.shape}"
+        raise ValueError(f"merges must be integers of shape (M, 2), but are {shape}.")
+    padding = (given == -1).all(axis=1)
+    count = len(given) if not padding.any() else int(padding.argmax())
+    if not padding[count:].all():
+        raise ValueError(f"merge {count} is padding (-1), but merges follow it.")
+    used: set[int] = set()
+    for step, pair in enumerate(given[:count].tolist()):
+        for node in pair:
+            if not 0 <= node < num_leaves + step:
+                known = f"the nodes are 0 to {num_leaves + step - 1} by then"
+                raise ValueError(f"merge {step} joins node {node}, but {known}.")
+            if node in used:
+                raise ValueError(f"merge {step} joins node {node}, which was merged before.")
+        if pair[0] == pair[1]:
+            raise ValueError(f"merge {step} joins node {pair[0]} with itself.")
+        used.update(pair)
+    result = given[:count].astype(np.int64)  # always a copy
+    result.setflags(write=False)
+    return result

@@ -1,0 +1,98 @@
+"""How good a reconstruction is, and how much of the data's own hierarchy a tree has found."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+
+class CladeScores(NamedTuple):
+    """One score a sample, between 0 and 1; NaN where the data has no clade to find."""
+
+    recall: Float[Tensor, "B"]
+    """The share of the data's own clades that the tree has."""
+    f1: Float[Tensor, "B"]
+    """The harmonic mean of recall and the share of the tree's clades that contradict none."""
+
+
+def nmse_per_sample(
+    reconstruction: Float[Tensor, "B P T"],
+    tokens: Float[Tensor, "B P T"],
+    present: Bool[Tensor, "B P"],
+    std: Float[Tensor, "T"],
+) -> Float[Tensor, "B"]:
+    """Squared error over the training split's variance, averaged over tokens and coordinates.
+
+    Both token sets are in raw units, and ``std`` is the standard deviation of each coordinate over
+    the training split: 1.0 is about "predict the mean". Empty slots never count, whatever they
+    hold; a sample without tokens gives NaN.
+    """
+    scaled = ((reconstruction - tokens) / std).masked_fill(~present[..., None], 0.0)  # (B, P, T)
+    return scaled.square().mean(dim=2).sum(dim=1) / present.sum(dim=1)
+
+
+def nmse(
+    reconstruction: Float[Tensor, "B P T"],
+    tokens: Float[Tensor, "B P T"],
+    present: Bool[Tensor, "B P"],
+    std: Float[Tensor, "T"],
+) -> Float[Tensor, ""]:
+    """:func:`nmse_per_sample` averaged over the samples: small and large samples weigh the same."""
+    return nmse_per_sample(reconstruction, tokens, present, std).mean()
+
+
+def clade_scores(
+    tree_clades: Bool[Tensor, "B M P"],
+    data_clades: Bool[Tensor, "B C P"],
+    present: Bool[Tensor, "B P"],
+) -> CladeScores:
+    """How the clades of merge trees agree with the data's own; rows of False pad.
+
+    On both sides only the different leaf sets of size ``2 .. n-1`` count: single leaves and the
+    whole sample are in every tree, and a set that stands there twice counts once. *Recall* is the
+    share of the data's clades that the tree has. A clade of the tree is *compatible* when it
+    overlaps no clade of the data partially (they share leaves, but neither holds the other), and
+    ``f1`` is the harmonic mean of recall and the share of compatible clades; it is 0 where recall
+    is, and for a forest that has no such clade yet.
+    """
+    present_rows = present[:, None, :]
+    tree, data = tree_clades & present_rows, data_clades & present_rows
+    tree_counts, data_counts = _countable(tree, present), _countable(data, present)
+    shared = _shared_leaves(tree, data)  # (B, M, C)
+    tree_sizes, data_sizes = tree.sum(dim=2)[:, :, None], data.sum(dim=2)[:, None, :]
+    holds_data, holds_tree = shared == data_sizes, shared == tree_sizes
+
+    found = (holds_data & holds_tree & tree_counts[:, :, None]).any(dim=1)  # (B, C)
+    recall = _share(found, data_counts)
+    partial = (shared > 0) & ~holds_data & ~holds_tree & data_counts[:, None, :]
+    compatible = _share(~partial.any(dim=2), tree_counts).nan_to_num(0.0)
+    f1 = 2 * recall * compatible / (recall + compatible).clamp(min=torch.finfo(recall.dtype).tiny)
+    return CladeScores(recall, f1)
+
+
+def mean_or_none(values: Float[Tensor, "B"]) -> float | None:
+    """The mean of the values that are not NaN; None where all are, or there are none."""
+    counted = values[~values.isnan()]
+    return float(counted.mean()) if len(counted) else None
+
+
+def _shared_leaves(first: Bool[Tensor, "B X P"], second: Bool[Tensor, "B Y P"]) -> Tensor:
+    """(B, X, Y) sizes of the intersections; exact in float32 up to 2^24 leaves."""
+    return first.float() @ second.float().transpose(1, 2)
+
+
+def _countable(clades: Bool[Tensor, "B K P"], present: Bool[Tensor, "B P"]) -> Tensor:
+    """(B, K), True <--> the size is 2 .. n-1 and no earlier row is the same set."""
+    sizes = clades.sum(dim=2)
+    proper = (sizes >= 2) & (sizes < present.sum(dim=1, keepdim=True))
+    shared = _shared_leaves(clades, clades)  # (B, K, K)
+    same = (shared == sizes[:, :, None]) & (shared == sizes[:, None, :])
+    return proper & ~same.tril(diagonal=-1).any(dim=2)
+
+
+def _share(of_interest: Bool[Tensor, "B K"], counted: Bool[Tensor, "B K"]) -> Tensor:
+    """(B,) the share of the counted rows that are of interest; NaN where none is counted."""
+    return (of_interest & counted).sum(dim=1) / counted.sum(dim=1)

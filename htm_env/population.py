@@ -1,0 +1,156 @@
+"""The state of a batch of episodes: which embeddings are active, and how well they decode.
+
+A transition never changes its inputs: :func:`merge_pairs` returns a new population.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import Forest, children_table, descend
+from htm_env.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class Population:
+    """``B`` episodes in progress, seen through one autoencoder."""
+
+    batch: TokenBatch
+    forest: Forest
+    embeddings: Float[Tensor, "B P D"]
+    """Active embeddings, each in its slot; zeros in empty slots."""
+    leaf_counts: Int64[Tensor, "B P"]
+    """Tokens under the node in each slot; 0 in empty slots."""
+    squared_errors: Float[Tensor, "B P"]
+    """Summed squared error of the tokens under each slot, in units of the coordinates' variance."""
+    initial_error: Float[Tensor, "B"]
+    """``E_0``: the ``nmse`` before the first merge, from lifting and unlifting alone."""
+
+    @property
+    def error(self) -> Float[Tensor, "B"]:
+        """``E_t``: the ``nmse`` of each sample with every active node decoded to its leaves."""
+        coordinates = self.forest.num_leaves * self.batch.tokens.shape[2]
+        return self.squared_errors.sum(dim=1) / coordinates
+
+    def with_rows(self, rows: Int64[Tensor, "R"], other: Population) -> Population:
+        """This population with ``rows`` replaced by the ``R`` episodes of another one."""
+
+        def replaced(here: Tensor, there: Tensor) -> Tensor:
+            return here.index_copy(0, rows, there)
+
+        forest = Forest(
+            *(replaced(getattr(self.forest, f.name), getattr(other.forest, f.name))
+              for f in fields(Forest))
+        )  # fmt: skip
+        return Population(
+            TokenBatch(*map(replaced, self.batch, other.batch)),
+            forest,
+            replaced(self.embeddings, other.embeddings),
+            replaced(self.leaf_counts, other.leaf_counts),
+            replaced(self.squared_errors, other.squared_errors),
+            replaced(self.initial_error, other.initial_error),
+        )
+
+
+@torch.no_grad()
+def start_population(
+    autoencoder: HTMAutoencoder, batch: TokenBatch, std: Float[Tensor, "T"]
+) -> Population:
+    """The episodes before their first merge; ``std`` are the units of the error."""
+    batch_size, slots = batch.present.shape
+    embeddings = autoencoder.lifter(autoencoder.standardise(batch.tokens))
+    embeddings = embeddings * batch.present[..., None]
+    leaves = torch.arange(slots, device=std.device).expand(batch_size, slots)
+    leaf_ids = leaves + torch.arange(batch_size, device=std.device)[:, None] * (2 * slots - 1)
+    errors = token_errors(
+        autoencoder, embeddings.reshape(-1, embeddings.shape[2]), leaf_ids.flatten(), batch, std
+    ).view(batch_size, slots)
+    errors = errors * batch.present
+    population = Population(
+        batch, Forest.start(batch.present), embeddings, batch.present.long(), errors, errors[:, 0]
+    )
+    return replace(population, initial_error=population.error)
+
+
+@torch.no_grad()
+def merge_pairs(
+    autoencoder: HTMAutoencoder,
+    population: Population,
+    first: Int64[Tensor, "B"],
+    second: Int64[Tensor, "B"],
+    std: Float[Tensor, "T"],
+    where: Bool[Tensor, "B"] | None = None,
+) -> Population:
+    """The population after merging slots ``(first, second)`` in the samples of ``where``.
+
+    Only the merged subtree is decoded again: the other trees of the forest keep their errors.
+    """
+    rows = torch.arange(len(first), device=first.device)
+    forest = population.forest.merge(first, second, where)
+    if where is not None:
+        rows, first, second = rows[where], first[where], second[where]
+    embeddings = population.embeddings.clone()
+    merged = autoencoder.merger(
+        torch.cat([embeddings[rows, first], embeddings[rows, second]], dim=-1)
+    )
+    embeddings[rows, first], embeddings[rows, second] = merged, 0.0
+    counts, errors = population.leaf_counts.clone(), population.squared_errors.clone()
+    counts[rows, first] += counts[rows, second]
+    counts[rows, second] = 0
+    children = children_table(forest.merges, forest.num_leaves)
+    nodes = rows * children.shape[1] + forest.slots[rows, first]
+    errors[rows, first] = subtree_errors(
+        autoencoder, merged, nodes, children, population.batch, std
+    )
+    errors[rows, second] = 0.0
+    return replace(
+        population, forest=forest, embeddings=embeddings, leaf_counts=counts, squared_errors=errors
+    )
+
+
+def subtree_errors(
+    autoencoder: HTMAutoencoder,
+    embeddings: Float[Tensor, "S D"],
+    nodes: Int64[Tensor, "S"],
+    children: Int64[Tensor, "B N 2"],
+    batch: TokenBatch,
+    std: Float[Tensor, "T"],
+) -> Float[Tensor, "S"]:
+    """Summed squared error of the tokens under each node, decoded from the node's embedding.
+
+    ``nodes`` are flat node ids (``sample * N + node``); every level of all subtrees is one call.
+    """
+    errors = embeddings.new_zeros(len(nodes))
+    state = embeddings
+    leaves, leaf_ids, origins = [], [], []
+    for level in descend(children, nodes):
+        if len(level.leaves):
+            leaves.append(state[level.leaves])
+            leaf_ids.append(level.nodes[level.leaves])
+            origins.append(level.origin[level.leaves])
+        if len(level.internal):
+            state = autoencoder.unmerge(state[level.internal])
+    if leaves:
+        leaf_errors = token_errors(autoencoder, torch.cat(leaves), torch.cat(leaf_ids), batch, std)
+        errors.index_add_(0, torch.cat(origins), leaf_errors)
+    return errors
+
+
+def token_errors(
+    autoencoder: HTMAutoencoder,
+    leaves: Float[Tensor, "L D"],
+    leaf_ids: Int64[Tensor, "L"],
+    batch: TokenBatch,
+    std: Float[Tensor, "T"],
+) -> Float[Tensor, "L"]:
+    """Squared error of every unlifted leaf against its token, in units of ``std`` squared."""
+    slots = batch.tokens.shape[1]
+    num_nodes = 2 * slots - 1
+    target = batch.tokens.flatten(0, 1)[leaf_ids // num_nodes * slots + leaf_ids % num_nodes]
+    tokens = autoencoder.unlifter(leaves) * autoencoder.token_std + autoencoder.token_mean
+    return ((tokens - target) / std).square().sum(dim=1)

@@ -1,0 +1,276 @@
+"""The natively batched environment: all copies are one population, one call a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import logger
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.env import HTMEnv, check_key, check_render_mode, draw_key, tree_of
+from htm_env.merge_tree import MergeTree
+from htm_env.population import Population
+from htm_env.simulator import Simulator
+
+
+class HTMVectorEnv(VectorEnv):
+    """``num_envs`` copies of :class:`htm_env.env.HTMEnv` in one batch.
+
+    Copy ``m`` of ``reset(seed=s)`` is the single environment with seed ``s + m``. The arguments are
+    the single environment's, and ``autoreset_mode``: Gymnasium's ``NEXT_STEP`` (default),
+    ``SAME_STEP`` (with ``final_obs`` and ``final_info``) or ``DISABLED`` (reset the ended copies with
+    ``reset(options={"reset_mask": ended})``). Raises what the single environment raises.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        *,
+        num_envs: int = 1,
+        autoencoder: str | Path | HTMAutoencoder = "pretrained",
+        embedding_dim: int | None = None,
+        reward: str = "incremental",
+        split: str = "train",
+        invalid_action: str = "penalize",
+        invalid_penalty: float = -1.0,
+        max_invalid_actions: int = 100,
+        mask_in_info: bool = True,
+        observe: Sequence[str] = (),
+        autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
+        render_mode: str | None = None,
+        device: str = "cpu",
+        **dataset_kwargs: Any,
+    ) -> None:
+        if num_envs < 1:
+            raise ValueError(f"num_envs is {num_envs}; expected at least 1")
+        check_render_mode(render_mode, HTMEnv.metadata["render_modes"])
+        self.simulator = Simulator(
+            env_id,
+            autoencoder=autoencoder,
+            embedding_dim=embedding_dim,
+            reward=reward,
+            split=split,
+            invalid_action=invalid_action,
+            invalid_penalty=invalid_penalty,
+            max_invalid_actions=max_invalid_actions,
+            observe=observe,
+            device=device,
+            dataset_kwargs=dataset_kwargs,
+        )
+        self.num_envs = num_envs
+        self.autoreset_mode = check_autoreset_mode(autoreset_mode)
+        self.metadata = {**HTMEnv.metadata, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space = self.simulator.observation_space
+        self.single_action_space = self.simulator.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.mask_in_info = mask_in_info
+        self.render_mode = render_mode
+        self._generators: list[np.random.Generator] = [
+            seeding.np_random(None)[0] for _ in range(num_envs)
+        ]
+        self._population: Population | None = None
+        self._invalid_actions = np.zeros(num_envs, np.int64)
+        self._ended = np.zeros(num_envs, bool)
+        self._viewer: Any = None
+
+    # ------------------------------------------------------------ Gymnasium's face
+
+    def reset(
+        self,
+        *,
+        seed: int | list[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        """Start new episodes in all copies, or in those of ``options["reset_mask"]``.
+
+        ``options["key"]`` starts the episodes of the given keys: one for all copies, or one a copy.
+        The observation always covers all copies; ``info`` marks those that were reset.
+        """
+        mask = self._reset_mask(options)
+        seeds = self._seeds(seed)
+        keys = self._chosen_keys(options)
+        for copy in np.flatnonzero(mask):
+            if (own := seeds[copy]) is not None:
+                self._generators[copy] = seeding.np_random(own)[0]
+        self._start(mask, keys)
+        self._show()
+        return self.simulator.observation(self._episodes()), self._info(mask)
+
+    def step(
+        self, actions: np.ndarray
+    ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
+        population, ended = self._episodes(), self._ended
+        actions = np.asarray(actions)
+        if actions.shape != (self.num_envs,):
+            raise ValueError(
+                f"actions have shape {actions.shape}; expected ({self.num_envs},), one a copy"
+            )
+        if self.autoreset_mode is AutoresetMode.DISABLED and ended.any():
+            raise ResetNeeded(
+                f"copy {int(ended.argmax())} has ended; autoreset is disabled, so call "
+                'reset(options={"reset_mask": ended}) first'
+            )
+        device = self.simulator.device
+        self._population, reward, invalid = self.simulator.step(
+            population,
+            torch.as_tensor(actions.astype(np.int64), device=device),
+            torch.as_tensor(~ended, device=device),
+        )
+        rewards = reward.double().cpu().numpy()
+        invalids = invalid.cpu().numpy()
+        self._invalid_actions += invalids
+        alone = (self._population.forest.num_active == 1).cpu().numpy()
+        terminated = alone & ~ended
+        truncated = (self._invalid_actions >= self.simulator.max_invalid_actions) & ~ended
+        if self.autoreset_mode is AutoresetMode.NEXT_STEP and ended.any():
+            self._start(ended)
+        everyone = np.ones(self.num_envs, bool)
+        finished = terminated | truncated
+        info = {}
+        if self.autoreset_mode is AutoresetMode.SAME_STEP and finished.any():
+            info = self._final(finished, invalids)
+            self._start(finished)
+            invalids = invalids & ~finished
+        self._ended = finished & (self.autoreset_mode is not AutoresetMode.SAME_STEP)
+        info = {**self._info(everyone, invalids), **info}
+        self._show()
+        observation = self.simulator.observation(self._episodes())
+        return observation, rewards, terminated, truncated, info
+
+    def render(self) -> tuple[Any, ...] | None:
+        """One frame a copy, or None for ``"human"``, whose window follows the first copy."""
+        if self.render_mode is None:
+            logger.warn("render() does nothing without a render_mode in gym.make_vec")
+            return None
+        if self.render_mode == "human":
+            return None
+        return tuple(self._frame(copy) for copy in range(self.num_envs))
+
+    def close_extras(self, **kwargs: Any) -> None:
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+    # ------------------------------------------------------------ beyond Gymnasium
+
+    @property
+    def autoencoder(self) -> HTMAutoencoder:
+        """The autoencoder in use; training it changes all copies."""
+        return self.simulator.autoencoder
+
+    def action_masks(self) -> np.ndarray:
+        """True <--> legal, bool ``(num_envs, P * (P - 1))``."""
+        return self.simulator.action_masks(self._episodes())
+
+    def merge_tree(self, copy: int = 0) -> MergeTree:
+        """The forest of one copy so far."""
+        return tree_of(self._episodes(), copy)
+
+    def fixed_keys(self, count: int) -> np.ndarray:
+        """The keys of the split's first ``count`` fixed episodes, for ``reset(options=...)``."""
+        return self.simulator.dataset.fixed_keys(count)
+
+    # ------------------------------------------------------------ inside
+
+    def _episodes(self) -> Population:
+        if self._population is None:
+            raise ResetNeeded("no episode has started; call reset first")
+        return self._population
+
+    def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
+        if not options or "reset_mask" not in options:
+            return np.ones(self.num_envs, bool)
+        mask = options["reset_mask"]
+        if not isinstance(mask, np.ndarray) or mask.dtype != bool or not mask.any():
+            raise ValueError(f"reset_mask is {mask!r}; expected a bool array with a True value")
+        if mask.shape != (self.num_envs,):
+            raise ValueError(f"reset_mask has shape {mask.shape}; expected ({self.num_envs},)")
+        return mask
+
+    def _seeds(self, seed: int | list[int | None] | None) -> list[int | None]:
+        if seed is None:
+            return [None] * self.num_envs
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + copy for copy in range(self.num_envs)]
+        if len(seed) != self.num_envs:
+            raise ValueError(f"{len(seed)} seeds for {self.num_envs} copies; expected one a copy")
+        return [None if own is None else int(own) for own in seed]
+
+    def _chosen_keys(self, options: dict[str, Any] | None) -> np.ndarray | None:
+        if not options or "key" not in options:
+            return None
+        keys = np.array([check_key(key) for key in np.ravel(options["key"])], np.int64)
+        if len(keys) not in (1, self.num_envs):
+            raise ValueError(f"{len(keys)} keys for {self.num_envs} copies; expected one a copy")
+        return np.broadcast_to(keys, self.num_envs)
+
+    def _start(self, mask: np.ndarray, keys: np.ndarray | None = None) -> None:
+        """New episodes in the copies of ``mask``, drawn or with the given keys."""
+        copies = np.flatnonzero(mask)
+        drawn = np.array([draw_key(self._generators[copy]) for copy in copies], np.int64)
+        fresh = self.simulator.start(drawn if keys is None else keys[copies])
+        if len(copies) == self.num_envs:
+            self._population = fresh
+        else:
+            rows = torch.as_tensor(copies, device=self.simulator.device)
+            self._population = self._episodes().with_rows(rows, fresh)
+        self._invalid_actions[copies] = 0
+        self._ended = self._ended & ~mask
+
+    def _info(self, mask: np.ndarray, invalid: np.ndarray | None = None) -> dict[str, Any]:
+        """Gymnasium's batched ``info``: an array a key, and ``_key`` says for which copies."""
+        population = self._episodes()
+        values = {
+            "error": population.error.double().cpu().numpy(),
+            "num_active": population.forest.num_active.cpu().numpy(),
+            "invalid": np.zeros(self.num_envs, bool) if invalid is None else invalid.copy(),
+        }
+        if self.mask_in_info:
+            values = {"action_mask": self.action_masks().astype(np.int8), **values}
+        info: dict[str, Any] = {}
+        for key, value in values.items():
+            value[~mask] = 0
+            info[key], info[f"_{key}"] = value, mask.copy()
+        return info
+
+    def _final(self, finished: np.ndarray, invalid: np.ndarray) -> dict[str, Any]:
+        """The last observation and info of the copies that are about to start anew."""
+        observation = self.simulator.observation(self._episodes())
+        final = np.full(self.num_envs, None, dtype=object)
+        for copy in np.flatnonzero(finished):
+            final[copy] = {key: value[copy].copy() for key, value in observation.items()}
+        return {
+            "final_obs": final,
+            "_final_obs": finished.copy(),
+            "final_info": self._info(finished, invalid),
+            "_final_info": finished.copy(),
+        }
+
+    def _frame(self, copy: int) -> Any:
+        from htm_env.viewer import Viewer
+
+        if self._viewer is None:
+            self._viewer = Viewer(self.render_mode, self.simulator)
+        return self._viewer.frame(self._episodes(), copy)
+
+    def _show(self) -> None:
+        if self.render_mode == "human":
+            self._frame(0)
+
+
+def check_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:
+    """The mode; ``ValueError`` with the choices for an unknown one."""
+    try:
+        return AutoresetMode(mode)
+    except ValueError:
+        choices = [choice.value for choice in AutoresetMode]
+        raise ValueError(f"unknown autoreset_mode {mode!r}; choose from {choices}") from None

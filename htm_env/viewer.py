@@ -1,0 +1,65 @@
+"""Draws one episode of a population: an RGB array, text, or a window."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+
+from htm_env.population import Population
+from htm_env.rendering import Window, figure_to_array, forest_figure, tree_text
+from htm_env.simulator import Simulator
+
+
+class Viewer:
+    """Frames of the tokens, the forest so far and its reconstruction, in one render mode."""
+
+    def __init__(self, render_mode: str | None, simulator: Simulator) -> None:
+        self.render_mode, self.simulator = render_mode, simulator
+        self._window: Window | None = None
+
+    def frame(self, population: Population, row: int) -> Any:
+        """An ``(H, W, 3)`` uint8 array, a string, or None after drawing into the window."""
+        forest, kind = population.forest, self.simulator.dataset.kind
+        merges = forest.merges[row].cpu().numpy()
+        merges = merges[merges[:, 0] >= 0]
+        present = population.batch.present[row]
+        tokens = population.batch.tokens[row][present].cpu().numpy()
+        error = float(population.error[row])
+        if self.render_mode == "ansi":
+            return tree_text(tokens, merges, kind, error)
+        with torch.no_grad():
+            decoded = self.simulator.autoencoder.decode(
+                population.embeddings[row : row + 1], forest.merges[row : row + 1], present[None]
+            )
+        title = f"{int(forest.num_active[row])} active, nmse {error:.4f}"
+        figure = forest_figure(tokens, merges, decoded[0][present].cpu().numpy(), kind, title)
+        image: np.ndarray = figure_to_array(figure)
+        if self.render_mode == "human":
+            self._window = self._window or _open_window()
+            self._window.show(image)
+            return None
+        return image
+
+    def close(self) -> None:
+        """Close the window, if there is one."""
+        if self._window is not None:
+            self._window.close()
+            self._window = None
+
+
+def _open_window() -> Window:
+    """A window; the log says it where the machine opens none.
+
+    Not a warning: Gymnasium's ``check_env`` draws in every render mode, on any machine, and has to
+    pass without one.
+    """
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        window = Window()
+    for warning in caught:
+        logging.getLogger(__name__).warning("%s", warning.message)
+    return window

@@ -1,0 +1,67 @@
+"""What every test shares: one thread, checked shapes, no display, and small autoencoders."""
+
+from __future__ import annotations
+
+import os
+
+import matplotlib
+import torch
+from jaxtyping import install_import_hook
+
+torch.set_num_threads(1)
+matplotlib.use("Agg")
+os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
+
+# Checks the annotated shapes of every function, so it has to come before the first import.
+install_import_hook(["htm_env", "agents", "replay"], "beartype.beartype")
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+from hypothesis import settings  # noqa: E402
+
+from htm_env.autoencoder import HTMAutoencoder  # noqa: E402
+
+# The first call of a layer is slow, and a failure should be the same for everybody.
+settings.register_profile("here", deadline=None, derandomize=True, max_examples=50)
+settings.load_profile("here")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    # beartype dislikes how Gymnasium spells the base class of its Dict space.
+    config.addinivalue_line(
+        "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
+    )
+
+
+def small_autoencoder(token_dim: int, embedding_dim: int = 5, seed: int = 0) -> HTMAutoencoder:
+    """Random weights, and statistics that are neither 0 nor 1."""
+    generator = torch.Generator().manual_seed(seed)
+    autoencoder = HTMAutoencoder(token_dim, embedding_dim, 16, generator=generator)
+    mean, std = torch.linspace(-1, 2, token_dim), torch.linspace(0.5, 3, token_dim)
+    autoencoder.set_statistics(mean, std)
+    return autoencoder
+
+
+@pytest.fixture
+def autoencoder() -> HTMAutoencoder:
+    """Takes tokens of three coordinates."""
+    return small_autoencoder(token_dim=3)
+
+
+@pytest.fixture(scope="session")
+def own_data() -> np.ndarray:
+    """The user's own data: 20 sets of 5 tokens with 3 coordinates."""
+    return np.random.default_rng(0).normal(size=(20, 5, 3))
+
+
+@pytest.fixture
+def env_kwargs(own_data):
+    """What ``gym.make`` needs beside the id, without the shipped weights."""
+
+    def of(env_id: str) -> dict:
+        kwargs: dict = {"autoencoder": "untrained"}
+        if env_id == "HTM-v0":
+            kwargs["dataset"] = own_data
+        return kwargs
+
+    return of

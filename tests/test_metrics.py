@@ -1,0 +1,180 @@
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from htm_env.metrics import clade_scores, mean_or_none, nmse, nmse_per_sample
+
+
+def clade_rows(sets, slots):
+    rows = torch.zeros(len(sets), slots, dtype=torch.bool)
+    for row, leaves in zip(rows, sets, strict=True):
+        row[list(leaves)] = True
+    return rows
+
+
+def scores(tree, data, num_tokens, slots=8):
+    present = torch.arange(slots)[None] < num_tokens
+    result = clade_scores(clade_rows(tree, slots)[None], clade_rows(data, slots)[None], present)
+    return result.recall.item(), result.f1.item()
+
+
+# ---------------------------------------------------------------- error
+
+
+def test_nmse_divides_each_coordinate_by_its_deviation():
+    tokens = torch.zeros(1, 2, 2)
+    reconstruction = torch.tensor([[[1.0, 0.0], [0.0, 10.0]]])
+    # squared errors 1 / 2^2 and 100 / 5^2 over four coordinates: (0.25 + 4) / 4
+    error = nmse(
+        reconstruction, tokens, torch.ones(1, 2, dtype=torch.bool), torch.tensor([2.0, 5.0])
+    )
+    assert error.shape == ()
+    assert error.item() == pytest.approx(1.0625)
+
+
+def test_nmse_weighs_samples_not_tokens():
+    present = torch.tensor([[True, False, False], [True, True, True]])
+    reconstruction = torch.tensor([[3.0, 0, 0], [1.0, 1.0, 1.0]])[..., None]
+    per_sample = nmse_per_sample(reconstruction, torch.zeros(2, 3, 1), present, torch.ones(1))
+    assert per_sample.tolist() == [9.0, 1.0]
+    assert nmse(reconstruction, torch.zeros(2, 3, 1), present, torch.ones(1)).item() == 5.0
+
+
+def test_nmse_of_the_mean_is_one():
+    tokens = torch.tensor([-1.0, 1.0, 4.0, 6.0]).reshape(2, 2, 1)
+    mean, std = tokens.mean(), tokens.std(correction=0).reshape(1)
+    error = nmse(mean.expand(2, 2, 1), tokens, torch.ones(2, 2, dtype=torch.bool), std)
+    assert error.item() == pytest.approx(1.0)
+
+
+def test_empty_slots_change_neither_error_nor_gradient():
+    present = torch.tensor([[True, False]])
+    reconstruction = torch.tensor([[[2.0], [math.nan]]], requires_grad=True)
+    error = nmse(reconstruction, torch.tensor([[[0.0], [math.inf]]]), present, torch.ones(1))
+    error.backward()
+    assert error.item() == 4.0
+    assert reconstruction.grad.tolist() == [[[4.0], [0.0]]]
+
+
+# ---------------------------------------------------------------- clades
+
+
+def test_the_same_tree_scores_one():
+    assert scores([{0, 1}, {2, 3}, {0, 1, 2, 3}], [{2, 3}, {0, 1}], 4) == (1.0, 1.0)
+
+
+def test_a_tree_that_finds_half_and_contradicts_the_rest():
+    # of {0,1} and {2,3} one is found; of the tree's {0,1}, {2,4}, {2,3,4}, {0,1,2,4} ... only
+    # {2,4} overlaps a clade of the data partially: {2,3,4} holds {2,3}, so 2 of 3 are compatible
+    recall, f1 = scores([{0, 1}, {2, 4}, {2, 3, 4}, {0, 1, 2, 3, 4}], [{0, 1}, {2, 3}], 5)
+    assert recall == 0.5
+    assert f1 == pytest.approx(2 * 0.5 * (2 / 3) / (0.5 + 2 / 3))
+
+
+def test_no_clade_found_scores_zero():
+    assert scores([{0, 2}, {1, 3}, {0, 1, 2, 3}], [{0, 1}, {2, 3}], 4) == (0.0, 0.0)
+
+
+def test_a_finer_tree_contradicts_nothing():
+    # {0,1} inside the data's {0,1,2,3} is compatible, and so is {0,1,2}
+    assert scores([{0, 1}, {0, 1, 2}, {0, 1, 2, 3}], [{0, 1, 2, 3}], 6) == (1.0, 1.0)
+
+
+def test_a_set_that_stands_there_twice_counts_once():
+    # as often as {0,1} is repeated, one of the data's two clades is found
+    recall, f1 = scores([{0, 1}, {2, 4}, {0, 1}], [{0, 1}, {0, 1}, {2, 3}, {0, 1}], 5)
+    assert recall == 0.5
+    assert f1 == 0.5  # {0,1} is compatible, {2,4} is not: 1 of 2
+
+
+def test_the_whole_sample_single_leaves_and_padding_never_count():
+    padded_tree, padded_data = [{0, 1}, {0, 1, 2}, set()], [{1, 2}, {0, 1, 2}, {0}, set()]
+    assert scores(padded_tree, padded_data, 3) == scores([{0, 1}], [{1, 2}], 3) == (0.0, 0.0)
+    assert scores([{0, 1}], [{0, 1}, {0, 1, 2}, {2}, set()], 3) == (1.0, 1.0)
+
+
+def test_a_forest_without_merges_has_found_nothing():
+    assert scores([], [{0, 1}], 3) == (0.0, 0.0)
+    assert scores([set(), set()], [{0, 1}], 3) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize("data", [[], [set()], [{0, 1, 2}], [{0}]])
+def test_samples_without_clades_are_left_out(data):
+    recall, f1 = scores([{0, 1}, {0, 1, 2}], data, 3)
+    assert math.isnan(recall) and math.isnan(f1)
+
+
+def test_mean_or_none_leaves_nan_out():
+    assert mean_or_none(torch.tensor([1.0, math.nan, 0.0])) == 0.5
+    assert mean_or_none(torch.tensor([math.nan, math.nan])) is None
+    assert mean_or_none(torch.zeros(0)) is None
+
+
+# ---------------------------------------------------------------- against plain sets
+
+
+def expected_scores(tree, data, num_tokens):
+    tree, data = (
+        {frozenset(one) for one in clades if 2 <= len(one) < num_tokens} for clades in (tree, data)
+    )
+    if not data:
+        return None
+    recall = len(tree & data) / len(data)
+    compatible = [
+        all(not one & other or one <= other or other <= one for other in data) for one in tree
+    ]
+    share = sum(compatible) / len(tree) if tree else 0.0
+    return recall, 2 * recall * share / (recall + share) if recall else 0.0
+
+
+def random_tree_clades(num_tokens, generator):
+    active, clades = [{leaf} for leaf in range(num_tokens)], []
+    while len(active) > 1:
+        generator.shuffle(active)
+        active.append(active.pop() | active.pop())
+        clades.append(active[-1])
+    return clades
+
+
+@st.composite
+def samples(draw):
+    num_tokens = draw(st.integers(2, 9))
+    leaf_sets = st.lists(st.sets(st.integers(0, num_tokens - 1)), max_size=8)
+    trees = st.randoms(use_true_random=False).map(lambda r: random_tree_clades(num_tokens, r))
+    return draw(trees | leaf_sets), draw(trees | leaf_sets), num_tokens
+
+
+@given(st.lists(samples(), min_size=1, max_size=3))
+def test_clade_scores_equal_those_of_plain_sets(batch):
+    def padded(clades):
+        return clades + [set()] * (9 - len(clades))
+
+    result = clade_scores(
+        torch.stack([clade_rows(padded(tree), 10) for tree, _, _ in batch]),
+        torch.stack([clade_rows(padded(data), 10) for _, data, _ in batch]),
+        torch.stack([torch.arange(10) < num_tokens for _, _, num_tokens in batch]),
+    )
+    for row, sample in enumerate(batch):
+        expected = expected_scores(*sample)
+        if expected is None:
+            assert result.recall[row].isnan() and result.f1[row].isnan()
+        else:
+            assert result.recall[row].item() == pytest.approx(expected[0])
+            assert result.f1[row].item() == pytest.approx(expected[1])
+
+
+def test_a_hundred_and_twenty_eight_tokens():
+    data = [
+        set(range(start, start + size))
+        for size in (2, 4, 8, 16, 32, 64)
+        for start in range(0, 128, size)
+    ]
+    swapped = {0: 127, 127: 0}
+    tree = [{swapped.get(leaf, leaf) for leaf in clade} for clade in data]
+    recall, f1 = scores(tree, data, 128, slots=128)
+    # every one of the 6 clades over leaf 0, and of the 6 over leaf 127, is lost and in the way
+    assert recall == pytest.approx(114 / 126)
+    assert f1 == pytest.approx(114 / 126)

@@ -1,0 +1,225 @@
+"""What merges earn: step by step, by level, and in the plain loop that decodes everything again."""
+
+from __future__ import annotations
+
+import oracle
+import pytest
+import torch
+from conftest import small_autoencoder
+from hypothesis import given
+from hypothesis import strategies as st
+from oracle import PlainForest, batched, forests, random_tree
+
+from htm_env.forest import action_to_pair, merges_to_actions
+from htm_env.population import Population, merge_pairs, start_population
+from htm_env.rewards import (
+    REWARDS,
+    incremental_rewards,
+    node_errors,
+    one_step_error,
+    one_step_rewards,
+    step_reward,
+)
+from htm_env.types import TokenBatch
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+STD = torch.tensor([0.5, 2.0, 3.0])  # neither 1 nor the autoencoder's own
+
+
+def token_batch(drawn, seed: int = 0) -> TokenBatch:
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(*drawn.present.shape, 3, generator=generator)
+    batch, slots = drawn.present.shape
+    return TokenBatch(
+        tokens * drawn.present[..., None],
+        drawn.present,
+        torch.zeros(batch, 0, slots, dtype=torch.bool),
+        torch.full((batch, slots - 1, 2), -1),
+    )
+
+
+def populations(autoencoder, batch: TokenBatch, merges: torch.Tensor) -> list[Population]:
+    """The populations before the first merge, and after each."""
+    found = [start_population(autoencoder, batch, STD)]
+    actions = merges_to_actions(merges, batch.num_tokens)
+    for step in range(actions.shape[1]):
+        now = actions[:, step]
+        first, second = action_to_pair(now.clamp(min=0), batch.present.shape[1])
+        found.append(merge_pairs(autoencoder, found[-1], first, second, STD, now >= 0))
+    return found
+
+
+def stepwise_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
+    """``(B, M)``: what an environment would pay for these merges; 0 in padding."""
+    actions = merges_to_actions(merges, batch.num_tokens)
+    chain = populations(autoencoder, batch, merges)
+    columns = []
+    for step in range(actions.shape[1]):
+        now = actions[:, step]
+        first, second = action_to_pair(now.clamp(min=0), batch.present.shape[1])
+        reward = step_reward(name)(autoencoder, chain[step], chain[step + 1], first, second)
+        columns.append(reward * (now >= 0))
+    return torch.stack(columns, dim=1).detach()
+
+
+def by_level_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
+    nodes = autoencoder.encode(batch.tokens, batch.present, merges).nodes.detach()
+    num_leaves = batch.num_tokens
+    if name == "one_step":
+        return one_step_rewards(autoencoder, nodes, merges, num_leaves)
+    made = num_leaves + (merges[..., 0] >= 0).sum(1)
+    exists = torch.arange(nodes.shape[1]) < made[:, None]
+    errors = node_errors(autoencoder, nodes, exists, merges, batch, STD)
+    return incremental_rewards(errors, merges, num_leaves, 3)
+
+
+# ---------------------------------------------------------------- three ways, one answer
+
+
+@given(forests(smallest=2, max_slots=7), st.integers(0, 9))
+def test_incremental_rewards_charge_each_merge_for_its_damage(drawn, seed):
+    autoencoder, batch = small_autoencoder(3, seed=seed), token_batch(drawn, seed)
+    expected = torch.zeros(drawn.merges.shape[:2])
+    for row, plain in enumerate(drawn.plain):
+        errors = oracle.errors_along(autoencoder, batch.tokens[row, : plain.n], plain, STD)
+        for step in range(len(plain.merges)):
+            expected[row, step] = errors[step] - errors[step + 1]
+    step_by_step = stepwise_rewards("incremental", autoencoder, batch, drawn.merges)
+    by_level = by_level_rewards("incremental", autoencoder, batch, drawn.merges)
+    torch.testing.assert_close(step_by_step, expected, **CLOSE)
+    torch.testing.assert_close(by_level, expected, **CLOSE)
+
+
+@given(forests(smallest=2, max_slots=7), st.integers(0, 9))
+def test_one_step_rewards_by_level_and_by_step(drawn, seed):
+    autoencoder, batch = small_autoencoder(3, seed=seed), token_batch(drawn, seed)
+    expected = torch.zeros(drawn.merges.shape[:2])
+    for row, plain in enumerate(drawn.plain):
+        tokens = batch.tokens[row, : plain.n]
+        for step in range(len(plain.merges)):
+            expected[row, step] = oracle.one_step_reward(autoencoder, tokens, plain, step)
+    step_by_step = stepwise_rewards("one_step", autoencoder, batch, drawn.merges)
+    by_level = by_level_rewards("one_step", autoencoder, batch, drawn.merges)
+    torch.testing.assert_close(step_by_step, expected, **CLOSE)
+    torch.testing.assert_close(by_level, expected, **CLOSE)
+
+
+@given(forests(smallest=2, max_slots=7), st.integers(0, 9))
+def test_the_error_of_a_population_is_that_of_the_whole_forest(drawn, seed):
+    """Only the merged subtree is decoded again, yet the sum stays that of the whole forest."""
+    autoencoder, batch = small_autoencoder(3, seed=seed), token_batch(drawn, seed)
+    last = populations(autoencoder, batch, drawn.merges)[-1]
+    encoding = autoencoder.encode(batch.tokens, batch.present, drawn.merges)
+    torch.testing.assert_close(last.embeddings, encoding.population.detach(), **CLOSE)
+    for row, plain in enumerate(drawn.plain):
+        tokens = batch.tokens[row, : plain.n]
+        final = oracle.nmse(autoencoder, tokens, plain, STD)
+        initial = oracle.nmse(autoencoder, tokens, PlainForest(plain.n), STD)
+        assert float(last.error[row]) == pytest.approx(final, rel=1e-4)
+        assert float(last.initial_error[row]) == pytest.approx(initial, rel=1e-4)
+        counts = [0] * batch.present.shape[1]
+        for slot, node in plain.slots.items():
+            counts[slot] = len(plain.leaves(node))
+        assert last.leaf_counts[row].tolist() == counts
+
+
+@pytest.mark.parametrize("name", ["incremental", "terminal"])
+def test_returns_telescope_whatever_the_order(autoencoder, name):
+    """The same five tokens in three orders, beside a pair: the return is ``E_0 - E_final``."""
+    generator = torch.Generator().manual_seed(0)
+    trees = [random_tree(5, generator) for _ in range(3)] + [random_tree(2, generator)]
+    drawn = batched(trees, slots=6)
+    batch = token_batch(drawn)
+    batch.tokens[1:3] = batch.tokens[:1]
+    returns = stepwise_rewards(name, autoencoder, batch, drawn.merges).sum(1)
+    for row, plain in enumerate(trees):
+        tokens = batch.tokens[row, : plain.n]
+        initial = oracle.nmse(autoencoder, tokens, PlainForest(plain.n), STD)
+        final = oracle.nmse(autoencoder, tokens, plain, STD)
+        assert float(returns[row]) == pytest.approx(initial - final, rel=1e-4)
+    assert len({round(float(value), 6) for value in returns[:3]}) == 3  # the order matters
+
+
+def test_terminal_pays_with_the_last_merge_only(autoencoder):
+    drawn = batched(
+        [random_tree(n, torch.Generator().manual_seed(n)) for n in (4, 2, 3)], slots=4
+    )
+    batch = token_batch(drawn)
+    rewards = stepwise_rewards("terminal", autoencoder, batch, drawn.merges)
+    paid = [[False, False, True], [True, False, False], [False, True, False]]
+    assert (rewards != 0).tolist() == paid
+
+
+def test_an_unfinished_episode_has_earned_nothing_of_the_terminal_reward(autoencoder):
+    plain = PlainForest(4)
+    plain.merge(0, 1)
+    plain.merge(2, 3)
+    drawn = batched([plain], slots=4)
+    rewards = stepwise_rewards("terminal", autoencoder, token_batch(drawn), drawn.merges)
+    assert not rewards.any()
+
+
+# ---------------------------------------------------------------- by hand
+
+
+def test_one_step_by_hand():
+    """Unmerging gives (1, 2 | 3, 4) where (0, 0 | 0, 0) was merged: (1 + 4 + 9 + 16) / 4."""
+    autoencoder = small_autoencoder(2, embedding_dim=2)
+    with torch.no_grad():
+        for weight in autoencoder.unmerger.parameters():
+            weight.zero_()
+        autoencoder.unmerger.skip.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
+    error = one_step_error(autoencoder, torch.zeros(1, 2), torch.zeros(1, 2, 2))
+    assert error.tolist() == [7.5]
+
+
+def test_the_initial_error_by_hand():
+    """An unlifter that always says 0 (standardised): the distance from the mean, over ``std``."""
+    autoencoder = small_autoencoder(2)  # mean (-1, 2), std (0.5, 3)
+    with torch.no_grad():
+        for weight in autoencoder.unlifter.parameters():
+            weight.zero_()
+    present = torch.tensor([[True, True, False]])
+    tokens = torch.tensor([[[0.0, 2.0], [-1.0, 6.0], [0.0, 0.0]]])
+    batch = TokenBatch(
+        tokens, present, torch.zeros(1, 0, 3, dtype=torch.bool), torch.full((1, 2, 2), -1)
+    )
+    population = start_population(autoencoder, batch, torch.tensor([0.5, 2.0]))
+    # Token 0: (1 / 0.5)^2 + 0 = 4, token 1: 0 + (4 / 2)^2 = 4; over 2 tokens x 2 coordinates.
+    assert population.squared_errors.tolist() == [[4.0, 4.0, 0.0]]
+    assert population.error.tolist() == [2.0]
+
+
+def test_merging_does_not_change_the_population_before(autoencoder):
+    drawn = batched([PlainForest(3), PlainForest(2)], slots=3)
+    start = start_population(autoencoder, token_batch(drawn), STD)
+    kept = [
+        value.clone()
+        for value in (start.embeddings, start.leaf_counts, start.squared_errors,
+                      start.forest.slots, start.forest.merges)
+    ]  # fmt: skip
+    merge_pairs(autoencoder, start, torch.tensor([1, 0]), torch.tensor([0, 1]), STD)
+    now = (start.embeddings, start.leaf_counts, start.squared_errors,
+           start.forest.slots, start.forest.merges)  # fmt: skip
+    for before, after in zip(kept, now, strict=True):
+        assert torch.equal(before, after)
+
+
+def test_a_sample_that_does_not_move_earns_nothing(autoencoder):
+    drawn = batched([PlainForest(3), PlainForest(3)], slots=3)
+    before = start_population(autoencoder, token_batch(drawn), STD)
+    first, second = torch.tensor([0, 0]), torch.tensor([1, 1])
+    after = merge_pairs(
+        autoencoder, before, first, second, STD, where=torch.tensor([True, False])
+    )
+    for name in ("incremental", "one_step"):
+        reward = step_reward(name)(autoencoder, before, after, first, second)
+        assert float(reward[0].detach()) != 0 and float(reward[1].detach()) == 0
+    assert after.forest.num_merges.tolist() == [1, 0]
+    assert torch.equal(after.embeddings[1], before.embeddings[1])
+
+
+def test_an_unknown_reward_lists_the_choices():
+    with pytest.raises(ValueError, match=r"'dense'; choose from \['incremental', 'one_step'"):
+        step_reward("dense")
+    assert sorted(REWARDS) == ["incremental", "one_step", "terminal"]
