@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
 from agents.schedules import piecewise_linear
-from htm_env.autoencoder import HTMAutoencoder, forest_levels
+from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
 from htm_env.types import TokenBatch
 
@@ -26,6 +26,8 @@ class AutoencoderConfig:
     """``residual`` or ``mlp`` (the published method's)."""
     loss: LossWeights = field(default_factory=LossWeights)
     """How much each loss counts."""
+    subtree_share: tuple[tuple[float, float], ...] = ((0.0, 0.3), (1.0, 0.0))
+    """(share of the budget, probability) points: which inner nodes are decoded for themselves."""
     transport_interpolation: tuple[tuple[float, float], ...] = ((0.05, 0.5), (0.8, 0.0))
     """(share of the budget, share) points: how much of the transport target is the decoder's own
     state, the rest the encoder's."""
@@ -70,8 +72,9 @@ class AutoencoderTrainer:
         losses = autoencoder_losses(
             self.autoencoder,
             batch,
-            forest_levels(merges, batch.num_tokens),
+            merges,
             self.config.loss,
+            subtree_share=piecewise_linear(self.config.subtree_share, progress),
             interpolation=piecewise_linear(self.config.transport_interpolation, progress),
             noise_std=self.config.noise_std,
             generator=self.generator,

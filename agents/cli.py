@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import sys
 import traceback
@@ -11,30 +12,37 @@ from typing import Annotated, Any, Union
 import tyro
 
 from agents.algorithms import ALGORITHMS
-from agents.commands import UsageError, evaluate_run, resumed_options, train
-from agents.interruption import raise_on_terminate
-from agents.options import EvaluateOptions, PretrainOptions, TrainOptions, train_options
+from agents.commands import evaluate_run, resumed_options, train
+from agents.interruption import terminate_as_interrupt
+from agents.options import (
+    EvaluateOptions,
+    PretrainOptions,
+    TrainOptions,
+    UsageError,
+    train_options,
+)
 from agents.pretrain import pretrain
 
+TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command.
 
-    Returns 0 when it is done, 1 when it failed, 2 for wrong usage, 130 when it was interrupted (with
-    the checkpoint written); all but 0 say why in one line on standard error.
+    Returns 0 when it is done, 1 when it failed, 2 for wrong usage, 130 when it was interrupted
+    (with the checkpoint written); all but 0 say why in one line on standard error.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
-    raise_on_terminate()
     try:
-        options = parse(arguments)
-        if isinstance(options, EvaluateOptions):
-            evaluate_run(options)
-        elif isinstance(options, PretrainOptions):
-            pretrain(options)
-        else:
-            train(options)
+        with terminate_as_interrupt():
+            options = parse(arguments)
+            if isinstance(options, EvaluateOptions):
+                evaluate_run(options)
+            elif isinstance(options, PretrainOptions):
+                pretrain(options)
+            else:
+                train(options)
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt as interruption:
@@ -51,8 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> Any:
     """The options of the command; exits with status 2 where they cannot be read.
 
-    Which flags ``htm train`` has depends on the algorithm, and their defaults on a run to resume, so
-    these two are looked up first. Raises :class:`UsageError` for an algorithm that does not exist.
+    Which flags ``htm train`` has depends on the algorithm, and their defaults on a run to resume,
+    so these two are looked up first. Raises :class:`UsageError` for an unknown algorithm.
     """
     resume = _value_of("--resume", arguments)
     defaults = None if resume is None else resumed_options(resume)
@@ -61,17 +69,14 @@ def parse(arguments: Sequence[str]) -> Any:
         if name not in ALGORITHMS:
             raise UsageError(f"unknown --algo {name!r}; choose from {', '.join(ALGORITHMS)}")
         defaults = train_options(ALGORITHMS[name].config)
-    described = [
-        ("train", type(defaults), defaults, TrainOptions.__doc__),
-        ("evaluate", EvaluateOptions, tyro.MISSING, EvaluateOptions.__doc__),
-        ("pretrain", PretrainOptions, tyro.MISSING, PretrainOptions.__doc__),
+    training = tyro.conf.subcommand("train", default=defaults, description=TRAIN)
+    union: Any = Union[  # noqa: UP007  # made while running, so mypy cannot follow
+        Annotated[type(defaults), training],
+        Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")],
+        Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")],
     ]
-    commands = tuple(
-        Annotated[kind, tyro.conf.subcommand(name, default=default, description=description)]
-        for name, kind, default, description in described
-    )
     return tyro.cli(
-        Union[commands],  # type: ignore[arg-type]  # noqa: UP007
+        union,
         prog="htm",
         description="Learn to merge sets of tokens into trees.",
         args=list(arguments),

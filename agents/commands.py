@@ -17,17 +17,13 @@ from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
 from agents.evaluation import evaluate
-from agents.options import EvaluateOptions, TrainOptions, train_options
+from agents.options import EvaluateOptions, TrainOptions, UsageError, train_options
 from agents.run import build_learner, load_learner, resume_run, start_run
 from agents.run_directory import RunDirectory
 from htm_env.datasets import DATASETS
 
 DEFAULT_SECONDS = 100.0
 """The budget of a run that is given none."""
-
-
-class UsageError(Exception):
-    """The command line asks for something that cannot be meant."""
 
 
 def train(options: Any) -> None:
@@ -184,10 +180,10 @@ def _default_folder(options: Any) -> Path:
 
 
 def _print_scores(title: str, scores: dict[str, float | None], about: dict[str, Any]) -> None:
-    table = Table(title=title, title_justify="left")
-    for name in scores:
-        table.add_column(name, justify="right")
-    table.add_column("weights_hash", justify="right")
-    values = ["-" if value is None else f"{value:.5g}" for value in scores.values()]
-    table.add_row(*values, about["weights_hash"])
+    table = Table(title=title, title_justify="left", show_header=False)
+    table.add_column()
+    table.add_column(justify="right")
+    for name, value in scores.items():
+        table.add_row(name, "-" if value is None else f"{value:.5g}")
+    table.add_row("weights_hash", about["weights_hash"])
     Console(file=sys.stdout).print(table)

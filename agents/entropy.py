@@ -26,6 +26,8 @@ class EntropyConfig:
     """Paid for normalised entropy, whatever it is."""
     target: tuple[tuple[float, float], ...] | None = ((0.0, 1.0), (1.0, 0.0))
     """(share, normalised entropy) points that the mean entropy is drawn to; None for no target."""
+    ordered: bool = False
+    """Whether the order within a pair counts as a choice to keep open."""
     control: str = "adaptive"
     """``adaptive``: the price of entropy moves until the target is met (as the temperature of
     Haarnoja et al. 2018, "Soft actor-critic algorithms and applications"); ``distance``: a penalty

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
@@ -23,6 +23,7 @@ CHUNK = 256
 """Episodes evaluated at once; bounds the memory and changes no number."""
 
 
+@runtime_checkable
 class Planner(Protocol):
     """Whatever makes whole trees, such as ``Learner.plan``."""
 
@@ -43,8 +44,8 @@ def evaluate(
 ) -> dict[str, float | None]:
     """Scores over the first ``count`` fixed episodes of ``dataset``, each weighing the same.
 
-    Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left out
-    if not ``sampled``), and of the greedy trees ``tree_recall`` and ``tree_f1`` (None for data
+    Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left
+    out if not ``sampled``), and of the greedy trees ``tree_recall`` and ``tree_f1`` (None for data
     without a hierarchy) and ``mean_height``. Finite data gives each row once, so perhaps fewer
     episodes. ``seed`` makes everything repeatable; no other generator is touched.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType, TracebackType
 from typing import Any
 
@@ -44,10 +46,18 @@ class Interruption:
         self._requested = True
 
 
-def raise_on_terminate() -> None:
-    """Make SIGTERM end the program as Ctrl-C does: with a ``KeyboardInterrupt``."""
+@contextmanager
+def terminate_as_interrupt() -> Iterator[None]:
+    """Make SIGTERM do what Ctrl-C does: raise ``KeyboardInterrupt``."""
 
     def handle(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, handle)
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, handle)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

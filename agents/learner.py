@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Int64
@@ -16,6 +16,8 @@ from htm_env.datasets import Dataset, make_dataset
 from htm_env.simulator import make_autoencoder
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of
+
+LearnerType = TypeVar("LearnerType", bound="Learner")
 
 MODES = ("joint", "frozen")
 
@@ -85,7 +87,8 @@ class Learner(ABC):
             return make_autoencoder(
                 self.task.env_id, self.dataset, "pretrained", self.task.embedding_dim
             )
-        dim = self.task.embedding_dim or embedding_dim_of(self.task.env_id)
+        dim = self.task.embedding_dim
+        dim = embedding_dim_of(self.task.env_id) if dim is None else dim
         autoencoder = HTMAutoencoder(
             self.dataset.token_dim,
             dim,
@@ -128,24 +131,25 @@ class Learner(ABC):
         merges: int | None = None,
         out: str | Path | None = None,
         progress_bar: bool = False,
-    ) -> Self:
+    ) -> None:
         """Learn until the budget, seconds or merges, is used; a later call starts a new budget.
 
-        With ``out``, everything that ``htm train`` writes goes to that folder, and Ctrl-C stops after
-        a checkpoint. Raises ``ValueError`` unless exactly one budget is given, ``FileExistsError``
+        With ``out``, everything that ``htm train`` writes goes to that folder, and Ctrl-C stops
+        after a checkpoint. Raises ``ValueError`` unless exactly one budget is given, ``FileExistsError``
         where ``out`` already holds a run, and ``FloatingPointError`` when learning does not stay
         finite.
         """
         from agents.budget import Budget
         from agents.progress_bar import ProgressBar
-        from agents.run import start_run
-        from agents.run_directory import RunDirectory
         from agents.training import Logged, Training, Updated
 
         budget = Budget(seconds, merges)
         if out is not None:
+            from agents.run import start_run
+            from agents.run_directory import RunDirectory
+
             start_run(self, budget, RunDirectory(out), progress_bar=progress_bar)
-            return self
+            return
         bar = ProgressBar(f"{self.task.env_id} {self.algo}") if progress_bar else None
         try:
             for event in Training(self, budget).events():
@@ -156,10 +160,9 @@ class Learner(ABC):
         finally:
             if bar is not None:
                 bar.close()
-        return self
 
     def save(self, directory: str | Path) -> None:
-        """Write the agent to a folder: JSON and safetensors, no pickles; what stood there is replaced.
+        """Write the agent to a folder, as JSON and safetensors; what it had before is replaced.
 
         Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
         """
@@ -171,11 +174,11 @@ class Learner(ABC):
         folder.save_checkpoint(self)
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
-        """The agent that :meth:`save` or a training run left in a folder; it continues bit for bit.
+    def load(cls: type[LearnerType], directory: str | Path) -> LearnerType:
+        """The agent that :meth:`save` or a training run left in a folder.
 
-        Raises ``FileNotFoundError`` where there is none, ``ValueError`` for files that cannot be read
-        and for an agent of another class.
+        It continues bit for bit. Raises ``FileNotFoundError`` where there is none, ``ValueError``
+        for files that cannot be read and for an agent of another class.
         """
         from agents.run import load_learner
         from agents.run_directory import RunDirectory

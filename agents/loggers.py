@@ -7,7 +7,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from agents.checkpoint import atomic_write_text
 from agents.training import Position
@@ -16,6 +16,7 @@ Scalars = Mapping[str, float | None]
 """By TensorBoard tag; None where there is no value, such as clades of data without a hierarchy."""
 
 
+@runtime_checkable
 class Logger(Protocol):
     """What a run writes its rows to."""
 
@@ -31,8 +32,8 @@ class CSVLogger:
 
     Args:
         path: the file; what stands there is replaced.
-        rows: the rows of a run that is resumed. Rows that it wrote after its last checkpoint are not
-            among them, and so are cut.
+        rows: the rows of a run that is resumed. Those that it wrote after its last checkpoint are
+            not among them, and so are cut.
     """
 
     def __init__(self, path: str | Path, rows: Sequence[Mapping[str, float | None]] = ()) -> None:

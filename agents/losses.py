@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.policy import ILLEGAL, MergePolicy
-from agents.rollout import Rollout
+from agents.rollout import Rollout, choice_entropy
 
 CHUNK = 2_000_000
 """Pair scores that are held at once; what bounds the memory of long episodes."""
@@ -34,10 +34,12 @@ class StepTerms(NamedTuple):
     steps: slice
     log_prob: Float[Tensor, "B S"]
     entropy: Float[Tensor, "B S"]
-    """Over the logarithm of the number of legal pairs, in [0, 1]."""
+    """Over that of a uniform choice, in [0, 1]."""
 
 
-def step_terms(scores: Float[Tensor, "B N N"], rollout: Rollout) -> Iterator[StepTerms]:
+def step_terms(
+    scores: Float[Tensor, "B N N"], rollout: Rollout, ordered_entropy: bool = True
+) -> Iterator[StepTerms]:
     """The policy's log-probabilities and entropies of all steps of an episode, a chunk at a time.
 
     ``scores`` are those of all pairs of nodes; memory is bounded by ``CHUNK`` pair scores.
@@ -49,12 +51,12 @@ def step_terms(scores: Float[Tensor, "B N N"], rollout: Rollout) -> Iterator[Ste
         width = widths[step]
         length = max(1, min(num_steps - step, CHUNK // (batch * width * width)))
         steps = slice(step, step + length)
-        yield StepTerms(steps, *_chunk_terms(scores, rollout, steps, width))
+        yield StepTerms(steps, *_chunk_terms(scores, rollout, steps, width, ordered_entropy))
         step += length
 
 
 def _chunk_terms(
-    scores: Tensor, rollout: Rollout, steps: slice, width: int
+    scores: Tensor, rollout: Rollout, steps: slice, width: int, ordered_entropy: bool
 ) -> tuple[Tensor, Tensor]:
     batch, num_nodes, _ = scores.shape
     active = rollout.active[:, steps, :width]  # (B, S, W) node ids
@@ -64,17 +66,14 @@ def _chunk_terms(
     logits = scores.view(batch, -1).gather(1, pairs.flatten(1)).view(pairs.shape)
     legal = present[..., :, None] & present[..., None, :]
     legal &= ~torch.eye(width, dtype=torch.bool, device=legal.device)
-    logits = logits.masked_fill(~legal, ILLEGAL).flatten(2)  # (B, S, W * W)
-    normaliser = logits.logsumexp(dim=2)
-    probabilities = (logits - normaliser[..., None]).exp()  # illegal pairs exactly 0
-    entropy = normaliser - (probabilities * logits).sum(2)
+    logits = logits.masked_fill(~legal, ILLEGAL)  # (B, S, W, W)
     merges = rollout.merges[:, steps]
     real = merges[..., 0] >= 0
     at = merges.clamp(min=0)
     chosen = scores.view(batch, -1).gather(1, at[..., 0] * num_nodes + at[..., 1])
-    count = present.sum(2)
-    choices = (count * (count - 1)).clamp(min=2).to(entropy.dtype)
-    return (chosen - normaliser) * real, entropy / choices.log() * real
+    log_prob = chosen - logits.flatten(2).logsumexp(dim=2)
+    entropy = choice_entropy(logits, present.sum(2), ordered_entropy)
+    return log_prob * real, entropy * real
 
 
 def coactive(rollout: Rollout) -> Bool[Tensor, "B N N"]:
@@ -107,6 +106,7 @@ def policy_gradient_step(
     advantages: Float[Tensor, "B M"],
     entropy_coefficient: Float[Tensor, "B 1"],
     features: Float[Tensor, "B N F"],
+    ordered_entropy: bool = True,
 ) -> dict[str, Float[Tensor, ""]]:
     """Accumulate the gradient of REINFORCE's loss (Williams 1992); returns its parts.
 
@@ -118,7 +118,7 @@ def policy_gradient_step(
     leaf = scores.detach().requires_grad_()
     lengths = rollout.steps.sum(1, keepdim=True).clamp(min=1)
     gradient_loss, entropy_loss = [], []
-    for terms in step_terms(leaf, rollout):
+    for terms in step_terms(leaf, rollout, ordered_entropy):
         reinforce = -(advantages[:, terms.steps] * terms.log_prob).sum(1).mean()
         entropy = (entropy_coefficient * terms.entropy / lengths).sum(1).mean()
         (reinforce + entropy).backward()

@@ -11,6 +11,10 @@ import tyro
 from agents.evaluation import TEST_EPISODES
 
 
+class UsageError(Exception):
+    """The command line asks for something that cannot be meant."""
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """Train an algorithm, write its run to a folder, and evaluate it on held-out data.

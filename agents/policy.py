@@ -62,9 +62,9 @@ class MergePolicy(nn.Module):
 class PointerPolicy(MergePolicy):
     """A query and a key per token; scores from their product and from a learned distance.
 
-    ``score(i, j) = q_i . k_j / sqrt(d) - |f_i - f_j|^2 + u_i + v_j``: one matrix product, since
-    query and key are extended so that it gives the distance and the single-token terms as well
-    (Vinyals et al. 2015, "Pointer networks", for the pointer).
+    ``score(i, j) = q_i . k_j / sqrt(d) - |f_i - f_j|^2 + o_i - o_j``: one matrix product, since query
+    and key are extended so that it gives the distance and the order as well (Vinyals et al. 2015,
+    "Pointer networks", for the pointer).
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class PointerPolicy(MergePolicy):
         self.key_dim, self.distance_dim = key_dim, distance_dim
         self.body = nn.Sequential(nn.Linear(embedding_dim + 1, hidden_dim), nn.SiLU())
         self.residual = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU())
-        self.head = nn.Linear(hidden_dim, 2 * key_dim + distance_dim + 2)
+        self.head = nn.Linear(hidden_dim, 2 * key_dim + distance_dim + 1)
         self.distance_skip = nn.Linear(embedding_dim, distance_dim, bias=False)
         self.value_head = nn.Sequential(
             nn.Linear(hidden_dim + 1, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1)
@@ -90,16 +90,16 @@ class PointerPolicy(MergePolicy):
         counts = leaf_counts.clamp(min=1).to(embeddings.dtype).log2()[..., None]
         hidden = self.body(torch.cat([embeddings, counts], dim=-1))
         hidden = hidden + self.residual(hidden)
-        query, key, place, single = self.head(hidden).split(
-            [self.key_dim, self.key_dim, self.distance_dim, 2], dim=-1
+        query, key, place, order = self.head(hidden).split(
+            [self.key_dim, self.key_dim, self.distance_dim, 1], dim=-1
         )
         place = place + self.distance_skip(embeddings)
         near = -place.square().sum(-1, keepdim=True)
         one = torch.ones_like(near)
         return torch.cat(
             [
-                *(query / self.key_dim**0.5, 2 * place, near + single[..., :1], one),
-                *(key, place, one, near + single[..., 1:]),
+                *(query / self.key_dim**0.5, 2 * place, near + order, one),
+                *(key, place, one, near - order),
                 hidden,
             ],
             dim=-1,

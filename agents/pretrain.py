@@ -1,4 +1,4 @@
-"""``htm pretrain``: the weights that ship with the package, trained so that they favour no policy."""
+"""``htm pretrain``: the weights that ship with the package, trained to favour no merge order."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from agents.budget import Budget
 from agents.evaluation import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
-from agents.options import PretrainOptions
+from agents.options import PretrainOptions, UsageError
 from agents.progress_bar import ProgressBar
 from agents.training import Logged, Training, Updated
 from htm_env.autoencoder import HTMAutoencoder
@@ -70,11 +70,11 @@ class MixedOrders(FixedOrder):
 def pretrain(options: PretrainOptions) -> None:
     """Train and write the weights of one id or of all; prints their ``nmse`` under every policy.
 
-    Raises ``ValueError`` for an id that has no pretrained weights.
+    Raises :class:`UsageError` for an id that has no pretrained weights.
     """
     torch.set_num_threads(options.threads)
     if options.env is not None and options.env not in EMBEDDING_DIMS:
-        raise ValueError(
+        raise UsageError(
             f"{options.env} has no pretrained weights; choose from {', '.join(EMBEDDING_DIMS)}"
         )
     for env_id in EMBEDDING_DIMS if options.env is None else [options.env]:

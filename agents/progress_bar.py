@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from time import monotonic
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -28,13 +27,11 @@ LINE_SECONDS = 10.0
 class ProgressBar:
     """A bar with live reward, error and speed; plain lines now and then without a terminal.
 
-    Args:
-        title: what is being trained, in a few words.
-        stream: standard error by default.
+    It goes to standard error. ``title`` says what is being trained, in a few words.
     """
 
-    def __init__(self, title: str, stream: TextIO | None = None) -> None:
-        self._stream = sys.stderr if stream is None else stream
+    def __init__(self, title: str) -> None:
+        self._stream = sys.stderr
         self._title = title
         self._values: dict[str, float] = {}
         self._next_line = monotonic() + LINE_SECONDS

@@ -144,7 +144,9 @@ class Reinforce(Learner):
         coefficient = self.entropy.coefficient(episodes, progress)
         target = self.entropy.target(progress)
         self.optimizer.zero()
-        losses = policy_gradient_step(self.policy, episodes, advantages, coefficient, features)
+        losses = policy_gradient_step(
+            self.policy, episodes, advantages, coefficient, features, config.entropy.ordered
+        )
         if self.baseline.learns_values:
             losses["value"] = value_loss(values, returns.values, episodes.steps)
             losses["value"].backward()
@@ -180,6 +182,7 @@ class Reinforce(Learner):
         episodes = rollout(
             self.autoencoder, self.policy, batch, self.generator,
             greedy=greedy, num_merges=num_merges,
+            ordered_entropy=self.config.entropy.ordered,
         )  # fmt: skip
         self.merges_made += int(episodes.steps.sum())
         return episodes

@@ -34,7 +34,7 @@ class Rollout:
     log_prob: Float[Tensor, "B M"]
     """Log-probability of each merge under the policy that made it; 0 in padding."""
     entropy: Float[Tensor, "B M"]
-    """Entropy of each choice over the logarithm of its number of legal pairs, in [0, 1]."""
+    """Entropy of each choice over that of a uniform one, in [0, 1] (see :func:`choice_entropy`)."""
 
     @property
     def steps(self) -> Bool[Tensor, "B M"]:
@@ -55,14 +55,18 @@ def rollout(
     *,
     greedy: bool = False,
     num_merges: Int64[Tensor, "B"] | None = None,
+    ordered_entropy: bool = True,
 ) -> Rollout:
     """Let ``policy`` merge every sample of ``batch``.
 
-    ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one root.
+    ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one root;
+    ``ordered_entropy`` says whether the order within a pair counts as a choice.
     """
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
-    made = _rollout_sorted(autoencoder, policy, batch.rows(order), generator, greedy, to_make[order])
+    made = _rollout_sorted(
+        autoencoder, policy, batch.rows(order), generator, greedy, to_make[order], ordered_entropy
+    )
     back = order.argsort()
     return Rollout(*(tensor[back] for tensor in made))
 
@@ -74,6 +78,7 @@ def _rollout_sorted(
     generator: torch.Generator,
     greedy: bool,
     to_make: Tensor,
+    ordered_entropy: bool,
 ) -> tuple[Tensor, ...]:
     size, slots = batch.present.shape
     device, num_leaves = batch.tokens.device, batch.num_tokens
@@ -102,8 +107,9 @@ def _rollout_sorted(
         row, width = rows[:running], most - step
         active[:running, step] = here[:running]
         current = scores[:running, :width, :width]
-        first, second, log_prob[:running, step], entropy[:running, step] = choose_pairs(
-            current, num_leaves[:running] - step, generator, greedy
+        first, second, log_prob[:running, step] = choose_pairs(current, generator, greedy)
+        entropy[:running, step] = choice_entropy(
+            current, num_leaves[:running] - step, ordered_entropy
         )
         merges[:running, step, 0] = here[row, first]
         merges[:running, step, 1] = here[row, second]
@@ -137,12 +143,9 @@ def _rollout_sorted(
 
 
 def choose_pairs(
-    scores: Float[Tensor, "R W W"],
-    num_active: Int64[Tensor, "R"],
-    generator: torch.Generator,
-    greedy: bool,
-) -> tuple[Tensor, Tensor, Float[Tensor, "R"], Float[Tensor, "R"]]:
-    """An ordered pair of positions a sample, its log-probability, and the normalised entropy.
+    scores: Float[Tensor, "R W W"], generator: torch.Generator, greedy: bool
+) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
+    """An ordered pair of positions a sample, and its log-probability.
 
     Sampled in two stages, the first position and then the second given the first, so that a step
     draws ``2 W`` random numbers a sample instead of ``W^2``.
@@ -152,18 +155,35 @@ def choose_pairs(
     best = scores.amax(dim=(1, 2), keepdim=True)
     weights = (scores - best).exp()  # (R, W, W), illegal pairs exactly 0
     by_first = weights.sum(2)
-    total = by_first.sum(1)
-    log_total = total.log() + best[:, 0, 0]
+    log_total = by_first.sum(1).log() + best[:, 0, 0]
     if greedy:
         pair = scores.flatten(1).argmax(1)
         first, second = pair // width, pair % width
     else:
         first = torch.multinomial(by_first, 1, generator=generator).squeeze(1)
         second = torch.multinomial(weights[rows, first], 1, generator=generator).squeeze(1)
-    expected_score = torch.einsum("rij,rij->r", weights, scores) / total
-    choices = (num_active * (num_active - 1)).to(scores.dtype)
-    entropy = (log_total - expected_score) / choices.log()
-    return first, second, scores[rows, first, second] - log_total, entropy
+    return first, second, scores[rows, first, second] - log_total
+
+
+def choice_entropy(
+    scores: Float[Tensor, "*batch W W"], num_active: Int64[Tensor, "*batch"], ordered: bool
+) -> Float[Tensor, "*batch"]:
+    """The entropy of choosing a pair, over that of choosing uniformly; differentiable.
+
+    ``ordered`` counts ``(i, j)`` and ``(j, i)`` as two choices, otherwise their probabilities are
+    summed: which tokens to merge is then worth exploring, which of them comes first is not. With
+    two active nodes there is one unordered choice, of entropy 0 by definition.
+    """
+    choices = num_active * (num_active - 1)
+    if not ordered:
+        upper = torch.ones(scores.shape[-2:], dtype=torch.bool, device=scores.device).triu(1)
+        scores = torch.logaddexp(scores, scores.transpose(-1, -2)).masked_fill(~upper, ILLEGAL)
+        choices = choices // 2
+    scores = scores.flatten(-2)
+    normaliser = scores.logsumexp(-1)
+    probabilities = (scores - normaliser[..., None]).exp()
+    entropy = normaliser - (probabilities * scores).sum(-1)
+    return torch.where(choices > 1, entropy / choices.clamp(min=2).log(), 0.0)
 
 
 @torch.no_grad()

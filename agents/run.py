@@ -21,9 +21,11 @@ from agents.progress_bar import ProgressBar
 from agents.run_directory import RunDirectory
 from agents.tensorboard_logger import TensorBoardLogger
 from agents.training import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
+from htm_env.rendering import figure_to_array
 
 FIGURES = 4
-"""Pictures over the whole budget; a divisor of the evaluations."""
+"""Pictures of the learner over the whole budget, the last after it; divides the evaluations."""
+PICTURED = range(EVALUATIONS // FIGURES, EVALUATIONS, EVALUATIONS // FIGURES)
 LIBRARIES = ("torch", "numpy", "gymnasium", "safetensors")
 
 
@@ -74,7 +76,7 @@ def load_learner(directory: RunDirectory) -> Learner:
     state = directory.load_checkpoint()
     if state is None:
         raise FileNotFoundError(f"no checkpoint yet at {directory.checkpoint_path}")
-    learner.restore(state["learner"])
+    _restore(learner, state, directory)
     return learner
 
 
@@ -98,8 +100,8 @@ def resume_run(directory: RunDirectory, *, progress_bar: bool = True) -> dict[st
     """Continue a run from its last checkpoint, or from the start if it has none, to its result.
 
     Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit.
-    Raises what :func:`start_run` raises, and ``FileNotFoundError`` or ``ValueError`` where the folder
-    holds no run that can be resumed.
+    Raises what :func:`start_run` raises, and ``FileNotFoundError`` or ``ValueError`` where the
+    folder holds no run that can be resumed.
     """
     config = directory.load_config()
     state = directory.load_checkpoint()
@@ -126,7 +128,7 @@ def _run(
 
     training = Training(learner, budget, validate)
     if state is not None:
-        learner.restore(state["learner"])
+        _restore(learner, state, directory)
         training.restore(state["training"])
     table = CSVLogger(directory.metrics_path, [] if state is None else state["rows"])
     events = TensorBoardLogger(directory.path, None if state is None else training.position.merges)
@@ -135,7 +137,7 @@ def _run(
     def picture(position: Position) -> None:
         figure = learner_figure(learner.plan, learner.autoencoder, validation)
         write_png(directory.figure_path, figure)
-        events.figure("validation/merge_trees", figure, position.merges)
+        events.image("validation/merge_trees", figure_to_array(figure), position.merges)
 
     try:
         with Interruption() as interruption:
@@ -145,12 +147,13 @@ def _run(
                 elif isinstance(event, Logged):
                     for logger in (table, events) if bar is None else (table, events, bar):
                         logger.write(event.position, event.scalars)
-                    if event.evaluation and event.evaluation % (EVALUATIONS // FIGURES) == 0:
+                    if event.evaluation in PICTURED:
                         picture(event.position)
                 elif isinstance(event, CheckpointDue):
                     directory.save_checkpoint(learner, training.state(), table.rows)
             if interruption.requested():
                 raise KeyboardInterrupt
+        picture(training.position)
         result = _result(learner, training.position, directory)
         events.hyperparameters(
             _flat(directory.load_config()),
@@ -182,6 +185,16 @@ def _result(learner: Learner, position: Position, directory: RunDirectory) -> di
         "embedding_dim": autoencoder.embedding_dim,
         "weights_hash": autoencoder.weights_hash(),
     }
+
+
+def _restore(learner: Learner, state: dict[str, Any], directory: RunDirectory) -> None:
+    try:
+        learner.restore(state["learner"])
+    except (KeyError, TypeError, RuntimeError) as error:  # of another version, or not a learner's
+        raise ValueError(
+            f"{directory.checkpoint_path} does not fit the learner of {directory.config_path}: "
+            f"{error}"
+        ) from error
 
 
 def _check_plan(learner: Learner) -> None:

@@ -38,7 +38,7 @@ class RunDirectory:
         return self.config_path.exists()
 
     def check_free(self) -> None:
-        """Raise ``FileExistsError`` where a run was started here, ``ValueError`` if it is a file."""
+        """Raise ``FileExistsError`` if a run was started here, ``ValueError`` for a file."""
         if self.holds_run:
             raise FileExistsError(
                 f"{self.path} already holds a run; resume it with --resume {self.path}, "
@@ -66,7 +66,9 @@ class RunDirectory:
         try:
             text = json.dumps(config, indent=2)
         except TypeError as error:
-            raise ValueError(f"this run cannot be described in {self.config_path}: {error}") from None
+            raise ValueError(
+                f"this run cannot be described in {self.config_path}: {error}"
+            ) from None
         atomic_write_text(self.config_path, text + "\n")
         return json.loads(text)
 

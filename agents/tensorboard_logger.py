@@ -4,20 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import numpy as np
+from jaxtyping import UInt8
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from agents.loggers import Scalars
 from agents.training import Position
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
 
 class TensorBoardLogger:
-    """Scalars, figures and hyperparameters in one folder; the step is the number of merges.
+    """Scalars, pictures and hyperparameters in one folder; the step is the number of merges.
 
     Args:
         folder: where the event files go.
@@ -35,9 +34,9 @@ class TensorBoardLogger:
                 self._writer.add_scalar(tag, value, position.merges)
         self._writer.flush()
 
-    def figure(self, tag: str, figure: Figure, step: int) -> None:
+    def image(self, tag: str, pixels: UInt8[np.ndarray, "H W 3"], step: int) -> None:
         """Show a picture of the training at that number of merges."""
-        self._writer.add_figure(tag, figure, step, close=False)
+        self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def hyperparameters(self, values: Mapping[str, Any], metrics: Scalars) -> None:
         """Enter the run into the table of hyperparameters, with what it reached.

@@ -1,8 +1,8 @@
 """The training loop: it updates a learner until the budget is used, and yields what happens.
 
-Whoever iterates logs, draws and saves; the loop itself writes nothing. What is logged and evaluated
-when depends on the share of the budget that is used and on nothing else, so under a budget of merges
-it falls on the same updates in every run, interrupted or not.
+Whoever iterates logs, draws and saves; the loop itself writes nothing. What is logged and
+evaluated when depends on the share of the budget that is used and on nothing else, so under a
+budget of merges it falls on the same updates in every run, interrupted or not.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ LOG_POINTS = 200
 """Rows of scalars over the whole budget."""
 EVALUATIONS = 20
 """Validations over the whole budget; a divisor of the log points, so each has its row."""
+ROUNDING = 1e-9
+"""So that 58 / 400 of the budget is 29 log points of 200, and not 28.999."""
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint is also due when the last one is older than this."""
 
@@ -45,7 +47,7 @@ class Updated:
 
 @dataclass(frozen=True)
 class Logged:
-    """A row is due: scalars averaged since the last one; at an evaluation, validation scores too."""
+    """A row is due: scalars averaged since the last row, and validation scores if it has any."""
 
     position: Position
     scalars: dict[str, float | None]
@@ -151,8 +153,8 @@ class Training:
 
     def _due(self, position: Position) -> tuple[bool, int | None]:
         """Whether a log point was passed, and the number of the evaluation that was."""
-        logged = math.floor(position.progress * LOG_POINTS)
-        evaluated = math.floor(position.progress * EVALUATIONS)
+        logged = math.floor(position.progress * LOG_POINTS + ROUNDING)
+        evaluated = math.floor(position.progress * EVALUATIONS + ROUNDING)
         log, evaluate = logged > self._logged, evaluated > self._evaluated
         self._logged, self._evaluated = logged, evaluated
         return log or evaluate, evaluated if evaluate else None

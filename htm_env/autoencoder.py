@@ -98,7 +98,7 @@ class HTMAutoencoder(nn.Module):
             self.merger = network(2 * embedding_dim, hidden_dim, embedding_dim)
             self.unmerger = network(embedding_dim, hidden_dim, 2 * embedding_dim)
             self.unlifter = nn.Linear(embedding_dim, token_dim)
-            self.classifier = network(embedding_dim, hidden_dim, 1)
+            self.classifier = network(embedding_dim, min(hidden_dim, 64), 1)
         self.register_buffer("token_mean", torch.zeros(token_dim))
         self.register_buffer("token_std", torch.ones(token_dim))
         self.token_mean: Tensor
@@ -193,7 +193,15 @@ class HTMAutoencoder(nn.Module):
         rows = torch.arange(len(tokens), device=tokens.device)
         while (running := forest.num_active > 1).any():
             observation = {"tokens": population, "active": forest.active, "leaf_counts": counts}
-            first, second = action_to_pair(policy(observation, generator), slots)
+            actions = policy(observation, generator)
+            first, second = action_to_pair(actions.masked_fill(~running, 0), slots)
+            legal = forest.active[rows, first] & forest.active[rows, second]
+            if not (legal | ~running).all():
+                row = int((running & ~legal).nonzero()[0])
+                raise ValueError(
+                    f"the policy's action {int(actions[row])} for sample {row} merges an empty slot; "
+                    f"its active slots are {forest.active[row].nonzero().flatten().tolist()}"
+                )
             forest = forest.merge(first, second, where=running)
             merged = self.merger(
                 torch.cat([population[rows, first], population[rows, second]], dim=-1)
@@ -311,9 +319,9 @@ class HTMAutoencoder(nn.Module):
             with safe_open(path, framework="pt", device="cpu") as file:
                 config = json.loads((file.metadata() or {})["htm_autoencoder"])
                 state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            autoencoder = cls(**config)
+            autoencoder = cls(**config, generator=torch.Generator())
             autoencoder.load_state_dict(state)
-        except (SafetensorError, KeyError, TypeError, RuntimeError, json.JSONDecodeError) as error:
+        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ValueError(
                 f"{path} does not hold an HTM autoencoder written by HTMAutoencoder.save: {error}"
             ) from error

@@ -1,4 +1,4 @@
-"""The environment for one episode at a time; it only wires state, reward, observation and viewer."""
+"""The environment for one episode at a time; it only wires state, reward and viewer."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ class HTMEnv(gym.Env):
 
     ## Description
     A sample (nodes of trees in the plane, crossed line segments, patches of a handwritten digit, or
-    your own tokens) is lifted to one embedding a token. Each action merges an ordered pair of active
-    embeddings into one, until a single root is left. An autoencoder decodes the root along the same
-    tree back to the tokens: the better the merges, the smaller the error of the reconstruction.
+    your own tokens) is lifted to one embedding a token. Each action merges an ordered pair of
+    active embeddings into one, until a single root is left. An autoencoder decodes the root along
+    the same tree back to the tokens: the better the merges, the smaller the error.
     Which tokens belong together is for the agent to find out; their order in the slots is shuffled
     and says nothing.
 
@@ -46,8 +46,8 @@ class HTMEnv(gym.Env):
     | `tokens` | `(P, D)` float32 | the active embeddings, zeros in empty slots |
     | `active` | `(P,)` int8 | 1 where a slot holds an embedding |
     | `leaf_counts` | `(P,)` int32 | how many of the sample's tokens stand under each slot |
-    | `centroids` | `(P, T)` float32 | only with `observe=("centroids",)`: mean standardised coordinates |
-    | `order` | `(P,)` int32 | only with `observe=("order",)`: rank along a space-filling curve, -1 if empty |
+    | `centroids` | `(P, T)` float32 | `observe=("centroids",)`: mean standardised coordinates |
+    | `order` | `(P,)` int32 | `observe=("order",)`: rank along a space-filling curve, or -1 |
 
     ## Starting State
     A random sample of the split, its tokens shuffled, no merges. `reset(seed=s)` fixes this episode
@@ -83,7 +83,7 @@ class HTMEnv(gym.Env):
 
     | parameter | default | meaning |
     |---|---|---|
-    | `autoencoder` | `"pretrained"` (`HTM-v0`: `"untrained"`) | or a path, or an `HTMAutoencoder`, which you may train while the environment uses it |
+    | `autoencoder` | `"pretrained"` (`HTM-v0`: `"untrained"`) | or a path, or an `HTMAutoencoder` |
     | `embedding_dim` | by id | `D` of an untrained autoencoder |
     | `reward` | `"incremental"` | or `"terminal"`, `"one_step"` |
     | `split` | `"train"` | or `"validation"`, `"test"` |
@@ -95,6 +95,7 @@ class HTMEnv(gym.Env):
     | `render_mode` | `None` | `"rgb_array"`, `"ansi"` or `"human"` |
     | `device` | `"cpu"` | where the autoencoder runs |
 
+    An `HTMAutoencoder` may be trained meanwhile; embeddings already made stay as they are.
     All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees and Crosses,
     `dataset=` of `HTM-v0`.
 
@@ -223,9 +224,7 @@ class HTMEnv(gym.Env):
         return self._population
 
     def _observation(self) -> dict[str, np.ndarray]:
-        return {
-            key: value[0] for key, value in self.simulator.observation(self._episode()).items()
-        }
+        return {key: value[0] for key, value in self.simulator.observation(self._episode()).items()}
 
     def _info(self, invalid: bool) -> dict[str, Any]:
         population = self._episode()

@@ -6,8 +6,9 @@ never in pairs, except for the mask of legal pairs that small populations ask fo
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Int64
@@ -76,7 +77,7 @@ class Forest:
 # ---------------------------------------------------------------- pairs of slots, as actions
 
 
-def pair_to_action(first, second, num_slots: int):
+def pair_to_action(first: Any, second: Any, num_slots: int) -> Any:
     """The action that merges the ordered pair of slots ``(first, second)``, ``first != second``.
 
     Works on integers and on arrays or tensors of them. There are ``P (P - 1)`` actions: the
@@ -85,7 +86,7 @@ def pair_to_action(first, second, num_slots: int):
     return first * (num_slots - 1) + second - (second > first) * 1
 
 
-def action_to_pair(action, num_slots: int):
+def action_to_pair(action: Any, num_slots: int) -> tuple[Any, Any]:
     """The ordered pair of slots that an action merges; the inverse of :func:`pair_to_action`."""
     first = action // (num_slots - 1)
     second = action % (num_slots - 1)
@@ -189,7 +190,12 @@ def _num_slots(merges: Tensor) -> int:
     return merges.shape[1] + 1
 
 
-def _fold_up(initial: Tensor, merges: Tensor, num_leaves: Tensor, combine) -> Tensor:
+def _fold_up(
+    initial: Tensor,
+    merges: Tensor,
+    num_leaves: Tensor,
+    combine: Callable[[Tensor, Tensor], Tensor],
+) -> Tensor:
     """Fill ``initial (B, N, ...)`` for the made nodes, each from its two children's values."""
     values = initial.clone()
     rows = torch.arange(len(merges), device=merges.device)
@@ -202,9 +208,7 @@ def _fold_up(initial: Tensor, merges: Tensor, num_leaves: Tensor, combine) -> Te
     return values
 
 
-def heights(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
-) -> Int64[Tensor, "B N"]:
+def heights(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> Int64[Tensor, "B N"]:
     """The height of every node: 0 for a leaf, one more than its higher child otherwise."""
     initial = merges.new_zeros(len(merges), 2 * _num_slots(merges) - 1)
     return _fold_up(initial, merges, num_leaves, lambda a, b: 1 + torch.maximum(a, b))
@@ -238,9 +242,7 @@ def leaf_sets(
     return _fold_up(leaves & exists[..., None], merges, num_leaves, torch.logical_or)
 
 
-def depths(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
-) -> Int64[Tensor, "B N"]:
+def depths(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> Int64[Tensor, "B N"]:
     """How many merges stand above every node: 0 for the roots of the forest."""
     values = merges.new_zeros(len(merges), 2 * _num_slots(merges) - 1)
     rows = torch.arange(len(merges), device=merges.device)
@@ -281,7 +283,7 @@ class Level(NamedTuple):
 
 
 def descend(
-    children: Int64[Tensor, "B N 2"], start: Int64[Tensor, "S"], *, num_levels: int | None = None
+    children: Int64[Tensor, "B N 2"], start: Int64[Tensor, "S"]
 ) -> list[Level]:
     """Walk from the flat node ids ``start`` down to the leaves, one level at a time.
 
@@ -291,8 +293,8 @@ def descend(
     num_nodes = children.shape[1]
     flat = children.reshape(-1, 2)
     nodes, origin = start, torch.arange(len(start), device=start.device)
-    levels = []
-    while len(nodes) and (num_levels is None or len(levels) < num_levels):
+    levels: list[Level] = []
+    while len(nodes):
         below = flat[nodes]  # (K, 2)
         has_children = below[:, 0] >= 0
         internal = has_children.nonzero().squeeze(1)

@@ -1,18 +1,15 @@
-"""The losses of the autoencoder: functions of tensors, by level.
-
-``encoded[d]`` and ``decoded[d]`` are the states of level ``d`` of one walk (see ``forest.descend``).
-"""
+"""The losses of the autoencoder: functions of tensors, and all of them at once, by level."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import Level
+from htm_env.forest import active_nodes, children_table, descend
 from htm_env.types import TokenBatch
 
 
@@ -22,6 +19,9 @@ class LossWeights:
 
     reconstruction: float = 1.0
     """End to end: squared error of the standardised tokens."""
+    subtrees: float = 1.0
+    """The same, decoded from some of the inner nodes instead of the root. Without it a merger can
+    settle for losing half of a pair at the first merge, and no later gradient brings it back."""
     cycle: float = 0.0
     """One step: squared error of unmerging what was just merged, in embedding space."""
     transport: float = 0.0
@@ -40,35 +40,26 @@ def reconstruction_loss(
 
 
 def transport_loss(
-    decoded: list[Tensor], encoded: list[Tensor], interpolation: float = 0.0
+    decoded: Float[Tensor, "K D"], encoded: Float[Tensor, "K D"], interpolation: float = 0.0
 ) -> Float[Tensor, ""]:
-    """Mean squared distance of the decoder states from their targets, over all nodes.
+    """Mean squared distance of decoder states from their targets.
 
     The target lies between the detached encoder state of the node (``interpolation`` 0) and the
-    detached decoder state itself (1: no pull at all); the starting nodes share both states.
+    detached decoder state itself (1: no pull at all).
     """
-    count = sum(state.numel() for state in encoded)
-    distances = [
-        (down - torch.lerp(up.detach(), down.detach(), interpolation)).square().sum()
-        for down, up in zip(decoded[1:], encoded[1:], strict=True)
-    ]
-    return torch.stack(distances).sum() / count if distances else encoded[0].new_zeros(())
+    target = torch.lerp(encoded.detach(), decoded.detach(), interpolation)
+    return (decoded - target).square().mean()
 
 
-def cycle_loss(
-    autoencoder: HTMAutoencoder, encoded: list[Tensor], levels: list[Level]
-) -> Float[Tensor, ""]:
-    """Mean squared error of unmerging the merge of two detached embeddings, over all merges."""
-    children = torch.cat(encoded[1:]).detach() if len(encoded) > 1 else encoded[0][:0]
-    if len(children) == 0:
-        return encoded[0].new_zeros(())
-    merged = autoencoder.merger(children.view(len(children) // 2, -1))
-    return (autoencoder.unmerge(merged) - children).square().mean()
+def cycle_loss(autoencoder: HTMAutoencoder, pairs: Float[Tensor, "I W"]) -> Float[Tensor, ""]:
+    """Mean squared error of unmerging the merge of two detached embeddings, ``W = 2 D``."""
+    pairs = pairs.detach()
+    return (autoencoder.unmerger(autoencoder.merger(pairs)) - pairs).square().mean()
 
 
-def magnitude_loss(encoded: list[Tensor]) -> Float[Tensor, ""]:
-    """Mean squared embedding over all nodes."""
-    return torch.cat(encoded).square().mean()
+def magnitude_loss(encoded: Float[Tensor, "K D"]) -> Float[Tensor, ""]:
+    """Mean squared embedding."""
+    return encoded.square().mean()
 
 
 def classifier_loss(logits: Float[Tensor, "K"], is_leaf: Bool[Tensor, "K"]) -> Float[Tensor, ""]:
@@ -83,43 +74,72 @@ def classifier_loss(logits: Float[Tensor, "K"], is_leaf: Bool[Tensor, "K"]) -> F
 def autoencoder_losses(
     autoencoder: HTMAutoencoder,
     batch: TokenBatch,
-    levels: list[Level],
+    merges: Int64[Tensor, "B M 2"],
     weights: LossWeights,
     *,
+    subtree_share: float = 0.0,
     interpolation: float = 0.0,
     noise_std: float = 0.0,
     generator: torch.Generator | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Every loss that has a weight, by name, and their weighted sum as ``total``.
 
-    ``levels`` is the walk through whole trees or partial forests (``forest_levels``). The
-    classifier learns from encoder and decoder states without changing them.
+    ``merges`` are whole trees or partial forests. ``subtree_share`` is the probability with which
+    each inner node is decoded for itself as well, in the same calls. The classifier learns from
+    encoder and decoder states without changing them.
     """
-    slots = batch.present.shape[1]
+    size, slots = batch.present.shape
     num_nodes = 2 * slots - 1
+    num_tokens = batch.num_tokens
+    children = children_table(merges, num_tokens)
+    roots = active_nodes(merges, num_tokens).flatten().nonzero().squeeze(1)
+    levels = descend(children, roots)
     standardised = autoencoder.standardise(batch.tokens)
-    encoded = autoencoder.encode_levels(
-        standardised, batch.present, levels, noise_std=noise_std, generator=generator
-    )
-    decoded = autoencoder.decode_levels(encoded[0], levels)
-    leaf_ids, predicted = autoencoder.unlift_leaves(decoded, levels)
+    encoded = torch.cat(
+        autoencoder.encode_levels(
+            standardised, batch.present, levels, noise_std=noise_std, generator=generator
+        )
+    )  # (all nodes, D)
+    nodes = torch.cat([level.nodes for level in levels])
+    row = nodes.new_empty(size * num_nodes)
+    row[nodes] = torch.arange(len(nodes), device=nodes.device)  # node -> row of encoded
+
+    start, walk = roots, levels
+    if weights.subtrees and subtree_share > 0:
+        inner = nodes[(children.view(-1, 2)[nodes, 0] >= 0)]
+        inner = inner[inner % num_nodes < 2 * num_tokens[inner // num_nodes] - 2]  # not the root
+        draw = torch.rand(len(inner), generator=generator, device=inner.device)
+        start = torch.cat([roots, inner[draw < subtree_share]])
+        walk = descend(children, start)
+    decoded = autoencoder.decode_levels(encoded[row[start]], walk)
+    leaf_ids, predicted = autoencoder.unlift_leaves(decoded, walk)
+    origin = torch.cat([level.origin[level.leaves] for level in walk])
     sample, slot = leaf_ids // num_nodes, leaf_ids % num_nodes
-    share = 1 / (batch.num_tokens * len(batch.tokens)).to(predicted.dtype)  # nmse: samples alike
+    target = standardised[sample, slot]
+    below_root = origin < len(roots)
+    share = 1 / (num_tokens * size).to(predicted.dtype)  # as in nmse: every sample counts alike
+
     losses = {
-        "reconstruction": reconstruction_loss(predicted, standardised[sample, slot], share[sample])
+        "reconstruction": reconstruction_loss(predicted, target, share[sample] * below_root)
     }
-    if weights.cycle:
-        losses["cycle"] = cycle_loss(autoencoder, encoded, levels)
-    if weights.transport:
-        losses["transport"] = transport_loss(decoded, encoded, interpolation)
+    if len(start) > len(roots):
+        inside = ~below_root
+        losses["subtrees"] = reconstruction_loss(predicted, target, inside / inside.sum())
+    if weights.cycle and len(nodes) > len(roots):
+        pairs = encoded[len(roots) :].view(-1, 2 * autoencoder.embedding_dim)
+        losses["cycle"] = cycle_loss(autoencoder, pairs)
+    if weights.transport and len(walk) > 1:
+        below = torch.cat([level.nodes for level in walk[1:]])
+        losses["transport"] = transport_loss(
+            torch.cat(decoded[1:]), encoded[row[below]], interpolation
+        )
     if weights.magnitude:
         losses["magnitude"] = magnitude_loss(encoded)
     if weights.classifier:
-        is_leaf = torch.cat([level.nodes for level in levels]) % num_nodes
-        number = batch.num_tokens[torch.cat([level.nodes for level in levels]) // num_nodes]
-        states = torch.cat([*encoded, *decoded]).detach()
+        seen = torch.cat([nodes, *[level.nodes for level in walk]])
+        logits = autoencoder.classifier(torch.cat([encoded, *decoded]).detach()).squeeze(1)
         losses["classifier"] = classifier_loss(
-            autoencoder.classifier(states).squeeze(1), (is_leaf < number).repeat(2)
+            logits, seen % num_nodes < num_tokens[seen // num_nodes]
         )
     losses["total"] = torch.stack(
         [getattr(weights, name) * loss for name, loss in losses.items()]

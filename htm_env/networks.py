@@ -10,35 +10,37 @@ from torch import Tensor, nn
 
 
 class ResidualNetwork(nn.Module):
-    """A linear skip from input to output beside an MLP whose second layer is residual.
+    """A linear skip from input to output beside one hidden layer.
 
-    The skip lets a merge keep coordinates exactly from the first update on; the residual layer
-    keeps gradients alive through a tree of merges. Both together cut the reconstruction error of a
-    plain MLP of the same width 8 to 21 times.
+    The skip lets a merge keep coordinates exactly from the first update on, and keeps gradients
+    alive through a tree of merges. A second hidden layer costs three times as much and, in equal
+    time, measured worse.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.skip = nn.Linear(inputs, outputs)
         self.first = nn.Linear(inputs, hidden)
-        self.second = nn.Linear(hidden, hidden)
         self.last = nn.Linear(hidden, outputs, bias=False)
 
     def forward(self, values: Tensor) -> Tensor:
-        hidden = nn.functional.silu(self.first(values))
-        hidden = hidden + nn.functional.silu(self.second(hidden))
-        return self.skip(values) + self.last(hidden)
+        return self.skip(values) + self.last(nn.functional.silu(self.first(values)))
 
 
 def plain_network(inputs: int, hidden: int, outputs: int) -> nn.Module:
-    """The published method's MLP with two hidden layers."""
-    return nn.Sequential(
+    """The published method's MLP with two hidden layers, initialised as there."""
+    network = nn.Sequential(
         nn.Linear(inputs, hidden),
         nn.ReLU(),
         nn.Linear(hidden, hidden),
         nn.ReLU(),
         nn.Linear(hidden, outputs),
     )
+    for layer in network:
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            nn.init.constant_(layer.bias, 1e-3)
+    return network
 
 
 ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
@@ -57,5 +59,6 @@ def seeded_initialisation(generator: torch.Generator | None) -> Iterator[None]:
         yield
         return
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(torch.randint(2**62, (), generator=generator)))
+        seed = torch.randint(2**62, (), generator=generator, device=generator.device)
+        torch.default_generator.manual_seed(int(seed))
         yield

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ EXTRAS: dict[str, Callable[[HTMAutoencoder, Population], Tensor]] = {
 
 
 def check_extras(observe: Sequence[str]) -> tuple[str, ...]:
-    """``observe`` as a tuple; ``ValueError`` with the choices unless it is a tuple of known keys."""
+    """``observe`` as a tuple; ``ValueError`` with the choices unless it holds known keys."""
     if isinstance(observe, str):
         raise ValueError(f"observe is {observe!r}; expected a tuple of keys from {sorted(EXTRAS)}")
     unknown = sorted(set(observe) - set(EXTRAS))
@@ -64,7 +65,7 @@ def observation_space(
     num_slots: int, embedding_dim: int, token_dim: int, observe: tuple[str, ...]
 ) -> spaces.Dict:
     """The space of one environment's observations."""
-    extra = {
+    extra: dict[str, spaces.Space[Any]] = {
         "centroids": spaces.Box(-BOUND, BOUND, (num_slots, token_dim), np.float32),
         "order": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
     }
@@ -81,7 +82,7 @@ def observation_space(
 def observe_population(
     autoencoder: HTMAutoencoder, population: Population, observe: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """The observation batch: ``tokens`` (B, P, D), ``active`` (B, P), ``leaf_counts`` (B, P), ..."""
+    """The observations: ``tokens`` (B, P, D), ``active`` (B, P), ``leaf_counts`` (B, P), extras."""
     return {
         "tokens": population.embeddings.clamp(-BOUND, BOUND),
         "active": population.forest.active.to(torch.int8),

@@ -1,8 +1,9 @@
 """Rewards: what one merge, or a whole episode of merges, earns.
 
 Let ``E_t`` be the ``nmse`` of a sample when every active node after ``t`` merges is decoded down to
-its leaves. ``incremental`` pays ``E_t - E_{t+1}``: each merge is charged for exactly the damage that
-it did, and the return is ``E_0 - E_final`` for any order. ``terminal`` pays the same sum at the end.
+its leaves. ``incremental`` pays ``E_t - E_{t+1}``: each merge is charged for exactly the damage
+that it did, and the return is ``E_0 - E_final`` for any order. ``terminal`` pays the same sum at
+the end.
 ``one_step`` pays minus the squared error of unmerging what was just merged, in embedding space (the
 published method's reward; an autoencoder can shrink its embeddings to please it, so it is never a
 measure of quality).
@@ -110,7 +111,7 @@ def incremental_rewards(
     num_leaves: Int64[Tensor, "B"],
     token_dim: int,
 ) -> Float[Tensor, "B M"]:
-    """The incremental rewards of all merges from the errors of :func:`node_errors`; 0 in padding."""
+    """The incremental rewards of all merges, from what :func:`node_errors` gives; 0 in padding."""
     made = num_leaves[:, None] + torch.arange(merges.shape[1], device=merges.device)  # (B, M)
     real = merges[..., 0] >= 0
     children = errors.gather(1, merges.clamp(min=0).flatten(1)).view(merges.shape).sum(-1)

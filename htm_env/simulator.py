@@ -75,7 +75,7 @@ class Simulator:
     def step(
         self, population: Population, actions: Int64[Tensor, "B"], where: Bool[Tensor, "B"]
     ) -> tuple[Population, Float[Tensor, "B"], Bool[Tensor, "B"]]:
-        """Merge in the samples of ``where``; returns the population, rewards and who acted illegally.
+        """Merge in the samples of ``where``; returns population, rewards and who acted illegally.
 
         Raises ``ValueError`` for an action outside the space, or for any illegal one when
         ``invalid_action`` is ``"raise"``.
@@ -95,9 +95,7 @@ class Simulator:
                 f"action {int(actions[row])} merges slots ({int(first[row])}, {int(second[row])}), "
                 f"but the active slots are {active[row].nonzero().flatten().tolist()}"
             )
-        after = merge_pairs(
-            self.autoencoder, population, first, second, self.std, where & legal
-        )
+        after = merge_pairs(self.autoencoder, population, first, second, self.std, where & legal)
         with torch.no_grad():
             reward = self.reward(self.autoencoder, population, after, first, second)
         reward = reward.masked_fill(~where, 0.0).masked_fill(invalid, self.invalid_penalty)

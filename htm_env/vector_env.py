@@ -26,8 +26,8 @@ class HTMVectorEnv(VectorEnv):
 
     Copy ``m`` of ``reset(seed=s)`` is the single environment with seed ``s + m``. The arguments are
     the single environment's, and ``autoreset_mode``: Gymnasium's ``NEXT_STEP`` (default),
-    ``SAME_STEP`` (with ``final_obs`` and ``final_info``) or ``DISABLED`` (reset the ended copies with
-    ``reset(options={"reset_mask": ended})``). Raises what the single environment raises.
+    ``SAME_STEP`` (with ``final_obs`` and ``final_info``) or ``DISABLED`` (reset the ended copies
+    with ``reset(options={"reset_mask": ended})``). Raises what the single environment raises.
     """
 
     def __init__(

@@ -173,7 +173,8 @@ def test_padding_and_company_change_nothing(autoencoder):
     torch.testing.assert_close(wide_decoded[3, :5], decoded[0], **CLOSE)
     assert_same_gradients(wide_grads, grads)
     absent = ~wide.present
-    assert not wide_decoded[absent].any() and not wide_encoding.population[absent].any()
+    assert not wide_decoded[absent].any()
+    assert not wide_encoding.population[absent].any()
 
 
 def test_what_stands_in_empty_slots_is_never_read(autoencoder):
@@ -370,7 +371,7 @@ def test_wrong_arguments(arguments, message):
 
 def test_tokens_of_another_dimension(autoencoder):
     drawn = batched([PlainForest(2)], slots=2)
-    with pytest.raises(ValueError, match="tokens have 4 coordinates; .* expects 3"):
+    with pytest.raises(ValueError, match=r"tokens have 4 coordinates; .* expects 3"):
         autoencoder.encode(torch.zeros(1, 2, 4), drawn.present, drawn.merges)
 
 

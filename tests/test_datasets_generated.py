@@ -108,10 +108,10 @@ def test_tree_of_height_three_by_hand() -> None:
         assert [length_b, length_c, length_d, length_e] == pytest.approx([50, 50, 25, 25], abs=1e-3)
         assert turn(to_b, to_c) == pytest.approx(45, abs=1e-2)
         assert turn(to_d, to_e) == pytest.approx(45, abs=1e-2)
-        # The heading halves the angle of the children: 22.5 after b, and turned 20 away from it.
-        assert turn(to_b + 22.5, to_d + 22.5) == pytest.approx(-20, abs=1e-2)
+        # A heading halves the angle of the children, and turns 20 outwards from its own direction.
+        assert turn(to_b, to_d + 22.5) == pytest.approx(-20, abs=1e-2)
         _, to_f = direction(sample, c, f)
-        assert turn(to_b + 22.5, to_f + 22.5) == pytest.approx(20, abs=1e-2)
+        assert turn(to_c, to_f + 22.5) == pytest.approx(20, abs=1e-2)
         assert ((sample.tokens[a] >= 96) & (sample.tokens[a] <= 160)).all()
 
 
@@ -199,11 +199,11 @@ def test_jitter_turns_a_child_and_all_below_it() -> None:
         between_children = turn(direction(sample, a, b)[1], direction(sample, a, c)[1])
         assert 25 - 1e-2 <= between_children <= 65 + 1e-2
         turned.add(round(between_children, 3))
-        # Child b points 22.5 off its parent's heading and its own heading turns 20: without the
-        # children's own jitter d lies at -20 from b, e at +25.
+        # The heading of child b turns 20 outwards: without the children's own jitter d lies at
+        # -20 - 22.5 from b, e at -20 + 22.5.
         _, to_b = direction(sample, a, b)
-        assert abs(turn(to_b - 20, direction(sample, b, d)[1])) <= 10 + 1e-2
-        assert abs(turn(to_b + 25, direction(sample, b, e)[1])) <= 10 + 1e-2
+        assert abs(turn(to_b - 42.5, direction(sample, b, d)[1])) <= 10 + 1e-2
+        assert abs(turn(to_b + 2.5, direction(sample, b, e)[1])) <= 10 + 1e-2
     assert len(turned) == 50
 
 

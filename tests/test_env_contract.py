@@ -129,11 +129,13 @@ def test_an_episode_merges_down_to_one_root(make, env_id):
         assert active.sum() == info["num_active"] == n - merges
         assert info["action_mask"].sum() == (n - merges) * (n - merges - 1)
         assert observation["leaf_counts"].sum() == n
-        assert not observation["tokens"][~active].any() and observation["tokens"][active].any()
+        assert not observation["tokens"][~active].any()
+        assert observation["tokens"][active].any()
     flags = [(terminated, truncated) for _, _, terminated, truncated, _ in steps[1:]]
     assert flags == [(False, False)] * (n - 2) + [(True, False)]
     tree = env.unwrapped.merge_tree()
-    assert isinstance(tree, MergeTree) and len(tree.merges) == n - 1
+    assert isinstance(tree, MergeTree)
+    assert len(tree.merges) == n - 1
 
 
 @every_id
@@ -157,7 +159,8 @@ def test_the_mask_can_be_left_out_of_info(make):
     _, info = env.reset(seed=0)
     assert set(info) == {"error", "num_active", "invalid"}
     masks = env.unwrapped.action_masks()
-    assert masks.dtype == bool and masks.shape == (42,)
+    assert masks.dtype == bool
+    assert masks.shape == (42,)
     assert set(env.step(int(np.flatnonzero(masks)[0]))[4]) == set(info)
 
 
@@ -175,10 +178,10 @@ def test_the_public_names():
 @every_id
 def test_a_seed_fixes_this_episode_and_all_that_follow(make, env_id):
     first, second = make(env_id), make(env_id)
-    np.random.seed(0)
+    np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
     episodes = play(first, seed=7, episodes=3)
-    np.random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
     torch.manual_seed(1)
     assert same(episodes, play(second, seed=7, episodes=3))
     assert same(episodes, play(first, seed=7, episodes=3))
@@ -189,11 +192,11 @@ def test_a_seed_fixes_this_episode_and_all_that_follow(make, env_id):
 
 def test_playing_leaves_the_global_generators_alone(make):
     env = small(make)
-    np.random.seed(3)
-    before = torch.get_rng_state(), np.random.get_state()[1].copy()
+    np.random.seed(3)  # noqa: NPY002
+    before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
     play(env, seed=0)
     assert torch.equal(torch.get_rng_state(), before[0])
-    assert np.array_equal(np.random.get_state()[1], before[1])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
 
 
 def test_a_key_names_an_episode(make):
@@ -202,7 +205,8 @@ def test_a_key_names_an_episode(make):
     assert keys.tolist() == [0, 1, 2]
     starts = [env.reset(options={"key": int(key)})[0]["tokens"] for key in keys]
     again = [env.reset(seed=9, options={"key": int(key)})[0]["tokens"] for key in keys]
-    assert np.array_equal(starts, again) and not np.array_equal(starts[0], starts[1])
+    assert np.array_equal(starts, again)
+    assert not np.array_equal(starts[0], starts[1])
     env.reset(seed=0, options={"key": 5})
     after_key = env.reset()[0]
     env.reset(seed=0)
@@ -231,8 +235,9 @@ def test_splits_differ(make):
 
 
 def test_writing_into_what_was_returned_changes_nothing_later(make):
-    clean, spoiled = small(make, observe=("centroids", "order")), small(
-        make, observe=("centroids", "order")
+    clean, spoiled = (
+        small(make, observe=("centroids", "order")),
+        small(make, observe=("centroids", "order")),
     )
 
     def spoil(observation, info):
@@ -259,7 +264,8 @@ def test_later_steps_do_not_change_earlier_observations(make):
         kept.append((observation, {key: value.copy() for key, value in observation.items()}))
         observation, _, _, _, info = env.step(int(legal_actions(info)[0]))
     env.reset()
-    assert len(kept) > 1 and all(same(now, then) for now, then in kept)
+    assert len(kept) > 1
+    assert all(same(now, then) for now, then in kept)
 
 
 # ---------------------------------------------------------------- actions
@@ -296,12 +302,14 @@ def test_the_embedding_of_a_merge_is_the_mergers_own(make):
 def test_illegal_actions_are_penalised_and_change_nothing_until_truncation(make):
     env = small(make, heights=(2,), max_invalid_actions=3, invalid_penalty=-0.25)
     _, info = env.reset(seed=0)
-    before, reward, _, _, info = env.step(int(legal_actions(info)[0]))
+    before, _, _, _, info = env.step(int(legal_actions(info)[0]))
     action = illegal_action(info)
     for attempt in (1, 2, 3):
         after, reward, terminated, truncated, after_info = env.step(action)
         assert same(after, before)
-        assert reward == -0.25 and after_info["invalid"] and not terminated
+        assert reward == -0.25
+        assert after_info["invalid"]
+        assert not terminated
         assert truncated is (attempt == 3)
         assert after_info["error"] == info["error"]
         assert np.array_equal(after_info["action_mask"], info["action_mask"])
@@ -322,8 +330,8 @@ def test_invalid_actions_count_over_the_whole_episode(make):
 
 def test_an_illegal_action_can_raise(make):
     env = small(make, heights=(2,), invalid_action="raise")
-    _, info = env.reset(seed=0)
-    info = env.step(pair_to_action(0, 2, 3))[4]
+    env.reset(seed=0)
+    env.step(pair_to_action(0, 2, 3))
     with pytest.raises(ValueError, match=r"merges slots \(0, 2\), but the active slots are \[0, 1"):
         env.step(pair_to_action(0, 2, 3))
     assert env.step(pair_to_action(0, 1, 3))[2]  # the episode goes on
@@ -405,7 +413,7 @@ def test_one_step_rewards_are_never_positive(make):
     ],
 )
 def test_an_unknown_option_lists_the_choices(env_kwargs, option, choices):
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match=choices[0]) as error:
         gym.make("HTM-Trees-v0", **env_kwargs("HTM-Trees-v0"), **option)
     assert all(choice in str(error.value) for choice in choices)
 
@@ -429,7 +437,7 @@ def test_wrong_arguments(kwargs, error, message):
 
 
 def test_the_users_own_data_has_no_pretrained_weights(make):
-    with pytest.raises(ValueError, match="HTM-v0 has no pretrained autoencoder; .*HTM-Trees-v0"):
+    with pytest.raises(ValueError, match=r"HTM-v0 has no pretrained autoencoder; .*HTM-Trees-v0"):
         make("HTM-v0", autoencoder="pretrained")
 
 
@@ -473,7 +481,7 @@ def test_the_untrained_autoencoder_is_always_the_same_and_knows_the_data(make):
 
 
 def test_an_autoencoder_for_other_tokens_is_refused(make):
-    with pytest.raises(ValueError, match="tokens of 4 coordinates, but those of .* have 2"):
+    with pytest.raises(ValueError, match=r"tokens of 4 coordinates, but those of .* have 2"):
         small(make, autoencoder=HTMAutoencoder(4, 8, 16))
 
 
@@ -544,12 +552,15 @@ def test_frames_show_the_state_and_change_with_it(make, env_id):
     env = make(env_id, render_mode="rgb_array")
     _, info = env.reset(seed=0)
     start = env.render()
-    assert start.dtype == np.uint8 and start.ndim == 3 and start.shape[2] == 3
+    assert start.dtype == np.uint8
+    assert start.ndim == 3
+    assert start.shape[2] == 3
     assert len(np.unique(start)) > 2
     assert np.array_equal(env.render(), start)
     env.step(int(legal_actions(info)[0]))
     merged = env.render()
-    assert merged.shape == start.shape and not np.array_equal(merged, start)
+    assert merged.shape == start.shape
+    assert not np.array_equal(merged, start)
 
 
 @every_id
@@ -558,10 +569,12 @@ def test_text_shows_the_forest(make, env_id):
     _, info = env.reset(seed=0)
     n = info["num_active"]
     lines = env.render().splitlines()
-    assert len(lines) == 1 + n and f"tokens {n}" in lines[0]
+    assert len(lines) == 1 + n
+    assert f"tokens {n}" in lines[0]
     env.step(int(legal_actions(info)[0]))
     text = env.render()
-    assert f"node {n}" in text and len(text.splitlines()) == 2 + n
+    assert f"node {n}" in text
+    assert len(text.splitlines()) == 2 + n
     assert "merges 1" in text
 
 
@@ -572,7 +585,8 @@ def test_the_window_follows_every_step(make, monkeypatch):
     _, info = env.reset(seed=0)
     assert len(shown) == 1
     env.step(int(legal_actions(info)[0]))
-    assert len(shown) == 2 and not np.array_equal(*shown)
+    assert len(shown) == 2
+    assert not np.array_equal(*shown)
     assert env.render() is None
     env.close()
     env.close()
@@ -590,12 +604,12 @@ def test_rendering_without_a_mode_says_so(make):
 
 def test_recording_a_video(make, tmp_path):
     env = gym.wrappers.RecordVideo(
-        small(make, heights=(2,), render_mode="rgb_array"), str(tmp_path),
+        small(make, heights=(2,), render_mode="rgb_array"), str(tmp_path / "videos"),
         episode_trigger=lambda episode: episode == 0, disable_logger=True,
     )  # fmt: skip
     play(env, seed=0, episodes=2)
     env.close()
-    (video,) = tmp_path.glob("*.mp4")
+    (video,) = (tmp_path / "videos").glob("*.mp4")
     assert video.stat().st_size > 1000
 
 

@@ -1,4 +1,4 @@
-"""Fixed policies against plain loops, scipy, and brute force over the autoencoder's public faces."""
+"""Fixed policies against plain loops, scipy, and brute force over the autoencoder."""
 
 from __future__ import annotations
 
@@ -37,7 +37,14 @@ AUTOENCODER = small_autoencoder(token_dim=3)
 NAMES = sorted(FIXED_POLICIES)
 NO_SCALE = small_autoencoder(token_dim=2)
 NO_SCALE.set_statistics(torch.zeros(2), torch.ones(2))
-DRAWN_ORDER = {"chain", "balanced", "nearest", "average", "ward", "structure"}
+DRAWN_ORDER = {
+    "chain",
+    "balanced",
+    "nearest",
+    "average",
+    "ward",
+    "structure",
+}  # the tree is not drawn
 WITHOUT_DRAWN_TREES = sorted(set(NAMES) - {"random", "cosine"})
 
 
@@ -459,7 +466,7 @@ def test_exhaustive_is_the_minimum_over_all_sequences():
 
 
 def test_exhaustive_refuses_what_it_cannot_search():
-    with pytest.raises(ValueError, match="sample 1 has 5 tokens; .* at most 4"):
+    with pytest.raises(ValueError, match=r"sample 1 has 5 tokens; .*most 4"):
         exhaustive_merges(token_batch([4, 5], seed=0), AUTOENCODER)
     with pytest.raises(ValueError, match="num_leaves is 0"):
         all_merge_sequences(0)

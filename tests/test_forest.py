@@ -120,9 +120,7 @@ def test_the_mask_allows_exactly_the_ordered_pairs_of_active_slots(drawn):
     mask = action_mask(forest.active)
     slots = drawn.present.shape[1]
     for row, plain in enumerate(drawn.plain):
-        legal = {
-            pair_to_action(i, j, slots) for i in plain.slots for j in plain.slots if i != j
-        }
+        legal = {pair_to_action(i, j, slots) for i in plain.slots for j in plain.slots if i != j}
         assert set(mask[row].nonzero().flatten().tolist()) == legal
         active = len(plain.slots)
         assert int(mask[row].sum()) == active * (active - 1)
@@ -197,7 +195,8 @@ def test_a_walk_down_from_every_node_meets_each_leaf_under_it_once(drawn):
     found: dict[int, list[int]] = {node: [] for node in start}
     for level in levels:
         internal, leaves = set(level.internal.tolist()), set(level.leaves.tolist())
-        assert internal | leaves == set(range(len(level.nodes))) and not internal & leaves
+        assert internal | leaves == set(range(len(level.nodes)))
+        assert not internal & leaves
         for position in leaves:
             found[start[int(level.origin[position])]].append(int(level.nodes[position]))
     for row, plain in enumerate(drawn.plain):

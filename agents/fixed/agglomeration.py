@@ -42,8 +42,9 @@ def agglomerate(
     if turn is not None:
         coins = torch.rand(slots - 1, samples, generator=turn, device=turn.device).to(device) < 0.5
     for step in range(slots - 1):
-        pair = distances.flatten(1).argmin(dim=1)
-        first, second = pair // slots, pair % slots
+        # amin is many times faster than an argmin of the same values.
+        first = distances.amin(dim=2).argmin(dim=1)
+        second = distances[rows, first].argmin(dim=1)
         if coins is not None:
             coin = coins[step]
             first, second = torch.where(coin, second, first), torch.where(coin, first, second)

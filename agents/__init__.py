@@ -1,0 +1,6 @@
+"""Agents that learn to merge while the autoencoder learns to encode."""
+
+from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.reinforce import Reinforce, ReinforceConfig
+
+__all__ = ["FixedOrder", "FixedOrderConfig", "Reinforce", "ReinforceConfig"]

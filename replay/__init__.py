@@ -1,0 +1,3 @@
+"""Stored trees."""
+
+__all__: list[str] = []

@@ -1,0 +1,318 @@
+"""The command: what it says, what it writes, and its exit status."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from dummy_learner import DummyConfig, DummyLearner
+
+from agents import algorithms
+from agents.algorithms import ALGORITHMS, Algorithm
+from agents.cli import main
+from agents.fixed import FIXED_POLICIES
+from agents.fixed_order import FixedOrder
+from agents.learner import Learner
+from htm_env import HTMAutoencoder
+
+TINY = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2]}', "--batch-size", "4",
+        "--autoencoder.hidden-dim", "8"]  # fmt: skip
+"""Samples of three tokens: two merges each, eight an update."""
+
+
+def status(*arguments: str) -> int:
+    """The exit status, whether the command returns it or the parser exits with it."""
+    try:
+        return main([str(argument) for argument in arguments])
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+def only_line(captured: str) -> str:
+    lines = captured.strip().splitlines()
+    assert len(lines) == 1, captured
+    return lines[0]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """The folder of a finished run of five updates."""
+    folder = tmp_path_factory.mktemp("runs") / "run"
+    assert status("train", *TINY, "--algo", "nearest", "--merges", "40", "--out", folder) == 0
+    return folder
+
+
+def test_every_algorithm_of_the_contract_is_there():
+    names = {"reinforce", "original", "original_policy", *FIXED_POLICIES}
+    assert set(ALGORITHMS) == names
+
+
+def test_a_run_writes_what_it_promises(run):
+    result = json.loads((run / "result.json").read_text())
+    assert list(result)[:8] == [
+        "env", "env_kwargs", "algo", "seed", "seconds", "merges", "updates", "test",
+    ]  # fmt: skip
+    assert (result["env"], result["algo"], result["seed"]) == ("HTM-Trees-v0", "nearest", 0)
+    assert (result["merges"], result["updates"]) == (40, 5)
+    assert set(result["test"]) == {
+        "nmse", "sampled_nmse", "tree_recall", "tree_f1", "mean_height",
+    }  # fmt: skip
+    assert result["test"]["mean_height"] == 2.0  # three tokens
+    assert result["embedding_dim"] == 8
+    assert result["mode"] == "joint"
+    config = json.loads((run / "config.json").read_text())
+    assert config["budget"] == {"seconds": None, "merges": 40}
+    assert config["config"]["batch_size"] == 4
+    assert config["config"]["autoencoder"]["hidden_dim"] == 8
+    assert len((run / "metrics.csv").read_text().splitlines()) == 1 + 5
+    assert (run / "figures" / "validation.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list(run.glob("events.out.tfevents.*"))) == 1
+    names = {path.name for path in (run / "checkpoint").iterdir()}
+    assert names == {"training.safetensors", "autoencoder.safetensors"}
+
+
+def test_the_saved_autoencoder_works_in_the_environment(run):
+    path = run / "checkpoint" / "autoencoder.safetensors"
+    env = gym.make("HTM-Trees-v0", heights=(2,), autoencoder=str(path))
+    hash_ = json.loads((run / "result.json").read_text())["weights_hash"]
+    assert env.unwrapped.autoencoder.weights_hash() == hash_
+
+
+def test_training_ends_with_scores_and_paths(tmp_path, capsys):
+    out = tmp_path / "run"
+    assert status("train", *TINY, "--algo", "chain", "--merges", "16", "--out", out) == 0
+    printed = capsys.readouterr().out
+    for expected in ("nmse", "tree_recall", f"tensorboard --logdir {out}", "validation.png"):
+        assert expected in printed
+
+
+def test_evaluate_repeats_the_result_of_the_run(run, capsys):
+    assert status("evaluate", run, "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    result = json.loads((run / "result.json").read_text())
+    for name, value in result["test"].items():
+        assert scores[name] == value
+    assert scores["weights_hash"] == result["weights_hash"]
+    assert scores["episodes"] == 1000
+
+
+def test_evaluate_takes_other_data_and_prints_a_table(run, capsys):
+    arguments = ["--env-kwargs", '{"heights": [3]}', "--episodes", "50"]
+    assert status("evaluate", run, *arguments) == 0
+    table = capsys.readouterr().out
+    weights_hash = json.loads((run / "result.json").read_text())["weights_hash"]
+    assert weights_hash in table
+    assert "sampled_nmse" in table
+    assert status("evaluate", run, *arguments, "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["env_kwargs"] == {"heights": [3]}
+    assert 3.0 <= scores["mean_height"] <= 6.0  # seven tokens: from balanced to a chain
+
+
+def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "mine.npz", tokens=rng.normal(size=(30, 4, 3)).astype(np.float32))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--env", "HTM-v0", "--env-kwargs", '{"dataset": "mine.npz"}', "--merges", "60",
+                 "--batch-size", "4", "--autoencoder.hidden-dim", "8"]  # fmt: skip
+    assert status("train", *arguments, "--algo", "chain", "--out", "run") == 0
+    monkeypatch.chdir("/")  # the run knows where its data is
+    capsys.readouterr()
+    assert status("evaluate", tmp_path / "run", "--json") == 0
+    scores = json.loads(capsys.readouterr().out)
+    assert scores["episodes"] == 3
+    assert scores["tree_recall"] is None
+    assert scores["mean_height"] == 3.0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", "--algo", "chain"], "--env"),
+        (["train", "--env", "HTM-Trees-v0"], "--algo"),
+        (["train", "--env", "HTM-Nothing-v0", "--algo", "chain"], "HTM-Trees-v0"),
+        (["train", "--env", "HTM-Trees-v0", "--algo", "nothing"], "structure_canonical"),
+        (["train", *TINY, "--algo", "chain", "--env-kwargs", "{"], "JSON"),
+        (["train", *TINY, "--algo", "chain", "--env-kwargs", "[1]"], "JSON object"),
+        (["train", *TINY, "--algo", "chain", "--seconds", "1", "--merges", "1"], "two budgets"),
+        (["train", *TINY, "--algo", "chain", "--merges", "-1"], "-1"),
+        (["train", *TINY, "--algo", "chain", "--policy", "ward"], "decides --policy"),
+        (["train", "--env", "HTM-Trees-v0", "--algo", "chain", "--no-such-flag"], "no-such-flag"),
+        (["train", *TINY, "--algo", "chain", "--mode", "both"], "both"),
+        (["nothing"], "nothing"),
+        ([], "train"),
+        (["pretrain", "--env", "HTM-v0"], "HTM-Digits-v0"),
+    ],
+)
+def test_wrong_usage_exits_2(arguments, says, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert status(*arguments) == 2
+    captured = capsys.readouterr()
+    assert says in captured.err + captured.out
+    assert "Traceback" not in captured.err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"wings": 2}'], "wings"),
+        (["train", *TINY, "--algo", "chain", "--merges", "9", "--embedding-dim", "0"],
+         "embedding_dim is 0"),
+        (["train", "--env", "HTM-v0", "--algo", "chain"], "dataset="),
+        (["train", "--env", "HTM-v0", "--algo", "chain", "--env-kwargs",
+          '{"dataset": "missing.npz"}'], "missing.npz"),
+        (["train", "--env", "HTM-Digits-v0", "--algo", "structure"], "hierarchy"),
+        (["evaluate", "nowhere"], "nowhere holds no run"),
+    ],
+)  # fmt: skip
+def test_failures_exit_1_with_one_line_and_nothing_written(
+    arguments, says, capsys, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert status(*arguments) == 1
+    assert says in only_line(capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_with_a_run_is_not_overwritten(run, capsys):
+    before = (run / "result.json").read_bytes()
+    assert status("train", *TINY, "--algo", "chain", "--merges", "40", "--out", run) == 1
+    assert "--resume" in only_line(capsys.readouterr().err)
+    assert (run / "result.json").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--merges", "80"], "--merges is 80, but was 40"),
+        (["--seed", "1"], "--seed"),
+        (["--env-kwargs", '{"heights": [3]}'], "--env-kwargs"),
+        (["--batch-size", "8"], "--config"),
+        (["--out", "elsewhere"], "elsewhere"),
+    ],
+)
+def test_a_resumed_run_keeps_its_settings(run, change, says, capsys):
+    assert status("train", "--resume", run, *change) == 2
+    assert says in only_line(capsys.readouterr().err)
+
+
+def test_resuming_a_finished_run_with_all_its_settings_changes_nothing(run):
+    def course() -> dict:
+        result = json.loads((run / "result.json").read_text())
+        return {name: value for name, value in result.items() if name != "seconds"}
+
+    before, rows = course(), (run / "metrics.csv").read_text()
+    arguments = [*TINY, "--algo", "nearest", "--merges", "40", "--resume", run, "--out", run]
+    assert status("train", *arguments) == 0
+    assert course() == before
+    assert (run / "metrics.csv").read_text() == rows
+
+
+def test_resuming_nothing_starts_where_the_rest_is_said(tmp_path, capsys):
+    assert status("train", "--resume", tmp_path / "new") == 2
+    assert "holds no run" in only_line(capsys.readouterr().err)
+    arguments = [*TINY, "--algo", "chain", "--merges", "16", "--resume", tmp_path / "new"]
+    assert status("train", *arguments) == 0
+    assert (tmp_path / "new" / "result.json").exists()
+
+
+def test_training_that_does_not_stay_finite_exits_1_and_keeps_the_checkpoint(
+    tmp_path, capsys, monkeypatch
+):
+    monkeypatch.setitem(ALGORITHMS, "dummy", Algorithm(DummyLearner, DummyConfig()))
+    out = tmp_path / "run"
+    arguments = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2]}', "--algo", "dummy",
+                 "--merges", "400", "--fail-at", "25", "--out", out]  # fmt: skip
+    assert status("train", *arguments) == 1
+    line = only_line(capsys.readouterr().err)
+    assert "not finite" in line
+    assert str(out / "checkpoint") in line
+    learner = Learner.load(out)
+    assert learner.updates == 24  # 40 updates, a checkpoint at every second one
+    assert not (out / "result.json").exists()
+
+
+def test_a_defect_is_one_line_too(monkeypatch, capsys, tmp_path):
+    monkeypatch.setitem(ALGORITHMS, "dummy", Algorithm(DummyLearner, DummyConfig()))
+    monkeypatch.setattr(DummyLearner, "update", lambda self, progress: 1 / 0)
+    arguments = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2]}', "--algo", "dummy"]
+    assert status("train", *arguments, "--out", tmp_path / "run") == 1
+    assert "ZeroDivisionError" in only_line(capsys.readouterr().err)
+
+
+def test_damaged_runs_are_named(run, tmp_path, capsys):
+    import shutil
+
+    damaged = tmp_path / "damaged"
+    shutil.copytree(run, damaged)
+    checkpoint = damaged / "checkpoint" / "training.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert status("evaluate", damaged) == 1
+    assert str(checkpoint) in only_line(capsys.readouterr().err)
+    (damaged / "config.json").write_text('{"env": ')
+    assert status("evaluate", damaged) == 1
+    assert "config.json" in only_line(capsys.readouterr().err)
+    assert status("train", "--resume", damaged) == 1
+    assert "config.json" in only_line(capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    ("command", "options"),
+    [
+        (["train"], ["--env", "--algo", "--env-kwargs", "--embedding-dim", "--mode", "--seconds",
+                     "--merges", "--seed", "--out", "--resume", "--threads", "--discount"]),
+        (["train", "--algo", "chain"], ["--batch-size", "--autoencoder.hidden-dim"]),
+        (["evaluate"], ["--env-kwargs", "--episodes", "--json"]),
+        (["pretrain"], ["--env", "--seconds", "--out"]),
+    ],
+)  # fmt: skip
+def test_help_lists_every_option_with_what_it_does(command, options, capsys):
+    assert status(*command, "--help") == 0
+    text = capsys.readouterr().out
+    for option in options:
+        assert f"{option} " in text
+    if command == ["train"]:
+        assert "joint: an untrained autoencoder learns too" in " ".join(text.split())
+
+
+def test_save_and_load_from_python_continue_bit_for_bit(tmp_path):
+    config = algorithms.algorithm("ward").config
+    agent = FixedOrder("HTM-Trees-v0", config, env_kwargs={"heights": (2,)}, embedding_dim=3)
+    agent.train(merges=300)
+    agent.save(tmp_path / "agent")
+    again = FixedOrder.load(tmp_path / "agent")
+    assert again.algo == "ward"
+    assert again.updates == agent.updates
+    for learner in (agent, again):
+        learner.train(merges=300)
+    assert again.autoencoder.weights_hash() == agent.autoencoder.weights_hash()
+    assert again.updates > 2
+    with pytest.raises(ValueError, match="FixedOrder; expected a DummyLearner"):
+        DummyLearner.load(tmp_path / "agent")
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        FixedOrder.load(tmp_path / "nothing")
+
+
+def test_an_agent_of_own_arrays_takes_its_data_along(tmp_path, own_data):
+    ragged = [sample[: 2 + row % 4] for row, sample in enumerate(own_data)]
+    agent = FixedOrder("HTM-v0", env_kwargs={"dataset": ragged}, embedding_dim=3)
+    agent.save(tmp_path / "agent")
+    (tmp_path / "agent").rename(tmp_path / "moved")
+    again = FixedOrder.load(tmp_path / "moved")
+    assert again.dataset.fixed(9).tokens.equal(agent.dataset.fixed(9).tokens)
+
+
+def test_pretrain_writes_weights_that_the_environment_takes(tmp_path, capsys):
+    arguments = ["--env", "HTM-Digits-v0", "--seconds", "0.5", "--out", tmp_path]
+    assert status("pretrain", *arguments) == 0
+    printed = capsys.readouterr().out
+    usable = [name for name in FIXED_POLICIES if not name.startswith("structure")]
+    assert all(name in printed for name in usable)  # digits have no hierarchy of their own
+    autoencoder = HTMAutoencoder.load(tmp_path / "HTM-Digits-v0.safetensors")
+    assert autoencoder.embedding_dim == 32
+    assert math.isfinite(float(autoencoder.token_std.sum()))
+    assert autoencoder.weights_hash() in printed

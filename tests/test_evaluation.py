@@ -1,0 +1,134 @@
+"""Scores that a person can work out."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import small_autoencoder
+
+from agents import evaluation
+from agents.evaluation import evaluate
+from agents.fixed import fixed_policy
+from htm_env import HTMAutoencoder, make_dataset
+from htm_env.forest import pad_merges
+
+TWO_CROSSES = {"num_crosses": [2]}
+
+
+def predicts_the_mean(dataset) -> HTMAutoencoder:
+    """All weights zero: every token is decoded as the training split's mean."""
+    autoencoder = HTMAutoencoder(dataset.token_dim, 3, 4)
+    with torch.no_grad():
+        for parameter in autoencoder.parameters():
+            parameter.zero_()
+    autoencoder.set_statistics(dataset.mean, dataset.std)
+    return autoencoder
+
+
+def policy_plan(name: str, autoencoder: HTMAutoencoder):
+    def plan(batch, generator, *, greedy):
+        return fixed_policy(name).merges(batch, autoencoder, generator)
+
+    return plan
+
+
+def test_predicting_the_mean_scores_the_mean_squared_standard_score():
+    data = np.random.default_rng(0).normal(size=(40, 3, 2)).astype(np.float32) * [5, 0.1]
+    dataset = make_dataset(data, split="test")
+    autoencoder = predicts_the_mean(dataset)
+    scores = evaluate(policy_plan("chain", autoencoder), autoencoder, dataset, 100)
+    tokens = dataset.fixed(100).tokens.numpy()
+    assert len(tokens) == 4  # a tenth of the rows, each once
+    expected = (((tokens - dataset.mean.numpy()) / dataset.std.numpy()) ** 2).mean()
+    assert scores["nmse"] == pytest.approx(expected, rel=1e-5)
+    assert scores["sampled_nmse"] == pytest.approx(expected, rel=1e-5)
+    assert scores["mean_height"] == 2.0  # a chain of three
+    assert scores["tree_recall"] is None  # such data has no hierarchy
+    assert scores["tree_f1"] is None
+
+
+def test_samples_weigh_the_same_whatever_their_size():
+    # Deviations by hand: the training rows decide mean 0 and standard deviation 1.
+    train = [np.array([[1.0], [-1.0]])] * 8
+    data = [*train, np.array([[1.0], [1.0], [1.0], [1.0]]), np.array([[3.0], [3.0]])]
+    order = make_dataset([np.full((2, 1), float(k)) for k in range(10)], split="train")
+    rows = {int(v) for v in order.fixed(8).tokens[:, 0, 0]}  # which rows are for training
+    ragged: list = [None] * 10
+    rest = [data[8], data[9]]
+    for row in range(10):
+        ragged[row] = train[0] if row in rows else rest.pop()
+    scores = {}
+    for split in ("validation", "test"):
+        dataset = make_dataset(ragged, split=split)
+        autoencoder = predicts_the_mean(dataset)
+        plan = policy_plan("chain", autoencoder)
+        scores[split] = evaluate(plan, autoencoder, dataset, 5)["nmse"]
+    assert sorted(scores.values()) == [1.0, 9.0]  # 1 squared over four tokens, 3 squared over two
+
+
+def test_the_datas_own_trees_recall_everything():
+    dataset = make_dataset("HTM-Crosses-v0", split="test", **TWO_CROSSES)
+    autoencoder = small_autoencoder(4)
+    scores = evaluate(policy_plan("structure", autoencoder), autoencoder, dataset, 20)
+    assert (scores["tree_recall"], scores["tree_f1"], scores["mean_height"]) == (1.0, 1.0, 2.0)
+
+
+def test_half_right_trees_score_a_half():
+    """((a, b), c), d): the pair {a, b} is a cross; {a, b, c} cuts the other one in two."""
+
+    def plan(batch, generator, *, greedy):
+        own = batch.merges[:, 0]  # one cross
+        leaves = torch.arange(4)
+        rest = torch.stack([leaves[~torch.isin(leaves, pair)] for pair in own])
+        steps = [own, torch.stack([torch.full_like(rest[:, 0], 4), rest[:, 0]], 1),
+                 torch.stack([torch.full_like(rest[:, 0], 5), rest[:, 1]], 1)]  # fmt: skip
+        return pad_merges(torch.stack(steps, dim=1), batch.present.shape[1])
+
+    dataset = make_dataset("HTM-Crosses-v0", split="test", **TWO_CROSSES)
+    scores = evaluate(plan, small_autoencoder(4), dataset, 20)
+    # One of two crosses found; one of two clades contradicts none: the harmonic mean is a half too.
+    assert (scores["tree_recall"], scores["tree_f1"], scores["mean_height"]) == (0.5, 0.5, 3.0)
+
+
+def test_the_same_scores_again_and_in_chunks_of_any_size(monkeypatch):
+    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(2, 3))
+    autoencoder = small_autoencoder(2)
+    plan = policy_plan("nearest_sorted", autoencoder)  # draws nothing, so chunks change nothing
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    whole = evaluate(plan, autoencoder, dataset, 30)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert evaluate(plan, autoencoder, dataset, 30) == whole
+    monkeypatch.setattr(evaluation, "CHUNK", 7)
+    chunked = evaluate(plan, autoencoder, dataset, 30)
+    assert chunked["nmse"] == pytest.approx(whole["nmse"], rel=1e-5)
+    assert chunked["tree_f1"] == pytest.approx(whole["tree_f1"], rel=1e-5)
+
+
+def test_random_policies_repeat_with_the_seed_and_change_with_it():
+    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(3,))
+    autoencoder = small_autoencoder(2)
+    plan = policy_plan("random", autoencoder)
+    first = evaluate(plan, autoencoder, dataset, 20, seed=1)
+    assert evaluate(plan, autoencoder, dataset, 20, seed=1) == first
+    assert evaluate(plan, autoencoder, dataset, 20, seed=2)["nmse"] != first["nmse"]
+
+
+def test_an_error_that_is_not_finite_is_not_averaged_away():
+    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(2,))
+    autoencoder = small_autoencoder(2)
+    with torch.no_grad():
+        next(autoencoder.unlifter.parameters()).fill_(float("nan"))
+    scores = evaluate(policy_plan("chain", autoencoder), autoencoder, dataset, 5)
+    assert np.isnan(scores["nmse"])
+
+
+def test_several_roots_are_refused():
+    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(2,))
+
+    def plan(batch, generator, *, greedy):
+        return torch.full((len(batch.tokens), batch.present.shape[1] - 1, 2), -1)
+
+    with pytest.raises(ValueError, match="one root"):
+        evaluate(plan, small_autoencoder(2), dataset, 5)

@@ -1,0 +1,144 @@
+"""A run that was killed or interrupted at any moment ends as if nothing had happened."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from agents.checkpoint import load_state
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}', "--batch-size", "4",
+        "--autoencoder.hidden-dim", "8"]  # fmt: skip
+FIXED = [*TINY, "--algo", "nearest", "--merges", "10000"]
+REINFORCE = [*TINY, "--algo", "reinforce", "--policy-hidden-dim", "8", "--merges", "8000"]
+
+
+def start(*arguments: str | Path) -> subprocess.Popen:
+    command = [sys.executable, "-m", "agents.cli", "train", *map(str, arguments)]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    path = folder / "metrics.csv"
+    if not path.exists():
+        return []
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def stop_at(process: subprocess.Popen, folder: Path, rows: int, how: signal.Signals) -> int:
+    """Send the signal once the table has that many rows; returns the exit status."""
+    deadline = time.monotonic() + 120
+    while len(rows_of(folder)) < rows and process.poll() is None:
+        assert time.monotonic() < deadline, "the run writes no rows"
+        time.sleep(0.01)
+    assert process.poll() is None, process.communicate()[1].decode()
+    process.send_signal(how)
+    process.communicate()
+    return process.returncode
+
+
+def finish(process: subprocess.Popen) -> None:
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors.decode()
+
+
+def without_time(value):
+    """The same, without what a clock decided."""
+    if isinstance(value, list):
+        return [without_time(item) for item in value]
+    if not isinstance(value, dict):
+        return value.numpy().tobytes() if hasattr(value, "numpy") else value
+    clock = ("seconds", "update_seconds")
+    return {
+        key: without_time(item)
+        for key, item in value.items()
+        if key not in clock and not str(key).startswith("time/")
+    }
+
+
+def course_of(folder: Path) -> dict:
+    """Everything that a run leaves behind, but for the time that it took."""
+    return {
+        "state": without_time(load_state(folder / "checkpoint" / "training.safetensors")),
+        "autoencoder": (folder / "checkpoint" / "autoencoder.safetensors").read_bytes(),
+        "rows": without_time(rows_of(folder)),
+        "result": without_time(json.loads((folder / "result.json").read_text())),
+        "files": sorted(path.name for path in (folder / "checkpoint").iterdir()),
+    }
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> dict:
+    folder = tmp_path_factory.mktemp("undisturbed") / "run"
+    finish(start(*FIXED, "--out", folder))
+    return course_of(folder)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_it_ends_bit_identical(undisturbed, tmp_path):
+    """Killed before the first checkpoint (at row 10), soon after it, and far on."""
+    folder = tmp_path / "run"
+    assert stop_at(start(*FIXED, "--out", folder), folder, 3, signal.SIGKILL) == -9
+    for rows in (14, 90, 131):
+        assert stop_at(start("--resume", folder), folder, rows, signal.SIGKILL) == -9
+    finish(start("--resume", folder))
+    assert course_of(folder) == undisturbed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_interrupted_it_writes_a_checkpoint_and_exits_130(undisturbed, tmp_path, how):
+    folder = tmp_path / "run"
+    process = start(*FIXED, "--out", folder)
+    assert stop_at(process, folder, 35, how) == 130
+    seen = len(rows_of(folder))
+    saved = load_state(folder / "checkpoint" / "training.safetensors")
+    assert len(saved["rows"]) == seen  # nothing is lost
+    assert not (folder / "result.json").exists()
+    finish(start("--resume", folder))
+    assert course_of(folder) == undisturbed
+
+
+@pytest.mark.slow
+def test_ctrl_c_says_how_to_continue(tmp_path):
+    folder = tmp_path / "run"
+    process = start(*FIXED, "--out", folder)
+    while not rows_of(folder):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    last = errors.decode().strip().splitlines()[-1]
+    assert last == f"htm: interrupted, continue with: htm train --resume {folder}"
+    assert "Traceback" not in errors.decode()
+
+
+@pytest.mark.slow
+def test_reinforce_is_killed_and_resumed_bit_identical(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    finish(start(*REINFORCE, "--out", whole))
+    assert stop_at(start(*REINFORCE, "--out", killed), killed, 30, signal.SIGKILL) == -9
+    assert stop_at(start("--resume", killed), killed, 75, signal.SIGKILL) == -9
+    finish(start("--resume", killed))
+    assert course_of(killed) == course_of(whole)
+
+
+@pytest.mark.slow
+def test_a_kill_in_the_middle_of_a_write_leaves_nothing_behind(undisturbed, tmp_path):
+    """What a killed write can leave is cleared away, and the old checkpoint is still whole."""
+    folder = tmp_path / "run"
+    assert stop_at(start(*FIXED, "--out", folder), folder, 25, signal.SIGKILL) == -9
+    half = (folder / "checkpoint" / "training.safetensors").read_bytes()[:500]
+    (folder / "checkpoint" / ".training.safetensors.tmp").write_bytes(half)
+    (folder / "checkpoint" / f".autoencoder.safetensors.{os.getpid()}").write_bytes(half)
+    finish(start("--resume", folder))
+    assert course_of(folder) == undisturbed
