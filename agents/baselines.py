@@ -63,6 +63,7 @@ class MovingNormaliser(Baseline):
 
     def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
         new = returns.values[returns.steps]
+        new = new[new.isfinite()]  # one diverged episode would spoil the window for thousands
         self.latest = torch.cat([self.latest.to(new.device), new])[-self.length :]
         spread = self.latest.std() if len(self.latest) > 1 else self.latest.new_ones(())
         return (returns.values - self.latest.mean()) / (spread + 1e-20) * returns.steps
@@ -82,14 +83,13 @@ class ExponentialAverage(Baseline):
         self.average: Tensor | None = None
 
     def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
-        count = returns.steps.sum(0)
-        mean = (returns.values * returns.steps).sum(0) / count.clamp(min=1)
+        mean = returns.values.masked_fill(~returns.steps, 0.0).sum(0) / returns.steps.sum(0)
         if self.average is None:
-            self.average = mean
-        rate = torch.where(count > 0, self.rate, 0.0)
-        advantages = (returns.values - self.average) * returns.steps
-        self.average = self.average + rate * (mean - self.average)
-        return advantages
+            self.average = mean  # NaN where no episode came so far
+        average = torch.where(self.average.isnan(), mean, self.average)
+        moved = average + self.rate * (mean - average)
+        self.average = torch.where(mean.isfinite(), moved, average)
+        return (returns.values - average).masked_fill(~returns.steps, 0.0)
 
     def state(self) -> dict[str, Any]:
         return {"average": self.average}

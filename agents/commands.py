@@ -180,7 +180,8 @@ def _default_folder(options: Any) -> Path:
 
 
 def _print_scores(title: str, scores: dict[str, float | None], about: dict[str, Any]) -> None:
-    table = Table(title=title, title_justify="left", show_header=False)
+    print(title)
+    table = Table(show_header=False)
     table.add_column()
     table.add_column(justify="right")
     for name, value in scores.items():

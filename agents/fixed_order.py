@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -60,7 +61,7 @@ class FixedOrder(Learner):
 
     def state(self) -> dict[str, Any]:
         return {
-            "autoencoder": self.autoencoder.state_dict(),
+            "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
             "trainer": self.trainer.state(),
             "generator": self.generator.get_state(),
             "merges_made": self.merges_made,

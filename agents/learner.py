@@ -117,7 +117,7 @@ class Learner(ABC):
 
     @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything that resuming needs: nested dicts and lists of tensors, numbers and strings."""
+        """Everything that resuming needs: nested dicts and lists of tensors, numbers, strings."""
 
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
@@ -135,9 +135,9 @@ class Learner(ABC):
         """Learn until the budget, seconds or merges, is used; a later call starts a new budget.
 
         With ``out``, everything that ``htm train`` writes goes to that folder, and Ctrl-C stops
-        after a checkpoint. Raises ``ValueError`` unless exactly one budget is given, ``FileExistsError``
-        where ``out`` already holds a run, and ``FloatingPointError`` when learning does not stay
-        finite.
+        after a checkpoint. Raises ``ValueError`` unless exactly one budget is given,
+        ``FileExistsError`` where ``out`` already holds a run, and ``FloatingPointError`` when
+        learning does not stay finite.
         """
         from agents.budget import Budget
         from agents.progress_bar import ProgressBar

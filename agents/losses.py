@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from agents.choices import choices, most_entropy, score_gradient
 from agents.policy import ILLEGAL, MergePolicy
-from agents.rollout import Rollout, choice_entropy
-
-CHUNK = 2_000_000
-"""Pair scores that are held at once; what bounds the memory of long episodes."""
-
+from agents.positions import PairTable, Positions
+from agents.rollout import Rollout
 
 def discounted_returns(
     rewards: Float[Tensor, "B M"], discount: float
@@ -26,54 +21,6 @@ def discounted_returns(
         following = rewards[:, step] + discount * following
         returns[:, step] = following
     return returns
-
-
-class StepTerms(NamedTuple):
-    """Log-probability and entropy of a run of steps, differentiable."""
-
-    steps: slice
-    log_prob: Float[Tensor, "B S"]
-    entropy: Float[Tensor, "B S"]
-    """Over that of a uniform choice, in [0, 1]."""
-
-
-def step_terms(
-    scores: Float[Tensor, "B N N"], rollout: Rollout, ordered_entropy: bool = True
-) -> Iterator[StepTerms]:
-    """The policy's log-probabilities and entropies of all steps of an episode, a chunk at a time.
-
-    ``scores`` are those of all pairs of nodes; memory is bounded by ``CHUNK`` pair scores.
-    """
-    batch, num_steps, slots = rollout.active.shape
-    widths = (rollout.active >= 0).sum(2).amax(0).tolist()
-    step = 0
-    while step < num_steps and widths[step] > 1:
-        width = widths[step]
-        length = max(1, min(num_steps - step, CHUNK // (batch * width * width)))
-        steps = slice(step, step + length)
-        yield StepTerms(steps, *_chunk_terms(scores, rollout, steps, width, ordered_entropy))
-        step += length
-
-
-def _chunk_terms(
-    scores: Tensor, rollout: Rollout, steps: slice, width: int, ordered_entropy: bool
-) -> tuple[Tensor, Tensor]:
-    batch, num_nodes, _ = scores.shape
-    active = rollout.active[:, steps, :width]  # (B, S, W) node ids
-    present = active >= 0
-    node = active.clamp(min=0)
-    pairs = node[..., :, None] * num_nodes + node[..., None, :]  # (B, S, W, W)
-    logits = scores.view(batch, -1).gather(1, pairs.flatten(1)).view(pairs.shape)
-    legal = present[..., :, None] & present[..., None, :]
-    legal &= ~torch.eye(width, dtype=torch.bool, device=legal.device)
-    logits = logits.masked_fill(~legal, ILLEGAL)  # (B, S, W, W)
-    merges = rollout.merges[:, steps]
-    real = merges[..., 0] >= 0
-    at = merges.clamp(min=0)
-    chosen = scores.view(batch, -1).gather(1, at[..., 0] * num_nodes + at[..., 1])
-    log_prob = chosen - logits.flatten(2).logsumexp(dim=2)
-    entropy = choice_entropy(logits, present.sum(2), ordered_entropy)
-    return log_prob * real, entropy * real
 
 
 def coactive(rollout: Rollout) -> Bool[Tensor, "B N N"]:
@@ -111,25 +58,74 @@ def policy_gradient_step(
     """Accumulate the gradient of REINFORCE's loss (Williams 1992); returns its parts.
 
     ``loss = mean over episodes of [- sum over t of advantage_t * log pi_t + coefficient * mean
-    over t of entropy_t]``. Gradients go through the scores a chunk of steps at a time, so that the
-    memory of all steps is never held at once.
+    over t of entropy_t]``. The gradient with respect to the scores is taken in closed form, step by
+    step, so that only one step's pairs are ever held.
     """
     scores = policy.node_scores(features, coactive(rollout))
-    leaf = scores.detach().requires_grad_()
-    lengths = rollout.steps.sum(1, keepdim=True).clamp(min=1)
-    gradient_loss, entropy_loss = [], []
-    for terms in step_terms(leaf, rollout, ordered_entropy):
-        reinforce = -(advantages[:, terms.steps] * terms.log_prob).sum(1).mean()
-        entropy = (entropy_coefficient * terms.entropy / lengths).sum(1).mean()
-        (reinforce + entropy).backward()
-        gradient_loss.append(reinforce.detach())
-        entropy_loss.append(entropy.detach())
-    if leaf.grad is not None:
-        scores.backward(leaf.grad, retain_graph=True)
-    return {
-        "policy": torch.stack(gradient_loss).sum(),
-        "entropy": torch.stack(entropy_loss).sum(),
-    }
+    gradient, losses = episode_gradient(
+        scores.detach(), rollout, advantages, entropy_coefficient, ordered_entropy
+    )
+    scores.backward(gradient, retain_graph=True)
+    return losses
+
+
+@torch.no_grad()
+def episode_gradient(
+    scores: Float[Tensor, "B N N"],
+    rollout: Rollout,
+    advantages: Float[Tensor, "B M"],
+    entropy_coefficient: Float[Tensor, "B 1"],
+    ordered_entropy: bool,
+) -> tuple[Float[Tensor, "B N N"], dict[str, Float[Tensor, ""]]]:
+    """The gradient of REINFORCE's loss with respect to the scores of all pairs of nodes.
+
+    A pair keeps its score while both nodes are active, so its gradient is summed where it stands
+    and written out once, when one of the two is merged.
+    """
+    present = rollout.leaf_counts[:, : rollout.active.shape[2]] > 0
+    lengths = rollout.steps.sum(1)
+    order = lengths.argsort(descending=True, stable=True)
+    merges, scores = rollout.merges[order], scores[order]
+    present = present[order] & (rollout.active[order, 0] >= 0)
+    size, num_nodes, _ = scores.shape
+    slots = present.shape[1]
+    advantages = advantages[order] / size
+    price = (entropy_coefficient / lengths.clamp(min=1)[:, None])[order, 0] / size
+
+    positions = Positions(present, lengths[order])
+    table = PairTable(scores[:, :slots, :slots].clone(), present, ILLEGAL)
+    summed = PairTable(torch.zeros_like(table.values), present, 0.0)
+    gradient = scores.new_zeros(size, num_nodes + 1, num_nodes + 1)  # -1 lands in the pad
+    policy_loss, entropy_loss = scores.new_zeros(()), scores.new_zeros(())
+    for step in positions.steps():
+        rows, width = step.rows, step.width
+        first, second = positions.find(step, merges)
+        distribution = choices(table.view(step), ordered_entropy)
+        advantage = advantages[: len(rows), step.time]
+        step_price = price[: len(rows)] / most_entropy(step.num_active, ordered_entropy)
+        summed.view(step).add_(
+            score_gradient(distribution, advantage, step_price, first, second)
+        )
+        log_prob = table.values[rows, first, second] - distribution.log_total
+        policy_loss -= (advantage * log_prob).sum()
+        entropy_loss += (step_price * distribution.entropy).sum()
+
+        nodes = positions.here[: len(rows), :width].clone()
+        children, parent = positions.merge(step, first, second)
+        at, sample = torch.stack([first, second], dim=1), rows[:, None]
+        as_first = summed.values[sample, at, :width]  # (R, 2, W)
+        as_second = summed.values[sample, :width, at]
+        gradient[sample[..., None], children[..., None], nodes[:, None]] = as_first
+        gradient[sample[..., None], nodes[:, None], children[..., None]] = as_second
+        zeros = as_first.new_zeros(len(rows), width)
+        summed.replace(step, zeros, zeros)
+        known = positions.here[: len(rows), :width].clamp(min=0)
+        table.replace(step, scores[sample, parent[:, None], known], scores[sample, known, parent[:, None]])
+    left = positions.here
+    sample = torch.arange(size, device=left.device)[:, None, None]
+    gradient[sample, left[:, :, None], left[:, None, :]] += summed.values
+    back = order.argsort()
+    return gradient[back, :-1, :-1], {"policy": policy_loss, "entropy": entropy_loss}
 
 
 def value_loss(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -89,8 +90,9 @@ class ScheduledAdam:
         self.optimizer.zero_grad(set_to_none=True)
 
     def state(self) -> dict[str, Any]:
-        return {"optimizer": self.optimizer.state_dict(), "updates": self.updates}
+        return {"optimizer": copy.deepcopy(self.optimizer.state_dict()), "updates": self.updates}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.optimizer.load_state_dict(state["optimizer"])
+        # Adam changes its averages in place, and would change the state that it was given.
+        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.updates = state["updates"]

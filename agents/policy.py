@@ -22,8 +22,6 @@ ILLEGAL = -1e9
 class MergePolicy(nn.Module):
     """Scores of ordered pairs and a state value, from embeddings and leaf counts."""
 
-    value_dim: int
-
     @abstractmethod
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
@@ -53,7 +51,9 @@ class MergePolicy(nn.Module):
     ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B"]]:
         """Logits of all ``P (P - 1)`` actions, illegal ones at -1e9, and the state's value."""
         active = observation["active"].bool()
-        features = self.features(observation["tokens"].float(), observation["leaf_counts"])
+        # What stands in empty slots must not reach a sum, not even as 0 * NaN.
+        tokens = observation["tokens"].float().masked_fill(~active[..., None], 0.0)
+        features = self.features(tokens, observation["leaf_counts"])
         logits = drop_diagonal(self.scores(features, features))
         values = self.values(features, active[:, None].float())[:, 0]
         return logits.masked_fill(~action_mask(active), ILLEGAL), values

@@ -126,7 +126,8 @@ def _usable(names: Sequence[str] | dict[str, FixedPolicy], dataset: Dataset) -> 
 
 
 def _print_report(learner: MixedOrders, path: Path) -> None:
-    table = Table(title=f"{learner.task.env_id}, nmse on validation data", title_justify="left")
+    print(f"{learner.task.env_id}, validation data")
+    table = Table()
     table.add_column("merges chosen by")
     table.add_column("nmse", justify="right")
     errors = policy_errors(learner.autoencoder, learner.task.dataset("validation"))

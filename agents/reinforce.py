@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,6 +97,29 @@ class Reinforce(Learner):
     ) -> Int64[Tensor, "B M 2"]:
         return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
 
+    @torch.no_grad()
+    def predict(
+        self, observation: dict[str, Any], state: Any = None, *, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """An action for an observation of the environment, or one for each of a batch of them.
+
+        As in Stable-Baselines3: returns ``(action, state)``; ``deterministic`` takes the best pair.
+        """
+        tensors = {
+            key: torch.as_tensor(observation[key], device=self.device)
+            for key in ("tokens", "active", "leaf_counts")
+        }
+        single = tensors["tokens"].ndim == 2
+        if single:
+            tensors = {key: value[None] for key, value in tensors.items()}
+        logits, _ = self.policy(tensors)
+        if deterministic:
+            actions = logits.argmax(1)
+        else:
+            probabilities = logits.softmax(1)
+            actions = torch.multinomial(probabilities, 1, generator=self.generator).squeeze(1)
+        return (int(actions[0]) if single else actions.cpu().numpy()), state
+
     # ------------------------------------------------------------ learn
 
     def update(self, progress: float) -> dict[str, float]:
@@ -105,7 +129,7 @@ class Reinforce(Learner):
             progress, config.population_curriculum,
         ).to(self.device)  # fmt: skip
         share = piecewise_linear(config.demonstration_share, progress)
-        if share > 0 and float(torch.rand((), generator=self.generator)) < share:
+        if share > 0 and self._draw() < share:
             episodes, scalars = self._clone(batch, progress)
         else:
             rows = torch.arange(len(batch.tokens), device=self.device)
@@ -115,7 +139,14 @@ class Reinforce(Learner):
             scalars |= self.trainer.update(batch, episodes.merges, progress)
         self.updates += 1
         heights = tree_height(episodes.merges, batch.num_tokens)
-        return {**scalars, "train/tree_height": float(heights.float().mean())}
+        return {
+            **scalars,
+            "train/tree_height": float(heights.float().mean()),
+            "train/skipped_updates": float(self.guard.skipped + self.trainer.guard.skipped),
+        }
+
+    def _draw(self) -> float:
+        return float(torch.rand((), generator=self.generator, device=self.device))
 
     def _reinforce(
         self, batch: TokenBatch, progress: float
@@ -215,8 +246,8 @@ class Reinforce(Learner):
 
     def state(self) -> dict[str, Any]:
         return {
-            "autoencoder": self.autoencoder.state_dict(),
-            "policy": self.policy.state_dict(),
+            "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
+            "policy": copy.deepcopy(self.policy.state_dict()),
             "trainer": self.trainer.state(),
             "optimizer": self.optimizer.state(),
             "guard": self.guard.state(),

@@ -1,0 +1,1 @@
+"""Throughput, memory and held-out errors; each prints a table and writes JSON."""

@@ -1,0 +1,65 @@
+"""Merges per second and peak memory of joint training: ``python -m benchmarks.joint_training``.
+
+Every row runs in a process of its own, so that its peak memory is its own.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from agents import FixedOrder, FixedOrderConfig, Reinforce, ReinforceConfig
+from benchmarks.table import report
+
+SECONDS = 20.0
+CASES: list[dict[str, Any]] = [
+    {"tokens": 15, "env": "HTM-Trees-v0", "env_kwargs": {"heights": (4,)}, "samples": 64},
+    {"tokens": 128, "env": "HTM-Crosses-v0", "env_kwargs": {"num_crosses": (64,)}, "samples": 2},
+]
+"""REINFORCE makes four trees of every sample; the fixed order gets as many trees."""
+
+
+def measure(case: dict[str, Any], algo: str) -> dict[str, Any]:
+    """One row: joint training with embedding 64 and hidden width 256 on one thread."""
+    torch.set_num_threads(1)
+    task = {"env_kwargs": case["env_kwargs"], "embedding_dim": 64}
+    if algo == "reinforce":
+        # No demonstrations: the merges that are counted are the policy's own.
+        config = replace(
+            ReinforceConfig(), batch_size=case["samples"], demonstration_share=((0.0, 0.0),)
+        )
+        learner: Any = Reinforce(case["env"], config, **task)
+    else:
+        trees = 4 * case["samples"]
+        learner = FixedOrder(case["env"], FixedOrderConfig(policy=algo, batch_size=trees), **task)
+    for _ in range(3):
+        learner.update(0.1)
+    started, merges = time.perf_counter(), learner.merges_made
+    while (elapsed := time.perf_counter() - started) < SECONDS:
+        learner.update(0.1)
+    return {
+        "algo": algo,
+        "tokens": case["tokens"],
+        "trees an update": 4 * case["samples"],
+        "merges/s": (learner.merges_made - merges) / elapsed,
+        "peak memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+    }
+
+
+def main() -> None:
+    context = multiprocessing.get_context("spawn")
+    rows = []
+    for case in CASES:
+        for algo in ("reinforce", "random"):
+            with context.Pool(1) as pool:
+                rows.append(pool.apply(measure, (case, algo)))
+    report("joint_training", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Prints rows as a table, and writes them with the machine they were measured on."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+
+RESULTS = Path("runs/benchmarks")
+
+
+def report(name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS) -> None:
+    """Print the rows, and write ``folder/name.json``."""
+    table = Table(title=name)
+    columns = list(rows[0])
+    for column in columns:
+        table.add_column(column, justify="left" if column == columns[0] else "right")
+    for row in rows:
+        table.add_row(*(_text(row[column]) for column in columns))
+    Console().print(table)
+    folder.mkdir(parents=True, exist_ok=True)
+    machine = {
+        "processor": platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+    }
+    path = folder / f"{name}.json"
+    path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
+    print(f"written to {path}")
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else str(value)

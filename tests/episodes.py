@@ -1,0 +1,101 @@
+"""Random batches and policies, and the plain replay that rollouts are held against."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from oracle import PlainForest
+from torch import Tensor
+
+from agents.policy import MergePolicy, make_policy
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import action_to_pair, merges_to_actions
+from htm_env.observation import observe_population
+from htm_env.population import Population, merge_pairs, start_population
+from htm_env.types import TokenBatch
+
+SCORERS = ["pointer", "pair_mlp"]
+RAGGED = [4, 2, 6, 1, 3, 6]
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_policy(scorer: str, embedding_dim: int = 5, seed: int = 0) -> MergePolicy:
+    """Weights that make some pairs several times as likely as others."""
+    policy = make_policy(scorer, embedding_dim, 12)
+    drawn = generator(seed)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.normal_(std=0.2 if scorer == "pointer" else 0.4, generator=drawn)
+    return policy
+
+
+def random_batch(sizes: list[int], slots: int | None = None, seed: int = 0) -> TokenBatch:
+    """Tokens of three coordinates, without a hierarchy."""
+    slots = max(2, *sizes) if slots is None else slots
+    present = torch.arange(slots) < torch.tensor(sizes)[:, None]
+    tokens = torch.randn(len(sizes), slots, 3, generator=generator(seed)) * present[..., None]
+    return TokenBatch(
+        tokens,
+        present,
+        torch.zeros(len(sizes), 0, slots, dtype=torch.bool),
+        torch.full((len(sizes), slots - 1, 2), -1),
+    )
+
+
+def replayed(
+    autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Tensor
+) -> Iterator[tuple[Population, Tensor]]:
+    """Each population before a merge, and the actions ``(B,)`` taken in it; -1 for none."""
+    population = start_population(autoencoder, batch, torch.ones(batch.tokens.shape[2]))
+    actions = merges_to_actions(merges, batch.num_tokens)
+    for step in range(actions.shape[1]):
+        action = actions[:, step]
+        yield population, action
+        first, second = action_to_pair(action.clamp(min=0), batch.present.shape[1])
+        population = merge_pairs(
+            autoencoder, population, first, second, torch.ones(3), action >= 0
+        )
+
+
+def replayed_log_probs(
+    autoencoder: HTMAutoencoder, policy: MergePolicy, batch: TokenBatch, merges: Tensor
+) -> Tensor:
+    """``(B, M)``: from the policy's own forward pass on every observation; differentiable."""
+    columns = []
+    for population, action in replayed(autoencoder, batch, merges):
+        logits, _ = policy(observe_population(autoencoder, population))
+        chosen = logits.log_softmax(1).gather(1, action.clamp(min=0)[:, None])[:, 0]
+        columns.append(torch.where(action >= 0, chosen, 0.0))
+    return torch.stack(columns, dim=1)
+
+
+def plain_forests(merges: Tensor, num_leaves: Tensor) -> list[PlainForest]:
+    """The merges of every sample, made one at a time."""
+    forests = []
+    for row, n in enumerate(num_leaves.tolist()):
+        forest = PlainForest(n)
+        for first, second in merges[row].tolist():
+            if first >= 0:
+                slot = {node: slot for slot, node in forest.slots.items()}
+                forest.merge(slot[first], slot[second])
+        forests.append(forest)
+    return forests
+
+
+def active_lists(merges: Tensor, num_leaves: Tensor) -> list[list[set[int]]]:
+    """The active nodes before every merge of every sample, in plain sets."""
+    found = []
+    for row, n in enumerate(num_leaves.tolist()):
+        active, steps = set(range(n)), []
+        for step, (first, second) in enumerate(merges[row].tolist()):
+            if first >= 0:
+                steps.append(set(active))
+                active = active - {first, second} | {n + step}
+            else:
+                steps.append(set())
+        found.append(steps)
+    return found

@@ -1,0 +1,193 @@
+"""The two scorers against plain loops over pairs, and against what stands in empty slots."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from episodes import SCORERS, generator, random_policy
+
+from agents.policy import ILLEGAL, PairPolicy, PointerPolicy, make_policy
+from htm_env.forest import pair_to_action
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+
+
+def observation(sizes_active: list[list[int]], slots: int, seed: int = 0) -> dict:
+    """Random embeddings of five numbers in the given slots."""
+    drawn = generator(seed)
+    active = torch.zeros(len(sizes_active), slots, dtype=torch.int8)
+    for row, slots_of_row in enumerate(sizes_active):
+        active[row, slots_of_row] = 1
+    tokens = torch.randn(len(sizes_active), slots, 5, generator=drawn) * active[..., None]
+    counts = torch.randint(1, 9, active.shape, generator=drawn) * active
+    return {"tokens": tokens, "active": active, "leaf_counts": counts.to(torch.int32)}
+
+
+def plain_pointer_score(policy: PointerPolicy, first, second) -> torch.Tensor:
+    """``q_i . k_j / sqrt(d) - |f_i - f_j|^2 + o_i - o_j`` from one token's numbers each."""
+
+    def parts(token):
+        embedding, count = token
+        hidden = policy.body(torch.cat([embedding, count.float().log2()[None]]))
+        hidden = hidden + policy.residual(hidden)
+        query, key, place, order = policy.head(hidden).split(
+            [policy.key_dim, policy.key_dim, policy.distance_dim, 1]
+        )
+        return query, key, place + policy.distance_skip(embedding), order
+
+    query, _, place, order = parts(first)
+    _, key, other_place, other_order = parts(second)
+    near = (place - other_place).square().sum()
+    return query @ key / policy.key_dim**0.5 - near + (order - other_order)[0]
+
+
+def plain_pair_score(policy: PairPolicy, first, second) -> torch.Tensor:
+    """The MLP over the two concatenated embeddings."""
+    return policy.rest(policy.first(torch.cat([first[0], second[0]])))[0]
+
+
+PLAIN = {"pointer": plain_pointer_score, "pair_mlp": plain_pair_score}
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_logits_are_the_scores_of_each_pair(scorer):
+    policy = random_policy(scorer)
+    seen = observation([[0, 1, 3, 4], [2, 0], [1, 2, 3, 4, 0]], slots=5)
+    logits, values = policy(seen)
+    assert logits.shape == (3, 20)
+    assert values.shape == (3,)
+    for row in range(3):
+        tokens = list(zip(seen["tokens"][row], seen["leaf_counts"][row], strict=True))
+        for first in range(5):
+            for second in set(range(5)) - {first}:
+                logit = logits[row, pair_to_action(first, second, 5)]
+                if seen["active"][row, first] and seen["active"][row, second]:
+                    expected = PLAIN[scorer](policy, tokens[first], tokens[second])
+                    torch.testing.assert_close(logit, expected, **CLOSE)
+                else:
+                    assert float(logit.detach()) == ILLEGAL
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_illegal_actions_have_probability_exactly_zero(scorer):
+    logits, _ = random_policy(scorer)(observation([[0, 1, 3], [4, 2], [0, 1, 2, 3, 4]], slots=5))
+    probabilities = logits.softmax(1)
+    assert (probabilities > 0).sum(1).tolist() == [6, 2, 20]  # n (n - 1)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("junk", [7.0, -1e4, 1e30, float("inf"), float("nan")])
+def test_what_stands_in_empty_slots_changes_nothing(scorer, junk):
+    policy = random_policy(scorer)
+    seen = observation([[0, 2, 3], [4, 1]], slots=5)
+    empty = seen["active"] == 0
+    spoilt = {
+        **seen,
+        "tokens": torch.where(empty[..., None], junk, seen["tokens"]),
+        "leaf_counts": torch.where(empty, 2**20, seen["leaf_counts"]).to(torch.int32),
+    }
+    (logits, values), (spoilt_logits, spoilt_values) = policy(seen), policy(spoilt)
+    assert torch.equal(logits, spoilt_logits)
+    assert torch.equal(values, spoilt_values)
+
+    def gradients(output):
+        policy.zero_grad()
+        (output[0].log_softmax(1)[:, pair_to_action(1, 4, 5)].sum() + output[1].sum()).backward()
+        return [weight.grad.clone() for weight in policy.parameters() if weight.grad is not None]
+
+    for clean, dirty in zip(gradients(policy(seen)), gradients(policy(spoilt)), strict=True):
+        torch.testing.assert_close(clean, dirty, **CLOSE)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_a_sample_scores_the_same_in_more_slots(scorer):
+    policy = random_policy(scorer)
+    small = observation([[0, 1, 2]], slots=3)
+    large = observation([[0, 1, 2]], slots=6)
+    large["tokens"][:, :3] = small["tokens"]
+    large["leaf_counts"][:, :3] = small["leaf_counts"]
+    (small_logits, small_value), (logits, value) = policy(small), policy(large)
+    torch.testing.assert_close(value, small_value, **CLOSE)
+    for first, second in [(0, 1), (1, 0), (0, 2), (2, 0), (1, 2), (2, 1)]:
+        torch.testing.assert_close(
+            logits[0, pair_to_action(first, second, 6)],
+            small_logits[0, pair_to_action(first, second, 3)],
+            **CLOSE,
+        )
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_the_order_of_the_slots_carries_no_information(scorer):
+    policy = random_policy(scorer)
+    seen = observation([[0, 1, 3, 4]], slots=5)
+    order = torch.tensor([3, 0, 4, 2, 1])  # slot s of the shuffled one holds slot order[s]
+    shuffled = {key: value[:, order] for key, value in seen.items()}
+    (logits, value), (shuffled_logits, shuffled_value) = policy(seen), policy(shuffled)
+    torch.testing.assert_close(value, shuffled_value, **CLOSE)
+    for first in range(5):
+        for second in set(range(5)) - {first}:
+            here = logits[0, pair_to_action(int(order[first]), int(order[second]), 5)]
+            there = shuffled_logits[0, pair_to_action(first, second, 5)]
+            torch.testing.assert_close(there, here, **CLOSE)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_fifty_slots_and_embeddings_at_the_bound_of_what_is_observed(scorer):
+    policy = make_policy(scorer, 5, 12)
+    seen = observation([list(range(50)), [7, 49], list(range(0, 50, 3))], slots=50)
+    seen["tokens"] = (seen["tokens"] * 1e5).clamp(-1e4, 1e4)
+    logits, values = policy(seen)
+    assert logits.shape == (3, 2450)
+    legal = logits > ILLEGAL
+    assert legal.sum(1).tolist() == [2450, 2, 17 * 16]
+    assert (logits[legal] > ILLEGAL / 10).all()
+    probabilities = logits.softmax(1)
+    torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
+    assert not probabilities[~legal].any()
+    (logits.log_softmax(1).amax(1).sum() + values.sum()).backward()
+    assert all(
+        weight.grad.isfinite().all() for weight in policy.parameters() if weight.grad is not None
+    )
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_node_scores_are_the_scores_of_the_needed_pairs(scorer):
+    policy = random_policy(scorer)
+    drawn = generator(3)
+    features = policy.features(
+        torch.randn(2, 7, 5, generator=drawn), torch.randint(1, 4, (2, 7), generator=drawn)
+    ).detach()
+    needed = torch.rand(2, 7, 7, generator=drawn) < 0.4
+    weights = torch.randn(2, 7, 7, generator=drawn) * needed
+    results = []
+    for score in (policy.scores, lambda first, _: policy.node_scores(first, needed)):
+        leaf = features.clone().requires_grad_()
+        scores = score(leaf, leaf)
+        (scores * weights).sum().backward()
+        results.append((scores[needed], leaf.grad))
+    torch.testing.assert_close(results[1][0], results[0][0], **CLOSE)
+    torch.testing.assert_close(results[1][1], results[0][1], **CLOSE)
+    assert policy.node_scores(features, needed).isfinite().all()
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_values_of_many_states_are_those_of_each(scorer):
+    policy = random_policy(scorer)
+    seen = observation([[0, 1, 2, 3, 4]], slots=5)
+    features = policy.features(seen["tokens"], seen["leaf_counts"])
+    states = [[0, 1, 2, 3, 4], [1, 3], [4, 0, 2]]
+    members = torch.zeros(1, 3, 5)
+    for row, state in enumerate(states):
+        members[0, row, state] = 1.0
+    values = policy.values(features, members)[0]
+    for value, state in zip(values, states, strict=True):
+        alone = {**seen, "active": torch.zeros(1, 5, dtype=torch.int8)}
+        alone["active"][0, state] = 1
+        torch.testing.assert_close(value, policy(alone)[1][0], **CLOSE)
+    assert len({round(float(value.detach()), 4) for value in values}) == 3
+
+
+def test_an_unknown_scorer_lists_the_choices():
+    with pytest.raises(ValueError, match=r"'mlp'; choose from \['pair_mlp', 'pointer'\]"):
+        make_policy("mlp", 4, 8)

@@ -1,0 +1,248 @@
+"""The policy's losses against plain autograd, brute force and exact expectations."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from episodes import (
+    RAGGED,
+    SCORERS,
+    active_lists,
+    generator,
+    random_batch,
+    random_policy,
+    replayed,
+    replayed_log_probs,
+)
+
+from agents import losses
+from agents.baselines import LeaveOneOut, Returns
+from agents.fixed import all_merge_sequences
+from agents.losses import (
+    coactive,
+    discounted_returns,
+    distance_to_target,
+    membership,
+    policy_gradient_step,
+    step_terms,
+    value_loss,
+)
+from agents.rollout import follow, rollout
+from htm_env.observation import observe_population
+from htm_env.rewards import incremental_rewards, node_errors
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+PARTIAL = [3, 1, 2, 0, 2, 4]
+
+
+def episodes(autoencoder, policy, partial=False, ordered=True):
+    batch = random_batch(RAGGED, slots=7)
+    limit = torch.tensor(PARTIAL) if partial else None
+    made = rollout(
+        autoencoder, policy, batch, generator(1), num_merges=limit, ordered_entropy=ordered
+    )
+    return batch, made
+
+
+def gradients(policy) -> dict[str, torch.Tensor]:
+    return {
+        name: weight.grad.clone()
+        for name, weight in policy.named_parameters()
+        if weight.grad is not None
+    }
+
+
+def assert_same_gradients(found, expected, **tolerance):
+    for name in found.keys() | expected.keys():
+        zero = torch.zeros(())
+        torch.testing.assert_close(
+            found.get(name, zero).expand_as(expected.get(name, found.get(name, zero))),
+            expected.get(name, zero).expand_as(found.get(name, expected.get(name, zero))),
+            **tolerance,
+            msg=lambda text, name=name: f"{name}: {text}",
+        )
+    assert sum(float(gradient.abs().sum()) for gradient in expected.values()) > 1e-3
+
+
+# ---------------------------------------------------------------- by hand, by brute force
+
+
+def test_discounted_returns_by_hand():
+    rewards = torch.tensor([[1.0, 2.0, 4.0], [3.0, 0.0, 0.0]])
+    assert discounted_returns(rewards, 0.5).tolist() == [[3.0, 4.0, 4.0], [3.0, 0.0, 0.0]]
+    assert discounted_returns(rewards, 1.0).tolist() == [[7.0, 6.0, 4.0], [3.0, 0.0, 0.0]]
+    assert torch.equal(discounted_returns(rewards, 0.0), rewards)
+
+
+def test_value_loss_by_hand():
+    values, returns = torch.tensor([[1.0, 9.0], [2.0, 5.0]]), torch.tensor([[3.0, 0.0], [2.0, 4.0]])
+    steps = torch.tensor([[True, False], [True, True]])
+    assert float(value_loss(values, returns, steps)) == pytest.approx((4 + 0 + 1) / 3)
+
+
+@pytest.mark.parametrize("partial", [False, True])
+def test_membership_and_coactivity_by_brute_force(autoencoder, partial):
+    batch, made = episodes(autoencoder, random_policy("pointer"), partial)
+    members, together = membership(made), coactive(made)
+    for row, steps in enumerate(active_lists(made.merges, batch.num_tokens)):
+        expected = torch.zeros(13, 13, dtype=torch.bool)
+        for step, active in enumerate(steps):
+            assert set(members[row, step].nonzero().flatten().tolist()) == active
+            for first in active:
+                for second in active:
+                    expected[first, second] = True
+        assert torch.equal(together[row], expected)
+    assert set(members.unique().tolist()) == {0.0, 1.0}
+
+
+def test_distance_to_target_is_a_sign(autoencoder):
+    _, made = episodes(autoencoder, random_policy("pointer"), ordered=True)
+    mean = [
+        float(made.entropy[row].sum()) / max(1, n - 1) for row, n in enumerate(RAGGED)
+    ]
+    signs = distance_to_target(made, 0.6)[:, 0].tolist()
+    assert signs == [math.copysign(1, value - 0.6) for value in mean]
+    assert set(signs) == {-1.0, 1.0}
+
+
+# ---------------------------------------------------------------- steps
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("chunk", [2_000_000, 300, 1])
+def test_step_terms_are_those_of_the_rollout(
+    autoencoder, scorer, partial, ordered, chunk, monkeypatch
+):
+    """In one chunk, in several, and in one a step."""
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    policy = random_policy(scorer)
+    _, made = episodes(autoencoder, policy, partial, ordered)
+    features = policy.features(made.nodes, made.leaf_counts)
+    terms = list(step_terms(policy.node_scores(features, coactive(made)), made, ordered))
+    most = max(PARTIAL) if partial else max(RAGGED) - 1
+    assert [step for term in terms for step in range(*term.steps.indices(6))][:most] == list(
+        range(most)
+    )
+    assert (len(terms) == 1) == (chunk == 2_000_000)
+    log_prob, entropy = torch.zeros(6, 6), torch.zeros(6, 6)
+    for term in terms:
+        log_prob[:, term.steps] = term.log_prob
+        entropy[:, term.steps] = term.entropy
+    torch.testing.assert_close(log_prob.detach(), made.log_prob, **CLOSE)
+    torch.testing.assert_close(entropy.detach(), made.entropy, **CLOSE)
+
+
+def naive_loss(autoencoder, policy, batch, made, advantages, coefficient) -> torch.Tensor:
+    """The documented loss, one episode and one step at a time, through the forward pass."""
+    total = torch.zeros(())
+    lengths = [max(1, int(steps.sum())) for steps in made.steps]
+    log_probs = replayed_log_probs(autoencoder, policy, batch, made.merges)
+    for step, (population, action) in enumerate(replayed(autoencoder, batch, made.merges)):
+        logits, _ = policy(observe_population(autoencoder, population))
+        for row in (action >= 0).nonzero().flatten().tolist():
+            n = int(population.forest.num_active[row])
+            chances = logits[row].softmax(0)
+            chances = chances[chances > 0]
+            entropy = -(chances * chances.log()).sum() / math.log(n * (n - 1))
+            total = total - advantages[row, step] * log_probs[row, step]
+            total = total + coefficient[row, 0] * entropy / lengths[row]
+    return total / len(made.merges)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("chunk", [2_000_000, 300])
+def test_the_gradient_is_that_of_the_naive_loop(autoencoder, scorer, partial, chunk, monkeypatch):
+    monkeypatch.setattr(losses, "CHUNK", chunk)
+    policy = random_policy(scorer)
+    batch, made = episodes(autoencoder, policy, partial)
+    advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
+    coefficient = torch.randn(6, 1, generator=generator(6))
+    loss = naive_loss(autoencoder, policy, batch, made, advantages, coefficient)
+    loss.backward()
+    expected = gradients(policy)
+    policy.zero_grad()
+    features = policy.features(made.nodes, made.leaf_counts)
+    parts = policy_gradient_step(policy, made, advantages, coefficient, features)
+    total = float(parts["policy"] + parts["entropy"])
+    assert total == pytest.approx(float(loss.detach()), rel=1e-4)
+    assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_the_gradient_of_unordered_entropy_is_numerically_right(autoencoder):
+    """The score of one pair moved a little either way, against the chunked gradient."""
+    policy = random_policy("pointer")
+    _, made = episodes(autoencoder, policy, ordered=False)
+    scores = policy.node_scores(policy.features(made.nodes, made.leaf_counts), coactive(made))
+    scores = scores.detach().double()
+
+    def total(values):
+        return sum(term.entropy.sum() for term in step_terms(values, made, False))
+
+    leaf = scores.clone().requires_grad_()
+    total(leaf).backward()
+    first, second = made.merges[2, 0].tolist()
+    for row, i, j in [(2, first, second), (2, second, first), (0, 0, 1)]:
+        moved = [scores.clone(), scores.clone()]
+        moved[0][row, i, j] += 1e-4
+        moved[1][row, i, j] -= 1e-4
+        slope = float(total(moved[0]) - total(moved[1])) / 2e-4
+        assert float(leaf.grad[row, i, j]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
+
+
+# ---------------------------------------------------------------- exact expectations
+
+
+def three_tokens(autoencoder, policy):
+    """All twelve episodes over three tokens, their returns to go and exact probabilities."""
+    sequences = all_merge_sequences(3)
+    batch = random_batch([3] * 12)
+    batch.tokens[:] = batch.tokens[:1]
+    made = follow(autoencoder, batch, sequences)
+    errors = node_errors(
+        autoencoder, made.nodes, made.exists, sequences, batch, torch.tensor([0.5, 2.0, 3.0])
+    )
+    rewards = incremental_rewards(errors, sequences, batch.num_tokens, 3)
+    probabilities = replayed_log_probs(autoencoder, policy, batch, sequences).sum(1).exp()
+    return made, discounted_returns(rewards, 1.0), probabilities
+
+
+def exact_gradients(policy, returns, probabilities):
+    """Of minus the expected return, through the probabilities themselves."""
+    policy.zero_grad()
+    (-(probabilities * returns[:, 0]).sum()).backward()
+    return gradients(policy)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_the_expected_gradient_is_that_of_the_expected_return(autoencoder, scorer):
+    policy = random_policy(scorer)
+    made, returns, probabilities = three_tokens(autoencoder, policy)
+    expected = exact_gradients(policy, returns, probabilities)
+    policy.zero_grad()
+    features = policy.features(made.nodes, made.leaf_counts)
+    weighted = 12 * probabilities.detach()[:, None] * returns  # the step takes a mean over twelve
+    policy_gradient_step(policy, made, weighted, torch.zeros(12, 1), features)
+    assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-4)
+
+
+def test_leaving_one_out_does_not_bias_the_expected_gradient(autoencoder):
+    """Two trees a sample: all 144 pairs of episodes, weighted by their probability."""
+    policy = random_policy("pointer")
+    made, returns, probabilities = three_tokens(autoencoder, policy)
+    expected = exact_gradients(policy, returns, probabilities)
+    policy.zero_grad()
+    pairs = torch.cartesian_prod(torch.arange(12), torch.arange(12)).flatten()  # (288,)
+    both = type(made)(*(getattr(made, name)[pairs] for name in made.__dataclass_fields__))
+    chance = probabilities.detach()[pairs].view(144, 2).prod(1).repeat_interleave(2)
+    advantages = LeaveOneOut().advantages(
+        Returns(returns[pairs], both.steps, 2, lambda: returns[pairs], lambda: returns[pairs])
+    )
+    features = policy.features(both.nodes, both.leaf_counts)
+    weighted = 144 * chance[:, None] * advantages
+    policy_gradient_step(policy, both, weighted, torch.zeros(288, 1), features)
+    assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-4)
