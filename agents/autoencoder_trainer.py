@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
 from agents.schedules import piecewise_linear
@@ -48,7 +48,7 @@ class AutoencoderTrainer:
         self, autoencoder: HTMAutoencoder, config: AutoencoderConfig, generator: torch.Generator
     ) -> None:
         self.autoencoder, self.config, self.generator = autoencoder, config, generator
-        parts = {
+        parts: dict[str, list[nn.Module]] = {
             "lifter": [autoencoder.lifter, autoencoder.unlifter],
             "merger": [autoencoder.merger, autoencoder.unmerger],
             "classifier": [autoencoder.classifier],

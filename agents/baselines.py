@@ -1,7 +1,7 @@
 """Baselines: what a return is compared with before it teaches the policy.
 
-Each is a small class with one method, ``advantages``, that sees the returns ``(B, M)`` of a batch in
-which the ``trees_per_sample`` trees of one sample stand next to each other.
+Each is a small class with one method, ``advantages``, that sees the returns ``(B, M)`` of a batch
+in which the ``trees_per_sample`` trees of one sample stand next to each other.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Baseline(ABC):
     def state(self) -> dict[str, Any]:
         return {}
 
-    def restore(self, state: dict[str, Any]) -> None:
+    def restore(self, state: dict[str, Any]) -> None:  # noqa: B027  # most remember nothing
         pass
 
 

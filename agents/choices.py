@@ -12,27 +12,6 @@ TINY = 1e-30
 """Below every probability that matters; keeps the logarithm of an illegal pair's finite."""
 
 
-def choose_pairs(
-    scores: Float[Tensor, "R W W"], generator: torch.Generator, greedy: bool
-) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
-    """An ordered pair of positions a sample, and its log-probability.
-
-    Sampled in two stages, the first position and then the second given the first, so that a step
-    draws ``2 W`` random numbers a sample instead of ``W^2``.
-    """
-    rows = torch.arange(len(scores), device=scores.device)
-    width = scores.shape[1]
-    by_first = scores.logsumexp(2)  # (R, W)
-    if greedy:
-        pair = scores.flatten(1).argmax(1)
-        first, second = pair // width, pair % width
-    else:
-        first = torch.multinomial(by_first.softmax(1), 1, generator=generator).squeeze(1)
-        second = torch.multinomial(scores[rows, first].softmax(1), 1, generator=generator)
-        second = second.squeeze(1)
-    return first, second, scores[rows, first, second] - by_first.logsumexp(1)
-
-
 class Choices(NamedTuple):
     """The distribution over the ordered pairs of each sample."""
 
@@ -56,21 +35,33 @@ def choices(scores: Float[Tensor, "R W W"], ordered: bool) -> Choices:
     probability /= total
     choice = probability if ordered else probability + probability.transpose(1, 2)
     log_choice = choice.clamp_min(TINY).log_()
-    entropy = -torch.einsum("rij,rij->r", probability, log_choice)
+    entropy = -torch.linalg.vecdot(probability.flatten(1), log_choice.flatten(1))
     return Choices(probability, log_choice, (best + total.log())[:, 0, 0], entropy)
+
+
+def choose_pairs(
+    distribution: Choices, generator: torch.Generator, greedy: bool
+) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
+    """An ordered pair of positions a sample, and its log-probability.
+
+    Sampled in two stages, the first position and then the second given the first, so that a step
+    draws ``2 W`` random numbers a sample instead of ``W^2``.
+    """
+    probability = distribution.probability
+    rows = torch.arange(len(probability), device=probability.device)
+    if greedy:
+        pair, width = probability.flatten(1).argmax(1), probability.shape[2]
+        first, second = pair // width, pair % width
+    else:
+        first = torch.multinomial(probability.sum(2), 1, generator=generator).squeeze(1)
+        second = torch.multinomial(probability[rows, first], 1, generator=generator).squeeze(1)
+    return first, second, probability[rows, first, second].log()
 
 
 def most_entropy(num_active: Int64[Tensor, "*batch"], ordered: bool) -> Float[Tensor, "*batch"]:
     """The entropy of choosing uniformly, in nats; 1 where there is only one choice."""
     pairs = num_active * (num_active - 1) // (1 if ordered else 2)
     return torch.where(pairs > 1, pairs.clamp(min=2).log(), 1.0)
-
-
-def choice_entropy(
-    scores: Float[Tensor, "R W W"], num_active: Int64[Tensor, "R"], ordered: bool
-) -> Float[Tensor, "R"]:
-    """The entropy of choosing, over that of choosing uniformly: in [0, 1]."""
-    return choices(scores, ordered).entropy / most_entropy(num_active, ordered)
 
 
 def score_gradient(
@@ -82,8 +73,8 @@ def score_gradient(
 ) -> Float[Tensor, "R W W"]:
     """``d/dscores [- advantage * log p(first, second) + entropy_price * entropy]``, in closed form.
 
-    The gradient of ``log p(a)`` is ``1[a] - p``; that of the entropy ``- p (log q + H)``, with ``q``
-    the probability of the choice that the pair belongs to.
+    The gradient of ``log p(a)`` is ``1[a] - p``; that of the entropy is ``- p (log q + H)``, with
+    ``q`` the probability of the choice that the pair belongs to.
     """
     price = entropy_price[:, None, None]
     slope = advantage[:, None, None] - price * distribution.entropy[:, None, None]

@@ -33,7 +33,7 @@ class EntropyConfig:
     Haarnoja et al. 2018, "Soft actor-critic algorithms and applications"); ``distance``: a penalty
     on the distance to the target (the published method's)."""
     weight: float = 3.0
-    """``distance``: of the penalty; ``adaptive``: of the present distance, beside the accumulated."""
+    """``distance``: of the penalty; ``adaptive``: of the present distance, and the sum so far."""
     rate: float = 0.05
     """``adaptive``: how fast the price accumulates."""
 

@@ -38,9 +38,7 @@ class FixedOrder(Learner):
         super().__init__(env_id, config, **task)
         self.algo = self.config.policy
         self.policy = fixed_policy(self.config.policy)
-        self.trainer = AutoencoderTrainer(
-            self.autoencoder, self.config.autoencoder, self.generator
-        )
+        self.trainer = AutoencoderTrainer(self.autoencoder, self.config.autoencoder, self.generator)
 
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agents.choices import choices, most_entropy, score_gradient
@@ -11,9 +11,8 @@ from agents.policy import ILLEGAL, MergePolicy
 from agents.positions import PairTable, Positions
 from agents.rollout import Rollout
 
-def discounted_returns(
-    rewards: Float[Tensor, "B M"], discount: float
-) -> Float[Tensor, "B M"]:
+
+def discounted_returns(rewards: Float[Tensor, "B M"], discount: float) -> Float[Tensor, "B M"]:
     """``G_t = r_t + discount * G_{t+1}``; padding earns 0."""
     returns = torch.zeros_like(rewards)
     following = rewards.new_zeros(len(rewards))
@@ -103,9 +102,7 @@ def episode_gradient(
         distribution = choices(table.view(step), ordered_entropy)
         advantage = advantages[: len(rows), step.time]
         step_price = price[: len(rows)] / most_entropy(step.num_active, ordered_entropy)
-        summed.view(step).add_(
-            score_gradient(distribution, advantage, step_price, first, second)
-        )
+        summed.view(step).add_(score_gradient(distribution, advantage, step_price, first, second))
         log_prob = table.values[rows, first, second] - distribution.log_total
         policy_loss -= (advantage * log_prob).sum()
         entropy_loss += (step_price * distribution.entropy).sum()
@@ -120,7 +117,9 @@ def episode_gradient(
         zeros = as_first.new_zeros(len(rows), width)
         summed.replace(step, zeros, zeros)
         known = positions.here[: len(rows), :width].clamp(min=0)
-        table.replace(step, scores[sample, parent[:, None], known], scores[sample, known, parent[:, None]])
+        table.replace(
+            step, scores[sample, parent[:, None], known], scores[sample, known, parent[:, None]]
+        )
     left = positions.here
     sample = torch.arange(size, device=left.device)[:, None, None]
     gradient[sample, left[:, :, None], left[:, None, :]] += summed.values

@@ -70,8 +70,8 @@ class PretrainOptions:
 
     env: str | None = None
     """Environment id; all that have pretrained weights if not given."""
-    seconds: float = 480.0
-    """Training time an id."""
+    merges: int = 12_000_000
+    """Merges that an id's autoencoder learns from; the same number gives the same weights."""
     out: Path | None = None
     """Folder of the weights; the package's own if not given."""
     threads: int = 1

@@ -25,7 +25,9 @@ ORIGINAL = ReinforceConfig(
     autoencoder=AutoencoderConfig(
         architecture="mlp",
         hidden_dim=256,
-        loss=LossWeights(reconstruction=1.0, subtrees=0.0, cycle=1.0, transport=1.0, classifier=1.0),
+        loss=LossWeights(
+            reconstruction=1.0, subtrees=0.0, cycle=1.0, transport=1.0, classifier=1.0
+        ),
         transport_interpolation=((0.05, 0.5), (0.8, 0.0)),
         noise_std=0.01,
         lifter=_ADAM,

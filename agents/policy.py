@@ -19,6 +19,15 @@ ILLEGAL = -1e9
 """The score of an illegal pair: its probability is exactly 0, and nothing becomes NaN."""
 
 
+def bounded(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Scores that leave every legal pair above every illegal one, and 0 where they are NaN.
+
+    An autoencoder that diverges then gives bad merges, but legal ones; the updates on them are
+    skipped and counted where the losses are checked.
+    """
+    return scores.nan_to_num(0.0).clamp(ILLEGAL / 10, -ILLEGAL / 10)
+
+
 class MergePolicy(nn.Module):
     """Scores of ordered pairs and a state value, from embeddings and leaf counts."""
 
@@ -54,7 +63,7 @@ class MergePolicy(nn.Module):
         # What stands in empty slots must not reach a sum, not even as 0 * NaN.
         tokens = observation["tokens"].float().masked_fill(~active[..., None], 0.0)
         features = self.features(tokens, observation["leaf_counts"])
-        logits = drop_diagonal(self.scores(features, features))
+        logits = drop_diagonal(bounded(self.scores(features, features)))
         values = self.values(features, active[:, None].float())[:, 0]
         return logits.masked_fill(~action_mask(active), ILLEGAL), values
 
@@ -62,9 +71,9 @@ class MergePolicy(nn.Module):
 class PointerPolicy(MergePolicy):
     """A query and a key per token; scores from their product and from a learned distance.
 
-    ``score(i, j) = q_i . k_j / sqrt(d) - |f_i - f_j|^2 + o_i - o_j``: one matrix product, since query
-    and key are extended so that it gives the distance and the order as well (Vinyals et al. 2015,
-    "Pointer networks", for the pointer).
+    ``score(i, j) = q_i . k_j / sqrt(d) - |f_i - f_j|^2 + o_i - o_j``: one matrix product, since
+    query and key are extended so that it gives the distance and the order as well (Vinyals et al.
+    2015, "Pointer networks", for the pointer).
     """
 
     def __init__(
@@ -180,4 +189,4 @@ def make_policy(scorer: str, embedding_dim: int, hidden_dim: int) -> MergePolicy
     """The policy network of that name; ``ValueError`` with the choices if there is none."""
     if scorer not in SCORERS:
         raise ValueError(f"unknown scorer {scorer!r}; choose from {sorted(SCORERS)}")
-    return SCORERS[scorer](embedding_dim, hidden_dim)  # type: ignore[call-arg]
+    return SCORERS[scorer](embedding_dim, hidden_dim)

@@ -78,7 +78,7 @@ def pretrain(options: PretrainOptions) -> None:
             f"{options.env} has no pretrained weights; choose from {', '.join(EMBEDDING_DIMS)}"
         )
     for env_id in EMBEDDING_DIMS if options.env is None else [options.env]:
-        learner = pretrained_learner(env_id, Budget(options.seconds))
+        learner = pretrained_learner(env_id, Budget(merges=options.merges))
         path = (FOLDER if options.out is None else options.out) / f"{env_id}.safetensors"
         learner.autoencoder.save(path)
         _print_report(learner, path)

@@ -54,7 +54,7 @@ class ReinforceConfig:
     discount: float = 0.8
     """Of a reward one merge later."""
     baseline: str = "leave_one_out"
-    """``none``, ``moving_normaliser``, ``exponential``, ``value``, ``greedy``, ``leave_one_out``."""
+    """none, moving_normaliser, exponential, value, greedy or leave_one_out."""
     scale_advantages: bool = True
     """Divide the advantages of a batch by their root mean square: rewards shrink as errors do."""
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
@@ -148,9 +148,7 @@ class Reinforce(Learner):
     def _draw(self) -> float:
         return float(torch.rand((), generator=self.generator, device=self.device))
 
-    def _reinforce(
-        self, batch: TokenBatch, progress: float
-    ) -> tuple[Rollout, dict[str, float]]:
+    def _reinforce(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
         config = self.config
         num_merges = merges_to_make(batch.num_tokens, progress, config.merges_curriculum)
         episodes = self._roll(batch, num_merges, greedy=False)

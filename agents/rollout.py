@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.choices import choice_entropy, choose_pairs
-from agents.policy import ILLEGAL, MergePolicy
+from agents.choices import choices, choose_pairs, most_entropy
+from agents.policy import ILLEGAL, MergePolicy, bounded
 from agents.positions import PairTable, Positions
 from htm_env.autoencoder import HTMAutoencoder, forest_levels
 from htm_env.forest import leaf_counts
@@ -34,7 +34,7 @@ class Rollout:
     log_prob: Float[Tensor, "B M"]
     """Log-probability of each merge under the policy that made it; 0 in padding."""
     entropy: Float[Tensor, "B M"]
-    """Entropy of each choice over that of a uniform one, in [0, 1] (see :func:`choice_entropy`)."""
+    """Entropy of each choice over that of a uniform one, in [0, 1] (see ``choices.py``)."""
 
     @property
     def steps(self) -> Bool[Tensor, "B M"]:
@@ -59,8 +59,8 @@ def rollout(
 ) -> Rollout:
     """Let ``policy`` merge every sample of ``batch``.
 
-    ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one root;
-    ``ordered_entropy`` says whether the order within a pair counts as a choice.
+    ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one
+    root; ``ordered_entropy`` says whether the order within a pair counts as a choice.
     """
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
@@ -88,14 +88,18 @@ def _rollout_sorted(
     counts = num_leaves.new_zeros(size, 2 * slots - 1)
     counts[:, :slots] = batch.present.long()
     features = policy.features(lifted, counts[:, :slots])
-    scores = PairTable(policy.scores(features, features), batch.present, ILLEGAL)
+    scores = PairTable(bounded(policy.scores(features, features)), batch.present, ILLEGAL)
 
     positions = Positions(batch.present, to_make)
     log_prob, entropy = nodes.new_zeros(size, slots - 1), nodes.new_zeros(size, slots - 1)
     for step in positions.steps():
-        current = scores.view(step)
-        first, second, log_prob[step.rows, step.time] = choose_pairs(current, generator, greedy)
-        entropy[step.rows, step.time] = choice_entropy(current, step.num_active, ordered_entropy)
+        distribution = choices(scores.view(step), ordered_entropy)
+        first, second, log_prob[step.rows, step.time] = choose_pairs(
+            distribution, generator, greedy
+        )
+        entropy[step.rows, step.time] = distribution.entropy / most_entropy(
+            step.num_active, ordered_entropy
+        )
         children, parent = positions.merge(step, first, second)
         row = step.rows
         merged = autoencoder.merger(nodes[row[:, None], children].flatten(1))
@@ -108,8 +112,8 @@ def _rollout_sorted(
         known = features[: len(row), : step.width]
         scores.replace(
             step,
-            policy.scores(new[:, None], known)[:, 0],
-            policy.scores(known, new[:, None])[..., 0],
+            bounded(policy.scores(new[:, None], known)[:, 0]),
+            bounded(policy.scores(known, new[:, None])[..., 0]),
         )
     return positions.merges, nodes, counts, positions.active, log_prob, entropy
 
@@ -122,9 +126,7 @@ def follow(
     num_leaves = batch.num_tokens
     levels = forest_levels(merges, num_leaves)
     size, slots = batch.present.shape
-    states = autoencoder.encode_levels(
-        autoencoder.standardise(batch.tokens), batch.present, levels
-    )
+    states = autoencoder.encode_levels(autoencoder.standardise(batch.tokens), batch.present, levels)
     nodes = batch.tokens.new_zeros(size * (2 * slots - 1), autoencoder.embedding_dim)
     nodes[torch.cat([level.nodes for level in levels])] = torch.cat(states)
     zeros = batch.tokens.new_zeros(size, slots - 1)

@@ -12,6 +12,12 @@ import htm_env  # noqa: F401  # registers the ids
 from benchmarks.table import report
 
 SECONDS = 5.0
+CASES = [
+    *(("incremental", (2, 3, 4), copies) for copies in (1, 16, 64, 256, 1024)),
+    ("terminal", (2, 3, 4), 256),
+    ("incremental", (4,), 256),
+]
+"""Reward, heights of the trees, copies."""
 
 
 def random_legal(masks: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -19,7 +25,7 @@ def random_legal(masks: np.ndarray, generator: np.random.Generator) -> np.ndarra
     return (generator.random(masks.shape, dtype=np.float32) * masks).argmax(axis=1)
 
 
-def steps_per_second(copies: int, **kwargs: object) -> dict[str, float]:
+def steps_per_second(copies: int, **kwargs: object) -> float:
     """Steps per second, the time of choosing actions left out.
 
     A step in which a copy only starts its next episode counts as one: the copy is reset in it.
@@ -38,30 +44,20 @@ def steps_per_second(copies: int, **kwargs: object) -> dict[str, float]:
         stepping += time.perf_counter() - started
         steps += copies
     env.close()
-    return {"steps/s": steps / stepping}
+    return steps / stepping
 
 
 def main() -> None:
     torch.set_num_threads(1)
-    rows = []
-    for reward in ("incremental", "terminal"):
-        for copies in (1, 16, 64, 256, 1024):
-            rows.append(
-                {
-                    "reward": reward,
-                    "heights": "2, 3, 4",
-                    "copies": copies,
-                    **steps_per_second(copies, reward=reward),
-                }
-            )
-    rows.append(
+    rows = [
         {
-            "reward": "incremental",
-            "heights": "4",
-            "copies": 256,
-            **steps_per_second(256, heights=(4,)),
+            "reward": reward,
+            "heights": str(heights),
+            "copies": copies,
+            "steps/s": steps_per_second(copies, reward=reward, heights=heights),
         }
-    )
+        for reward, heights, copies in CASES
+    ]
     report("environment", rows)
 
 

@@ -139,8 +139,8 @@ class HTMAutoencoder(nn.Module):
     ) -> Float[Tensor, "B P T"]:
         """Decode roots ``(B, D)``, or a population ``(B, P, D)`` by slot, down to the tokens.
 
-        Raises ``ValueError`` where merges are not a forest, or where ``roots`` holds one embedding a
-        sample and a forest has several trees.
+        Raises ``ValueError`` where merges are not a forest, or where ``roots`` holds one embedding
+        a sample and a forest has several trees.
         """
         merges, num_leaves = self._check_merges(merges, present)
         active, slot = active_nodes(merges, num_leaves), leftmost_leaves(merges, num_leaves)
@@ -199,7 +199,7 @@ class HTMAutoencoder(nn.Module):
             if not (legal | ~running).all():
                 row = int((running & ~legal).nonzero()[0])
                 raise ValueError(
-                    f"the policy's action {int(actions[row])} for sample {row} merges an empty slot; "
+                    f"policy action {int(actions[row])} merges an empty slot of sample {row}, "
                     f"its active slots are {forest.active[row].nonzero().flatten().tolist()}"
                 )
             forest = forest.merge(first, second, where=running)
@@ -259,9 +259,7 @@ class HTMAutoencoder(nn.Module):
                 merged = noisy(self.merger(below.view(-1, 2 * self.embedding_dim)))
                 order = torch.empty_like(level.nodes)
                 order[level.internal] = torch.arange(len(merged), device=order.device)
-                order[level.leaves] = torch.arange(
-                    len(merged), len(order), device=order.device
-                )
+                order[level.leaves] = torch.arange(len(merged), len(order), device=order.device)
                 state = torch.cat([merged, state])[order]
             states.append(state)
             below = state
@@ -344,9 +342,7 @@ class HTMAutoencoder(nn.Module):
         return merges, num_leaves
 
 
-def forest_levels(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
-) -> list[Level]:
+def forest_levels(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> list[Level]:
     """The walk from the roots of every forest down to its leaves."""
     start = active_nodes(merges, num_leaves).flatten().nonzero().squeeze(1)
     return descend(children_table(merges, num_leaves), start)

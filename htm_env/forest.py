@@ -282,9 +282,7 @@ class Level(NamedTuple):
     """The position of the starting node that each one stands under."""
 
 
-def descend(
-    children: Int64[Tensor, "B N 2"], start: Int64[Tensor, "S"]
-) -> list[Level]:
+def descend(children: Int64[Tensor, "B N 2"], start: Int64[Tensor, "S"]) -> list[Level]:
     """Walk from the flat node ids ``start`` down to the leaves, one level at a time.
 
     A node that stands under several starting nodes appears once for each of them, so the same walk

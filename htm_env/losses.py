@@ -119,9 +119,7 @@ def autoencoder_losses(
     below_root = origin < len(roots)
     share = 1 / (num_tokens * size).to(predicted.dtype)  # as in nmse: every sample counts alike
 
-    losses = {
-        "reconstruction": reconstruction_loss(predicted, target, share[sample] * below_root)
-    }
+    losses = {"reconstruction": reconstruction_loss(predicted, target, share[sample] * below_root)}
     if len(start) > len(roots):
         inside = ~below_root
         losses["subtrees"] = reconstruction_loss(predicted, target, inside / inside.sum())

@@ -56,9 +56,7 @@ def replayed(
         action = actions[:, step]
         yield population, action
         first, second = action_to_pair(action.clamp(min=0), batch.present.shape[1])
-        population = merge_pairs(
-            autoencoder, population, first, second, torch.ones(3), action >= 0
-        )
+        population = merge_pairs(autoencoder, population, first, second, torch.ones(3), action >= 0)
 
 
 def replayed_log_probs(

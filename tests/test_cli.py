@@ -267,7 +267,7 @@ def test_damaged_runs_are_named(run, tmp_path, capsys):
                      "--merges", "--seed", "--out", "--resume", "--threads", "--discount"]),
         (["train", "--algo", "chain"], ["--batch-size", "--autoencoder.hidden-dim"]),
         (["evaluate"], ["--env-kwargs", "--episodes", "--json"]),
-        (["pretrain"], ["--env", "--seconds", "--out"]),
+        (["pretrain"], ["--env", "--merges", "--out"]),
     ],
 )  # fmt: skip
 def test_help_lists_every_option_with_what_it_does(command, options, capsys):
@@ -307,7 +307,7 @@ def test_an_agent_of_own_arrays_takes_its_data_along(tmp_path, own_data):
 
 
 def test_pretrain_writes_weights_that_the_environment_takes(tmp_path, capsys):
-    arguments = ["--env", "HTM-Digits-v0", "--seconds", "0.5", "--out", tmp_path]
+    arguments = ["--env", "HTM-Digits-v0", "--merges", "20000", "--out", tmp_path]
     assert status("pretrain", *arguments) == 0
     printed = capsys.readouterr().out
     usable = [name for name in FIXED_POLICIES if not name.startswith("structure")]

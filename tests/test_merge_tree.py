@@ -136,7 +136,7 @@ def test_from_nested_refuses_what_is_no_binary_tree(nested, sentence):
 
 @pytest.mark.parametrize("text", ["", ";", "(0,1", "0,1)", "(0,1))", "(0,1)(2,3)", "(0,x);", "("])
 def test_from_newick_refuses_what_is_no_tree(text):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"ewick|parenthes|token|merge|tree"):
         MergeTree.from_newick(text)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import pytest
 import torch
@@ -17,16 +18,15 @@ from episodes import (
     replayed_log_probs,
 )
 
-from agents import losses
 from agents.baselines import LeaveOneOut, Returns
 from agents.fixed import all_merge_sequences
 from agents.losses import (
     coactive,
     discounted_returns,
     distance_to_target,
+    episode_gradient,
     membership,
     policy_gradient_step,
-    step_terms,
     value_loss,
 )
 from agents.rollout import follow, rollout
@@ -99,41 +99,65 @@ def test_membership_and_coactivity_by_brute_force(autoencoder, partial):
 
 def test_distance_to_target_is_a_sign(autoencoder):
     _, made = episodes(autoencoder, random_policy("pointer"), ordered=True)
-    mean = [
-        float(made.entropy[row].sum()) / max(1, n - 1) for row, n in enumerate(RAGGED)
-    ]
+    mean = [float(made.entropy[row].sum()) / max(1, n - 1) for row, n in enumerate(RAGGED)]
     signs = distance_to_target(made, 0.6)[:, 0].tolist()
     assert signs == [math.copysign(1, value - 0.6) for value in mean]
     assert set(signs) == {-1.0, 1.0}
 
 
-# ---------------------------------------------------------------- steps
+# ---------------------------------------------------------------- against autograd
+
+
+def plain_terms(scores, made, row, step, ordered):
+    """Log-probability and normalised entropy of one merge, from the scores of all nodes."""
+    active = sorted(set(made.active[row, step].tolist()) - {-1})
+    pairs = list(permutations(active, 2))
+    chances = torch.stack([scores[row, i, j] for i, j in pairs]).softmax(0)
+    chosen = chances[pairs.index(tuple(made.merges[row, step].tolist()))]
+    if not ordered:
+        at = {pair: place for place, pair in enumerate(pairs)}
+        chances = torch.stack([chances[at[i, j]] + chances[at[j, i]] for i, j in pairs if i < j])
+    uniform = math.log(len(chances))
+    entropy = -(chances * chances.log()).sum()
+    return chosen.log(), entropy / uniform if uniform > 0 else 0 * entropy
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("ordered", [False, True])
-@pytest.mark.parametrize("chunk", [2_000_000, 300, 1])
-def test_step_terms_are_those_of_the_rollout(
-    autoencoder, scorer, partial, ordered, chunk, monkeypatch
+def test_the_closed_form_is_the_gradient_of_the_documented_loss(
+    autoencoder, scorer, partial, ordered
 ):
-    """In one chunk, in several, and in one a step."""
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+    """With respect to the scores of all pairs of nodes, and the loss itself."""
     policy = random_policy(scorer)
     _, made = episodes(autoencoder, policy, partial, ordered)
     features = policy.features(made.nodes, made.leaf_counts)
-    terms = list(step_terms(policy.node_scores(features, coactive(made)), made, ordered))
-    most = max(PARTIAL) if partial else max(RAGGED) - 1
-    assert [step for term in terms for step in range(*term.steps.indices(6))][:most] == list(
-        range(most)
+    scores = policy.node_scores(features, coactive(made)).detach().requires_grad_()
+    advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
+    coefficient = torch.randn(6, 1, generator=generator(6))
+    reinforce, price = torch.zeros(()), torch.zeros(())
+    for row, step in made.steps.nonzero().tolist():
+        log_prob, entropy = plain_terms(scores, made, row, step, ordered)
+        assert float(log_prob.detach()) == pytest.approx(float(made.log_prob[row, step]), abs=1e-4)
+        assert float(entropy.detach()) == pytest.approx(float(made.entropy[row, step]), abs=1e-4)
+        reinforce = reinforce - advantages[row, step] * log_prob / 6
+        price = price + coefficient[row, 0] * entropy / made.steps[row].sum() / 6
+    (reinforce + price).backward()
+    gradient, parts = episode_gradient(scores.detach(), made, advantages, coefficient, ordered)
+    torch.testing.assert_close(parts["policy"], reinforce.detach(), **CLOSE)
+    torch.testing.assert_close(parts["entropy"], price.detach(), **CLOSE)
+    torch.testing.assert_close(gradient, scores.grad, **CLOSE)
+    assert gradient.abs().max() > 1e-2
+
+
+def test_episodes_without_a_merge_have_no_gradient(autoencoder):
+    policy, batch = random_policy("pointer"), random_batch([1, 1], slots=3)
+    made = rollout(autoencoder, policy, batch, generator())
+    gradient, parts = episode_gradient(
+        torch.ones(2, 5, 5), made, torch.ones(2, 2), torch.ones(2, 1), True
     )
-    assert (len(terms) == 1) == (chunk == 2_000_000)
-    log_prob, entropy = torch.zeros(6, 6), torch.zeros(6, 6)
-    for term in terms:
-        log_prob[:, term.steps] = term.log_prob
-        entropy[:, term.steps] = term.entropy
-    torch.testing.assert_close(log_prob.detach(), made.log_prob, **CLOSE)
-    torch.testing.assert_close(entropy.detach(), made.entropy, **CLOSE)
+    assert not gradient.any()
+    assert float(parts["policy"]) == float(parts["entropy"]) == 0.0
 
 
 def naive_loss(autoencoder, policy, batch, made, advantages, coefficient) -> torch.Tensor:
@@ -155,9 +179,7 @@ def naive_loss(autoencoder, policy, batch, made, advantages, coefficient) -> tor
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("partial", [False, True])
-@pytest.mark.parametrize("chunk", [2_000_000, 300])
-def test_the_gradient_is_that_of_the_naive_loop(autoencoder, scorer, partial, chunk, monkeypatch):
-    monkeypatch.setattr(losses, "CHUNK", chunk)
+def test_the_gradient_is_that_of_the_naive_loop(autoencoder, scorer, partial):
     policy = random_policy(scorer)
     batch, made = episodes(autoencoder, policy, partial)
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
@@ -171,27 +193,6 @@ def test_the_gradient_is_that_of_the_naive_loop(autoencoder, scorer, partial, ch
     total = float(parts["policy"] + parts["entropy"])
     assert total == pytest.approx(float(loss.detach()), rel=1e-4)
     assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-5)
-
-
-def test_the_gradient_of_unordered_entropy_is_numerically_right(autoencoder):
-    """The score of one pair moved a little either way, against the chunked gradient."""
-    policy = random_policy("pointer")
-    _, made = episodes(autoencoder, policy, ordered=False)
-    scores = policy.node_scores(policy.features(made.nodes, made.leaf_counts), coactive(made))
-    scores = scores.detach().double()
-
-    def total(values):
-        return sum(term.entropy.sum() for term in step_terms(values, made, False))
-
-    leaf = scores.clone().requires_grad_()
-    total(leaf).backward()
-    first, second = made.merges[2, 0].tolist()
-    for row, i, j in [(2, first, second), (2, second, first), (0, 0, 1)]:
-        moved = [scores.clone(), scores.clone()]
-        moved[0][row, i, j] += 1e-4
-        moved[1][row, i, j] -= 1e-4
-        slope = float(total(moved[0]) - total(moved[1])) / 2e-4
-        assert float(leaf.grad[row, i, j]) == pytest.approx(slope, rel=1e-3, abs=1e-6)
 
 
 # ---------------------------------------------------------------- exact expectations

@@ -42,8 +42,8 @@ def _load() -> tuple[
     tuple[Int64[np.ndarray, "_"], ...],
 ]:
     # Here, not above: scikit-learn takes a second to import, and only this data needs it.
-    from sklearn.datasets import load_digits  # type: ignore[import-untyped]
-    from sklearn.model_selection import train_test_split  # type: ignore[import-untyped]
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
 
     digits = load_digits()
     classes = digits.target.astype(np.int64)

@@ -1,0 +1,85 @@
+"""The distribution over pairs: sampling, log-probability and entropy by hand."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from episodes import generator
+from scipy.stats import chisquare
+
+from agents.choices import choices, choose_pairs, most_entropy, score_gradient
+from agents.policy import ILLEGAL
+
+SCORES = torch.tensor([[ILLEGAL, 0.0, 1.0], [0.5, ILLEGAL, -1.0], [1.5, 0.2, ILLEGAL]])
+
+
+def test_probabilities_are_the_softmax_of_the_scores():
+    found = choices(SCORES[None] + 300.0, ordered=True)
+    expected = SCORES.flatten().softmax(0).view(1, 3, 3)
+    torch.testing.assert_close(found.probability, expected)
+    assert not found.probability[0].diagonal().any()  # exactly 0
+    assert float(found.log_total[0]) == pytest.approx(300 + float(SCORES.logsumexp((0, 1))))
+
+
+def test_sampled_pairs_come_as_often_as_their_probabilities_say():
+    count = 20_000
+    distribution = choices(SCORES.expand(count, 3, 3), ordered=True)
+    first, second, log_prob = choose_pairs(distribution, generator(), greedy=False)
+    expected = SCORES.flatten().softmax(0)
+    torch.testing.assert_close(log_prob.exp(), expected[first * 3 + second])
+    observed = torch.bincount(first * 3 + second, minlength=9)
+    legal = expected > 0
+    assert observed[~legal].sum() == 0
+    assert legal.sum() == 6
+    chances = expected[legal].double() / expected[legal].double().sum()
+    assert chisquare(observed[legal].numpy(), (chances * count).numpy()).pvalue > 0.01
+
+
+def test_greedy_takes_the_most_likely_pair():
+    first, second, log_prob = choose_pairs(choices(SCORES[None], True), generator(), greedy=True)
+    assert (first.tolist(), second.tolist()) == ([2], [0])
+    assert float(log_prob) == pytest.approx(float(SCORES.flatten().log_softmax(0)[6]))
+
+
+@pytest.mark.parametrize("count", [2, 3, 7])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_entropy_of_equal_scores_counts_the_legal_choices(count, ordered):
+    """``e^entropy`` is their number, whatever stands in empty positions."""
+    scores = torch.full((1, 8, 8), ILLEGAL)
+    scores[:, :count, :count] = 4.2
+    scores.diagonal(dim1=1, dim2=2).fill_(ILLEGAL)
+    number = count * (count - 1) // (1 if ordered else 2)
+    assert float(choices(scores, ordered).entropy.exp()) == pytest.approx(number, rel=1e-5)
+    most = float(most_entropy(torch.tensor([count]), ordered))
+    assert most == pytest.approx(math.log(number) if number > 1 else 1.0)
+
+
+def test_entropy_by_hand():
+    """Of three nodes, (0, 1) and (1, 0) are equally likely and the others impossible."""
+    scores = torch.full((1, 3, 3), -50.0)
+    scores[0, 0, 1] = scores[0, 1, 0] = 2.0
+    scores[0].fill_diagonal_(ILLEGAL)
+    assert float(choices(scores, True).entropy) == pytest.approx(math.log(2))
+    assert float(choices(scores, False).entropy) == pytest.approx(0, abs=1e-6)
+    scores[0, 0, 2] = 2.0 + math.log(2)  # as likely as the other two together
+    assert float(choices(scores, True).entropy) == pytest.approx(1.5 * math.log(2))
+    assert float(choices(scores, False).entropy) == pytest.approx(math.log(2))
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_closed_form_is_what_autograd_gives(ordered):
+    scores = torch.randn(4, 5, 5, generator=generator()) * 2
+    scores.diagonal(dim1=1, dim2=2).fill_(ILLEGAL)
+    scores[1, 4], scores[1, :, 4] = ILLEGAL, ILLEGAL  # four nodes only
+    scores.requires_grad_()
+    advantage, price = torch.randn(2, 4, generator=generator(1)).unbind()
+    first, second = torch.tensor([0, 3, 2, 4]), torch.tensor([1, 2, 0, 3])
+    chances = scores.flatten(1).softmax(1).view(4, 5, 5)
+    log_prob = chances[torch.arange(4), first, second].log()
+    both = chances if ordered else (chances + chances.transpose(1, 2)).triu()
+    entropy = -(both * both.clamp_min(1e-30).log()).sum((1, 2))
+    (-advantage * log_prob + price * entropy).sum().backward()
+    found = score_gradient(choices(scores.detach(), ordered), advantage, price, first, second)
+    torch.testing.assert_close(found, scores.grad, rtol=1e-4, atol=1e-5)

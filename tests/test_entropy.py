@@ -1,0 +1,112 @@
+"""What entropy is worth, by hand; a control has to push the entropy towards its target."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from episodes import generator, random_batch, random_policy
+
+from agents.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl
+from agents.losses import policy_gradient_step
+from agents.rollout import Rollout, rollout
+
+
+def episodes(*entropies: list[float]) -> Rollout:
+    """Episodes of so many merges, with these entropies."""
+    batch, steps = len(entropies), max(map(len, entropies))
+    merges = torch.full((batch, steps, 2), -1)
+    entropy = torch.zeros(batch, steps)
+    for row, values in enumerate(entropies):
+        merges[row, : len(values)] = 0
+        entropy[row, : len(values)] = torch.tensor(values)
+    nodes = 2 * steps + 1
+    return Rollout(
+        merges,
+        torch.zeros(batch, nodes, 2),
+        torch.ones(batch, nodes, dtype=torch.int64),
+        torch.full((batch, steps, steps + 1), -1),
+        torch.zeros(batch, steps),
+        entropy,
+    )
+
+
+def test_a_bonus_alone():
+    control = EntropyControl(EntropyConfig(bonus=0.3, target=None))
+    made = episodes([0.2, 0.4], [0.9])
+    assert control.coefficient(made, 0.5)[:, 0].tolist() == pytest.approx([-0.3, -0.3])
+    assert control.target(0.5) is None
+    assert control.price == 0.0
+
+
+def test_distance_is_a_penalty_with_the_sign_of_the_distance():
+    """Means 0.3 and 0.9, target 0.5: the first is to rise (the loss falls with it)."""
+    control = EntropyControl(
+        EntropyConfig(control="distance", weight=3.0, target=((0.0, 1.0), (1.0, 0.0)))
+    )
+    coefficient = control.coefficient(episodes([0.2, 0.4], [0.9]), 0.5)
+    assert coefficient[:, 0].tolist() == [-3.0, 3.0]
+    assert control.target(0.25) == 0.75
+
+
+def test_adaptive_by_hand():
+    config = EntropyConfig(
+        control="adaptive", bonus=0.5, weight=2.0, rate=0.1, target=((0.0, 0.8),)
+    )
+    control = EntropyControl(config)
+    # Mean of all steps (0.2 + 0.4 + 0.9) / 3 = 0.5: the price rises by 0.1 x 0.3.
+    coefficient = control.coefficient(episodes([0.2, 0.4], [0.9]), 0.0)
+    assert coefficient[:, 0].tolist() == pytest.approx([-0.5 - 0.03 - 0.6] * 2)
+    assert control.price == pytest.approx(0.03)
+    # Mean 1.0 is above: the price falls by 0.1 x 0.2, and the present distance pushes down.
+    coefficient = control.coefficient(episodes([1.0]), 0.0)
+    assert coefficient.tolist() == [pytest.approx([-0.5 - 0.01 + 0.4])]
+
+
+@pytest.mark.parametrize(("entropy", "limit"), [(0.0, PRICE_LIMITS[1]), (1.0, PRICE_LIMITS[0])])
+def test_the_price_has_limits(entropy, limit):
+    control = EntropyControl(EntropyConfig(rate=7.0, target=((0.0, 1.0 - entropy),)))
+    for _ in range(20):
+        control.coefficient(episodes([entropy]), 0.0)
+    assert control.price == limit
+
+
+def test_a_restored_price():
+    control, again = (EntropyControl(EntropyConfig()) for _ in range(2))
+    control.coefficient(episodes([0.3]), 0.2)
+    again.restore(control.state())
+    assert again.price == control.price != 0.0
+
+
+def test_an_unknown_control_lists_the_choices():
+    with pytest.raises(ValueError, match=r"'fixed'; choose from \['adaptive', 'distance'\]"):
+        EntropyControl(EntropyConfig(control="fixed"))
+
+
+@pytest.mark.parametrize(
+    ("control", "ordered", "target"),
+    [("adaptive", True, 0.4), ("adaptive", False, 0.6), ("distance", True, 0.4),
+     ("distance", False, 0.6)],
+)  # fmt: skip
+def test_a_policy_is_drawn_to_the_target(autoencoder, control, ordered, target):
+    """No rewards at all, only the price of entropy: from 0.71 down, and from 0.31 up."""
+    policy = random_policy("pointer", seed=4)
+    config = EntropyConfig(control=control, target=((0.0, target),), ordered=ordered)
+    price, drawn = EntropyControl(config), generator(1)
+    batch = random_batch([5] * 12)
+    optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
+    means = []
+    for _ in range(60):
+        made = rollout(autoencoder, policy, batch, drawn, ordered_entropy=ordered)
+        means.append(float(made.entropy.sum() / made.steps.sum()))
+        optimizer.zero_grad()
+        policy_gradient_step(
+            policy,
+            made,
+            torch.zeros_like(made.log_prob),
+            price.coefficient(made, 0.0),
+            policy.features(made.nodes, made.leaf_counts),
+            ordered,
+        )
+        optimizer.step()
+    assert abs(means[0] - target) > 0.25
+    assert abs(means[-1] - target) < 0.1
