@@ -33,9 +33,9 @@ class AutoencoderConfig:
     state, the rest the encoder's."""
     noise_std: float = 0.0
     """Gaussian noise after lifting and merging in training."""
-    lifter: OptimizerConfig = field(default_factory=OptimizerConfig)
+    lifter: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-2))
     """Lifter and unlifter."""
-    merger: OptimizerConfig = field(default_factory=OptimizerConfig)
+    merger: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-2))
     """Merger and unmerger."""
     classifier: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Leaf classifier."""

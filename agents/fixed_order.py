@@ -49,12 +49,12 @@ class FixedOrder(Learner):
         batch = self.dataset.sample(self.config.batch_size, self.generator).to(self.device)
         merges = self.policy.merges(batch, self.autoencoder, self.generator)
         self.merges_made += int((merges[..., 0] >= 0).sum())
-        self.updates += 1
         heights = tree_height(merges, batch.num_tokens)
         scalars = {"train/tree_height": float(heights.float().mean())}
         if self.task.mode == "joint":
             scalars |= self.trainer.update(batch, merges, progress)
             scalars["train/nmse"] = scalars["loss/reconstruction"]
+        self.updates += 1
         return scalars
 
     def state(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-Nested: TypeAlias = "int | tuple[Any, Any] | list[Any]"
+Nested: TypeAlias = "int | tuple[Any, ...] | list[Any]"
 """A token index, or the ordered pair of what was merged."""
 
 

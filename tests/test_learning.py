@@ -72,9 +72,6 @@ def counting_learner(config: ReinforceConfig) -> Reinforce:
     start = np.random.default_rng(0).uniform(-0.3, 0.3, size=(200, 1, 1))
     data = start + np.arange(3)[None, :, None]
     learner = Reinforce("HTM-v0", config, env_kwargs={"dataset": data}, embedding_dim=1)
-    learner.autoencoder.load_state_dict(
-        HTMAutoencoder(1, 1, 32).state_dict() | learner.autoencoder.state_dict()
-    )
     learner.autoencoder = counting_autoencoder()
     learner.task = replace(learner.task, mode="frozen")
     return learner
@@ -90,7 +87,9 @@ def test_the_exact_problem_has_one_best_sequence():
     found = evaluate(best, learner.autoencoder, learner.task.dataset("test"), 20)
     assert found["nmse"] == pytest.approx(0, abs=1e-9)
     order = test.tokens[..., 0].argsort(1)  # the smallest, the middle one, the largest
-    expected = torch.stack([order[:, [1, 2]], torch.stack([order[:, 0], 0 * order[:, 0] + 3], 1)], 1)
+    expected = torch.stack(
+        [order[:, [1, 2]], torch.stack([order[:, 0], 0 * order[:, 0] + 3], 1)], 1
+    )
     assert torch.equal(best(test, None, greedy=True), expected)
 
 
@@ -100,7 +99,7 @@ def test_rewards_move_the_policy_to_the_best_merges(baseline):
     learner = counting_learner(config)
     weights = learner.autoencoder.weights_hash()
     before = held_out(learner)
-    scalars = train(learner, 120)
+    scalars = train(learner, 80)
     after = held_out(learner)
     assert after["sampled_nmse"] < 0.15 * before["sampled_nmse"]
     assert after["nmse"] < 0.02 * before["sampled_nmse"]
@@ -127,7 +126,7 @@ def test_rewards_move_the_policy_to_the_best_merges(baseline):
 def test_every_way_of_learning_finds_better_merges(changes):
     learner = counting_learner(replace(TINY, **{"entropy": FREE, "discount": 1.0, **changes}))
     before = held_out(learner)
-    train(learner, 150)
+    train(learner, 100)
     after = held_out(learner)
     assert after["nmse"] < 0.3 * before["sampled_nmse"]
     assert after["sampled_nmse"] < 0.5 * before["sampled_nmse"]
@@ -143,24 +142,24 @@ def test_joint_learning_with_every_baseline(baseline):
 
 
 @pytest.mark.parametrize(
-    "changes",
+    ("changes", "heights", "share"),
     [
-        {"reward": "terminal"},
-        {"reward": "one_step"},
-        {"merges_curriculum": 0.5},
-        {"population_curriculum": 0.5},
-        {"demonstration_share": ((0.0, 1.0), (0.5, 0.0))},
+        ({"reward": "terminal"}, (2,), 0.2),
+        ({"reward": "one_step"}, (2,), 0.3),
+        ({"merges_curriculum": 0.5}, (2,), 0.2),
+        ({"demonstration_share": ((0.0, 1.0), (0.5, 0.0))}, (2,), 0.2),
+        ({"population_curriculum": 0.5}, (2, 3), 0.6),  # twelve more numbers through the root
     ],
-    ids=lambda changes: "-".join(f"{key}" for key in changes),
+    ids=["terminal", "one_step", "merges_curriculum", "cloning", "population_curriculum"],
 )
-def test_joint_learning_in_every_mode(changes):
+def test_joint_learning_in_every_mode(changes, heights, share):
     learner = Reinforce(
         "HTM-Trees-v0",
         replace(TINY, **changes),
-        env_kwargs={"heights": (2, 3)},
-        embedding_dim=6,
+        env_kwargs={"heights": heights},
+        embedding_dim=2 * len(heights) + 2,
     )
-    assert_learns(learner, 80, 0.4)
+    assert_learns(learner, 80, share)
 
 
 @pytest.mark.parametrize("preset", [ORIGINAL, ORIGINAL_POLICY], ids=["original", "original_policy"])
@@ -171,15 +170,25 @@ def test_the_published_recipes_learn(preset):
         policy_hidden_dim=32,
         batch_size=32,
     )
-    assert_learns(Reinforce("HTM-Trees-v0", config, **TREES), 120, 0.4)
+    assert_learns(Reinforce("HTM-Trees-v0", config, **TREES), 80, 0.4)
 
 
-@pytest.mark.parametrize("policy", ["random", "structure_canonical", "greedy", "cosine", "ward"])
-def test_the_autoencoder_learns_under_fixed_policies(policy):
+@pytest.mark.parametrize(
+    ("policy", "share"),
+    # A tree drawn anew each time tells the decoder nothing, so less gets through the root.
+    [
+        ("random", 0.4),
+        ("cosine", 0.4),
+        ("greedy", 0.25),
+        ("ward", 0.3),
+        ("structure_canonical", 0.2),
+    ],
+)
+def test_the_autoencoder_learns_under_fixed_policies(policy, share):
     config = FixedOrderConfig(autoencoder=SMALL, policy=policy, batch_size=32)
     learner = FixedOrder("HTM-Trees-v0", config, **TREES)
     assert learner.algo == policy
-    assert_learns(learner, 80, 0.2)
+    assert_learns(learner, 80, share)
     assert learner.merges_made == 80 * 32 * 2
     assert learner.updates == 80
 
@@ -192,9 +201,7 @@ def test_cloning_reaches_the_demonstrators_merges():
     config = replace(
         TINY, policy_hidden_dim=64, batch_size=32, demonstration_share=((0.0, 1.0),), entropy=FREE
     )
-    learner = Reinforce(
-        "HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=6
-    )
+    learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=6)
     batch = learner.task.dataset("test").fixed(100)
     expected = fixed_policy("nearest").merges(batch, learner.autoencoder, generator())
 
@@ -204,7 +211,7 @@ def test_cloning_reaches_the_demonstrators_merges():
         return float(clade_scores(*sets, batch.present).recall.mean())
 
     assert agreement() < 0.6
-    scalars = train(learner, 150)
+    scalars = train(learner, 100)
     assert agreement() > 0.9
     assert all("loss/cloning" in row and "loss/policy" not in row for row in scalars)
 

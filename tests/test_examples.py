@@ -1,0 +1,58 @@
+"""Every example runs as a user would run it, and stays short."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+ARGUMENTS = {
+    "quickstart.py": ([], "return"),
+    "train_agent.py": (["3"], "error"),
+    "your_own_tokens.py": (["3"], "roots (4, 8)"),
+    "batched_environment.py": (["30"], "episodes, mean return"),
+    "demo.py": (["--seconds", "2"], "tensorboard --logdir"),
+}
+
+
+def test_every_example_is_tested() -> None:
+    assert {path.name for path in EXAMPLES.glob("*.py")} == set(ARGUMENTS)
+
+
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name != "demo.py"])
+def test_examples_are_short(name: str) -> None:
+    assert len((EXAMPLES / name).read_text().splitlines()) < 60
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(ARGUMENTS))
+def test_examples_run(name: str, tmp_path: Path) -> None:
+    arguments, expected = ARGUMENTS[name]
+    finished = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=250,
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert expected in finished.stdout
+
+
+@pytest.mark.slow
+def test_the_demo_shows_scores_and_pictures(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, str(EXAMPLES / "demo.py"), "--seconds", "2", "--out", "demo"],
+        cwd=tmp_path,
+        check=True,
+        capture_output=True,
+        timeout=250,
+    )
+    algos = {path.parent.name for path in (tmp_path / "demo").glob("*/result.json")}
+    assert algos == {"reinforce", "nearest", "nearest_sorted", "random"}
+    pictures = list((tmp_path / "demo").glob("*/figures/*.png"))
+    assert len(pictures) == 4
+    assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
