@@ -65,8 +65,8 @@ class EntropyControl:
         if target is None:
             return coefficient
         if config.control == "distance":
-            return coefficient + config.weight * distance_to_target(rollout, target)
-        mean = float(rollout.entropy.sum() / rollout.steps.sum().clamp(min=1))
+            return coefficient + config.weight * distance_to_target(rollout, target, config.ordered)
+        mean = float(rollout.entropy.sum() / rollout.open_steps(config.ordered).sum().clamp(min=1))
         low, high = PRICE_LIMITS
         self.price = min(max(self.price + config.rate * (target - mean), low), high)
         return coefficient - self.price - config.weight * (target - mean)

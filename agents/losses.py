@@ -39,10 +39,10 @@ def membership(rollout: Rollout) -> Float[Tensor, "B M N"]:
     return padded.scatter_(2, index, 1.0)[..., :-1]
 
 
-def distance_to_target(rollout: Rollout, target: float) -> Float[Tensor, "B 1"]:
+def distance_to_target(rollout: Rollout, target: float, ordered: bool) -> Float[Tensor, "B 1"]:
     """The sign of every episode's mean normalised entropy less the target: the gradient of
     ``|mean - target|``, the published method's loss."""
-    mean = rollout.entropy.sum(1) / rollout.steps.sum(1).clamp(min=1)
+    mean = rollout.entropy.sum(1) / rollout.open_steps(ordered).sum(1).clamp(min=1)
     return torch.sign(mean - target)[:, None]
 
 

@@ -180,12 +180,12 @@ class Reinforce(Learner):
             losses["value"] = value_loss(values, returns.values, episodes.steps)
             losses["value"].backward()
         scalars = self._step_policy(losses, progress)
-        steps = episodes.steps.sum().clamp(min=1)
+        open_steps = episodes.open_steps(config.entropy.ordered).sum().clamp(min=1)
         return episodes, {
             **scalars,
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
-            "policy/entropy": float(episodes.entropy.sum() / steps),
+            "policy/entropy": float(episodes.entropy.sum() / open_steps),
             **({} if target is None else {"policy/entropy_target": target}),
         }
 

@@ -41,6 +41,10 @@ class Rollout:
         """True <--> a merge was made."""
         return self.merges[..., 0] >= 0
 
+    def open_steps(self, ordered: bool) -> Bool[Tensor, "B M"]:
+        """True <--> there was more than one choice; two nodes leave only their order to choose."""
+        return (self.active >= 0).sum(2) > (1 if ordered else 2)
+
     @property
     def exists(self) -> Bool[Tensor, "B N"]:
         return self.leaf_counts > 0

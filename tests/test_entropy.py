@@ -12,19 +12,21 @@ from agents.rollout import Rollout, rollout
 
 
 def episodes(*entropies: list[float]) -> Rollout:
-    """Episodes of so many merges, with these entropies."""
+    """Episodes of so many merges of four active nodes, with these entropies."""
     batch, steps = len(entropies), max(map(len, entropies))
     merges = torch.full((batch, steps, 2), -1)
     entropy = torch.zeros(batch, steps)
+    active = torch.full((batch, steps, 4), -1)
     for row, values in enumerate(entropies):
         merges[row, : len(values)] = 0
         entropy[row, : len(values)] = torch.tensor(values)
+        active[row, : len(values)] = torch.arange(4)
     nodes = 2 * steps + 1
     return Rollout(
         merges,
         torch.zeros(batch, nodes, 2),
         torch.ones(batch, nodes, dtype=torch.int64),
-        torch.full((batch, steps, steps + 1), -1),
+        active,
         torch.zeros(batch, steps),
         entropy,
     )
@@ -97,7 +99,7 @@ def test_a_policy_is_drawn_to_the_target(autoencoder, control, ordered, target):
     means = []
     for _ in range(60):
         made = rollout(autoencoder, policy, batch, drawn, ordered_entropy=ordered)
-        means.append(float(made.entropy.sum() / made.steps.sum()))
+        means.append(float(made.entropy.sum() / made.open_steps(ordered).sum()))
         optimizer.zero_grad()
         policy_gradient_step(
             policy,

@@ -100,7 +100,7 @@ def test_membership_and_coactivity_by_brute_force(autoencoder, partial):
 def test_distance_to_target_is_a_sign(autoencoder):
     _, made = episodes(autoencoder, random_policy("pointer"), ordered=True)
     mean = [float(made.entropy[row].sum()) / max(1, n - 1) for row, n in enumerate(RAGGED)]
-    signs = distance_to_target(made, 0.6)[:, 0].tolist()
+    signs = distance_to_target(made, 0.6, True)[:, 0].tolist()
     assert signs == [math.copysign(1, value - 0.6) for value in mean]
     assert set(signs) == {-1.0, 1.0}
 
