@@ -9,7 +9,6 @@ exactly.
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
+
+from htm_env.files import atomic_write_bytes
 
 _STRUCTURE = "htm_state"
 
@@ -51,41 +52,6 @@ def load_state(path: str | Path) -> Any:
         return _unpack(structure, tensors)
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a state written by save_state: {error}") from error
-
-
-def atomic_write_text(path: str | Path, text: str) -> None:
-    """Write a UTF-8 file, all or nothing."""
-    atomic_write_bytes(path, text.encode())
-
-
-def atomic_write_bytes(path: str | Path, content: bytes) -> None:
-    """Write a file, all or nothing, and have it on the disk when this returns.
-
-    The temporary file beside it always has the same name, so that what a killed process left is
-    overwritten by the next write.
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename last through a power failure."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

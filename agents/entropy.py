@@ -24,8 +24,9 @@ class EntropyConfig:
 
     bonus: float = 0.0
     """Paid for normalised entropy, whatever it is."""
-    target: tuple[tuple[float, float], ...] | None = ((0.0, 1.0), (1.0, 0.0))
-    """(share, normalised entropy) points that the mean entropy is drawn to; None for no target."""
+    target: tuple[tuple[float, float], ...] | None = None
+    """(share, normalised entropy) points that the mean entropy is drawn to, from 1 at first to 0 at
+    the end for a policy that starts from nothing; None for no target."""
     ordered: bool = False
     """Whether the order within a pair counts as a choice to keep open."""
     control: str = "adaptive"

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 
-from agents.checkpoint import atomic_write_bytes
 from agents.evaluation import EVALUATION_SEED, Planner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
+from htm_env.files import atomic_write_bytes
 from htm_env.metrics import nmse_per_sample
 from htm_env.rendering import Sample, samples_figure
 

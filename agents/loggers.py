@@ -9,8 +9,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from agents.checkpoint import atomic_write_text
 from agents.training import Position
+from htm_env.files import atomic_write_text
 
 Scalars = Mapping[str, float | None]
 """By TensorBoard tag; None where there is no value, such as clades of data without a hierarchy."""

@@ -42,6 +42,7 @@ ORIGINAL = ReinforceConfig(
     reward="one_step",
     discount=0.0,
     baseline="moving_normaliser",
+    demonstration_share=((0.0, 0.0),),
     scale_advantages=False,
     entropy=EntropyConfig(
         ordered=True,

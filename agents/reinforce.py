@@ -45,9 +45,9 @@ class ReinforceConfig:
     """``pointer`` or ``pair_mlp`` (the published method's)."""
     policy_hidden_dim: int = 128
     """Width of the policy's hidden layers."""
-    batch_size: int = 16
+    batch_size: int = 32
     """Samples an update."""
-    trees_per_sample: int = 4
+    trees_per_sample: int = 2
     """Trees that the policy makes of every sample."""
     reward: str = "incremental"
     """``incremental``, ``terminal`` or ``one_step``."""
@@ -63,10 +63,11 @@ class ReinforceConfig:
     """Share over which episodes grow from one merge to all of them; 0 for none."""
     population_curriculum: float = 0.0
     """Share over which samples grow from the smallest population to the largest; 0 for none."""
-    demonstrations: str = "nearest"
+    demonstrations: str = "nearest_sorted"
     """The fixed policy that is cloned at first."""
-    demonstration_share: Points = ((0.0, 0.0),)
-    """(share, probability) points: how many updates clone a demonstration instead."""
+    demonstration_share: Points = ((0.1, 1.0), (0.3, 0.0))
+    """(share, probability) points: how many updates clone a demonstration instead; ((0, 0),) for
+    none."""
 
 
 class Reinforce(Learner):

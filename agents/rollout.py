@@ -15,8 +15,9 @@ from torch import Tensor
 from agents.choices import choices, choose_pairs, most_entropy
 from agents.policy import ILLEGAL, MergePolicy, bounded
 from agents.positions import PairTable, Positions
-from htm_env.autoencoder import HTMAutoencoder, forest_levels
+from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts
+from htm_env.levels import forest_levels
 from htm_env.types import TokenBatch
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from agents.checkpoint import atomic_write_text, load_state, save_state
+from agents.checkpoint import load_state, save_state
 from agents.learner import Learner
+from htm_env.files import atomic_write_text
 
 OWN_DATA = "dataset.npz"
 """Data that a learner was given as arrays, kept with its run."""

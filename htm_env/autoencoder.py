@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from htm_env.forest import (
     Forest,
-    Level,
     action_to_pair,
     active_nodes,
     check_merges,
-    children_table,
-    descend,
     leftmost_leaves,
     pad_merges,
 )
+from htm_env.levels import Level, forest_levels
 from htm_env.networks import ARCHITECTURES, seeded_initialisation
+from htm_env.weights_file import not_weights, read_weights, tensors_hash, write_weights
 
 Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
 """``policy(observation batch, generator) -> actions``: the observation keys of the environment."""
@@ -290,39 +284,21 @@ class HTMAutoencoder(nn.Module):
 
     def weights_hash(self) -> str:
         """Twelve hexadecimal digits that change with any weight or statistic."""
-        digest = hashlib.sha256()
-        for name, tensor in sorted(self.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-        return digest.hexdigest()[:12]
+        return tensors_hash(self.state_dict())
 
     def save(self, path: str | Path) -> None:
         """Write weights and configuration as one safetensors file, all or nothing."""
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}")
-        try:
-            save_file(self.state_dict(), temporary, {"htm_autoencoder": json.dumps(self.config)})
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_weights(path, self.state_dict(), self.config)
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> HTMAutoencoder:
         """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"no autoencoder weights at {path}")
+        state, config = read_weights(path)
         try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                config = json.loads((file.metadata() or {})["htm_autoencoder"])
-                state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             autoencoder = cls(**config, generator=torch.Generator())
             autoencoder.load_state_dict(state)
-        except (SafetensorError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"{path} does not hold an HTM autoencoder written by HTMAutoencoder.save: {error}"
-            ) from error
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise not_weights(path, error) from error
         return autoencoder.to(device)
 
     # ------------------------------------------------------------ checks
@@ -340,9 +316,3 @@ class HTMAutoencoder(nn.Module):
         merges = pad_merges(merges, present.shape[1])
         check_merges(merges, num_leaves)
         return merges, num_leaves
-
-
-def forest_levels(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> list[Level]:
-    """The walk from the roots of every forest down to its leaves."""
-    start = active_nodes(merges, num_leaves).flatten().nonzero().squeeze(1)
-    return descend(children_table(merges, num_leaves), start)

@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import Forest, children_table, descend
+from htm_env.forest import Forest, children_table
+from htm_env.levels import descend
 from htm_env.types import TokenBatch
 
 

@@ -86,8 +86,8 @@ def test_an_unknown_control_lists_the_choices():
 
 @pytest.mark.parametrize(
     ("control", "ordered", "target"),
-    [("adaptive", True, 0.4), ("adaptive", False, 0.6), ("distance", True, 0.4),
-     ("distance", False, 0.6)],
+    [("adaptive", True, 0.4), ("adaptive", False, 0.75), ("distance", True, 0.4),
+     ("distance", False, 0.75)],
 )  # fmt: skip
 def test_a_policy_is_drawn_to_the_target(autoencoder, control, ordered, target):
     """No rewards at all, only the price of entropy: from 0.71 down, and from 0.31 up."""

@@ -17,7 +17,6 @@ from htm_env.forest import (
     check_merges,
     children_table,
     depths,
-    descend,
     drop_diagonal,
     heights,
     leaf_counts,
@@ -29,6 +28,7 @@ from htm_env.forest import (
     pair_to_action,
     tree_height,
 )
+from htm_env.levels import descend
 
 # Three tokens in four slots: 2 and 0 make node 3, then 3 and 1 make node 4.
 BY_HAND = torch.tensor([[[2, 0], [3, 1], [-1, -1]]])

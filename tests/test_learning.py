@@ -27,7 +27,15 @@ from htm_env.metrics import clade_scores
 NAN = float("nan")
 FAST = OptimizerConfig(learning_rate=1e-2, warm_up_updates=5)
 SMALL = AutoencoderConfig(hidden_dim=32, lifter=FAST, merger=FAST, classifier=FAST)
-TINY = ReinforceConfig(autoencoder=SMALL, policy=FAST, policy_hidden_dim=32, batch_size=8)
+TINY = ReinforceConfig(
+    autoencoder=SMALL,
+    policy=FAST,
+    policy_hidden_dim=32,
+    batch_size=8,
+    trees_per_sample=4,
+    entropy=EntropyConfig(target=((0.0, 1.0), (1.0, 0.0))),
+    demonstration_share=((0.0, 0.0),),
+)
 FREE = EntropyConfig(target=None)
 """Nothing is paid for entropy: the policy follows the rewards alone."""
 TREES = {"env_kwargs": {"heights": (2,)}, "embedding_dim": 4}
