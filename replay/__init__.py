@@ -1,3 +1,3 @@
 """Stored trees."""
 
-__all__: list[str] = []
+__all__ = ()

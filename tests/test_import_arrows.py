@@ -16,8 +16,9 @@ PACKAGES = ("htm_env", "replay", "agents")
 
 # From the bottom up. A module may import its own layer and those below it.
 LAYERS = (
-    {"types", "networks", "brackets"},
-    {"merge_tree", "forest", "datasets"},
+    {"types", "files", "networks", "brackets"},
+    {"merge_tree", "forest", "datasets", "weights_file"},
+    {"levels"},
     {"autoencoder"},
     {"weights", "population", "losses"},
     {"rewards", "observation"},
