@@ -26,8 +26,9 @@ class AutoencoderConfig:
     """``residual`` or ``mlp`` (the published method's)."""
     loss: LossWeights = field(default_factory=LossWeights)
     """How much each loss counts."""
-    subtree_share: tuple[tuple[float, float], ...] = ((0.0, 0.3), (1.0, 0.0))
-    """(share of the budget, probability) points: which inner nodes are decoded for themselves."""
+    subtree_share: tuple[tuple[float, float], ...] = ((0.0, 0.3), (1.0, 0.05))
+    """(share of the budget, probability) points: how many nodes below the root are decoded for
+    themselves."""
     transport_interpolation: tuple[tuple[float, float], ...] = ((0.05, 0.5), (0.8, 0.0))
     """(share of the budget, share) points: how much of the transport target is the decoder's own
     state, the rest the encoder's."""

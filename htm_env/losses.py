@@ -21,8 +21,9 @@ class LossWeights:
     reconstruction: float = 1.0
     """End to end: squared error of the standardised tokens."""
     subtrees: float = 1.0
-    """The same, decoded from some of the inner nodes instead of the root. Without it a merger can
-    settle for losing half of a pair at the first merge, and no later gradient brings it back."""
+    """The same, decoded from some of the nodes below the root instead, leaves included: what the
+    incremental reward measures. Without it a merger can settle for losing half of a pair at the
+    first merge, and no later gradient brings it back."""
     cycle: float = 0.0
     """One step: squared error of unmerging what was just merged, in embedding space."""
     transport: float = 0.0
@@ -86,7 +87,7 @@ def autoencoder_losses(
     """Every loss that has a weight, by name, and their weighted sum as ``total``.
 
     ``merges`` are whole trees or partial forests. ``subtree_share`` is the probability with which
-    each inner node is decoded for itself as well, in the same calls. The classifier learns from
+    each node below the roots is decoded for itself as well, in the same calls. The classifier learns from
     encoder and decoder states without changing them.
     """
     size, slots = batch.present.shape
@@ -107,10 +108,9 @@ def autoencoder_losses(
 
     start, walk = roots, levels
     if weights.subtrees and subtree_share > 0:
-        inner = nodes[(children.view(-1, 2)[nodes, 0] >= 0)]
-        inner = inner[inner % num_nodes < 2 * num_tokens[inner // num_nodes] - 2]  # not the root
-        draw = torch.rand(len(inner), generator=generator, device=inner.device)
-        start = torch.cat([roots, inner[draw < subtree_share]])
+        below_roots = nodes[len(roots) :]
+        draw = torch.rand(len(below_roots), generator=generator, device=nodes.device)
+        start = torch.cat([roots, below_roots[draw < subtree_share]])
         walk = descend(children, start)
     decoded = autoencoder.decode_levels(encoded[row[start]], walk)
     leaf_ids, predicted = autoencoder.unlift_leaves(decoded, walk)
