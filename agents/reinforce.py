@@ -42,7 +42,7 @@ class ReinforceConfig:
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The policy's optimizer."""
     scorer: str = "pointer"
-    """``pointer`` or ``pair_mlp`` (the published method's)."""
+    """pointer, or pair_mlp (the published method's)."""
     policy_hidden_dim: int = 128
     """Width of the policy's hidden layers."""
     batch_size: int = 32
@@ -50,7 +50,7 @@ class ReinforceConfig:
     trees_per_sample: int = 2
     """Trees that the policy makes of every sample."""
     reward: str = "incremental"
-    """``incremental``, ``terminal`` or ``one_step``."""
+    """incremental, terminal or one_step."""
     discount: float = 0.8
     """Of a reward one merge later."""
     baseline: str = "leave_one_out"
@@ -66,8 +66,7 @@ class ReinforceConfig:
     demonstrations: str = "nearest_sorted"
     """The fixed policy that is cloned at first."""
     demonstration_share: Points = ((0.1, 1.0), (0.3, 0.0))
-    """(share, probability) points: how many updates clone a demonstration instead; ((0, 0),) for
-    none."""
+    """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
 
 
 class Reinforce(Learner):

@@ -136,7 +136,7 @@ def below(forest: PlainForest, node: int) -> list[int]:
 
 
 def test_subtrees_are_decoded_for_themselves(autoencoder):
-    """Every inner node but the root, each of its leaves counting alike."""
+    """Every node but the root, each of its leaves counting alike; a leaf is its own leaf."""
     batch, merges = ragged()
     losses = autoencoder_losses(autoencoder, batch, merges, only("subtrees"), subtree_share=1.0)
     errors = []
@@ -144,7 +144,7 @@ def test_subtrees_are_decoded_for_themselves(autoencoder):
         tokens = batch.tokens[row, : forest.n]
         target = autoencoder.standardise(tokens[None])[0]
         nodes = encode(autoencoder, tokens, forest)
-        for node in range(forest.n, 2 * forest.n - 2):
+        for node in range(2 * forest.n - 2):
             states = {node: nodes[node]}
             for inner in range(node, forest.n - 1, -1):
                 if inner in states:
