@@ -19,14 +19,14 @@ from agents.optimisation import OptimizerConfig
 from agents.reinforce import ReinforceConfig
 from htm_env.losses import LossWeights
 
-_ADAM = OptimizerConfig(learning_rate=1e-3, warm_up_updates=0, clip_norm=math.inf)
+_ADAM = OptimizerConfig(learning_rate=3e-3, warm_up_updates=0, clip_norm=math.inf)
 
 ORIGINAL = ReinforceConfig(
     autoencoder=AutoencoderConfig(
         architecture="mlp",
         hidden_dim=256,
         loss=LossWeights(
-            reconstruction=1.0, subtrees=0.0, cycle=1.0, transport=1.0, classifier=1.0
+            reconstruction=1.0, subtrees=0.0, cycle=0.1, transport=0.1, classifier=1.0
         ),
         transport_interpolation=((0.05, 0.5), (0.8, 0.0)),
         noise_std=0.01,
