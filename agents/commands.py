@@ -9,7 +9,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from rich.console import Console
 from rich.table import Table
 
@@ -17,10 +16,16 @@ from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
 from agents.evaluation import evaluate
-from agents.options import EvaluateOptions, TrainOptions, UsageError, train_options
+from agents.options import (
+    EvaluateOptions,
+    TrainOptions,
+    UsageError,
+    set_threads,
+    train_options,
+)
 from agents.run import build_learner, load_learner, resume_run, start_run
 from agents.run_directory import RunDirectory
-from htm_env.datasets import DATASETS
+from htm_env.datasets import environment_id
 
 DEFAULT_SECONDS = 100.0
 """The budget of a run that is given none."""
@@ -28,7 +33,7 @@ DEFAULT_SECONDS = 100.0
 
 def train(options: Any) -> None:
     """``htm train``: start or resume a run; prints its test scores and where everything is."""
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     out = _default_folder(options) if options.out is None else options.out
     directory = RunDirectory(out if options.resume is None else options.resume)
     try:
@@ -58,7 +63,7 @@ def train(options: Any) -> None:
 
 def evaluate_run(options: EvaluateOptions) -> None:
     """``htm evaluate``: prints the test scores of a run's last checkpoint."""
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     directory = RunDirectory(options.directory)
     learner = load_learner(directory)
     task = learner.task
@@ -124,8 +129,10 @@ def _new_run(options: Any) -> tuple[Any, Budget]:
         missing = "--env" if options.env is None else "--algo"
         hint = "" if options.resume is None else f"; {options.resume} holds no run to resume"
         raise UsageError(f"htm train needs {missing}{hint}")
-    if options.env.removeprefix("htm_env:") not in DATASETS:
-        raise UsageError(f"unknown --env {options.env!r}; choose from {', '.join(DATASETS)}")
+    try:
+        env_id = environment_id(options.env)
+    except ValueError as error:
+        raise UsageError(f"--env: {error}") from None
     entry = algorithm(options.algo)
     for field in entry.decided:
         if getattr(options.config, field) != getattr(entry.config, field):
@@ -139,7 +146,7 @@ def _new_run(options: Any) -> tuple[Any, Budget]:
         raise UsageError(str(error)) from None
     learner = build_learner(
         {
-            "env": options.env.removeprefix("htm_env:"),
+            "env": env_id,
             "env_kwargs": parse_env_kwargs(options.env_kwargs),
             "algo": options.algo,
             "config": asdict(options.config),
@@ -176,7 +183,8 @@ def _check_resumed(options: Any, directory: RunDirectory) -> None:
 
 def _default_folder(options: Any) -> Path:
     stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{options.env}-{options.algo}-{options.seed}-{stamp}"
+    name = str(options.env).removeprefix("htm_env:")
+    return Path("runs") / f"{name}-{options.algo}-{options.seed}-{stamp}"
 
 
 def _print_scores(title: str, scores: dict[str, float | None], about: dict[str, Any]) -> None:

@@ -60,10 +60,10 @@ def evaluate(
     for start in range(0, len(episodes.tokens), CHUNK):
         batch = episodes.rows(slice(start, start + CHUNK))
         merges = plan(batch, greedy_generator, greedy=True)
-        chunk = {"nmse": _errors(autoencoder, batch, merges, std)}
+        chunk = {"nmse": root_errors(autoencoder, batch, merges, std)}
         if sampled:
             drawn = plan(batch, sampling_generator, greedy=False)
-            chunk["sampled_nmse"] = _errors(autoencoder, batch, drawn, std)
+            chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
         clades = leaf_sets(merges, batch.num_tokens)  # (B, N, P); single leaves never count
         found = clade_scores(clades, batch.clades, batch.present)
         chunk["tree_recall"], chunk["tree_f1"] = found.recall, found.f1
@@ -78,7 +78,8 @@ def evaluate(
     }
 
 
-def _errors(
+@torch.no_grad()
+def root_errors(
     autoencoder: HTMAutoencoder,
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],

@@ -11,9 +11,11 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.evaluation import root_errors
 from agents.fixed import fixed_policy
 from agents.learner import Learner
 from htm_env.forest import tree_height
+from htm_env.population import start_population
 from htm_env.types import TokenBatch
 
 
@@ -51,9 +53,14 @@ class FixedOrder(Learner):
         self.merges_made += int((merges[..., 0] >= 0).sum())
         heights = tree_height(merges, batch.num_tokens)
         scalars = {"train/tree_height": float(heights.float().mean())}
+        before = float(start_population(self.autoencoder, batch, self.std).initial_error.mean())
         if self.task.mode == "joint":
             scalars |= self.trainer.update(batch, merges, progress)
             scalars["train/nmse"] = scalars["loss/reconstruction"]
+        else:
+            errors = root_errors(self.autoencoder, batch, merges, self.std)
+            scalars["train/nmse"] = float(errors.mean())
+        scalars["train/return"] = before - scalars["train/nmse"]
         self.updates += 1
         return scalars
 

@@ -12,8 +12,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.datasets import Dataset, make_dataset
-from htm_env.simulator import make_autoencoder
+from htm_env.datasets import Dataset, environment_id, make_dataset
+from htm_env.simulator import make_autoencoder, usable_device
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of
 
@@ -35,6 +35,12 @@ class Task:
     """``joint``: the autoencoder learns too, from scratch; ``frozen``: pretrained, untouched."""
     seed: int = 0
     device: str = "cpu"
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for an unknown id, and for a split among the data's arguments."""
+        object.__setattr__(self, "env_id", environment_id(self.env_id))
+        if "split" in self.env_kwargs:
+            raise ValueError("env_kwargs has 'split': training and evaluation take their own")
 
     def dataset(self, split: str) -> Dataset:
         """One split of the data."""
@@ -73,7 +79,7 @@ class Learner(ABC):
             raise ValueError(f"unknown mode {mode!r}; choose from {list(MODES)}")
         self.config = self.config_class() if config is None else config
         self.task = Task(env_id, dict(env_kwargs or {}), embedding_dim, mode, seed, device)
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.dataset = self.task.dataset("train")
         self.std = self.dataset.std.to(self.device)

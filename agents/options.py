@@ -6,6 +6,7 @@ from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
 from agents.evaluation import TEST_EPISODES
@@ -76,6 +77,13 @@ class PretrainOptions:
     """Folder of the weights; the package's own if not given."""
     threads: int = 1
     """Threads of one operation."""
+
+
+def set_threads(count: int) -> None:
+    """Let one operation of torch use so many threads; raises :class:`UsageError` below one."""
+    if count < 1:
+        raise UsageError(f"--threads is {count}; expected at least 1")
+    torch.set_num_threads(count)
 
 
 def train_options(config: Any, **defaults: Any) -> Any:

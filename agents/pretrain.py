@@ -16,7 +16,7 @@ from agents.budget import Budget
 from agents.evaluation import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
-from agents.options import PretrainOptions, UsageError
+from agents.options import PretrainOptions, UsageError, set_threads
 from agents.progress_bar import ProgressBar
 from agents.training import Logged, Training, Updated
 from htm_env.autoencoder import HTMAutoencoder
@@ -70,15 +70,19 @@ class MixedOrders(FixedOrder):
 def pretrain(options: PretrainOptions) -> None:
     """Train and write the weights of one id or of all; prints their ``nmse`` under every policy.
 
-    Raises :class:`UsageError` for an id that has no pretrained weights.
+    Raises :class:`UsageError` for an id that has no pretrained weights, or a budget of nothing.
     """
-    torch.set_num_threads(options.threads)
+    set_threads(options.threads)
     if options.env is not None and options.env not in EMBEDDING_DIMS:
         raise UsageError(
             f"{options.env} has no pretrained weights; choose from {', '.join(EMBEDDING_DIMS)}"
         )
+    try:
+        budget = Budget(merges=options.merges)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
     for env_id in EMBEDDING_DIMS if options.env is None else [options.env]:
-        learner = pretrained_learner(env_id, Budget(merges=options.merges))
+        learner = pretrained_learner(env_id, budget)
         path = (FOLDER if options.out is None else options.out) / f"{env_id}.safetensors"
         learner.autoencoder.save(path)
         _print_report(learner, path)

@@ -104,6 +104,7 @@ def resume_run(directory: RunDirectory, *, progress_bar: bool = True) -> dict[st
     folder holds no run that can be resumed.
     """
     config = directory.load_config()
+    directory.clear_leftovers()
     state = directory.load_checkpoint()
     if "budget" not in config or (state is not None and state["training"] is None):
         raise ValueError(f"{directory.path} holds a saved agent, not a run that can be resumed")

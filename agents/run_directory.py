@@ -105,13 +105,17 @@ class RunDirectory:
         save_state(self.checkpoint_path, state)
         learner.autoencoder.save(self.autoencoder_path)
 
+    def clear_leftovers(self) -> None:
+        """Remove what a killed process was writing; for whoever continues the run, and no reader:
+        a run that is still training writes its next checkpoint there."""
+        for leftover in self.checkpoint_path.parent.glob(".*"):
+            leftover.unlink(missing_ok=True)
+
     def load_checkpoint(self) -> dict[str, Any] | None:
         """What :meth:`save_checkpoint` wrote; None before the first one.
 
         Raises ``ValueError`` naming a file that cannot be read.
         """
-        for leftover in self.checkpoint_path.parent.glob(".*"):  # of a process that was killed
-            leftover.unlink()
         return load_state(self.checkpoint_path) if self.checkpoint_path.exists() else None
 
 

@@ -108,7 +108,8 @@ class HTMAutoencoder(nn.Module):
     ) -> Encoding:
         """Encode tokens along merges: a whole tree, or any part of one.
 
-        Raises ``ValueError`` where tokens have the wrong dimension or merges are not a forest.
+        Raises ``ValueError`` where tokens have the wrong dimension, where a sample's tokens leave
+        a gap in its slots, or where merges are not a forest.
         """
         self._check_tokens(tokens)
         merges, num_leaves = self._check_merges(merges, present)
@@ -133,10 +134,17 @@ class HTMAutoencoder(nn.Module):
     ) -> Float[Tensor, "B P T"]:
         """Decode roots ``(B, D)``, or a population ``(B, P, D)`` by slot, down to the tokens.
 
-        Raises ``ValueError`` where merges are not a forest, or where ``roots`` holds one embedding
-        a sample and a forest has several trees.
+        Raises ``ValueError`` where merges are not a forest, where ``roots`` has another shape, or
+        where it holds one embedding a sample and a forest has several trees.
         """
         merges, num_leaves = self._check_merges(merges, present)
+        batch, slots = present.shape
+        shapes = ((batch, self.embedding_dim), (batch, slots, self.embedding_dim))
+        if tuple(roots.shape) not in shapes:
+            raise ValueError(
+                f"roots have shape {tuple(roots.shape)}; expected {shapes[0]}, or {shapes[1]} "
+                "for a population"
+            )
         active, slot = active_nodes(merges, num_leaves), leftmost_leaves(merges, num_leaves)
         rows, ids = active.nonzero(as_tuple=True)
         if roots.ndim == 2:
@@ -151,7 +159,6 @@ class HTMAutoencoder(nn.Module):
         levels = forest_levels(merges, num_leaves)
         states = self.decode_levels(start, levels)
         leaf_ids, standardised = self.unlift_leaves(states, levels)
-        batch, slots = present.shape
         num_nodes = 2 * slots - 1
         tokens = standardised.new_zeros(batch, slots, self.token_dim)
         values = standardised * self.token_std + self.token_mean
@@ -179,21 +186,27 @@ class HTMAutoencoder(nn.Module):
         policy: Policy,
         generator: torch.Generator | None = None,
     ) -> Forest:
-        """The forest that a policy makes: the merges only, until one root is left."""
+        """The forest that a policy makes: the merges only, until one root is left.
+
+        Raises ``ValueError`` for an action that is not legal where a sample has merges to make, and
+        where a sample's tokens leave a gap in its slots.
+        """
         self._check_tokens(tokens)
+        _check_present(present)
         forest, slots = Forest.start(present), present.shape[1]
         population = self.lifter(self.standardise(tokens)) * present[..., None]
         counts = present.long()
         rows = torch.arange(len(tokens), device=tokens.device)
         while (running := forest.num_active > 1).any():
             observation = {"tokens": population, "active": forest.active, "leaf_counts": counts}
-            actions = policy(observation, generator)
-            first, second = action_to_pair(actions.masked_fill(~running, 0), slots)
-            legal = forest.active[rows, first] & forest.active[rows, second]
+            actions = policy(observation, generator).long()
+            inside = (actions >= 0) & (actions < slots * (slots - 1))
+            first, second = action_to_pair(actions.masked_fill(~(running & inside), 0), slots)
+            legal = inside & forest.active[rows, first] & forest.active[rows, second]
             if not (legal | ~running).all():
                 row = int((running & ~legal).nonzero()[0])
                 raise ValueError(
-                    f"policy action {int(actions[row])} merges an empty slot of sample {row}, "
+                    f"policy action {int(actions[row])} is not a merge of sample {row}, "
                     f"its active slots are {forest.active[row].nonzero().flatten().tolist()}"
                 )
             forest = forest.merge(first, second, where=running)
@@ -312,7 +325,19 @@ class HTMAutoencoder(nn.Module):
 
     @staticmethod
     def _check_merges(merges: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        _check_present(present)
         num_leaves = present.sum(1)
         merges = pad_merges(merges, present.shape[1])
         check_merges(merges, num_leaves)
         return merges, num_leaves
+
+
+def _check_present(present: Tensor) -> None:
+    """Raise ``ValueError`` naming the first sample whose tokens do not fill its first slots."""
+    gaps = (present[:, 1:] & ~present[:, :-1]).any(dim=1)
+    if gaps.any():
+        row = int(gaps.nonzero()[0])
+        raise ValueError(
+            f"the tokens of sample {row} leave a gap in its slots: {present[row].int().tolist()}; "
+            "expected them in the slots 0 .. n-1"
+        )

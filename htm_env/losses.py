@@ -87,8 +87,8 @@ def autoencoder_losses(
     """Every loss that has a weight, by name, and their weighted sum as ``total``.
 
     ``merges`` are whole trees or partial forests. ``subtree_share`` is the probability with which
-    each node below the roots is decoded for itself as well, in the same calls. The classifier learns from
-    encoder and decoder states without changing them.
+    each node below the roots is decoded for itself as well, in the same calls. The classifier
+    learns from encoder and decoder states without changing them.
     """
     size, slots = batch.present.shape
     num_nodes = 2 * slots - 1

@@ -51,7 +51,7 @@ class Simulator:
             )
         if max_invalid_actions < 1:
             raise ValueError(f"max_invalid_actions is {max_invalid_actions}; expected at least 1")
-        self.device = torch.device(device)
+        self.device = usable_device(device)
         self.dataset: Dataset = make_dataset(env_id, split=split, **dataset_kwargs)
         self.autoencoder = make_autoencoder(env_id, self.dataset, autoencoder, embedding_dim)
         self.autoencoder.to(self.device)
@@ -109,6 +109,17 @@ class Simulator:
     def action_masks(self, population: Population) -> np.ndarray:
         """True <--> legal, ``(B, P (P - 1))``."""
         return action_mask(population.forest.active).cpu().numpy()
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of that name; ``ValueError`` where torch does not know it or has no access."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device {str(name)!r} cannot be used here: {reason}") from error
+    return device
 
 
 def make_autoencoder(

@@ -394,3 +394,35 @@ def test_merges_without_padding_are_padded(autoencoder):
         encoding.nodes, autoencoder.encode(tokens, drawn.present, padded).nodes
     )
     assert encoding.num_active.tolist() == [2]
+
+
+def test_tokens_that_leave_a_gap_in_the_slots_are_refused(autoencoder):
+    present = torch.tensor([[True, True, True, False], [True, False, True, True]])
+    tokens = torch.zeros(2, 4, autoencoder.token_dim)
+    merges = torch.tensor([[[0, 1]], [[0, 1]]])
+    for use in (
+        lambda: autoencoder.encode(tokens, present, merges),
+        lambda: autoencoder.decode(torch.zeros(2, 4, autoencoder.embedding_dim), merges, present),
+        lambda: autoencoder.reconstruct(tokens, present, lambda seen, generator: None),
+    ):
+        with pytest.raises(ValueError, match=r"sample 1 leave a gap.*\[1, 0, 1, 1\]"):
+            use()
+
+
+@pytest.mark.parametrize("shape", [(8,), (2, 3), (2, 5, 8), (3, 8)])
+def test_roots_of_another_shape(shape):
+    autoencoder = HTMAutoencoder(2, embedding_dim=8, hidden_dim=4)
+    merges = torch.tensor([[[0, 1]], [[0, 1]]])
+    with pytest.raises(ValueError, match=r"expected \(2, 8\), or \(2, 2, 8\)"):
+        autoencoder.decode(torch.zeros(shape), merges, torch.ones(2, 2, dtype=torch.bool))
+
+
+@pytest.mark.parametrize("action", [-1, 6, 10**6])
+def test_a_policy_outside_the_action_space_is_named(autoencoder, action):
+    tokens = torch.zeros(1, 3, autoencoder.token_dim)
+    with pytest.raises(ValueError, match=f"policy action {action} is not a merge of sample 0"):
+        autoencoder.reconstruct(
+            tokens,
+            torch.ones(1, 3, dtype=torch.bool),
+            lambda seen, generator: torch.tensor([action]),
+        )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 
 import gymnasium as gym
 import numpy as np
@@ -145,6 +146,9 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
         (["nothing"], "nothing"),
         ([], "train"),
         (["pretrain", "--env", "HTM-v0"], "HTM-Digits-v0"),
+        (["pretrain", "--env", "HTM-Digits-v0", "--merges", "0"], "budget is 0 merges"),
+        (["train", *TINY, "--algo", "chain", "--threads", "0"], "--threads is 0"),
+        (["evaluate", "nowhere", "--threads", "-1"], "--threads is -1"),
     ],
 )
 def test_wrong_usage_exits_2(arguments, says, capsys, tmp_path, monkeypatch):
@@ -162,6 +166,8 @@ def test_wrong_usage_exits_2(arguments, says, capsys, tmp_path, monkeypatch):
         (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"wings": 2}'], "wings"),
         (["train", *TINY, "--algo", "chain", "--merges", "9", "--embedding-dim", "0"],
          "embedding_dim is 0"),
+        (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"split": "test"}'], "'split'"),
+        (["train", *TINY, "--algo", "chain", "--device", "abacus"], "device 'abacus' cannot be"),
         (["train", "--env", "HTM-v0", "--algo", "chain"], "dataset="),
         (["train", "--env", "HTM-v0", "--algo", "chain", "--env-kwargs",
           '{"dataset": "missing.npz"}'], "missing.npz"),
@@ -316,3 +322,13 @@ def test_pretrain_writes_weights_that_the_environment_takes(tmp_path, capsys):
     assert autoencoder.embedding_dim == 32
     assert math.isfinite(float(autoencoder.token_std.sum()))
     assert autoencoder.weights_hash() in printed
+
+
+def test_looking_at_a_run_leaves_what_it_is_writing(run, tmp_path, capsys):
+    """Somebody evaluates a run that is training: its next checkpoint is half written."""
+    folder = tmp_path / "run"
+    shutil.copytree(run, folder)
+    half = folder / "checkpoint" / ".training.safetensors.tmp"
+    half.write_bytes(b"half")
+    assert status("evaluate", folder, "--episodes", 2) == 0
+    assert half.read_bytes() == b"half"

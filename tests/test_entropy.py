@@ -73,7 +73,7 @@ def test_the_price_has_limits(entropy, limit):
 
 
 def test_a_restored_price():
-    control, again = (EntropyControl(EntropyConfig()) for _ in range(2))
+    control, again = (EntropyControl(EntropyConfig(target=((0.0, 1.0),))) for _ in range(2))
     control.coefficient(episodes([0.3]), 0.2)
     again.restore(control.state())
     assert again.price == control.price != 0.0

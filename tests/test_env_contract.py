@@ -427,6 +427,7 @@ def test_an_unknown_render_mode_lists_the_choices():
     ("kwargs", "error", "message"),
     [
         ({"max_invalid_actions": 0}, ValueError, "max_invalid_actions is 0; expected at least 1"),
+        ({"device": "abacus"}, ValueError, "device 'abacus' cannot be used here"),
         ({"autoencoder": "gone.safetensors"}, FileNotFoundError, "gone.safetensors"),
         ({"autoencoder": "untrained", "embedding_dim": 0}, ValueError, "embedding_dim is 0"),
     ],

@@ -21,8 +21,9 @@ from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.reinforce import Reinforce, ReinforceConfig
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
-from htm_env.forest import leaf_sets
+from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
 from htm_env.metrics import clade_scores
+from htm_env.population import merge_pairs, start_population
 
 NAN = float("nan")
 FAST = OptimizerConfig(learning_rate=1e-2, warm_up_updates=5)
@@ -178,7 +179,7 @@ def test_the_published_recipes_learn(preset):
         policy_hidden_dim=32,
         batch_size=32,
     )
-    assert_learns(Reinforce("HTM-Trees-v0", config, **TREES), 80, 0.4)
+    assert_learns(Reinforce("HTM-Trees-v0", config, **TREES), 120, 0.4)
 
 
 @pytest.mark.parametrize(
@@ -382,3 +383,30 @@ def test_datasets_of_a_task_are_its_splits():
     assert not torch.equal(here, there)
     expected = make_dataset("HTM-Trees-v0", "test", heights=(2,)).fixed(5).tokens
     assert torch.equal(there, expected)
+
+
+def test_an_id_means_the_same_with_its_module():
+    config = FixedOrderConfig(autoencoder=SMALL)
+    learner = FixedOrder("htm_env:HTM-Trees-v0", config)
+    assert learner.task.env_id == "HTM-Trees-v0"
+    assert learner.autoencoder.embedding_dim == 8
+    with pytest.raises(ValueError, match=r"unknown id 'mine\.npz': expected one of HTM-Trees-v0"):
+        FixedOrder("mine.npz", config)
+
+
+@pytest.mark.parametrize("mode", ["joint", "frozen"])
+def test_a_fixed_policy_reports_the_return_of_its_episodes(mode):
+    """``E_0 - E_final``, as the environment pays it for the same merges."""
+    config = FixedOrderConfig(autoencoder=SMALL, policy="structure_canonical", batch_size=8)
+    task = {"mode": mode, "env_kwargs": {"heights": (2,)}, "seed": 3}
+    learner, again = (FixedOrder("HTM-Trees-v0", config, **task) for _ in range(2))
+    batch = again.dataset.sample(8, again.generator)
+    population = start_population(again.autoencoder, batch, again.std)
+    earned = torch.zeros(8)
+    for action in merges_to_actions(batch.merges, batch.num_tokens).unbind(1):
+        first, second = action_to_pair(action, 3)
+        after = merge_pairs(again.autoencoder, population, first, second, again.std)
+        earned, population = earned + population.error - after.error, after
+    scalars = learner.update(0.0)
+    assert scalars["train/return"] == pytest.approx(float(earned.mean()), rel=1e-4)
+    assert scalars["train/nmse"] == pytest.approx(float(population.error.mean()), rel=1e-4)

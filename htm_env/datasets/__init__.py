@@ -28,6 +28,7 @@ __all__ = [
     "DigitsDataset",
     "TreesDataset",
     "TreesGeometry",
+    "environment_id",
     "make_dataset",
 ]
 
@@ -67,6 +68,18 @@ DATASETS: dict[str, DatasetEntry] = {
 
 _NAMESPACE = "htm_env:"
 _LOOKS_LIKE_AN_ID = re.compile(rf"{_NAMESPACE}.*|HTM-(.+-)?v\d+")
+
+
+def environment_id(name: str) -> str:
+    """An id of ``DATASETS`` without the prefix ``htm_env:``.
+
+    Raises:
+        ValueError: there is no such id (the message lists the choices).
+    """
+    env_id = name.removeprefix(_NAMESPACE)
+    if env_id not in DATASETS:
+        raise ValueError(f"unknown id {name!r}: expected one of {', '.join(DATASETS)}")
+    return env_id
 
 
 def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Dataset:
