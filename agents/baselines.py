@@ -136,10 +136,10 @@ BASELINES: dict[str, type[Baseline]] = {
 
 
 def make_baseline(name: str, trees_per_sample: int) -> Baseline:
-    """The baseline of that name; ``ValueError`` with the choices, or for one tree a sample to leave
-    out."""
+    """The baseline of that name; ``ValueError`` with the choices, or for too few trees a sample."""
     if name not in BASELINES:
         raise ValueError(f"unknown baseline {name!r}; choose from {sorted(BASELINES)}")
-    if name == "leave_one_out" and trees_per_sample < 2:
-        raise ValueError(f"leave_one_out has {trees_per_sample} tree a sample; expected at least 2")
+    least = 2 if name == "leave_one_out" else 1
+    if trees_per_sample < least:
+        raise ValueError(f"{name} has {trees_per_sample} trees a sample; expected at least {least}")
     return BASELINES[name]()

@@ -32,7 +32,3 @@ class Budget:
             return min(seconds / self.seconds, 1.0)
         assert self.merges is not None  # __post_init__ has seen to it
         return min(merges / self.merges, 1.0)
-
-    def done(self, seconds: float, merges: int) -> bool:
-        """True <--> nothing is left."""
-        return self.progress(seconds, merges) >= 1.0

@@ -16,7 +16,7 @@ from agents.evaluation import VALIDATION_EPISODES, evaluate
 from agents.figures import learner_figure, write_png
 from agents.interruption import Interruption
 from agents.learner import Learner
-from agents.loggers import CSVLogger
+from agents.loggers import CSVLogger, Logger
 from agents.progress_bar import ProgressBar
 from agents.run_directory import RunDirectory
 from agents.tensorboard_logger import TensorBoardLogger
@@ -134,6 +134,7 @@ def _run(
     table = CSVLogger(directory.metrics_path, [] if state is None else state["rows"])
     events = TensorBoardLogger(directory.path, None if state is None else training.position.merges)
     bar = ProgressBar(f"{learner.task.env_id} {learner.algo}") if progress_bar else None
+    loggers: list[Logger] = [table, events] if bar is None else [table, events, bar]
 
     def picture(position: Position) -> None:
         figure = learner_figure(learner.plan, learner.autoencoder, validation)
@@ -146,7 +147,7 @@ def _run(
                 if isinstance(event, Updated) and bar is not None:
                     bar.update(event.position, event.scalars)
                 elif isinstance(event, Logged):
-                    for logger in (table, events) if bar is None else (table, events, bar):
+                    for logger in loggers:
                         logger.write(event.position, event.scalars)
                     if event.evaluation in PICTURED:
                         picture(event.position)
@@ -161,10 +162,8 @@ def _run(
             {f"test/{name}": value for name, value in result["test"].items()},
         )
     finally:
-        for logger in (table, events):
+        for logger in loggers:
             logger.close()
-        if bar is not None:
-            bar.close()
     directory.save_result(result)
     return result
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 
 def piecewise_linear(points: Sequence[tuple[float, float]], progress: float) -> float:
     """The value at ``progress`` on straight lines between ``(progress, value)`` points.
 
-    Constant before the first point and after the last one.
+    Constant before the first point and after the last one. Raises ``ValueError`` where there is no
+    point, or where their progress falls.
     """
+    if not points or any(later[0] < point[0] for point, later in pairwise(points)):
+        raise ValueError(f"the points are {points}; expected (share, value) pairs, shares rising")
     before = points[0]
     for point in points:
         if progress <= point[0]:

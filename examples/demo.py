@@ -4,8 +4,8 @@ import argparse
 import json
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TextIO
 
@@ -24,9 +24,10 @@ def command(algo: str, seconds: float, out: Path) -> list[str]:
 
 
 def run_all(algos: list[str], options: argparse.Namespace, log: TextIO) -> None:
-    """One after the other; what they print goes to the log."""
+    """One after the other, until one fails; what they print goes to the log."""
     for algo in algos:
-        subprocess.run(command(algo, options.seconds, options.out), stdout=log, stderr=log)
+        arguments = command(algo, options.seconds, options.out)
+        subprocess.run(arguments, stdout=log, stderr=log, check=True)
 
 
 def main() -> None:
@@ -37,12 +38,11 @@ def main() -> None:
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     # The learner on one core, with its progress bar; the fixed orders on the other, in the log.
-    with (options.out / "fixed_orders.log").open("w") as log:
-        others = threading.Thread(target=run_all, args=(ROWS[1:], options, log))
-        others.start()
+    with (options.out / "fixed_orders.log").open("w") as log, ThreadPoolExecutor(1) as pool:
+        others = pool.submit(run_all, ROWS[1:], options, log)
         subprocess.run(command(ROWS[0], options.seconds, options.out), check=True)
         print("waiting for the fixed merge orders, which train on the other core ...", flush=True)
-        others.join()
+        others.result()
 
     table = Table(title=f"HTM-Digits-v0, {options.seconds:.0f} s of joint training, test split")
     for column in ("merges chosen by", "nmse", "tree height", "merges learned from"):

@@ -152,5 +152,7 @@ def test_a_restored_baseline_continues_as_if_nothing_had_happened(name):
 def test_mistakes_are_named():
     with pytest.raises(ValueError, match=r"'mean'; choose from \['exponential', 'greedy'"):
         make_baseline("mean", 4)
-    with pytest.raises(ValueError, match="1 tree a sample; expected at least 2"):
+    with pytest.raises(ValueError, match="1 trees a sample; expected at least 2"):
         make_baseline("leave_one_out", 1)
+    with pytest.raises(ValueError, match="none has 0 trees a sample; expected at least 1"):
+        make_baseline("none", 0)

@@ -42,3 +42,9 @@ def test_cosine_decay_by_hand():
 def test_warm_up_by_hand():
     assert [warm_up(updates, 4) for updates in range(6)] == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0]
     assert warm_up(0, 0) == 1.0
+
+
+@pytest.mark.parametrize("points", [(), ((0.5, 1.0), (0.1, 0.0))])
+def test_points_that_make_no_line_are_refused(points):
+    with pytest.raises(ValueError, match="shares rising"):
+        piecewise_linear(points, 0.3)

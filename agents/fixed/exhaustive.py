@@ -41,10 +41,8 @@ def all_merge_sequences(num_leaves: int) -> Int64[Tensor, "S M 2"]:
 
 
 @torch.no_grad()
-def exhaustive_merges(
-    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator | None = None
-) -> Int64[Tensor, "B M 2"]:
-    """The merges with the smallest ``nmse`` of each sample; ``generator`` is there for symmetry.
+def exhaustive_merges(batch: TokenBatch, autoencoder: HTMAutoencoder) -> Int64[Tensor, "B M 2"]:
+    """The merges with the smallest ``nmse`` of each sample.
 
     Raises ``ValueError`` naming the first sample of more than ``LARGEST`` tokens.
     """
