@@ -71,7 +71,7 @@ class PretrainOptions:
 
     env: str | None = None
     """Environment id; all that have pretrained weights if not given."""
-    merges: int = 8_000_000
+    merges: int = 4_000_000
     """Merges that an id's autoencoder learns from; the same number gives the same weights."""
     out: Path | None = None
     """Folder of the weights; the package's own if not given."""

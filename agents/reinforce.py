@@ -28,7 +28,12 @@ from agents.rollout import Rollout, follow, rollout
 from agents.schedules import piecewise_linear
 from htm_env.forest import tree_height
 from htm_env.networks import seeded_initialisation
-from htm_env.rewards import incremental_rewards, node_errors, one_step_rewards
+from htm_env.rewards import (
+    incremental_rewards,
+    node_errors,
+    one_step_rewards,
+    step_reward,
+)
 from htm_env.types import TokenBatch
 
 Points = tuple[tuple[float, float], ...]
@@ -86,6 +91,7 @@ class Reinforce(Learner):
         self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
         self.optimizer = ScheduledAdam(self.policy.parameters(), config.policy)
         self.guard = NonFiniteGuard()
+        step_reward(config.reward)  # raises for an unknown one
         self.baseline = make_baseline(config.baseline, config.trees_per_sample)
         self.entropy = EntropyControl(config.entropy)
         self.demonstrator = fixed_policy(config.demonstrations)

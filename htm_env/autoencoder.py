@@ -86,13 +86,13 @@ class HTMAutoencoder(nn.Module):
             "architecture": architecture,
         }
         self.token_dim, self.embedding_dim = token_dim, embedding_dim
-        network = ARCHITECTURES[architecture]
+        lift, merge = ARCHITECTURES[architecture]
         with seeded_initialisation(generator):
-            self.lifter = nn.Linear(token_dim, embedding_dim)
-            self.merger = network(2 * embedding_dim, hidden_dim, embedding_dim)
-            self.unmerger = network(embedding_dim, hidden_dim, 2 * embedding_dim)
-            self.unlifter = nn.Linear(embedding_dim, token_dim)
-            self.classifier = network(embedding_dim, min(hidden_dim, 64), 1)
+            self.lifter = lift(token_dim, hidden_dim, embedding_dim)
+            self.merger = merge(2 * embedding_dim, hidden_dim, embedding_dim)
+            self.unmerger = merge(embedding_dim, hidden_dim, 2 * embedding_dim)
+            self.unlifter = lift(embedding_dim, hidden_dim, token_dim)
+            self.classifier = merge(embedding_dim, min(hidden_dim, 64), 1)
         self.register_buffer("token_mean", torch.zeros(token_dim))
         self.register_buffer("token_std", torch.ones(token_dim))
         self.token_mean: Tensor

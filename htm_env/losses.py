@@ -20,7 +20,7 @@ class LossWeights:
 
     reconstruction: float = 1.0
     """End to end: squared error of the standardised tokens."""
-    subtrees: float = 1.0
+    subtrees: float = 0.1
     """The same, decoded from some of the nodes below the root instead, leaves included: what the
     incremental reward measures. Without it a merger can settle for losing half of a pair at the
     first merge, and no later gradient brings it back."""

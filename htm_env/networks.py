@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,10 +44,25 @@ def plain_network(inputs: int, hidden: int, outputs: int) -> nn.Module:
     return network
 
 
-ARCHITECTURES: dict[str, Callable[[int, int, int], nn.Module]] = {
-    "residual": ResidualNetwork,
-    "mlp": plain_network,
+def linear(inputs: int, hidden: int, outputs: int) -> nn.Module:
+    """One affine layer, whatever ``hidden`` says."""
+    return nn.Linear(inputs, outputs)
+
+
+class Architecture(NamedTuple):
+    """How networks are made, from inputs, hidden width and outputs."""
+
+    lifter: Callable[[int, int, int], nn.Module]
+    """Of the lifter and the unlifter."""
+    merger: Callable[[int, int, int], nn.Module]
+    """Of the merger, the unmerger and the classifier."""
+
+
+ARCHITECTURES = {
+    "residual": Architecture(ResidualNetwork, ResidualNetwork),
+    "mlp": Architecture(linear, plain_network),
 }
+"""This project's, and the published method's."""
 
 
 @contextmanager
