@@ -96,11 +96,14 @@ def episode_gradient(
     summed = PairTable(torch.zeros_like(table.values), present, 0.0)
     gradient = scores.new_zeros(size, num_nodes + 1, num_nodes + 1)  # -1 lands in the pad
     policy_loss, entropy_loss = scores.new_zeros(()), scores.new_zeros(())
+    choice_entropy = scores.new_zeros(())
     for step in positions.steps():
         rows, width = step.rows, step.width
         first, second = positions.find(step, merges)
         distribution = choices(table.view(step), ordered_entropy)
         advantage = advantages[: len(rows), step.time]
+        entropy = distribution.entropy / most_entropy(step.num_active, ordered_entropy)
+        choice_entropy += entropy.sum()
         step_price = price[: len(rows)] / most_entropy(step.num_active, ordered_entropy)
         summed.view(step).add_(score_gradient(distribution, advantage, step_price, first, second))
         log_prob = table.values[rows, first, second] - distribution.log_total
@@ -124,7 +127,11 @@ def episode_gradient(
     sample = torch.arange(size, device=left.device)[:, None, None]
     gradient[sample, left[:, :, None], left[:, None, :]] += summed.values
     back = order.argsort()
-    return gradient[back, :-1, :-1], {"policy": policy_loss, "entropy": entropy_loss}
+    return gradient[back, :-1, :-1], {
+        "policy": policy_loss,
+        "entropy": entropy_loss,
+        "choice_entropy": choice_entropy / rollout.open_steps(ordered_entropy).sum().clamp(min=1),
+    }
 
 
 def value_loss(

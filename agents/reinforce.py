@@ -14,6 +14,7 @@ from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.baselines import Returns, make_baseline
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl
+from agents.episode_rewards import episode_rewards
 from agents.fixed import fixed_policy
 from agents.learner import Learner
 from agents.losses import (
@@ -28,12 +29,7 @@ from agents.rollout import Rollout, follow, rollout
 from agents.schedules import piecewise_linear
 from htm_env.forest import tree_height
 from htm_env.networks import seeded_initialisation
-from htm_env.rewards import (
-    incremental_rewards,
-    node_errors,
-    one_step_rewards,
-    step_reward,
-)
+from htm_env.rewards import step_reward
 from htm_env.types import TokenBatch
 
 Points = tuple[tuple[float, float], ...]
@@ -110,6 +106,7 @@ class Reinforce(Learner):
         """An action for an observation of the environment, or one for each of a batch of them.
 
         As in Stable-Baselines3: returns ``(action, state)``; ``deterministic`` takes the best pair.
+        Raises ``ValueError`` for another embedding dimension, or where an episode has ended.
         """
         tensors = {
             key: torch.as_tensor(observation[key], device=self.device)
@@ -118,6 +115,13 @@ class Reinforce(Learner):
         single = tensors["tokens"].ndim == 2
         if single:
             tensors = {key: value[None] for key, value in tensors.items()}
+        if tensors["tokens"].shape[2] != self.autoencoder.embedding_dim:
+            raise ValueError(
+                f"the observation has embeddings of {tensors['tokens'].shape[2]} numbers; this "
+                f"agent expects {self.autoencoder.embedding_dim}"
+            )
+        if (tensors["active"].sum(1) < 2).any():
+            raise ValueError("the observation has fewer than two active slots: nothing to merge")
         logits, _ = self.policy(tensors)
         if deterministic:
             actions = logits.argmax(1)
@@ -158,14 +162,14 @@ class Reinforce(Learner):
         config = self.config
         num_merges = merges_to_make(batch.num_tokens, progress, config.merges_curriculum)
         episodes = self._roll(batch, num_merges, greedy=False)
-        rewards, error = self._rewards(batch, episodes)
+        rewards, error = self._rewards_of(batch, episodes)
         returns = Returns(
             discounted_returns(rewards, config.discount),
             episodes.steps,
             config.trees_per_sample,
             state_values=lambda: values.detach(),
             greedy_returns=lambda: discounted_returns(
-                self._rewards(batch, greedy := self._roll(batch, num_merges, greedy=True))[0]
+                self._rewards_of(batch, greedy := self._roll(batch, num_merges, greedy=True))[0]
                 * greedy.steps,
                 config.discount,
             ),
@@ -182,6 +186,7 @@ class Reinforce(Learner):
         losses = policy_gradient_step(
             self.policy, episodes, advantages, coefficient, features, config.entropy.ordered
         )
+        del losses["choice_entropy"]  # that of the rollout stands for it
         if self.baseline.learns_values:
             losses["value"] = value_loss(values, returns.values, episodes.steps)
             losses["value"].backward()
@@ -204,9 +209,12 @@ class Reinforce(Learner):
         self.optimizer.zero()
         nothing = torch.zeros_like(episodes.entropy[:, :1])
         ones = episodes.steps.to(features.dtype)
-        losses = policy_gradient_step(self.policy, episodes, ones, nothing, features)
+        losses = policy_gradient_step(
+            self.policy, episodes, ones, nothing, features, self.config.entropy.ordered
+        )
         scalars = self._step_policy({"cloning": losses["policy"]}, progress)
-        rewards, error = self._rewards(batch, episodes)
+        scalars["policy/entropy"] = float(losses["choice_entropy"])
+        rewards, error = self._rewards_of(batch, episodes)
         return episodes, {
             **scalars,
             "train/return": float(rewards.sum(1).mean()),
@@ -222,22 +230,8 @@ class Reinforce(Learner):
         self.merges_made += int(episodes.steps.sum())
         return episodes
 
-    def _rewards(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
-        """The rewards ``(B, M)`` of whole episodes, and the ``nmse`` ``(B,)`` where they end."""
-        errors = node_errors(
-            self.autoencoder, episodes.nodes, episodes.exists, episodes.merges, batch, self.std
-        )
-        token_dim = batch.tokens.shape[2]
-        rewards = incremental_rewards(errors, episodes.merges, batch.num_tokens, token_dim)
-        leaf_error = (errors[:, : batch.present.shape[1]] * batch.present).sum(1)
-        error = leaf_error / (batch.num_tokens * token_dim) - rewards.sum(1)
-        if self.config.reward == "terminal":
-            rewards = at_the_end(rewards, episodes.steps)
-        elif self.config.reward == "one_step":
-            rewards = one_step_rewards(
-                self.autoencoder, episodes.nodes, episodes.merges, batch.num_tokens
-            )
-        return rewards, error
+    def _rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
+        return episode_rewards(self.autoencoder, batch, episodes, self.std, self.config.reward)
 
     def _step_policy(self, losses: dict[str, Tensor], progress: float) -> dict[str, float]:
         norm = self.optimizer.clip()
@@ -272,9 +266,3 @@ class Reinforce(Learner):
         self.entropy.restore(state["entropy"])
         self.generator.set_state(state["generator"])
         self.merges_made, self.updates = state["merges_made"], state["updates"]
-
-
-def at_the_end(rewards: Tensor, steps: Tensor) -> Tensor:
-    """The same sum of rewards, paid with the last merge."""
-    last = (steps.sum(1) - 1).clamp(min=0)[:, None]
-    return torch.zeros_like(rewards).scatter_(1, last, rewards.sum(1, keepdim=True))

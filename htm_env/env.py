@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -169,7 +170,7 @@ class HTMEnv(gym.Env):
         population = self._episode()
         if int(population.forest.num_active[0]) == 1:
             raise ResetNeeded("the episode is over: one embedding is left; call reset first")
-        actions = torch.tensor([int(action)], device=self.simulator.device)
+        actions = torch.tensor([operator.index(action)], device=self.simulator.device)
         everyone = torch.ones(1, dtype=torch.bool, device=self.simulator.device)
         self._population, reward, invalid = self.simulator.step(population, actions, everyone)
         self._invalid_actions += int(invalid[0])

@@ -110,6 +110,8 @@ class HTMVectorEnv(VectorEnv):
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
         population, ended = self._episodes(), self._ended
         actions = np.asarray(actions)
+        if not np.issubdtype(actions.dtype, np.integer):
+            raise ValueError(f"actions are {actions.dtype}; expected integers")
         if actions.shape != (self.num_envs,):
             raise ValueError(
                 f"actions have shape {actions.shape}; expected ({self.num_envs},), one a copy"

@@ -67,8 +67,8 @@ def counting_autoencoder() -> HTMAutoencoder:
     with torch.no_grad():
         for weight in autoencoder.parameters():
             weight.zero_()
-        autoencoder.lifter.weight.fill_(1.0)
-        autoencoder.unlifter.weight.fill_(1.0)
+        autoencoder.lifter.skip.weight.fill_(1.0)
+        autoencoder.unlifter.skip.weight.fill_(1.0)
         autoencoder.merger.skip.weight.copy_(torch.tensor([[1.0, 0.0]]))
         autoencoder.unmerger.skip.weight.fill_(1.0)
         autoencoder.unmerger.skip.bias.copy_(torch.tensor([0.0, 1.0]))
@@ -147,7 +147,7 @@ def test_every_way_of_learning_finds_better_merges(changes):
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_joint_learning_with_every_baseline(baseline):
     learner = Reinforce("HTM-Trees-v0", replace(TINY, baseline=baseline), **TREES)
-    assert_learns(learner, 80, 0.2)
+    assert_learns(learner, 160, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_joint_learning_in_every_mode(changes, heights, share):
         env_kwargs={"heights": heights},
         embedding_dim=2 * len(heights) + 2,
     )
-    assert_learns(learner, 80, share)
+    assert_learns(learner, 160, share)
 
 
 @pytest.mark.parametrize("preset", [ORIGINAL, ORIGINAL_POLICY], ids=["original", "original_policy"])
@@ -179,7 +179,7 @@ def test_the_published_recipes_learn(preset):
         policy_hidden_dim=32,
         batch_size=32,
     )
-    assert_learns(Reinforce("HTM-Trees-v0", config, **TREES), 120, 0.4)
+    assert_learns(Reinforce("HTM-Trees-v0", config, **TREES), 240, 0.4)
 
 
 @pytest.mark.parametrize(
@@ -197,7 +197,7 @@ def test_the_autoencoder_learns_under_fixed_policies(policy, share):
     config = FixedOrderConfig(autoencoder=SMALL, policy=policy, batch_size=32)
     learner = FixedOrder("HTM-Trees-v0", config, **TREES)
     assert learner.algo == policy
-    assert_learns(learner, 80, share)
+    assert_learns(learner, 160, share)
     assert learner.merges_made == 80 * 32 * 2
     assert learner.updates == 80
 
@@ -334,7 +334,8 @@ def test_the_same_seed_gives_the_same_weights(kind):
     train(other, 5)
     assert_same(one, again)
     assert not torch.equal(
-        weights(one)["autoencoder.lifter.weight"], weights(other)["autoencoder.lifter.weight"]
+        weights(one)["autoencoder.lifter.skip.weight"],
+        weights(other)["autoencoder.lifter.skip.weight"],
     )
 
 

@@ -1,0 +1,42 @@
+"""The rewards of whole episodes, all merges of a batch at once."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from agents.rollout import Rollout
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.rewards import incremental_rewards, node_errors, one_step_rewards, step_reward
+from htm_env.types import TokenBatch
+
+
+def episode_rewards(
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    episodes: Rollout,
+    std: Float[Tensor, "T"],
+    reward: str,
+) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B"]]:
+    """The reward of every merge, 0 in padding, and the ``nmse`` where each episode ends.
+
+    Raises ``ValueError`` for an unknown reward.
+    """
+    step_reward(reward)  # knows the names
+    errors = node_errors(autoencoder, episodes.nodes, episodes.exists, episodes.merges, batch, std)
+    coordinates = batch.num_tokens * batch.tokens.shape[2]
+    rewards = incremental_rewards(errors, episodes.merges, batch.num_tokens, batch.tokens.shape[2])
+    leaf_error = (errors[:, : batch.present.shape[1]] * batch.present).sum(1)
+    error = leaf_error / coordinates - rewards.sum(1)
+    if reward == "terminal":
+        rewards = at_the_end(rewards, episodes.steps)
+    elif reward == "one_step":
+        rewards = one_step_rewards(autoencoder, episodes.nodes, episodes.merges, batch.num_tokens)
+    return rewards, error
+
+
+def at_the_end(rewards: Float[Tensor, "B M"], steps: Bool[Tensor, "B M"]) -> Float[Tensor, "B M"]:
+    """The same sum of rewards, paid with the last merge."""
+    last = (steps.sum(1) - 1).clamp(min=0)[:, None]
+    return torch.zeros_like(rewards).scatter_(1, last, rewards.sum(1, keepdim=True))
