@@ -32,7 +32,7 @@ def run_all(algos: list[str], options: argparse.Namespace, log: TextIO) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seconds", type=float, default=60.0, help="training time of each row")
+    parser.add_argument("--seconds", type=float, default=45.0, help="training time of each row")
     default = Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     parser.add_argument("--out", type=Path, default=default, help="where everything is written")
     options = parser.parse_args()

@@ -1,0 +1,83 @@
+"""An agent acts in the environment, one episode or many at a time."""
+
+from __future__ import annotations
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+
+from agents import Reinforce, ReinforceConfig
+from agents.autoencoder_trainer import AutoencoderConfig
+from htm_env.forest import merges_to_actions
+
+HEIGHTS = {"heights": (2, 3)}
+
+
+@pytest.fixture
+def agent() -> Reinforce:
+    config = ReinforceConfig(autoencoder=AutoencoderConfig(hidden_dim=16), policy_hidden_dim=16)
+    return Reinforce("HTM-Trees-v0", config, env_kwargs=HEIGHTS, embedding_dim=5)
+
+
+def environment(agent: Reinforce, **kwargs):
+    return gym.make("HTM-Trees-v0", autoencoder=agent.autoencoder, **HEIGHTS, **kwargs)
+
+
+def test_the_best_actions_are_those_of_the_greedy_plan(agent):
+    env = environment(agent, split="test")
+    batch = agent.task.dataset("test").fixed(8)
+    merges = agent.plan(batch, torch.Generator(), greedy=True)
+    planned = merges_to_actions(merges, batch.num_tokens)
+    for row, key in enumerate(env.unwrapped.fixed_keys(8)):
+        observation, info = env.reset(options={"key": int(key)})
+        taken = []
+        while info["num_active"] > 1:
+            action, state = agent.predict(observation, deterministic=True)
+            assert state is None
+            taken.append(action)
+            observation, _, _, _, info = env.step(action)
+        assert taken == [action for action in planned[row].tolist() if action >= 0]
+
+
+def test_sampled_actions_of_a_batch_are_legal(agent):
+    envs = gym.make_vec(
+        "HTM-Trees-v0", num_envs=16, autoencoder=agent.autoencoder, heights=(3,),
+        invalid_action="raise",
+    )  # fmt: skip
+    observation, _ = envs.reset(seed=0)
+    for _ in range(5):
+        actions, _ = agent.predict(observation)
+        assert actions.shape == (16,)
+        observation, _, _, _, info = envs.step(actions)
+    assert (info["num_active"] == 2).all()
+
+
+def test_an_observation_of_another_dimension_is_named(agent):
+    observation, _ = gym.make("HTM-Trees-v0", autoencoder="untrained", embedding_dim=7).reset()
+    with pytest.raises(ValueError, match="embeddings of 7 numbers; this agent expects 5"):
+        agent.predict(observation)
+
+
+def test_nothing_is_left_to_merge_after_the_end(agent):
+    observation, _ = environment(agent).reset(seed=0)
+    ended = {**observation, "active": np.eye(7, dtype=np.int8)[0]}
+    with pytest.raises(ValueError, match="fewer than two active slots"):
+        agent.predict(ended)
+
+
+def test_actions_are_whole_numbers(agent):
+    env = environment(agent)
+    env.reset(seed=0)
+    with pytest.raises((TypeError, AssertionError)):
+        env.step(1.7)
+    envs = gym.make_vec("HTM-Trees-v0", num_envs=2, autoencoder=agent.autoencoder, heights=(3,))
+    envs.reset(seed=0)
+    with pytest.raises(ValueError, match="actions are float64; expected integers"):
+        envs.step(np.array([1.0, 2.0]))
+
+
+def test_cloning_reports_the_entropy_of_the_policy(agent):
+    scalars = agent.update(0.0)  # the first tenth of the budget clones
+    assert "loss/cloning" in scalars
+    assert 0.5 < scalars["policy/entropy"] <= 1.0
