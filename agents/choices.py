@@ -29,8 +29,7 @@ def choices(scores: Float[Tensor, "R W W"], ordered: bool) -> Choices:
 
     Which tokens to merge is then worth exploring, which of them comes first is not.
     """
-    best = scores.amax(dim=(1, 2), keepdim=True)
-    probability = (scores - best).exp_()
+    probability, best = pair_weights(scores)
     total = probability.sum(dim=(1, 2), keepdim=True)
     probability /= total
     choice = probability if ordered else probability + probability.transpose(1, 2)
@@ -39,23 +38,31 @@ def choices(scores: Float[Tensor, "R W W"], ordered: bool) -> Choices:
     return Choices(probability, log_choice, (best + total.log())[:, 0, 0], entropy)
 
 
+def pair_weights(
+    scores: Float[Tensor, "R W W"],
+) -> tuple[Float[Tensor, "R W W"], Float[Tensor, "R 1 1"]]:
+    """Weights proportional to the probabilities, the largest 1, and the score of the largest."""
+    best = scores.amax(dim=(1, 2), keepdim=True)
+    return (scores - best).exp_(), best
+
+
 def choose_pairs(
-    distribution: Choices, generator: torch.Generator, greedy: bool
+    weights: Float[Tensor, "R W W"], generator: torch.Generator, greedy: bool
 ) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
-    """An ordered pair of positions a sample, and its log-probability.
+    """An ordered pair of positions a sample, drawn by weight, and its log-probability.
 
     Sampled in two stages, the first position and then the second given the first, so that a step
     draws ``2 W`` random numbers a sample instead of ``W^2``.
     """
-    probability = distribution.probability
-    rows = torch.arange(len(probability), device=probability.device)
+    rows = torch.arange(len(weights), device=weights.device)
+    by_first = weights.sum(2)
     if greedy:
-        pair, width = probability.flatten(1).argmax(1), probability.shape[2]
+        pair, width = weights.flatten(1).argmax(1), weights.shape[2]
         first, second = pair // width, pair % width
     else:
-        first = torch.multinomial(probability.sum(2), 1, generator=generator).squeeze(1)
-        second = torch.multinomial(probability[rows, first], 1, generator=generator).squeeze(1)
-    return first, second, probability[rows, first, second].log()
+        first = torch.multinomial(by_first, 1, generator=generator).squeeze(1)
+        second = torch.multinomial(weights[rows, first], 1, generator=generator).squeeze(1)
+    return first, second, (weights[rows, first, second] / by_first.sum(1)).log()
 
 
 def most_entropy(num_active: Int64[Tensor, "*batch"], ordered: bool) -> Float[Tensor, "*batch"]:

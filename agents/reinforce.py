@@ -186,17 +186,16 @@ class Reinforce(Learner):
         losses = policy_gradient_step(
             self.policy, episodes, advantages, coefficient, features, config.entropy.ordered
         )
-        del losses["choice_entropy"]  # that of the rollout stands for it
+        entropy = float(losses.pop("choice_entropy"))
         if self.baseline.learns_values:
             losses["value"] = value_loss(values, returns.values, episodes.steps)
             losses["value"].backward()
         scalars = self._step_policy(losses, progress)
-        open_steps = episodes.open_steps(config.entropy.ordered).sum().clamp(min=1)
         return episodes, {
             **scalars,
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
-            "policy/entropy": float(episodes.entropy.sum() / open_steps),
+            "policy/entropy": entropy,
             **({} if target is None else {"policy/entropy_target": target}),
         }
 
@@ -226,6 +225,7 @@ class Reinforce(Learner):
             self.autoencoder, self.policy, batch, self.generator,
             greedy=greedy, num_merges=num_merges,
             ordered_entropy=self.config.entropy.ordered,
+            measure_entropy=self.config.entropy.target is not None,
         )  # fmt: skip
         self.merges_made += int(episodes.steps.sum())
         return episodes

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.choices import choices, choose_pairs, most_entropy
+from agents.choices import choices, choose_pairs, most_entropy, pair_weights
 from agents.policy import ILLEGAL, MergePolicy, bounded
 from agents.positions import PairTable, Positions
 from htm_env.autoencoder import HTMAutoencoder
@@ -61,16 +61,19 @@ def rollout(
     greedy: bool = False,
     num_merges: Int64[Tensor, "B"] | None = None,
     ordered_entropy: bool = True,
+    measure_entropy: bool = True,
 ) -> Rollout:
     """Let ``policy`` merge every sample of ``batch``.
 
     ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one
-    root; ``ordered_entropy`` says whether the order within a pair counts as a choice.
+    root; ``ordered_entropy`` says whether the order within a pair counts as a choice;
+    without ``measure_entropy``, which costs time at every step, entropies stay 0.
     """
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
     made = _rollout_sorted(
-        autoencoder, policy, batch.rows(order), generator, greedy, to_make[order], ordered_entropy
+        *(autoencoder, policy, batch.rows(order), generator, greedy, to_make[order]),
+        *(ordered_entropy, measure_entropy),
     )
     back = order.argsort()
     return Rollout(*(tensor[back] for tensor in made))
@@ -84,6 +87,7 @@ def _rollout_sorted(
     greedy: bool,
     to_make: Tensor,
     ordered_entropy: bool,
+    measure_entropy: bool,
 ) -> tuple[Tensor, ...]:
     size, slots = batch.present.shape
     num_leaves = batch.num_tokens
@@ -98,13 +102,14 @@ def _rollout_sorted(
     positions = Positions(batch.present, to_make)
     log_prob, entropy = nodes.new_zeros(size, slots - 1), nodes.new_zeros(size, slots - 1)
     for step in positions.steps():
-        distribution = choices(scores.view(step), ordered_entropy)
-        first, second, log_prob[step.rows, step.time] = choose_pairs(
-            distribution, generator, greedy
-        )
-        entropy[step.rows, step.time] = distribution.entropy / most_entropy(
-            step.num_active, ordered_entropy
-        )
+        if measure_entropy:
+            distribution = choices(scores.view(step), ordered_entropy)
+            weights = distribution.probability
+            most = most_entropy(step.num_active, ordered_entropy)
+            entropy[step.rows, step.time] = distribution.entropy / most
+        else:
+            weights, _ = pair_weights(scores.view(step))
+        first, second, log_prob[step.rows, step.time] = choose_pairs(weights, generator, greedy)
         children, parent = positions.merge(step, first, second)
         row = step.rows
         merged = autoencoder.merger(nodes[row[:, None], children].flatten(1))

@@ -198,7 +198,7 @@ def test_the_autoencoder_learns_under_fixed_policies(policy, share):
     learner = FixedOrder("HTM-Trees-v0", config, **TREES)
     assert learner.algo == policy
     assert_learns(learner, 160, share)
-    assert learner.merges_made == 80 * 32 * 2
+    assert learner.merges_made == 160 * 32 * 2
     assert learner.updates == 80
 
 
