@@ -199,7 +199,7 @@ def test_the_autoencoder_learns_under_fixed_policies(policy, share):
     assert learner.algo == policy
     assert_learns(learner, 160, share)
     assert learner.merges_made == 160 * 32 * 2
-    assert learner.updates == 80
+    assert learner.updates == 160
 
 
 # ---------------------------------------------------------------- cloning and curricula
