@@ -24,9 +24,7 @@ def discounted_returns(rewards: Float[Tensor, "B M"], discount: float) -> Float[
 
 def coactive(rollout: Rollout) -> Bool[Tensor, "B N N"]:
     """True <--> both nodes were active, and could be merged, before the same merge."""
-    batch, steps, _ = rollout.active.shape
-    members = membership(rollout).flatten(0, 1)  # (B * M, N)
-    members = members.view(batch, steps, -1)
+    members = membership(rollout)
     return (members.transpose(1, 2) @ members) > 0
 
 
@@ -81,11 +79,10 @@ def episode_gradient(
     A pair keeps its score while both nodes are active, so its gradient is summed where it stands
     and written out once, when one of the two is merged.
     """
-    present = rollout.leaf_counts[:, : rollout.active.shape[2]] > 0
     lengths = rollout.steps.sum(1)
     order = lengths.argsort(descending=True, stable=True)
     merges, scores = rollout.merges[order], scores[order]
-    present = present[order] & (rollout.active[order, 0] >= 0)
+    present = rollout.active[order, 0] >= 0
     size, num_nodes, _ = scores.shape
     slots = present.shape[1]
     advantages = advantages[order] / size

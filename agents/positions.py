@@ -133,4 +133,3 @@ class PairTable:
         values[rows, step.last] = self.nothing
         values[rows, :, step.last] = self.nothing
         values[rows, step.low, step.low] = self.nothing
-        values[rows, step.high, step.high] = self.nothing
