@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.choices import choices, most_entropy, score_gradient
+from agents.choices import add_log_prob_gradient, choices, most_entropy, score_gradient
 from agents.policy import ILLEGAL, MergePolicy
 from agents.positions import PairTable, Positions
 from agents.rollout import Rollout
@@ -51,16 +51,19 @@ def policy_gradient_step(
     entropy_coefficient: Float[Tensor, "B 1"],
     features: Float[Tensor, "B N F"],
     ordered_entropy: bool = True,
+    own_merges: bool = True,
 ) -> dict[str, Float[Tensor, ""]]:
     """Accumulate the gradient of REINFORCE's loss (Williams 1992); returns its parts.
 
     ``loss = mean over episodes of [- sum over t of advantage_t * log pi_t + coefficient * mean
     over t of entropy_t]``. The gradient with respect to the scores is taken in closed form, step by
-    step, so that only one step's pairs are ever held.
+    step, so that only one step's pairs are ever held. Beside the losses stands ``choice_entropy``,
+    the mean normalised entropy of the choices; where it has no price and the policy drew these
+    merges (``own_merges``), it is estimated from them.
     """
     scores = policy.node_scores(features, coactive(rollout))
     gradient, losses = episode_gradient(
-        scores.detach(), rollout, advantages, entropy_coefficient, ordered_entropy
+        scores.detach(), rollout, advantages, entropy_coefficient, ordered_entropy, own_merges
     )
     scores.backward(gradient, retain_graph=True)
     return losses
@@ -73,6 +76,7 @@ def episode_gradient(
     advantages: Float[Tensor, "B M"],
     entropy_coefficient: Float[Tensor, "B 1"],
     ordered_entropy: bool,
+    own_merges: bool = True,
 ) -> tuple[Float[Tensor, "B N N"], dict[str, Float[Tensor, ""]]]:
     """The gradient of REINFORCE's loss with respect to the scores of all pairs of nodes.
 
@@ -87,6 +91,7 @@ def episode_gradient(
     slots = present.shape[1]
     advantages = advantages[order] / size
     price = (entropy_coefficient / lengths.clamp(min=1)[:, None])[order, 0] / size
+    estimated = own_merges and not price.any()
 
     positions = Positions(present, lengths[order])
     table = PairTable(scores[:, :slots, :slots].clone(), present, ILLEGAL)
@@ -97,15 +102,25 @@ def episode_gradient(
     for step in positions.steps():
         rows, width = step.rows, step.width
         first, second = positions.find(step, merges)
-        distribution = choices(table.view(step), ordered_entropy)
-        advantage = advantages[: len(rows), step.time]
-        entropy = distribution.entropy / most_entropy(step.num_active, ordered_entropy)
-        choice_entropy += entropy.sum()
-        step_price = price[: len(rows)] / most_entropy(step.num_active, ordered_entropy)
-        summed.view(step).add_(score_gradient(distribution, advantage, step_price, first, second))
-        log_prob = table.values[rows, first, second] - distribution.log_total
+        advantage, most = (
+            advantages[: len(rows), step.time],
+            most_entropy(step.num_active, ordered_entropy),
+        )
+        if estimated:
+            log_prob, log_choice = add_log_prob_gradient(
+                summed.view(step), table.view(step), advantage, first, second, ordered_entropy
+            )
+            choice_entropy -= (log_choice / most).sum()
+        else:
+            distribution = choices(table.view(step), ordered_entropy)
+            step_price = price[: len(rows)] / most
+            summed.view(step).add_(
+                score_gradient(distribution, advantage, step_price, first, second)
+            )
+            log_prob = table.values[rows, first, second] - distribution.log_total
+            entropy_loss += (step_price * distribution.entropy).sum()
+            choice_entropy += (distribution.entropy / most).sum()
         policy_loss -= (advantage * log_prob).sum()
-        entropy_loss += (step_price * distribution.entropy).sum()
 
         nodes = positions.here[: len(rows), :width].clone()
         children, parent = positions.merge(step, first, second)

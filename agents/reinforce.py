@@ -209,8 +209,9 @@ class Reinforce(Learner):
         nothing = torch.zeros_like(episodes.entropy[:, :1])
         ones = episodes.steps.to(features.dtype)
         losses = policy_gradient_step(
-            self.policy, episodes, ones, nothing, features, self.config.entropy.ordered
-        )
+            self.policy, episodes, ones, nothing, features, self.config.entropy.ordered,
+            own_merges=False,
+        )  # fmt: skip
         scalars = self._step_policy({"cloning": losses["policy"]}, progress)
         scalars["policy/entropy"] = float(losses["choice_entropy"])
         rewards, error = self._rewards_of(batch, episodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -11,21 +12,29 @@ from torch import Tensor, nn
 
 
 class ResidualNetwork(nn.Module):
-    """A linear skip from input to output beside one hidden layer.
+    """A linear skip from input to output beside one hidden layer of gated units.
 
     The skip lets a merge keep coordinates exactly from the first update on, and keeps gradients
-    alive through a tree of merges. A second hidden layer costs three times as much and, in equal
-    time, measured worse.
+    alive through a tree of merges. A hidden unit is a product, ``silu(a) tanh(b)`` of two affine
+    maps (gated linear units, Dauphin et al. 2017; Shazeer 2020): angles and lengths, that is what
+    directions and crossings are made of, need products, and sums of plain units stand on plateaus
+    where they cannot make them. The bounded factor keeps deep trees from growing without limit.
+    Two thirds of ``hidden`` units have the parameters of ``hidden`` plain ones; a multiple of 8 is
+    what matrix products like. A second hidden layer costs three times as much and, in equal time,
+    measured worse.
     """
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
+        units = math.ceil(hidden * 2 / 3 / 8) * 8
         self.skip = nn.Linear(inputs, outputs)
-        self.first = nn.Linear(inputs, hidden)
-        self.last = nn.Linear(hidden, outputs, bias=False)
+        self.value = nn.Linear(inputs, units)
+        self.gate = nn.Linear(inputs, units)
+        self.last = nn.Linear(units, outputs, bias=False)
 
     def forward(self, values: Tensor) -> Tensor:
-        return self.skip(values) + self.last(nn.functional.silu(self.first(values)))
+        hidden = nn.functional.silu(self.value(values)) * torch.tanh(self.gate(values))
+        return self.skip(values) + self.last(hidden)
 
 
 def plain_network(inputs: int, hidden: int, outputs: int) -> nn.Module:

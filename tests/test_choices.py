@@ -9,7 +9,13 @@ import torch
 from episodes import generator
 from scipy.stats import chisquare
 
-from agents.choices import choices, choose_pairs, most_entropy, score_gradient
+from agents.choices import (
+    add_log_prob_gradient,
+    choices,
+    choose_pairs,
+    most_entropy,
+    score_gradient,
+)
 from agents.policy import ILLEGAL
 
 SCORES = torch.tensor([[ILLEGAL, 0.0, 1.0], [0.5, ILLEGAL, -1.0], [1.5, 0.2, ILLEGAL]])
@@ -85,3 +91,21 @@ def test_the_closed_form_is_what_autograd_gives(ordered):
     (-advantage * log_prob + price * entropy).sum().backward()
     found = score_gradient(choices(scores.detach(), ordered), advantage, price, first, second)
     torch.testing.assert_close(found, scores.grad, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_the_short_way_is_the_long_one_where_entropy_has_no_price(ordered):
+    scores = torch.randn(4, 5, 5, generator=generator()) * 2
+    scores.diagonal(dim1=1, dim2=2).fill_(ILLEGAL)
+    advantage = torch.randn(4, generator=generator(1))
+    first, second = torch.tensor([0, 3, 2, 4]), torch.tensor([1, 2, 0, 3])
+    distribution = choices(scores, ordered)
+    expected = score_gradient(distribution, advantage, torch.zeros(4), first, second)
+    gradient = torch.ones(4, 5, 5)
+    log_prob, log_choice = add_log_prob_gradient(
+        gradient, scores, advantage, first, second, ordered
+    )
+    torch.testing.assert_close(gradient, 1 + expected)
+    at = (torch.arange(4), first, second)
+    torch.testing.assert_close(log_prob, distribution.probability[at].log())
+    torch.testing.assert_close(log_choice, distribution.log_choice[at])

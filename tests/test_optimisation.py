@@ -154,7 +154,7 @@ def test_a_gradient_that_is_not_finite_leaves_the_weights_unchanged(autoencoder)
     """The loss is finite, and only the gradient of one weight is not."""
     batch = random_batch([4, 3, 4])
     training = trainer(autoencoder)
-    hook = autoencoder.unmerger.first.weight.register_hook(lambda gradient: gradient * NAN)
+    hook = autoencoder.unmerger.value.weight.register_hook(lambda gradient: gradient * NAN)
     before = autoencoder.weights_hash()
     scalars = training.update(batch, merges_of(autoencoder, batch), 0.0)
     assert math.isfinite(scalars["loss/reconstruction"])

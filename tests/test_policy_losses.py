@@ -125,8 +125,9 @@ def plain_terms(scores, made, row, step, ordered):
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("ordered", [False, True])
+@pytest.mark.parametrize("priced", [False, True])
 def test_the_closed_form_is_the_gradient_of_the_documented_loss(
-    autoencoder, scorer, partial, ordered
+    autoencoder, scorer, partial, ordered, priced
 ):
     """With respect to the scores of all pairs of nodes, and the loss itself."""
     policy = random_policy(scorer)
@@ -134,7 +135,7 @@ def test_the_closed_form_is_the_gradient_of_the_documented_loss(
     features = policy.features(made.nodes, made.leaf_counts)
     scores = policy.node_scores(features, coactive(made)).detach().requires_grad_()
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
-    coefficient = torch.randn(6, 1, generator=generator(6))
+    coefficient = torch.randn(6, 1, generator=generator(6)) * priced
     reinforce, price = torch.zeros(()), torch.zeros(())
     for row, step in made.steps.nonzero().tolist():
         log_prob, entropy = plain_terms(scores, made, row, step, ordered)
