@@ -22,9 +22,17 @@ from replay.tree_probability import (
     tree_log_prob,
     uniform_sequences,
 )
+from replay.tree_states import (
+    ForestStates,
+    forest_states,
+    number_of_states,
+    pairwise_log_prob,
+    tree_log_prob_by_states,
+)
 
 __all__ = [
     "SAMPLERS",
+    "ForestStates",
     "ReplayBuffer",
     "Sampled",
     "Trajectories",
@@ -32,15 +40,19 @@ __all__ = [
     "VTrace",
     "all_sequences",
     "effective_sample_size",
+    "forest_states",
     "log_number_of_sequences",
     "log_ratios",
     "number_of_sequences",
+    "number_of_states",
+    "pairwise_log_prob",
     "per_decision_returns",
     "prefix_log_weights",
     "self_normalised_mean",
     "self_normalised_returns",
     "self_normalised_weights",
     "tree_log_prob",
+    "tree_log_prob_by_states",
     "truncated_log_weights",
     "uniform_sequences",
     "vtrace",
