@@ -47,11 +47,18 @@ def sorted_order(
     centroids = node_centroids(merges, batch, autoencoder)
     rows = torch.arange(len(merges), device=merges.device)[:, None, None]
     pairs = centroids[rows, merges.clamp(min=0)]  # (B, M, 2, T)
-    difference = pairs[:, :, 1] - pairs[:, :, 0]
+    comes = compare(pairs[:, :, 0], pairs[:, :, 1])
+    return _turned(merges, torch.where(comes == 0, _coins(merges, generator), comes > 0))
+
+
+def compare(
+    first: Float[Tensor, "*pairs T"], second: Float[Tensor, "*pairs T"]
+) -> Float[Tensor, "*pairs"]:
+    """-1 where ``first`` comes first in sorted order, 1 where ``second`` does, 0 where all tie."""
+    difference = first - second
     differs = difference.abs() > TIE
     deciding = differs.int().argmax(dim=-1, keepdim=True)  # the first coordinate that differs
-    falling = difference.gather(-1, deciding).squeeze(-1) < 0
-    return _turned(merges, torch.where(differs.any(-1), falling, _coins(merges, generator)))
+    return difference.gather(-1, deciding).squeeze(-1).sign() * differs.any(-1)
 
 
 def node_centroids(

@@ -1,0 +1,333 @@
+"""Episodes of fixed policies with the exact probability of every merge.
+
+A fixed policy does one thing, and says nothing about how a policy that does anything else would
+fare. So what demonstrates is a stated stochastic version of it, which can make every merge, and the
+importance weights of its episodes are exact:
+
+* ``nearest`` and ``nearest_sorted``: at every step a softmax over the negative distances of the
+  centroids of the standardised coordinates (:class:`SoftNearest`).
+* every other fixed policy: with probability ``1 - epsilon`` an episode follows the policy's plan,
+  with probability ``epsilon`` all of its merges are uniformly random (:class:`PlanMixture`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from agents.choices import choose_pairs, pair_weights
+from agents.fixed import fixed_policy
+from agents.fixed.order import compare, node_centroids, random_order
+from agents.fixed.slot_trees import random_tree
+from agents.policy import ILLEGAL, bounded
+from agents.positions import PairTable, Positions
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.types import NONE, TokenBatch
+from replay import (
+    Trajectories,
+    forest_states,
+    number_of_sequences,
+    number_of_states,
+    pairwise_log_prob,
+    tree_log_prob_by_states,
+)
+from replay.tree_states import MOST_MERGES
+
+SOFTENED = ("nearest", "nearest_sorted")
+"""The policies that choose by distance, step by step."""
+MOST_STATES = 4096
+"""Forests on the way to a tree whose probability is still computed; 20 tokens have fewer."""
+
+
+class Behaviour(Protocol):
+    """A stochastic policy on one batch of samples."""
+
+    def episodes(
+        self, generator: torch.Generator
+    ) -> tuple[Int64[Tensor, "B M 2"], Float[Tensor, "B M"]]:
+        """One complete episode of every sample, and the log-probability of its merges (0 pads)."""
+
+    def log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B M"]:
+        """The log-probability of any merges of the samples; 0 in padding."""
+
+    def tree_log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
+        """The exact log-probability of complete ordered trees, however they are reached.
+
+        nan where it would cost too much.
+        """
+
+
+@dataclass(frozen=True)
+class Demonstrator:
+    """A stochastic version of a fixed policy.
+
+    Raises ``ValueError`` for an unknown policy, listing the choices, and for numbers out of range.
+    """
+
+    policy: str = "nearest_sorted"
+    """A fixed policy; ``random`` is its own stochastic version."""
+    epsilon: float = 0.1
+    """Probability of a uniformly random episode instead of the plan; not of the nearest ones."""
+    temperature: float = 0.05
+    """Of the softmax over distances, in standard deviations; only of the nearest ones."""
+    order_epsilon: float = 0.05
+    """Probability of turning a pair around; only of nearest_sorted."""
+
+    def __post_init__(self) -> None:
+        fixed_policy(self.policy)  # raises for an unknown one
+        if not 0 < self.epsilon <= 1:
+            raise ValueError(f"epsilon is {self.epsilon}; expected more than 0 and at most 1")
+        if not self.temperature > 0:
+            raise ValueError(f"temperature is {self.temperature}; expected more than 0")
+        if not 0 < self.order_epsilon < 1:
+            raise ValueError(f"order_epsilon is {self.order_epsilon}; expected between 0 and 1")
+
+    @torch.no_grad()
+    def behaviour(
+        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    ) -> Behaviour:
+        """The policy on these samples; plans are drawn now, where a fixed policy draws any."""
+        if self.policy in SOFTENED:
+            order_epsilon = self.order_epsilon if self.policy == "nearest_sorted" else 0.5
+            return SoftNearest(batch, autoencoder, self.temperature, order_epsilon)
+        policy = fixed_policy(self.policy)
+        plan = policy.merges(batch, autoencoder, generator)
+        epsilon = 1.0 if policy.shape is random_tree else self.epsilon
+        return PlanMixture(batch, autoencoder, plan, epsilon, policy.order is random_order)
+
+    def __call__(
+        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    ) -> tuple[Int64[Tensor, "B M 2"], Float[Tensor, "B M"]]:
+        """One complete episode of every sample, and the log-probability of its merges (0 pads)."""
+        return self.behaviour(batch, autoencoder, generator).episodes(generator)
+
+    def trajectories(
+        self,
+        batch: TokenBatch,
+        autoencoder: HTMAutoencoder,
+        generator: torch.Generator,
+        *,
+        policy_version: int,
+    ) -> Trajectories:
+        """The same, ready for a replay buffer; the source is the policy's name.
+
+        A buffer refuses samples of one token.
+        """
+        behaviour = self.behaviour(batch, autoencoder, generator)
+        merges, log_prob = behaviour.episodes(generator)
+        return Trajectories.collected(
+            batch, merges, log_prob,
+            policy_version=policy_version,
+            source=self.policy,
+            tree_log_prob=behaviour.tree_log_prob(merges),
+        )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PlanMixture:
+    """Follows a plan with probability ``1 - epsilon``, else merges at random, a whole episode long.
+
+    Having seen the merges so far, one knows better which of the two it is, so with the probability
+    ``P`` of a beginning of an episode, ``mu(a_t | before) = P(before, a_t) / P(before)``, where
+    ``P = (1 - epsilon) P_plan + epsilon P_uniform``.
+
+    Where a plan's order within pairs is drawn at random (``turned``), either order follows it, with
+    probability 1/2 each. Anything else that a fixed policy draws (``cosine``'s orders; what
+    ``sorted`` does with ties) is drawn once, with the plan, and the policy is the one given that.
+    """
+
+    batch: TokenBatch
+    autoencoder: HTMAutoencoder
+    plan: Int64[Tensor, "B M 2"]
+    epsilon: float
+    turned: bool
+    """True <--> the order within the plan's pairs is a fair coin each time."""
+
+    @torch.no_grad()
+    def episodes(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        merges, arguments = self.plan, (self.batch, self.autoencoder, generator)
+        if self.turned:
+            merges = random_order(merges, *arguments)
+        device = generator.device
+        explores = torch.rand(len(merges), generator=generator, device=device) < self.epsilon
+        merges = torch.where(
+            explores.to(merges.device)[:, None, None], random_tree(*arguments), merges
+        )
+        return merges, self.log_prob(merges)
+
+    def log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B M"]:
+        same = (merges == self.plan).all(-1)
+        if self.turned:
+            same |= (merges == self.plan.flip(-1)).all(-1)
+        followed = (same.int().cumprod(dim=1) > 0).double().log()  # 0, or -inf once it is left
+        beginning = torch.logaddexp(
+            self._log_plan + followed + self._log_turns(merges.shape[1]),
+            math.log(self.epsilon) + self._log_uniform(merges).cumsum(dim=1),
+        )
+        before = torch.cat([torch.zeros_like(beginning[:, :1]), beginning[:, :-1]], dim=1)
+        given = (beginning - before).clamp(max=0.0).masked_fill(merges[..., 0] < 0, 0.0)
+        return given.to(self.batch.tokens.dtype)
+
+    def tree_log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
+        """Exact for a tree of any size: the plan is one of its merge sequences, or none."""
+        num_leaves = self.batch.num_tokens
+        made = (merges[..., 0] >= 0).sum(1)
+        turns = self._log_turns(merges.shape[1] + 1)[(made - 1).clamp(min=0)] * (made > 0)
+        planned = same_trees(self.plan, merges, num_leaves, self.turned).double().log()
+        uniform = self._log_uniform(merges).sum(1) + number_of_sequences(merges, num_leaves).log()
+        total = torch.logaddexp(self._log_plan + planned + turns, math.log(self.epsilon) + uniform)
+        return total.clamp(max=0.0).to(self.batch.tokens.dtype)
+
+    @property
+    def _log_plan(self) -> float:
+        return math.log1p(-self.epsilon) if self.epsilon < 1 else -math.inf
+
+    def _log_turns(self, steps: int) -> Float[Tensor, "M"]:
+        """The log-probability of the orders within the plan's first 1, 2, ... pairs."""
+        count = torch.arange(1, steps + 1, device=self.plan.device).double()
+        return -math.log(2) * count * self.turned
+
+    def _log_uniform(self, merges: Tensor) -> Tensor:
+        steps = torch.arange(merges.shape[1], device=merges.device)
+        active = (self.batch.num_tokens[:, None] - steps).clamp(min=2).double()
+        return -(active * (active - 1)).log().masked_fill(merges[..., 0] < 0, 0.0)
+
+
+class SoftNearest:
+    """At every step a softmax over the negative distances of the centroids of all active pairs.
+
+    The child that comes first in sorted order (the smaller centroid, first coordinate, then the
+    next) is put first with probability ``1 - order_epsilon``; either, where all coordinates tie.
+    """
+
+    def __init__(
+        self,
+        batch: TokenBatch,
+        autoencoder: HTMAutoencoder,
+        temperature: float,
+        order_epsilon: float,
+    ) -> None:
+        self.batch, self.autoencoder = batch, autoencoder
+        self.temperature, self.order_epsilon = temperature, order_epsilon
+
+    @torch.no_grad()
+    def episodes(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        num_tokens = self.batch.num_tokens
+        order = num_tokens.argsort(descending=True, stable=True)
+        merges, log_prob = self._episodes(self.batch.rows(order), generator)
+        back = order.argsort()
+        return merges[back], log_prob[back]
+
+    def _episodes(self, batch: TokenBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Of samples whose sizes fall from row to row."""
+        centroids = self.autoencoder.standardise(batch.tokens).double()
+        centroids = centroids * batch.present[..., None]  # (B, P, T)
+        counts = batch.present.double()
+        scores = PairTable(
+            self._scores(centroids[:, :, None], centroids[:, None]), batch.present, ILLEGAL
+        )
+        positions = Positions(batch.present, batch.num_tokens - 1)
+        log_prob = torch.zeros_like(batch.tokens[:, 1:, 0])
+        for step in positions.steps():
+            now, rows = scores.view(step), step.rows
+            first, second, _ = choose_pairs(pair_weights(now)[0], generator, False)
+            chosen = now[rows, first, second] - now.flatten(1).logsumexp(1)
+            log_prob[rows, step.time] = chosen.clamp(max=0.0).to(log_prob.dtype)
+            positions.merge(step, first, second)
+            pair = torch.stack([first, second], dim=1)
+            share = counts[rows[:, None], pair]
+            total = share.sum(1, keepdim=True)
+            new = (centroids[rows[:, None], pair] * (share / total)[..., None]).sum(1)
+            centroids[rows, step.high] = centroids[rows, step.last]
+            counts[rows, step.high] = counts[rows, step.last]
+            centroids[rows, step.low], counts[rows, step.low] = new, total[:, 0]
+            known = centroids[: len(rows), : step.width]
+            scores.replace(
+                step, self._scores(new[:, None], known), self._scores(known, new[:, None])
+            )
+        return positions.merges, log_prob
+
+    @torch.no_grad()
+    def log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B M"]:
+        active = Positions.of(self.batch.present, merges).active  # (B, M, P)
+        scores = self._node_scores(merges)
+        rows = torch.arange(len(merges), device=merges.device)[:, None, None]
+        columns = []
+        for step in range(merges.shape[1]):
+            nodes = active[:, step]
+            pairs = scores[rows, nodes[:, :, None], nodes[:, None]]  # (B, P, P)
+            there = nodes >= 0
+            legal = there[:, :, None] & there[:, None]
+            legal &= ~torch.eye(nodes.shape[1], dtype=torch.bool, device=nodes.device)
+            total = pairs.masked_fill(~legal, ILLEGAL).flatten(1).logsumexp(1)
+            first, second = merges[:, step].clamp(min=0).unbind(-1)
+            columns.append(scores[rows[:, 0, 0], first, second] - total)
+        log_prob = torch.stack(columns, dim=1).clamp(max=0.0).masked_fill(merges[..., 0] < 0, 0.0)
+        return log_prob.to(self.batch.tokens.dtype)
+
+    @torch.no_grad()
+    def tree_log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
+        """Over all forests on the way to each tree; nan for more than ``MOST_STATES`` of them."""
+        num_leaves = self.batch.num_tokens
+        few = number_of_states(merges, num_leaves) <= MOST_STATES
+        if merges.shape[1] > MOST_MERGES:
+            few[:] = False
+        states = forest_states(merges[few], num_leaves[few])
+        log_prob = pairwise_log_prob(states, merges[few], self._node_scores(merges)[few])
+        result = self.batch.tokens.new_full((len(merges),), math.nan)
+        result[few] = tree_log_prob_by_states(states, log_prob).to(result.dtype)
+        return result
+
+    def _node_scores(self, merges: Tensor) -> Float[Tensor, "B N N"]:
+        """That of every ordered pair of nodes of the trees."""
+        centroids = node_centroids(merges, self.batch, self.autoencoder)
+        return self._scores(centroids[:, :, None], centroids[:, None])
+
+    def _scores(self, first: Tensor, second: Tensor) -> Tensor:
+        """Log-probability, but for a constant, of merging two centroids in this order."""
+        distance = torch.linalg.vector_norm(first - second, dim=-1)
+        comes = compare(*torch.broadcast_tensors(first, second))
+        sorted_share = torch.where(comes < 0, 1 - self.order_epsilon, self.order_epsilon)
+        share = torch.where(comes == 0, 0.5, sorted_share)
+        return bounded(-distance / self.temperature) + share.log()
+
+
+def same_trees(
+    planned: Int64[Tensor, "B M 2"],
+    merges: Int64[Tensor, "B M 2"],
+    num_leaves: Int64[Tensor, "B"],
+    either_order: bool,
+) -> Bool[Tensor, "B"]:
+    """True <--> both are the same trees, whatever the sequence in which they were merged.
+
+    With ``either_order``, pairs may be turned.
+    """
+    batch, steps, _ = merges.shape
+    num_nodes = 2 * steps + 1
+    rows = torch.arange(batch, device=merges.device)
+    made = num_leaves[:, None] + torch.arange(steps, device=merges.device)
+    spare = num_nodes  # padding writes here
+    index = torch.where(merges >= 0, merges, spare).flatten(1)
+    empty = merges.new_full((batch, num_nodes + 1), NONE)
+    parent = empty.scatter(1, index, made.repeat_interleave(2, dim=1))
+    partner = empty.scatter(1, index, merges.flip(-1).flatten(1))
+    is_first = empty.scatter(1, index, torch.tensor([1, 0], device=index.device).repeat(steps)
+                             .expand(batch, -1))  # fmt: skip
+    twin = torch.arange(num_nodes + 1, device=merges.device).repeat(batch, 1)
+    same = (merges >= 0).sum((1, 2)) == (planned >= 0).sum((1, 2))
+    for step in range(steps):
+        first, second = planned[:, step].unbind(-1)
+        real = first >= 0
+        first_twin, second_twin = twin[rows, first], twin[rows, second]
+        found = partner[rows, first_twin] == second_twin
+        if not either_order:
+            found &= is_first[rows, first_twin] == 1
+        found &= parent[rows, first_twin] >= 0
+        same &= found | ~real
+        twin[rows, made[:, step]] = torch.where(real & found, parent[rows, first_twin], spare)
+    return same

@@ -1,0 +1,316 @@
+"""``ReplayBuffer``: stored episodes of bounded number, drawn by priority."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from replay.files import not_readable, read_tensors, write_tensors
+from replay.packing import Packing
+from replay.ring import Ring
+from replay.samplers import make_sampler
+from replay.sum_tree import SumTree
+from replay.trajectory import Trajectories, Trajectory
+
+_KIND = "replay buffer"
+_MOST_SOURCES = 2**15
+
+
+class Sampled(NamedTuple):
+    """Episodes that a buffer has drawn."""
+
+    trajectories: Trajectories
+    weights: Float[Tensor, "B"]
+    """``(N * probability)^-beta``, divided by the largest of them; 1 for uniform sampling."""
+    indices: Int64[Tensor, "B"]
+    """Where they are, for :meth:`ReplayBuffer.update_priorities`; until the next add or drop."""
+
+
+class ReplayBuffer:
+    """The newest episodes, at most ``capacity`` of them, in arrays that grow as they are needed.
+
+    Everything is held on the CPU. All randomness comes from ``generator``.
+
+    Args:
+        capacity: episodes held at most; beyond it, the oldest make room.
+        generator: draws the samples.
+        sampler: ``uniform``, ``advantage`` or ``return`` (see ``samplers.py``).
+        alpha: exponent of the priorities; 0 is uniform.
+        beta: exponent of the weights that correct for them; 1 corrects fully.
+        max_staleness: episodes whose policy is older than the newest by more versions than this
+            are dropped; none if None.
+        num_slots: the most tokens that an episode can have; by default what the first added
+            episodes have, padding included.
+
+    Raises ``ValueError`` for an unknown sampler, listing the choices, and for numbers out of range.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        generator: torch.Generator,
+        sampler: str = "uniform",
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        max_staleness: int | None = None,
+        num_slots: int | None = None,
+    ) -> None:
+        if capacity < 1:
+            raise ValueError(f"capacity is {capacity}; expected at least 1")
+        if max_staleness is not None and max_staleness < 0:
+            raise ValueError(f"max_staleness is {max_staleness}; expected 0 or more, or None")
+        self.generator = generator
+        self.sampler = make_sampler(sampler, alpha, beta)
+        self.sources: tuple[str, ...] = ()
+        """The names of the sources of all episodes that were ever added."""
+        self._config = {
+            "capacity": capacity, "sampler": sampler, "alpha": alpha, "beta": beta,
+            "max_staleness": max_staleness, "num_slots": num_slots,
+        }  # fmt: skip
+        self._max_staleness, self._num_slots = max_staleness, num_slots
+        self._ring = Ring(capacity)
+        self._packing: Packing | None = None
+        self._bounds = (0.0, 0.0)  # of the values, when the priorities were computed
+        self._tree = SumTree(np.zeros(0))
+
+    def __len__(self) -> int:
+        return self._ring.size
+
+    @property
+    def capacity(self) -> int:
+        return self._ring.capacity
+
+    def trajectories(self) -> Trajectories:
+        """All episodes, the oldest first. Raises ``ValueError`` if there are none."""
+        return self._unpacked(self._ring.slots())
+
+    # ------------------------------------------------------------ add and drop
+
+    def add(
+        self,
+        trajectories: Trajectory | Sequence[Trajectory] | Trajectories,
+        values: Float[Tensor, "B"] | None = None,
+    ) -> None:
+        """Store episodes as the newest; all of them or, where one is refused, none.
+
+        ``values`` are what the sampler goes by (advantages or returns). Episodes without get the
+        largest priority that is stored, so that all are replayed soon.
+
+        Raises ``ValueError`` naming the first episode that :class:`Trajectory` refuses, that does
+        not fit this buffer, or whose value is not finite.
+        """
+        if isinstance(trajectories, Trajectory):
+            trajectories = [trajectories]
+        count = trajectories.size if isinstance(trajectories, Trajectories) else len(trajectories)
+        if count == 0:
+            return
+        batch = (
+            trajectories
+            if isinstance(trajectories, Trajectories)
+            else Trajectories.pad(trajectories)
+        )
+        batch.check()
+        packing = self._packing or Packing(
+            batch.present.shape[1] if self._num_slots is None else self._num_slots,
+            batch.tokens.shape[2],
+        )
+        packing.check_fits(batch)
+        known = self._known(values, batch.size)
+        sources = tuple(dict.fromkeys((*self.sources, *batch.sources)))
+        if len(sources) > _MOST_SOURCES:
+            raise ValueError(f"there are {len(sources)} sources; expected at most {_MOST_SOURCES}")
+        ids = torch.tensor([sources.index(name) for name in batch.sources])
+        columns = packing.pack(batch, ids[batch.source.cpu()])
+        columns["value"] = torch.from_numpy(known)
+        columns["priority"] = torch.from_numpy(self._new_priorities(known))
+        slots, moved = self._ring.append(columns)
+        self._packing, self.sources = packing, sources
+        if moved:
+            self._rebuild()
+        else:
+            self._tree[slots.numpy()] = self._ring.columns["priority"][slots].numpy()
+        if self._max_staleness is not None:
+            newest = int(self._ring.column("policy_version").max())
+            self.drop_older_than(newest - self._max_staleness)
+
+    def drop_older_than(self, version: int) -> int:
+        """Drop the episodes whose policy version is below this one; returns how many went."""
+        if not len(self):
+            return 0
+        stale = self._ring.column("policy_version") < version
+        count = int(stale.sum())
+        if stale[:count].all():  # as a rule the oldest
+            self._tree[self._ring.slots(count).numpy()] = np.zeros(count)
+            self._ring.drop_oldest(count)
+        else:
+            self._ring.keep(self._ring.slots()[~stale])
+            self._rebuild()
+        return count
+
+    # ------------------------------------------------------------ sample
+
+    def sample(self, batch: int) -> Sampled:
+        """Draw episodes, with replacement, each with a probability proportional to its priority.
+
+        Stratified, as in the paper: one from each of ``batch`` equal parts of the total.
+        Raises ``ValueError`` if there is nothing to draw.
+        """
+        if batch < 1 or not len(self):
+            raise ValueError(
+                f"cannot draw {batch} of {len(self)} episodes; expected at least 1 of each"
+            )
+        self._refresh()
+        drawn = torch.rand(
+            batch, generator=self.generator, device=self.generator.device, dtype=torch.float64
+        )
+        positions = (np.arange(batch) + drawn.cpu().numpy()) / batch * self._tree.total
+        indices = self._tree.find(positions)
+        # N and the total cancel when the weights are divided by the largest.
+        weights = self._tree[indices] ** -self.sampler.beta
+        slots = torch.from_numpy(indices)
+        return Sampled(
+            self._unpacked(slots), torch.from_numpy(weights / weights.max()).float(), slots
+        )
+
+    def update_priorities(self, indices: Int64[Tensor, "B"], values: Float[Tensor, "B"]) -> None:
+        """Give drawn episodes new values (advantages or returns); the last of equal indices counts.
+
+        Raises ``ValueError`` for a value that is not finite and an index that holds no episode.
+        """
+        indices = indices.cpu()
+        known = self._known(values, len(indices))
+        held = self._ring.occupied(indices)
+        if not held.all():
+            row = int((~held).nonzero()[0])
+            raise ValueError(
+                f"index {int(indices[row])} holds no episode; expected those of a sample"
+            )
+        slots, columns = indices.numpy(), self._ring.columns
+        columns["value"].numpy()[slots] = known
+        columns["priority"].numpy()[slots] = self.sampler.priorities(known, *self._bounds)
+        self._tree[slots] = columns["priority"].numpy()[slots]
+
+    # ------------------------------------------------------------ save and resume
+
+    def save(self, path: str | Path) -> None:
+        """Write everything but the generator's state, all or nothing.
+
+        Raises ``OSError`` where the disk does; the file then holds what it held before.
+        """
+        state = self._contents()
+        write_tensors(path, _KIND, state.pop("columns"), state)
+
+    @classmethod
+    def load(cls, path: str | Path, *, generator: torch.Generator) -> ReplayBuffer:
+        """The buffer that :meth:`save` wrote, drawing from ``generator`` from now on.
+
+        Raises ``FileNotFoundError`` where there is no file, and ``ValueError`` naming it where it
+        is truncated, something else, or holds episodes that :meth:`add` would refuse.
+        """
+        columns, state = read_tensors(path, _KIND)
+        try:
+            buffer = cls(**state["config"], generator=generator)
+            buffer._restore_contents({**state, "columns": columns})
+        except (KeyError, TypeError, ValueError) as error:
+            raise not_readable(path, _KIND, error) from error
+        return buffer
+
+    def state(self) -> dict[str, Any]:
+        """Everything that an exact continuation needs: nested dicts of tensors and numbers."""
+        return {**self._contents(), "generator": self.generator.get_state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from what :meth:`state` gave, bit for bit.
+
+        Raises ``ValueError`` for the state of a buffer with another configuration.
+        """
+        if state["config"] != self._config:
+            raise ValueError(
+                f"the state is that of a buffer with {state['config']}; this one has {self._config}"
+            )
+        self._restore_contents(state)
+        self.generator.set_state(state["generator"])
+
+    def _contents(self) -> dict[str, Any]:
+        ring, packing = self._ring, self._packing
+        return {
+            "config": self._config,
+            "columns": {name: ring.column(name).clone() for name in ring.columns},
+            "shape": [] if packing is None else [packing.num_slots, packing.token_dim],
+            "sources": list(self.sources),
+            "place": [ring.first, ring.room],
+            "bounds": list(self._bounds),
+        }
+
+    def _restore_contents(self, state: dict[str, Any]) -> None:
+        """Raises ``ValueError``, ``KeyError`` or ``TypeError``, and has then changed nothing."""
+        ring, packing, sources = Ring(self.capacity), None, tuple(map(str, state["sources"]))
+        low, high = map(float, state["bounds"])
+        first, room = map(int, state["place"])
+        if state["shape"]:
+            packing = Packing(*state["shape"])
+            packing.check_columns(state["columns"], sources)
+            size = len(state["columns"]["tokens"])
+            if not (0 <= first < room <= self.capacity and size <= room):
+                raise ValueError(
+                    f"{size} episodes stand from {first} on in {room} places; expected them to fit "
+                    f"a capacity of {self.capacity}"
+                )
+            ring.place(state["columns"], first, room)
+        self._ring, self._packing, self.sources = ring, packing, sources
+        self._bounds = (low, high)
+        self._rebuild()
+
+    # ------------------------------------------------------------ priorities
+
+    def _known(self, values: Tensor | None, count: int) -> np.ndarray:
+        """The values; nan where there are none."""
+        if values is None:
+            return np.full(count, np.nan)
+        if values.shape != (count,):
+            raise ValueError(
+                f"values have shape {tuple(values.shape)}; expected one for each of "
+                f"{count} episodes"
+            )
+        if not values.isfinite().all():
+            row = int((~values.isfinite()).nonzero()[0])
+            raise ValueError(f"the value of episode {row} is {float(values[row])}; expected finite")
+        return values.detach().cpu().double().numpy()
+
+    def _new_priorities(self, known: np.ndarray) -> np.ndarray:
+        largest = 1.0
+        if len(self):
+            largest = float(self._ring.column("priority").max())
+        given = self.sampler.priorities(known, *self._bounds)
+        return np.where(np.isnan(known), largest, given)
+
+    def _refresh(self) -> None:
+        """Compute all priorities anew where the values that they are relative to have moved."""
+        if not self.sampler.relative:
+            return
+        values = self._ring.column("value").numpy()
+        bounds = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))  # nan is left out
+        if bounds != self._bounds and not np.isnan(bounds[0]):
+            self._bounds = bounds
+            optimistic = np.where(np.isnan(values), bounds[1], values)
+            priorities = self.sampler.priorities(optimistic, *bounds)
+            self._ring.columns["priority"][self._ring.slots()] = torch.from_numpy(priorities)
+            self._rebuild()
+
+    def _rebuild(self) -> None:
+        leaves = np.zeros(self._ring.room)
+        slots = self._ring.slots().numpy()
+        leaves[slots] = self._ring.columns["priority"].numpy()[slots]
+        self._tree = SumTree(leaves)
+
+    def _unpacked(self, slots: Tensor) -> Trajectories:
+        if self._packing is None:
+            raise ValueError("this buffer is empty; expected at least one episode")
+        return self._packing.unpack(self._ring.rows(slots), self.sources)

@@ -1,0 +1,197 @@
+"""The probability of an ordered tree, over all the merge sequences that make it.
+
+Merges of separate subtrees can be made in any order relative to each other, so one ordered tree has
+``M! / prod over merges of (merges in its subtree, itself included)`` sequences (the hook length
+formula for forests; Knuth, The Art of Computer Programming 3, 5.1.4, exercise 20). What depends on
+the tree alone, such as a terminal reward, can be weighted by the ratio of the tree's probabilities:
+it is the conditional mean of the sequences' ratios given the tree, so its variance is never larger.
+
+All of it holds for partial forests too: ``M`` merges over ``n > M + 1`` tokens.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from htm_env.types import NONE
+from replay.forest_check import check_forests
+
+SequenceLogProb = Callable[[Tensor, Tensor], Tensor]
+"""``sequence_log_prob(merges (S, M, 2), episode (S,)) -> (S,)``: of the whole sequence, in the
+sample that ``episode`` names."""
+
+
+def merge_counts(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+) -> Int64[Tensor, "B M"]:
+    """How many merges stand in the subtree of each merge, itself included; 0 in padding.
+
+    Raises ``ValueError`` naming the first episode whose merges are not a forest.
+    """
+    check_forests(merges, num_leaves)
+    counts = torch.zeros_like(merges[..., 0])
+    children = merges - num_leaves[:, None, None]  # as merges; negative for leaves
+    for step in range(merges.shape[1]):
+        child = children[:, step]
+        below = counts.gather(1, child.clamp(min=0)) * (child >= 0)
+        counts[:, step] = (1 + below.sum(1)) * (merges[:, step, 0] >= 0)
+    return counts
+
+
+def log_number_of_sequences(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+) -> Float[Tensor, "B"]:
+    """The logarithm of :func:`number_of_sequences`, in double precision."""
+    counts = merge_counts(merges, num_leaves)
+    made = (counts > 0).sum(1)
+    return torch.lgamma(made.double() + 1) - counts.clamp(min=1).double().log().sum(1)
+
+
+def number_of_sequences(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+) -> Float[Tensor, "B"]:
+    """How many merge sequences make each ordered tree, in double precision.
+
+    Exact up to 1e12 or so; beyond it to some twelve digits. Raises ``ValueError`` naming the first
+    episode whose merges are not a forest.
+    """
+    return log_number_of_sequences(merges, num_leaves).exp().round()
+
+
+def all_sequences(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+) -> tuple[Int64[Tensor, "S M 2"], Int64[Tensor, "S"]]:
+    """Every merge sequence of every tree, and the episode that each belongs to, in ascending order.
+
+    Nodes are numbered anew, so that merge ``t`` of a sequence makes node ``n + t``. Their number
+    grows as a factorial: see :func:`number_of_sequences`. Raises ``ValueError`` naming the first
+    episode whose merges are not a forest.
+    """
+    check_forests(merges, num_leaves)
+    batch, steps, _ = merges.shape
+    children = merges - num_leaves[:, None, None]
+    real = merges[..., 0] >= 0
+    episode = torch.arange(batch, device=merges.device)
+    order = merges.new_empty(batch, 0)
+    made = torch.zeros_like(real)
+    for step in range(steps):
+        below = children[episode]  # (R, M, 2)
+        waits = ~made.gather(1, below.clamp(min=0).flatten(1)).view_as(below) & (below >= 0)
+        ready = real[episode] & ~made & ~waits.any(-1)
+        ready[:, step] |= ~real[episode, step]  # padding stays where it is
+        row, chosen = ready.nonzero(as_tuple=True)
+        order = torch.cat([order[row], chosen[:, None]], dim=1)
+        episode, made = episode[row], made[row]
+        made[torch.arange(len(row), device=row.device), chosen] = True
+    return _reordered(merges[episode], num_leaves[episode], order), episode
+
+
+def uniform_sequences(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"], generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """One merge sequence of each tree, all of its sequences equally likely.
+
+    Give every merge a time, uniform in [0, 1], under the condition that none precedes one of its
+    subtree: every order is then equally likely. Under this condition a root with ``h`` merges in
+    its subtree has the largest of their ``h`` times, ``U^(1/h)``, and everything below it is
+    uniform before that. So the times are drawn from the roots down, each as its parent's times
+    ``U^(1/h)``, and the merges are made in their order.
+
+    Raises ``ValueError`` naming the first episode whose merges are not a forest.
+    """
+    counts = merge_counts(merges, num_leaves)
+    batch, steps = counts.shape
+    drawn = torch.empty(batch, steps, dtype=torch.float64, device=generator.device)
+    # log U^(1/h), on the way from the parent's time to this one
+    log_factor = -drawn.exponential_(generator=generator).to(merges.device) / counts.clamp(min=1)
+    log_time = torch.zeros(batch, steps + 1, dtype=torch.float64, device=merges.device)
+    parent = _parents(merges, num_leaves)
+    for step in reversed(range(steps)):
+        above = log_time.gather(1, parent[:, step, None])[:, 0]  # 0 over a root
+        log_time[:, step] = above + log_factor[:, step]
+    log_time = log_time[:, :steps].masked_fill(counts == 0, math.inf)  # padding stays behind
+    return _reordered(merges, num_leaves, log_time.argsort(dim=1, stable=True))
+
+
+def tree_log_prob(
+    merges: Int64[Tensor, "B M 2"],
+    num_leaves: Int64[Tensor, "B"],
+    sequence_log_prob: SequenceLogProb,
+    generator: torch.Generator,
+    *,
+    exact_up_to: int = 6,
+    sequences: int = 16,
+) -> Float[Tensor, "B"]:
+    """The log-probability of each ordered tree under the policy that ``sequence_log_prob`` knows.
+
+    Exact, by enumeration, for trees of at most ``exact_up_to`` tokens and for those with no more
+    than ``sequences`` merge sequences. For the others it is the mean over that many sequences,
+    drawn uniformly, times the number of sequences there are. The estimate of the probability is
+    unbiased (but for its being cut at 1), so that of its logarithm, and of a ratio of two such
+    estimates, is consistent and *not* unbiased; it is poor where a policy prefers a few sequences
+    of a tree by far, since uniform draws then seldom meet them.
+
+    Calls ``sequence_log_prob`` once, and is differentiable if that is. For a partial forest of
+    ``K`` merges this is the probability that the policy's first ``K`` merges make it.
+
+    Raises ``ValueError`` naming the first episode whose merges are not a forest, and for fewer than
+    one of ``sequences``.
+    """
+    if sequences < 1:
+        raise ValueError(f"sequences is {sequences}; expected at least 1")
+    log_count = log_number_of_sequences(merges, num_leaves)
+    exact = (num_leaves <= exact_up_to) | (log_count.exp().round() <= sequences)
+    listed, owner = all_sequences(merges[exact], num_leaves[exact])
+    drawn_for = (~exact).nonzero()[:, 0].repeat_interleave(sequences)
+    drawn = uniform_sequences(merges[drawn_for], num_leaves[drawn_for], generator)
+    episode = torch.cat([exact.nonzero()[:, 0][owner], drawn_for])
+    log_prob = sequence_log_prob(torch.cat([listed, drawn]), episode)
+    if log_prob.shape != episode.shape:
+        raise ValueError(
+            f"sequence_log_prob gave {tuple(log_prob.shape)} for {len(episode)} sequences; "
+            "expected one number each"
+        )
+    total = _logsumexp_by(episode, log_prob.double(), len(merges))
+    scale = torch.where(exact, 0.0, log_count - math.log(sequences))
+    return (total + scale).clamp(max=0.0).to(log_prob.dtype)
+
+
+def _logsumexp_by(
+    group: Int64[Tensor, "S"], values: Float[Tensor, "S"], num_groups: int
+) -> Float[Tensor, "B"]:
+    """The logarithm of the summed exponentials of each group; members stand side by side."""
+    sizes = torch.bincount(group, minlength=num_groups)
+    by_group = group.argsort(stable=True)
+    start = sizes.cumsum(0) - sizes
+    place = torch.arange(len(group), device=group.device) - start[group[by_group]]
+    table = values.new_full((num_groups, int(sizes.max()) if num_groups else 0), -math.inf)
+    return table.index_put((group[by_group], place), values[by_group]).logsumexp(dim=1)
+
+
+def _parents(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+) -> Int64[Tensor, "B M"]:
+    """The merge that uses the node of each merge; ``M`` over roots."""
+    batch, steps, _ = merges.shape
+    parents = merges.new_full((batch, steps + 1), steps)
+    child = merges - num_leaves[:, None, None]
+    index = torch.where((merges >= 0) & (child >= 0), child, steps).flatten(1)
+    step = torch.arange(steps, device=merges.device).repeat_interleave(2).expand(batch, -1)
+    return parents.scatter_(1, index, step)[:, :steps]
+
+
+def _reordered(
+    merges: Int64[Tensor, "S M 2"], num_leaves: Int64[Tensor, "S"], order: Int64[Tensor, "S M"]
+) -> Int64[Tensor, "S M 2"]:
+    """The same trees, their merges made in another order: ``order[t]`` is made at ``t``."""
+    position = order.argsort(dim=1)
+    merged = merges.gather(1, order[..., None].expand(-1, -1, 2))
+    child = merged - num_leaves[:, None, None]
+    made: Bool[Tensor, "S M 2"] = (merged != NONE) & (child >= 0)
+    moved = position.gather(1, child.clamp(min=0).flatten(1)).view_as(merged)
+    return torch.where(made, moved + num_leaves[:, None, None], merged)

@@ -1,0 +1,177 @@
+"""The exact probability of an ordered tree, from the forests on the way to it.
+
+A policy that sees the forest, and not how it came about, makes the same choice whichever merge
+sequence led there. So the probability of a tree is a sum over paths through the distinct forests
+that lead to it, and there are far fewer forests than sequences: a merge with ``a`` and ``b``
+forests below its children has ``a b + 1``. The balanced tree of 15 tokens has 417 forests and 2,745,600
+merge sequences, a chain of any length one forest more than it has merges.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from replay.forest_check import check_forests
+
+MOST_MERGES = 62
+"""A set of merges is the bits of one integer."""
+UNDERFLOW = 1e-200
+"""A sum of weights below this is computed again, relative to its own largest."""
+
+
+class ForestStates(NamedTuple):
+    """All forests on the way to each tree, and the merges that lead from one to the next."""
+
+    episode: Int64[Tensor, "S"]
+    """The tree that the forest leads to."""
+    active: Bool[Tensor, "S N"]
+    """True <--> the node, numbered as in the tree, is a root of this forest."""
+    start: Int64[Tensor, "E"]
+    """The forest in which a merge is made; ascending in the number of merges made before."""
+    end: Int64[Tensor, "E"]
+    """The forest that it makes."""
+    merge: Int64[Tensor, "E"]
+    """Which of the tree's merges it is."""
+    made: Int64[Tensor, "E"]
+    """How many merges were made before it."""
+    last: Int64[Tensor, "B"]
+    """The forest that is the whole tree."""
+
+
+def number_of_states(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+) -> Float[Tensor, "B"]:
+    """How many forests lead to each tree, itself and the bare tokens included.
+
+    Raises ``ValueError`` naming the first episode whose merges are not a forest.
+    """
+    check_forests(merges, num_leaves)
+    batch, steps, _ = merges.shape
+    below = torch.ones(batch, 2 * steps + 1, dtype=torch.float64, device=merges.device)
+    total = below[:, 0].clone()
+    rows = torch.arange(batch, device=merges.device)
+    for step in range(steps):
+        first, second = merges[:, step].clamp(min=0).unbind(-1)
+        children = below[rows, first] * below[rows, second]
+        grown = torch.where(merges[:, step, 0] >= 0, (children + 1) / children, 1.0)
+        total = total * grown  # over the product of the roots, which the children leave
+        below[rows, num_leaves + step] = children + 1
+    return total.round()
+
+
+def forest_states(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> ForestStates:
+    """All forests on the way to each tree; see :func:`number_of_states` for how many there are.
+
+    Raises ``ValueError`` naming the first episode whose merges are not a forest, and for more than
+    ``MOST_MERGES`` merges.
+    """
+    check_forests(merges, num_leaves)
+    batch, steps, _ = merges.shape
+    if steps > MOST_MERGES:
+        raise ValueError(f"there are up to {steps} merges; expected at most {MOST_MERGES}")
+    device = merges.device
+    real = merges[..., 0] >= 0
+    children = merges - num_leaves[:, None, None]  # as merges; negative for leaves
+    bit = 1 << torch.arange(steps, device=device)
+    needs = (bit[children.clamp(min=0)] * (children >= 0)).sum(-1)  # (B, M): bits of the children
+    episode = torch.arange(batch, device=device)
+    made = torch.zeros_like(episode)  # (S,) of this level: bits of the merges made
+    all_episodes, all_made, edges, known = [episode], [made], [], 0
+    for level in range(steps):
+        ready = real[episode] & (made[:, None] & bit == 0)
+        ready &= made[:, None] & needs[episode] == needs[episode]
+        row, merge = ready.nonzero(as_tuple=True)
+        reached = torch.stack([episode[row], made[row] | bit[merge]], dim=1)
+        states, place = reached.unique(dim=0, return_inverse=True)
+        start, known = known + row, known + len(episode)
+        edges.append(torch.stack([start, known + place, merge, torch.full_like(row, level)]))
+        episode, made = states.unbind(1)
+        all_episodes.append(episode)
+        all_made.append(made)
+    episode, made = torch.cat(all_episodes), torch.cat(all_made)
+    start, end, merge, before = torch.cat(edges, dim=1).unbind(0)
+    whole = (bit * real).sum(1)
+    last = torch.empty_like(num_leaves)
+    complete = (made == whole[episode]).nonzero()[:, 0]
+    last[episode[complete]] = complete
+    active = _active(merges, num_leaves, episode, made)
+    return ForestStates(episode, active, start, end, merge, before, last)
+
+
+def pairwise_log_prob(
+    states: ForestStates, merges: Int64[Tensor, "B M 2"], scores: Float[Tensor, "B N N"]
+) -> Float[Tensor, "E"]:
+    """The log-probability of every merge between forests, for a policy that scores pairs of nodes.
+
+    ``scores[b, i, j]`` is that of merging node ``i`` with node ``j`` in that order, in whatever
+    forest both are active: the probability of a pair is the softmax over the active pairs. In
+    double precision, and differentiable.
+    """
+    nodes = scores.shape[1]
+    best = scores.detach().amax(dim=(1, 2), keepdim=True)
+    weights = (scores - best).double().exp()
+    weights = weights * (1 - torch.eye(nodes, dtype=torch.float64, device=scores.device))
+    place = _place(states.episode)
+    active = weights.new_zeros(len(scores), int(place.max()) + 1, nodes)
+    active[states.episode, place] = states.active.to(weights.dtype)
+    total = ((active @ weights) * active).sum(2)[states.episode, place]  # (S,)
+    log_total = total.clamp_min(UNDERFLOW).log()
+    low = (total < UNDERFLOW).nonzero()[:, 0]  # far below the best pair of another forest
+    if len(low):
+        there = states.active[low]
+        legal = there[:, :, None] & there[:, None]
+        legal = legal & ~torch.eye(nodes, dtype=torch.bool, device=scores.device)
+        own = (scores - best)[states.episode[low]].double().masked_fill(~legal, -math.inf)
+        log_total = log_total.index_put((low,), own.flatten(1).logsumexp(1))
+    episode = states.episode[states.start]
+    first, second = merges[episode, states.merge].unbind(-1)
+    return (scores - best).double()[episode, first, second] - log_total[states.start]
+
+
+def tree_log_prob_by_states(
+    states: ForestStates, log_prob: Float[Tensor, "E"]
+) -> Float[Tensor, "B"]:
+    """The log-probability of each ordered tree, from that of every merge on the way to it.
+
+    Exact and differentiable. Nothing that leaves the way to the tree can come back to it, so the
+    probabilities of ``states.start``'s other merges are not needed.
+    """
+    reached = log_prob.new_zeros(len(states.episode))
+    for level in range(int(states.made.max()) + 1 if len(states.made) else 0):
+        here = (states.made == level).nonzero()[:, 0]
+        end = states.end[here]
+        flow = reached[states.start[here]] + log_prob[here]
+        ends, place = end.unique(return_inverse=True)
+        most = flow.new_full((len(ends),), -math.inf)
+        most = most.scatter_reduce(0, place, flow.detach(), "amax").nan_to_num(neginf=0.0)
+        total = flow.new_zeros(len(ends)).index_add(0, place, (flow - most[place]).exp())
+        reached = reached.index_put((ends,), total.log() + most)
+    return reached[states.last].clamp(max=0.0)
+
+
+def _active(merges: Tensor, num_leaves: Tensor, episode: Tensor, made: Tensor) -> Tensor:
+    steps = merges.shape[1]
+    nodes = torch.arange(2 * steps + 1, device=merges.device)
+    active = nodes < num_leaves[episode, None]  # (S, N)
+    rows = torch.arange(len(episode), device=merges.device)
+    for step in range(steps):
+        done = made >> step & 1 == 1
+        row, which = rows[done], episode[done]
+        active[row[:, None], merges[which, step]] = False
+        active[row, num_leaves[which] + step] = True
+    return active
+
+
+def _place(group: Int64[Tensor, "S"]) -> Int64[Tensor, "S"]:
+    """The rank of every member within its group."""
+    order = group.argsort(stable=True)
+    sizes = torch.bincount(group)
+    start = sizes.cumsum(0) - sizes
+    place = torch.empty_like(group)
+    place[order] = torch.arange(len(group), device=group.device) - start[group[order]]
+    return place
