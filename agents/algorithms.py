@@ -9,6 +9,7 @@ from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learner import Learner
 from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.reinforce import Reinforce, ReinforceConfig
+from agents.replay_reinforce import ReplayConfig, ReplayReinforce
 
 
 class Algorithm(NamedTuple):
@@ -23,6 +24,7 @@ class Algorithm(NamedTuple):
 
 ALGORITHMS: dict[str, Algorithm] = {
     "reinforce": Algorithm(Reinforce, ReinforceConfig()),
+    "replay": Algorithm(ReplayReinforce, ReplayConfig()),
     "original": Algorithm(Reinforce, ORIGINAL),
     "original_policy": Algorithm(Reinforce, ORIGINAL_POLICY),
     **{

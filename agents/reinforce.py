@@ -133,6 +133,11 @@ class Reinforce(Learner):
     # ------------------------------------------------------------ learn
 
     def update(self, progress: float) -> dict[str, float]:
+        batch, episodes, scalars = self._learn_afresh(progress)
+        return scalars | self._train_autoencoder(batch, episodes, progress)
+
+    def _learn_afresh(self, progress: float) -> tuple[TokenBatch, Rollout, dict[str, float]]:
+        """Make new episodes, and let the policy learn from them."""
         config = self.config
         batch = sample_up_to(
             self.dataset, config.batch_size, self.generator,
@@ -140,13 +145,18 @@ class Reinforce(Learner):
         ).to(self.device)  # fmt: skip
         share = piecewise_linear(config.demonstration_share, progress)
         if share > 0 and self._draw() < share:
-            episodes, scalars = self._clone(batch, progress)
-        else:
-            rows = torch.arange(len(batch.tokens), device=self.device)
-            batch = batch.rows(rows.repeat_interleave(config.trees_per_sample))
-            episodes, scalars = self._reinforce(batch, progress)
+            return batch, *self._clone(batch, progress)
+        rows = torch.arange(len(batch.tokens), device=self.device)
+        batch = batch.rows(rows.repeat_interleave(config.trees_per_sample))
+        return batch, *self._reinforce(batch, progress)
+
+    def _train_autoencoder(
+        self, batch: TokenBatch, episodes: Rollout, progress: float
+    ) -> dict[str, float]:
+        """The other half of an update, on the same trees."""
+        scalars = {}
         if self.task.mode == "joint":
-            scalars |= self.trainer.update(batch, episodes.merges, progress)
+            scalars = self.trainer.update(batch, episodes.merges, progress)
         self.updates += 1
         heights = tree_height(episodes.merges, batch.num_tokens)
         return {
@@ -176,10 +186,7 @@ class Reinforce(Learner):
         )
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
         values = self.policy.values(features, membership(episodes))
-        advantages = self.baseline.advantages(returns)
-        if config.scale_advantages:
-            count = episodes.steps.sum().clamp(min=1)
-            advantages = advantages / (advantages.square().sum() / count + 1e-20).sqrt()
+        advantages = self._scaled(self.baseline.advantages(returns), episodes.steps)
         coefficient = self.entropy.coefficient(episodes, progress)
         target = self.entropy.target(progress)
         self.optimizer.zero()
@@ -201,8 +208,7 @@ class Reinforce(Learner):
 
     def _clone(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
         """Behaviour cloning: raise the likelihood of the demonstrator's merges."""
-        merges = self.demonstrator.merges(batch, self.autoencoder, self.generator)
-        episodes = follow(self.autoencoder, batch, merges)
+        episodes = self._demonstrate(batch)
         self.merges_made += int(episodes.steps.sum())
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
         self.optimizer.zero()
@@ -221,6 +227,10 @@ class Reinforce(Learner):
             "train/nmse": float(error.mean()),
         }
 
+    def _demonstrate(self, batch: TokenBatch) -> Rollout:
+        merges = self.demonstrator.merges(batch, self.autoencoder, self.generator)
+        return follow(self.autoencoder, batch, merges)
+
     def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:
         episodes = rollout(
             self.autoencoder, self.policy, batch, self.generator,
@@ -230,6 +240,12 @@ class Reinforce(Learner):
         )  # fmt: skip
         self.merges_made += int(episodes.steps.sum())
         return episodes
+
+    def _scaled(self, advantages: Tensor, steps: Tensor) -> Tensor:
+        if not self.config.scale_advantages:
+            return advantages
+        mean_square = advantages.square().sum() / steps.sum().clamp(min=1)
+        return advantages / (mean_square + 1e-20).sqrt()
 
     def _rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
         return episode_rewards(self.autoencoder, batch, episodes, self.std, self.config.reward)

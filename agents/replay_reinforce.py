@@ -1,0 +1,281 @@
+"""REINFORCE with importance-sampled replay: trees are stored, and learned from again and again.
+
+After each update on fresh episodes come ``replays`` updates on stored ones. The autoencoder has
+moved since they were made, so they are encoded and scored anew, level by level; the policy has
+moved too, so its gradient is corrected for what it would have chosen (see ``corrections.py``).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from agents.corrections import CORRECTIONS, Limits, Replayed
+from agents.demonstrations import Demonstrator
+from agents.losses import coactive, membership, policy_gradient_step, value_loss
+from agents.probabilities import sequence_log_probs, tree_log_probs
+from agents.reinforce import Reinforce, ReinforceConfig
+from agents.rollout import Rollout, follow
+from htm_env.types import TokenBatch
+from replay import ReplayBuffer, Trajectories, effective_sample_size, log_ratios
+
+CORRECTION_NAMES = (*CORRECTIONS, "tree")
+
+
+@dataclass(frozen=True)
+class ReplayConfig(ReinforceConfig):
+    """REINFORCE's options, and how episodes are stored and replayed."""
+
+    replays: int = 2
+    """Updates on stored episodes after each update on fresh ones."""
+    replay_batch_size: int = 64
+    """Stored episodes an update."""
+    capacity: int = 20_000
+    """Episodes stored at most."""
+    max_staleness: int | None = 2_000
+    """Episodes older than this many updates are dropped; 0 keeps the latest batch only."""
+    sampler: str = "uniform"
+    """Which episodes are replayed more often: uniform (none), advantage or return."""
+    alpha: float = 0.6
+    """Exponent of the priorities; 0 is uniform."""
+    beta: float = 0.4
+    """Exponent of the weights that correct for them; 1 corrects fully."""
+    correction: str = "vtrace"
+    """vtrace, per_decision, self_normalised, truncated, or tree (ratios of whole trees; it takes
+    the whole return as earned at the end)."""
+    rho_bar: float = 1.0
+    """Where importance weights are cut; inf for never."""
+    c_bar: float = 1.0
+    """Where V-trace cuts its traces."""
+    lambda_: float = 1.0
+    """Of V-trace's traces: 1 looks ahead to the end, 0 by one merge."""
+    seed_episodes: int = 0
+    """Demonstrations stored before the first update."""
+    demonstration_epsilon: float = 0.1
+    """Share of random episodes among the demonstrations, so that every probability is known and
+    none is 0; for other policies than the nearest ones."""
+    demonstration_temperature: float = 0.05
+    """Of a softmax over distances in standard deviations; for nearest and nearest_sorted."""
+    demonstration_order_epsilon: float = 0.05
+    """Probability of turning a pair around; for nearest_sorted."""
+
+
+class ReplayReinforce(Reinforce):
+    """Policy gradients on fresh episodes and on stored ones; the autoencoder learns from both."""
+
+    algo = "replay"
+    config_class = ReplayConfig
+    config: ReplayConfig
+
+    def __init__(self, env_id: str, config: ReplayConfig | None = None, **task: Any) -> None:
+        super().__init__(env_id, config, **task)
+        config = self.config
+        if config.correction not in CORRECTION_NAMES:
+            raise ValueError(
+                f"unknown correction {config.correction!r}; choose from {list(CORRECTION_NAMES)}"
+            )
+        for name in ("replays", "seed_episodes"):
+            if getattr(config, name) < 0:
+                raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
+        if config.replay_batch_size < 1:
+            raise ValueError(
+                f"replay_batch_size is {config.replay_batch_size}; expected at least 1"
+            )
+        self.stochastic_demonstrator = Demonstrator(
+            config.demonstrations,
+            config.demonstration_epsilon,
+            config.demonstration_temperature,
+            config.demonstration_order_epsilon,
+        )
+        self.buffer = ReplayBuffer(
+            config.capacity,
+            generator=torch.Generator().manual_seed(self.task.seed),
+            sampler=config.sampler,
+            alpha=config.alpha,
+            beta=config.beta,
+            max_staleness=config.max_staleness,
+            num_slots=self.dataset.max_tokens,
+        )
+        self.limits = Limits(config.discount, config.rho_bar, config.c_bar, config.lambda_)
+        self.replays_left = 0
+        """Updates on stored episodes until fresh ones are due."""
+
+    # ------------------------------------------------------------ learn
+
+    def update(self, progress: float) -> dict[str, float]:
+        if self.updates == 0 and self.config.seed_episodes:
+            self._seed()
+        fresh = self.replays_left == 0 or len(self.buffer) == 0
+        if fresh:
+            batch, episodes, scalars = self._learn_afresh(progress)
+            self.replays_left = self.config.replays
+        else:
+            batch, episodes, scalars = self._learn_again(progress)
+            self.replays_left -= 1
+        scalars |= self._train_autoencoder(batch, episodes, progress)
+        return {
+            **scalars,
+            "replay/fresh_share": float(fresh),
+            "replay/ratio": float(self.config.replays),
+            "replay/stored": float(len(self.buffer)),
+        }
+
+    def _learn_again(self, progress: float) -> tuple[TokenBatch, Rollout, dict[str, float]]:
+        """Draw stored episodes, encode and score them anew, and let the policy learn from them."""
+        config, drawn = self.config, self.buffer.sample(self.config.replay_batch_size)
+        stored = drawn.trajectories.to(self.device)
+        batch = stored.token_batch
+        episodes = follow(self.autoencoder, batch, stored.merges)
+        rewards, error = self._rewards_of(batch, episodes)
+        features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+        values = self.policy.values(features, membership(episodes))
+        importance = drawn.weights.to(self.device)
+        self.optimizer.zero()
+        learn = self._learn_trees if config.correction == "tree" else self._learn_sequences
+        losses, log_weights, clipped = learn(
+            stored, batch, episodes, rewards, features, values, importance
+        )
+        if config.sampler == "return":
+            self.buffer.update_priorities(drawn.indices, rewards.sum(1))
+        elif config.sampler == "advantage":
+            surprise = (rewards.sum(1) - values.detach()[:, 0]).abs()
+            self.buffer.update_priorities(drawn.indices, surprise / (surprise.mean() + 1e-20))
+        scalars = self._step_policy(losses, progress)
+        staleness = (self.updates - stored.policy_version).float()
+        return (
+            batch,
+            episodes,
+            {
+                **scalars,
+                "train/return": float(rewards.sum(1).mean()),
+                "train/nmse": float(error.mean()),
+                "replay/effective_sample_share": float(effective_sample_size(log_weights))
+                / len(error),
+                "replay/clipped_share": clipped,
+                "replay/staleness": float(staleness.mean()),
+            },
+        )
+
+    def _learn_sequences(
+        self,
+        stored: Trajectories,
+        batch: TokenBatch,
+        episodes: Rollout,
+        rewards: Tensor,
+        features: Tensor,
+        values: Tensor,
+        importance: Tensor,
+    ) -> tuple[dict[str, Tensor], Tensor, float]:
+        """By the ratio of the probabilities of the merges, one after the other.
+
+        Returns the losses, whose gradients are accumulated, the logarithm of every episode's
+        weight, and the share of the merges whose weight was cut.
+        """
+        scores = self.policy.node_scores(features, coactive(episodes)).detach()
+        target_log_prob = sequence_log_probs(scores, episodes)
+        replayed = Replayed(
+            stored.behaviour_log_prob, target_log_prob, rewards, values.detach(), episodes.steps
+        )
+        corrected = CORRECTIONS[self.config.correction](replayed, self.limits)
+        advantages = self._scaled(corrected.advantages, episodes.steps)
+        weighted = corrected.weights * advantages * importance[:, None]
+        nothing = torch.zeros_like(rewards[:, :1])
+        losses = policy_gradient_step(self.policy, episodes, weighted, nothing, features)
+        del losses["entropy"], losses["choice_entropy"]  # nothing is paid for it here
+        losses["value"] = value_loss(values, corrected.targets, episodes.steps)
+        losses["value"].backward()
+        log_weights = log_ratios(stored.behaviour_log_prob, target_log_prob, episodes.steps).sum(1)
+        clipped = (corrected.clipped.sum() / episodes.steps.sum().clamp(min=1)).item()
+        return losses, log_weights, clipped
+
+    def _learn_trees(
+        self,
+        stored: Trajectories,
+        batch: TokenBatch,
+        episodes: Rollout,
+        rewards: Tensor,
+        features: Tensor,
+        values: Tensor,
+        importance: Tensor,
+    ) -> tuple[dict[str, Tensor], Tensor, float]:
+        """By the ratio of the probabilities of the whole trees, whatever sequence made them."""
+        target = tree_log_probs(
+            self.policy, self.autoencoder, batch, episodes, features, self.generator
+        )
+        log_weights = target.detach() - stored.tree_log_prob
+        weights = log_weights.exp().clamp(max=self.config.rho_bar)
+        returns, start = rewards.sum(1), values[:, 0]
+        advantages = self._scaled(
+            (returns - start.detach())[:, None], torch.ones_like(episodes.steps[:, :1])
+        )[:, 0]
+        gone = start.detach() + weights * (returns - start.detach())
+        losses = {
+            "policy": -(importance * weights * advantages * target).mean(),
+            "value": (start - gone).square().mean(),
+        }
+        (losses["policy"] + losses["value"]).backward()
+        clipped = (log_weights.exp() > self.config.rho_bar).float().mean().item()
+        return losses, log_weights, clipped
+
+    # ------------------------------------------------------------ store
+
+    def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:
+        episodes = super()._roll(batch, num_merges, greedy=greedy)
+        if not greedy:  # those are a baseline
+            tree_log_prob = None
+            if self.config.correction == "tree":
+                with torch.no_grad():
+                    features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+                    tree_log_prob = tree_log_probs(
+                        self.policy, self.autoencoder, batch, episodes, features, self.generator
+                    )
+            self._store(batch, episodes, "policy", tree_log_prob)
+        return episodes
+
+    def _demonstrate(self, batch: TokenBatch) -> Rollout:
+        behaviour = self.stochastic_demonstrator.behaviour(batch, self.autoencoder, self.generator)
+        merges, log_prob = behaviour.episodes(self.generator)
+        episodes = replace(follow(self.autoencoder, batch, merges), log_prob=log_prob)
+        tree_log_prob = None
+        if self.config.correction == "tree":
+            tree_log_prob = behaviour.tree_log_prob(merges)
+        self._store(batch, episodes, self.config.demonstrations, tree_log_prob)
+        return episodes
+
+    def _seed(self) -> None:
+        """Fill the buffer with demonstrations, as many at a time as a batch has."""
+        left = self.config.seed_episodes
+        while left > 0:
+            count = min(left, self.config.batch_size)
+            episodes = self._demonstrate(self.dataset.sample(count, self.generator).to(self.device))
+            self.merges_made += int(episodes.steps.sum())
+            left -= count
+
+    def _store(
+        self, batch: TokenBatch, episodes: Rollout, source: str, tree_log_prob: Tensor | None
+    ) -> None:
+        """Keep the episodes that have anything to merge."""
+        stored = Trajectories.collected(
+            batch,
+            episodes.merges,
+            episodes.log_prob.clamp(max=0.0),  # rounding
+            policy_version=self.updates,
+            source=source,
+            tree_log_prob=tree_log_prob,
+        )
+        self.buffer.add(stored.rows(batch.num_tokens > 1))
+
+    # ------------------------------------------------------------ resume
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(), "buffer": self.buffer.state(), "replays_left": self.replays_left
+        }  # fmt: skip
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.buffer.restore(state["buffer"])
+        self.replays_left = state["replays_left"]
