@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
+from agents.configuration import check_bounds
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
 from agents.schedules import piecewise_linear
 from htm_env.autoencoder import HTMAutoencoder
@@ -40,6 +42,9 @@ class AutoencoderConfig:
     """Merger and unmerger."""
     classifier: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Leaf classifier."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, hidden_dim=(1, math.inf), noise_std=(0, math.inf))
 
 
 class AutoencoderTrainer:

@@ -60,7 +60,8 @@ def parse(arguments: Sequence[str]) -> Any:
     """The options of the command; exits with status 2 where they cannot be read.
 
     Which flags ``htm train`` has depends on the algorithm, and their defaults on a run to resume,
-    so these two are looked up first. Raises :class:`UsageError` for an unknown algorithm.
+    so these two are looked up first. Raises :class:`UsageError` for an unknown algorithm, and for
+    numbers out of range.
     """
     resume = _value_of("--resume", arguments)
     defaults = None if resume is None else resumed_options(resume)
@@ -75,13 +76,16 @@ def parse(arguments: Sequence[str]) -> Any:
         Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")],
         Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")],
     ]
-    return tyro.cli(
-        union,
-        prog="htm",
-        description="Learn to merge sets of tokens into trees.",
-        args=list(arguments),
-        config=(tyro.conf.FlagCreatePairsOff,),
-    )
+    try:
+        return tyro.cli(
+            union,
+            prog="htm",
+            description="Learn to merge sets of tokens into trees.",
+            args=list(arguments),
+            config=(tyro.conf.FlagCreatePairsOff,),
+        )
+    except ValueError as error:  # a configuration that refuses a number
+        raise UsageError(str(error)) from None
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

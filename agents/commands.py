@@ -16,6 +16,7 @@ from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
 from agents.evaluation import evaluate
+from agents.learner import Task
 from agents.options import (
     EvaluateOptions,
     TrainOptions,
@@ -124,7 +125,7 @@ def resumed_options(folder: str | Path) -> Any | None:
 
 
 def _new_run(options: Any) -> tuple[Any, Budget]:
-    """A learner and a budget from the options; ``UsageError`` where something is missing."""
+    """A learner and a budget from the options; ``UsageError`` where these cannot be meant."""
     if options.env is None or options.algo is None:
         missing = "--env" if options.env is None else "--algo"
         hint = "" if options.resume is None else f"; {options.resume} holds no run to resume"
@@ -144,19 +145,22 @@ def _new_run(options: Any) -> tuple[Any, Budget]:
         budget = Budget(DEFAULT_SECONDS if unlimited else options.seconds, options.merges)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    learner = build_learner(
-        {
-            "env": env_id,
-            "env_kwargs": parse_env_kwargs(options.env_kwargs),
-            "algo": options.algo,
-            "config": asdict(options.config),
-            "embedding_dim": options.embedding_dim,
-            "mode": options.mode,
-            "seed": options.seed,
-            "device": options.device,
-        }
-    )
-    return learner, budget
+    kwargs = parse_env_kwargs(options.env_kwargs)
+    config = {
+        "env": env_id,
+        "env_kwargs": kwargs,
+        "algo": options.algo,
+        "config": asdict(options.config),
+        "embedding_dim": options.embedding_dim,
+        "mode": options.mode,
+        "seed": options.seed,
+        "device": options.device,
+    }
+    try:
+        return build_learner(config), budget
+    except ValueError as error:
+        Task(env_id, kwargs).dataset("train")  # raises if it is the data that is wrong
+        raise UsageError(str(error)) from None
 
 
 def _check_resumed(options: Any, directory: RunDirectory) -> None:

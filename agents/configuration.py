@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -31,3 +32,12 @@ def _restored(hint: Any, value: Any) -> Any:
     if isinstance(value, list | tuple):
         return tuple(_restored(None, item) for item in value)
     return value
+
+
+def check_bounds(config: Any, **bounds: tuple[float | int, float | int]) -> None:
+    """Raise ``ValueError`` naming the first field that is not a number within its bounds."""
+    for name, (low, high) in bounds.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            upper = f" and at most {high:g}" if math.isfinite(high) else ""
+            raise ValueError(f"{name} is {value}; expected at least {low:g}{upper}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -11,6 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.configuration import check_bounds
 from agents.evaluation import root_errors
 from agents.fixed import fixed_policy
 from agents.learner import Learner
@@ -28,6 +30,9 @@ class FixedOrderConfig:
     """The fixed policy's name."""
     batch_size: int = 64
     """Trees an update."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, batch_size=(1, math.inf))
 
 
 class FixedOrder(Learner):

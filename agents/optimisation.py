@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from agents.configuration import check_bounds
 from agents.schedules import cosine_decay, warm_up
 
 
@@ -28,6 +29,13 @@ class OptimizerConfig:
     """Gradients are scaled down to this norm."""
     weight_decay: float = 0.0
     """L2 penalty, as in Adam."""
+
+    def __post_init__(self) -> None:
+        large = (0, math.inf)
+        check_bounds(
+            self, learning_rate=large, warm_up_updates=large, final_share=(0, 1), clip_norm=large,
+            weight_decay=large,
+        )  # fmt: skip
 
 
 class NonFiniteGuard:

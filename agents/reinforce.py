@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.baselines import Returns, make_baseline
+from agents.configuration import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl
 from agents.episode_rewards import episode_rewards
@@ -68,6 +70,13 @@ class ReinforceConfig:
     """The fixed policy that is cloned at first."""
     demonstration_share: Points = ((0.1, 1.0), (0.3, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
+
+    def __post_init__(self) -> None:
+        many = (1, math.inf)
+        check_bounds(
+            self, policy_hidden_dim=many, batch_size=many, trees_per_sample=many, discount=(0, 1),
+            merges_curriculum=(0, 1), population_curriculum=(0, 1),
+        )  # fmt: skip
 
 
 class Reinforce(Learner):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -51,6 +52,8 @@ class Simulator:
             )
         if max_invalid_actions < 1:
             raise ValueError(f"max_invalid_actions is {max_invalid_actions}; expected at least 1")
+        if not math.isfinite(invalid_penalty):
+            raise ValueError(f"invalid_penalty is {invalid_penalty}; expected a finite number")
         self.device = usable_device(device)
         self.dataset: Dataset = make_dataset(env_id, split=split, **dataset_kwargs)
         self.autoencoder = make_autoencoder(env_id, self.dataset, autoencoder, embedding_dim)

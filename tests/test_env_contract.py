@@ -426,6 +426,11 @@ def test_an_unknown_render_mode_lists_the_choices():
 @pytest.mark.parametrize(
     ("kwargs", "error", "message"),
     [
+        (
+            {"invalid_penalty": float("nan")},
+            ValueError,
+            "invalid_penalty is nan; expected a finite",
+        ),
         ({"max_invalid_actions": 0}, ValueError, "max_invalid_actions is 0; expected at least 1"),
         ({"device": "abacus"}, ValueError, "device 'abacus' cannot be used here"),
         ({"autoencoder": "gone.safetensors"}, FileNotFoundError, "gone.safetensors"),

@@ -147,7 +147,7 @@ def test_every_way_of_learning_finds_better_merges(changes):
 @pytest.mark.parametrize("baseline", BASELINES)
 def test_joint_learning_with_every_baseline(baseline):
     learner = Reinforce("HTM-Trees-v0", replace(TINY, baseline=baseline), **TREES)
-    assert_learns(learner, 160, 0.2)
+    assert_learns(learner, 320, 0.2)
 
 
 @pytest.mark.parametrize(
@@ -168,7 +168,7 @@ def test_joint_learning_in_every_mode(changes, heights, share):
         env_kwargs={"heights": heights},
         embedding_dim=2 * len(heights) + 2,
     )
-    assert_learns(learner, 160, share)
+    assert_learns(learner, 320, share)
 
 
 @pytest.mark.parametrize("preset", [ORIGINAL, ORIGINAL_POLICY], ids=["original", "original_policy"])
@@ -197,9 +197,9 @@ def test_the_autoencoder_learns_under_fixed_policies(policy, share):
     config = FixedOrderConfig(autoencoder=SMALL, policy=policy, batch_size=32)
     learner = FixedOrder("HTM-Trees-v0", config, **TREES)
     assert learner.algo == policy
-    assert_learns(learner, 160, share)
-    assert learner.merges_made == 160 * 32 * 2
-    assert learner.updates == 160
+    assert_learns(learner, 320, share)
+    assert learner.merges_made == 320 * 32 * 2
+    assert learner.updates == 320
 
 
 # ---------------------------------------------------------------- cloning and curricula
