@@ -13,8 +13,8 @@ importance weights of its episodes are exact:
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -44,17 +44,20 @@ MOST_STATES = 4096
 """Forests on the way to a tree whose probability is still computed; 20 tokens have fewer."""
 
 
-class Behaviour(Protocol):
+class Behaviour(ABC):
     """A stochastic policy on one batch of samples."""
 
+    @abstractmethod
     def episodes(
         self, generator: torch.Generator
     ) -> tuple[Int64[Tensor, "B M 2"], Float[Tensor, "B M"]]:
         """One complete episode of every sample, and the log-probability of its merges (0 pads)."""
 
+    @abstractmethod
     def log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B M"]:
         """The log-probability of any merges of the samples; 0 in padding."""
 
+    @abstractmethod
     def tree_log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
         """The exact log-probability of complete ordered trees, however they are reached.
 
@@ -129,7 +132,7 @@ class Demonstrator:
 
 
 @dataclass(frozen=True)
-class PlanMixture:
+class PlanMixture(Behaviour):
     """Follows a plan with probability ``1 - epsilon``, else merges at random, a whole episode long.
 
     Having seen the merges so far, one knows better which of the two it is, so with the probability
@@ -198,7 +201,7 @@ class PlanMixture:
         return -(active * (active - 1)).log().masked_fill(merges[..., 0] < 0, 0.0)
 
 
-class SoftNearest:
+class SoftNearest(Behaviour):
     """At every step a softmax over the negative distances of the centroids of all active pairs.
 
     The child that comes first in sorted order (the smaller centroid, first coordinate, then the
@@ -275,11 +278,12 @@ class SoftNearest:
         """Over all forests on the way to each tree; nan for more than ``MOST_STATES`` of them."""
         num_leaves = self.batch.num_tokens
         few = number_of_states(merges, num_leaves) <= MOST_STATES
-        if merges.shape[1] > MOST_MERGES:
-            few[:] = False
+        few &= merges.shape[1] <= MOST_MERGES
+        result = self.batch.tokens.new_full((len(merges),), math.nan)
+        if not few.any():
+            return result
         states = forest_states(merges[few], num_leaves[few])
         log_prob = pairwise_log_prob(states, merges[few], self._node_scores(merges)[few])
-        result = self.batch.tokens.new_full((len(merges),), math.nan)
         result[few] = tree_log_prob_by_states(states, log_prob).to(result.dtype)
         return result
 

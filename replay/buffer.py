@@ -27,7 +27,7 @@ class Sampled(NamedTuple):
 
     trajectories: Trajectories
     weights: Float[Tensor, "B"]
-    """``(N * probability)^-beta``, divided by the largest of them; 1 for uniform sampling."""
+    """``(N * probability)^-beta``, divided by the largest in the buffer; 1 for uniform sampling."""
     indices: Int64[Tensor, "B"]
     """Where they are, for :meth:`ReplayBuffer.update_priorities`; until the next add or drop."""
 
@@ -172,12 +172,11 @@ class ReplayBuffer:
         )
         positions = (np.arange(batch) + drawn.cpu().numpy()) / batch * self._tree.total
         indices = self._tree.find(positions)
-        # N and the total cancel when the weights are divided by the largest.
-        weights = self._tree[indices] ** -self.sampler.beta
+        # N and the total cancel when the weights are divided by that of the rarest episode.
+        rarest = float(self._ring.column("priority").min())
+        weights = (self._tree[indices] / rarest) ** -self.sampler.beta
         slots = torch.from_numpy(indices)
-        return Sampled(
-            self._unpacked(slots), torch.from_numpy(weights / weights.max()).float(), slots
-        )
+        return Sampled(self._unpacked(slots), torch.from_numpy(weights).float(), slots)
 
     def update_priorities(self, indices: Int64[Tensor, "B"], values: Float[Tensor, "B"]) -> None:
         """Give drawn episodes new values (advantages or returns); the last of equal indices counts.
@@ -306,8 +305,8 @@ class ReplayBuffer:
 
     def _rebuild(self) -> None:
         leaves = np.zeros(self._ring.room)
-        slots = self._ring.slots().numpy()
-        leaves[slots] = self._ring.columns["priority"].numpy()[slots]
+        if len(self):
+            leaves[self._ring.slots().numpy()] = self._ring.column("priority").numpy()
         self._tree = SumTree(leaves)
 
     def _unpacked(self, slots: Tensor) -> Trajectories:

@@ -163,7 +163,7 @@ def self_normalised_returns(
         here = mask[:, step, None]
         weights = self_normalised_weights(since[:, : step + 1].masked_fill(~here, -math.inf))
         weights = weights * here.sum() / len(mask)  # the mean over those that have this step
-        discounts = gamma ** torch.arange(step, -1, -1, device=rewards.device)
+        discounts = gamma ** torch.arange(step, -1, -1).to(rewards)
         earned = weights * discounts * rewards[:, step, None]
         returns[:, : step + 1] += earned.where(here, 0.0)
     return returns * mask

@@ -6,8 +6,9 @@ probability proportional to its priority, and weighted by ``(N * probability)^-b
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,16 +17,18 @@ FLOOR = 0.01
 """Added before the exponent, so that nothing is out of reach (the paper's epsilon)."""
 
 
-class Sampler(Protocol):
+@dataclass(frozen=True)
+class Sampler(ABC):
     """A rule that turns values into priorities."""
 
-    @property
-    def beta(self) -> float: ...
+    alpha: float
+    """Exponent of the priorities; 0 draws uniformly."""
+    beta: float
+    """Exponent of the weights that correct for them; 1 corrects fully."""
+    relative: ClassVar[bool] = False
+    """True <--> priorities depend on the smallest and the largest value that are stored."""
 
-    @property
-    def relative(self) -> bool:
-        """True <--> priorities depend on the smallest and the largest value that are stored."""
-
+    @abstractmethod
     def priorities(
         self, values: NDArray[np.float64], low: float, high: float
     ) -> NDArray[np.float64]:
@@ -33,11 +36,8 @@ class Sampler(Protocol):
 
 
 @dataclass(frozen=True)
-class UniformSampler:
+class UniformSampler(Sampler):
     """Every episode equally often, whatever its value."""
-
-    beta: float = 0.0
-    relative: bool = False
 
     def priorities(
         self, values: NDArray[np.float64], low: float, high: float
@@ -46,15 +46,11 @@ class UniformSampler:
 
 
 @dataclass(frozen=True)
-class AdvantageSampler:
+class AdvantageSampler(Sampler):
     """By ``(|value| + FLOOR)^alpha``: surprising episodes more often. Values are advantages.
 
     They should be of order one, as they are once a batch is divided by its root mean square.
     """
-
-    alpha: float
-    beta: float
-    relative: bool = False
 
     def priorities(
         self, values: NDArray[np.float64], low: float, high: float
@@ -63,16 +59,14 @@ class AdvantageSampler:
 
 
 @dataclass(frozen=True)
-class ReturnSampler:
+class ReturnSampler(Sampler):
     """By ``(rescaled + FLOOR)^alpha``: good episodes more often. Values are returns.
 
     They are rescaled to [0, 1] between the worst and the best that are stored, so their unit does
     not matter.
     """
 
-    alpha: float
-    beta: float
-    relative: bool = True
+    relative = True
 
     def priorities(
         self, values: NDArray[np.float64], low: float, high: float
@@ -82,21 +76,23 @@ class ReturnSampler:
         return (rescaled + FLOOR) ** self.alpha
 
 
-SAMPLERS = ("uniform", "advantage", "return")
+_SAMPLERS: dict[str, type[Sampler]] = {
+    "uniform": UniformSampler,
+    "advantage": AdvantageSampler,
+    "return": ReturnSampler,
+}
+SAMPLERS = tuple(_SAMPLERS)
+"""The names of the samplers."""
 
 
 def make_sampler(name: str, alpha: float = 0.6, beta: float = 0.4) -> Sampler:
-    """The sampler of that name; uniform sampling has neither exponent.
+    """The sampler of that name.
 
     Raises ``ValueError`` with the choices for an unknown name, and for an exponent below 0.
     """
+    if name not in _SAMPLERS:
+        raise ValueError(f"unknown sampler {name!r}; choose from {list(SAMPLERS)}")
     for exponent, value in (("alpha", alpha), ("beta", beta)):
         if not value >= 0:
             raise ValueError(f"{exponent} is {value}; expected 0 or more")
-    if name == "uniform":
-        return UniformSampler()
-    if name == "advantage":
-        return AdvantageSampler(alpha, beta)
-    if name == "return":
-        return ReturnSampler(alpha, beta)
-    raise ValueError(f"unknown sampler {name!r}; choose from {list(SAMPLERS)}")
+    return _SAMPLERS[name](alpha, beta)

@@ -31,8 +31,8 @@ class Trajectory:
     """The sample's own tokens, in the data's units."""
     merges: Int64[Tensor, "K 2"]
     """Ordered node ids (leaves ``0 .. n-1``, merge ``t`` makes ``n + t``); ``K <= n - 1``."""
-    behaviour_log_prob: Float[Tensor, "K"]
-    """Log-probability of each merge under the policy that made it."""
+    behaviour_log_prob: Float[Tensor, "L"]
+    """Log-probability of each merge under the policy that made it: ``L = K``."""
     tree_log_prob: float = math.nan
     """That of the ordered tree, however it was reached; nan if it was not computed."""
     policy_version: int = 0

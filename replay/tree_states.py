@@ -3,8 +3,8 @@
 A policy that sees the forest, and not how it came about, makes the same choice whichever merge
 sequence led there. So the probability of a tree is a sum over paths through the distinct forests
 that lead to it, and there are far fewer forests than sequences: a merge with ``a`` and ``b``
-forests below its children has ``a b + 1``. The balanced tree of 15 tokens has 417 forests and 2,745,600
-merge sequences, a chain of any length one forest more than it has merges.
+forests below its children has ``a b + 1``. The balanced tree of 15 tokens has 417 forests and
+2,745,600 merge sequences, a chain of any length one forest more than it has merges.
 """
 
 from __future__ import annotations
