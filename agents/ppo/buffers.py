@@ -22,7 +22,7 @@ RUN = 16
 class RunsRolloutBuffer(DictRolloutBuffer):
     """Shuffles runs of up to :data:`RUN` steps of a copy instead of single steps."""
 
-    flat = ("actions", "values", "log_probs", "advantages", "returns")
+    flat: tuple[str, ...] = ("actions", "values", "log_probs", "advantages", "returns")
 
     def get(self, batch_size: int | None = None) -> Iterator[Any]:  # type: ignore[override]
         """Minibatches of ``batch_size`` steps, the last perhaps smaller; all in one if None."""
@@ -38,7 +38,7 @@ class RunsRolloutBuffer(DictRolloutBuffer):
             yield self._get_samples(indices[start : start + size])
 
 
-class MaskableRunsRolloutBuffer(RunsRolloutBuffer, MaskableDictRolloutBuffer):
+class MaskableRunsRolloutBuffer(RunsRolloutBuffer, MaskableDictRolloutBuffer):  # type: ignore[misc]
     """The same for MaskablePPO."""
 
     flat = (*RunsRolloutBuffer.flat, "action_masks")

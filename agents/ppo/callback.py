@@ -6,6 +6,7 @@ import math
 
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.ppo.distribution import MergeDistribution
@@ -13,8 +14,6 @@ from agents.ppo.entropy import choice_entropy
 from agents.ppo.vector_env import FinishedEpisodes, HTMVecEnv
 from htm_env.forest import tree_height
 
-ENTROPY_STATES = 512
-"""States of a rollout that its entropy is measured on."""
 SAME = {
     "loss/policy": "train/policy_gradient_loss",
     "loss/value": "train/value_loss",
@@ -57,6 +56,7 @@ class JointTraining(BaseCallback):
         if trees_per_step < 1:
             raise ValueError(f"trees_per_step is {trees_per_step}; expected at least 1")
         self.trainer, self.trees_per_step = trainer, trees_per_step
+        self._entropies: list[Tensor] = []
         self.progress: float | None = None
         """The share of the budget that is used; None for that of ``model.learn``."""
 
@@ -73,15 +73,21 @@ class JointTraining(BaseCallback):
 
     def _on_rollout_start(self) -> None:
         self._copy_losses()
+        self._entropies = []
         self.model._last_obs = self.env.refresh()
 
+    @torch.no_grad()
     def _on_step(self) -> bool:
+        distribution = getattr(self.model.policy, "action_dist", None)
+        if isinstance(distribution, MergeDistribution):  # this project's, and of this step
+            active = self.locals["obs_tensor"]["active"]
+            probabilities, num_active = distribution.log_probabilities, active.long().sum(1)
+            self._entropies.append(choice_entropy(probabilities, num_active, active.shape[1]))
         return True
 
     def _on_rollout_end(self) -> None:
-        entropy = self._entropy()
-        if math.isfinite(entropy):
-            self.logger.record("policy/entropy", entropy)
+        if self._entropies:
+            self.logger.record("policy/entropy", float(torch.cat(self._entropies).nanmean()))
         finished = self.env.take_finished()
         if finished is None:
             return
@@ -102,23 +108,6 @@ class JointTraining(BaseCallback):
         if progress is None:
             progress = min(1.0, self.num_timesteps / self.locals["total_timesteps"])
         return train_on_trees(trainer, finished, self.trees_per_step, progress)
-
-    @torch.no_grad()
-    def _entropy(self) -> float:
-        """Of the policy as it is now, on some of the rollout's states; NaN for a stranger's."""
-        observations = self.model.rollout_buffer.observations  # type: ignore[attr-defined]
-        states = {
-            key: torch.as_tensor(value.reshape(-1, *value.shape[2:]), device=self.model.device)
-            for key, value in observations.items()
-        }
-        stride = max(1, len(states["active"]) // ENTROPY_STATES)
-        states = {key: value[::stride] for key, value in states.items()}
-        distribution = self.model.policy.get_distribution(states)  # type: ignore[operator]
-        if not isinstance(distribution, MergeDistribution):
-            return math.nan
-        active = states["active"]
-        num_active = active.long().sum(1)
-        return float(choice_entropy(distribution.log_probabilities, num_active, active.shape[1]))
 
     def _copy_losses(self) -> None:
         known = self.logger.name_to_value

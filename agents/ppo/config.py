@@ -38,7 +38,7 @@ class PPOConfig:
     discount: float = 0.8
     """Of a reward one merge later."""
     gae_lambda: float = 0.95
-    """Of generalised advantage estimation (Schulman et al. 2016): 1 trusts returns, 0 the critic."""
+    """Of advantage estimation (Schulman et al. 2016): 1 trusts the returns, 0 the critic."""
     clip_range: float = 0.2
     """How far a probability may move within one rollout, as a ratio."""
     entropy_bonus: float = 0.0

@@ -21,12 +21,11 @@ from agents.learner import Learner
 from agents.losses import discounted_returns, membership, policy_gradient_step, value_loss
 from agents.optimisation import NonFiniteGuard
 from agents.policy import MergePolicy
-from agents.ppo.buffers import MaskableRunsRolloutBuffer, RunsRolloutBuffer
 from agents.ppo.callback import JointTraining, equal_parts, mean_of_finite
 from agents.ppo.config import PPOConfig
 from agents.ppo.gradients import GradientGate
-from agents.ppo.make import minibatch
-from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
+from agents.ppo.make import FORMS, minibatch
+from agents.ppo.policies import network_of
 from agents.ppo.randomness import seeded_globals
 from agents.ppo.vector_env import HTMVecEnv
 from agents.rollout import follow, rollout
@@ -82,14 +81,12 @@ class PPOLearner(Learner):
     def _make_model(self) -> PPO | MaskablePPO:
         config = self.config
         steps = config.rollout_episodes * (self.dataset.max_tokens - 1)
-        kind: type[PPO | MaskablePPO] = MaskablePPO if config.maskable else PPO
-        model = kind(
-            MaskableMergeActorCriticPolicy if config.maskable else MergeActorCriticPolicy,
+        form = FORMS[config.maskable]
+        model = form.model(
+            form.policy,
             self.env,
             learning_rate=self._learning_rate,
-            rollout_buffer_class=(
-                MaskableRunsRolloutBuffer if config.maskable else RunsRolloutBuffer
-            ),
+            rollout_buffer_class=form.buffer,
             n_steps=steps,
             batch_size=minibatch(steps * config.n_envs, config.batch_size),
             n_epochs=config.n_epochs,
@@ -123,7 +120,7 @@ class PPOLearner(Learner):
     @property
     def policy(self) -> MergePolicy:
         """The policy network that every learner trains."""
-        return self.model.policy.network
+        return network_of(self.model.policy)
 
     # ------------------------------------------------------------ act
 
@@ -164,10 +161,11 @@ class PPOLearner(Learner):
 
     def _roll(self, progress: float) -> dict[str, float]:
         self.callback.progress = progress
-        before, steps = self.model.num_timesteps, self.model.n_steps * self.config.n_envs
+        before, steps = self.env.merges_made, self.model.n_steps * self.config.n_envs
         with seeded_globals(self.generator):
-            self.model.learn(steps, self.callback, log_interval=None, reset_num_timesteps=False)
-        self.merges_made += self.model.num_timesteps - before
+            # One rollout, so that the second, which would be logged and forgotten, never comes.
+            self.model.learn(steps, self.callback, log_interval=2, reset_num_timesteps=False)
+        self.merges_made += self.env.merges_made - before
         logger = self.model.logger
         scalars = {
             tag: float(value)
@@ -196,9 +194,7 @@ class PPOLearner(Learner):
         config, optimizer = self.config, self.model.policy.optimizer
         episodes = follow(self.autoencoder, batch, merges)
         self.merges_made += int(episodes.steps.sum())
-        rewards, error = episode_rewards(
-            self.autoencoder, batch, episodes, self.std, config.reward
-        )
+        rewards, error = episode_rewards(self.autoencoder, batch, episodes, self.std, config.reward)
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
         optimizer.zero_grad()
         ones = episodes.steps.to(features.dtype)

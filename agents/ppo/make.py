@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
@@ -12,6 +12,21 @@ from agents.ppo.buffers import MaskableRunsRolloutBuffer, RunsRolloutBuffer
 from agents.ppo.config import PPOConfig
 from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.vector_env import HTMVecEnv
+
+
+class Form(NamedTuple):
+    """An algorithm of either library, and what goes with it."""
+
+    model: type[PPO] | type[MaskablePPO]
+    policy: Any
+    buffer: Any
+
+
+FORMS = {
+    False: Form(PPO, MergeActorCriticPolicy, RunsRolloutBuffer),
+    True: Form(MaskablePPO, MaskableMergeActorCriticPolicy, MaskableRunsRolloutBuffer),
+}
+"""By whether it is the maskable one."""
 
 
 def make_ppo(
@@ -44,10 +59,10 @@ def make_ppo(
     slots = env.observation_space["active"].shape[0]  # type: ignore[index]
     defaults = PPOConfig()
     steps = ppo_kwargs.get("n_steps", slots - 1)
-    model: type[PPO | MaskablePPO] = MaskablePPO if maskable else PPO
+    form = FORMS[maskable]
     kwargs = {
-        "policy": MaskableMergeActorCriticPolicy if maskable else MergeActorCriticPolicy,
-        "rollout_buffer_class": MaskableRunsRolloutBuffer if maskable else RunsRolloutBuffer,
+        "policy": form.policy,
+        "rollout_buffer_class": form.buffer,
         "n_steps": steps,
         "batch_size": minibatch(n_envs * steps, defaults.batch_size),
         "n_epochs": defaults.n_epochs,
@@ -58,7 +73,7 @@ def make_ppo(
         "device": env_kwargs.get("device", "cpu"),
         **ppo_kwargs,
     }
-    return model(env=env, seed=seed, **kwargs)
+    return form.model(env=env, seed=seed, **kwargs)
 
 
 def minibatch(total: int, wanted: int) -> int:

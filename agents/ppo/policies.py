@@ -18,7 +18,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.policy import make_policy
+from agents.policy import MergePolicy, make_policy
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.sharing import shared_forward
 
@@ -72,7 +72,7 @@ class _MergeNetwork(BasePolicy):
         self.action_dist = MergeDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         self.optimizer = self.optimizer_class(
             self.parameters(),
-            lr=lr_schedule(1),  # type: ignore[call-arg]
+            lr=lr_schedule(1.0),  # type: ignore[call-arg]
             **self.optimizer_kwargs,
         )
 
@@ -104,9 +104,7 @@ class _MergeNetwork(BasePolicy):
         logits, values = self.network({key: obs[key] for key in KEYS})
         return self._distribution(logits, action_masks), values[:, None]
 
-    def _distribution(
-        self, logits: Float[Tensor, "B A"], action_masks: Masks
-    ) -> MergeDistribution:
+    def _distribution(self, logits: Float[Tensor, "B A"], action_masks: Masks) -> MergeDistribution:
         distribution = self.action_dist.proba_distribution(logits)
         if action_masks is not None:
             distribution.apply_masking(action_masks)
@@ -124,12 +122,21 @@ class _MergeNetwork(BasePolicy):
         }
 
 
-class MergeActorCriticPolicy(_MergeNetwork, ActorCriticPolicy):
+class MergeActorCriticPolicy(_MergeNetwork, ActorCriticPolicy):  # type: ignore[misc]
     """For ``stable_baselines3.PPO`` and ``A2C``: ``PPO(MergeActorCriticPolicy, env)``."""
 
 
-class MaskableMergeActorCriticPolicy(_MergeNetwork, MaskableActorCriticPolicy):
+class MaskableMergeActorCriticPolicy(  # type: ignore[misc]
+    _MergeNetwork, MaskableActorCriticPolicy
+):
     """For ``sb3_contrib.MaskablePPO``."""
+
+
+def network_of(policy: BasePolicy) -> MergePolicy:
+    """The network of a policy of this module; ``ValueError`` for another policy."""
+    if not isinstance(policy, _MergeNetwork):
+        raise ValueError(f"the policy is a {type(policy).__name__}; expected one of this project")
+    return policy.network
 
 
 def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -19,7 +19,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import environment_id
 from htm_env.types import TokenBatch
 
-Indices = int | Sequence[int] | np.ndarray | None
+Indices = int | Iterable[int] | None
 """Which copies: None for all."""
 METHODS = ("action_masks", "fixed_keys", "merge_tree", "render")
 """What ``env_method`` can call on a copy."""
@@ -40,7 +40,8 @@ class FinishedEpisodes(NamedTuple):
         """All of them in one batch, in this order."""
         batches = zip(*(part.batch for part in parts), strict=True)
         rest = zip(*(part[1:] for part in parts), strict=True)
-        return cls(TokenBatch(*map(torch.cat, map(list, batches))), *map(torch.cat, map(list, rest)))
+        batch = TokenBatch(*(torch.cat(column) for column in batches))
+        return cls(batch, *(torch.cat(column) for column in rest))
 
 
 class HTMVecEnv(VecEnv):
@@ -68,6 +69,8 @@ class HTMVecEnv(VecEnv):
         self._actions = np.zeros(num_envs, np.int64)
         self._returns = np.zeros(num_envs)
         self._recorded: list[FinishedEpisodes] | None = None
+        self.merges_made = 0
+        """Merges made by all copies together; illegal actions make none."""
         # The base class asks for the render mode, so that the copies have to exist by now.
         super().__init__(
             num_envs, self.copies.single_observation_space, self.copies.single_action_space
@@ -96,6 +99,7 @@ class HTMVecEnv(VecEnv):
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[dict[str, Any]]]:
         observation, rewards, terminated, truncated, info = self.copies.step(self._actions)
         self._returns += rewards
+        self.merges_made += self.num_envs - int(info["invalid"].sum())
         dones = terminated | truncated
         infos = self._rows(info)
         for row, cut in zip(infos, (truncated & ~terminated).tolist(), strict=True):
@@ -226,4 +230,4 @@ class HTMVecEnv(VecEnv):
     def _copies_of(self, indices: Indices) -> list[int]:
         if indices is None:
             return list(range(self.num_envs))
-        return [int(copy) for copy in np.atleast_1d(indices)]
+        return [indices] if isinstance(indices, int) else [int(copy) for copy in indices]
