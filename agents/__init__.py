@@ -1,14 +1,32 @@
 """Agents that learn to merge while the autoencoder learns to encode."""
 
+from typing import TYPE_CHECKING, Any
+
 from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.ppo.config import PPOConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.replay_reinforce import ReplayConfig, ReplayReinforce
+
+if TYPE_CHECKING:
+    from agents.ppo import PPOLearner, make_ppo
 
 __all__ = [
     "FixedOrder",
     "FixedOrderConfig",
+    "PPOConfig",
+    "PPOLearner",
     "Reinforce",
     "ReinforceConfig",
     "ReplayConfig",
     "ReplayReinforce",
+    "make_ppo",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """What needs Stable-Baselines3, imported when it is first used."""
+    if name in ("PPOLearner", "make_ppo"):
+        from agents import ppo
+
+        return getattr(ppo, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from importlib import import_module
 from typing import Any, NamedTuple
 
 from agents.fixed import FIXED_POLICIES
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learner import Learner
 from agents.original import ORIGINAL, ORIGINAL_POLICY
+from agents.ppo.config import PPOConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.replay_reinforce import ReplayConfig, ReplayReinforce
 
@@ -15,16 +18,29 @@ from agents.replay_reinforce import ReplayConfig, ReplayReinforce
 class Algorithm(NamedTuple):
     """A learner and the configuration that makes it this algorithm."""
 
-    learner: type[Learner]
+    source: type[Learner] | str
+    """The learner's class, or ``module:name`` where importing it would load much."""
     config: Any
     """The default configuration, a frozen dataclass."""
     decided: tuple[str, ...] = ()
     """Fields of the configuration that the algorithm's name decides, so nobody may change them."""
 
+    @property
+    def learner(self) -> type[Learner]:
+        """The learner's class."""
+        if not isinstance(self.source, str):
+            return self.source
+        module, name = self.source.split(":")
+        return getattr(import_module(module), name)
+
+
+_PPO = "agents.ppo.learner:PPOLearner"
 
 ALGORITHMS: dict[str, Algorithm] = {
     "reinforce": Algorithm(Reinforce, ReinforceConfig()),
     "replay": Algorithm(ReplayReinforce, ReplayConfig()),
+    "ppo": Algorithm(_PPO, PPOConfig(), decided=("maskable",)),
+    "maskable_ppo": Algorithm(_PPO, replace(PPOConfig(), maskable=True), decided=("maskable",)),
     "original": Algorithm(Reinforce, ORIGINAL),
     "original_policy": Algorithm(Reinforce, ORIGINAL_POLICY),
     **{

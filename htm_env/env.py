@@ -165,7 +165,7 @@ class HTMEnv(gym.Env):
         return self._observation(), self._info(invalid=False)
 
     def step(
-        self, action: int | np.integer
+        self, action: int | np.integer | np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         population = self._episode()
         if int(population.forest.num_active[0]) == 1:

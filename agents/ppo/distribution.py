@@ -1,0 +1,49 @@
+"""The distribution over all actions that both forms of the policy share."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistribution, MaybeMasks
+from torch import Tensor
+
+from agents.policy import ILLEGAL
+
+
+class MergeDistribution(MaskableCategoricalDistribution):
+    """A categorical distribution that stays in log-probabilities.
+
+    torch's own one checks that probabilities sum to 1 within 1e-6, which single precision misses
+    at thousands of actions (sb3-contrib, issue 247). Here an illegal action's logit is -1e9: its
+    probability is exactly 0, and nothing becomes NaN.
+    """
+
+    def proba_distribution(self, action_logits: Float[Tensor, "B A"]) -> MergeDistribution:
+        self._logits = action_logits
+        self.log_probabilities = action_logits.log_softmax(dim=1)
+        return self
+
+    def apply_masking(self, masks: MaybeMasks) -> None:
+        """Forbid what ``masks`` forbids (False <--> illegal) beside what is forbidden already.
+
+        None takes back an earlier mask.
+        """
+        logits = self._logits
+        if masks is not None:
+            legal = torch.as_tensor(masks, dtype=torch.bool, device=logits.device)
+            logits = logits.masked_fill(~legal.reshape(logits.shape), ILLEGAL)
+        self.log_probabilities = logits.log_softmax(dim=1)
+
+    def log_prob(self, actions: Int64[Tensor, "B"]) -> Float[Tensor, "B"]:
+        return self.log_probabilities.gather(1, actions[:, None]).squeeze(1)
+
+    def entropy(self) -> Float[Tensor, "B"]:
+        """In nats; an illegal action adds nothing, since 0 times a finite number is 0."""
+        return -(self.log_probabilities.exp() * self.log_probabilities).sum(1)
+
+    def sample(self) -> Int64[Tensor, "B"]:
+        """Drawn with torch's global generator, as everything in Stable-Baselines3 is."""
+        return torch.multinomial(self.log_probabilities.exp(), 1).squeeze(1)
+
+    def mode(self) -> Int64[Tensor, "B"]:
+        return self.log_probabilities.argmax(dim=1)

@@ -1,0 +1,246 @@
+"""PPO that learns to merge while the autoencoder learns to encode."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
+from torch import Tensor
+
+from agents.autoencoder_trainer import AutoencoderTrainer
+from agents.episode_rewards import episode_rewards
+from agents.fixed import fixed_policy
+from agents.learner import Learner
+from agents.losses import discounted_returns, membership, policy_gradient_step, value_loss
+from agents.optimisation import NonFiniteGuard
+from agents.policy import MergePolicy
+from agents.ppo.callback import JointTraining, equal_parts, mean_of_finite
+from agents.ppo.config import PPOConfig
+from agents.ppo.gradients import GradientGate
+from agents.ppo.make import FORMS, minibatch
+from agents.ppo.policies import network_of
+from agents.ppo.randomness import seeded_globals
+from agents.ppo.vector_env import HTMVecEnv
+from agents.rollout import follow, rollout
+from agents.schedules import cosine_decay, piecewise_linear, warm_up
+from htm_env.forest import tree_height
+from htm_env.rewards import step_reward
+from htm_env.types import TokenBatch
+
+TAGS = ("train/return", "train/nmse", "train/tree_height")
+OWN = ("policy/", "loss/", "gradient_norm/")
+"""What is taken from Stable-Baselines3's logger: these tags, and those that begin so."""
+
+
+class PPOLearner(Learner):
+    """One update is one rollout and one ``train`` of a Stable-Baselines3 model, and autoencoder
+    steps on the trees that ended in the rollout.
+
+    The model draws from the global generators of torch and NumPy; around each update they are
+    seeded from this learner's generator, and put back.
+    """
+
+    algo = "ppo"
+    config_class = PPOConfig
+    config: PPOConfig
+
+    def __init__(self, env_id: str, config: PPOConfig | None = None, **task: Any) -> None:
+        super().__init__(env_id, config, **task)
+        config = self.config
+        if config.maskable:
+            self.algo = "maskable_ppo"
+        step_reward(config.reward)  # raises for an unknown one
+        self.env = HTMVecEnv(
+            self.task.env_id,
+            config.n_envs,
+            autoencoder=self.autoencoder,
+            reward=config.reward,
+            device=self.task.device,
+            **self.task.env_kwargs,
+        )
+        self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
+        self.callback = JointTraining(
+            self.trainer if self.task.mode == "joint" else None, config.trees_per_step
+        )
+        self.demonstrator = fixed_policy(config.demonstrations)
+        self.guard = NonFiniteGuard()
+        self._progress, self._gradient_steps = 0.0, 0
+        with seeded_globals(self.generator):
+            self.model = self._make_model()
+        self.gate = GradientGate(self.model.policy.optimizer, config.policy.clip_norm)
+        self.env.seed(int(torch.randint(2**31, (), generator=self.generator, device=self.device)))
+        self._continue_from(self.env.reset())
+
+    def _make_model(self) -> PPO | MaskablePPO:
+        config = self.config
+        steps = config.rollout_episodes * (self.dataset.max_tokens - 1)
+        form = FORMS[config.maskable]
+        model = form.model(
+            form.policy,
+            self.env,
+            learning_rate=self._learning_rate,
+            rollout_buffer_class=form.buffer,
+            n_steps=steps,
+            batch_size=minibatch(steps * config.n_envs, config.batch_size),
+            n_epochs=config.n_epochs,
+            gamma=config.discount,
+            gae_lambda=config.gae_lambda,
+            clip_range=config.clip_range,
+            ent_coef=config.entropy_bonus,
+            vf_coef=config.value_weight,
+            max_grad_norm=math.inf,  # the gate clips, and measures
+            policy_kwargs={
+                "scorer": config.scorer,
+                "hidden_dim": config.policy_hidden_dim,
+                "optimizer_kwargs": {"weight_decay": config.policy.weight_decay, "fused": True},
+            },
+            device=self.device,
+        )
+        model.set_logger(Logger(None, []))
+        return model
+
+    def _continue_from(self, observation: dict[str, np.ndarray]) -> None:
+        """Let the model's next rollout begin here, instead of with a reset."""
+        self.model._last_obs = observation
+        self.model._last_episode_starts = np.ones(self.config.n_envs, bool)
+
+    def _learning_rate(self, remaining: float = 0.0) -> float:
+        """The schedule of the other learners; the model's own progress plays no part."""
+        config = self.config.policy
+        scale = warm_up(self._gradient_steps, config.warm_up_updates)
+        return config.learning_rate * scale * cosine_decay(self._progress, config.final_share)
+
+    @property
+    def policy(self) -> MergePolicy:
+        """The policy network that every learner trains."""
+        return network_of(self.model.policy)
+
+    # ------------------------------------------------------------ act
+
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
+
+    def predict(
+        self, observation: dict[str, Any], state: Any = None, *, deterministic: bool = False
+    ) -> tuple[Any, Any]:
+        """An action for an observation of the environment, or one for each of a batch of them.
+
+        As in Stable-Baselines3, but drawn from this learner's generator.
+        """
+        with seeded_globals(self.generator):
+            return self.model.predict(observation, state, deterministic=deterministic)
+
+    # ------------------------------------------------------------ learn
+
+    def update(self, progress: float) -> dict[str, float]:
+        self._progress = progress
+        share = piecewise_linear(self.config.demonstration_share, progress)
+        clones = share > 0 and self._draw() < share
+        scalars = self._clone(progress) if clones else self._roll(progress)
+        norms = self.gate.take()
+        self._gradient_steps += len(norms)
+        self.guard.allows("policy", torch.tensor(norms).sum())  # steps were skipped one by one
+        self.updates += 1
+        return {
+            **scalars,
+            "gradient_norm/policy": mean_of_finite(norms),
+            "train/skipped_updates": float(self.guard.skipped + self.trainer.guard.skipped),
+        }
+
+    def _draw(self) -> float:
+        return float(torch.rand((), generator=self.generator, device=self.device))
+
+    def _roll(self, progress: float) -> dict[str, float]:
+        self.callback.progress = progress
+        before, steps = self.env.merges_made, self.model.n_steps * self.config.n_envs
+        with seeded_globals(self.generator):
+            # One rollout, so that the second, which would be logged and forgotten, never comes.
+            self.model.learn(steps, self.callback, log_interval=2, reset_num_timesteps=False)
+        self.merges_made += self.env.merges_made - before
+        logger = self.model.logger
+        scalars = {
+            tag: float(value)
+            for tag, value in logger.name_to_value.items()
+            if tag in TAGS or tag.startswith(OWN)
+        }
+        logger.dump()  # to nowhere, which clears it
+        return scalars
+
+    def _clone(self, progress: float) -> dict[str, float]:
+        """Behaviour cloning on as many trees as a rollout has; the critic learns their returns."""
+        config = self.config
+        trees = config.n_envs * config.rollout_episodes
+        sums: dict[str, list[float]] = {}
+        for size in equal_parts(trees, config.trees_per_step):
+            batch = self.dataset.sample(size, self.generator).to(self.device)
+            merges = self.demonstrator.merges(batch, self.autoencoder, self.generator)
+            scalars = self._clone_step(batch, merges)
+            if self.task.mode == "joint":
+                scalars |= self.trainer.update(batch, merges, progress)
+            for tag, value in scalars.items():
+                sums.setdefault(tag, []).append(value)
+        return {tag: mean_of_finite(values) for tag, values in sums.items()}
+
+    def _clone_step(self, batch: TokenBatch, merges: Tensor) -> dict[str, float]:
+        config, optimizer = self.config, self.model.policy.optimizer
+        episodes = follow(self.autoencoder, batch, merges)
+        self.merges_made += int(episodes.steps.sum())
+        rewards, error = episode_rewards(self.autoencoder, batch, episodes, self.std, config.reward)
+        features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+        optimizer.zero_grad()
+        ones = episodes.steps.to(features.dtype)
+        losses = policy_gradient_step(
+            self.policy, episodes, ones, ones[:, :1] * 0, features, ordered_entropy=False
+        )
+        values = self.policy.values(features, membership(episodes))
+        returns = discounted_returns(rewards, config.discount)
+        critic = value_loss(values, returns, episodes.steps)
+        (config.value_weight * critic).backward()
+        for group in optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        optimizer.step()
+        return {
+            "loss/cloning": float(losses["policy"]),
+            "loss/value": float(critic.detach()),
+            "policy/entropy": float(losses["choice_entropy"]),
+            "train/return": float(rewards.sum(1).mean()),
+            "train/nmse": float(error.mean()),
+            "train/tree_height": float(tree_height(merges, batch.num_tokens).float().mean()),
+        }
+
+    # ------------------------------------------------------------ resume
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
+            "policy": copy.deepcopy(self.policy.state_dict()),
+            "trainer": self.trainer.state(),
+            "optimizer": copy.deepcopy(self.model.policy.optimizer.state_dict()),
+            "gradient_steps": self._gradient_steps,
+            "guard": self.guard.state(),
+            "episodes": self.env.state(),
+            "generator": self.generator.get_state(),
+            "merges_made": self.merges_made,
+            "updates": self.updates,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.autoencoder.load_state_dict(state["autoencoder"])
+        self.policy.load_state_dict(state["policy"])
+        self.trainer.restore(state["trainer"])
+        # Adam changes its averages in place, and would change the state that it was given.
+        self.model.policy.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        self._gradient_steps = state["gradient_steps"]
+        self.guard.restore(state["guard"])
+        self._continue_from(self.env.restore(state["episodes"]))
+        self.generator.set_state(state["generator"])
+        self.merges_made, self.updates = state["merges_made"], state["updates"]

@@ -1,0 +1,81 @@
+"""``make_ppo``: a model of Stable-Baselines3 on a frozen, pretrained environment."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from sb3_contrib import MaskablePPO
+from stable_baselines3 import PPO
+from stable_baselines3.common.vec_env import VecMonitor
+
+from agents.ppo.buffers import MaskableRunsRolloutBuffer, RunsRolloutBuffer
+from agents.ppo.config import PPOConfig
+from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
+from agents.ppo.vector_env import HTMVecEnv
+
+
+class Form(NamedTuple):
+    """An algorithm of either library, and what goes with it."""
+
+    model: type[PPO] | type[MaskablePPO]
+    policy: Any
+    buffer: Any
+
+
+FORMS = {
+    False: Form(PPO, MergeActorCriticPolicy, RunsRolloutBuffer),
+    True: Form(MaskablePPO, MaskableMergeActorCriticPolicy, MaskableRunsRolloutBuffer),
+}
+"""By whether it is the maskable one."""
+
+
+def make_ppo(
+    env_id: str,
+    *,
+    maskable: bool = False,
+    n_envs: int = 64,
+    seed: int = 0,
+    env_kwargs: dict[str, Any] | None = None,
+    **ppo_kwargs: Any,
+) -> PPO | MaskablePPO:
+    """A model that is ready to ``learn``, with this project's policy network.
+
+    Args:
+        env_id: an environment id, such as ``"HTM-Trees-v0"``.
+        maskable: sb3-contrib's ``MaskablePPO`` instead of ``PPO``. Both mask; use
+            ``sb3_contrib.common.maskable.evaluation.evaluate_policy`` with the former.
+        n_envs: copies of the environment, all in this process; copy ``k`` has seed ``seed + k``.
+        seed: of the environment, the initial weights and, as always in Stable-Baselines3, of the
+            global generators.
+        env_kwargs: what ``gym.make`` takes. The autoencoder is the pretrained one by default, and
+            stays as it is; :class:`agents.ppo.JointTraining` trains another along.
+        ppo_kwargs: arguments of the model, before the defaults here: rollouts of one longest
+            episode, discount 0.8, and what :class:`PPOConfig` says.
+
+    Raises ``ValueError`` for an unknown id or arguments of the environment that it does not take.
+    """
+    env_kwargs = dict(env_kwargs or {})
+    env = VecMonitor(HTMVecEnv(env_id, n_envs, **env_kwargs))
+    slots = env.observation_space["active"].shape[0]  # type: ignore[index]
+    defaults = PPOConfig()
+    steps = ppo_kwargs.get("n_steps", slots - 1)
+    form = FORMS[maskable]
+    kwargs = {
+        "policy": form.policy,
+        "rollout_buffer_class": form.buffer,
+        "n_steps": steps,
+        "batch_size": minibatch(n_envs * steps, defaults.batch_size),
+        "n_epochs": defaults.n_epochs,
+        "learning_rate": defaults.policy.learning_rate,
+        "gamma": defaults.discount,
+        "gae_lambda": defaults.gae_lambda,
+        "clip_range": defaults.clip_range,
+        "device": env_kwargs.get("device", "cpu"),
+        **ppo_kwargs,
+    }
+    return form.model(env=env, seed=seed, **kwargs)
+
+
+def minibatch(total: int, wanted: int) -> int:
+    """The size nearest to ``wanted`` that cuts ``total`` steps into about equal minibatches."""
+    return -(-total // max(1, round(total / wanted)))

@@ -1,0 +1,153 @@
+"""This project's policy network as policies of Stable-Baselines3 and sb3-contrib.
+
+Both forms compute the same: the mask is read from the observation (``active``), so that no illegal
+action is drawn even by code that knows nothing of masks. ``MaskablePPO`` hands its own masks over
+beside it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from jaxtyping import Float, Int64
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
+from stable_baselines3.common.type_aliases import Schedule
+from torch import Tensor
+
+from agents.policy import MergePolicy, make_policy
+from agents.ppo.distribution import MergeDistribution
+from agents.ppo.sharing import shared_forward
+
+Observation = dict[str, Tensor]
+Masks = np.ndarray | Tensor | None
+KEYS = ("tokens", "active", "leaf_counts")
+"""What the network reads of an observation; extra keys pass it by."""
+
+
+class _MergeNetwork(BasePolicy):
+    """What both forms do; a form adds what its algorithm expects of a policy.
+
+    Args:
+        observation_space, action_space: those of the environments of this project.
+        lr_schedule: the learning rate by the remaining share of training, from 1 to 0.
+        scorer: ``pointer`` or ``pair_mlp``, as in :func:`agents.policy.make_policy`.
+        hidden_dim: width of the hidden layers.
+        optimizer_class, optimizer_kwargs: as in Stable-Baselines3.
+
+    Raises ``ValueError`` for other spaces or an unknown scorer.
+    """
+
+    network_arguments: dict[str, Any]
+
+    def __init__(
+        self,
+        observation_space: spaces.Space,
+        action_space: spaces.Space,
+        lr_schedule: Schedule,
+        scorer: str = "pointer",
+        hidden_dim: int = 128,
+        optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
+        optimizer_kwargs: dict[str, Any] | None = None,
+        **form: Any,
+    ) -> None:
+        _check_spaces(observation_space, action_space)
+        self.network_arguments = {"scorer": scorer, "hidden_dim": hidden_dim}
+        super().__init__(
+            observation_space,
+            action_space,
+            lr_schedule,
+            optimizer_class=optimizer_class,
+            optimizer_kwargs=optimizer_kwargs,
+            **form,
+        )
+
+    def _build(self, lr_schedule: Schedule) -> None:
+        """Called by the base class: the network takes the place of extractor, MLP and heads."""
+        dim = self.observation_space["tokens"].shape[1]  # type: ignore[index]
+        self.network = make_policy(embedding_dim=dim, **self.network_arguments)
+        self.action_dist = MergeDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
+        self.optimizer = self.optimizer_class(
+            self.parameters(),
+            lr=lr_schedule(1.0),  # type: ignore[call-arg]
+            **self.optimizer_kwargs,
+        )
+
+    def forward(
+        self, obs: Observation, deterministic: bool = False, action_masks: Masks = None
+    ) -> tuple[Int64[Tensor, "B"], Float[Tensor, "B 1"], Float[Tensor, "B"]]:
+        """Actions, state values, and the actions' log-probabilities."""
+        distribution, values = self._evaluate(obs, action_masks)
+        actions = distribution.get_actions(deterministic=deterministic)
+        return actions, values, distribution.log_prob(actions)
+
+    def evaluate_actions(
+        self, obs: Observation, actions: Int64[Tensor, "B"], action_masks: Masks = None
+    ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B"], Float[Tensor, "B"]]:
+        """State values, the actions' log-probabilities, and entropies in nats."""
+        logits, values = shared_forward(self.network, {key: obs[key] for key in KEYS})
+        distribution = self._distribution(logits, action_masks)
+        return values[:, None], distribution.log_prob(actions), distribution.entropy()
+
+    def get_distribution(self, obs: Observation, action_masks: Masks = None) -> MergeDistribution:
+        return self._evaluate(obs, action_masks)[0]
+
+    def predict_values(self, obs: Observation) -> Float[Tensor, "B 1"]:
+        return self.network(obs)[1][:, None]
+
+    def _evaluate(
+        self, obs: Observation, action_masks: Masks
+    ) -> tuple[MergeDistribution, Float[Tensor, "B 1"]]:
+        logits, values = self.network({key: obs[key] for key in KEYS})
+        return self._distribution(logits, action_masks), values[:, None]
+
+    def _distribution(self, logits: Float[Tensor, "B A"], action_masks: Masks) -> MergeDistribution:
+        distribution = self.action_dist.proba_distribution(logits)
+        if action_masks is not None:
+            distribution.apply_masking(action_masks)
+        return distribution
+
+    def _get_constructor_parameters(self) -> dict[str, Any]:
+        """What ``policy.save`` stores for ``load``."""
+        return {
+            "observation_space": self.observation_space,
+            "action_space": self.action_space,
+            "lr_schedule": self._dummy_schedule,
+            "optimizer_class": self.optimizer_class,
+            "optimizer_kwargs": self.optimizer_kwargs,
+            **self.network_arguments,
+        }
+
+
+class MergeActorCriticPolicy(_MergeNetwork, ActorCriticPolicy):  # type: ignore[misc]
+    """For ``stable_baselines3.PPO`` and ``A2C``: ``PPO(MergeActorCriticPolicy, env)``."""
+
+
+class MaskableMergeActorCriticPolicy(  # type: ignore[misc]
+    _MergeNetwork, MaskableActorCriticPolicy
+):
+    """For ``sb3_contrib.MaskablePPO``."""
+
+
+def network_of(policy: BasePolicy) -> MergePolicy:
+    """The network of a policy of this module; ``ValueError`` for another policy."""
+    if not isinstance(policy, _MergeNetwork):
+        raise ValueError(f"the policy is a {type(policy).__name__}; expected one of this project")
+    return policy.network
+
+
+def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+    keys = list(observation_space) if isinstance(observation_space, spaces.Dict) else []
+    if not set(KEYS) <= set(keys):
+        raise ValueError(
+            f"the observation space is {observation_space}; expected a Dict with {list(KEYS)}"
+        )
+    slots = observation_space["active"].shape[0]  # type: ignore[index]
+    if not isinstance(action_space, spaces.Discrete) or action_space.n != slots * (slots - 1):
+        raise ValueError(
+            f"the action space is {action_space}; expected Discrete({slots * (slots - 1)}), "
+            f"an action for every ordered pair of {slots} slots"
+        )

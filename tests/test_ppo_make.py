@@ -1,0 +1,207 @@
+"""Stable-Baselines3 as a stranger uses it: ``make_ppo``, plain models, saving, own loops."""
+
+from __future__ import annotations
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from conftest import small_autoencoder
+from sb3_contrib import MaskablePPO
+from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_maskable
+from stable_baselines3 import A2C, PPO
+from stable_baselines3.common.evaluation import evaluate_policy
+from stable_baselines3.common.logger import configure
+from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor
+
+import htm_env
+from agents import make_ppo
+from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optimisation import OptimizerConfig
+from agents.ppo import (
+    HTMVecEnv,
+    JointTraining,
+    MaskableMergeActorCriticPolicy,
+    MergeActorCriticPolicy,
+)
+from agents.ppo.make import minibatch
+from htm_env.autoencoder import HTMAutoencoder
+
+ROOT = Path(__file__).parent.parent
+SMALL = {"autoencoder": "untrained", "heights": (2, 3), "embedding_dim": 4}
+FAST = OptimizerConfig(learning_rate=1e-2, warm_up_updates=5)
+
+
+def test_the_plainest_way_runs():
+    env = gym.make("HTM-Trees-v0")
+    model = PPO("MultiInputPolicy", env, n_steps=128, n_epochs=1, device="cpu").learn(256)
+    observation, _ = env.reset(seed=0)
+    action, _ = model.predict(observation)
+    assert env.action_space.contains(int(action))
+
+
+@pytest.mark.parametrize("maskable", [False, True], ids=["ppo", "maskable_ppo"])
+def test_a_model_learns_predicts_is_saved_and_loaded(maskable, tmp_path):
+    model = make_ppo("HTM-Trees-v0", maskable=maskable, n_envs=4, seed=3, verbose=0, n_epochs=2)
+    assert type(model) is (MaskablePPO if maskable else PPO)
+    weights = model.env.unwrapped.autoencoder.weights_hash()
+    before = model.policy.parameters_to_vector()
+    model.learn(3 * 4 * 14)
+    assert not np.array_equal(before, model.policy.parameters_to_vector())
+    assert model.env.unwrapped.autoencoder.weights_hash() == weights
+    model.save(tmp_path / "model.zip")
+    loaded = type(model).load(tmp_path / "model.zip", env=HTMVecEnv("HTM-Trees-v0", 4))
+    env = gym.make("HTM-Trees-v0", split="test")
+    for key in range(3):
+        observation, info = env.reset(options={"key": key})
+        ended = False
+        while not ended:
+            action, _ = model.predict(observation, deterministic=True)
+            again, _ = loaded.predict(observation, deterministic=True)
+            assert action == again
+            assert info["action_mask"][action] == 1
+            observation, _, ended, truncated, info = env.step(action)
+            assert not truncated
+    loaded.learn(4 * 14)
+    assert loaded.num_timesteps == 4 * 14
+
+
+def test_copies_have_the_seeds_of_single_environments():
+    model = make_ppo("HTM-Trees-v0", n_envs=3, seed=5, env_kwargs=SMALL)
+    observation = model.env.reset()
+    for copy in range(3):
+        single = gym.make("HTM-Trees-v0", **SMALL)
+        expected, _ = single.reset(seed=5 + copy)
+        np.testing.assert_allclose(observation["tokens"][copy], expected["tokens"], atol=1e-5)
+
+
+def test_arguments_of_the_model_come_before_the_defaults():
+    model = make_ppo("HTM-Trees-v0", n_envs=2, env_kwargs=SMALL, gamma=0.5, n_steps=12)
+    assert (model.gamma, model.n_steps, model.batch_size) == (0.5, 12, 24)
+    with pytest.raises(ValueError, match="unknown id"):
+        make_ppo("HTM-Nothing-v0")
+
+
+@pytest.mark.parametrize(
+    ("total", "wanted", "size"), [(768, 256, 256), (768, 300, 256), (10, 256, 10), (1000, 256, 250)]
+)
+def test_minibatches_are_about_equal(total, wanted, size):
+    assert minibatch(total, wanted) == size
+
+
+@pytest.mark.parametrize("maskable", [False, True], ids=["ppo", "maskable_ppo"])
+def test_evaluation_masks(maskable):
+    """An illegal action would cost one: no return comes near."""
+    model = make_ppo("HTM-Trees-v0", maskable=maskable, n_envs=2)
+    env = VecMonitor(HTMVecEnv("HTM-Trees-v0", 4, split="test"))
+    evaluate = evaluate_maskable if maskable else evaluate_policy
+    returns, lengths = evaluate(model, env, 8, deterministic=False, return_episode_rewards=True)
+    assert len(returns) == 8 and min(returns) > -0.9
+    assert set(lengths) <= {2, 6, 14}
+
+
+def test_a2c_trains_the_same_policy():
+    model = A2C(MergeActorCriticPolicy, HTMVecEnv("HTM-Trees-v0", 4, **SMALL), device="cpu")
+    before = model.policy.parameters_to_vector()
+    model.learn(100)
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+    assert not np.array_equal(before, model.policy.parameters_to_vector())
+
+
+@pytest.mark.parametrize("maskable", [False, True], ids=["ppo", "maskable_ppo"])
+def test_two_thousand_actions(maskable):
+    """46 tokens; torch's check of its own distribution once failed from 1,400 actions on."""
+    data = np.random.default_rng(0).normal(size=(20, 46, 2))
+    kwargs = {"dataset": data, "embedding_dim": 4}
+    model = make_ppo("HTM-v0", maskable=maskable, n_envs=4, env_kwargs=kwargs, n_epochs=1)
+    assert model.action_space.n == 2070
+    model.learn(2 * 4 * 45)
+    assert np.isfinite(model.policy.parameters_to_vector()).all()
+    assert model.env.unwrapped.merges_made == 2 * 4 * 45  # not one illegal action
+
+
+# ---------------------------------------------------------------- joint training, anybody's loop
+
+
+def joint(env: HTMVecEnv) -> JointTraining:
+    config = AutoencoderConfig(hidden_dim=32, lifter=FAST, merger=FAST, classifier=FAST)
+    trainer = AutoencoderTrainer(env.autoencoder, config, torch.Generator().manual_seed(0))
+    return JointTraining(trainer, trees_per_step=16)
+
+
+def untrained() -> HTMAutoencoder:
+    data = htm_env.make_dataset("HTM-Trees-v0", heights=(2,))
+    made = small_autoencoder(2, embedding_dim=4)
+    made.set_statistics(data.mean, data.std)
+    return made
+
+
+FORMS_OF_JOINT = {
+    "ours": (PPO, MergeActorCriticPolicy),
+    "ours-maskable": (MaskablePPO, MaskableMergeActorCriticPolicy),
+    "multi-input": (MaskablePPO, "MultiInputPolicy"),
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_JOINT)
+def test_the_callback_trains_jointly_and_logs_our_names(form, tmp_path):
+    torch.manual_seed(0)
+    env = HTMVecEnv("HTM-Trees-v0", 16, autoencoder=untrained(), heights=(2,))
+    kind, policy = FORMS_OF_JOINT[form]
+    model = kind(policy, VecMonitor(env), n_steps=8, batch_size=64, n_epochs=2, device="cpu")
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    model.learn(25 * 16 * 8, joint(env))
+    with open(tmp_path / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    names = {"train/return", "train/nmse", "train/tree_height", "loss/policy", "loss/value",
+             "loss/entropy", "loss/reconstruction", "gradient_norm/merger"}  # fmt: skip
+    if form != "multi-input":
+        names.add("policy/entropy")
+        assert all(0 <= float(row["policy/entropy"]) <= 1 for row in rows)
+    assert names <= set(rows[-1])
+    errors = [float(row["train/nmse"]) for row in rows]
+    assert np.mean(errors[-5:]) < 0.7 * np.mean(errors[:5])
+
+
+def test_without_a_trainer_the_callback_only_logs(tmp_path):
+    model = make_ppo("HTM-Trees-v0", n_envs=4)
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    weights = model.env.unwrapped.autoencoder.weights_hash()
+    model.learn(2 * 4 * 14, JointTraining())
+    assert model.env.unwrapped.autoencoder.weights_hash() == weights
+    header = (tmp_path / "progress.csv").read_text().splitlines()[0]
+    assert "train/nmse" in header and "loss/reconstruction" not in header
+
+
+def test_the_callback_refuses_what_it_cannot_train():
+    other = gym.make("HTM-Trees-v0", **SMALL)
+    with pytest.raises(ValueError, match="is a DummyVecEnv; expected an HTMVecEnv"):
+        PPO("MultiInputPolicy", other, device="cpu").learn(1, JointTraining())
+    env = HTMVecEnv("HTM-Trees-v0", 2, **SMALL)
+    model = PPO(MergeActorCriticPolicy, env, n_steps=8, batch_size=16, device="cpu")
+    with pytest.raises(ValueError, match="another autoencoder"):
+        model.learn(1, joint(HTMVecEnv("HTM-Trees-v0", 2, **SMALL)))
+    stacked = VecFrameStack(env, 2)
+    model = PPO("MultiInputPolicy", stacked, n_steps=8, batch_size=16, device="cpu")
+    with pytest.raises(ValueError, match="changes its observations"):
+        model.learn(1, joint(env))
+    with pytest.raises(ValueError, match="trees_per_step is 0"):
+        JointTraining(trees_per_step=0)
+
+
+def test_importing_agents_does_not_import_stable_baselines():
+    code = (
+        "import sys, agents, agents.ppo, agents.algorithms, agents.cli\n"
+        "print([name for name in ('stable_baselines3', 'sb3_contrib') if name in sys.modules])\n"
+        "from agents import make_ppo, PPOLearner\n"
+        "print('stable_baselines3' in sys.modules)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.split() == ["[]", "True"]
