@@ -6,9 +6,11 @@ from typing import Any, NamedTuple
 
 from agents.fixed import FIXED_POLICIES
 from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.flat import Flat, FlatConfig
 from agents.learner import Learner
 from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.reinforce import Reinforce, ReinforceConfig
+from agents.retrained import Retrained, RetrainedConfig
 
 
 class Algorithm(NamedTuple):
@@ -29,6 +31,8 @@ ALGORITHMS: dict[str, Algorithm] = {
         name: Algorithm(FixedOrder, FixedOrderConfig(policy=name), decided=("policy",))
         for name in FIXED_POLICIES
     },
+    "flat": Algorithm(Flat, FlatConfig()),
+    "retrained": Algorithm(Retrained, RetrainedConfig()),
 }
 
 

@@ -47,7 +47,8 @@ def run(tmp_path_factory):
 
 
 def test_every_algorithm_of_the_contract_is_there():
-    names = {"reinforce", "original", "original_policy", *FIXED_POLICIES}
+    learned = {"reinforce", "original", "original_policy"}
+    names = {*learned, *FIXED_POLICIES, "flat", "retrained"}
     assert set(ALGORITHMS) == names
 
 
