@@ -44,6 +44,12 @@ def learner_config(learner: Learner) -> dict[str, Any]:
     }
 
 
+def run_config(learner: dict[str, Any], budget: Budget) -> dict[str, Any]:
+    """The content of ``config.json``: how the learner is made, its budget, and with what."""
+    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    return learner | {"budget": asdict(budget), "versions": versions}
+
+
 def build_learner(config: dict[str, Any]) -> Learner:
     """The untrained learner that ``config.json`` describes.
 
@@ -89,10 +95,8 @@ def start_run(
     after writing the checkpoint, and ``FloatingPointError`` when training does not stay finite.
     """
     directory.check_free()
-    _check_plan(learner)
-    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
-    config = learner_config(learner) | {"budget": asdict(budget), "versions": versions}
-    directory.save_config(config)
+    check_plan(learner)
+    directory.save_config(run_config(learner_config(learner), budget))
     return _run(learner, budget, directory, None, progress_bar)
 
 
@@ -194,7 +198,7 @@ def _restore(learner: Learner, state: dict[str, Any], directory: RunDirectory) -
         ) from error
 
 
-def _check_plan(learner: Learner) -> None:
+def check_plan(learner: Learner) -> None:
     """Raise what the learner has against its data before anything is written."""
     generator = torch.Generator(learner.device)
     learner.plan(learner.dataset.fixed(1).to(learner.device), generator, greedy=True)
