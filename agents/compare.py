@@ -48,23 +48,25 @@ def compare(options: CompareOptions) -> None:
                 failed += _train(again, jobs, "retraining", lock)
             if options.cross_play:
                 cross_play(runs, options.out / CROSS_PLAY, lambda line: print(line, flush=True))
-            collect(options.out)
+            rows = collect(options.out)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted, continue with the same command") from None
-    report_again([options.out], options.out)
+    if any(row.split == "test" for row in rows):
+        report_again([options.out], options.out)
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of the runs failed, the same command tries again: {'; '.join(failed)}"
         )
 
 
-def collect(out: Path) -> None:
-    """Gather the rows of all runs of a comparison into its tables."""
+def collect(out: Path) -> list[ResultRow]:
+    """Gather the rows of all runs of a comparison into its tables; returns those of the first."""
     rows = [row for directory in found_runs(out, RUNS) for row in run_rows(directory)]
     write_results(out / RESULTS, rows)
     retrained = [row for found in found_runs(out, RETRAINED) for row in _retrained_rows(found)]
     if retrained:
         write_results(out / RETRAIN_RESULTS, retrained)
+    return rows
 
 
 def report_again(paths: Sequence[Path], out: Path) -> None:

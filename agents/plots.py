@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
 from agents.comparison import Comparison, is_fixed, task_name
 from agents.results import Task
@@ -51,7 +51,7 @@ def errors_figure(comparison: Comparison) -> Figure:
             axes.plot(errors, np.full(len(errors), row), linestyle="none", alpha=0.6, **mark)
             axes.plot([np.median(errors)] * 2, [row - 0.35, row + 0.35], color="black", lw=1.5)
         axes.set_yticks(range(len(algos)), algos)
-        axes.set_xscale("log")
+        _logarithmic(axes, horizontal=True)
         axes.set_xlabel("held-out nmse")
         axes.grid(axis="x", alpha=0.3)
 
@@ -74,7 +74,7 @@ def curves_figure(comparison: Comparison, along: str) -> Figure:
                 curve.grid, curve.runs.min(axis=0), curve.runs.max(axis=0),
                 color=style[algo]["color"], alpha=0.12, lw=0,
             )  # fmt: skip
-        axes.set_yscale("log")
+        _logarithmic(axes, horizontal=False)
         if along == "merges":
             axes.set_xscale("log")
         axes.set_xlabel("merges for learning" if along == "merges" else "seconds of training")
@@ -96,7 +96,7 @@ def intervals_figure(estimates: dict[str, Estimate], label: str) -> Figure:
         axes.plot([low, high], [row, row], color=look["color"], lw=4, alpha=0.35)
         axes.plot([value], [row], ms=5, **look)
     axes.axvline(1.0, color="black", lw=0.8)
-    axes.set_xscale("log")
+    _logarithmic(axes, horizontal=True)
     axes.set_yticks(range(len(algos)), algos)
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
@@ -112,11 +112,12 @@ def profiles_figure(
     axes = figure.subplots()
     for algo, profile in profiles.items():
         look = style[algo] | {"markevery": (len(thresholds) // 10, len(thresholds) // 5)}
-        axes.plot(thresholds, profile.value, label=algo, lw=1.5, ms=4, **look)
+        axes.step(thresholds, profile.value, where="post", label=algo, lw=1.5, ms=4, **look)
         axes.fill_between(
-            thresholds, profile.low, profile.high, color=style[algo]["color"], alpha=0.08, lw=0
-        )
-    axes.set_xscale("log")
+            thresholds, profile.low, profile.high,
+            step="post", color=style[algo]["color"], alpha=0.08, lw=0,
+        )  # fmt: skip
+    _logarithmic(axes, horizontal=True)
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     axes.set_xlabel(label)
@@ -180,6 +181,17 @@ def _panels(
             loc="outside right upper", fontsize=8, frameon=False,
         )  # fmt: skip
     return figure
+
+
+def _logarithmic(axes: Axes, *, horizontal: bool) -> None:
+    """A logarithmic axis with plain numbers, at 1, 2 and 5 where it spans few decades."""
+    (axes.set_xscale if horizontal else axes.set_yscale)("log")
+    axis = axes.xaxis if horizontal else axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    few = high < 200 * max(low, 1e-300)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _figure(width: float, height: float) -> Figure:

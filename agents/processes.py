@@ -50,7 +50,7 @@ def run_jobs(
 
     ``watch`` is called a few times a second. ``keep_open`` are file descriptors that every process
     inherits. Whatever ends this early, Ctrl-C above all, is passed on to the processes as one
-    SIGINT, and they get time to write their checkpoints; a second one kills them.
+    SIGTERM, and they get time to write their checkpoints; a second one kills them.
 
     Raises ``ValueError`` for less than one worker.
     """
@@ -104,7 +104,8 @@ def _ended(job: Job) -> bool:
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
-        process.send_signal(signal.SIGINT)
+        # Not SIGINT: whoever starts this in the background has it ignored, and so have they.
+        process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
     try:
         for process in processes:

@@ -26,8 +26,9 @@ HELD_AGAINST = (
 INTRODUCTION = """\
 # Comparison of merge policies
 
-{runs} finished runs: {algos} algorithms on {tasks} problems. Within a problem all runs had the same
-budget, and all were tested on the same held-out samples.
+{runs} finished runs: {algos} algorithms on {tasks} problems. All runs on a problem were tested on
+the same held-out samples, and those of one command had the same budget: the columns *merges* and
+*seconds* show it.
 
 - **nmse**: mean squared error of the tokens that one root embedding decodes to, in units of each
   coordinate's variance; 1 is about "predict the mean", 0 is perfect, smaller is better. Merges are
@@ -129,7 +130,7 @@ def _ratio(comparison: Comparison, task: Task, algo: str, other: str) -> str:
     return span(found)
 
 
-def _median(values: Sequence[float | None]) -> float:
+def _median(values: Sequence[float | int | None]) -> float:
     """NaN where there is no value."""
     found = [value for value in values if value is not None]
     return float(np.median(found)) if found else float("nan")

@@ -78,7 +78,7 @@ comparable with the others.
         write_png(figures / "profiles.png", profiles_figure(10.0**places, profiles, label))
         text += (
             "Performance profiles: the share of runs whose error ratio is at most what stands "
-            "below; further left is better.\n\n![profiles](figures/profiles.png)\n\n"
+            "below;\nfurther left is better.\n\n![profiles](figures/profiles.png)\n\n"
         )
     return text
 
@@ -109,7 +109,7 @@ def improvement_section(comparison: Comparison, figures: Path) -> str:
     write_png(figures / "improvement.png", matrix_figure(values, algos, labels))
     return (
         "Probability of improvement: how often a run of the row has a smaller error than one of "
-        "the column (Mann-Whitney, ties half; mean over the problems that both have):\n\n"
+        "the\ncolumn (Mann-Whitney, ties half; mean over the problems that both have):\n\n"
         f"{table(['', *(f'`{algo}`' for algo in algos)], rows)}\n\n"
         "![probability of improvement](figures/improvement.png)\n"
     )
