@@ -8,11 +8,13 @@ from typing import Any, NamedTuple
 
 from agents.fixed import FIXED_POLICIES
 from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.flat import Flat, FlatConfig
 from agents.learner import Learner
 from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.ppo.config import PPOConfig
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.replay_reinforce import ReplayConfig, ReplayReinforce
+from agents.retrained import Retrained, RetrainedConfig
 
 
 class Algorithm(NamedTuple):
@@ -47,6 +49,8 @@ ALGORITHMS: dict[str, Algorithm] = {
         name: Algorithm(FixedOrder, FixedOrderConfig(policy=name), decided=("policy",))
         for name in FIXED_POLICIES
     },
+    "flat": Algorithm(Flat, FlatConfig()),
+    "retrained": Algorithm(Retrained, RetrainedConfig()),
 }
 
 

@@ -13,8 +13,10 @@ import tyro
 
 from agents.algorithms import ALGORITHMS
 from agents.commands import evaluate_run, resumed_options, train
+from agents.compare import compare
 from agents.interruption import terminate_as_interrupt
 from agents.options import (
+    CompareOptions,
     EvaluateOptions,
     PretrainOptions,
     TrainOptions,
@@ -39,6 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = parse(arguments)
             if isinstance(options, EvaluateOptions):
                 evaluate_run(options)
+            elif isinstance(options, CompareOptions):
+                compare(options)
             elif isinstance(options, PretrainOptions):
                 pretrain(options)
             else:
@@ -74,6 +78,7 @@ def parse(arguments: Sequence[str]) -> Any:
     union: Any = Union[  # noqa: UP007  # made while running, so mypy cannot follow
         Annotated[type(defaults), training],
         Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")],
+        Annotated[CompareOptions, tyro.conf.subcommand("compare")],
         Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")],
     ]
     try:

@@ -15,7 +15,6 @@ from rich.table import Table
 from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
-from agents.evaluation import evaluate
 from agents.learner import Task
 from agents.options import (
     EvaluateOptions,
@@ -75,7 +74,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
             f"tokens of this data have {dataset.token_dim} coordinates; {directory.path} was "
             f"trained on tokens of {learner.autoencoder.token_dim}"
         )
-    scores = evaluate(learner.plan, learner.autoencoder, dataset, options.episodes)
+    scores = learner.evaluate(dataset, options.episodes)
     episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
     about = {
         "env": task.env_id,

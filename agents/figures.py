@@ -6,7 +6,9 @@ from io import BytesIO
 from pathlib import Path
 
 import torch
+from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
+from torch import Tensor
 
 from agents.evaluation import EVALUATION_SEED, Planner
 from htm_env.autoencoder import HTMAutoencoder
@@ -14,6 +16,7 @@ from htm_env.datasets import Dataset
 from htm_env.files import atomic_write_bytes
 from htm_env.metrics import nmse_per_sample
 from htm_env.rendering import Sample, samples_figure
+from htm_env.types import TokenBatch
 
 SAMPLES = 6
 
@@ -30,17 +33,28 @@ def learner_figure(
     roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
     decoded = autoencoder.decode(roots, merges, batch.present)
     errors = nmse_per_sample(decoded, batch.tokens, batch.present, dataset.std.to(device))
+    return reconstructions_figure(batch, merges, decoded, errors, dataset.kind)
+
+
+def reconstructions_figure(
+    batch: TokenBatch,
+    merges: Int64[Tensor, "B M 2"],
+    decoded: Float[Tensor, "B P T"],
+    errors: Float[Tensor, "B"],
+    kind: str,
+) -> Figure:
+    """A column a sample: original, the merges that were made of it, reconstruction and error."""
     samples = []
     for row, tokens in enumerate(batch.num_tokens.tolist()):
         samples.append(
             Sample(
                 batch.tokens[row, :tokens].cpu().numpy(),
-                merges[row, : tokens - 1].cpu().numpy(),
+                merges[row, merges[row, :, 0] >= 0].cpu().numpy(),
                 decoded[row, :tokens].cpu().numpy(),
                 f"nmse {float(errors[row]):.3g}",
             )
         )
-    return samples_figure(samples, dataset.kind)
+    return samples_figure(samples, kind)
 
 
 def write_png(path: str | Path, figure: Figure) -> None:

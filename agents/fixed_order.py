@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -16,6 +16,7 @@ from agents.configuration import check_bounds
 from agents.evaluation import root_errors
 from agents.fixed import fixed_policy
 from agents.learner import Learner
+from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import tree_height
 from htm_env.population import start_population
 from htm_env.types import TokenBatch
@@ -35,17 +36,30 @@ class FixedOrderConfig:
         check_bounds(self, batch_size=(1, math.inf))
 
 
+@runtime_checkable
+class MergeOrder(Protocol):
+    """Whatever makes one complete tree of every sample, such as a fixed policy."""
+
+    def merges(
+        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]: ...
+
+
 class FixedOrder(Learner):
     """Trains the autoencoder on the trees of a fixed policy."""
 
-    config_class = FixedOrderConfig
+    config_class: type = FixedOrderConfig
     config: FixedOrderConfig
 
-    def __init__(self, env_id: str, config: FixedOrderConfig | None = None, **task: Any) -> None:
+    def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
-        self.algo = self.config.policy
-        self.policy = fixed_policy(self.config.policy)
+        self.policy = self._merge_order()
         self.trainer = AutoencoderTrainer(self.autoencoder, self.config.autoencoder, self.generator)
+
+    def _merge_order(self) -> MergeOrder:
+        """Who makes the trees; sets the name under which that is reported."""
+        self.algo = self.config.policy
+        return fixed_policy(self.config.policy)
 
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool

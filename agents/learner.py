@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from agents.evaluation import TEST_EPISODES, evaluate
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, environment_id, make_dataset
 from htm_env.simulator import make_autoencoder, usable_device
@@ -63,6 +64,8 @@ class Learner(ABC):
     """The name under which results are reported."""
     config_class: type
     """The frozen dataclass that configures it."""
+    makes_trees = True
+    """False for a row without merges, which then has its own :meth:`evaluate` and figure."""
 
     def __init__(
         self,
@@ -128,6 +131,20 @@ class Learner(ABC):
     @abstractmethod
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` gave."""
+
+    # ------------------------------------------------------------ scores and pictures
+
+    def evaluate(
+        self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
+    ) -> dict[str, float | None]:
+        """How good policy and autoencoder are together (see :func:`agents.evaluation.evaluate`)."""
+        return evaluate(self.plan, self.autoencoder, dataset, count, sampled=sampled)
+
+    def figure(self, dataset: Dataset) -> Any:
+        """A matplotlib figure: some samples of ``dataset``, their merge trees, reconstructions."""
+        from agents.figures import learner_figure
+
+        return learner_figure(self.plan, self.autoencoder, dataset)
 
     # ------------------------------------------------------------ train, save and load
 

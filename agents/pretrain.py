@@ -62,9 +62,7 @@ class MixedOrders(FixedOrder):
     def __init__(self, env_id: str) -> None:
         super().__init__(env_id, FixedOrderConfig(batch_size=BATCH_SIZE), seed=SEED)
         self.algo = "mixture"
-        self.policy = Mixture(  # type: ignore[assignment]  # all that is asked of it is merges()
-            [FIXED_POLICIES[name] for name in _usable(ORDERS, self.dataset)]
-        )
+        self.policy = Mixture([FIXED_POLICIES[name] for name in _usable(ORDERS, self.dataset)])
 
 
 def pretrain(options: PretrainOptions) -> None:

@@ -12,8 +12,8 @@ import torch
 from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
-from agents.evaluation import VALIDATION_EPISODES, evaluate
-from agents.figures import learner_figure, write_png
+from agents.evaluation import VALIDATION_EPISODES
+from agents.figures import write_png
 from agents.interruption import Interruption
 from agents.learner import Learner
 from agents.loggers import CSVLogger, Logger
@@ -42,6 +42,12 @@ def learner_config(learner: Learner) -> dict[str, Any]:
         "seed": task.seed,
         "device": task.device,
     }
+
+
+def run_config(learner: dict[str, Any], budget: Budget) -> dict[str, Any]:
+    """The content of ``config.json``: how the learner is made, its budget, and with what."""
+    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+    return learner | {"budget": asdict(budget), "versions": versions}
 
 
 def build_learner(config: dict[str, Any]) -> Learner:
@@ -89,10 +95,8 @@ def start_run(
     after writing the checkpoint, and ``FloatingPointError`` when training does not stay finite.
     """
     directory.check_free()
-    _check_plan(learner)
-    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
-    config = learner_config(learner) | {"budget": asdict(budget), "versions": versions}
-    directory.save_config(config)
+    check_plan(learner)
+    directory.save_config(run_config(learner_config(learner), budget))
     return _run(learner, budget, directory, None, progress_bar)
 
 
@@ -122,9 +126,7 @@ def _run(
     validation = learner.task.dataset("validation")
 
     def validate() -> dict[str, float | None]:
-        scores = evaluate(
-            learner.plan, learner.autoencoder, validation, VALIDATION_EPISODES, sampled=False
-        )
+        scores = learner.evaluate(validation, VALIDATION_EPISODES, sampled=False)
         return {f"validation/{name}": value for name, value in scores.items()}
 
     training = Training(learner, budget, validate)
@@ -137,7 +139,7 @@ def _run(
     loggers: list[Logger] = [table, events] if bar is None else [table, events, bar]
 
     def picture(position: Position) -> None:
-        figure = learner_figure(learner.plan, learner.autoencoder, validation)
+        figure = learner.figure(validation)
         write_png(directory.figure_path, figure)
         events.image("validation/merge_trees", figure_to_array(figure), position.merges)
 
@@ -169,7 +171,6 @@ def _run(
 
 
 def _result(learner: Learner, position: Position, directory: RunDirectory) -> dict[str, Any]:
-    plan, autoencoder = learner.plan, learner.autoencoder
     validation = learner.task.dataset("validation")
     return {
         "env": learner.task.env_id,
@@ -179,11 +180,11 @@ def _result(learner: Learner, position: Position, directory: RunDirectory) -> di
         "seconds": position.seconds,
         "merges": position.merges,
         "updates": position.updates,
-        "test": evaluate(plan, autoencoder, learner.task.dataset("test")),
-        "validation": evaluate(plan, autoencoder, validation, VALIDATION_EPISODES),
+        "test": learner.evaluate(learner.task.dataset("test")),
+        "validation": learner.evaluate(validation, VALIDATION_EPISODES),
         "mode": learner.task.mode,
-        "embedding_dim": autoencoder.embedding_dim,
-        "weights_hash": autoencoder.weights_hash(),
+        "embedding_dim": learner.autoencoder.embedding_dim,
+        "weights_hash": learner.autoencoder.weights_hash(),
     }
 
 
@@ -197,7 +198,7 @@ def _restore(learner: Learner, state: dict[str, Any], directory: RunDirectory) -
         ) from error
 
 
-def _check_plan(learner: Learner) -> None:
+def check_plan(learner: Learner) -> None:
     """Raise what the learner has against its data before anything is written."""
     generator = torch.Generator(learner.device)
     learner.plan(learner.dataset.fixed(1).to(learner.device), generator, greedy=True)

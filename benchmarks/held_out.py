@@ -13,24 +13,12 @@ import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, NamedTuple
 
+from agents.problems import PROBLEMS as NAMED
+from agents.problems import Problem
 from benchmarks.table import RESULTS, report
 
-
-class Problem(NamedTuple):
-    """One data set with its bottleneck."""
-
-    env: str
-    env_kwargs: dict[str, Any]
-    embedding_dim: int
-
-
-PROBLEMS = {
-    "Trees, 7 tokens": Problem("HTM-Trees-v0", {"heights": [3]}, 6),
-    "Crosses, 10 tokens": Problem("HTM-Crosses-v0", {"num_crosses": [5]}, 24),
-    "Trees, 15 tokens": Problem("HTM-Trees-v0", {"heights": [4]}, 8),
-}
+PROBLEMS = {NAMED[name].title: NAMED[name] for name in ("trees7", "crosses10", "trees15")}
 FIXED = ["structure", "structure_sorted", "structure_canonical", "nearest", "nearest_sorted"]
 LEARNED = ["reinforce", "original", "original_policy"]
 

@@ -1,0 +1,144 @@
+"""``htm compare``: trains algorithms side by side, and reports which is better and by how much."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from agents.comparison_plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
+from agents.diagnoses import CrossPlayRow, cross_play, read_cross_play, retrained_runs
+from agents.live_table import LiveTable, Watched
+from agents.options import CompareOptions, UsageError
+from agents.processes import Job, State, run_jobs
+from agents.report import write_report
+from agents.results import ResultRow, read_results, run_rows, write_results
+from agents.run_directory import RunDirectory
+
+RESULTS, RETRAIN_RESULTS, CROSS_PLAY = "results.csv", "retrained.csv", "cross_play.csv"
+
+
+def compare(options: CompareOptions) -> None:
+    """Train what is not trained yet, then write ``results.csv``, ``report.md`` and figures.
+
+    Raises :class:`UsageError` for options that make no sense, ``ValueError`` for a folder that
+    belongs to another comparison or is in use, ``ChildProcessError`` naming the runs that failed
+    (all others are finished and reported), and ``KeyboardInterrupt`` when interrupted.
+    """
+    if options.report:
+        report_again(options.report, options.out)
+        return
+    jobs = (os.cpu_count() or 1) if options.jobs is None else options.jobs
+    if jobs < 1:
+        raise UsageError(f"--jobs is {jobs}; expected at least 1")
+    if (options.retrain or options.cross_play) and options.mode == "frozen":
+        raise UsageError("--retrain and --cross-play examine joint training; --mode is frozen")
+    runs, left_out = plan_runs(options)
+    for line in left_out:
+        print(line, file=sys.stderr)
+    try:
+        with _locked(options.out) as lock:
+            check_folder(runs, options.out)
+            failed = _train(runs, jobs, "htm compare", lock)
+            if options.retrain:
+                again = retrained_runs(runs, options.out)
+                failed += _train(again, jobs, "retraining", lock)
+            if options.cross_play:
+                cross_play(runs, options.out / CROSS_PLAY, lambda line: print(line, flush=True))
+            rows = collect(options.out)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("interrupted, continue with the same command") from None
+    if any(row.split == "test" for row in rows):
+        report_again([options.out], options.out)
+    if failed:
+        raise ChildProcessError(
+            f"{len(failed)} of the runs failed, the same command tries again: {'; '.join(failed)}"
+        )
+
+
+def collect(out: Path) -> list[ResultRow]:
+    """Gather the rows of all runs of a comparison into its tables; returns those of the first."""
+    rows = [row for directory in found_runs(out, RUNS) for row in run_rows(directory)]
+    write_results(out / RESULTS, rows)
+    retrained = [row for found in found_runs(out, RETRAINED) for row in _retrained_rows(found)]
+    if retrained:
+        write_results(out / RETRAIN_RESULTS, retrained)
+    return rows
+
+
+def report_again(paths: Sequence[Path], out: Path) -> None:
+    """Write the report of tables, or folders that hold them, of one machine or several."""
+    tables = [path / RESULTS if path.is_dir() else path for path in paths]
+    beside = [path for path in paths if path.is_dir()]
+    rows = read_results(tables)
+    retrained = read_results(
+        [path / RETRAIN_RESULTS for path in beside if (path / RETRAIN_RESULTS).exists()]
+    )
+    crossed: dict[tuple, CrossPlayRow] = {}
+    for path in beside:
+        if (path / CROSS_PLAY).exists():
+            crossed |= {row.pair: row for row in read_cross_play(path / CROSS_PLAY)}
+    if [path.resolve() for path in tables] != [(out / RESULTS).resolve()]:
+        write_results(out / RESULTS, rows)
+    report = write_report(out, rows, retrained, list(crossed.values()))
+    print(f"results   {out / RESULTS}")
+    print(f"report    {report}")
+    if (out / RUNS).exists():
+        print(f"logs      tensorboard --logdir {out / RUNS}")
+
+
+def _train(runs: Sequence[PlannedRun], workers: int, title: str, lock: int) -> list[str]:
+    """Bring every run to its end; returns a line for each one that failed."""
+    watched = []
+    for run in runs:
+        if not run.directory.holds_run:
+            run.directory.save_config(run.config)
+        # A run that has a configuration and no checkpoint starts from the beginning.
+        command = (
+            *(sys.executable, "-m", "agents.cli", "train"),
+            *("--resume", str(run.directory.path)),
+        )
+        job = Job(run.name, command, run.directory.path / "log.txt")
+        if run.finished:
+            job.state = State.DONE
+        watched.append(Watched(job, run.directory))
+    jobs = [run.job for run in watched]
+    if any(job.state is State.WAITING for job in jobs):
+        table = LiveTable(title, watched)
+        try:
+            run_jobs(jobs, workers, table.update, keep_open=[lock])
+        finally:
+            table.close()
+    return [f"{job.name} ({job.reason})" for job in jobs if job.state is State.FAILED]
+
+
+def _retrained_rows(directory: RunDirectory) -> list[ResultRow]:
+    """The rows of a retrained run under the name of the run whose trees it took."""
+    algo, _, _ = directory.path.name.rpartition("-")
+    return run_rows(directory, algo)
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[int]:
+    """Keep a second comparison out of a folder; gives a descriptor that holds the lock.
+
+    Processes that inherit it keep the folder locked until they end, even if this one is killed:
+    two processes in the folder of one run would spoil it.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; expected a folder, or nothing yet")
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder} is in use: a comparison, or a run that a killed one left, trains there"
+            ) from None
+        yield lock
+    finally:
+        os.close(lock)

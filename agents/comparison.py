@@ -1,0 +1,144 @@
+"""The rows of a comparison, arranged: who was trained on what, how it went and how it ended."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Float
+
+from agents.algorithms import ALGORITHMS
+from agents.fixed import FIXED_POLICIES
+from agents.problems import describe
+from agents.results import ResultRow, Task
+from agents.statistics import ratio_to_reference, step_curve
+
+REFERENCES = ("nearest", "structure", "random")
+"""Whose error the others are divided by where problems are pooled: the first that has them all."""
+GRID_POINTS = 200
+
+
+class Name(NamedTuple):
+    """What a task is called: in file names, and in texts."""
+
+    short: str
+    title: str
+
+
+class Curve(NamedTuple):
+    """The validation error of an algorithm's runs along its training."""
+
+    grid: Float[np.ndarray, "G"]
+    """Merges or seconds."""
+    runs: Float[np.ndarray, "runs G"]
+    """The last ``nmse`` up to each place; NaN before the first."""
+
+    @property
+    def median(self) -> Float[np.ndarray, "G"]:
+        return np.median(self.runs, axis=0)
+
+
+class Comparison:
+    """Finished runs by task and algorithm.
+
+    Args:
+        rows: of one machine or several. Runs without an end are left out (see ``unfinished``).
+    """
+
+    def __init__(self, rows: Sequence[ResultRow]) -> None:
+        self._ends: dict[tuple[Task, str], list[ResultRow]] = {}
+        self._points: dict[tuple, list[ResultRow]] = {}
+        for row in rows:
+            if row.split == "test":
+                self._ends.setdefault((row.task, row.algo), []).append(row)
+            else:
+                self._points.setdefault(row.run, []).append(row)
+        for ends in self._ends.values():
+            ends.sort(key=lambda row: row.seed)
+        self.tasks = sorted({task for task, _ in self._ends})
+        """The tasks that have a finished run."""
+        self.algos = sorted({algo for _, algo in self._ends}, key=_place)
+        """Learned policies first, then fixed ones, each in the order of the command line."""
+        finished = {row.run for ends in self._ends.values() for row in ends}
+        self.unfinished = [run for run in self._points if run not in finished]
+        """Runs that have a course and no end."""
+
+    def ends(self, task: Task, algo: str) -> list[ResultRow]:
+        """The test rows of an algorithm's runs on a task, by seed; none where it was not run."""
+        return self._ends.get((task, algo), [])
+
+    def errors(self, task: Task, algo: str) -> Float[np.ndarray, "runs"]:
+        """Their ``nmse``; infinity where it was not finite."""
+        found = [np.inf if row.nmse is None else row.nmse for row in self.ends(task, algo)]
+        return np.array(found, dtype=float)
+
+    def algos_on(self, task: Task) -> list[str]:
+        """The algorithms that have a finished run on a task."""
+        return [algo for algo in self.algos if self.ends(task, algo)]
+
+    def tasks_of(self, algo: str) -> list[Task]:
+        """The tasks on which an algorithm has a finished run."""
+        return [task for task in self.tasks if self.ends(task, algo)]
+
+    # ------------------------------------------------------------ all tasks together
+
+    @property
+    def reference(self) -> str | None:
+        """Whose median error the errors of a task are divided by; None: the median of all runs."""
+        complete = [name for name in REFERENCES if self.tasks_of(name) == self.tasks]
+        return complete[0] if complete else None
+
+    def reference_error(self, task: Task) -> float:
+        """The error that the others of the task are divided by."""
+        algos = self.algos_on(task) if self.reference is None else [self.reference]
+        return float(np.median(np.concatenate([self.errors(task, algo) for algo in algos])))
+
+    def ratios(self, algo: str, tasks: Sequence[Task]) -> Float[np.ndarray, "runs tasks"]:
+        """log10 of the errors over the reference's, NaN where there is no such run."""
+        columns = [self.errors(task, algo) for task in tasks]
+        scores = np.full((max(map(len, columns), default=0), len(tasks)), np.nan)
+        for task, column in enumerate(columns):
+            scores[: len(column), task] = column
+        reference = np.array([self.reference_error(task) for task in tasks])
+        return ratio_to_reference(scores, reference)
+
+    # ------------------------------------------------------------ along the training
+
+    def curve(self, task: Task, algo: str, along: str) -> Curve | None:
+        """Validation errors along ``merges`` or ``seconds``, as far as all of its runs went.
+
+        None where no run was validated.
+        """
+        courses = []
+        for end in self.ends(task, algo):
+            points = self._points.get(end.run, [])
+            if points:
+                errors = [np.inf if row.nmse is None else row.nmse for row in points]
+                places = [float(getattr(row, along)) for row in points]
+                courses.append((np.array(places), np.array(errors)))
+        if not courses:
+            return None
+        start = min(places[0] for places, _ in courses)
+        stop = min(places[-1] for places, _ in courses)
+        grid = np.linspace(start, max(start, stop), GRID_POINTS)
+        return Curve(grid, np.stack([step_curve(*course, grid) for course in courses]))
+
+
+def is_fixed(algo: str) -> bool:
+    """Whether its merges are given, not learned."""
+    return algo in FIXED_POLICIES or algo == "flat"
+
+
+def task_name(task: Task) -> Name:
+    """The problem's name if it has one, else its id and arguments."""
+    short, title = describe(task.env, json.loads(task.env_kwargs), task.embedding_dim)
+    if task.mode == "frozen":
+        return Name(f"{short}-frozen", f"{title}, frozen autoencoder")
+    return Name(short, title)
+
+
+def _place(algo: str) -> tuple[bool, int, str]:
+    names = list(ALGORITHMS)
+    return is_fixed(algo), names.index(algo) if algo in names else len(names), algo

@@ -1,0 +1,237 @@
+"""Which runs a comparison consists of, and whether they fit those that its folder holds."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from agents.algorithms import ALGORITHMS, algorithm
+from agents.budget import Budget
+from agents.configuration import config_from_dict
+from agents.options import CompareOptions, UsageError
+from agents.problems import PROBLEMS, Problem, find_problem
+from agents.results import load_result
+from agents.run import build_learner, check_plan, learner_config, run_config
+from agents.run_directory import RunDirectory
+
+DEFAULT_ALGORITHMS = tuple(
+    name
+    for name in (
+        "reinforce", "replay", "ppo", "maskable_ppo", "original", "random", "nearest", "structure",
+    )
+    if name in ALGORITHMS
+)  # fmt: skip
+"""What is compared where nobody says what."""
+DEFAULT_SECONDS = 25.0
+"""Of a run: 48 of them, and their start and test, take under fifteen minutes on two cores."""
+RUNS, RETRAINED = "runs", "retrained"
+"""The folders of a comparison that hold runs, as ``problem/algorithm-seed``."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a comparison: where it is, and the configuration that it has to have."""
+
+    name: str
+    problem: str
+    algo: str
+    """The name under which it is reported."""
+    seed: int
+    directory: RunDirectory
+    config: dict[str, Any]
+
+    @property
+    def finished(self) -> bool:
+        return load_result(self.directory) is not None
+
+
+def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
+    """All runs, seed by seed, so that an early look compares all algorithms; and what is left out.
+
+    The data's own hierarchy cannot be followed where there is none. Raises :class:`UsageError` for
+    options that make no sense, and whatever an algorithm has against its data.
+    """
+    budget = _budget(options)
+    problems, algos = _problems(options), _algorithms(options)
+    given = _json_object("--algo-options", options.algo_options)
+    for name in given:
+        if name not in algos:
+            raise UsageError(f"--algo-options has {name!r}; expected one of --algos: {algos}")
+    if options.seeds < 1 or options.first_seed < 0:
+        raise UsageError(
+            f"--seeds is {options.seeds} from {options.first_seed}; expected at least 1 from 0"
+        )
+    configs: dict[tuple[str, str], dict[str, Any]] = {}
+    left_out = []
+    for problem in problems:
+        for algo in algos:
+            config = _learner_config(problem, algo, given.get(algo, {}), options.mode)
+            if config is None:
+                left_out.append(f"{problem.name} has no hierarchy for {algo} to follow: left out")
+            else:
+                configs[problem.name, algo] = config
+    runs = []
+    for seed in range(options.first_seed, options.first_seed + options.seeds):
+        for (problem_name, algo), config in configs.items():
+            path = options.out / RUNS / problem_name / f"{algo}-{seed}"
+            runs.append(
+                PlannedRun(
+                    f"{problem_name}/{algo}-{seed}", problem_name, algo, seed,
+                    RunDirectory(path), run_config(config | {"seed": seed}, budget),
+                )
+            )  # fmt: skip
+    return runs, left_out
+
+
+def check_folder(runs: list[PlannedRun], out: Path) -> None:
+    """Raise ``ValueError`` where the folder's runs are not of this comparison.
+
+    The planned runs have to have the configuration that they would be given now. All others need
+    the same mode and budget, and the same data where they stand under the same problem.
+    """
+    planned = {run.directory.path.resolve(): run.config for run in runs}
+    problems = {run.problem: run.config for run in runs}
+    for directory in found_runs(out, RUNS):
+        found = directory.load_config()
+        expected = planned.get(directory.path.resolve())
+        if expected is None:
+            shared = problems.get(directory.path.parent.name)
+            names = ("mode", "budget") if shared is None else (
+                "mode", "budget", "env", "env_kwargs", "embedding_dim",
+            )  # fmt: skip
+            expected = {name: (shared or runs[0].config)[name] for name in names}
+        found = {name: found.get(name) for name in expected if name != "versions"}
+        expected = {name: value for name, value in expected.items() if name != "versions"}
+        place = _difference(json.loads(json.dumps(found)), json.loads(json.dumps(expected)))
+        if place is not None:
+            raise ValueError(
+                f"{directory.path} belongs to another comparison, {place}; choose another --out"
+            )
+
+
+def found_runs(out: Path, folder: str) -> list[RunDirectory]:
+    """Every run that was started in a folder of a comparison, by name."""
+    return [RunDirectory(path.parent) for path in sorted((out / folder).glob("*/*/config.json"))]
+
+
+def _budget(options: CompareOptions) -> Budget:
+    if options.seconds is not None and options.merges is not None:
+        raise UsageError("--seconds and --merges are two budgets; give one of them")
+    unlimited = options.seconds is None and options.merges is None
+    try:
+        return Budget(DEFAULT_SECONDS if unlimited else options.seconds, options.merges)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def _problems(options: CompareOptions) -> list[Problem]:
+    names = _names("--envs", options.envs)
+    kwargs = _json_object("--env-kwargs", options.env_kwargs)
+    dims = _embedding_dims(options.embedding_dim, names)
+    for flag, given in (("--env-kwargs", kwargs), ("--embedding-dim", dims)):
+        for name in given:
+            if name not in names:
+                raise UsageError(f"{flag} has {name!r}; expected one of --envs: {names}")
+    try:
+        return [find_problem(name, kwargs.get(name), dims.get(name)) for name in names]
+    except ValueError as error:
+        raise UsageError(f"--envs: {error}") from None
+
+
+def _embedding_dims(text: str | None, names: list[str]) -> dict[str, int]:
+    """One number for all environment ids, or one each; named problems have their own."""
+    if text is None:
+        return {}
+    if text.isdecimal():
+        return {name: int(text) for name in names if name not in PROBLEMS}
+    return _json_object("--embedding-dim", text)
+
+
+def _algorithms(options: CompareOptions) -> list[str]:
+    if options.algos is None:
+        return list(DEFAULT_ALGORITHMS)
+    names = _names("--algos", options.algos)
+    try:
+        for name in names:
+            algorithm(name)
+    except ValueError as error:
+        raise UsageError(f"--algos: {error}") from None
+    return names
+
+
+def _learner_config(
+    problem: Problem, algo: str, changes: Mapping[str, Any], mode: str
+) -> dict[str, Any] | None:
+    """How the learner of a run is made; None where it needs a hierarchy that the data has not."""
+    entry = algorithm(algo)
+    for name in changes:
+        if name in entry.decided:
+            raise UsageError(f"{algo} decides {name}; choose another algorithm")
+    config = config_from_dict(type(entry.config), _merged(asdict(entry.config), changes))
+    kwargs = dict(problem.env_kwargs)
+    if isinstance(kwargs.get("dataset"), str):
+        kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
+    learner = build_learner(
+        {
+            "env": problem.env,
+            "env_kwargs": kwargs,
+            "algo": algo,
+            "config": asdict(config),
+            "embedding_dim": problem.embedding_dim,
+            "mode": mode,
+            "seed": 0,
+            "device": "cpu",
+        }
+    )
+    if algo.startswith("structure") and not learner.dataset.has_hierarchy:
+        return None
+    check_plan(learner)
+    return learner_config(learner)
+
+
+def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with the changed ones in place of theirs."""
+    merged = dict(values)
+    for name, change in changes.items():
+        inside = values.get(name)
+        if isinstance(change, dict) and isinstance(inside, dict):
+            merged[name] = _merged(inside, change)
+        else:
+            merged[name] = change
+    return merged
+
+
+def _names(flag: str, text: str) -> list[str]:
+    """What stands between the commas, each once; :class:`UsageError` for nothing."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"{flag} is {text!r}; expected names with commas between them")
+    return names
+
+
+def _json_object(flag: str, text: str | None) -> dict[str, Any]:
+    """The JSON object behind a flag whose values are by name."""
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{flag} {text!r} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{flag} {text!r} is not a JSON object with a value for each name")
+    return values
+
+
+def _difference(found: Any, expected: Any, place: str = "") -> str | None:
+    """The first place where two nested values differ, and how; None where they are the same."""
+    if isinstance(found, dict) and isinstance(expected, dict):
+        for name in dict.fromkeys([*expected, *found]):
+            inside = f"{place}.{name}" if place else name
+            difference = _difference(found.get(name), expected.get(name), inside)
+            if difference is not None:
+                return difference
+        return None
+    return None if found == expected else f"its {place} is {found!r} and not {expected!r}"

@@ -1,0 +1,119 @@
+"""What a person sees while runs train side by side."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import monotonic
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from agents.processes import Job, State
+from agents.results import metrics_points
+from agents.run_directory import RunDirectory
+
+REFRESH_SECONDS = 1.0
+LINE_SECONDS = 30.0
+"""Without a terminal, the runs that train are listed as often as this."""
+ORDER = [State.RUNNING, State.FAILED, State.DONE, State.WAITING]
+"""Who comes first where not all fit on the screen."""
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A job that trains in a folder."""
+
+    job: Job
+    directory: RunDirectory
+
+    def cells(self) -> list[str]:
+        """Name, state, share of the budget, seconds, merges, latest validation error."""
+        rows = metrics_points(self.directory.metrics_path, "progress")
+        last = rows[-1] if rows else {}
+        errors = [row["validation/nmse"] for row in rows if row.get("validation/nmse")]
+        return [
+            self.job.name,
+            self.job.state.value,
+            f"{float(last['progress']):.0%}" if last else "",
+            f"{float(last['seconds']):.0f}" if last else "",
+            f"{int(last['merges']):,}" if last else "",
+            f"{float(errors[-1]):.4g}" if errors else "",
+        ]
+
+
+class LiveTable:
+    """A table of all runs that stays up to date; lines as runs start and end without a terminal.
+
+    It goes to standard error.
+    """
+
+    def __init__(self, title: str, runs: Sequence[Watched]) -> None:
+        self._title, self._runs = title, list(runs)
+        self._console = Console(file=sys.stderr)
+        self._states = [State.WAITING] * len(self._runs)
+        self._cells = {row: run.cells() for row, run in enumerate(self._runs)}
+        self._next = self._next_line = 0.0
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(self._table(), console=self._console, auto_refresh=False)
+            self._live.start()
+
+    def update(self) -> None:
+        """Show what is new; cheap when called often."""
+        changed = [
+            (run, before)
+            for run, before in zip(self._runs, self._states, strict=True)
+            if run.job.state is not before
+        ]
+        self._states = [run.job.state for run in self._runs]
+        if self._live is None:
+            self._print([run for run, _ in changed])
+        elif changed or monotonic() >= self._next:
+            self._next = monotonic() + REFRESH_SECONDS
+            stale = [run for run, _ in changed] + self._running()
+            for row, run in enumerate(self._runs):
+                if any(run is other for other in stale):
+                    self._cells[row] = run.cells()
+            self._live.update(self._table(), refresh=True)
+
+    def close(self) -> None:
+        if self._live is not None:
+            self._live.update(self._table(), refresh=True)
+            self._live.stop()
+
+    def _running(self) -> list[Watched]:
+        return [run for run in self._runs if run.job.state is State.RUNNING]
+
+    def _print(self, changed: list[Watched]) -> None:
+        listed = list(changed)
+        if monotonic() >= self._next_line:
+            self._next_line = monotonic() + LINE_SECONDS
+            listed += [run for run in self._running() if run not in changed]
+        for run in listed:
+            name, state, share, seconds, merges, error = run.cells()
+            course = f"  {share}  {seconds} s  {merges} merges  nmse {error}" if share else ""
+            reason = f"  {run.job.reason}" if run.job.reason else ""
+            print(f"{self._count()}  {name}  {state}{course}{reason}", file=sys.stderr, flush=True)
+
+    def _count(self) -> str:
+        ended = sum(run.job.state in (State.DONE, State.FAILED) for run in self._runs)
+        return f"[{ended}/{len(self._runs)}]"
+
+    def _table(self) -> Table:
+        rows = sorted(
+            range(len(self._runs)), key=lambda row: ORDER.index(self._runs[row].job.state)
+        )
+        shown = max(3, self._console.height - 8)
+        table = Table(title=f"{self._title} {self._count()}")
+        for name in ("run", "state", "budget", "s", "merges", "validation nmse"):
+            table.add_column(name, justify="left" if name in ("run", "state") else "right")
+        for row in rows[:shown]:
+            cells = list(self._cells[row])
+            cells[1] = self._runs[row].job.state.value
+            table.add_row(*cells)
+        if len(rows) > shown:
+            table.caption = f"... and {len(rows) - shown} more"
+        return table

@@ -1,0 +1,30 @@
+"""Tables and numbers as Markdown."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from agents.statistics import Estimate
+
+MISSING = "-"
+"""Stands where there is no number."""
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table whose first column is text and whose others are numbers."""
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(value: float, *, share: bool = False) -> str:
+    """Three digits, or whole percent; a dash for NaN."""
+    if math.isnan(value):
+        return MISSING
+    return f"{value:.0%}" if share else f"{value:.3g}"
+
+
+def span(found: Estimate) -> str:
+    """A single estimate with its interval."""
+    value, low, high = (float(number) for number in found)
+    return cell(value) if math.isnan(value) else f"{cell(value)} ({cell(low)} to {cell(high)})"

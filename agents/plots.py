@@ -1,0 +1,198 @@
+"""The figures of a comparison; colours and marks that colour-blind readers tell apart."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
+
+from agents.comparison import Comparison, is_fixed, task_name
+from agents.results import Task
+from agents.statistics import Estimate
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito 2008, "Color universal design", without the yellow that is lost on white."""
+MARKS = "osD^vP*X<>hp"
+DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
+"""Of lines whose merges are fixed; those of learned policies are solid."""
+COLUMNS = 2
+
+
+def styles(algos: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """A colour, a mark and a line for each algorithm; no two are the same for up to 84 of them."""
+    dashes = cycle(DASHES)
+    return {
+        algo: {
+            "color": COLOURS[number % len(COLOURS)],
+            "marker": MARKS[number % len(MARKS)],
+            "linestyle": next(dashes) if is_fixed(algo) else "solid",
+        }
+        for number, algo in enumerate(algos)
+    }
+
+
+def errors_figure(comparison: Comparison) -> Figure:
+    """Every run's held-out error, and the median of each algorithm, a panel a task."""
+    style = styles(comparison.algos)
+
+    def draw(axes: Axes, task: Task) -> None:
+        algos = sorted(
+            comparison.algos_on(task), key=lambda algo: -np.median(comparison.errors(task, algo))
+        )
+        for row, algo in enumerate(algos):
+            errors = comparison.errors(task, algo)
+            mark = {name: style[algo][name] for name in ("color", "marker")}
+            axes.plot(errors, np.full(len(errors), row), linestyle="none", alpha=0.6, **mark)
+            axes.plot([np.median(errors)] * 2, [row - 0.35, row + 0.35], color="black", lw=1.5)
+        axes.set_yticks(range(len(algos)), algos)
+        _logarithmic(axes, horizontal=True)
+        axes.set_xlabel("held-out nmse")
+        axes.grid(axis="x", alpha=0.3)
+
+    rows = max(len(comparison.algos_on(task)) for task in comparison.tasks)
+    return _panels(comparison, draw, height=1.0 + 0.24 * rows)
+
+
+def curves_figure(comparison: Comparison, along: str) -> Figure:
+    """Validation error along ``merges`` or ``seconds``: median and range of the runs."""
+    style = styles(comparison.algos)
+
+    def draw(axes: Axes, task: Task) -> None:
+        for algo in comparison.algos_on(task):
+            curve = comparison.curve(task, algo, along)
+            if curve is None:
+                continue
+            look = style[algo] | {"markevery": (len(curve.grid) // 8, len(curve.grid) // 4)}
+            axes.plot(curve.grid, curve.median, label=algo, lw=1.5, ms=4, **look)
+            axes.fill_between(
+                curve.grid, curve.runs.min(axis=0), curve.runs.max(axis=0),
+                color=style[algo]["color"], alpha=0.12, lw=0,
+            )  # fmt: skip
+        _logarithmic(axes, horizontal=False)
+        if along == "merges":
+            axes.set_xscale("log")
+        axes.set_xlabel("merges for learning" if along == "merges" else "seconds of training")
+        axes.set_ylabel("validation nmse")
+        axes.grid(alpha=0.3)
+
+    return _panels(comparison, draw, height=3.4, legend=True)
+
+
+def intervals_figure(estimates: dict[str, Estimate], label: str) -> Figure:
+    """A point and an interval for each algorithm, the smallest on top."""
+    algos = sorted(estimates, key=lambda algo: -float(estimates[algo].value))
+    style = styles(list(estimates))
+    figure = _figure(6.4, 1.0 + 0.26 * len(algos))
+    axes = figure.subplots()
+    for row, algo in enumerate(algos):
+        value, low, high = (float(number) for number in estimates[algo])
+        look = {name: style[algo][name] for name in ("color", "marker")}
+        axes.plot([low, high], [row, row], color=look["color"], lw=4, alpha=0.35)
+        axes.plot([value], [row], ms=5, **look)
+    axes.axvline(1.0, color="black", lw=0.8)
+    _logarithmic(axes, horizontal=True)
+    axes.set_yticks(range(len(algos)), algos)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+    return figure
+
+
+def profiles_figure(
+    thresholds: Float[np.ndarray, "K"], profiles: dict[str, Estimate], label: str
+) -> Figure:
+    """The share of runs with an error ratio of at most each threshold."""
+    style = styles(list(profiles))
+    figure = _figure(6.4, 3.8)
+    axes = figure.subplots()
+    for algo, profile in profiles.items():
+        look = style[algo] | {"markevery": (len(thresholds) // 10, len(thresholds) // 5)}
+        axes.step(thresholds, profile.value, where="post", label=algo, lw=1.5, ms=4, **look)
+        axes.fill_between(
+            thresholds, profile.low, profile.high,
+            step="post", color=style[algo]["color"], alpha=0.08, lw=0,
+        )  # fmt: skip
+    _logarithmic(axes, horizontal=True)
+    axes.set_ylim(-0.02, 1.02)
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    axes.set_xlabel(label)
+    axes.set_ylabel("runs at or below")
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def matrix_figure(
+    values: Float[np.ndarray, "rows columns"],
+    names: Sequence[str],
+    labels: tuple[str, str],
+    *,
+    logarithmic: bool = False,
+) -> Figure:
+    """A square table in colours, with its numbers; NaN stays empty."""
+    size = 1.6 + 0.52 * len(names)
+    figure = _figure(size + 0.8, size)
+    axes = figure.subplots()
+    shown = np.log10(values) if logarithmic else values
+    finite = shown[np.isfinite(shown)]
+    low, high = (0.0, 1.0) if not logarithmic else (finite.min(), finite.max())
+    axes.imshow(shown, cmap="cividis", vmin=low, vmax=high if high > low else low + 1)
+    for (row, column), value in np.ndenumerate(values):
+        if np.isfinite(value):
+            bright = shown[row, column] > (low + high) / 2
+            text = f"{value:.2g}" if logarithmic else f"{value:.2f}"
+            axes.text(column, row, text, ha="center", va="center", fontsize=7,
+                      color="black" if bright else "white")  # fmt: skip
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    axes.set_yticks(range(len(names)), names, fontsize=8)
+    axes.set_ylabel(labels[0])
+    axes.set_xlabel(labels[1])
+    return figure
+
+
+def _panels(
+    comparison: Comparison,
+    draw: Callable[[Axes, Task], None],
+    height: float,
+    legend: bool = False,
+) -> Figure:
+    """One panel a task, two in a row, with one legend for all."""
+    tasks = comparison.tasks
+    columns = min(COLUMNS, len(tasks))
+    rows = -(-len(tasks) // columns)
+    figure = _figure(4.4 * columns + (1.6 if legend else 0.0), height * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    handles: dict[str, Any] = {}
+    for axes in grid.flat[len(tasks) :]:
+        axes.set_visible(False)
+    for axes, task in zip(grid.flat, tasks, strict=False):
+        draw(axes, task)
+        axes.set_title(task_name(task).title, fontsize=10)
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    if legend:
+        ordered = [algo for algo in comparison.algos if algo in handles]
+        figure.legend(
+            [handles[algo] for algo in ordered], ordered,
+            loc="outside right upper", fontsize=8, frameon=False,
+        )  # fmt: skip
+    return figure
+
+
+def _logarithmic(axes: Axes, *, horizontal: bool) -> None:
+    """A logarithmic axis with plain numbers, at 1, 2 and 5 where it spans few decades."""
+    (axes.set_xscale if horizontal else axes.set_yscale)("log")
+    axis = axes.xaxis if horizontal else axes.yaxis
+    low, high = sorted(axis.get_view_interval())
+    few = high < 200 * max(low, 1e-300)
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
+
+
+def _figure(width: float, height: float) -> Figure:
+    return Figure(figsize=(width, height), dpi=150, layout="constrained")

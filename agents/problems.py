@@ -1,0 +1,74 @@
+"""The problems that comparisons are made on: data with a stated bottleneck, each under a name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from htm_env.datasets import environment_id
+from htm_env.weights import embedding_dim_of
+
+
+@dataclass(frozen=True)
+class Problem:
+    """One data set with the embedding dimension that it is to be pressed through."""
+
+    name: str
+    """Short; names its folder, so letters, digits, ``-`` and ``_``."""
+    title: str
+    """For a person."""
+    env: str
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    embedding_dim: int = 32
+    """``D``; well under the coordinates of a sample, or the merge order would hardly matter."""
+
+
+PROBLEMS = {
+    problem.name: problem
+    for problem in (
+        Problem("trees7", "Trees, 7 tokens", "HTM-Trees-v0", {"heights": [3]}, 6),
+        Problem("crosses10", "Crosses, 10 tokens", "HTM-Crosses-v0", {"num_crosses": [5]}, 24),
+        Problem("trees15", "Trees, 15 tokens", "HTM-Trees-v0", {"heights": [4]}, 8),
+        Problem("digits", "Digits", "HTM-Digits-v0", {}, 32),
+    )
+}
+"""The named problems; every other one is an environment id with arguments of one's own."""
+
+
+def find_problem(
+    name: str, env_kwargs: Mapping[str, Any] | None = None, embedding_dim: int | None = None
+) -> Problem:
+    """The named problem, or the environment id with these arguments.
+
+    Raises ``ValueError`` for a name that is neither, and for arguments beside a named problem,
+    which has its own.
+    """
+    if name in PROBLEMS:
+        if env_kwargs or embedding_dim is not None:
+            raise ValueError(
+                f"{name} is a problem with arguments of its own; give its id "
+                f"{PROBLEMS[name].env} to choose others"
+            )
+        return PROBLEMS[name]
+    try:
+        env_id = environment_id(name)
+    except ValueError as error:
+        raise ValueError(f"{error}; or one of the problems {', '.join(PROBLEMS)}") from None
+    dim = embedding_dim_of(env_id) if embedding_dim is None else embedding_dim
+    return Problem(env_id, env_id, env_id, dict(env_kwargs or {}), dim)
+
+
+def describe(env: str, env_kwargs: Mapping[str, Any], embedding_dim: int) -> tuple[str, str]:
+    """A short name and a title, both the same wherever the same problem is met."""
+    for problem in PROBLEMS.values():
+        known = (problem.env, problem.env_kwargs, problem.embedding_dim)
+        if known == (env, dict(env_kwargs), embedding_dim):
+            return problem.name, f"{problem.title}, D={embedding_dim}"
+    arguments = json.dumps(env_kwargs, sort_keys=True) if env_kwargs else ""
+    name = "".join(letter if letter.isalnum() else "-" for letter in f"{env}{arguments}")
+    while "--" in name:
+        name = name.replace("--", "-")
+    title = f"{env} {arguments}".strip()
+    return f"{name.strip('-')}-{embedding_dim}", f"{title}, D={embedding_dim}"

@@ -1,0 +1,70 @@
+"""``retrained``: a fresh autoencoder on the trees of an earlier run, whose policy stays frozen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from agents.autoencoder_trainer import AutoencoderConfig
+from agents.fixed_order import FixedOrder, MergeOrder
+from agents.learner import Learner
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class RetrainedConfig:
+    """The run whose trees are taken, and the training of a fresh autoencoder on them."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    run: str = ""
+    """Folder of the run, with a checkpoint."""
+    batch_size: int = 64
+    """Trees an update."""
+
+
+class GreedyTrees:
+    """The greedy trees of a trained learner: it goes on looking at its own, old autoencoder."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+
+    def merges(
+        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]:
+        return self.learner.plan(batch, generator, greedy=True)
+
+
+class Retrained(FixedOrder):
+    """How good are a policy's trees by themselves, without the autoencoder it grew up with?
+
+    The frozen policy's greedy trees are a fixed merge order like any other. The fresh autoencoder
+    is this project's default whatever the run's own was, so that only the trees differ. Every tree
+    is greedy, so ``sampled_nmse`` is ``nmse``.
+
+    Raises ``FileNotFoundError`` or ``ValueError`` where ``config.run`` is not a trained run on the
+    same environment that makes trees.
+    """
+
+    config_class = RetrainedConfig
+    config: RetrainedConfig  # type: ignore[assignment]  # the trees come from a run, not by name
+
+    def _merge_order(self) -> MergeOrder:
+        from agents.run import load_learner
+        from agents.run_directory import RunDirectory
+
+        self.algo = "retrained"
+        if not self.config.run:
+            raise ValueError("retrained needs the folder of a run; none is given")
+        learner = load_learner(RunDirectory(self.config.run))
+        if not learner.makes_trees:
+            raise ValueError(f"{self.config.run} is a run of {learner.algo}, which makes no trees")
+        if learner.task.env_id != self.task.env_id:
+            raise ValueError(
+                f"{self.config.run} was trained on {learner.task.env_id}; expected "
+                f"{self.task.env_id}"
+            )
+        return GreedyTrees(learner)

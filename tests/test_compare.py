@@ -1,0 +1,313 @@
+"""``htm compare``: what it trains, what it keeps, and what it says when something goes wrong."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from comparisons import arguments, contents, here
+
+from agents import compare as compare_module
+from agents.algorithms import ALGORITHMS
+from agents.cli import main, parse
+from agents.options import CompareOptions
+from agents.problems import PROBLEMS, describe, find_problem
+from agents.results import ResultRow, metrics_points, read_results, write_results
+from benchmarks.full_comparison import commands
+
+ALGOS = "nearest,flat"
+
+
+def status(arguments: list[str]) -> int:
+    try:
+        return main(arguments)
+    except SystemExit as exit_:
+        return int(exit_.code or 0)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch, request):
+    if "own_processes" not in request.fixturenames:
+        here(monkeypatch)
+
+
+@pytest.fixture
+def own_processes():
+    """Every run is a process of its own, as it is for a user."""
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    out = tmp_path_factory.mktemp("comparison") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        here(patch)
+        assert main(arguments(ALGOS, 96, out, "--seeds", "2")) == 0
+    return out
+
+
+def test_the_table_has_a_row_for_every_run_and_evaluation(finished):
+    with open(finished / "results.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:14] == [
+        "env", "env_kwargs", "embedding_dim", "algo", "encoder", "mode", "seed", "split",
+        "seconds", "merges", "updates", "nmse", "sampled_nmse", "tree_recall",
+    ]  # fmt: skip
+    assert {row["encoder"] for row in rows} == {"none"}
+    ends = [row for row in rows if row["split"] == "test"]
+    assert [(row["algo"], row["seed"]) for row in ends] == [
+        ("flat", "0"), ("flat", "1"), ("nearest", "0"), ("nearest", "1"),
+    ]  # fmt: skip
+    for row in ends:
+        folder = finished / "runs" / "HTM-Trees-v0" / f"{row['algo']}-{row['seed']}"
+        result = json.loads((folder / "result.json").read_text())
+        assert float(row["nmse"]) == result["test"]["nmse"]
+        assert int(row["merges"]) == result["merges"]
+        assert row["weights_hash"] == result["weights_hash"]
+        points = metrics_points(folder / "metrics.csv")
+        course = [r for r in rows if r["split"] == "validation" and
+                  (r["algo"], r["seed"]) == (row["algo"], row["seed"])]  # fmt: skip
+        # Six merges a tree and four trees an update: 4 updates, and no more evaluations than that.
+        assert [r["nmse"] for r in course] == [p["validation/nmse"] for p in points]
+        assert len(course) == 4
+    flat = next(row for row in ends if row["algo"] == "flat")
+    assert flat["tree_recall"] == flat["mean_height"] == ""
+
+
+def test_all_are_tested_on_the_same_samples(finished):
+    """The fixed order ``nearest`` makes the same trees of the same samples, whatever the seed."""
+    ends = [row for row in read_results([finished / "results.csv"]) if row.split == "test"]
+    recalls = {row.tree_recall for row in ends if row.algo == "nearest"}
+    assert len(recalls) == 1
+    assert len({row.nmse for row in ends}) == len(ends)  # the autoencoders differ
+
+
+def test_the_same_command_again_redoes_nothing(finished):
+    before = contents(finished / "runs")
+    table = (finished / "results.csv").read_bytes()
+    assert main(arguments(ALGOS, 96, finished, "--seeds", "2")) == 0
+    assert contents(finished / "runs") == before
+    assert (finished / "results.csv").read_bytes() == table
+
+
+def test_more_algorithms_and_seeds_can_follow(finished, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    before = contents(out / "runs")
+    assert main(arguments("chain", 96, out, "--seeds", "1", "--first-seed", "7")) == 0
+    after = contents(out / "runs")
+    assert {name: after[name] for name in before} == before
+    ends = [row for row in read_results([out / "results.csv"]) if row.split == "test"]
+    assert (ends[0].algo, ends[0].seed) == ("chain", 7)
+    assert len(ends) == 5
+    assert "`chain`" in (out / "report.md").read_text()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (["--merges", "800"], "its budget.merges is 96 and not 800"),
+        (["--algo-options", '{"nearest": {"batch_size": 5}}'], "its config."),
+        (["--embedding-dim", "4"], "its embedding_dim is 3 and not 4"),
+        (["--env-kwargs", '{"HTM-Trees-v0": {"heights": [2]}}'], "its env_kwargs"),
+    ],
+)
+def test_another_comparison_in_the_same_folder_is_refused(finished, change, says, capsys):
+    before = contents(finished)
+    given = arguments("nearest", 96, finished, "--seeds", "1")
+    at = given.index(change[0])
+    given[at : at + 2] = change
+    assert status(given) == 1
+    line = capsys.readouterr().err.strip()
+    assert says in line
+    assert "choose another --out" in line
+    assert len(line.splitlines()) == 1
+    assert contents(finished) == before
+
+
+def test_a_folder_in_use_is_left_alone(finished, capsys):
+    with compare_module._locked(finished):
+        assert status(arguments(ALGOS, 96, finished, "--seeds", "2")) == 1
+    assert "is in use" in capsys.readouterr().err
+
+
+def test_tables_of_several_machines_make_one_report(finished, tmp_path, capsys):
+    rows = read_results([finished / "results.csv"])
+    for seed in (0, 1):
+        write_results(tmp_path / f"{seed}.csv", [row for row in rows if row.seed == seed])
+    tables = [str(tmp_path / "0.csv"), str(tmp_path / "1.csv")]
+    assert main(["compare", "--report", *tables, "--out", str(tmp_path / "both")]) == 0
+    assert (tmp_path / "both" / "report.md").read_text() == (finished / "report.md").read_text()
+    assert len(read_results([tmp_path / "both" / "results.csv"])) == len(rows)
+    # The same table twice says nothing new.
+    assert read_results([finished / "results.csv"] * 2) == rows
+
+
+def test_two_runs_of_one_seed_do_not_go_together(finished, tmp_path):
+    rows = read_results([finished / "results.csv"])
+    changed = [ResultRow(**vars(row) | {"nmse": 0.5}) for row in rows if row.split == "test"]
+    write_results(tmp_path / "other.csv", changed)
+    with pytest.raises(ValueError, match="two different runs of flat"):
+        read_results([finished / "results.csv", tmp_path / "other.csv"])
+    (tmp_path / "other.csv").write_text("env,algo\nx,y\n")
+    with pytest.raises(ValueError, match=r"other\.csv line 2 is not a result"):
+        read_results([tmp_path / "other.csv"])
+    with pytest.raises(FileNotFoundError, match="missing"):
+        read_results([tmp_path / "missing.csv"])
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        (["--algos", "nearest,magic"], "unknown algorithm 'magic'"),
+        (["--algos", ","], "--algos is ','"),
+        (["--envs", "HTM-Nothing-v0"], "trees7"),
+        (["--envs", "trees7", "--embedding-dim", '{"trees7": 4}'], "arguments of its own"),
+        (["--envs", "trees7", "--env-kwargs", '{"HTM-Trees-v0": {}}'], "expected one of --envs"),
+        (["--algos", "nearest", "--algo-options", '{"chain": {}}'], "expected one of --algos"),
+        (["--algos", "nearest", "--algo-options", '{"nearest": {"policy": "ward"}}'], "decides"),
+        (["--algo-options", "[]"], "not a JSON object"),
+        (["--env-kwargs", "{"], "is not JSON"),
+        (["--seconds", "1", "--merges", "1"], "two budgets"),
+        (["--merges", "0"], "budget is 0"),
+        (["--seeds", "0"], "--seeds is 0"),
+        (["--jobs", "0"], "--jobs is 0"),
+        (["--mode", "frozen", "--cross-play"], "joint training"),
+    ],
+)
+def test_wrong_usage_exits_2_and_writes_nothing(given, says, capsys, tmp_path):
+    assert status(["compare", *given, "--out", str(tmp_path / "out")]) == 2
+    assert says in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
+    from agents.fixed_order import FixedOrder
+
+    learn = FixedOrder.update
+
+    def update(self, progress):
+        if self.algo == "chain":
+            raise FloatingPointError("the loss was not finite in 20 updates in a row")
+        return learn(self, progress)
+
+    monkeypatch.setattr(FixedOrder, "update", update)
+    out = tmp_path / "out"
+    given = arguments("chain,nearest", 48, out, "--seeds", "1")
+    assert main(given) == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("htm: 1 of the runs failed")
+    assert "HTM-Trees-v0/chain-0 (exit status 1" in last
+    assert "`nearest`" in (out / "report.md").read_text()
+    monkeypatch.setattr(FixedOrder, "update", learn)
+    kept = contents(out / "runs" / "HTM-Trees-v0" / "nearest-0")
+    assert main(given) == 0
+    assert contents(out / "runs" / "HTM-Trees-v0" / "nearest-0") == kept
+    assert "`chain`" in (out / "report.md").read_text()
+
+
+def test_where_all_fail_the_failure_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("agents.fixed_order.FixedOrder.update", lambda self, progress: 1 / 0)
+    assert main(arguments("chain", 48, tmp_path / "out", "--seeds", "1")) == 1
+    assert "1 of the runs failed" in capsys.readouterr().err.strip().splitlines()[-1]
+    assert not (tmp_path / "out" / "report.md").exists()
+
+
+def test_the_full_comparison_is_made_of_commands_that_exist(tmp_path):
+    given = commands(tmp_path, 0.1, 2, 5)
+    parsed = [parse(one) for one in given]
+    assert [options.seconds for options in parsed] == [30.0, 30.0, 60.0, 30.0, 30.0, None]
+    for options in parsed[:-1]:
+        assert set(options.algos.split(",")) <= set(ALGORITHMS)
+        assert options.seeds == 5
+    assert parsed[-1].report == tuple(options.out for options in parsed[:4])
+
+
+def test_structure_is_left_out_where_there_is_none(tmp_path, capsys):
+    given = ["compare", "--envs", "digits", "--algos", "structure,nearest", "--seeds", "1",
+             "--merges", "100", "--out", str(tmp_path / "out"), "--algo-options",
+             '{"nearest": {"autoencoder": {"hidden_dim": 4}, "batch_size": 4}}']  # fmt: skip
+    assert main(given) == 0
+    assert "digits has no hierarchy for structure to follow" in capsys.readouterr().err
+    assert {row.algo for row in read_results([tmp_path / "out" / "results.csv"])} == {"nearest"}
+
+
+def test_named_problems_are_known_by_what_they_are():
+    assert find_problem("trees7") is PROBLEMS["trees7"]
+    assert describe("HTM-Trees-v0", {"heights": [3]}, 6) == ("trees7", "Trees, 7 tokens, D=6")
+    name, title = describe("HTM-Trees-v0", {"heights": [2, 3]}, 6)
+    assert name == "HTM-Trees-v0-heights-2-3-6"
+    assert title == 'HTM-Trees-v0 {"heights": [2, 3]}, D=6'
+    assert find_problem("htm_env:HTM-Digits-v0").embedding_dim == 32
+    for name in CompareOptions().envs.split(","):
+        assert name in PROBLEMS
+
+
+# ---------------------------------------------------------------- processes of their own
+
+
+def process_of(folder: Path) -> int:
+    """The process that trains in a folder."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdecimal():
+            try:
+                words = (entry / "cmdline").read_bytes().split(b"\0")
+            except OSError:
+                continue  # it has just ended
+            if str(folder).encode() in words:
+                return int(entry.name)
+    raise AssertionError(f"nobody trains in {folder}")
+
+
+class Saboteur(threading.Thread):
+    """Does something once a run's table has so many rows."""
+
+    def __init__(self, folder: Path, rows: int, act) -> None:
+        super().__init__(daemon=True)
+        self.folder, self.rows, self.act, self.acted = folder, rows, act, False
+
+    def run(self) -> None:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            if len(metrics_points(self.folder / "metrics.csv", "progress")) >= self.rows:
+                self.acted = True
+                self.act()
+                return
+            time.sleep(0.02)
+
+
+@pytest.mark.slow
+def test_killed_and_interrupted_it_continues_where_it_was(tmp_path, capfd, own_processes):
+    out = tmp_path / "out"
+    options = {"chain": {"autoencoder": {"hidden_dim": 8}, "batch_size": 1}}
+    given = ["compare", "--envs", "trees7", "--algos", "chain", "--seeds", "1", "--merges", "4200",
+             "--out", str(out), "--algo-options", json.dumps(options)]  # fmt: skip
+    chain = out / "runs" / "trees7" / "chain-0"
+
+    saboteur = Saboteur(chain, 25, lambda: os.kill(process_of(chain), signal.SIGKILL))
+    saboteur.start()
+    assert main(given) == 1
+    assert saboteur.acted
+    error = capfd.readouterr().err
+    assert "trees7/chain-0 (killed by SIGKILL)" in error.strip().splitlines()[-1]
+    assert read_results([out / "results.csv"])[-1].split == "validation"  # as far as it came
+
+    saboteur = Saboteur(chain, 60, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    saboteur.start()
+    assert main(given) == 130
+    assert saboteur.acted
+    assert "interrupted, continue with the same command" in capfd.readouterr().err
+    assert not (chain / "result.json").exists()
+    rows = (chain / "metrics.csv").read_text()
+    with pytest.raises(AssertionError, match="nobody trains"):
+        process_of(chain)
+
+    assert main(given) == 0
+    assert (chain / "metrics.csv").read_text().startswith(rows)  # it went on from its checkpoint
+    assert json.loads((chain / "result.json").read_text())["merges"] == 4200
