@@ -7,12 +7,14 @@ moved too, so its gradient is corrected for what it would have chosen (see ``cor
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from agents.configuration import check_bounds
 from agents.corrections import CORRECTIONS, Limits, Replayed
 from agents.demonstrations import Demonstrator
 from agents.losses import coactive, membership, policy_gradient_step, value_loss
@@ -62,6 +64,14 @@ class ReplayConfig(ReinforceConfig):
     demonstration_order_epsilon: float = 0.05
     """Probability of turning a pair around; for nearest_sorted."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        some, any_number = (1, math.inf), (0, math.inf)
+        check_bounds(
+            self, replays=any_number, replay_batch_size=some, capacity=some,
+            seed_episodes=any_number, rho_bar=any_number, c_bar=any_number, lambda_=(0, 1),
+        )  # fmt: skip
+
 
 class ReplayReinforce(Reinforce):
     """Policy gradients on fresh episodes and on stored ones; the autoencoder learns from both."""
@@ -76,13 +86,6 @@ class ReplayReinforce(Reinforce):
         if config.correction not in CORRECTION_NAMES:
             raise ValueError(
                 f"unknown correction {config.correction!r}; choose from {list(CORRECTION_NAMES)}"
-            )
-        for name in ("replays", "seed_episodes"):
-            if getattr(config, name) < 0:
-                raise ValueError(f"{name} is {getattr(config, name)}; expected 0 or more")
-        if config.replay_batch_size < 1:
-            raise ValueError(
-                f"replay_batch_size is {config.replay_batch_size}; expected at least 1"
             )
         self.stochastic_demonstrator = Demonstrator(
             config.demonstrations,

@@ -199,7 +199,7 @@ class PPOLearner(Learner):
         optimizer.zero_grad()
         ones = episodes.steps.to(features.dtype)
         losses = policy_gradient_step(
-            self.policy, episodes, ones, ones[:, :1] * 0, features, ordered_entropy=False
+            self.policy, episodes, ones, ones[:, :1] * 0, features, False, own_merges=False
         )
         values = self.policy.values(features, membership(episodes))
         returns = discounted_returns(rewards, config.discount)

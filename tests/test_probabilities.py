@@ -1,0 +1,80 @@
+"""What a policy thinks of merges and trees: against its own forward pass, and all sequences."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from episodes import RAGGED, SCORERS, generator, random_batch, random_policy, replayed_log_probs
+
+from agents import probabilities
+from agents.losses import coactive
+from agents.probabilities import sequence_log_probs, tree_log_probs
+from agents.rollout import follow, rollout
+from replay import all_sequences
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-4}
+
+
+def trees(autoencoder, policy, sizes, limit=None):
+    batch = random_batch(sizes, slots=7)
+    made = rollout(autoencoder, policy, batch, generator(1), num_merges=limit)
+    return batch, made, policy.features(made.nodes, made.leaf_counts)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("partial", [False, True])
+@pytest.mark.parametrize("most_pairs", [1, 10**6])
+def test_sequences_are_scored_as_by_the_policy_itself(
+    autoencoder, monkeypatch, scorer, partial, most_pairs
+):
+    """Whether all steps are held at once or one at a time, and of merges that it did not make."""
+    monkeypatch.setattr(probabilities, "MOST_PAIRS", most_pairs)
+    limit = torch.tensor([3, 1, 2, 0, 2, 4]) if partial else None
+    batch, made, _ = trees(autoencoder, random_policy(scorer, seed=3), RAGGED, limit)
+    policy = random_policy(scorer)
+    features = policy.features(made.nodes, made.leaf_counts)
+    found = sequence_log_probs(policy.node_scores(features, coactive(made)), made)
+    expected = replayed_log_probs(autoencoder, policy, batch, made.merges)
+    torch.testing.assert_close(found, expected, **CLOSE)
+    assert not found[~made.steps].any()
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("most_states", [0, 10**6])
+def test_a_tree_is_as_likely_as_all_sequences_that_make_it(
+    autoencoder, monkeypatch, scorer, most_states
+):
+    """Through the forests on the way, and through the sequences of trees that are too large."""
+    monkeypatch.setattr(probabilities, "MOST_STATES", most_states)
+    policy = random_policy(scorer)
+    batch, made, features = trees(autoencoder, policy, [5, 2, 6, 1, 4])
+    found = tree_log_probs(policy, autoencoder, batch, made, features, generator())
+    sequences, owner = all_sequences(made.merges, batch.num_tokens)
+    each = replayed_log_probs(autoencoder, policy, batch.rows(owner), sequences).sum(1)
+    expected = torch.stack([each[owner == row].logsumexp(0) for row in range(5)])
+    torch.testing.assert_close(found, expected, **CLOSE)
+    parameters = list(policy.parameters())
+    gradients = [
+        torch.autograd.grad(values.sum(), parameters, retain_graph=True, allow_unused=True)
+        for values in (found, expected)
+    ]
+    for one, other in zip(*gradients, strict=True):
+        if other is not None:
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
+
+
+def test_a_large_tree_is_estimated(autoencoder, monkeypatch):
+    """From sequences drawn at random: near the exact value for a policy that hardly minds."""
+    policy = random_policy("pointer")
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight.mul_(0.3)
+    batch = random_batch([7, 7])
+    chained = [[0, 1], [7, 2], [3, 4], [5, 6], [9, 10], [8, 11]]
+    made = follow(autoencoder, batch, torch.tensor([chained, chained]))
+    features = policy.features(made.nodes, made.leaf_counts)
+    exact = tree_log_probs(policy, autoencoder, batch, made, features, generator())
+    monkeypatch.setattr(probabilities, "MOST_STATES", 0)
+    estimated = tree_log_probs(policy, autoencoder, batch, made, features, generator())
+    assert not torch.equal(estimated, exact)
+    torch.testing.assert_close(estimated, exact, rtol=0, atol=0.1)

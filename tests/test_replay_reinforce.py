@@ -1,0 +1,139 @@
+"""The replay learner: what it stores, what it replays, and that it can be resumed."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from agents.autoencoder_trainer import AutoencoderConfig
+from agents.checkpoint import load_state, save_state
+from agents.demonstrations import Demonstrator
+from agents.losses import coactive
+from agents.probabilities import sequence_log_probs
+from agents.replay_reinforce import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
+from agents.rollout import follow
+
+TREES = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
+TINY = ReplayConfig(
+    autoencoder=AutoencoderConfig(hidden_dim=16),
+    policy_hidden_dim=16,
+    batch_size=4,
+    replay_batch_size=6,
+    demonstration_share=((0.0, 0.0),),
+)
+
+
+def made(**changes) -> ReplayReinforce:
+    return ReplayReinforce("HTM-Trees-v0", replace(TINY, **changes), **TREES)
+
+
+def test_fresh_episodes_are_followed_by_stored_ones():
+    learner = made(replays=2)
+    rows = [learner.update(0.0) for _ in range(7)]
+    assert [row["replay/fresh_share"] for row in rows] == [1, 0, 0, 1, 0, 0, 1]
+    assert [row["replay/stored"] for row in rows] == [8, 8, 8, 16, 16, 16, 24]
+    stored = learner.buffer.trajectories()
+    assert stored.policy_version.tolist() == [0] * 8 + [3] * 8 + [6] * 8
+    assert learner.merges_made == int(stored.steps.sum())  # replays make none
+    assert rows[1]["replay/staleness"] == 1.0
+    assert rows[2]["replay/staleness"] == 2.0
+    for name in ("effective_sample_share", "clipped_share"):
+        assert 0 <= rows[1][f"replay/{name}"] <= 1
+    assert {"train/return", "train/nmse", "loss/policy", "loss/value", "loss/reconstruction",
+            "gradient_norm/policy", "train/tree_height"} <= set(rows[1])  # fmt: skip
+
+
+def test_behaviour_is_that_of_the_policy_which_made_the_merges():
+    learner = made(replays=0)
+    learner.update(0.0)
+    twin = made(replays=0)  # the same before its first update
+    stored = learner.buffer.trajectories()
+    episodes = follow(twin.autoencoder, stored.token_batch, stored.merges)
+    features = twin.policy.features(episodes.nodes, episodes.leaf_counts)
+    scores = twin.policy.node_scores(features, coactive(episodes))
+    torch.testing.assert_close(
+        sequence_log_probs(scores, episodes), stored.behaviour_log_prob, rtol=1e-4, atol=1e-4
+    )
+
+
+def test_the_latest_batch_alone_can_be_kept():
+    learner = made(replays=1, max_staleness=0)
+    for _ in range(5):
+        learner.update(0.0)
+    assert learner.buffer.trajectories().policy_version.tolist() == [4] * 8
+
+
+@pytest.mark.parametrize("name", ["nearest_sorted", "structure", "random"])
+def test_demonstrations_are_stored_with_exact_probabilities(name):
+    learner = made(
+        demonstrations=name, demonstration_share=((0.0, 1.0),), seed_episodes=10,
+        correction="tree", demonstration_epsilon=0.3,
+    )  # fmt: skip
+    learner.update(0.0)
+    stored = learner.buffer.trajectories()
+    assert len(learner.buffer) == 10 + 4
+    assert set(stored.sources) == {name}
+    assert learner.merges_made == int(stored.steps.sum())
+    if name == "structure":
+        return  # its plans are drawn with the demonstration, and are not known any more
+    twin = made()
+    demonstrator = Demonstrator(name, epsilon=0.3)
+    behaviour = demonstrator.behaviour(stored.token_batch, twin.autoencoder, torch.Generator())
+    torch.testing.assert_close(
+        behaviour.log_prob(stored.merges), stored.behaviour_log_prob, rtol=1e-4, atol=1e-4
+    )
+    torch.testing.assert_close(
+        behaviour.tree_log_prob(stored.merges), stored.tree_log_prob, rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("correction", CORRECTION_NAMES)
+@pytest.mark.parametrize("sampler", ["uniform", "advantage", "return"])
+def test_a_saved_state_continues_bit_for_bit(tmp_path, correction, sampler):
+    learner = made(correction=correction, sampler=sampler, baseline="greedy")
+    for _ in range(4):
+        learner.update(0.0)
+    save_state(tmp_path / "state.safetensors", learner.state())
+    twin = made(correction=correction, sampler=sampler, baseline="greedy")
+    twin.restore(load_state(tmp_path / "state.safetensors"))
+    for _ in range(4):
+        assert learner.update(0.5) == twin.update(0.5)
+    assert learner.autoencoder.weights_hash() == twin.autoencoder.weights_hash()
+
+
+def test_on_policy_replays_weigh_every_merge_alike():
+    """Nothing was learned since: with a learning rate of 0 the policy is still the same."""
+    still = replace(TINY.policy, learning_rate=0.0)
+    learner = made(policy=still, max_staleness=None)
+    scalars = [learner.update(0.0) for _ in range(6)]
+    again = [row for row in scalars if row["replay/fresh_share"] == 0]
+    # The autoencoder moves, and with it what the policy sees: hardly, in so few updates.
+    assert all(row["replay/effective_sample_share"] > 0.9 for row in again)
+
+
+def test_samples_without_merges_are_not_stored():
+    data = [torch.randn(n, 2, generator=torch.Generator().manual_seed(n)).numpy()
+            for n in (2, 3, 4, 5) * 10]  # fmt: skip
+    learner = ReplayReinforce("HTM-v0", TINY, env_kwargs={"dataset": data}, embedding_dim=3)
+    learner.update(0.0)
+    stored = learner.buffer.trajectories()
+    assert (stored.num_tokens >= 2).all()
+    assert stored.present.shape[1] == learner.dataset.max_tokens
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"correction": "wishes"}, "unknown correction 'wishes'; choose from"),
+        ({"sampler": "luck"}, "unknown sampler 'luck'; choose from"),
+        ({"replays": -1}, "replays is -1; expected at least 0"),
+        ({"replay_batch_size": 0}, "replay_batch_size is 0; expected at least 1"),
+        ({"capacity": 0}, "capacity is 0; expected at least 1"),
+        ({"demonstration_epsilon": 0.0}, "epsilon is 0.0; expected more than 0"),
+    ],
+)
+def test_wrong_options_are_refused(changes, says):
+    with pytest.raises(ValueError, match=says):
+        made(**changes)
