@@ -29,8 +29,8 @@ class FixedOrderConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     policy: str = "random"
     """The fixed policy's name."""
-    batch_size: int = 64
-    """Trees an update."""
+    batch_size: int = 32
+    """Trees an update; more of them are fewer updates, and measured worse in equal time."""
 
     def __post_init__(self) -> None:
         check_bounds(self, batch_size=(1, math.inf))
