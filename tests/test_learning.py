@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
@@ -19,6 +19,7 @@ from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optimisation import OptimizerConfig
 from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.reinforce import Reinforce, ReinforceConfig
+from agents.replay_reinforce import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
@@ -75,12 +76,12 @@ def counting_autoencoder() -> HTMAutoencoder:
     return autoencoder
 
 
-def counting_learner(config: ReinforceConfig) -> Reinforce:
+def counting_learner(config: ReinforceConfig, learner_class: type = Reinforce) -> Reinforce:
     """Tokens ``x, x + 1, x + 2``: of twelve merge sequences one reconstructs them, the second two
     merged first, each smaller number first. The autoencoder is given and stays as it is."""
     start = np.random.default_rng(0).uniform(-0.3, 0.3, size=(200, 1, 1))
     data = start + np.arange(3)[None, :, None]
-    learner = Reinforce("HTM-v0", config, env_kwargs={"dataset": data}, embedding_dim=1)
+    learner = learner_class("HTM-v0", config, env_kwargs={"dataset": data}, embedding_dim=1)
     learner.autoencoder = counting_autoencoder()
     learner.task = replace(learner.task, mode="frozen")
     return learner
@@ -141,7 +142,37 @@ def test_every_way_of_learning_finds_better_merges(changes):
     assert after["sampled_nmse"] < 0.5 * before["sampled_nmse"]
 
 
+def replaying(**changes) -> ReplayConfig:
+    """As TINY, with replays."""
+    config = ReplayConfig(**{field.name: getattr(TINY, field.name) for field in fields(TINY)})
+    return replace(config, **changes)
+
+
+@pytest.mark.parametrize("correction", CORRECTION_NAMES)
+def test_stored_episodes_alone_teach_the_policy(correction):
+    """Demonstrations at random, never cloned and none of them fresh: what they earned is all that
+    there is to learn from, and the correction has to make the right thing of it."""
+    config = replaying(
+        correction=correction, entropy=FREE, discount=1.0, demonstrations="random",
+        seed_episodes=1000, replay_batch_size=64, rho_bar=10.0,
+    )  # fmt: skip
+    learner = counting_learner(config, ReplayReinforce)
+    before = held_out(learner)
+    learner._seed()
+    for update in range(150):
+        batch, episodes, _ = learner._learn_again(update / 150)
+        learner._train_autoencoder(batch, episodes, update / 150)
+    after = held_out(learner)
+    assert learner.merges_made == 2000
+    assert after["sampled_nmse"] < 0.5 * before["sampled_nmse"]
+    assert after["nmse"] < 0.1 * before["sampled_nmse"]
+
+
 # ---------------------------------------------------------------- jointly, from scratch
+
+
+def test_joint_learning_with_replays():
+    assert_learns(ReplayReinforce("HTM-Trees-v0", replaying(), **TREES), 320, 0.2)
 
 
 @pytest.mark.parametrize("baseline", BASELINES)

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parent.parent
 TINY = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}', "--batch-size", "4",
         "--autoencoder.hidden-dim", "8"]  # fmt: skip
 FIXED = [*TINY, "--algo", "nearest", "--merges", "10000"]
-REINFORCE = [*TINY, "--algo", "reinforce", "--policy-hidden-dim", "8", "--merges", "8000"]
+LEARNED = [*TINY, "--policy-hidden-dim", "8", "--merges", "8000"]
 
 
 def start(*arguments: str | Path) -> subprocess.Popen:
@@ -119,10 +119,12 @@ def test_interrupted_it_writes_a_checkpoint_and_exits_130(undisturbed, tmp_path,
 
 
 @pytest.mark.slow
-def test_reinforce_is_killed_and_resumed_bit_identical(tmp_path):
+@pytest.mark.parametrize("algo", ["reinforce", "replay"])
+def test_a_learner_is_killed_and_resumed_bit_identical(tmp_path, algo):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    finish(start(*REINFORCE, "--out", whole))
-    kill_at(start(*REINFORCE, "--out", killed), killed, 30)
+    arguments = [*LEARNED, "--algo", algo]
+    finish(start(*arguments, "--out", whole))
+    kill_at(start(*arguments, "--out", killed), killed, 30)
     kill_at(start("--resume", killed), killed, 75)
     finish(start("--resume", killed))
     assert course_of(killed) == course_of(whole)
