@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from agents.configuration import check_bounds
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
-from agents.schedules import piecewise_linear
+from agents.schedules import check_points, piecewise_linear
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
 from htm_env.types import TokenBatch
@@ -23,7 +23,7 @@ class AutoencoderConfig:
     """The autoencoder and how it is trained."""
 
     hidden_dim: int = 256
-    """Width of the hidden layers."""
+    """Width of the hidden layers, counted in plain units: gated ones are two thirds as many."""
     architecture: str = "residual"
     """``residual`` or ``mlp`` (the published method's)."""
     loss: LossWeights = field(default_factory=LossWeights)
@@ -45,6 +45,8 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden_dim=(1, math.inf), noise_std=(0, math.inf))
+        check_points("subtree_share", self.subtree_share)
+        check_points("transport_interpolation", self.transport_interpolation)
 
 
 class AutoencoderTrainer:

@@ -64,6 +64,8 @@ def train(options: Any) -> None:
 def evaluate_run(options: EvaluateOptions) -> None:
     """``htm evaluate``: prints the test scores of a run's last checkpoint."""
     set_threads(options.threads)
+    if options.episodes < 1:
+        raise UsageError(f"--episodes is {options.episodes}; expected at least 1")
     directory = RunDirectory(options.directory)
     learner = load_learner(directory)
     task = learner.task

@@ -38,6 +38,6 @@ def check_bounds(config: Any, **bounds: tuple[float | int, float | int]) -> None
     """Raise ``ValueError`` naming the first field that is not a number within its bounds."""
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
-        if not low <= value <= high:
+        if not (isinstance(value, int | float) and low <= value <= high):
             upper = f" and at most {high:g}" if math.isfinite(high) else ""
             raise ValueError(f"{name} is {value}; expected at least {low:g}{upper}")

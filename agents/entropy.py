@@ -13,9 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from agents.configuration import check_bounds
 from agents.losses import distance_to_target
 from agents.rollout import Rollout
-from agents.schedules import piecewise_linear
+from agents.schedules import check_points, piecewise_linear
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class EntropyConfig:
     """``distance``: of the penalty; ``adaptive``: of the present distance, and the sum so far."""
     rate: float = 0.05
     """``adaptive``: how fast the price accumulates."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, bonus=(-1e6, 1e6), weight=(0, 1e6), rate=(0, 1e6))
+        if self.target is not None:
+            check_points("target", self.target)
 
 
 CONTROLS = ("adaptive", "distance")

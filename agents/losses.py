@@ -61,7 +61,7 @@ def policy_gradient_step(
     the mean normalised entropy of the choices; where it has no price and the policy drew these
     merges (``own_merges``), it is estimated from them.
     """
-    scores = policy.node_scores(features, coactive(rollout))
+    scores = policy.node_scores(features, lambda: coactive(rollout))
     gradient, losses = episode_gradient(
         scores.detach(), rollout, advantages, entropy_coefficient, ordered_entropy, own_merges
     )

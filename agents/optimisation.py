@@ -33,8 +33,8 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         large = (0, math.inf)
         check_bounds(
-            self, learning_rate=large, warm_up_updates=large, final_share=(0, 1), clip_norm=large,
-            weight_decay=large,
+            self, learning_rate=(0, 1e6), warm_up_updates=large, final_share=(0, 1),
+            clip_norm=large, weight_decay=large,
         )  # fmt: skip
 
 

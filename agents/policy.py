@@ -8,9 +8,10 @@ other tokens, so that an episode's scores can be kept from step to step.
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from htm_env.forest import action_mask, drop_diagonal
@@ -44,9 +45,13 @@ class MergePolicy(nn.Module):
         """The score of merging each of ``first`` with each of ``second``, in this order."""
 
     def node_scores(
-        self, features: Float[Tensor, "B N F"], needed: Bool[Tensor, "B N N"]
+        self, features: Float[Tensor, "B N F"], needed: Callable[[], Tensor]
     ) -> Float[Tensor, "B N N"]:
-        """The scores of all pairs of nodes; those not ``needed`` may hold anything finite."""
+        """The scores of all pairs of nodes.
+
+        ``needed`` gives the pairs that will be looked at, bool ``(B, N, N)``, to a scorer for which
+        it pays to leave out the others, which may then hold anything finite.
+        """
         return self.scores(features, features)
 
     @abstractmethod
@@ -166,12 +171,13 @@ class PairPolicy(MergePolicy):
         return self.rest(hidden).squeeze(-1)
 
     def node_scores(
-        self, features: Float[Tensor, "B N F"], needed: Bool[Tensor, "B N N"]
+        self, features: Float[Tensor, "B N F"], needed: Callable[[], Tensor]
     ) -> Float[Tensor, "B N N"]:
         width = self.hidden_dim
-        sample, first, second = needed.nonzero(as_tuple=True)
+        pairs = needed()
+        sample, first, second = pairs.nonzero(as_tuple=True)
         hidden = features[sample, first, :width] + features[sample, second, width:]  # (pairs, H)
-        scores = features.new_zeros(needed.shape)
+        scores = features.new_zeros(pairs.shape)
         return scores.index_put((sample, first, second), self.rest(hidden).squeeze(-1))
 
     def values(

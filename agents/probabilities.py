@@ -71,7 +71,7 @@ def tree_log_probs(
     result = features.new_zeros(len(merges))
     few, many = exact.nonzero()[:, 0], (~exact).nonzero()[:, 0]
     if len(few):
-        scores = bounded(policy.node_scores(features, coactive(episodes)))[few]
+        scores = bounded(policy.node_scores(features, lambda: coactive(episodes)))[few]
         states = forest_states(merges[few], num_tokens[few])
         steps = pairwise_log_prob(states, merges[few], scores)
         result = result.index_put((few,), tree_log_prob_by_states(states, steps).to(result.dtype))
@@ -80,7 +80,9 @@ def tree_log_probs(
         def sequence_log_prob(sequences: Tensor, episode: Tensor) -> Tensor:
             made = follow(autoencoder, batch.rows(many[episode]), sequences)
             parts = policy.features(made.nodes, made.leaf_counts)
-            return sequence_log_probs(policy.node_scores(parts, coactive(made)), made).sum(1)
+            return sequence_log_probs(policy.node_scores(parts, lambda: coactive(made)), made).sum(
+                1
+            )
 
         estimate = tree_log_prob(
             merges[many], num_tokens[many], sequence_log_prob, generator, sequences=SEQUENCES

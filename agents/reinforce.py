@@ -28,7 +28,7 @@ from agents.losses import (
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
 from agents.policy import make_policy
 from agents.rollout import Rollout, follow, rollout
-from agents.schedules import piecewise_linear
+from agents.schedules import check_points, piecewise_linear
 from htm_env.forest import tree_height
 from htm_env.networks import seeded_initialisation
 from htm_env.rewards import step_reward
@@ -77,6 +77,7 @@ class ReinforceConfig:
             self, policy_hidden_dim=many, batch_size=many, trees_per_sample=many, discount=(0, 1),
             merges_curriculum=(0, 1), population_curriculum=(0, 1),
         )  # fmt: skip
+        check_points("demonstration_share", self.demonstration_share)
 
 
 class Reinforce(Learner):
@@ -99,7 +100,12 @@ class Reinforce(Learner):
         step_reward(config.reward)  # raises for an unknown one
         self.baseline = make_baseline(config.baseline, config.trees_per_sample)
         self.entropy = EntropyControl(config.entropy)
+        self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         self.demonstrator = fixed_policy(config.demonstrations)
+        if any(share > 0 for _, share in config.demonstration_share):
+            # raises where the policy asks for what the data does not have
+            one = self.dataset.fixed(1).to(self.device)
+            self.demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
 
     # ------------------------------------------------------------ act
 
@@ -110,12 +116,19 @@ class Reinforce(Learner):
 
     @torch.no_grad()
     def predict(
-        self, observation: dict[str, Any], state: Any = None, *, deterministic: bool = False
+        self,
+        observation: dict[str, Any],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
     ) -> tuple[Any, Any]:
         """An action for an observation of the environment, or one for each of a batch of them.
 
         As in Stable-Baselines3: returns ``(action, state)``; ``deterministic`` takes the best pair.
-        Raises ``ValueError`` for another embedding dimension, or where an episode has ended.
+        The observation has to come from an environment with this agent's autoencoder. In a batch,
+        an episode that has ended gets action 0, which the next reset ignores. Sampling draws from a
+        generator of its own, so that acting does not change training. Raises ``ValueError`` for
+        another embedding dimension, or for the observation of a single episode that has ended.
         """
         tensors = {
             key: torch.as_tensor(observation[key], device=self.device)
@@ -129,14 +142,16 @@ class Reinforce(Learner):
                 f"the observation has embeddings of {tensors['tokens'].shape[2]} numbers; this "
                 f"agent expects {self.autoencoder.embedding_dim}"
             )
-        if (tensors["active"].sum(1) < 2).any():
+        ended = tensors["active"].sum(1) < 2
+        if single and ended.any():
             raise ValueError("the observation has fewer than two active slots: nothing to merge")
         logits, _ = self.policy(tensors)
         if deterministic:
             actions = logits.argmax(1)
         else:
             probabilities = logits.softmax(1)
-            actions = torch.multinomial(probabilities, 1, generator=self.generator).squeeze(1)
+            actions = torch.multinomial(probabilities, 1, generator=self._acting).squeeze(1)
+        actions = actions.masked_fill(ended, 0)
         return (int(actions[0]) if single else actions.cpu().numpy()), state
 
     # ------------------------------------------------------------ learn
@@ -194,7 +209,9 @@ class Reinforce(Learner):
             ),
         )
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
-        values = self.policy.values(features, membership(episodes))
+        values = torch.zeros_like(rewards)
+        if self.baseline.learns_values:
+            values = self.policy.values(features, membership(episodes))
         advantages = self._scaled(self.baseline.advantages(returns), episodes.steps)
         coefficient = self.entropy.coefficient(episodes, progress)
         target = self.entropy.target(progress)

@@ -177,7 +177,7 @@ class ReplayReinforce(Reinforce):
         Returns the losses, whose gradients are accumulated, the logarithm of every episode's
         weight, and the share of the merges whose weight was cut.
         """
-        scores = self.policy.node_scores(features, coactive(episodes)).detach()
+        scores = self.policy.node_scores(features, lambda: coactive(episodes)).detach()
         target_log_prob = sequence_log_probs(scores, episodes)
         replayed = Replayed(
             stored.behaviour_log_prob, target_log_prob, rewards, values.detach(), episodes.steps

@@ -7,6 +7,16 @@ from collections.abc import Sequence
 from itertools import pairwise
 
 
+def check_points(name: str, points: Sequence[tuple[float, float]]) -> None:
+    """Raise ``ValueError`` unless these are points with rising shares, all between 0 and 1."""
+    shares = [share for share, _ in points]
+    inside = all(0 <= number <= 1 for point in points for number in point)
+    if not points or not inside or any(after < before for before, after in pairwise(shares)):
+        raise ValueError(
+            f"{name} is {points}; expected (share, value) pairs between 0 and 1, shares rising"
+        )
+
+
 def piecewise_linear(points: Sequence[tuple[float, float]], progress: float) -> float:
     """The value at ``progress`` on straight lines between ``(progress, value)`` points.
 

@@ -56,7 +56,8 @@ class HTMAutoencoder(nn.Module):
     Args:
         token_dim: ``T``, coordinates of a token.
         embedding_dim: ``D``; well under ``n T`` it is a bottleneck, so that structure is needed.
-        hidden_dim: width of the hidden layers.
+        hidden_dim: width of the hidden layers, counted in plain units; ``"residual"`` has two
+            thirds as many gated ones, with the same number of parameters.
         architecture: ``"residual"`` or ``"mlp"`` (see ``networks.py``).
         generator: draws the initial weights; torch's global generator if None.
     """

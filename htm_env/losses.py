@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +33,12 @@ class LossWeights:
     """Squared embeddings, so that their scale stays bounded."""
     classifier: float = 0.1
     """Cross-entropy of the leaf classifier."""
+
+    def __post_init__(self) -> None:
+        """Raises ``ValueError`` for a weight that is negative or not finite."""
+        for name, weight in vars(self).items():
+            if not 0 <= weight < math.inf:
+                raise ValueError(f"the weight of {name} is {weight}; expected 0 or more")
 
 
 def reconstruction_loss(

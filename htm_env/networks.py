@@ -18,7 +18,8 @@ class ResidualNetwork(nn.Module):
     alive through a tree of merges. A hidden unit is a product, ``silu(a) tanh(b)`` of two affine
     maps (gated linear units, Dauphin et al. 2017; Shazeer 2020): angles and lengths, that is what
     directions and crossings are made of, need products, and sums of plain units stand on plateaus
-    where they cannot make them. The bounded factor keeps deep trees from growing without limit.
+    where they cannot make them. One factor is bounded, so that a unit grows no faster than its
+    input, however deep the tree.
     Two thirds of ``hidden`` units have the parameters of ``hidden`` plain ones; a multiple of 8 is
     what matrix products like. A second hidden layer costs three times as much and, in equal time,
     measured worse.

@@ -161,14 +161,14 @@ def test_node_scores_are_the_scores_of_the_needed_pairs(scorer):
     needed = torch.rand(2, 7, 7, generator=drawn) < 0.4
     weights = torch.randn(2, 7, 7, generator=drawn) * needed
     results = []
-    for score in (policy.scores, lambda first, _: policy.node_scores(first, needed)):
+    for score in (policy.scores, lambda first, _: policy.node_scores(first, lambda: needed)):
         leaf = features.clone().requires_grad_()
         scores = score(leaf, leaf)
         (scores * weights).sum().backward()
         results.append((scores[needed], leaf.grad))
     torch.testing.assert_close(results[1][0], results[0][0], **CLOSE)
     torch.testing.assert_close(results[1][1], results[0][1], **CLOSE)
-    assert policy.node_scores(features, needed).isfinite().all()
+    assert policy.node_scores(features, lambda: needed).isfinite().all()
 
 
 @pytest.mark.parametrize("scorer", SCORERS)

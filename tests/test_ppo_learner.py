@@ -153,9 +153,7 @@ def test_saved_as_a_run_it_is_loaded_and_continues(tmp_path):
 
 
 def test_global_generators_play_no_part_and_are_left_alone():
-    one, again, other = (
-        PPOLearner("HTM-Trees-v0", TINY, **MIXED, seed=seed) for seed in (0, 0, 1)
-    )
+    one, again, other = (PPOLearner("HTM-Trees-v0", TINY, **MIXED, seed=seed) for seed in (0, 0, 1))
     train(one, 3)
     torch.manual_seed(5)
     np.random.seed(5)  # noqa: NPY002

@@ -176,7 +176,12 @@ def test_choice_entropy_counts_pairs_and_not_their_order():
 # ---------------------------------------------------------------- a token is computed once
 
 
-@given(st.integers(2, 6), st.integers(1, 4), st.integers(0, 5), st.sampled_from(["pointer", "pair_mlp"]))
+@given(
+    st.integers(2, 6),
+    st.integers(1, 4),
+    st.integers(0, 5),
+    st.sampled_from(["pointer", "pair_mlp"]),
+)
 def test_sharing_changes_nothing(slots, count, seed, scorer):
     """Values, logits and gradients, on episodes and on rows that have nothing in common."""
     torch.manual_seed(seed)
@@ -237,7 +242,9 @@ def test_a_policy_alone_is_saved_and_loaded(policy_class, tmp_path):
     policy.save(str(tmp_path / "policy.pt"))
     loaded = policy_class.load(str(tmp_path / "policy.pt"), device="cpu")
     observation = states(5, 10)
-    for one, other in zip(network_of(policy)(observation), network_of(loaded)(observation), strict=True):
+    for one, other in zip(
+        network_of(policy)(observation), network_of(loaded)(observation), strict=True
+    ):
         assert torch.equal(one, other)
 
 

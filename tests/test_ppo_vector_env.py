@@ -203,7 +203,7 @@ def test_finished_episodes_are_kept_from_the_call_of_record_on():
     assert finished is not None and env.take_finished() is None
     sizes = finished.batch.num_tokens
     assert torch.equal((finished.merges[..., 0] >= 0).sum(1), sizes - 1)
-    assert ((finished.merges.amax((1, 2)) == 2 * sizes - 3)).all()  # the last child of the root
+    assert (finished.merges.amax((1, 2)) == 2 * sizes - 3).all()  # the last child of the root
     first = finished.returns[0] + finished.error[0]  # E_0 of the first that ended
     assert float((starts - first).abs().min()) < 1e-5
 

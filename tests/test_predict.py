@@ -53,6 +53,30 @@ def test_sampled_actions_of_a_batch_are_legal(agent):
     assert (info["num_active"] == 2).all()
 
 
+def test_a_batch_is_driven_through_many_episodes(agent):
+    """With Gymnasium's default autoreset, where an ended copy is still seen for one step."""
+    envs = gym.make_vec(
+        "HTM-Trees-v0", num_envs=8, autoencoder=agent.autoencoder, heights=(2, 3),
+        invalid_action="raise",
+    )  # fmt: skip
+    observation, _ = envs.reset(seed=0)
+    ends = 0
+    for step in range(30):
+        actions, _ = agent.predict(observation, None, None, step % 2 == 0)
+        observation, _, terminated, truncated, _ = envs.step(actions)
+        assert not truncated.any()
+        ends += int(terminated.sum())
+    assert ends > 8 * 3
+
+
+def test_acting_does_not_change_training(agent):
+    observation, _ = environment(agent).reset(seed=0)
+    before = agent.generator.get_state()
+    drawn = {agent.predict(observation)[0] for _ in range(30)}
+    assert len(drawn) > 3
+    assert torch.equal(agent.generator.get_state(), before)
+
+
 def test_an_observation_of_another_dimension_is_named(agent):
     observation, _ = gym.make("HTM-Trees-v0", autoencoder="untrained", embedding_dim=7).reset()
     with pytest.raises(ValueError, match="embeddings of 7 numbers; this agent expects 5"):

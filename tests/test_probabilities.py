@@ -33,7 +33,7 @@ def test_sequences_are_scored_as_by_the_policy_itself(
     batch, made, _ = trees(autoencoder, random_policy(scorer, seed=3), RAGGED, limit)
     policy = random_policy(scorer)
     features = policy.features(made.nodes, made.leaf_counts)
-    found = sequence_log_probs(policy.node_scores(features, coactive(made)), made)
+    found = sequence_log_probs(policy.node_scores(features, lambda: coactive(made)), made)
     expected = replayed_log_probs(autoencoder, policy, batch, made.merges)
     torch.testing.assert_close(found, expected, **CLOSE)
     assert not found[~made.steps].any()

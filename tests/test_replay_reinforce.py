@@ -52,7 +52,7 @@ def test_behaviour_is_that_of_the_policy_which_made_the_merges():
     stored = learner.buffer.trajectories()
     episodes = follow(twin.autoencoder, stored.token_batch, stored.merges)
     features = twin.policy.features(episodes.nodes, episodes.leaf_counts)
-    scores = twin.policy.node_scores(features, coactive(episodes))
+    scores = twin.policy.node_scores(features, lambda: coactive(episodes))
     torch.testing.assert_close(
         sequence_log_probs(scores, episodes), stored.behaviour_log_prob, rtol=1e-4, atol=1e-4
     )

@@ -130,14 +130,18 @@ class PPOLearner(Learner):
         return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
 
     def predict(
-        self, observation: dict[str, Any], state: Any = None, *, deterministic: bool = False
+        self,
+        observation: dict[str, Any],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
     ) -> tuple[Any, Any]:
         """An action for an observation of the environment, or one for each of a batch of them.
 
         As in Stable-Baselines3, but drawn from this learner's generator.
         """
         with seeded_globals(self.generator):
-            return self.model.predict(observation, state, deterministic=deterministic)
+            return self.model.predict(observation, state, episode_start, deterministic)
 
     # ------------------------------------------------------------ learn
 

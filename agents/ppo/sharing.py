@@ -79,7 +79,7 @@ def shared_forward(
     runs = Runs.of(observation["tokens"].float(), observation["leaf_counts"], active)
     features = network.features(runs.tokens, runs.leaf_counts)  # (R, N, F)
     needed = (runs.members.transpose(1, 2) @ runs.members) > 0
-    scores = bounded(network.node_scores(features, needed))
+    scores = bounded(network.node_scores(features, lambda: needed))
     slots, nodes = active.shape[1], scores.shape[1]
     first, second = action_to_pair(torch.arange(slots * (slots - 1), device=active.device), slots)
     pair = (runs.run[:, None] * nodes + runs.node[:, first]) * nodes + runs.node[:, second]
