@@ -278,7 +278,7 @@ class SoftNearest(Behaviour):
         """Over all forests on the way to each tree; nan for more than ``MOST_STATES`` of them."""
         num_leaves = self.batch.num_tokens
         few = number_of_states(merges, num_leaves) <= MOST_STATES
-        few &= merges.shape[1] <= MOST_MERGES
+        few &= (merges[..., 0] >= 0).sum(1) <= MOST_MERGES
         result = self.batch.tokens.new_full((len(merges),), math.nan)
         if not few.any():
             return result

@@ -137,12 +137,14 @@ class ReplayBuffer:
         else:
             self._tree[slots.numpy()] = self._ring.columns["priority"][slots].numpy()
         if self._max_staleness is not None:
-            newest = int(self._ring.column("policy_version").max())
+            newest = int(self._ring.unordered("policy_version").max())
             self.drop_older_than(newest - self._max_staleness)
 
     def drop_older_than(self, version: int) -> int:
         """Drop the episodes whose policy version is below this one; returns how many went."""
         if not len(self):
+            return 0
+        if self._ring.unordered("policy_version").min() >= version:
             return 0
         stale = self._ring.column("policy_version") < version
         count = int(stale.sum())
@@ -173,7 +175,7 @@ class ReplayBuffer:
         positions = (np.arange(batch) + drawn.cpu().numpy()) / batch * self._tree.total
         indices = self._tree.find(positions)
         # N and the total cancel when the weights are divided by that of the rarest episode.
-        rarest = float(self._ring.column("priority").min())
+        rarest = float(self._ring.unordered("priority").min())
         weights = (self._tree[indices] / rarest) ** -self.sampler.beta
         slots = torch.from_numpy(indices)
         return Sampled(self._unpacked(slots), torch.from_numpy(weights).float(), slots)
@@ -286,7 +288,7 @@ class ReplayBuffer:
     def _new_priorities(self, known: np.ndarray) -> np.ndarray:
         largest = 1.0
         if len(self):
-            largest = float(self._ring.column("priority").max())
+            largest = float(self._ring.unordered("priority").max())
         given = self.sampler.priorities(known, *self._bounds)
         return np.where(np.isnan(known), largest, given)
 
@@ -294,10 +296,11 @@ class ReplayBuffer:
         """Compute all priorities anew where the values that they are relative to have moved."""
         if not self.sampler.relative:
             return
-        values = self._ring.column("value").numpy()
+        values = self._ring.unordered("value").numpy()
         bounds = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))  # nan is left out
         if bounds != self._bounds and not np.isnan(bounds[0]):
             self._bounds = bounds
+            values = self._ring.column("value").numpy()
             optimistic = np.where(np.isnan(values), bounds[1], values)
             priorities = self.sampler.priorities(optimistic, *bounds)
             self._ring.columns["priority"][self._ring.slots()] = torch.from_numpy(priorities)

@@ -45,6 +45,10 @@ class Ring:
         age = (slots - self.first) % max(1, self.room)
         return (slots >= 0) & (slots < self.room) & (age < self.size)
 
+    def unordered(self, name: str) -> Tensor:
+        """The values of all rows, in any order: a view where every slot is taken too."""
+        return self.columns[name] if self.size == self.room else self.column(name)
+
     def rows(self, slots: Int64[Tensor, "K"]) -> dict[str, Tensor]:
         return {name: column[slots] for name, column in self.columns.items()}
 

@@ -18,8 +18,8 @@ from torch import Tensor
 
 from replay.forest_check import check_forests
 
-MOST_MERGES = 62
-"""A set of merges is the bits of one integer."""
+MOST_MERGES = 40
+"""A set of merges is the bits of one integer, and the episode's number stands above them."""
 UNDERFLOW = 1e-200
 """A sum of weights below this is computed again, relative to its own largest."""
 
@@ -71,35 +71,36 @@ def forest_states(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
     ``MOST_MERGES`` merges.
     """
     check_forests(merges, num_leaves)
-    batch, steps, _ = merges.shape
-    if steps > MOST_MERGES:
-        raise ValueError(f"there are up to {steps} merges; expected at most {MOST_MERGES}")
-    device = merges.device
     real = merges[..., 0] >= 0
-    children = merges - num_leaves[:, None, None]  # as merges; negative for leaves
-    bit = 1 << torch.arange(steps, device=device)
-    needs = (bit[children.clamp(min=0)] * (children >= 0)).sum(-1)  # (B, M): bits of the children
-    episode = torch.arange(batch, device=device)
+    steps = int(real.sum(1).max()) if len(real) else 0
+    if steps > MOST_MERGES:
+        raise ValueError(f"there are trees of {steps} merges; expected at most {MOST_MERGES}")
+    real, children = real[:, :steps], merges[:, :steps] - num_leaves[:, None, None]
+    bit = 1 << torch.arange(steps, device=merges.device)
+    needs = (bit[children.clamp(min=0)] * (children >= 0)).sum(-1)  # (B, K): bits of the children
+    episode = torch.arange(len(merges), device=merges.device)
     made = torch.zeros_like(episode)  # (S,) of this level: bits of the merges made
     all_episodes, all_made, edges, known = [episode], [made], [], 0
     for level in range(steps):
         ready = real[episode] & (made[:, None] & bit == 0)
         ready &= made[:, None] & needs[episode] == needs[episode]
         row, merge = ready.nonzero(as_tuple=True)
-        reached = torch.stack([episode[row], made[row] | bit[merge]], dim=1)
-        states, place = reached.unique(dim=0, return_inverse=True)
+        reached = episode[row] << steps | made[row] | bit[merge]
+        states, place = reached.unique(return_inverse=True)
         start, known = known + row, known + len(episode)
         edges.append(torch.stack([start, known + place, merge, torch.full_like(row, level)]))
-        episode, made = states.unbind(1)
+        episode, made = states >> steps, states & (1 << steps) - 1
         all_episodes.append(episode)
         all_made.append(made)
     episode, made = torch.cat(all_episodes), torch.cat(all_made)
-    start, end, merge, before = torch.cat(edges, dim=1).unbind(0)
+    nothing = episode.new_empty(4, 0)
+    start, end, merge, before = torch.cat([nothing, *edges], dim=1).unbind(0)
     whole = (bit * real).sum(1)
     last = torch.empty_like(num_leaves)
     complete = (made == whole[episode]).nonzero()[:, 0]
     last[episode[complete]] = complete
-    active = _active(merges, num_leaves, episode, made)
+    done = made[:, None] & bit != 0
+    active = _active(merges[:, :steps], num_leaves, episode, done, 2 * merges.shape[1] + 1)
     return ForestStates(episode, active, start, end, merge, before, last)
 
 
@@ -154,17 +155,21 @@ def tree_log_prob_by_states(
     return reached[states.last].clamp(max=0.0)
 
 
-def _active(merges: Tensor, num_leaves: Tensor, episode: Tensor, made: Tensor) -> Tensor:
-    steps = merges.shape[1]
-    nodes = torch.arange(2 * steps + 1, device=merges.device)
-    active = nodes < num_leaves[episode, None]  # (S, N)
-    rows = torch.arange(len(episode), device=merges.device)
-    for step in range(steps):
-        done = made >> step & 1 == 1
-        row, which = rows[done], episode[done]
-        active[row[:, None], merges[which, step]] = False
-        active[row, num_leaves[which] + step] = True
-    return active
+def _active(
+    merges: Int64[Tensor, "B K 2"],
+    num_leaves: Int64[Tensor, "B"],
+    episode: Int64[Tensor, "S"],
+    done: Bool[Tensor, "S K"],
+    num_nodes: int,
+) -> Bool[Tensor, "S N"]:
+    """The leaves and what was made of them, without what was merged on."""
+    device = merges.device
+    parent = num_leaves[episode, None] + torch.arange(done.shape[1], device=device)
+    parent = parent.where(done, num_nodes)  # the rest lands behind the last node
+    used = merges[episode].where(done[..., None], num_nodes).flatten(1)
+    nodes = torch.arange(num_nodes + 1, device=device)
+    active = nodes < num_leaves[episode, None]  # (S, N + 1)
+    return active.scatter(1, parent, True).scatter(1, used, False)[:, :num_nodes]
 
 
 def _place(group: Int64[Tensor, "S"]) -> Int64[Tensor, "S"]:
