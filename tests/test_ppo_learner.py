@@ -62,7 +62,7 @@ def test_rewards_move_the_policy_to_the_best_merges(maskable):
     learner.autoencoder.load_state_dict(counting_autoencoder().state_dict())
     learner.callback.trainer = None  # the autoencoder stays as it is
     before = held_out(learner)
-    train(learner, 80)
+    train(learner, 60)
     after = held_out(learner)
     assert after["sampled_nmse"] < 0.15 * before["sampled_nmse"]
     assert after["nmse"] < 0.02 * before["sampled_nmse"]
@@ -70,7 +70,7 @@ def test_rewards_move_the_policy_to_the_best_merges(maskable):
 
 @both
 def test_joint_learning_from_scratch(maskable):
-    assert_learns(PPOLearner("HTM-Trees-v0", replace(TINY, maskable=maskable), **TREES), 80, 0.2)
+    assert_learns(PPOLearner("HTM-Trees-v0", replace(TINY, maskable=maskable), **TREES), 60, 0.25)
 
 
 def test_cloning_reaches_the_demonstrators_merges():
@@ -82,11 +82,11 @@ def test_cloning_reaches_the_demonstrators_merges():
     task = {"env_kwargs": {"heights": (3,)}, "embedding_dim": 6}
     learner = PPOLearner("HTM-Trees-v0", config, **task)
     before = held_out(learner)["tree_recall"]
-    scalars = train(learner, 40)
+    scalars = train(learner, 25)
     assert before < 0.6 and held_out(learner)["tree_recall"] > 0.85
     assert all("loss/cloning" in row and "loss/policy" not in row for row in scalars)
     assert scalars[-1]["loss/value"] < 0.2 * scalars[0]["loss/value"]
-    assert learner.merges_made == 40 * 64 * 6
+    assert learner.merges_made == 25 * 64 * 6
 
 
 def test_frozen_the_autoencoder_stays_as_it_is():

@@ -15,9 +15,7 @@ class PPOConfig:
     """Everything that PPO (Schulman et al. 2017) can be told; shares are of the budget."""
 
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    policy: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=1e-3, warm_up_updates=100)
-    )
+    policy: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer of policy and critic; its updates are gradient steps, one a minibatch."""
     scorer: str = "pointer"
     """pointer, or pair_mlp (the published method's)."""
@@ -27,11 +25,11 @@ class PPOConfig:
     """Copies of the environment, stepped together."""
     rollout_episodes: int = 1
     """Longest episodes that each copy could finish in one rollout: steps are P - 1 times this."""
-    batch_size: int = 256
+    batch_size: int = 512
     """Steps of a minibatch."""
-    n_epochs: int = 4
+    n_epochs: int = 2
     """Passes over a rollout."""
-    trees_per_step: int = 64
+    trees_per_step: int = 16
     """Finished trees of a rollout that one autoencoder step learns from."""
     reward: str = "incremental"
     """incremental, terminal or one_step."""

@@ -49,8 +49,8 @@ def make_ppo(
             global generators.
         env_kwargs: what ``gym.make`` takes. The autoencoder is the pretrained one by default, and
             stays as it is; :class:`agents.ppo.JointTraining` trains another along.
-        ppo_kwargs: arguments of the model, before the defaults here: rollouts of one longest
-            episode, discount 0.8, and what :class:`PPOConfig` says.
+        ppo_kwargs: arguments of the model. The defaults here: rollouts of one longest episode,
+            learning rate 1e-3, discount 0.8, and what else :class:`PPOConfig` says.
 
     Raises ``ValueError`` for an unknown id or arguments of the environment that it does not take.
     """
@@ -66,7 +66,7 @@ def make_ppo(
         "n_steps": steps,
         "batch_size": minibatch(n_envs * steps, defaults.batch_size),
         "n_epochs": defaults.n_epochs,
-        "learning_rate": defaults.policy.learning_rate,
+        "learning_rate": 1e-3,  # it stays so: lower than the highest of a schedule
         "gamma": defaults.discount,
         "gae_lambda": defaults.gae_lambda,
         "clip_range": defaults.clip_range,
