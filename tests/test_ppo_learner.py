@@ -50,14 +50,11 @@ def assert_same(one: PPOLearner, other: PPOLearner) -> None:
 # ---------------------------------------------------------------- it learns
 
 
-@both
-def test_rewards_move_the_policy_to_the_best_merges(maskable):
+def test_rewards_move_the_policy_to_the_best_merges():
     """Tokens ``x, x + 1, x + 2``: one of twelve merge sequences reconstructs them exactly."""
     start = np.random.default_rng(0).uniform(-0.3, 0.3, size=(200, 1, 1))
     data = start + np.arange(3)[None, :, None]
-    config = replace(
-        TINY, autoencoder=AutoencoderConfig(hidden_dim=2), discount=1.0, maskable=maskable
-    )
+    config = replace(TINY, autoencoder=AutoencoderConfig(hidden_dim=2), discount=1.0)
     learner = PPOLearner("HTM-v0", config, env_kwargs={"dataset": data}, embedding_dim=1)
     learner.autoencoder.load_state_dict(counting_autoencoder().state_dict())
     learner.callback.trainer = None  # the autoencoder stays as it is

@@ -26,7 +26,6 @@ from agents.optimisation import OptimizerConfig
 from agents.ppo import (
     HTMVecEnv,
     JointTraining,
-    MaskableMergeActorCriticPolicy,
     MergeActorCriticPolicy,
 )
 from agents.ppo.make import minibatch
@@ -143,7 +142,6 @@ def untrained() -> HTMAutoencoder:
 
 FORMS_OF_JOINT = {
     "ours": (PPO, MergeActorCriticPolicy),
-    "ours-maskable": (MaskablePPO, MaskableMergeActorCriticPolicy),
     "multi-input": (MaskablePPO, "MultiInputPolicy"),
 }
 
