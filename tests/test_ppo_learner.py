@@ -23,7 +23,7 @@ TINY = PPOConfig(
     n_envs=16,
     batch_size=16,
     n_epochs=2,
-    trees_per_step=16,
+    trees_per_step=8,
     demonstration_share=((0.0, 0.0),),
 )
 MIXED = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
@@ -50,14 +50,11 @@ def assert_same(one: PPOLearner, other: PPOLearner) -> None:
 # ---------------------------------------------------------------- it learns
 
 
-@both
-def test_rewards_move_the_policy_to_the_best_merges(maskable):
+def test_rewards_move_the_policy_to_the_best_merges():
     """Tokens ``x, x + 1, x + 2``: one of twelve merge sequences reconstructs them exactly."""
     start = np.random.default_rng(0).uniform(-0.3, 0.3, size=(200, 1, 1))
     data = start + np.arange(3)[None, :, None]
-    config = replace(
-        TINY, autoencoder=AutoencoderConfig(hidden_dim=2), discount=1.0, maskable=maskable
-    )
+    config = replace(TINY, autoencoder=AutoencoderConfig(hidden_dim=2), discount=1.0)
     learner = PPOLearner("HTM-v0", config, env_kwargs={"dataset": data}, embedding_dim=1)
     learner.autoencoder.load_state_dict(counting_autoencoder().state_dict())
     learner.callback.trainer = None  # the autoencoder stays as it is
@@ -70,7 +67,19 @@ def test_rewards_move_the_policy_to_the_best_merges(maskable):
 
 @both
 def test_joint_learning_from_scratch(maskable):
-    assert_learns(PPOLearner("HTM-Trees-v0", replace(TINY, maskable=maskable), **TREES), 60, 0.25)
+    config = replace(TINY, n_envs=32, batch_size=64, n_epochs=1, maskable=maskable)
+    assert_learns(PPOLearner("HTM-Trees-v0", config, **TREES), 50, 0.2)
+
+
+def test_masks_from_the_environment_are_those_that_the_policy_reads_for_itself():
+    """So both algorithms take the same course, to the last bit."""
+    learners = [
+        PPOLearner("HTM-Trees-v0", replace(TINY, maskable=maskable), **MIXED)
+        for maskable in (False, True)
+    ]
+    for learner in learners:
+        train(learner, 3)
+    assert_same(*learners)
 
 
 def test_cloning_reaches_the_demonstrators_merges():
@@ -85,7 +94,7 @@ def test_cloning_reaches_the_demonstrators_merges():
     scalars = train(learner, 25)
     assert before < 0.6 and held_out(learner)["tree_recall"] > 0.85
     assert all("loss/cloning" in row and "loss/policy" not in row for row in scalars)
-    assert scalars[-1]["loss/value"] < 0.2 * scalars[0]["loss/value"]
+    assert scalars[-1]["loss/value"] < 0.5 * scalars[0]["loss/value"]
     assert learner.merges_made == 25 * 64 * 6
 
 
@@ -142,7 +151,7 @@ def test_frozen_too_it_continues_bit_for_bit():
 
 def test_saved_as_a_run_it_is_loaded_and_continues(tmp_path):
     one = PPOLearner("HTM-Trees-v0", replace(TINY, maskable=True), **MIXED)
-    one.train(merges=600)
+    one.train(merges=300)
     one.save(tmp_path / "agent")
     other = Learner.load(tmp_path / "agent")
     assert isinstance(other, PPOLearner) and other.algo == "maskable_ppo"
@@ -260,12 +269,14 @@ def test_a_non_finite_rollout_is_skipped_counted_and_survived():
     kept = sound[name].clone()
     sound[name].fill_(torch.nan)
     policy = {key: value.clone() for key, value in learner.policy.state_dict().items()}
-    assert learner.update(0.5)["train/skipped_updates"] == 2  # of policy and autoencoder
+    assert (
+        learner.update(0.5)["train/skipped_updates"] == 3
+    )  # one of the policy, two of the autoencoder
     for key, value in learner.policy.state_dict().items():
         assert torch.equal(value, policy[key])
     sound[name].copy_(kept)
     scalars = learner.update(0.5)
-    assert scalars["train/skipped_updates"] == 2 and np.isfinite(scalars["train/nmse"])
+    assert scalars["train/skipped_updates"] == 3 and np.isfinite(scalars["train/nmse"])
     sound[name].fill_(torch.nan)
     with pytest.raises(FloatingPointError, match="not finite in 20 updates in a row"):
         train(learner, 20)

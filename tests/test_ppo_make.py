@@ -26,7 +26,6 @@ from agents.optimisation import OptimizerConfig
 from agents.ppo import (
     HTMVecEnv,
     JointTraining,
-    MaskableMergeActorCriticPolicy,
     MergeActorCriticPolicy,
 )
 from agents.ppo.make import minibatch
@@ -39,7 +38,7 @@ FAST = OptimizerConfig(learning_rate=1e-2, warm_up_updates=5)
 
 def test_the_plainest_way_runs():
     env = gym.make("HTM-Trees-v0")
-    model = PPO("MultiInputPolicy", env, n_steps=100, n_epochs=1, device="cpu").learn(200)
+    model = PPO("MultiInputPolicy", env, n_steps=128, n_epochs=1, device="cpu").learn(128)
     observation, _ = env.reset(seed=0)
     action, _ = model.predict(observation)
     assert env.action_space.contains(int(action))
@@ -143,7 +142,6 @@ def untrained() -> HTMAutoencoder:
 
 FORMS_OF_JOINT = {
     "ours": (PPO, MergeActorCriticPolicy),
-    "ours-maskable": (MaskablePPO, MaskableMergeActorCriticPolicy),
     "multi-input": (MaskablePPO, "MultiInputPolicy"),
 }
 
@@ -153,9 +151,9 @@ def test_the_callback_trains_jointly_and_logs_our_names(form, tmp_path):
     torch.manual_seed(0)
     env = HTMVecEnv("HTM-Trees-v0", 16, autoencoder=untrained(), heights=(2,))
     kind, policy = FORMS_OF_JOINT[form]
-    model = kind(policy, VecMonitor(env), n_steps=8, batch_size=64, n_epochs=2, device="cpu")
+    model = kind(policy, VecMonitor(env), n_steps=4, batch_size=64, n_epochs=1, device="cpu")
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(20 * 16 * 8, joint(env))
+    model.learn(25 * 16 * 4, joint(env))
     with open(tmp_path / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     names = {"train/return", "train/nmse", "train/tree_height", "loss/policy", "loss/value",

@@ -77,7 +77,7 @@ def test_copies_are_the_single_environment_step_by_step(illegal):
     starts = [single.reset(seed=7 + copy) for copy, single in enumerate(singles)]
     random = np.random.default_rng(0)
     ended, cut = 0, 0
-    for _ in range(40):
+    for _ in range(25):
         for copy, (expected, info) in enumerate(starts):
             assert_same({key: value[copy] for key, value in observation.items()}, expected)
             np.testing.assert_array_equal(env.action_masks()[copy], info["action_mask"])
