@@ -25,7 +25,7 @@ DEFAULT_ALGORITHMS = tuple(
     if name in ALGORITHMS
 )  # fmt: skip
 """What is compared where nobody says what."""
-DEFAULT_SECONDS = 25.0
+DEFAULT_SECONDS = 22.0
 """Of a run: 48 of them, and their start and test, take under fifteen minutes on two cores."""
 RUNS, RETRAINED = "runs", "retrained"
 """The folders of a comparison that hold runs, as ``problem/algorithm-seed``."""

@@ -85,7 +85,7 @@ class CompareOptions:
     first_seed: int = 0
     """Of its first run: another machine's seeds can continue where this one's end."""
     seconds: float | None = None
-    """Budget of a run: seconds of training, evaluations included; 25 if no budget is given."""
+    """Budget of a run: seconds of training, evaluations included; 22 if no budget is given."""
     merges: int | None = None
     """Budget of a run: merges made for learning."""
     jobs: int | None = None

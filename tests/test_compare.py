@@ -285,7 +285,7 @@ class Saboteur(threading.Thread):
 @pytest.mark.slow
 def test_killed_and_interrupted_it_continues_where_it_was(tmp_path, capfd, own_processes):
     out = tmp_path / "out"
-    options = {"chain": {"autoencoder": {"hidden_dim": 8}, "batch_size": 1}}
+    options = {"chain": {"autoencoder": {"hidden_dim": 8}, "batch_size": 2}}
     given = ["compare", "--envs", "trees7", "--algos", "chain", "--seeds", "1", "--merges", "4200",
              "--out", str(out), "--algo-options", json.dumps(options)]  # fmt: skip
     chain = out / "runs" / "trees7" / "chain-0"
