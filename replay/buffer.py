@@ -108,14 +108,13 @@ class ReplayBuffer:
         """
         if isinstance(trajectories, Trajectory):
             trajectories = [trajectories]
-        count = trajectories.size if isinstance(trajectories, Trajectories) else len(trajectories)
-        if count == 0:
+        if not isinstance(trajectories, Trajectories):
+            if not trajectories:
+                return
+            trajectories = Trajectories.pad(trajectories)
+        batch = trajectories
+        if batch.size == 0:
             return
-        batch = (
-            trajectories
-            if isinstance(trajectories, Trajectories)
-            else Trajectories.pad(trajectories)
-        )
         batch.check()
         packing = self._packing or Packing(
             batch.present.shape[1] if self._num_slots is None else self._num_slots,
