@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.algorithms import ALGORITHMS, algorithm
+from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
 from agents.options import CompareOptions, UsageError
@@ -17,12 +17,8 @@ from agents.results import load_result
 from agents.run import build_learner, check_plan, learner_config, run_config
 from agents.run_directory import RunDirectory
 
-DEFAULT_ALGORITHMS = tuple(
-    name
-    for name in (
-        "reinforce", "replay", "ppo", "maskable_ppo", "original", "random", "nearest", "structure",
-    )
-    if name in ALGORITHMS
+DEFAULT_ALGORITHMS = (
+    "reinforce", "replay", "ppo", "maskable_ppo", "original", "random", "nearest", "structure",
 )  # fmt: skip
 """What is compared where nobody says what."""
 DEFAULT_SECONDS = 22.0

@@ -71,7 +71,10 @@ def tree_log_probs(
     result = features.new_zeros(len(merges))
     few, many = exact.nonzero()[:, 0], (~exact).nonzero()[:, 0]
     if len(few):
-        scores = bounded(policy.node_scores(features, lambda: coactive(episodes)))[few]
+        # Other sequences have other pairs active together.
+        exists = episodes.exists
+        pairs = exists[:, :, None] & exists[:, None]
+        scores = bounded(policy.node_scores(features, lambda: pairs))[few]
         states = forest_states(merges[few], num_tokens[few])
         steps = pairwise_log_prob(states, merges[few], scores)
         result = result.index_put((few,), tree_log_prob_by_states(states, steps).to(result.dtype))

@@ -107,7 +107,7 @@ def test_a_policy_is_drawn_to_the_target(autoencoder, control, ordered, change):
     price = EntropyControl(EntropyConfig(control=control, target=((0.0, target),), ordered=ordered))
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
     means = []
-    for _ in range(150):
+    for _ in range(300):
         made = roll()
         means.append(mean(made))
         optimizer.zero_grad()
