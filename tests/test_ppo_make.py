@@ -153,7 +153,7 @@ def test_the_callback_trains_jointly_and_logs_our_names(form, tmp_path):
     kind, policy = FORMS_OF_JOINT[form]
     model = kind(policy, VecMonitor(env), n_steps=4, batch_size=64, n_epochs=1, device="cpu")
     model.set_logger(configure(str(tmp_path), ["csv"]))
-    model.learn(25 * 16 * 4, joint(env))
+    model.learn(75 * 16 * 4, joint(env))
     with open(tmp_path / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     names = {"train/return", "train/nmse", "train/tree_height", "loss/policy", "loss/value",
