@@ -40,8 +40,9 @@ def measure(case: dict[str, Any], algo: str) -> dict[str, Any]:
     for _ in range(3):
         learner.update(0.1)
     started, merges = time.perf_counter(), learner.merges_made
+    # From the beginning of the schedules to their end, as in a run of this length.
     while (elapsed := time.perf_counter() - started) < SECONDS:
-        learner.update(0.1)
+        learner.update(elapsed / SECONDS)
     return {
         "algo": algo,
         "tokens": case["tokens"],
