@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from agents.configuration import check_bounds
@@ -71,6 +72,20 @@ class ReplayConfig(ReinforceConfig):
             self, replays=any_number, replay_batch_size=some, capacity=some,
             seed_episodes=any_number, rho_bar=any_number, c_bar=any_number, lambda_=(0, 1),
         )  # fmt: skip
+
+
+class Again(NamedTuple):
+    """A batch of stored episodes, seen with the autoencoder and the policy as they are now."""
+
+    stored: Trajectories
+    batch: TokenBatch
+    episodes: Rollout
+    rewards: Float[Tensor, "B M"]
+    features: Float[Tensor, "B N F"]
+    """The policy's, with gradients; so are the values."""
+    values: Float[Tensor, "B M"]
+    importance: Float[Tensor, "B"]
+    """What corrects for the sampling of the buffer."""
 
 
 class ReplayReinforce(Reinforce):
@@ -139,7 +154,7 @@ class ReplayReinforce(Reinforce):
         self.optimizer.zero()
         learn = self._learn_trees if config.correction == "tree" else self._learn_sequences
         losses, log_weights, clipped = learn(
-            stored, batch, episodes, rewards, features, values, importance
+            Again(stored, batch, episodes, rewards, features, values, importance)
         )
         if config.sampler == "return":
             self.buffer.update_priorities(drawn.indices, rewards.sum(1))
@@ -162,21 +177,13 @@ class ReplayReinforce(Reinforce):
             },
         )
 
-    def _learn_sequences(
-        self,
-        stored: Trajectories,
-        batch: TokenBatch,
-        episodes: Rollout,
-        rewards: Tensor,
-        features: Tensor,
-        values: Tensor,
-        importance: Tensor,
-    ) -> tuple[dict[str, Tensor], Tensor, float]:
+    def _learn_sequences(self, again: Again) -> tuple[dict[str, Tensor], Tensor, float]:
         """By the ratio of the probabilities of the merges, one after the other.
 
         Returns the losses, whose gradients are accumulated, the logarithm of every episode's
         weight, and the share of the merges whose weight was cut.
         """
+        stored, _, episodes, rewards, features, values, importance = again
         scores = self.policy.node_scores(features, lambda: coactive(episodes)).detach()
         target_log_prob = sequence_log_probs(scores, episodes)
         replayed = Replayed(
@@ -194,17 +201,9 @@ class ReplayReinforce(Reinforce):
         clipped = (corrected.clipped.sum() / episodes.steps.sum().clamp(min=1)).item()
         return losses, log_weights, clipped
 
-    def _learn_trees(
-        self,
-        stored: Trajectories,
-        batch: TokenBatch,
-        episodes: Rollout,
-        rewards: Tensor,
-        features: Tensor,
-        values: Tensor,
-        importance: Tensor,
-    ) -> tuple[dict[str, Tensor], Tensor, float]:
+    def _learn_trees(self, again: Again) -> tuple[dict[str, Tensor], Tensor, float]:
         """By the ratio of the probabilities of the whole trees, whatever sequence made them."""
+        stored, batch, episodes, rewards, features, values, importance = again
         target = tree_log_probs(
             self.policy, self.autoencoder, batch, episodes, features, self.generator
         )
