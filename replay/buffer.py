@@ -208,15 +208,16 @@ class ReplayBuffer:
         write_tensors(path, _KIND, state.pop("columns"), state)
 
     @classmethod
-    def load(cls, path: str | Path, *, generator: torch.Generator) -> ReplayBuffer:
+    def load(cls, path: str | Path, *, generator: torch.Generator | None = None) -> ReplayBuffer:
         """The buffer that :meth:`save` wrote, drawing from ``generator`` from now on.
 
+        Without one it draws from a new generator, always the same.
         Raises ``FileNotFoundError`` where there is no file, and ``ValueError`` naming it where it
         is truncated, something else, or holds episodes that :meth:`add` would refuse.
         """
         columns, state = read_tensors(path, _KIND)
         try:
-            buffer = cls(**state["config"], generator=generator)
+            buffer = cls(**state["config"], generator=generator or torch.Generator())
             buffer._restore_contents({**state, "columns": columns})
         except (KeyError, TypeError, ValueError) as error:
             raise not_readable(path, _KIND, error) from error

@@ -441,6 +441,8 @@ def test_a_write_that_fails_leaves_the_old_buffer(call, failure, error, tmp_path
     assert path.read_bytes() == content
     assert [file.name for file in tmp_path.iterdir()] == [path.name]  # nothing is left behind
     assert equal(ReplayBuffer.load(path, generator=generator()).trajectories(), before)
+    drawn = [ReplayBuffer.load(path).sample(4).indices.tolist() for _ in range(2)]
+    assert drawn[0] == drawn[1]
 
 
 def test_what_a_killed_process_left_is_overwritten(tmp_path):
