@@ -20,6 +20,7 @@ from agents.options import (
     EvaluateOptions,
     TrainOptions,
     UsageError,
+    json_object,
     set_threads,
     train_options,
 )
@@ -69,7 +70,9 @@ def evaluate_run(options: EvaluateOptions) -> None:
     directory = RunDirectory(options.directory)
     learner = load_learner(directory)
     task = learner.task
-    task = replace(task, env_kwargs=task.env_kwargs | parse_env_kwargs(options.env_kwargs))
+    task = replace(
+        task, env_kwargs=task.env_kwargs | json_object("--env-kwargs", options.env_kwargs)
+    )
     dataset = task.dataset("test")
     if dataset.token_dim != learner.autoencoder.token_dim:
         raise ValueError(
@@ -92,19 +95,6 @@ def evaluate_run(options: EvaluateOptions) -> None:
         print(json.dumps(about | scores, indent=2))
     else:
         _print_scores(f"{task.env_id} {learner.algo}, {episodes} test episodes", scores, about)
-
-
-def parse_env_kwargs(text: str | None) -> dict[str, Any]:
-    """The JSON object of ``--env-kwargs``; raises :class:`UsageError` for anything else."""
-    if text is None:
-        return {}
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"--env-kwargs {text!r} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"--env-kwargs {text!r} is not a JSON object, such as '{{\"k\": 1}}'")
-    return values
 
 
 def resumed_options(folder: str | Path) -> Any | None:
@@ -146,7 +136,7 @@ def _new_run(options: Any) -> tuple[Any, Budget]:
         budget = Budget(DEFAULT_SECONDS if unlimited else options.seconds, options.merges)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    kwargs = parse_env_kwargs(options.env_kwargs)
+    kwargs = json_object("--env-kwargs", options.env_kwargs)
     config = {
         "env": env_id,
         "env_kwargs": kwargs,
@@ -177,7 +167,7 @@ def _check_resumed(options: Any, directory: RunDirectory) -> None:
                 f"--resume {directory.path} keeps the settings of the run: --{flag} is {given!r}, "
                 f"but was {before!r}"
             )
-    kwargs = parse_env_kwargs(options.env_kwargs)
+    kwargs = json_object("--env-kwargs", options.env_kwargs)
     if isinstance(kwargs.get("dataset"), str):
         kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
     if options.env_kwargs is not None and kwargs != directory.load_config()["env_kwargs"]:

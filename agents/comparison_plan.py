@@ -11,7 +11,7 @@ from typing import Any
 from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
-from agents.options import CompareOptions, UsageError
+from agents.options import CompareOptions, UsageError, json_object
 from agents.problems import PROBLEMS, Problem, find_problem
 from agents.results import load_result
 from agents.run import build_learner, check_plan, learner_config, run_config
@@ -52,7 +52,7 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     """
     budget = _budget(options)
     problems, algos = _problems(options), _algorithms(options)
-    given = _json_object("--algo-options", options.algo_options)
+    given = json_object("--algo-options", options.algo_options)
     for name in given:
         if name not in algos:
             raise UsageError(f"--algo-options has {name!r}; expected one of --algos: {algos}")
@@ -125,7 +125,7 @@ def _budget(options: CompareOptions) -> Budget:
 
 def _problems(options: CompareOptions) -> list[Problem]:
     names = _names("--envs", options.envs)
-    kwargs = _json_object("--env-kwargs", options.env_kwargs)
+    kwargs = json_object("--env-kwargs", options.env_kwargs)
     dims = _embedding_dims(options.embedding_dim, names)
     for flag, given in (("--env-kwargs", kwargs), ("--embedding-dim", dims)):
         for name in given:
@@ -143,7 +143,7 @@ def _embedding_dims(text: str | None, names: list[str]) -> dict[str, int]:
         return {}
     if text.isdecimal():
         return {name: int(text) for name in names if name not in PROBLEMS}
-    return _json_object("--embedding-dim", text)
+    return json_object("--embedding-dim", text)
 
 
 def _algorithms(options: CompareOptions) -> list[str]:
@@ -206,19 +206,6 @@ def _names(flag: str, text: str) -> list[str]:
     if not names:
         raise UsageError(f"{flag} is {text!r}; expected names with commas between them")
     return names
-
-
-def _json_object(flag: str, text: str | None) -> dict[str, Any]:
-    """The JSON object behind a flag whose values are by name."""
-    if text is None:
-        return {}
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{flag} {text!r} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{flag} {text!r} is not a JSON object with a value for each name")
-    return values
 
 
 def _difference(found: Any, expected: Any, place: str = "") -> str | None:

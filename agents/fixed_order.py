@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
@@ -85,15 +84,10 @@ class FixedOrder(Learner):
 
     def state(self) -> dict[str, Any]:
         return {
-            "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
+            **super().state(),
             "trainer": self.trainer.state(),
-            "generator": self.generator.get_state(),
-            "merges_made": self.merges_made,
-            "updates": self.updates,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.autoencoder.load_state_dict(state["autoencoder"])
+        super().restore(state)
         self.trainer.restore(state["trainer"])
-        self.generator.set_state(state["generator"])
-        self.merges_made, self.updates = state["merges_made"], state["updates"]

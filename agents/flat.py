@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from agents.configuration import check_bounds
 from agents.evaluation import CHUNK, TEST_EPISODES
 from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width
 from agents.learner import Learner
@@ -30,6 +31,9 @@ class FlatConfig:
     """Of all parts."""
     batch_size: int = 64
     """Samples an update."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, hidden_dim=(1, math.inf), batch_size=(1, math.inf))
 
 
 class Flat(Learner):
@@ -136,17 +140,12 @@ class Flat(Learner):
 
     def state(self) -> dict[str, Any]:
         return {
-            "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
+            **super().state(),
             "optimizer": self.optimizer.state(),
             "guard": self.guard.state(),
-            "generator": self.generator.get_state(),
-            "merges_made": self.merges_made,
-            "updates": self.updates,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.autoencoder.load_state_dict(state["autoencoder"])
+        super().restore(state)
         self.optimizer.restore(state["optimizer"])
         self.guard.restore(state["guard"])
-        self.generator.set_state(state["generator"])
-        self.merges_made, self.updates = state["merges_made"], state["updates"]

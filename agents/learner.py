@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -124,13 +125,23 @@ class Learner(ABC):
     ) -> Int64[Tensor, "B M 2"]:
         """The merges that the current policy makes of these samples (no learning, no noise)."""
 
-    @abstractmethod
     def state(self) -> dict[str, Any]:
-        """Everything that resuming needs: nested dicts and lists of tensors, numbers, strings."""
+        """Everything that resuming needs: nested dicts and lists of tensors, numbers, strings.
 
-    @abstractmethod
+        Here what every learner has; an algorithm adds its own.
+        """
+        return {
+            "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
+            "generator": self.generator.get_state(),
+            "merges_made": self.merges_made,
+            "updates": self.updates,
+        }
+
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` gave."""
+        self.autoencoder.load_state_dict(state["autoencoder"])
+        self.generator.set_state(state["generator"])
+        self.merges_made, self.updates = state["merges_made"], state["updates"]
 
     # ------------------------------------------------------------ scores and pictures
 

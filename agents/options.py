@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -124,6 +125,19 @@ class PretrainOptions:
     """Folder of the weights; the package's own if not given."""
     threads: int = 1
     """Threads of one operation."""
+
+
+def json_object(flag: str, text: str | None) -> dict[str, Any]:
+    """The JSON object behind a flag, empty without one; :class:`UsageError` for anything else."""
+    if text is None:
+        return {}
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"{flag} {text!r} is not JSON: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"{flag} {text!r} is not a JSON object, such as '{{\"k\": 1}}'")
+    return values
 
 
 def set_threads(count: int) -> None:

@@ -32,6 +32,9 @@ def bounded(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 class MergePolicy(nn.Module):
     """Scores of ordered pairs and a state value, from embeddings and leaf counts."""
 
+    embedding_dim: int
+    """``D`` of the embeddings that it takes."""
+
     @abstractmethod
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
@@ -85,6 +88,7 @@ class PointerPolicy(MergePolicy):
         self, embedding_dim: int, hidden_dim: int = 128, key_dim: int = 64, distance_dim: int = 16
     ) -> None:
         super().__init__()
+        self.embedding_dim = embedding_dim
         self.key_dim, self.distance_dim = key_dim, distance_dim
         self.body = nn.Sequential(nn.Linear(embedding_dim + 1, hidden_dim), nn.SiLU())
         self.residual = nn.Sequential(nn.Linear(hidden_dim, hidden_dim), nn.SiLU())
@@ -142,7 +146,7 @@ class PairPolicy(MergePolicy):
 
     def __init__(self, embedding_dim: int, hidden_dim: int = 256) -> None:
         super().__init__()
-        self.hidden_dim = hidden_dim
+        self.embedding_dim, self.hidden_dim = embedding_dim, hidden_dim
         self.first = nn.Linear(2 * embedding_dim, hidden_dim)
         self.rest = nn.Sequential(
             nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 1)

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.baselines import Returns, make_baseline
 from agents.configuration import check_bounds
@@ -114,7 +115,6 @@ class Reinforce(Learner):
     ) -> Int64[Tensor, "B M 2"]:
         return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
 
-    @torch.no_grad()
     def predict(
         self,
         observation: dict[str, Any],
@@ -130,29 +130,7 @@ class Reinforce(Learner):
         generator of its own, so that acting does not change training. Raises ``ValueError`` for
         another embedding dimension, or for the observation of a single episode that has ended.
         """
-        tensors = {
-            key: torch.as_tensor(observation[key], device=self.device)
-            for key in ("tokens", "active", "leaf_counts")
-        }
-        single = tensors["tokens"].ndim == 2
-        if single:
-            tensors = {key: value[None] for key, value in tensors.items()}
-        if tensors["tokens"].shape[2] != self.autoencoder.embedding_dim:
-            raise ValueError(
-                f"the observation has embeddings of {tensors['tokens'].shape[2]} numbers; this "
-                f"agent expects {self.autoencoder.embedding_dim}"
-            )
-        ended = tensors["active"].sum(1) < 2
-        if single and ended.any():
-            raise ValueError("the observation has fewer than two active slots: nothing to merge")
-        logits, _ = self.policy(tensors)
-        if deterministic:
-            actions = logits.argmax(1)
-        else:
-            probabilities = logits.softmax(1)
-            actions = torch.multinomial(probabilities, 1, generator=self._acting).squeeze(1)
-        actions = actions.masked_fill(ended, 0)
-        return (int(actions[0]) if single else actions.cpu().numpy()), state
+        return act(self.policy, observation, self._acting, deterministic), state
 
     # ------------------------------------------------------------ learn
 
@@ -287,25 +265,20 @@ class Reinforce(Learner):
 
     def state(self) -> dict[str, Any]:
         return {
-            "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
+            **super().state(),
             "policy": copy.deepcopy(self.policy.state_dict()),
             "trainer": self.trainer.state(),
             "optimizer": self.optimizer.state(),
             "guard": self.guard.state(),
             "baseline": self.baseline.state(),
             "entropy": self.entropy.state(),
-            "generator": self.generator.get_state(),
-            "merges_made": self.merges_made,
-            "updates": self.updates,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.autoencoder.load_state_dict(state["autoencoder"])
+        super().restore(state)
         self.policy.load_state_dict(state["policy"])
         self.trainer.restore(state["trainer"])
         self.optimizer.restore(state["optimizer"])
         self.guard.restore(state["guard"])
         self.baseline.restore(state["baseline"])
         self.entropy.restore(state["entropy"])
-        self.generator.set_state(state["generator"])
-        self.merges_made, self.updates = state["merges_made"], state["updates"]

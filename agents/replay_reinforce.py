@@ -108,9 +108,11 @@ class ReplayReinforce(Reinforce):
             config.demonstration_temperature,
             config.demonstration_order_epsilon,
         )
+        # A stream of its own: with the learner's seed it would repeat the learner's numbers.
+        own_seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
         self.buffer = ReplayBuffer(
             config.capacity,
-            generator=torch.Generator().manual_seed(self.task.seed),
+            generator=torch.Generator().manual_seed(own_seed),
             sampler=config.sampler,
             alpha=config.alpha,
             beta=config.beta,
@@ -185,7 +187,7 @@ class ReplayReinforce(Reinforce):
         """
         stored, _, episodes, rewards, features, values, importance = again
         scores = self.policy.node_scores(features, lambda: coactive(episodes)).detach()
-        target_log_prob = sequence_log_probs(scores, episodes)
+        target_log_prob = sequence_log_probs(scores, episodes.merges, episodes.active)
         replayed = Replayed(
             stored.behaviour_log_prob, target_log_prob, rewards, values.detach(), episodes.steps
         )
@@ -259,7 +261,6 @@ class ReplayReinforce(Reinforce):
     def _store(
         self, batch: TokenBatch, episodes: Rollout, source: str, tree_log_prob: Tensor | None
     ) -> None:
-        """Keep the episodes that have anything to merge."""
         stored = Trajectories.collected(
             batch,
             episodes.merges,
@@ -268,7 +269,7 @@ class ReplayReinforce(Reinforce):
             source=source,
             tree_log_prob=tree_log_prob,
         )
-        self.buffer.add(stored.rows(batch.num_tokens > 1))
+        self.buffer.add(stored)
 
     # ------------------------------------------------------------ resume
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import torch
@@ -9,7 +10,8 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderConfig
-from agents.fixed_order import FixedOrder, MergeOrder
+from agents.configuration import check_bounds
+from agents.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
 from agents.learner import Learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
@@ -22,8 +24,11 @@ class RetrainedConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     run: str = ""
     """Folder of the run, with a checkpoint."""
-    batch_size: int = 64
-    """Trees an update."""
+    batch_size: int = FixedOrderConfig.batch_size
+    """Trees an update, as for fixed orders."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, batch_size=(1, math.inf))
 
 
 class GreedyTrees:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,6 +15,7 @@ from agents.losses import coactive
 from agents.probabilities import sequence_log_probs
 from agents.replay_reinforce import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
 from agents.rollout import follow
+from replay import number_of_sequences
 
 TREES = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
 TINY = ReplayConfig(
@@ -54,7 +56,10 @@ def test_behaviour_is_that_of_the_policy_which_made_the_merges():
     features = twin.policy.features(episodes.nodes, episodes.leaf_counts)
     scores = twin.policy.node_scores(features, lambda: coactive(episodes))
     torch.testing.assert_close(
-        sequence_log_probs(scores, episodes), stored.behaviour_log_prob, rtol=1e-4, atol=1e-4
+        sequence_log_probs(scores, episodes.merges, episodes.active),
+        stored.behaviour_log_prob,
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
@@ -63,6 +68,25 @@ def test_the_latest_batch_alone_can_be_kept():
     for _ in range(5):
         learner.update(0.0)
     assert learner.buffer.trajectories().policy_version.tolist() == [4] * 8
+
+
+def check_mixture(stored, epsilon):
+    """An episode that follows a plan of turned pairs, or none, has one of two probabilities."""
+    merges = stored.steps.sum(1).double()
+    uniform = torch.tensor(
+        [math.prod(1 / (k * (k - 1)) for k in range(2, n + 1)) for n in stored.num_tokens.tolist()],
+        dtype=torch.float64,
+    )
+    follows = ((1 - epsilon) * 0.5**merges + epsilon * uniform).log()
+    found = stored.behaviour_log_prob.sum(1).double()
+    as_planned = (found - follows).abs() < 1e-4
+    assert as_planned.any()
+    assert (as_planned | ((found - (epsilon * uniform).log()).abs() < 1e-4)).all()
+    sequences = number_of_sequences(stored.merges, stored.num_tokens)
+    turned = (epsilon * sequences * uniform + (1 - epsilon) * 0.5**merges).log()
+    torch.testing.assert_close(
+        stored.tree_log_prob[as_planned].double(), turned[as_planned], rtol=1e-4, atol=1e-4
+    )
 
 
 @pytest.mark.parametrize("name", ["nearest_sorted", "structure", "random"])
@@ -77,7 +101,8 @@ def test_demonstrations_are_stored_with_exact_probabilities(name):
     assert set(stored.sources) == {name}
     assert learner.merges_made == int(stored.steps.sum())
     if name == "structure":
-        return  # its plans are drawn with the demonstration, and are not known any more
+        check_mixture(stored, epsilon=0.3)  # its plans, drawn with the demonstration, are forgotten
+        return
     twin = made()
     demonstrator = Demonstrator(name, epsilon=0.3)
     behaviour = demonstrator.behaviour(stored.token_batch, twin.autoencoder, torch.Generator())
@@ -113,14 +138,21 @@ def test_on_policy_replays_weigh_every_merge_alike():
     assert all(row["replay/effective_sample_share"] > 0.9 for row in again)
 
 
-def test_samples_without_merges_are_not_stored():
+def test_ragged_data_is_stored_in_the_slots_of_the_largest_sample():
     data = [torch.randn(n, 2, generator=torch.Generator().manual_seed(n)).numpy()
             for n in (2, 3, 4, 5) * 10]  # fmt: skip
     learner = ReplayReinforce("HTM-v0", TINY, env_kwargs={"dataset": data}, embedding_dim=3)
     learner.update(0.0)
     stored = learner.buffer.trajectories()
-    assert (stored.num_tokens >= 2).all()
-    assert stored.present.shape[1] == learner.dataset.max_tokens
+    assert len(set(stored.num_tokens.tolist())) > 1
+    assert stored.present.shape[1] == learner.dataset.max_tokens == 5
+
+
+def test_the_buffer_draws_from_a_stream_of_its_own():
+    learner = made()
+    own = torch.rand(4, generator=learner.buffer.generator)
+    learners = torch.rand(4, generator=torch.Generator().manual_seed(learner.task.seed))
+    assert not torch.equal(own, learners)
 
 
 @pytest.mark.parametrize(

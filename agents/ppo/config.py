@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from agents.autoencoder_trainer import AutoencoderConfig
+from agents.configuration import check_bounds
 from agents.optimisation import OptimizerConfig
+from agents.schedules import check_points
 
 Points = tuple[tuple[float, float], ...]
 
@@ -50,3 +53,12 @@ class PPOConfig:
     """The fixed policy that is cloned at first."""
     demonstration_share: Points = ((0.1, 1.0), (0.3, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
+
+    def __post_init__(self) -> None:
+        many, positive = (1, math.inf), (0, 1e6)
+        check_bounds(
+            self, policy_hidden_dim=many, n_envs=many, rollout_episodes=many, batch_size=many,
+            n_epochs=many, trees_per_step=many, discount=(0, 1), gae_lambda=(0, 1),
+            clip_range=positive, entropy_bonus=(-1e6, 1e6), value_weight=positive,
+        )  # fmt: skip
+        check_points("demonstration_share", self.demonstration_share)

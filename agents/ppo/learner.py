@@ -14,6 +14,7 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
+from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.episode_rewards import episode_rewards
 from agents.fixed import fixed_policy
@@ -71,6 +72,7 @@ class PPOLearner(Learner):
         )
         self.demonstrator = fixed_policy(config.demonstrations)
         self.guard = NonFiniteGuard()
+        self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         self._progress, self._gradient_steps = 0.0, 0
         with seeded_globals(self.generator):
             self.model = self._make_model()
@@ -138,10 +140,10 @@ class PPOLearner(Learner):
     ) -> tuple[Any, Any]:
         """An action for an observation of the environment, or one for each of a batch of them.
 
-        As in Stable-Baselines3, but drawn from this learner's generator.
+        As in Stable-Baselines3, but drawn from a generator of its own, so that acting does not
+        change training; see :func:`agents.acting.act`.
         """
-        with seeded_globals(self.generator):
-            return self.model.predict(observation, state, episode_start, deterministic)
+        return act(self.policy, observation, self._acting, deterministic), state
 
     # ------------------------------------------------------------ learn
 
@@ -225,20 +227,17 @@ class PPOLearner(Learner):
 
     def state(self) -> dict[str, Any]:
         return {
-            "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
+            **super().state(),
             "policy": copy.deepcopy(self.policy.state_dict()),
             "trainer": self.trainer.state(),
             "optimizer": copy.deepcopy(self.model.policy.optimizer.state_dict()),
             "gradient_steps": self._gradient_steps,
             "guard": self.guard.state(),
             "episodes": self.env.state(),
-            "generator": self.generator.get_state(),
-            "merges_made": self.merges_made,
-            "updates": self.updates,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.autoencoder.load_state_dict(state["autoencoder"])
+        super().restore(state)
         self.policy.load_state_dict(state["policy"])
         self.trainer.restore(state["trainer"])
         # Adam changes its averages in place, and would change the state that it was given.
@@ -246,5 +245,3 @@ class PPOLearner(Learner):
         self._gradient_steps = state["gradient_steps"]
         self.guard.restore(state["guard"])
         self._continue_from(self.env.restore(state["episodes"]))
-        self.generator.set_state(state["generator"])
-        self.merges_made, self.updates = state["merges_made"], state["updates"]
