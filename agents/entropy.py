@@ -45,6 +45,11 @@ class EntropyConfig:
             check_points("target", self.target)
 
 
+def mean_entropy(rollout: Rollout, ordered: bool) -> float:
+    """The mean normalised entropy of the choices that were more than one."""
+    return float(rollout.entropy.sum() / rollout.open_steps(ordered).sum().clamp(min=1))
+
+
 CONTROLS = ("adaptive", "distance")
 PRICE_LIMITS = (-10.0, 50.0)
 
@@ -58,6 +63,11 @@ class EntropyControl:
                 f"unknown entropy control {config.control!r}; choose from {list(CONTROLS)}"
             )
         self.config, self.price = config, 0.0
+
+    @property
+    def measured(self) -> bool:
+        """Whether entropy has a price, or may get one: an estimate does not suffice then."""
+        return self.config.target is not None or self.config.bonus != 0
 
     def target(self, progress: float) -> float | None:
         """The target at this share of the budget, if there is one."""
@@ -73,7 +83,7 @@ class EntropyControl:
             return coefficient
         if config.control == "distance":
             return coefficient + config.weight * distance_to_target(rollout, target, config.ordered)
-        mean = float(rollout.entropy.sum() / rollout.open_steps(config.ordered).sum().clamp(min=1))
+        mean = mean_entropy(rollout, config.ordered)
         low, high = PRICE_LIMITS
         self.price = min(max(self.price + config.rate * (target - mean), low), high)
         return coefficient - self.price - config.weight * (target - mean)

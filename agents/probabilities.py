@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.losses import coactive
 from agents.policy import MergePolicy, bounded
-from agents.rollout import Rollout, follow
+from agents.rollout import Rollout, follow, membership
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 from replay import (
     forest_states,
+    log_totals,
     number_of_states,
     pairwise_log_prob,
     tree_log_prob,
@@ -22,38 +23,38 @@ from replay import (
 )
 from replay.tree_states import MOST_MERGES
 
-MOST_PAIRS = 8_000_000
-"""Pairs whose scores are held at a time."""
 MOST_STATES = 4096
 """Forests on the way to a tree whose probability is still computed exactly."""
 SEQUENCES = 16
 """Merge sequences from which the probability of a larger tree is estimated."""
 
 
+def judged(policy: MergePolicy, episodes: Rollout, features: Float[Tensor, "B N F"]) -> Rollout:
+    """The same episodes, with what this policy thinks of their merges, whoever made them.
+
+    Entropies stay as they are.
+    """
+    with torch.no_grad():
+        scores = policy.node_scores(features, lambda: episodes.coactive)
+        log_prob, log_total = sequence_log_probs(scores, episodes.merges, episodes.active)
+    return replace(
+        episodes, log_prob=log_prob.to(scores.dtype), log_total=log_total.to(scores.dtype)
+    )
+
+
 def sequence_log_probs(
     scores: Float[Tensor, "B N N"], merges: Int64[Tensor, "B M 2"], active: Int64[Tensor, "B M P"]
-) -> Float[Tensor, "B M"]:
-    """The log-probability of every merge of every episode under these scores; 0 in padding.
+) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"]]:
+    """The log-probability of every merge under these scores, and the normaliser; 0 in padding.
 
-    All steps at once, in as many parts as memory asks for: each looks up the scores of the pairs
-    that were active before it. Differentiable.
+    In double precision, and differentiable.
     """
-    scores, made = bounded(scores), merges[..., 0] >= 0
-    batch, steps, slots = active.shape
-    rows = torch.arange(batch, device=scores.device)[:, None]
-    same = torch.eye(slots, dtype=torch.bool, device=scores.device)
-    log_probs = []
-    part = max(1, MOST_PAIRS // max(1, batch * slots * slots))
-    for start in range(0, steps, part):
-        here = active[:, start : start + part]  # (B, m, P)
-        node, gone = here.clamp(min=0), here < 0
-        pairs = scores[rows[..., None, None], node[..., :, None], node[..., None, :]]
-        illegal = gone[..., :, None] | gone[..., None, :] | same
-        illegal &= made[:, start : start + part, None, None]  # nothing to normalise there
-        total = pairs.masked_fill(illegal, -torch.inf).flatten(2).logsumexp(2)  # (B, m)
-        first, second = merges[:, start : start + part].clamp(min=0).unbind(-1)
-        log_probs.append(scores[rows, first, second] - total)
-    return torch.cat(log_probs, dim=1).where(made, 0.0).clamp(max=0.0)
+    scores = bounded(scores)
+    rows = torch.arange(len(scores), device=scores.device)[:, None]
+    first, second = merges.clamp(min=0).unbind(-1)
+    made, totals = merges[..., 0] >= 0, log_totals(scores, membership(active, scores.shape[1]))
+    log_probs = (scores[rows, first, second] - totals).where(made, 0.0).clamp(max=0.0)
+    return log_probs, totals.where(made, 0.0)
 
 
 def exact_tree_log_probs(
@@ -102,8 +103,8 @@ def tree_log_probs(
     def sequence_log_prob(sequences: Tensor, episode: Tensor) -> Tensor:
         made = follow(autoencoder, batch.rows(many[episode]), sequences)
         parts = policy.features(made.nodes, made.leaf_counts)
-        pairs = policy.node_scores(parts, lambda: coactive(made))
-        return sequence_log_probs(pairs, made.merges, made.active).sum(1)
+        pairs = policy.node_scores(parts, lambda: made.coactive)
+        return sequence_log_probs(pairs, made.merges, made.active)[0].sum(1)
 
     estimate = tree_log_prob(
         merges[many], num_tokens[many], sequence_log_prob, generator, sequences=SEQUENCES

@@ -16,18 +16,18 @@ from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.baselines import Returns, make_baseline
 from agents.configuration import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
-from agents.entropy import EntropyConfig, EntropyControl
+from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
 from agents.episode_rewards import episode_rewards
 from agents.fixed import fixed_policy
 from agents.learner import Learner
 from agents.losses import (
     discounted_returns,
-    membership,
     policy_gradient_step,
     value_loss,
 )
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
 from agents.policy import make_policy
+from agents.probabilities import judged
 from agents.rollout import Rollout, follow, rollout
 from agents.schedules import check_points, piecewise_linear
 from htm_env.forest import tree_height
@@ -189,7 +189,7 @@ class Reinforce(Learner):
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
         values = torch.zeros_like(rewards)
         if self.baseline.learns_values:
-            values = self.policy.values(features, membership(episodes))
+            values = self.policy.values(features, episodes.members)
         advantages = self._scaled(self.baseline.advantages(returns), episodes.steps)
         coefficient = self.entropy.coefficient(episodes, progress)
         target = self.entropy.target(progress)
@@ -197,7 +197,6 @@ class Reinforce(Learner):
         losses = policy_gradient_step(
             self.policy, episodes, advantages, coefficient, features, config.entropy.ordered
         )
-        entropy = float(losses.pop("choice_entropy"))
         if self.baseline.learns_values:
             losses["value"] = value_loss(values, returns.values, episodes.steps)
             losses["value"].backward()
@@ -206,7 +205,7 @@ class Reinforce(Learner):
             **scalars,
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
-            "policy/entropy": entropy,
+            "policy/entropy": mean_entropy(episodes, config.entropy.ordered),
             **({} if target is None else {"policy/entropy_target": target}),
         }
 
@@ -219,11 +218,9 @@ class Reinforce(Learner):
         nothing = torch.zeros_like(episodes.entropy[:, :1])
         ones = episodes.steps.to(features.dtype)
         losses = policy_gradient_step(
-            self.policy, episodes, ones, nothing, features, self.config.entropy.ordered,
-            own_merges=False,
-        )  # fmt: skip
+            self.policy, judged(self.policy, episodes, features), ones, nothing, features
+        )
         scalars = self._step_policy({"cloning": losses["policy"]}, progress)
-        scalars["policy/entropy"] = float(losses["choice_entropy"])
         rewards, error = self._rewards_of(batch, episodes)
         return episodes, {
             **scalars,
@@ -240,7 +237,7 @@ class Reinforce(Learner):
             self.autoencoder, self.policy, batch, self.generator,
             greedy=greedy, num_merges=num_merges,
             ordered_entropy=self.config.entropy.ordered,
-            measure_entropy=self.config.entropy.target is not None,
+            measure_entropy=self.entropy.measured,
         )  # fmt: skip
         self.merges_made += int(episodes.steps.sum())
         return episodes

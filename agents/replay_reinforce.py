@@ -18,8 +18,8 @@ from torch import Tensor
 from agents.configuration import check_bounds
 from agents.corrections import CORRECTIONS, Limits, Replayed
 from agents.demonstrations import Demonstrator
-from agents.losses import coactive, membership, policy_gradient_step, value_loss
-from agents.probabilities import sequence_log_probs, tree_log_probs
+from agents.losses import policy_gradient_step, value_loss
+from agents.probabilities import judged, tree_log_probs
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import Rollout, follow
 from htm_env.types import TokenBatch
@@ -151,7 +151,7 @@ class ReplayReinforce(Reinforce):
         episodes = follow(self.autoencoder, batch, stored.merges)
         rewards, error = self._rewards_of(batch, episodes)
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
-        values = self.policy.values(features, membership(episodes))
+        values = self.policy.values(features, episodes.members)
         importance = drawn.weights.to(self.device)
         self.optimizer.zero()
         learn = self._learn_trees if config.correction == "tree" else self._learn_sequences
@@ -186,8 +186,8 @@ class ReplayReinforce(Reinforce):
         weight, and the share of the merges whose weight was cut.
         """
         stored, _, episodes, rewards, features, values, importance = again
-        scores = self.policy.node_scores(features, lambda: coactive(episodes)).detach()
-        target_log_prob = sequence_log_probs(scores, episodes.merges, episodes.active)
+        episodes = judged(self.policy, episodes, features)
+        target_log_prob = episodes.log_prob
         replayed = Replayed(
             stored.behaviour_log_prob, target_log_prob, rewards, values.detach(), episodes.steps
         )
@@ -196,7 +196,7 @@ class ReplayReinforce(Reinforce):
         weighted = corrected.weights * advantages * importance[:, None]
         nothing = torch.zeros_like(rewards[:, :1])
         losses = policy_gradient_step(self.policy, episodes, weighted, nothing, features)
-        del losses["entropy"], losses["choice_entropy"]  # nothing is paid for it here
+        del losses["entropy"]  # nothing is paid for it here
         losses["value"] = value_loss(values, corrected.targets, episodes.steps)
         losses["value"].backward()
         log_weights = log_ratios(stored.behaviour_log_prob, target_log_prob, episodes.steps).sum(1)

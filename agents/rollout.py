@@ -34,8 +34,11 @@ class Rollout:
     """The active nodes before each merge, at the first positions; -1 pads."""
     log_prob: Float[Tensor, "B M"]
     """Log-probability of each merge under the policy that made it; 0 in padding."""
+    log_total: Float[Tensor, "B M"]
+    """Logarithm of the sum of the exponentials of the scores of all choices; 0 in padding."""
     entropy: Float[Tensor, "B M"]
-    """Entropy of each choice over that of a uniform one, in [0, 1] (see ``choices.py``)."""
+    """Entropy of each choice over that of a uniform one, in [0, 1] (see ``choices.py``); where it
+    was not measured, minus the log-probability of what was drawn, of which it is the mean."""
 
     @property
     def steps(self) -> Bool[Tensor, "B M"]:
@@ -47,8 +50,25 @@ class Rollout:
         return (self.active >= 0).sum(2) > (1 if ordered else 2)
 
     @property
+    def members(self) -> Float[Tensor, "B M N"]:
+        """1 where the node is active before the merge."""
+        return membership(self.active, self.nodes.shape[1]).to(self.nodes.dtype)
+
+    @property
+    def coactive(self) -> Bool[Tensor, "B N N"]:
+        """True <--> both nodes were active, and could be merged, before the same merge."""
+        return (self.members.transpose(1, 2) @ self.members) > 0
+
+    @property
     def exists(self) -> Bool[Tensor, "B N"]:
         return self.leaf_counts > 0
+
+
+def membership(active: Int64[Tensor, "B M P"], num_nodes: int) -> Bool[Tensor, "B M N"]:
+    """True <--> the node is among those that are active before the merge; -1 pads ``active``."""
+    batch, steps, _ = active.shape
+    padded = active.new_zeros((batch, steps, num_nodes + 1), dtype=torch.bool)
+    return padded.scatter_(2, active % (num_nodes + 1), True)[..., :-1]  # -1 lands in the pad
 
 
 @torch.no_grad()
@@ -67,7 +87,7 @@ def rollout(
 
     ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one
     root; ``ordered_entropy`` says whether the order within a pair counts as a choice;
-    without ``measure_entropy``, which costs time at every step, entropies stay 0.
+    without ``measure_entropy``, which costs time at every step, entropies are estimated.
     """
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
@@ -100,18 +120,23 @@ def _rollout_sorted(
     scores = PairTable(bounded(policy.scores(features, features)), batch.present, ILLEGAL)
 
     positions = Positions(batch.present, to_make)
-    log_prob, entropy = nodes.new_zeros(size, slots - 1), nodes.new_zeros(size, slots - 1)
+    log_prob, log_total, entropy = nodes.new_zeros(3, size, slots - 1).unbind()
     for step in positions.steps():
-        if measure_entropy:
-            distribution = choices(scores.view(step), ordered_entropy)
-            weights = distribution.probability
-            most = most_entropy(step.num_active, ordered_entropy)
-            entropy[step.rows, step.time] = distribution.entropy / most
-        else:
-            weights, _ = pair_weights(scores.view(step))
-        first, second, log_prob[step.rows, step.time] = choose_pairs(weights, generator, greedy)
-        children, parent = positions.merge(step, first, second)
         row = step.rows
+        if measure_entropy:
+            weights, spread = choices(scores.view(step), ordered_entropy)
+            first, second, chosen = choose_pairs(weights, generator, greedy)
+        else:
+            weights = pair_weights(scores.view(step))
+            first, second, chosen = choose_pairs(weights, generator, greedy)
+            spread = -chosen
+            if not ordered_entropy:
+                turned = weights[row, second, first] / weights[row, first, second]
+                spread = (spread - turned.log1p()).clamp(min=0.0)
+        entropy[row, step.time] = spread / most_entropy(step.num_active, ordered_entropy)
+        log_prob[row, step.time] = chosen
+        log_total[row, step.time] = scores.values[row, first, second] - chosen
+        children, parent = positions.merge(step, first, second)
         merged = autoencoder.merger(nodes[row[:, None], children].flatten(1))
         nodes[row, parent] = merged
         counts[row, parent] = counts[row[:, None], children].sum(1)
@@ -125,14 +150,17 @@ def _rollout_sorted(
             bounded(policy.scores(new[:, None], known)[:, 0]),
             bounded(policy.scores(known, new[:, None])[..., 0]),
         )
-    return positions.merges, nodes, counts, positions.active, log_prob, entropy
+    return positions.merges, nodes, counts, positions.active, log_prob, log_total, entropy
 
 
 @torch.no_grad()
 def follow(
     autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
 ) -> Rollout:
-    """The episodes of given merges, encoded level by level; their log-probabilities stay 0."""
+    """The episodes of given merges, encoded level by level.
+
+    What a policy thinks of them stays 0; see :func:`agents.probabilities.judged`.
+    """
     num_leaves = batch.num_tokens
     levels = forest_levels(merges, num_leaves)
     size, slots = batch.present.shape
@@ -145,6 +173,5 @@ def follow(
         nodes.view(size, 2 * slots - 1, -1),
         leaf_counts(merges, num_leaves),
         Positions.of(batch.present, merges).active,
-        zeros,
-        zeros,
+        *(zeros, zeros, zeros),
     )

@@ -13,6 +13,7 @@ from replay.importance import (
     truncated_log_weights,
     vtrace,
 )
+from replay.pair_softmax import log_totals
 from replay.samplers import SAMPLERS
 from replay.trajectory import Trajectories, Trajectory
 from replay.tree_probability import (
@@ -43,6 +44,7 @@ __all__ = [
     "forest_states",
     "log_number_of_sequences",
     "log_ratios",
+    "log_totals",
     "number_of_sequences",
     "number_of_states",
     "pairwise_log_prob",

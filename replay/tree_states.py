@@ -17,11 +17,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from replay.forest_check import check_forests
+from replay.pair_softmax import log_totals
 
 MOST_MERGES = 40
 """A set of merges is the bits of one integer, and the episode's number stands above them."""
-UNDERFLOW = 1e-200
-"""A sum of weights below this is computed again, relative to its own largest."""
 
 
 class ForestStates(NamedTuple):
@@ -113,25 +112,13 @@ def pairwise_log_prob(
     forest both are active: the probability of a pair is the softmax over the active pairs. In
     double precision, and differentiable.
     """
-    nodes = scores.shape[1]
-    best = scores.detach().amax(dim=(1, 2), keepdim=True)
-    weights = (scores - best).double().exp()
-    weights = weights * (1 - torch.eye(nodes, dtype=torch.float64, device=scores.device))
     place = _place(states.episode)
-    active = weights.new_zeros(len(scores), int(place.max()) + 1, nodes)
-    active[states.episode, place] = states.active.to(weights.dtype)
-    total = ((active @ weights) * active).sum(2)[states.episode, place]  # (S,)
-    log_total = total.clamp_min(UNDERFLOW).log()
-    low = (total < UNDERFLOW).nonzero()[:, 0]  # far below the best pair of another forest
-    if len(low):
-        there = states.active[low]
-        legal = there[:, :, None] & there[:, None]
-        legal = legal & ~torch.eye(nodes, dtype=torch.bool, device=scores.device)
-        own = (scores - best)[states.episode[low]].double().masked_fill(~legal, -math.inf)
-        log_total = log_total.index_put((low,), own.flatten(1).logsumexp(1))
+    active = states.active.new_zeros(len(scores), int(place.max()) + 1, scores.shape[1])
+    active[states.episode, place] = states.active
+    log_total = log_totals(scores, active)[states.episode, place]  # (S,)
     episode = states.episode[states.start]
     first, second = merges[episode, states.merge].unbind(-1)
-    return (scores - best).double()[episode, first, second] - log_total[states.start]
+    return scores.double()[episode, first, second] - log_total[states.start]
 
 
 def tree_log_prob_by_states(

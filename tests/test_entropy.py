@@ -28,6 +28,7 @@ def episodes(*entropies: list[float]) -> Rollout:
         torch.ones(batch, nodes, dtype=torch.int64),
         active,
         torch.zeros(batch, steps),
+        torch.zeros(batch, steps),
         entropy,
     )
 

@@ -21,14 +21,13 @@ from episodes import (
 from agents.baselines import LeaveOneOut, Returns
 from agents.fixed import all_merge_sequences
 from agents.losses import (
-    coactive,
     discounted_returns,
     distance_to_target,
     episode_gradient,
-    membership,
     policy_gradient_step,
     value_loss,
 )
+from agents.probabilities import judged
 from agents.rollout import follow, rollout
 from htm_env.observation import observe_population
 from htm_env.rewards import incremental_rewards, node_errors
@@ -85,7 +84,7 @@ def test_value_loss_by_hand():
 @pytest.mark.parametrize("partial", [False, True])
 def test_membership_and_coactivity_by_brute_force(autoencoder, partial):
     batch, made = episodes(autoencoder, random_policy("pointer"), partial)
-    members, together = membership(made), coactive(made)
+    members, together = made.members, made.coactive
     for row, steps in enumerate(active_lists(made.merges, batch.num_tokens)):
         expected = torch.zeros(13, 13, dtype=torch.bool)
         for step, active in enumerate(steps):
@@ -133,7 +132,7 @@ def test_the_closed_form_is_the_gradient_of_the_documented_loss(
     policy = random_policy(scorer)
     _, made = episodes(autoencoder, policy, partial, ordered)
     features = policy.features(made.nodes, made.leaf_counts)
-    scores = policy.node_scores(features, lambda: coactive(made)).detach().requires_grad_()
+    scores = policy.node_scores(features, lambda: made.coactive).detach().requires_grad_()
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
     coefficient = torch.randn(6, 1, generator=generator(6)) * priced
     reinforce, price = torch.zeros(()), torch.zeros(())
@@ -148,13 +147,6 @@ def test_the_closed_form_is_the_gradient_of_the_documented_loss(
     torch.testing.assert_close(parts["policy"], reinforce.detach(), **CLOSE)
     torch.testing.assert_close(parts["entropy"], price.detach(), **CLOSE)
     torch.testing.assert_close(gradient, scores.grad, **CLOSE)
-    _, known = episode_gradient(
-        scores.detach(), made, advantages, coefficient, ordered, own_merges=False
-    )
-    mean = made.entropy.sum() / made.open_steps(ordered).sum()
-    torch.testing.assert_close(known["choice_entropy"], mean, **CLOSE)
-    if priced:
-        torch.testing.assert_close(parts["choice_entropy"], mean, **CLOSE)
     assert gradient.abs().max() > 1e-2
 
 
@@ -212,34 +204,13 @@ def three_tokens(autoencoder, policy):
     batch = random_batch([3] * 12)
     batch.tokens[:] = batch.tokens[:1]
     made = follow(autoencoder, batch, sequences)
+    made = judged(policy, made, policy.features(made.nodes, made.leaf_counts))
     errors = node_errors(
         autoencoder, made.nodes, made.exists, sequences, batch, torch.tensor([0.5, 2.0, 3.0])
     )
     rewards = incremental_rewards(errors, sequences, batch.num_tokens, 3)
     probabilities = replayed_log_probs(autoencoder, policy, batch, sequences).sum(1).exp()
     return made, discounted_returns(rewards, 1.0), probabilities
-
-
-@pytest.mark.parametrize("ordered", [False, True])
-def test_the_entropy_of_own_merges_is_estimated_without_bias(autoencoder, ordered):
-    """Over all twelve episodes of three tokens, each as often as the policy would make it."""
-    policy = random_policy("pointer")
-    made, _, probabilities = three_tokens(autoencoder, policy)
-    scores = policy.node_scores(policy.features(made.nodes, made.leaf_counts), lambda: None)
-    estimate, exact = 0.0, 0.0
-    for row in range(12):
-        one = type(made)(
-            *(getattr(made, name)[row : row + 1] for name in made.__dataclass_fields__)
-        )
-        for own in (True, False):
-            _, parts = episode_gradient(
-                scores[row : row + 1].detach(), one, torch.ones(1, 2), torch.zeros(1, 1),
-                ordered, own_merges=own,
-            )  # fmt: skip
-            share = float(probabilities[row].detach() * parts["choice_entropy"])
-            estimate, exact = estimate + own * share, exact + (not own) * share
-    assert estimate == pytest.approx(exact, rel=1e-4)
-    assert 0.1 < exact < 1.0
 
 
 def exact_gradients(policy, returns, probabilities):

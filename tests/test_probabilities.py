@@ -7,8 +7,7 @@ import torch
 from episodes import RAGGED, SCORERS, generator, random_batch, random_policy, replayed_log_probs
 
 from agents import probabilities
-from agents.losses import coactive
-from agents.probabilities import sequence_log_probs, tree_log_probs
+from agents.probabilities import judged, tree_log_probs
 from agents.rollout import follow, rollout
 from replay import all_sequences
 
@@ -23,18 +22,12 @@ def trees(autoencoder, policy, sizes, limit=None):
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("partial", [False, True])
-@pytest.mark.parametrize("most_pairs", [1, 10**6])
-def test_sequences_are_scored_as_by_the_policy_itself(
-    autoencoder, monkeypatch, scorer, partial, most_pairs
-):
-    """Whether all steps are held at once or one at a time, and of merges that it did not make."""
-    monkeypatch.setattr(probabilities, "MOST_PAIRS", most_pairs)
+def test_merges_of_another_policy_are_judged_as_by_the_policy_itself(autoencoder, scorer, partial):
     limit = torch.tensor([3, 1, 2, 0, 2, 4]) if partial else None
     batch, made, _ = trees(autoencoder, random_policy(scorer, seed=3), RAGGED, limit)
     policy = random_policy(scorer)
     features = policy.features(made.nodes, made.leaf_counts)
-    scores = policy.node_scores(features, lambda: coactive(made))
-    found = sequence_log_probs(scores, made.merges, made.active)
+    found = judged(policy, made, features).log_prob
     expected = replayed_log_probs(autoencoder, policy, batch, made.merges)
     torch.testing.assert_close(found, expected, **CLOSE)
     assert not found[~made.steps].any()

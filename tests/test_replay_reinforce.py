@@ -11,8 +11,7 @@ import torch
 from agents.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
-from agents.losses import coactive
-from agents.probabilities import sequence_log_probs
+from agents.probabilities import judged
 from agents.replay_reinforce import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
 from agents.rollout import follow
 from replay import number_of_sequences
@@ -54,13 +53,8 @@ def test_behaviour_is_that_of_the_policy_which_made_the_merges():
     stored = learner.buffer.trajectories()
     episodes = follow(twin.autoencoder, stored.token_batch, stored.merges)
     features = twin.policy.features(episodes.nodes, episodes.leaf_counts)
-    scores = twin.policy.node_scores(features, lambda: coactive(episodes))
-    torch.testing.assert_close(
-        sequence_log_probs(scores, episodes.merges, episodes.active),
-        stored.behaviour_log_prob,
-        rtol=1e-4,
-        atol=1e-4,
-    )
+    seen = judged(twin.policy, episodes, features)
+    torch.testing.assert_close(seen.log_prob, stored.behaviour_log_prob, rtol=1e-4, atol=1e-4)
 
 
 def test_the_latest_batch_alone_can_be_kept():

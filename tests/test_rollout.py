@@ -22,6 +22,7 @@ from scipy.stats import chisquare
 
 from agents.fixed import all_merge_sequences
 from agents.policy import MergePolicy
+from agents.probabilities import judged
 from agents.rollout import follow, rollout
 from htm_env.forest import action_mask, action_to_pair, check_merges
 from htm_env.observation import observe_population
@@ -60,6 +61,30 @@ def test_log_probabilities_are_those_of_the_replay(autoencoder, scorer, partial,
     torch.testing.assert_close(made.log_prob, expected, **CLOSE)
     assert (made.log_prob[made.steps].exp() < 1).all()
     assert not made.log_prob[~made.steps].any()
+    judged_again = judged(policy, made, policy.features(made.nodes, made.leaf_counts))
+    torch.testing.assert_close(made.log_total, judged_again.log_total, **CLOSE)
+    assert not made.log_total[~made.steps].any()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_entropy_that_is_not_measured_is_estimated_from_what_was_drawn(autoencoder, ordered):
+    """Minus the log-probability of the choice, over that of a uniform one."""
+    batch, policy = random_batch(RAGGED, slots=7), random_policy("pointer")
+    made = rollout(
+        autoencoder, policy, batch, generator(), ordered_entropy=ordered, measure_entropy=False
+    )
+    turned = torch.where(made.steps[..., None], made.merges.flip(2), -1)
+    for step in range(6):
+        merges = made.merges.clone()
+        merges[:, step] = turned[:, step]
+        other = replayed_log_probs(autoencoder, policy, batch, merges)[:, step].exp().detach()
+        chance = made.log_prob[:, step].exp() + (0 if ordered else other)
+        for row in made.steps[:, step].nonzero().flatten().tolist():
+            n = RAGGED[row] - step
+            most = math.log(n * (n - 1) / (1 if ordered else 2)) if n > 2 or ordered else 1.0
+            expected = -math.log(float(chance[row])) / most
+            assert float(made.entropy[row, step]) == pytest.approx(expected, abs=1e-4)
+    assert not made.entropy[~made.steps].any()
 
 
 @pytest.mark.parametrize("scorer", SCORERS)

@@ -53,7 +53,7 @@ class SoftNearest(Behaviour):
         log_prob = torch.zeros_like(batch.tokens[:, 1:, 0])
         for step in positions.steps():
             now, rows = scores.view(step), step.rows
-            first, second, _ = choose_pairs(pair_weights(now)[0], generator, False)
+            first, second, _ = choose_pairs(pair_weights(now), generator, False)
             chosen = now[rows, first, second] - now.flatten(1).logsumexp(1)
             log_prob[rows, step.time] = chosen.clamp(max=0.0).to(log_prob.dtype)
             positions.merge(step, first, second)
@@ -73,7 +73,7 @@ class SoftNearest(Behaviour):
     @torch.no_grad()
     def log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B M"]:
         active = Positions.of(self.batch.present, merges).active
-        log_prob = sequence_log_probs(self._node_scores(merges), merges, active)
+        log_prob, _ = sequence_log_probs(self._node_scores(merges), merges, active)
         return log_prob.to(self.batch.tokens.dtype)
 
     @torch.no_grad()

@@ -19,7 +19,7 @@ from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.episode_rewards import episode_rewards
 from agents.fixed import fixed_policy
 from agents.learner import Learner
-from agents.losses import discounted_returns, membership, policy_gradient_step, value_loss
+from agents.losses import discounted_returns, policy_gradient_step, value_loss
 from agents.optimisation import NonFiniteGuard
 from agents.policy import MergePolicy
 from agents.ppo.callback import JointTraining, equal_parts, mean_of_finite
@@ -29,6 +29,7 @@ from agents.ppo.make import FORMS, minibatch
 from agents.ppo.policies import network_of
 from agents.ppo.randomness import seeded_globals
 from agents.ppo.vector_env import HTMVecEnv
+from agents.probabilities import judged
 from agents.rollout import follow, rollout
 from agents.schedules import cosine_decay, piecewise_linear, warm_up
 from htm_env.forest import tree_height
@@ -204,10 +205,9 @@ class PPOLearner(Learner):
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
         optimizer.zero_grad()
         ones = episodes.steps.to(features.dtype)
-        losses = policy_gradient_step(
-            self.policy, episodes, ones, ones[:, :1] * 0, features, False, own_merges=False
-        )
-        values = self.policy.values(features, membership(episodes))
+        episodes = judged(self.policy, episodes, features)
+        losses = policy_gradient_step(self.policy, episodes, ones, ones[:, :1] * 0, features)
+        values = self.policy.values(features, episodes.members)
         returns = discounted_returns(rewards, config.discount)
         critic = value_loss(values, returns, episodes.steps)
         (config.value_weight * critic).backward()
@@ -217,7 +217,6 @@ class PPOLearner(Learner):
         return {
             "loss/cloning": float(losses["policy"]),
             "loss/value": float(critic.detach()),
-            "policy/entropy": float(losses["choice_entropy"]),
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
             "train/tree_height": float(tree_height(merges, batch.num_tokens).float().mean()),

@@ -1,0 +1,32 @@
+"""Normalisers of many states at once."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from replay import log_totals
+
+ACTIVE = torch.tensor([[[1, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]]]).bool()
+
+
+def test_by_hand():
+    scores = torch.tensor([[[9.0, 0.0, 1.0], [2.0, 9.0, 3.0], [4.0, 5.0, 9.0]]])
+    found = log_totals(scores, ACTIVE)[0].tolist()
+    six = math.log(sum(math.exp(x) for x in range(6)))
+    assert found == pytest.approx([six, math.log(math.exp(3) + math.exp(5)), 0.0, 0.0])
+
+
+def test_a_state_far_below_the_best_pair_is_exact():
+    """(0, 1) is e^1000 times as likely as all else, and not there in the second state."""
+    scores = torch.zeros(1, 3, 3)
+    scores[0, 0, 1] = 1000.0
+    scores.requires_grad_()
+    found = log_totals(scores, ACTIVE)
+    assert found[0].tolist() == pytest.approx([1000.0, math.log(2), 0.0, 0.0])
+    found[0, 1].backward()
+    expected = torch.zeros(3, 3)
+    expected[1, 2] = expected[2, 1] = 0.5
+    torch.testing.assert_close(scores.grad[0], expected)
