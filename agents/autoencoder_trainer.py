@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from agents.configuration import check_bounds
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
+from agents.parts import equal_parts, mean_scalars
 from agents.schedules import check_points, piecewise_linear
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
@@ -100,6 +101,21 @@ class AutoencoderTrainer:
             **{f"gradient_norm/{name}": float(norm) for name, norm in norms.items()},
             "train/skipped_updates": float(self.guard.skipped),
         }
+
+    def update_in_parts(
+        self,
+        batch: TokenBatch,
+        merges: Int64[Tensor, "B M 2"],
+        trees_per_step: int,
+        progress: float,
+    ) -> dict[str, float]:
+        """Steps on about ``trees_per_step`` of these trees each; returns the mean of each scalar.
+
+        Trees cost more to make than to learn from, and several small steps learn more from them
+        than a large one.
+        """
+        parts = equal_parts(len(merges), trees_per_step, merges.device)
+        return mean_scalars(self.update(batch.rows(rows), merges[rows], progress) for rows in parts)
 
     def state(self) -> dict[str, Any]:
         return {

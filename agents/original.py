@@ -39,6 +39,7 @@ ORIGINAL = ReinforceConfig(
     policy_hidden_dim=256,
     batch_size=64,
     trees_per_sample=1,
+    trees_per_step=64,
     reward="one_step",
     discount=0.0,
     baseline="moving_normaliser",

@@ -53,6 +53,9 @@ class ReinforceConfig:
     """Samples an update."""
     trees_per_sample: int = 2
     """Trees that the policy makes of every sample."""
+    trees_per_step: int = 16
+    """Trees that one step of the autoencoder learns from; an update makes as many steps as its
+    trees allow."""
     reward: str = "incremental"
     """incremental, terminal or one_step."""
     discount: float = 0.8
@@ -75,7 +78,8 @@ class ReinforceConfig:
     def __post_init__(self) -> None:
         many = (1, math.inf)
         check_bounds(
-            self, policy_hidden_dim=many, batch_size=many, trees_per_sample=many, discount=(0, 1),
+            self, policy_hidden_dim=many, batch_size=many, trees_per_sample=many,
+            trees_per_step=many, discount=(0, 1),
             merges_curriculum=(0, 1), population_curriculum=(0, 1),
         )  # fmt: skip
         check_points("demonstration_share", self.demonstration_share)
@@ -158,7 +162,9 @@ class Reinforce(Learner):
         """The other half of an update, on the same trees."""
         scalars = {}
         if self.task.mode == "joint":
-            scalars = self.trainer.update(batch, episodes.merges, progress)
+            scalars = self.trainer.update_in_parts(
+                batch, episodes.merges, self.config.trees_per_step, progress
+            )
         self.updates += 1
         heights = tree_height(episodes.merges, batch.num_tokens)
         return {

@@ -35,6 +35,7 @@ TINY = ReinforceConfig(
     policy_hidden_dim=32,
     batch_size=8,
     trees_per_sample=4,
+    trees_per_step=32,
     entropy=EntropyConfig(target=((0.0, 1.0), (1.0, 0.0))),
     demonstration_share=((0.0, 0.0),),
 )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
@@ -107,42 +105,12 @@ class JointTraining(BaseCallback):
         progress = self.progress
         if progress is None:
             progress = min(1.0, self.num_timesteps / self.locals["total_timesteps"])
-        return train_on_trees(trainer, finished, self.trees_per_step, progress)
+        return trainer.update_in_parts(
+            finished.batch, finished.merges, self.trees_per_step, progress
+        )
 
     def _copy_losses(self) -> None:
         known = self.logger.name_to_value
         for tag, name in SAME.items():
             if name in known:
                 self.logger.record(tag, known[name])
-
-
-def train_on_trees(
-    trainer: AutoencoderTrainer,
-    finished: FinishedEpisodes,
-    trees_per_step: int,
-    progress: float,
-) -> dict[str, float]:
-    """Autoencoder steps on all of these trees, about ``trees_per_step`` a step, all about equal.
-
-    Returns the mean of each scalar over the steps.
-    """
-    means: dict[str, list[float]] = {}
-    sizes = equal_parts(len(finished.merges), trees_per_step)
-    for rows in torch.arange(sum(sizes), device=finished.merges.device).split(sizes):
-        for tag, value in trainer.update(
-            finished.batch.rows(rows), finished.merges[rows], progress
-        ).items():
-            means.setdefault(tag, []).append(value)
-    return {tag: mean_of_finite(values) for tag, values in means.items()}
-
-
-def equal_parts(total: int, size: int) -> list[int]:
-    """``total`` as a sum of numbers that differ by one at most, each as near to ``size`` as so."""
-    parts = max(1, round(total / size))
-    return [total // parts + (part < total % parts) for part in range(parts)]
-
-
-def mean_of_finite(values: list[float]) -> float:
-    """The mean of those that are finite; NaN if none is."""
-    finite = [value for value in values if math.isfinite(value)]
-    return sum(finite) / len(finite) if finite else math.nan

@@ -21,8 +21,9 @@ from agents.fixed import fixed_policy
 from agents.learner import Learner
 from agents.losses import discounted_returns, policy_gradient_step, value_loss
 from agents.optimisation import NonFiniteGuard
+from agents.parts import equal_parts, mean_of_finite, mean_scalars
 from agents.policy import MergePolicy
-from agents.ppo.callback import JointTraining, equal_parts, mean_of_finite
+from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig
 from agents.ppo.gradients import GradientGate
 from agents.ppo.make import FORMS, minibatch
@@ -186,16 +187,14 @@ class PPOLearner(Learner):
         """Behaviour cloning on as many trees as a rollout has; the critic learns their returns."""
         config = self.config
         trees = config.n_envs * config.rollout_episodes
-        sums: dict[str, list[float]] = {}
-        for size in equal_parts(trees, config.trees_per_step):
-            batch = self.dataset.sample(size, self.generator).to(self.device)
+        rows: list[dict[str, float]] = []
+        for part in equal_parts(trees, config.trees_per_step):
+            batch = self.dataset.sample(len(part), self.generator).to(self.device)
             merges = self.demonstrator.merges(batch, self.autoencoder, self.generator)
-            scalars = self._clone_step(batch, merges)
+            rows.append(self._clone_step(batch, merges))
             if self.task.mode == "joint":
-                scalars |= self.trainer.update(batch, merges, progress)
-            for tag, value in scalars.items():
-                sums.setdefault(tag, []).append(value)
-        return {tag: mean_of_finite(values) for tag, values in sums.items()}
+                rows[-1] |= self.trainer.update(batch, merges, progress)
+        return mean_scalars(rows)
 
     def _clone_step(self, batch: TokenBatch, merges: Tensor) -> dict[str, float]:
         config, optimizer = self.config, self.model.policy.optimizer
