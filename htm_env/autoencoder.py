@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,19 +10,15 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from htm_env.forest import (
-    Forest,
-    action_to_pair,
     active_nodes,
     check_merges,
     leftmost_leaves,
     pad_merges,
 )
 from htm_env.levels import Level, forest_levels
+from htm_env.merging import Policy, merge_with
 from htm_env.networks import ARCHITECTURES, seeded_initialisation
 from htm_env.weights_file import not_weights, read_weights, tensors_hash, write_weights
-
-Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
-"""``policy(observation batch, generator) -> actions``: the observation keys of the environment."""
 
 
 @dataclass(frozen=True)
@@ -173,55 +168,18 @@ class HTMAutoencoder(nn.Module):
         policy: Policy,
         generator: torch.Generator | None = None,
     ) -> Float[Tensor, "B P T"]:
-        """Merge with a policy until one root is left, and decode it again."""
-        forest = self.merge_with(tokens, present, policy, generator)
-        return self.decode(
-            self.encode(tokens, present, forest.merges).population, forest.merges, present
-        )
-
-    @torch.no_grad()
-    def merge_with(
-        self,
-        tokens: Float[Tensor, "B P T"],
-        present: Bool[Tensor, "B P"],
-        policy: Policy,
-        generator: torch.Generator | None = None,
-    ) -> Forest:
-        """The forest that a policy makes: the merges only, until one root is left.
+        """Merge with a policy until one root is left, and decode it again.
 
         Raises ``ValueError`` for an action that is not legal where a sample has merges to make, and
         where a sample's tokens leave a gap in its slots.
         """
         self._check_tokens(tokens)
         _check_present(present)
-        forest, slots = Forest.start(present), present.shape[1]
-        population = self.lifter(self.standardise(tokens)) * present[..., None]
-        counts = present.long()
-        rows = torch.arange(len(tokens), device=tokens.device)
-        while (running := forest.num_active > 1).any():
-            observation = {"tokens": population, "active": forest.active, "leaf_counts": counts}
-            actions = policy(observation, generator).long()
-            inside = (actions >= 0) & (actions < slots * (slots - 1))
-            first, second = action_to_pair(actions.masked_fill(~(running & inside), 0), slots)
-            legal = inside & forest.active[rows, first] & forest.active[rows, second]
-            if not (legal | ~running).all():
-                row = int((running & ~legal).nonzero()[0])
-                raise ValueError(
-                    f"policy action {int(actions[row])} is not a merge of sample {row}, "
-                    f"its active slots are {forest.active[row].nonzero().flatten().tolist()}"
-                )
-            forest = forest.merge(first, second, where=running)
-            merged = self.merger(
-                torch.cat([population[rows, first], population[rows, second]], dim=-1)
-            )
-            kept, moved = rows[running], first[running]
-            population = population.clone()
-            population[kept, moved] = merged[running]
-            population[kept, second[running]] = 0.0
-            counts = counts.clone()
-            counts[kept, moved] += counts[kept, second[running]]
-            counts[kept, second[running]] = 0
-        return forest
+        lifted = self.lifter(self.standardise(tokens)) * present[..., None]
+        forest = merge_with(policy, lifted, present, self.merger, generator)
+        return self.decode(
+            self.encode(tokens, present, forest.merges).population, forest.merges, present
+        )
 
     # ------------------------------------------------------------ level by level
 

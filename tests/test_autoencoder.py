@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_mask
+from htm_env.merging import merge_with
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -225,7 +226,8 @@ def test_the_policy_sees_the_current_embeddings(autoencoder):
         return random_policy(observation, generator)
 
     generator = torch.Generator().manual_seed(0)
-    forest = autoencoder.merge_with(tokens, drawn.present, spying, generator)
+    lifted = autoencoder.lifter(autoencoder.standardise(tokens)) * drawn.present[..., None]
+    forest = merge_with(spying, lifted.detach(), drawn.present, autoencoder.merger, generator)
     assert forest.num_active.tolist() == [1, 1]
     assert len(seen) == 3
     for step, observation in enumerate(seen):

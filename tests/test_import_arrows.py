@@ -18,7 +18,7 @@ PACKAGES = ("htm_env", "replay", "agents")
 LAYERS = (
     {"types", "files", "networks", "brackets"},
     {"merge_tree", "forest", "datasets", "weights_file"},
-    {"levels"},
+    {"levels", "merging"},
     {"autoencoder"},
     {"weights", "population", "losses"},
     {"rewards", "observation"},

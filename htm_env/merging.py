@@ -1,0 +1,51 @@
+"""Merging with any policy: what an autoencoder needs of one to encode a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from htm_env.forest import Forest, action_to_pair
+
+Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
+"""``policy(observation batch, generator) -> actions``: the observation keys of the environment."""
+
+
+@torch.no_grad()
+def merge_with(
+    policy: Policy,
+    lifted: Float[Tensor, "B P D"],
+    present: Bool[Tensor, "B P"],
+    merger: Callable[[Tensor], Tensor],
+    generator: torch.Generator | None = None,
+) -> Forest:
+    """The forest that a policy makes of lifted tokens: the merges only, until one root is left.
+
+    Raises ``ValueError`` for an action that is not legal where a sample has merges to make.
+    """
+    forest, slots = Forest.start(present), present.shape[1]
+    population, counts = lifted.clone(), present.long()
+    rows = torch.arange(len(lifted), device=lifted.device)
+    while (running := forest.num_active > 1).any():
+        observation = {"tokens": population, "active": forest.active, "leaf_counts": counts}
+        actions = policy(observation, generator).long()
+        inside = (actions >= 0) & (actions < slots * (slots - 1))
+        first, second = action_to_pair(actions.masked_fill(~(running & inside), 0), slots)
+        legal = inside & forest.active[rows, first] & forest.active[rows, second]
+        if not (legal | ~running).all():
+            wrong = int((running & ~legal).nonzero()[0])
+            raise ValueError(
+                f"policy action {int(actions[wrong])} is not a merge of sample {wrong}, "
+                f"its active slots are {forest.active[wrong].nonzero().flatten().tolist()}"
+            )
+        forest = forest.merge(first, second, where=running)
+        row, first, second = rows[running], first[running], second[running]
+        pair = torch.cat([population[row, first], population[row, second]], dim=-1)
+        population, counts = population.clone(), counts.clone()  # the policy may keep the old ones
+        population[row, first], population[row, second] = merger(pair), 0.0
+        counts[row, first] += counts[row, second]
+        counts[row, second] = 0
+    return forest
