@@ -9,11 +9,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from agents.choices import most_entropy
 from agents.policy import MergePolicy, bounded
 from agents.rollout import Rollout, follow, membership
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 from replay import (
+    choice_entropy,
     forest_states,
     log_totals,
     number_of_states,
@@ -29,16 +31,25 @@ SEQUENCES = 16
 """Merge sequences from which the probability of a larger tree is estimated."""
 
 
-def judged(policy: MergePolicy, episodes: Rollout, features: Float[Tensor, "B N F"]) -> Rollout:
+@torch.no_grad()
+def judged(
+    policy: MergePolicy, episodes: Rollout, features: Float[Tensor, "B N F"], ordered: bool
+) -> Rollout:
     """The same episodes, with what this policy thinks of their merges, whoever made them.
 
-    Entropies stay as they are.
+    ``ordered`` says whether the order within a pair counts as a choice in the entropy.
     """
-    with torch.no_grad():
-        scores = policy.node_scores(features, lambda: episodes.coactive)
-        log_prob, log_total = sequence_log_probs(scores, episodes.merges, episodes.active)
+    scores = policy.node_scores(features, lambda: episodes.coactive)
+    log_prob, log_total = sequence_log_probs(scores, episodes.merges, episodes.active)
+    active = membership(episodes.active, scores.shape[1])
+    entropy = choice_entropy(bounded(scores), active, ordered) / most_entropy(
+        active.sum(2), ordered
+    )
     return replace(
-        episodes, log_prob=log_prob.to(scores.dtype), log_total=log_total.to(scores.dtype)
+        episodes,
+        log_prob=log_prob.to(scores.dtype),
+        log_total=log_total.to(scores.dtype),
+        entropy=entropy.where(episodes.steps, 0.0).to(scores.dtype),
     )
 
 

@@ -221,12 +221,12 @@ class Reinforce(Learner):
         self.merges_made += int(episodes.steps.sum())
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
         self.optimizer.zero()
-        nothing = torch.zeros_like(episodes.entropy[:, :1])
+        nothing, ordered = torch.zeros_like(episodes.entropy[:, :1]), self.config.entropy.ordered
         ones = episodes.steps.to(features.dtype)
-        losses = policy_gradient_step(
-            self.policy, judged(self.policy, episodes, features), ones, nothing, features
-        )
+        seen = judged(self.policy, episodes, features, ordered)
+        losses = policy_gradient_step(self.policy, seen, ones, nothing, features)
         scalars = self._step_policy({"cloning": losses["policy"]}, progress)
+        scalars["policy/entropy"] = mean_entropy(seen, ordered)
         rewards, error = self._rewards_of(batch, episodes)
         return episodes, {
             **scalars,

@@ -186,7 +186,7 @@ class ReplayReinforce(Reinforce):
         weight, and the share of the merges whose weight was cut.
         """
         stored, _, episodes, rewards, features, values, importance = again
-        episodes = judged(self.policy, episodes, features)
+        episodes = judged(self.policy, episodes, features, self.config.entropy.ordered)
         target_log_prob = episodes.log_prob
         replayed = Replayed(
             stored.behaviour_log_prob, target_log_prob, rewards, values.detach(), episodes.steps

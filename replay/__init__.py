@@ -13,7 +13,7 @@ from replay.importance import (
     truncated_log_weights,
     vtrace,
 )
-from replay.pair_softmax import log_totals
+from replay.pair_softmax import choice_entropy, log_totals
 from replay.samplers import SAMPLERS
 from replay.trajectory import Trajectories, Trajectory
 from replay.tree_probability import (
@@ -40,6 +40,7 @@ __all__ = [
     "Trajectory",
     "VTrace",
     "all_sequences",
+    "choice_entropy",
     "effective_sample_size",
     "forest_states",
     "log_number_of_sequences",

@@ -22,11 +22,8 @@ def log_totals(
     0 where fewer than two are active. In double precision, and differentiable. One matrix product
     sums all states of a sample: every pair's weight is computed once.
     """
-    best = scores.detach().amax(dim=(1, 2), keepdim=True)
-    same = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
-    relative = (scores - best).double().masked_fill(same, -math.inf)
-    members = active.double()
-    total = ((members @ relative.exp()) * members).sum(2)  # (B, S)
+    best, relative = _relative(scores)
+    total = _summed(relative.exp(), active)
     log_total = total.clamp_min(UNDERFLOW).log()
     open_states = active.sum(2) > 1
     low = (open_states & (total < UNDERFLOW)).nonzero()  # far below the best pair of another state
@@ -38,3 +35,32 @@ def log_totals(
     if again:
         log_total = log_total.index_put((low[:, 0], low[:, 1]), torch.cat(again))
     return (log_total + best[..., 0]).where(open_states, 0.0)
+
+
+def choice_entropy(
+    scores: Float[Tensor, "B N N"], active: Bool[Tensor, "B S N"], ordered: bool
+) -> Float[Tensor, "B S"]:
+    """The entropy of choosing a pair in each state, in nats; 0 where there is nothing to choose.
+
+    Without ``ordered``, the two orders of a pair are one choice. Of a state in which everything is
+    e^700 times less likely than the best pair of another state it is 0.
+    """
+    _, relative = _relative(scores)
+    weights = relative.exp()
+    log_choice = relative if ordered else relative.logaddexp(relative.transpose(1, 2))
+    total = _summed(weights, active)
+    mean = _summed(weights * log_choice.where(weights > 0, 0.0), active) / total
+    return (total.log() - mean).clamp(min=0.0).where(total > 0, 0.0)
+
+
+def _relative(scores: Float[Tensor, "B N N"]) -> tuple[Tensor, Float[Tensor, "B N N"]]:
+    """The best score of each sample, and all others below it; -inf for a node with itself."""
+    best = scores.detach().amax(dim=(1, 2), keepdim=True)
+    same = torch.eye(scores.shape[1], dtype=torch.bool, device=scores.device)
+    return best, (scores - best).double().masked_fill(same, -math.inf)
+
+
+def _summed(values: Float[Tensor, "B N N"], active: Bool[Tensor, "B S N"]) -> Float[Tensor, "B S"]:
+    """The sum over all pairs that are active in each state."""
+    members = active.double()
+    return ((members @ values) * members).sum(2)

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from replay import log_totals
+from replay import choice_entropy, log_totals
 
 ACTIVE = torch.tensor([[[1, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]]]).bool()
 
@@ -30,3 +30,20 @@ def test_a_state_far_below_the_best_pair_is_exact():
     expected = torch.zeros(3, 3)
     expected[1, 2] = expected[2, 1] = 0.5
     torch.testing.assert_close(scores.grad[0], expected)
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_entropy_counts_equal_choices(ordered):
+    scores = torch.full((1, 3, 3), 7.0)
+    found = choice_entropy(scores, ACTIVE, ordered)[0].exp().tolist()
+    assert found == pytest.approx([6, 2, 1, 1] if ordered else [3, 1, 1, 1])
+
+
+@pytest.mark.parametrize("ordered", [True, False])
+def test_entropy_by_hand(ordered):
+    """(0, 1) is twice as likely as (1, 0), and every other pair impossible, or not there."""
+    scores = torch.full((1, 3, 3), -900.0)
+    scores[0, 0, 1], scores[0, 1, 0] = math.log(2.0), 0.0
+    found = choice_entropy(scores, ACTIVE, ordered)[0].tolist()
+    two_thirds = -(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3)
+    assert found == pytest.approx([two_thirds if ordered else 0.0, 0.0, 0.0, 0.0], abs=1e-6)

@@ -204,7 +204,7 @@ def three_tokens(autoencoder, policy):
     batch = random_batch([3] * 12)
     batch.tokens[:] = batch.tokens[:1]
     made = follow(autoencoder, batch, sequences)
-    made = judged(policy, made, policy.features(made.nodes, made.leaf_counts))
+    made = judged(policy, made, policy.features(made.nodes, made.leaf_counts), True)
     errors = node_errors(
         autoencoder, made.nodes, made.exists, sequences, batch, torch.tensor([0.5, 2.0, 3.0])
     )

@@ -237,7 +237,7 @@ def test_names_of_the_command_line():
         ({"reward": "no"}, "unknown reward 'no'"),
         ({"scorer": "no"}, "unknown scorer 'no'"),
         ({"demonstrations": "no"}, "'no'"),
-        ({"n_envs": 0}, "num_envs is 0"),
+        ({"n_envs": 0}, "n_envs is 0"),
         ({"trees_per_step": 0}, "trees_per_step is 0"),
     ],
 )

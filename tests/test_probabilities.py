@@ -27,7 +27,7 @@ def test_merges_of_another_policy_are_judged_as_by_the_policy_itself(autoencoder
     batch, made, _ = trees(autoencoder, random_policy(scorer, seed=3), RAGGED, limit)
     policy = random_policy(scorer)
     features = policy.features(made.nodes, made.leaf_counts)
-    found = judged(policy, made, features).log_prob
+    found = judged(policy, made, features, True).log_prob
     expected = replayed_log_probs(autoencoder, policy, batch, made.merges)
     torch.testing.assert_close(found, expected, **CLOSE)
     assert not found[~made.steps].any()

@@ -53,7 +53,7 @@ def test_behaviour_is_that_of_the_policy_which_made_the_merges():
     stored = learner.buffer.trajectories()
     episodes = follow(twin.autoencoder, stored.token_batch, stored.merges)
     features = twin.policy.features(episodes.nodes, episodes.leaf_counts)
-    seen = judged(twin.policy, episodes, features)
+    seen = judged(twin.policy, episodes, features, True)
     torch.testing.assert_close(seen.log_prob, stored.behaviour_log_prob, rtol=1e-4, atol=1e-4)
 
 

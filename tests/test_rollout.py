@@ -61,8 +61,9 @@ def test_log_probabilities_are_those_of_the_replay(autoencoder, scorer, partial,
     torch.testing.assert_close(made.log_prob, expected, **CLOSE)
     assert (made.log_prob[made.steps].exp() < 1).all()
     assert not made.log_prob[~made.steps].any()
-    judged_again = judged(policy, made, policy.features(made.nodes, made.leaf_counts))
+    judged_again = judged(policy, made, policy.features(made.nodes, made.leaf_counts), True)
     torch.testing.assert_close(made.log_total, judged_again.log_total, **CLOSE)
+    torch.testing.assert_close(made.entropy, judged_again.entropy, **CLOSE)
     assert not made.log_total[~made.steps].any()
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderTrainer
+from agents.entropy import mean_entropy
 from agents.episode_rewards import episode_rewards
 from agents.fixed import fixed_policy
 from agents.learner import Learner
@@ -204,7 +205,7 @@ class PPOLearner(Learner):
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
         optimizer.zero_grad()
         ones = episodes.steps.to(features.dtype)
-        episodes = judged(self.policy, episodes, features)
+        episodes = judged(self.policy, episodes, features, ordered=False)
         losses = policy_gradient_step(self.policy, episodes, ones, ones[:, :1] * 0, features)
         values = self.policy.values(features, episodes.members)
         returns = discounted_returns(rewards, config.discount)
@@ -216,6 +217,7 @@ class PPOLearner(Learner):
         return {
             "loss/cloning": float(losses["policy"]),
             "loss/value": float(critic.detach()),
+            "policy/entropy": mean_entropy(episodes, ordered=False),
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
             "train/tree_height": float(tree_height(merges, batch.num_tokens).float().mean()),
