@@ -35,9 +35,15 @@ def _restored(hint: Any, value: Any) -> Any:
 
 
 def check_bounds(config: Any, **bounds: tuple[float | int, float | int]) -> None:
-    """Raise ``ValueError`` naming the first field that is not a number within its bounds."""
+    """Raise ``ValueError`` naming the first field that is not a number within its bounds.
+
+    A field that is declared as ``int`` takes whole numbers only.
+    """
+    whole = {field.name for field in fields(config) if field.type in ("int", int)}
     for name, (low, high) in bounds.items():
         value = getattr(config, name)
+        if name in whole and not isinstance(value, int):
+            raise ValueError(f"{name} is {value}; expected a whole number")
         if not (isinstance(value, int | float) and low <= value <= high):
             upper = f" and at most {high:g}" if math.isfinite(high) else ""
             raise ValueError(f"{name} is {value}; expected at least {low:g}{upper}")

@@ -86,7 +86,13 @@ def episode_gradient(
 
 
 def value_loss(
-    values: Float[Tensor, "B M"], returns: Float[Tensor, "B M"], steps: Bool[Tensor, "B M"]
+    values: Float[Tensor, "B M"],
+    returns: Float[Tensor, "B M"],
+    steps: Bool[Tensor, "B M"],
+    weights: Float[Tensor, "B"] | None = None,
 ) -> Float[Tensor, ""]:
-    """Mean squared error of the state values against the returns."""
-    return ((values - returns).square() * steps).sum() / steps.sum().clamp(min=1)
+    """Mean squared error of the state values against the returns, each episode's by its weight."""
+    errors = (values - returns).square() * steps
+    if weights is not None:
+        errors = errors * weights[:, None]
+    return errors.sum() / steps.sum().clamp(min=1)

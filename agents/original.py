@@ -54,5 +54,7 @@ ORIGINAL = ReinforceConfig(
 )
 """``original``: the whole recipe, its own autoencoder included."""
 
-ORIGINAL_POLICY = replace(ORIGINAL, autoencoder=AutoencoderConfig())
+ORIGINAL_POLICY = replace(
+    ORIGINAL, autoencoder=AutoencoderConfig(), trees_per_step=ReinforceConfig.trees_per_step
+)
 """``original_policy``: the same policy learning on this project's autoencoder."""

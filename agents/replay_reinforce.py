@@ -18,6 +18,7 @@ from torch import Tensor
 from agents.configuration import check_bounds
 from agents.corrections import CORRECTIONS, Limits, Replayed
 from agents.demonstrations import Demonstrator
+from agents.entropy import mean_entropy
 from agents.losses import policy_gradient_step, value_loss
 from agents.probabilities import judged, tree_log_probs
 from agents.reinforce import Reinforce, ReinforceConfig
@@ -38,8 +39,9 @@ class ReplayConfig(ReinforceConfig):
     """Stored episodes an update."""
     capacity: int = 20_000
     """Episodes stored at most."""
-    max_staleness: int | None = 2_000
-    """Episodes older than this many updates are dropped; 0 keeps the latest batch only."""
+    max_staleness: int | None = None
+    """Episodes older than this many updates are dropped; 0 keeps the latest batch only, None leaves
+    it to the capacity."""
     sampler: str = "uniform"
     """Which episodes are replayed more often: uniform (none), advantage or return."""
     alpha: float = 0.6
@@ -70,8 +72,10 @@ class ReplayConfig(ReinforceConfig):
         some, any_number = (1, math.inf), (0, math.inf)
         check_bounds(
             self, replays=any_number, replay_batch_size=some, capacity=some,
-            seed_episodes=any_number, rho_bar=any_number, c_bar=any_number, lambda_=(0, 1),
+            seed_episodes=any_number, c_bar=any_number, lambda_=(0, 1),
         )  # fmt: skip
+        if not self.rho_bar > 0:
+            raise ValueError(f"rho_bar is {self.rho_bar}; expected more than 0")
 
 
 class Again(NamedTuple):
@@ -89,7 +93,12 @@ class Again(NamedTuple):
 
 
 class ReplayReinforce(Reinforce):
-    """Policy gradients on fresh episodes and on stored ones; the autoencoder learns from both."""
+    """Policy gradients on fresh episodes and on stored ones; the autoencoder learns from both.
+
+    It clones the *stochastic* version of its demonstrator, whose probabilities are known. Weights
+    that correct for prioritised sampling are those of the policy and its critic; the autoencoder
+    learns from the trees as they were drawn.
+    """
 
     algo = "replay"
     config_class = ReplayConfig
@@ -122,6 +131,7 @@ class ReplayReinforce(Reinforce):
         self.limits = Limits(config.discount, config.rho_bar, config.c_bar, config.lambda_)
         self.replays_left = 0
         """Updates on stored episodes until fresh ones are due."""
+        self.fresh_episodes, self.replayed_episodes = 0, 0
 
     # ------------------------------------------------------------ learn
 
@@ -132,14 +142,17 @@ class ReplayReinforce(Reinforce):
         if fresh:
             batch, episodes, scalars = self._learn_afresh(progress)
             self.replays_left = self.config.replays
+            self.fresh_episodes += len(batch.tokens)
         else:
             batch, episodes, scalars = self._learn_again(progress)
             self.replays_left -= 1
+            self.replayed_episodes += len(batch.tokens)
+        learned_from = self.fresh_episodes + self.replayed_episodes
         scalars |= self._train_autoencoder(batch, episodes, progress)
         return {
             **scalars,
-            "replay/fresh_share": float(fresh),
-            "replay/ratio": float(self.config.replays),
+            "replay/fresh_share": self.fresh_episodes / learned_from,
+            "replay/ratio": self.replayed_episodes / max(1, self.fresh_episodes),
             "replay/stored": float(len(self.buffer)),
         }
 
@@ -151,18 +164,18 @@ class ReplayReinforce(Reinforce):
         episodes = follow(self.autoencoder, batch, stored.merges)
         rewards, error = self._rewards_of(batch, episodes)
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+        episodes = judged(self.policy, episodes, features, config.entropy.ordered)
         values = self.policy.values(features, episodes.members)
         importance = drawn.weights.to(self.device)
         self.optimizer.zero()
         learn = self._learn_trees if config.correction == "tree" else self._learn_sequences
-        losses, log_weights, clipped = learn(
+        losses, log_weights, advantages, clipped = learn(
             Again(stored, batch, episodes, rewards, features, values, importance)
         )
-        if config.sampler == "return":
-            self.buffer.update_priorities(drawn.indices, rewards.sum(1))
-        elif config.sampler == "advantage":
-            surprise = (rewards.sum(1) - values.detach()[:, 0]).abs()
-            self.buffer.update_priorities(drawn.indices, surprise / (surprise.mean() + 1e-20))
+        if config.sampler != "uniform":
+            value = rewards.sum(1) if config.sampler == "return" else advantages
+            finite = value.isfinite().cpu()  # a bad episode keeps the priority that it had
+            self.buffer.update_priorities(drawn.indices[finite], value.cpu()[finite])
         scalars = self._step_policy(losses, progress)
         staleness = (self.updates - stored.policy_version).float()
         return (
@@ -172,6 +185,7 @@ class ReplayReinforce(Reinforce):
                 **scalars,
                 "train/return": float(rewards.sum(1).mean()),
                 "train/nmse": float(error.mean()),
+                "policy/entropy": mean_entropy(episodes, config.entropy.ordered),
                 "replay/effective_sample_share": float(effective_sample_size(log_weights))
                 / len(error),
                 "replay/clipped_share": clipped,
@@ -179,14 +193,14 @@ class ReplayReinforce(Reinforce):
             },
         )
 
-    def _learn_sequences(self, again: Again) -> tuple[dict[str, Tensor], Tensor, float]:
+    def _learn_sequences(self, again: Again) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
         """By the ratio of the probabilities of the merges, one after the other.
 
         Returns the losses, whose gradients are accumulated, the logarithm of every episode's
-        weight, and the share of the merges whose weight was cut.
+        weight, its mean absolute advantage in units of the batch's, and the share of the merges
+        whose weight was cut.
         """
         stored, _, episodes, rewards, features, values, importance = again
-        episodes = judged(self.policy, episodes, features, self.config.entropy.ordered)
         target_log_prob = episodes.log_prob
         replayed = Replayed(
             stored.behaviour_log_prob, target_log_prob, rewards, values.detach(), episodes.steps
@@ -197,13 +211,14 @@ class ReplayReinforce(Reinforce):
         nothing = torch.zeros_like(rewards[:, :1])
         losses = policy_gradient_step(self.policy, episodes, weighted, nothing, features)
         del losses["entropy"]  # nothing is paid for it here
-        losses["value"] = value_loss(values, corrected.targets, episodes.steps)
+        losses["value"] = value_loss(values, corrected.targets, episodes.steps, importance)
         losses["value"].backward()
         log_weights = log_ratios(stored.behaviour_log_prob, target_log_prob, episodes.steps).sum(1)
+        size = advantages.abs().sum(1) / episodes.steps.sum(1).clamp(min=1)
         clipped = (corrected.clipped.sum() / episodes.steps.sum().clamp(min=1)).item()
-        return losses, log_weights, clipped
+        return losses, log_weights, size, clipped
 
-    def _learn_trees(self, again: Again) -> tuple[dict[str, Tensor], Tensor, float]:
+    def _learn_trees(self, again: Again) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
         """By the ratio of the probabilities of the whole trees, whatever sequence made them."""
         stored, batch, episodes, rewards, features, values, importance = again
         target = tree_log_probs(
@@ -218,11 +233,11 @@ class ReplayReinforce(Reinforce):
         gone = start.detach() + weights * (returns - start.detach())
         losses = {
             "policy": -(importance * weights * advantages * target).mean(),
-            "value": (start - gone).square().mean(),
+            "value": (importance * (start - gone).square()).mean(),
         }
         (losses["policy"] + losses["value"]).backward()
         clipped = (log_weights.exp() > self.config.rho_bar).float().mean().item()
-        return losses, log_weights, clipped
+        return losses, log_weights, advantages.abs(), clipped
 
     # ------------------------------------------------------------ store
 
@@ -245,7 +260,7 @@ class ReplayReinforce(Reinforce):
         episodes = replace(follow(self.autoencoder, batch, merges), log_prob=log_prob)
         tree_log_prob = None
         if self.config.correction == "tree":
-            tree_log_prob = behaviour.tree_log_prob(merges)
+            tree_log_prob = behaviour.tree_log_prob(merges, self.generator)
         self._store(batch, episodes, self.config.demonstrations, tree_log_prob)
         return episodes
 
@@ -275,10 +290,16 @@ class ReplayReinforce(Reinforce):
 
     def state(self) -> dict[str, Any]:
         return {
-            **super().state(), "buffer": self.buffer.state(), "replays_left": self.replays_left
-        }  # fmt: skip
+            **super().state(),
+            "buffer": self.buffer.state(),
+            "replays_left": self.replays_left,
+            "fresh_episodes": self.fresh_episodes,
+            "replayed_episodes": self.replayed_episodes,
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.buffer.restore(state["buffer"])
         self.replays_left = state["replays_left"]
+        self.fresh_episodes = state["fresh_episodes"]
+        self.replayed_episodes = state["replayed_episodes"]

@@ -27,12 +27,26 @@ def train(problem: Problem, algo: str, seed: int, seconds: float, out: Path) -> 
     """The result of one run; runs it only where there is none."""
     result = out / "result.json"
     if not result.exists():
-        command = [
-            *(sys.executable, "-m", "agents.cli", "train", "--env", problem.env, "--algo", algo),
-            *("--env-kwargs", json.dumps(problem.env_kwargs)),
-            *("--embedding-dim", str(problem.embedding_dim), "--seed", str(seed)),
-            *("--seconds", str(seconds), "--out", str(out)),
-        ]
+        resumed = ["train", "--resume", str(out)] if (out / "config.json").exists() else None
+        command = (
+            [sys.executable, "-m", "agents.cli", *resumed]
+            if resumed
+            else [
+                *(
+                    sys.executable,
+                    "-m",
+                    "agents.cli",
+                    "train",
+                    "--env",
+                    problem.env,
+                    "--algo",
+                    algo,
+                ),
+                *("--env-kwargs", json.dumps(problem.env_kwargs)),
+                *("--embedding-dim", str(problem.embedding_dim), "--seed", str(seed)),
+                *("--seconds", str(seconds), "--out", str(out)),
+            ]
+        )
         subprocess.run(command, check=True, capture_output=True)
     return json.loads(result.read_text())
 

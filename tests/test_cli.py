@@ -184,6 +184,7 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
         (["train", *TINY, "--algo", "maskable_ppo", "--clip-range", "-1"], "clip_range is -1.0"),
         (["train", *TINY[:4], "--algo", "flat", "--batch-size", "0"], "batch_size is 0"),
         (["train", *TINY, "--algo", "replay", "--lambda_", "2"], "lambda_ is 2.0"),
+        (["train", *TINY, "--algo", "replay", "--rho-bar", "0"], "rho_bar is 0.0"),
         (["evaluate", "nowhere", "--episodes", "0"], "--episodes is 0"),
         (["nothing"], "nothing"),
         ([], "train"),

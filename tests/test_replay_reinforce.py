@@ -33,7 +33,10 @@ def made(**changes) -> ReplayReinforce:
 def test_fresh_episodes_are_followed_by_stored_ones():
     learner = made(replays=2)
     rows = [learner.update(0.0) for _ in range(7)]
-    assert [row["replay/fresh_share"] for row in rows] == [1, 0, 0, 1, 0, 0, 1]
+    assert ["replay/staleness" in row for row in rows] == [False, True, True] * 2 + [False]
+    # eight fresh episodes an update, six replayed ones
+    assert [row["replay/fresh_share"] for row in rows[:4]] == [1, 8 / 14, 8 / 20, 16 / 28]
+    assert [row["replay/ratio"] for row in rows[:4]] == [0, 6 / 8, 12 / 8, 12 / 16]
     assert [row["replay/stored"] for row in rows] == [8, 8, 8, 16, 16, 16, 24]
     stored = learner.buffer.trajectories()
     assert stored.policy_version.tolist() == [0] * 8 + [3] * 8 + [6] * 8
@@ -104,7 +107,10 @@ def test_demonstrations_are_stored_with_exact_probabilities(name):
         behaviour.log_prob(stored.merges), stored.behaviour_log_prob, rtol=1e-4, atol=1e-4
     )
     torch.testing.assert_close(
-        behaviour.tree_log_prob(stored.merges), stored.tree_log_prob, rtol=1e-4, atol=1e-4
+        behaviour.tree_log_prob(stored.merges, torch.Generator()),
+        stored.tree_log_prob,
+        rtol=1e-4,
+        atol=1e-4,
     )
 
 
@@ -122,12 +128,49 @@ def test_a_saved_state_continues_bit_for_bit(tmp_path, correction, sampler):
     assert learner.autoencoder.weights_hash() == twin.autoencoder.weights_hash()
 
 
+@pytest.mark.parametrize("correction", CORRECTION_NAMES)
+def test_the_correction_for_prioritised_sampling_reaches_every_gradient(monkeypatch, correction):
+    """Policy and critic: with weights of zero neither moves."""
+    learner = made(correction=correction, sampler="return")
+    learner.update(0.0)
+    draw = learner.buffer.sample
+    monkeypatch.setattr(
+        learner.buffer, "sample", lambda size: (s := draw(size))._replace(weights=s.weights * 0)
+    )
+    scalars = learner.update(0.0)
+    assert "replay/staleness" in scalars
+    assert scalars["gradient_norm/policy"] == 0.0
+    monkeypatch.undo()
+    assert learner.update(0.0)["gradient_norm/policy"] > 0.0
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "advantage", "return"])
+def test_a_bad_episode_is_skipped_and_keeps_its_priority(sampler):
+    learner = made(sampler=sampler)
+    learner.update(0.0)
+    with torch.no_grad():
+        learner.autoencoder.merger.skip.bias.fill_(math.nan)
+    scalars = learner.update(0.0)
+    assert "replay/staleness" in scalars
+    assert scalars["train/skipped_updates"] > 0
+
+
+def test_trees_of_any_size_can_be_demonstrated_and_replayed():
+    """31 tokens: too many forests lead to such a tree for its exact probability."""
+    learner = ReplayReinforce(
+        "HTM-Trees-v0", replace(TINY, correction="tree", demonstration_share=((0.0, 1.0),)),
+        env_kwargs={"heights": (5,)}, embedding_dim=4,
+    )  # fmt: skip
+    rows = [learner.update(0.0) for _ in range(2)]
+    assert 0 < rows[1]["replay/effective_sample_share"] <= 1
+
+
 def test_on_policy_replays_weigh_every_merge_alike():
     """Nothing was learned since: with a learning rate of 0 the policy is still the same."""
     still = replace(TINY.policy, learning_rate=0.0)
     learner = made(policy=still, max_staleness=None)
     scalars = [learner.update(0.0) for _ in range(6)]
-    again = [row for row in scalars if row["replay/fresh_share"] == 0]
+    again = [row for row in scalars if "replay/staleness" in row]
     # The autoencoder moves, and with it what the policy sees: hardly, in so few updates.
     assert all(row["replay/effective_sample_share"] > 0.9 for row in again)
 
@@ -163,3 +206,8 @@ def test_the_buffer_draws_from_a_stream_of_its_own():
 def test_wrong_options_are_refused(changes, says):
     with pytest.raises(ValueError, match=says):
         made(**changes)
+
+
+def test_counts_are_whole_numbers():
+    with pytest.raises(ValueError, match=r"replays is 0.5; expected a whole number"):
+        ReplayConfig(replays=0.5)

@@ -23,8 +23,10 @@ class Behaviour(ABC):
         """The log-probability of any merges of the samples; 0 in padding."""
 
     @abstractmethod
-    def tree_log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
-        """The exact log-probability of complete ordered trees, however they are reached.
+    def tree_log_prob(
+        self, merges: Int64[Tensor, "B M 2"], generator: torch.Generator
+    ) -> Float[Tensor, "B"]:
+        """The log-probability of complete ordered trees, however they are reached.
 
-        nan where it would cost too much.
+        Exact, but for trees to which too many forests lead: see the class.
         """

@@ -84,5 +84,5 @@ class Demonstrator:
             batch, merges, log_prob,
             policy_version=policy_version,
             source=self.policy,
-            tree_log_prob=behaviour.tree_log_prob(merges),
+            tree_log_prob=behaviour.tree_log_prob(merges, generator),
         )  # fmt: skip

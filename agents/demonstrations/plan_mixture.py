@@ -62,7 +62,9 @@ class PlanMixture(Behaviour):
         given = (beginning - before).clamp(max=0.0).masked_fill(merges[..., 0] < 0, 0.0)
         return given.to(self.batch.tokens.dtype)
 
-    def tree_log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
+    def tree_log_prob(
+        self, merges: Int64[Tensor, "B M 2"], generator: torch.Generator
+    ) -> Float[Tensor, "B"]:
         """Exact for a tree of any size: the plan is one of its merge sequences, or none."""
         num_leaves = self.batch.num_tokens
         made = (merges[..., 0] >= 0).sum(1)

@@ -11,9 +11,10 @@ from agents.demonstrations.behaviour import Behaviour
 from agents.fixed.order import compare, node_centroids
 from agents.policy import ILLEGAL, bounded
 from agents.positions import PairTable, Positions
-from agents.probabilities import exact_tree_log_probs, sequence_log_probs
+from agents.probabilities import SEQUENCES, exact_tree_log_probs, sequence_log_probs
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
+from replay import tree_log_prob
 
 
 class SoftNearest(Behaviour):
@@ -77,10 +78,25 @@ class SoftNearest(Behaviour):
         return log_prob.to(self.batch.tokens.dtype)
 
     @torch.no_grad()
-    def tree_log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
-        """See :func:`agents.probabilities.exact_tree_log_probs` for which trees it is known of."""
+    def tree_log_prob(
+        self, merges: Int64[Tensor, "B M 2"], generator: torch.Generator
+    ) -> Float[Tensor, "B"]:
+        """Exact where :func:`agents.probabilities.exact_tree_log_probs` knows it (trees of up to 20
+        tokens); otherwise estimated from some of a tree's sequences: consistent, not unbiased."""
+
+        def of_sequences(sequences: Tensor, tree: Tensor) -> Tensor:
+            samples = self.batch.rows(many[tree])
+            again = SoftNearest(samples, self.autoencoder, self.temperature, self.order_epsilon)
+            return again.log_prob(sequences).sum(1)
+
         scores, num_leaves = self._node_scores(merges), self.batch.num_tokens
-        return exact_tree_log_probs(scores, merges, num_leaves).to(self.batch.tokens.dtype)
+        result = exact_tree_log_probs(scores, merges, num_leaves).to(self.batch.tokens.dtype)
+        many = result.isnan().nonzero()[:, 0]
+        if len(many):
+            result[many] = tree_log_prob(
+                merges[many], num_leaves[many], of_sequences, generator, sequences=SEQUENCES
+            )
+        return result
 
     def _node_scores(self, merges: Tensor) -> Float[Tensor, "B N N"]:
         """That of every ordered pair of nodes of the trees."""
