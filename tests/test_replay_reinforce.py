@@ -206,8 +206,3 @@ def test_the_buffer_draws_from_a_stream_of_its_own():
 def test_wrong_options_are_refused(changes, says):
     with pytest.raises(ValueError, match=says):
         made(**changes)
-
-
-def test_counts_are_whole_numbers():
-    with pytest.raises(ValueError, match=r"replays is 0.5; expected a whole number"):
-        ReplayConfig(replays=0.5)
