@@ -35,9 +35,9 @@ the same held-out samples, and those of one command had the same budget: the col
   chosen greedily, except where *sampled* from the policy.
 - **clades found**: the share of the data's own groups that the merge trees contain; nothing rewards
   it. It is empty for data without a hierarchy.
-- **IQM**: interquartile mean, the mean of the middle half of the runs. Intervals are 95 %
-  percentiles of a bootstrap that resamples runs within each problem (Agarwal et al. 2021). With few
-  seeds they are narrower than the truth.
+- **IQM**: interquartile mean, the mean of the middle half of the runs (of three, of all of them).
+  Intervals are 95 % percentiles of a bootstrap that resamples runs within each problem (Agarwal et
+  al. 2021). With few seeds they are narrower than the truth.
 - A run whose error was not finite counts as infinitely bad.
 - `flat` makes no trees: it decodes a set, whose tokens are matched to the sample's by the best
   assignment. That favours it.

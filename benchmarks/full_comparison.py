@@ -1,8 +1,9 @@
 """Every learner and fixed policy on Trees, Crosses and Digits, five seeds: joint training with both
 diagnoses, and the frozen environments: ``python -m benchmarks.full_comparison``.
 
-It is a sequence of ``htm compare``, printed as they are run. It takes about a day on two cores, and
-can be stopped (Ctrl-C) and started again at any moment: finished runs stay, interrupted ones go on.
+It is a sequence of ``htm compare``, printed as they are run. It takes about a day and a half on two
+cores, and can be stopped (Ctrl-C) and started again at any moment: finished runs stay, interrupted
+ones go on.
 ``--share 0.1`` gives every run a tenth of its time.
 """
 

@@ -44,7 +44,8 @@ def make_ppo(
         env_id: an environment id, such as ``"HTM-Trees-v0"``.
         maskable: sb3-contrib's ``MaskablePPO`` instead of ``PPO``. Both mask; use
             ``sb3_contrib.common.maskable.evaluation.evaluate_policy`` with the former.
-        n_envs: copies of the environment, all in this process; copy ``k`` has seed ``seed + k``.
+        n_envs: copies of the environment, all in this process; copy ``k`` has seed ``seed + k``, so
+            that seeds of independent runs must be ``n_envs`` apart.
         seed: of the environment, the initial weights and, as always in Stable-Baselines3, of the
             global generators.
         env_kwargs: what ``gym.make`` takes. The autoencoder is the pretrained one by default, and
