@@ -8,58 +8,33 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor
 
-from agents.acting import act
-from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.baselines import Returns, make_baseline
 from agents.configuration import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
 from agents.episode_rewards import episode_rewards
-from agents.fixed import fixed_policy
-from agents.learner import Learner
-from agents.losses import (
-    discounted_returns,
-    policy_gradient_step,
-    value_loss,
-)
-from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
+from agents.losses import discounted_returns, policy_gradient_step, value_loss
+from agents.optimisation import NonFiniteGuard, ScheduledAdam
 from agents.policy import make_policy
+from agents.policy_learner import PolicyConfig, PolicyLearner
 from agents.probabilities import judged
 from agents.rollout import Rollout, follow, rollout
-from agents.schedules import check_points, piecewise_linear
 from htm_env.forest import tree_height
 from htm_env.networks import seeded_initialisation
-from htm_env.rewards import step_reward
 from htm_env.types import TokenBatch
-
-Points = tuple[tuple[float, float], ...]
 
 
 @dataclass(frozen=True)
-class ReinforceConfig:
+class ReinforceConfig(PolicyConfig):
     """Everything that REINFORCE can be told; shares are of the budget."""
 
-    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
-    policy: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """The policy's optimizer."""
-    scorer: str = "pointer"
-    """pointer, or pair_mlp (the published method's)."""
-    policy_hidden_dim: int = 128
-    """Width of the policy's hidden layers."""
     batch_size: int = 32
     """Samples an update."""
     trees_per_sample: int = 2
     """Trees that the policy makes of every sample."""
-    trees_per_step: int = 16
-    """Trees that one step of the autoencoder learns from; an update makes as many steps as its
-    trees allow."""
-    reward: str = "incremental"
-    """incremental, terminal or one_step."""
-    discount: float = 0.8
-    """Of a reward one merge later."""
     baseline: str = "leave_one_out"
     """none, moving_normaliser, exponential, value, greedy or leave_one_out."""
     scale_advantages: bool = True
@@ -70,22 +45,17 @@ class ReinforceConfig:
     """Share over which episodes grow from one merge to all of them; 0 for none."""
     population_curriculum: float = 0.0
     """Share over which samples grow from the smallest population to the largest; 0 for none."""
-    demonstrations: str = "nearest_sorted"
-    """The fixed policy that is cloned at first."""
-    demonstration_share: Points = ((0.1, 1.0), (0.3, 0.0))
-    """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         many = (1, math.inf)
         check_bounds(
-            self, policy_hidden_dim=many, batch_size=many, trees_per_sample=many,
-            trees_per_step=many, discount=(0, 1),
+            self, batch_size=many, trees_per_sample=many,
             merges_curriculum=(0, 1), population_curriculum=(0, 1),
         )  # fmt: skip
-        check_points("demonstration_share", self.demonstration_share)
 
 
-class Reinforce(Learner):
+class Reinforce(PolicyLearner):
     """Policy gradients on whole episodes, an autoencoder step on the same trees after each."""
 
     algo = "reinforce"
@@ -102,39 +72,8 @@ class Reinforce(Learner):
         self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
         self.optimizer = ScheduledAdam(self.policy.parameters(), config.policy)
         self.guard = NonFiniteGuard()
-        step_reward(config.reward)  # raises for an unknown one
         self.baseline = make_baseline(config.baseline, config.trees_per_sample)
         self.entropy = EntropyControl(config.entropy)
-        self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
-        self.demonstrator = fixed_policy(config.demonstrations)
-        if any(share > 0 for _, share in config.demonstration_share):
-            # raises where the policy asks for what the data does not have
-            one = self.dataset.fixed(1).to(self.device)
-            self.demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
-
-    # ------------------------------------------------------------ act
-
-    def plan(
-        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
-    ) -> Int64[Tensor, "B M 2"]:
-        return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
-
-    def predict(
-        self,
-        observation: dict[str, Any],
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, Any]:
-        """An action for an observation of the environment, or one for each of a batch of them.
-
-        As in Stable-Baselines3: returns ``(action, state)``; ``deterministic`` takes the best pair.
-        The observation has to come from an environment with this agent's autoencoder. In a batch,
-        an episode that has ended gets action 0, which the next reset ignores. Sampling draws from a
-        generator of its own, so that acting does not change training. Raises ``ValueError`` for
-        another embedding dimension, or for the observation of a single episode that has ended.
-        """
-        return act(self.policy, observation, self._acting, deterministic), state
 
     # ------------------------------------------------------------ learn
 
@@ -149,8 +88,7 @@ class Reinforce(Learner):
             self.dataset, config.batch_size, self.generator,
             progress, config.population_curriculum,
         ).to(self.device)  # fmt: skip
-        share = piecewise_linear(config.demonstration_share, progress)
-        if share > 0 and self._draw() < share:
+        if self._clones_now(progress):
             return batch, *self._clone(batch, progress)
         rows = torch.arange(len(batch.tokens), device=self.device)
         batch = batch.rows(rows.repeat_interleave(config.trees_per_sample))
@@ -172,9 +110,6 @@ class Reinforce(Learner):
             "train/tree_height": float(heights.float().mean()),
             "train/skipped_updates": float(self.guard.skipped + self.trainer.guard.skipped),
         }
-
-    def _draw(self) -> float:
-        return float(torch.rand((), generator=self.generator, device=self.device))
 
     def _reinforce(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
         config = self.config

@@ -8,22 +8,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
-from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.entropy import mean_entropy
 from agents.episode_rewards import episode_rewards
-from agents.fixed import fixed_policy
-from agents.learner import Learner
 from agents.losses import discounted_returns, policy_gradient_step, value_loss
 from agents.optimisation import NonFiniteGuard
 from agents.parts import equal_parts, mean_of_finite, mean_scalars
-from agents.policy import MergePolicy
+from agents.policy_learner import PolicyLearner
 from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig
 from agents.ppo.gradients import GradientGate
@@ -32,10 +28,9 @@ from agents.ppo.policies import network_of
 from agents.ppo.randomness import seeded_globals
 from agents.ppo.vector_env import HTMVecEnv
 from agents.probabilities import judged
-from agents.rollout import follow, rollout
-from agents.schedules import cosine_decay, piecewise_linear, warm_up
+from agents.rollout import follow
+from agents.schedules import cosine_decay, warm_up
 from htm_env.forest import tree_height
-from htm_env.rewards import step_reward
 from htm_env.types import TokenBatch
 
 TAGS = ("train/return", "train/nmse", "train/tree_height")
@@ -43,7 +38,7 @@ OWN = ("policy/", "loss/", "gradient_norm/")
 """What is taken from Stable-Baselines3's logger: these tags, and those that begin so."""
 
 
-class PPOLearner(Learner):
+class PPOLearner(PolicyLearner):
     """One update is one rollout and one ``train`` of a Stable-Baselines3 model, and autoencoder
     steps on the trees that ended in the rollout.
 
@@ -60,7 +55,6 @@ class PPOLearner(Learner):
         config = self.config
         if config.maskable:
             self.algo = "maskable_ppo"
-        step_reward(config.reward)  # raises for an unknown one
         self.env = HTMVecEnv(
             self.task.env_id,
             config.n_envs,
@@ -73,12 +67,11 @@ class PPOLearner(Learner):
         self.callback = JointTraining(
             self.trainer if self.task.mode == "joint" else None, config.trees_per_step
         )
-        self.demonstrator = fixed_policy(config.demonstrations)
         self.guard = NonFiniteGuard()
-        self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         self._progress, self._gradient_steps = 0.0, 0
         with seeded_globals(self.generator):
             self.model = self._make_model()
+        self.policy = network_of(self.model.policy)
         self.gate = GradientGate(self.model.policy.optimizer, config.policy.clip_norm)
         self.env.seed(int(torch.randint(2**31, (), generator=self.generator, device=self.device)))
         self._continue_from(self.env.reset())
@@ -122,39 +115,11 @@ class PPOLearner(Learner):
         scale = warm_up(self._gradient_steps, config.warm_up_updates)
         return config.learning_rate * scale * cosine_decay(self._progress, config.final_share)
 
-    @property
-    def policy(self) -> MergePolicy:
-        """The policy network that every learner trains."""
-        return network_of(self.model.policy)
-
-    # ------------------------------------------------------------ act
-
-    def plan(
-        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
-    ) -> Int64[Tensor, "B M 2"]:
-        return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
-
-    def predict(
-        self,
-        observation: dict[str, Any],
-        state: Any = None,
-        episode_start: Any = None,
-        deterministic: bool = False,
-    ) -> tuple[Any, Any]:
-        """An action for an observation of the environment, or one for each of a batch of them.
-
-        As in Stable-Baselines3, but drawn from a generator of its own, so that acting does not
-        change training; see :func:`agents.acting.act`.
-        """
-        return act(self.policy, observation, self._acting, deterministic), state
-
     # ------------------------------------------------------------ learn
 
     def update(self, progress: float) -> dict[str, float]:
         self._progress = progress
-        share = piecewise_linear(self.config.demonstration_share, progress)
-        clones = share > 0 and self._draw() < share
-        scalars = self._clone(progress) if clones else self._roll(progress)
+        scalars = self._clone(progress) if self._clones_now(progress) else self._roll(progress)
         norms = self.gate.take()
         self._gradient_steps += len(norms)
         self.guard.allows("policy", torch.tensor(norms).sum())  # steps were skipped one by one
@@ -164,9 +129,6 @@ class PPOLearner(Learner):
             "gradient_norm/policy": mean_of_finite(norms),
             "train/skipped_updates": float(self.guard.skipped + self.trainer.guard.skipped),
         }
-
-    def _draw(self) -> float:
-        return float(torch.rand((), generator=self.generator, device=self.device))
 
     def _roll(self, progress: float) -> dict[str, float]:
         self.callback.progress = progress
