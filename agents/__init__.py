@@ -5,7 +5,8 @@ from typing import TYPE_CHECKING, Any
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.ppo.config import PPOConfig
 from agents.reinforce import Reinforce, ReinforceConfig
-from agents.replay_reinforce import ReplayConfig, ReplayReinforce
+from agents.replay_config import ReplayConfig
+from agents.replay_reinforce import ReplayReinforce
 
 if TYPE_CHECKING:
     from agents.ppo import PPOLearner, make_ppo

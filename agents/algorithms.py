@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -13,7 +14,8 @@ from agents.learner import Learner
 from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.ppo.config import PPOConfig
 from agents.reinforce import Reinforce, ReinforceConfig
-from agents.replay_reinforce import ReplayConfig, ReplayReinforce
+from agents.replay_config import ReplayConfig
+from agents.replay_reinforce import ReplayReinforce
 from agents.retrained import Retrained, RetrainedConfig
 
 
@@ -54,8 +56,26 @@ ALGORITHMS: dict[str, Algorithm] = {
 }
 
 
+_LABEL = re.compile(r":[\w.-]+")
+
+
 def algorithm(name: str) -> Algorithm:
-    """The algorithm of that name; ``ValueError`` with the choices if there is none."""
-    if name not in ALGORITHMS:
+    """The algorithm of that name; ``ValueError`` with the choices if there is none.
+
+    A name may carry a label, such as ``replay:control``: the same algorithm, whose runs with other
+    options or another budget are a row of their own.
+    """
+    base = unlabelled(name)
+    if base not in ALGORITHMS:
         raise ValueError(f"unknown algorithm {name!r}; choose from {', '.join(ALGORITHMS)}")
-    return ALGORITHMS[name]
+    if name != base and not _LABEL.fullmatch(name[len(base) :]):
+        raise ValueError(
+            f"the algorithm {name!r} has a bad label; expected letters, digits, '_', '-' and '.' "
+            "behind the colon"
+        )
+    return ALGORITHMS[base]
+
+
+def unlabelled(name: str) -> str:
+    """The algorithm's name without its label."""
+    return name.partition(":")[0]

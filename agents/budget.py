@@ -26,6 +26,11 @@ class Budget:
             if limit is not None and not (math.isfinite(limit) and limit > 0):
                 raise ValueError(f"the budget is {limit} {name}; expected a number above 0")
 
+    def __str__(self) -> str:
+        if self.seconds is not None:
+            return f"{self.seconds:g} seconds"
+        return f"{self.merges} merges"
+
     def progress(self, seconds: float, merges: int) -> float:
         """The share of the budget that is used, from 0 to 1."""
         if self.seconds is not None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from agents.algorithms import ALGORITHMS
+from agents.algorithms import algorithm
 from agents.commands import evaluate_run, resumed_options, train
 from agents.compare import compare
 from agents.interruption import terminate_as_interrupt
@@ -71,9 +71,10 @@ def parse(arguments: Sequence[str]) -> Any:
     defaults = None if resume is None else resumed_options(resume)
     if defaults is None:
         name = _value_of("--algo", arguments) or "reinforce"
-        if name not in ALGORITHMS:
-            raise UsageError(f"unknown --algo {name!r}; choose from {', '.join(ALGORITHMS)}")
-        defaults = train_options(ALGORITHMS[name].config)
+        try:
+            defaults = train_options(algorithm(name).config)
+        except ValueError as error:
+            raise UsageError(f"--algo: {error}") from None
     training = tyro.conf.subcommand("train", default=defaults, description=TRAIN)
     union: Any = Union[  # noqa: UP007  # made while running, so mypy cannot follow
         Annotated[type(defaults), training],

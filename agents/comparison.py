@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float
 
-from agents.algorithms import ALGORITHMS
+from agents.algorithms import ALGORITHMS, unlabelled
 from agents.fixed import FIXED_POLICIES
 from agents.problems import describe
 from agents.results import ResultRow, Task
@@ -45,6 +45,9 @@ class Comparison:
 
     Args:
         rows: of one machine or several. Runs without an end are left out (see ``unfinished``).
+
+    Raises ``ValueError`` where runs of one algorithm on one task had different budgets: they are
+    pooled, so each kind needs a label of its own.
     """
 
     def __init__(self, rows: Sequence[ResultRow]) -> None:
@@ -55,7 +58,13 @@ class Comparison:
                 self._ends.setdefault((row.task, row.algo), []).append(row)
             else:
                 self._points.setdefault(row.run, []).append(row)
-        for ends in self._ends.values():
+        for (task, algo), ends in self._ends.items():
+            budgets = sorted({row.budget for row in ends})
+            if len(budgets) > 1:
+                raise ValueError(
+                    f"{algo} on {task_name(task).title} has runs with budgets of "
+                    f"{' and '.join(budgets)}; run one kind under a label, such as {algo}:long"
+                )
             ends.sort(key=lambda row: row.seed)
         self.tasks = sorted({task for task, _ in self._ends})
         """The tasks that have a finished run."""
@@ -128,7 +137,7 @@ class Comparison:
 
 def is_fixed(algo: str) -> bool:
     """Whether its merges are given, not learned."""
-    return algo in FIXED_POLICIES or algo == "flat"
+    return unlabelled(algo) in (*FIXED_POLICIES, "flat")
 
 
 def task_name(task: Task) -> Name:
@@ -140,5 +149,5 @@ def task_name(task: Task) -> Name:
 
 
 def _place(algo: str) -> tuple[bool, int, str]:
-    names = list(ALGORITHMS)
-    return is_fixed(algo), names.index(algo) if algo in names else len(names), algo
+    names, base = list(ALGORITHMS), unlabelled(algo)
+    return is_fixed(algo), names.index(base) if base in names else len(names), algo

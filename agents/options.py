@@ -81,7 +81,8 @@ class CompareOptions:
     """Problems, with commas: trees7 (Trees of 7 tokens, D=6), crosses10 (five Crosses, D=24),
     trees15 (Trees of 15 tokens, D=8), digits (D=32), or environment ids."""
     algos: str | None = None
-    """Algorithms, with commas, as for htm train; eight well-known ones if not given."""
+    """Algorithms, with commas, as for htm train; eight well-known ones if not given. One may stand
+    there twice, with other options under a label: replay,replay:control."""
     seeds: int = 3
     """Runs of each algorithm on each problem."""
     first_seed: int = 0
@@ -102,7 +103,8 @@ class CompareOptions:
     """Width of an embedding for all environment ids, such as 6, or by id:
     '{"HTM-Trees-v0": 6}'."""
     algo_options: str | None = None
-    """Options by algorithm, such as '{"reinforce": {"policy": {"learning_rate": 0.001}}}'."""
+    """Options by algorithm, such as '{"reinforce": {"policy": {"learning_rate": 0.001}}}' or
+    '{"replay:control": {"max_staleness": 0}}'."""
     retrain: bool = False
     """Also freeze every learned policy and train a fresh autoencoder on its trees, for the same
     budget: how good are the trees by themselves?"""

@@ -7,75 +7,23 @@ moved too, so its gradient is corrected for what it would have chosen (see ``cor
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.configuration import check_bounds
 from agents.corrections import CORRECTIONS, Limits, Replayed
 from agents.demonstrations import Demonstrator
 from agents.entropy import mean_entropy
 from agents.losses import policy_gradient_step, value_loss
 from agents.probabilities import judged, tree_log_probs
-from agents.reinforce import Reinforce, ReinforceConfig
+from agents.reinforce import Reinforce
+from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.rollout import Rollout, follow
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer, Trajectories, effective_sample_size, log_ratios
-
-CORRECTION_NAMES = (*CORRECTIONS, "tree")
-
-
-@dataclass(frozen=True)
-class ReplayConfig(ReinforceConfig):
-    """REINFORCE's options, and how episodes are stored and replayed."""
-
-    replays: int = 2
-    """Updates on stored episodes after each update on fresh ones."""
-    replay_batch_size: int = 64
-    """Stored episodes an update."""
-    capacity: int = 20_000
-    """Episodes stored at most."""
-    max_staleness: int | None = None
-    """Episodes older than this many updates are dropped; 0 keeps the latest batch only, None leaves
-    it to the capacity."""
-    sampler: str = "uniform"
-    """Which episodes are replayed more often: uniform (none), advantage or return."""
-    alpha: float = 0.6
-    """Exponent of the priorities; 0 is uniform."""
-    beta: float = 0.4
-    """Exponent of the weights that correct for them; 1 corrects fully."""
-    correction: str = "vtrace"
-    """vtrace, per_decision, self_normalised, truncated, or tree (ratios of whole trees; it takes
-    the whole return as earned at the end)."""
-    rho_bar: float = 1.0
-    """Where importance weights are cut; inf for never."""
-    c_bar: float = 1.0
-    """Where V-trace cuts its traces."""
-    lambda_: float = 1.0
-    """Of V-trace's traces: 1 looks ahead to the end, 0 by one merge."""
-    seed_episodes: int = 0
-    """Demonstrations stored before the first update."""
-    demonstration_epsilon: float = 0.1
-    """Share of random episodes among the demonstrations, so that every probability is known and
-    none is 0; for other policies than the nearest ones."""
-    demonstration_temperature: float = 0.05
-    """Of a softmax over distances in standard deviations; for nearest and nearest_sorted."""
-    demonstration_order_epsilon: float = 0.05
-    """Probability of turning a pair around; for nearest_sorted."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        some, any_number = (1, math.inf), (0, math.inf)
-        check_bounds(
-            self, replays=any_number, replay_batch_size=some, capacity=some,
-            seed_episodes=any_number, c_bar=any_number, lambda_=(0, 1),
-        )  # fmt: skip
-        if not self.rho_bar > 0:
-            raise ValueError(f"rho_bar is {self.rho_bar}; expected more than 0")
 
 
 class Again(NamedTuple):

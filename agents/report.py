@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from agents.algorithms import unlabelled
 from agents.comparison import Comparison, task_name
 from agents.diagnoses import CrossPlayRow
 from agents.figures import write_png
@@ -22,7 +23,7 @@ HELD_AGAINST = (
     "structure", "structure_sorted", "structure_canonical", "nearest", "nearest_sorted",
     "original", "original_policy", "reinforce",
 )  # fmt: skip
-"""Rows that every other one is divided by, where they are among the rows."""
+"""Rows that every other one is divided by, where they are among the rows; labelled ones too."""
 INTRODUCTION = """\
 # Comparison of merge policies
 
@@ -106,6 +107,7 @@ def _task_section(comparison: Comparison, task: Task) -> str:
               "clades found", "tree height", "merges", "updates", "seconds"]  # fmt: skip
     text = f"## {task_name(task).title}\n\n{table(header, rows)}\n"
     against = [name for name in HELD_AGAINST if name in algos]
+    against += [name for name in comparison.algos if name in algos and name != unlabelled(name)]
     if against:
         ratios = [
             [f"`{algo}`", *(_ratio(comparison, task, algo, other) for other in against)]
@@ -113,7 +115,8 @@ def _task_section(comparison: Comparison, task: Task) -> str:
         ]
         text += (
             "\nMedian error divided by that of other rows (95 % interval; below 1 is better than "
-            f"they are):\n\n{table(['', *(f'/ `{name}`' for name in against)], ratios)}\n"
+            "they are; an\ninterval without 1 is a difference whose interval leaves out 0):\n\n"
+            f"{table(['', *(f'/ `{name}`' for name in against)], ratios)}\n"
         )
     return text
 

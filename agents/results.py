@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agents.budget import Budget
 from agents.run_directory import RunDirectory
 from htm_env.files import atomic_write_text
 
@@ -42,6 +43,8 @@ class ResultRow:
     encoder: str
     mode: str
     seed: int
+    budget: str
+    """What the run was given, such as ``300 seconds``."""
     split: str
     """``validation`` while it trained, ``test`` once, at its end."""
     seconds: float
@@ -85,6 +88,7 @@ def run_rows(directory: RunDirectory, algo: str | None = None) -> list[ResultRow
         "encoder": ENCODER,
         "mode": config["mode"],
         "seed": config["seed"],
+        "budget": str(Budget(**config["budget"])),
     }
     rows = [_validation_row(about, point) for point in metrics_points(directory.metrics_path)]
     result = load_result(directory)
@@ -151,7 +155,7 @@ def read_results(paths: Sequence[Path]) -> list[ResultRow]:
         if row.split == "test" and ends.setdefault(row.run, row) != row:
             raise ValueError(
                 f"the tables hold two different runs of {row.algo} on {row.env} {row.env_kwargs} "
-                f"with seed {row.seed}; runs that are compared together need different seeds"
+                f"with seed {row.seed}; they need different seeds, or a label"
             )
     return list(rows)
 

@@ -3,8 +3,7 @@ diagnoses, and the frozen environments: ``python -m benchmarks.full_comparison``
 
 It is a sequence of ``htm compare``, printed as they are run. It takes about a day and a half on two
 cores, and can be stopped (Ctrl-C) and started again at any moment: finished runs stay, interrupted
-ones go on.
-``--share 0.1`` gives every run a tenth of its time.
+ones go on. ``--share 0.1`` gives every run a tenth of its time.
 """
 
 from __future__ import annotations
@@ -17,12 +16,14 @@ from pathlib import Path
 
 from agents.algorithms import ALGORITHMS
 from agents.cli import main as htm
+from agents.comparison import is_fixed
 from benchmarks.table import RESULTS
 
 JOINT_SECONDS = {"trees7": 300.0, "crosses10": 300.0, "trees15": 600.0, "digits": 300.0}
 """Training time of a run on each problem."""
 FROZEN = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0")
 FROZEN_SECONDS = 300.0
+"""Of a learner; a fixed policy has nothing to learn there, and is only tested."""
 NOT_FROZEN = ("flat", "original")
 """Their autoencoder is their own."""
 SEEDS = 5
@@ -41,15 +42,21 @@ def commands(out: Path, share: float, jobs: int, seeds: int) -> list[list[str]]:
         for problem, seconds in JOINT_SECONDS.items()
     ]
     kept = [name for name in algos if name not in NOT_FROZEN]
-    made.append(
-        [
-            *("compare", "--envs", ",".join(FROZEN), "--algos", ",".join(kept)),
-            *("--mode", "frozen", "--seconds", f"{FROZEN_SECONDS * share:g}", *common),
-            *("--out", str(out / "frozen")),
-        ]
-    )
-    joint = [str(out / problem) for problem in JOINT_SECONDS]
-    made.append(["compare", "--report", *joint, "--out", str(out)])
+    learned = [name for name in kept if not is_fixed(name)]
+    fixed = [name for name in kept if is_fixed(name)]
+    budgets = {"frozen-learned": f"{FROZEN_SECONDS * share:g}", "frozen-fixed": "1"}
+    for folder, names in (("frozen-learned", learned), ("frozen-fixed", fixed)):
+        made.append(
+            [
+                *("compare", "--envs", ",".join(FROZEN), "--algos", ",".join(names)),
+                *("--mode", "frozen", "--seconds", budgets[folder], *common),
+                *("--out", str(out / folder)),
+            ]
+        )
+    made += [
+        ["compare", "--report", *(str(out / name) for name in names), "--out", str(out / into)]
+        for into, names in (("joint", list(JOINT_SECONDS)), ("frozen", list(budgets)))
+    ]
     return made
 
 

@@ -17,9 +17,11 @@ from comparisons import arguments, contents, here
 from agents import compare as compare_module
 from agents.algorithms import ALGORITHMS
 from agents.cli import main, parse
+from agents.comparison_plan import plan_runs
 from agents.options import CompareOptions
 from agents.problems import PROBLEMS, describe, find_problem
 from agents.results import ResultRow, metrics_points, read_results, write_results
+from agents.run import build_learner
 from benchmarks.full_comparison import commands
 
 ALGOS = "nearest,flat"
@@ -55,9 +57,9 @@ def finished(tmp_path_factory):
 def test_the_table_has_a_row_for_every_run_and_evaluation(finished):
     with open(finished / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert list(rows[0])[:14] == [
-        "env", "env_kwargs", "embedding_dim", "algo", "encoder", "mode", "seed", "split",
-        "seconds", "merges", "updates", "nmse", "sampled_nmse", "tree_recall",
+    assert list(rows[0])[:15] == [
+        "env", "env_kwargs", "embedding_dim", "algo", "encoder", "mode", "seed", "budget",
+        "split", "seconds", "merges", "updates", "nmse", "sampled_nmse", "tree_recall",
     ]  # fmt: skip
     assert {row["encoder"] for row in rows} == {"none"}
     ends = [row for row in rows if row["split"] == "test"]
@@ -167,6 +169,7 @@ def test_two_runs_of_one_seed_do_not_go_together(finished, tmp_path):
     [
         (["--algos", "nearest,magic"], "unknown algorithm 'magic'"),
         (["--algos", ","], "--algos is ','"),
+        (["--algos", "nearest:../other"], "bad label"),
         (["--envs", "HTM-Nothing-v0"], "trees7"),
         (["--envs", "trees7", "--embedding-dim", '{"trees7": 4}'], "arguments of its own"),
         (["--envs", "trees7", "--env-kwargs", '{"HTM-Trees-v0": {}}'], "expected one of --envs"),
@@ -185,6 +188,17 @@ def test_wrong_usage_exits_2_and_writes_nothing(given, says, capsys, tmp_path):
     assert status(["compare", *given, "--out", str(tmp_path / "out")]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_an_algorithm_can_stand_there_twice_under_a_label(tmp_path):
+    given = CompareOptions(
+        algos="replay,replay:control", envs="trees7", seeds=1, out=tmp_path,
+        algo_options='{"replay:control": {"max_staleness": 0}}',
+    )  # fmt: skip
+    runs, _ = plan_runs(given)
+    assert [run.config["algo"] for run in runs] == ["replay", "replay:control"]
+    assert [run.config["config"]["max_staleness"] for run in runs] == [None, 0]
+    assert build_learner(runs[1].config).algo == "replay:control"
 
 
 def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
@@ -222,11 +236,12 @@ def test_where_all_fail_the_failure_is_said(tmp_path, monkeypatch, capsys):
 def test_the_full_comparison_is_made_of_commands_that_exist(tmp_path):
     given = commands(tmp_path, 0.1, 2, 5)
     parsed = [parse(one) for one in given]
-    assert [options.seconds for options in parsed] == [30.0, 30.0, 60.0, 30.0, 30.0, None]
-    for options in parsed[:-1]:
+    assert [options.seconds for options in parsed] == [30, 30, 60, 30, 30, 1, None, None]
+    for options in parsed[:-2]:
         assert set(options.algos.split(",")) <= set(ALGORITHMS)
         assert options.seeds == 5
-    assert parsed[-1].report == tuple(options.out for options in parsed[:4])
+    assert parsed[-2].report == tuple(options.out for options in parsed[:4])
+    assert parsed[-1].report == tuple(options.out for options in parsed[4:6])
 
 
 def test_structure_is_left_out_where_there_is_none(tmp_path, capsys):

@@ -19,7 +19,8 @@ from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optimisation import OptimizerConfig
 from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.reinforce import Reinforce, ReinforceConfig
-from agents.replay_reinforce import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
+from agents.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.replay_reinforce import ReplayReinforce
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions

@@ -12,7 +12,8 @@ from agents.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
 from agents.probabilities import judged
-from agents.replay_reinforce import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
+from agents.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.replay_reinforce import ReplayReinforce
 from agents.rollout import follow
 from replay import number_of_sequences
 

@@ -20,7 +20,9 @@ TREES = Task("HTM-Trees-v0", '{"heights": [3]}', 6, "joint")
 DIGITS = Task("HTM-Digits-v0", "{}", 32, "joint")
 
 
-def rows(task: Task, algo: str, seed: int, errors: list[float | None]) -> list[ResultRow]:
+def rows(
+    task: Task, algo: str, seed: int, errors: list[float | None], budget: str = "30 seconds"
+) -> list[ResultRow]:
     """A run with a validation point every 100 merges and 10 s; the last error is the test's."""
     made = []
     for point, error in enumerate(errors, start=1):
@@ -29,7 +31,7 @@ def rows(task: Task, algo: str, seed: int, errors: list[float | None]) -> list[R
         tree = None if algo == "flat" else 0.5
         made.append(
             ResultRow(
-                *task[:3], algo, "none", task.mode, seed, "test" if last else "validation",
+                *task[:3], algo, "none", task.mode, seed, budget, "test" if last else "validation",
                 10.0 * step, 100 * step, step, error, error if last else None,
                 None if task is DIGITS else tree, None, None if algo == "flat" else 3.0,
                 "0123456789ab" if last else "",
@@ -79,6 +81,30 @@ def test_without_a_reference_all_runs_are_one(comparison):
 
 def test_a_run_that_is_not_finite_is_infinitely_bad(comparison):
     assert comparison.errors(TREES, "flat").tolist() == [np.inf]
+
+
+def test_runs_of_different_budgets_are_not_pooled():
+    short, long = (
+        rows(TREES, "replay", 0, [0.5, 0.4]),
+        rows(TREES, "replay", 1, [0.5, 0.1], "300 seconds"),
+    )
+    with pytest.raises(ValueError, match=r"budgets of 30 seconds and 300 seconds; run"):
+        Comparison([*short, *long])
+    labelled = rows(TREES, "replay:long", 1, [0.5, 0.1], "300 seconds")
+    comparison = Comparison([*short, *labelled])
+    assert comparison.algos == ["replay", "replay:long"]
+
+
+def test_a_label_is_a_row_that_others_are_held_against(tmp_path):
+    table = [
+        *rows(TREES, "replay", 0, [0.5, 0.1]), *rows(TREES, "replay", 1, [0.5, 0.1]),
+        *rows(TREES, "replay:control", 0, [0.5, 0.2]),
+        *rows(TREES, "replay:control", 1, [0.5, 0.4]),
+    ]  # fmt: skip
+    text = write_report(tmp_path, table).read_text()
+    assert "/ `replay:control`" in text
+    # 0.1 over medians of 0.2, 0.3 or 0.4, as the resampled runs have it
+    assert "| `replay` | 0.333 (0.25 to 0.5) |" in text
 
 
 def test_a_curve_goes_as_far_as_all_of_its_runs():

@@ -1,0 +1,101 @@
+"""What the learners that train a policy network have in common: its options, and how it acts."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from agents.acting import act
+from agents.autoencoder_trainer import AutoencoderConfig
+from agents.configuration import check_bounds
+from agents.fixed import fixed_policy
+from agents.learner import Learner
+from agents.optimisation import OptimizerConfig
+from agents.policy import MergePolicy
+from agents.rollout import rollout
+from agents.schedules import check_points, piecewise_linear
+from htm_env.rewards import step_reward
+from htm_env.types import TokenBatch
+
+Points = tuple[tuple[float, float], ...]
+
+
+@dataclass(frozen=True)
+class PolicyConfig:
+    """The options of every learner with a policy network; shares are of the budget."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    policy: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The policy's optimizer, and its critic's."""
+    scorer: str = "pointer"
+    """pointer, or pair_mlp (the published method's)."""
+    policy_hidden_dim: int = 128
+    """Width of the policy's hidden layers."""
+    trees_per_step: int = 16
+    """Trees that one step of the autoencoder learns from; an update makes as many steps as its
+    trees allow."""
+    reward: str = "incremental"
+    """incremental, terminal or one_step."""
+    discount: float = 0.8
+    """Of a reward one merge later."""
+    demonstrations: str = "nearest_sorted"
+    """The fixed policy that is cloned at first."""
+    demonstration_share: Points = ((0.1, 1.0), (0.3, 0.0))
+    """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
+
+    def __post_init__(self) -> None:
+        many = (1, math.inf)
+        check_bounds(self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1))
+        check_points("demonstration_share", self.demonstration_share)
+
+
+class PolicyLearner(Learner):
+    """A learner whose merges come from a policy network."""
+
+    policy: MergePolicy
+    """The network; the same one for every learner, so that a comparison compares algorithms."""
+    config: PolicyConfig
+
+    def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
+        super().__init__(env_id, config, **task)
+        step_reward(self.config.reward)  # raises for an unknown one
+        self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
+        self.demonstrator = fixed_policy(self.config.demonstrations)
+        if any(share > 0 for _, share in self.config.demonstration_share):
+            # raises where the policy asks for what the data does not have
+            one = self.dataset.fixed(1).to(self.device)
+            self.demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
+
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
+
+    def predict(
+        self,
+        observation: dict[str, Any],
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """An action for an observation of the environment, or one for each of a batch of them.
+
+        As in Stable-Baselines3: returns ``(action, state)``; ``deterministic`` takes the best pair.
+        The observation has to come from an environment with this agent's autoencoder. In a batch,
+        an episode that has ended gets action 0, which the next reset ignores. Sampling draws from a
+        generator of its own, so that acting does not change training. Raises ``ValueError`` for
+        another embedding dimension, or for the observation of a single episode that has ended.
+        """
+        return act(self.policy, observation, self._acting, deterministic), state
+
+    def _clones_now(self, progress: float) -> bool:
+        """Whether this update imitates the demonstrator, by lot."""
+        share = piecewise_linear(self.config.demonstration_share, progress)
+        if share <= 0:
+            return False
+        return float(torch.rand((), generator=self.generator, device=self.device)) < share
