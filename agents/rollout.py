@@ -6,7 +6,7 @@ with the populations (see ``positions.py``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -58,6 +58,10 @@ class Rollout:
     def coactive(self) -> Bool[Tensor, "B N N"]:
         """True <--> both nodes were active, and could be merged, before the same merge."""
         return (self.members.transpose(1, 2) @ self.members) > 0
+
+    def rows(self, index: Tensor | slice) -> Rollout:
+        """The episodes that ``index`` selects along the batch axis."""
+        return Rollout(*(getattr(self, field.name)[index] for field in fields(self)))
 
     @property
     def exists(self) -> Bool[Tensor, "B N"]:

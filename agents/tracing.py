@@ -1,0 +1,73 @@
+"""Watching a learner merge: its episodes as numbers for pictures and pages."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from agents.evaluation import EVALUATION_SEED
+from agents.learner import Learner
+from agents.policy import bounded
+from agents.policy_learner import PolicyLearner
+from agents.rollout import Rollout, follow
+from htm_env.datasets import Dataset
+from htm_env.merge_tree import MergeTree
+from htm_env.metrics import nmse_per_sample
+from htm_env.trace import Considered, Trace
+from htm_env.types import TokenBatch
+
+
+@torch.no_grad()
+def traces(learner: Learner, dataset: Dataset, count: int) -> list[Trace]:
+    """The greedy episodes of the first ``count`` fixed samples of ``dataset``.
+
+    Raises ``ValueError`` for a learner that makes no trees.
+    """
+    if not learner.makes_trees:
+        raise ValueError(f"{learner.algo} makes no trees; expected a learner that merges")
+    device = learner.device
+    batch = dataset.fixed(count).to(device)
+    generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
+    merges = learner.plan(batch, generator, greedy=True)
+    episodes = follow(learner.autoencoder, batch, merges)
+    return [
+        _trace(
+            learner, batch.rows(slice(row, row + 1)), episodes.rows(slice(row, row + 1)), dataset
+        )
+        for row in range(len(merges))
+    ]
+
+
+def _trace(learner: Learner, batch: TokenBatch, episode: Rollout, dataset: Dataset) -> Trace:
+    tokens = int(batch.num_tokens)
+    merges = episode.merges[0, : tokens - 1]
+    # The same sample once for each number of merges, all decoded together.
+    forests = merges.expand(tokens, -1, -1).clone()  # (n, n - 1, 2)
+    made = torch.arange(tokens - 1, device=merges.device)
+    forests[made >= torch.arange(tokens, device=merges.device)[:, None]] = -1
+    copies = batch.rows(torch.zeros(tokens, dtype=torch.long, device=merges.device))
+    encoded = learner.autoencoder.encode(copies.tokens, copies.present, forests)
+    decoded = learner.autoencoder.decode(encoded.population, forests, copies.present)
+    errors = nmse_per_sample(decoded, copies.tokens, copies.present, learner.std)
+    return Trace(
+        tokens=batch.tokens[0, :tokens].cpu().numpy(),
+        kind=dataset.kind,
+        tree=MergeTree(merges.cpu().numpy(), tokens),
+        reconstructions=decoded[:, :tokens].cpu().numpy(),
+        errors=errors.double().cpu().numpy(),
+        considered=_considered(learner, episode) if isinstance(learner, PolicyLearner) else (),
+    )
+
+
+def _considered(learner: PolicyLearner, episode: Rollout) -> tuple[Considered, ...]:
+    """The policy's probabilities of all ordered pairs before every merge."""
+    features = learner.policy.features(episode.nodes, episode.leaf_counts)[0]
+    steps = []
+    for active in episode.active[0][episode.steps[0]]:
+        nodes = active[active >= 0].sort().values
+        own = features[nodes][None]
+        scores = bounded(learner.policy.scores(own, own))[0].double()
+        scores.fill_diagonal_(-torch.inf)
+        probabilities = scores.flatten().softmax(0).view_as(scores)
+        steps.append(Considered(nodes.cpu().numpy().astype(np.int64), probabilities.cpu().numpy()))
+    return tuple(steps)

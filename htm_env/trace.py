@@ -1,0 +1,50 @@
+"""``Trace``: one episode as numbers that a picture or a page can show."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from htm_env.merge_tree import MergeTree
+
+Numbers = NDArray[np.floating[Any]]
+
+
+class Considered(NamedTuple):
+    """What a policy thought of every ordered pair before one merge."""
+
+    nodes: NDArray[np.int64]
+    """(k,) the active nodes, in ascending order."""
+    probabilities: Numbers
+    """(k, k) of merging the row's node with the column's, in this order; 0 on the diagonal."""
+
+
+@dataclass(frozen=True, eq=False)
+class Trace:
+    """One sample of ``n`` tokens from its first merge to its root, without padding."""
+
+    tokens: Numbers
+    """(n, T) in raw units."""
+    kind: str
+    """What a token looks like: a name of :data:`htm_env.glyphs.KINDS`."""
+    tree: MergeTree
+    """``n - 1`` merges."""
+    reconstructions: Numbers
+    """(n, n, T): the tokens, decoded from the active nodes after ``0 .. n-1`` merges; raw units."""
+    errors: Numbers
+    """(n,) the ``nmse`` of each of them."""
+    considered: tuple[Considered, ...]
+    """The policy's choice before each merge; empty for a policy without probabilities."""
+
+    @property
+    def charges(self) -> Numbers:
+        """(n - 1,) the error that each merge added: minus its incremental reward."""
+        return np.diff(self.errors)
+
+    @property
+    def reconstruction(self) -> Numbers:
+        """(n, T) the tokens that the root alone gives back."""
+        return self.reconstructions[-1]

@@ -1,0 +1,92 @@
+"""Traces of a learner's episodes: every number again, from the environment and the definitions."""
+
+from __future__ import annotations
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+
+import htm_env
+from agents import Reinforce
+from agents.algorithms import algorithm
+from agents.tracing import traces
+
+DATA = {"heights": [2, 3]}
+
+
+@pytest.fixture(scope="module")
+def learner():
+    return Reinforce("HTM-Trees-v0", env_kwargs=DATA, embedding_dim=6)
+
+
+@pytest.fixture(scope="module")
+def made(learner):
+    return traces(learner, learner.task.dataset("test"), 4)
+
+
+def played(learner, key, trace):
+    """The observations and rewards of the same merges in the environment."""
+    env = gymnasium.make("HTM-Trees-v0", split="test", autoencoder=learner.autoencoder, **DATA)
+    observation, info = env.reset(options={"key": key})
+    assert trace.errors[0] == pytest.approx(info["error"], rel=1e-4)
+    slot_of = dict(enumerate(range(trace.tree.num_leaves)))
+    for parent, first, second in trace.tree.children():
+        slots = slot_of[first], slot_of[second]
+        slot_of[parent] = slots[0]
+        action = htm_env.pair_to_action(*slots, observation["active"].size)
+        before = observation
+        observation, reward, *_ = env.step(action)
+        yield slot_of, before, action, reward
+
+
+def test_charges_are_minus_the_rewards_of_the_environment(learner, made):
+    for key, trace in enumerate(made):
+        rewards = [reward for *_, reward in played(learner, key, trace)]
+        assert trace.charges == pytest.approx(-np.array(rewards), abs=1e-5)
+
+
+def test_probabilities_are_those_of_the_policy_network(learner, made):
+    for key, trace in enumerate(made):
+        assert len(trace.considered) == len(trace.tree.merges)
+        steps = zip(trace.considered, played(learner, key, trace), strict=True)
+        for considered, (slot_of, before, action, _) in steps:
+            assert considered.probabilities.sum() == pytest.approx(1.0)
+            assert (considered.probabilities.diagonal() == 0).all()
+            tensors = {name: torch.as_tensor(value)[None] for name, value in before.items()}
+            expected = learner.policy(tensors)[0].softmax(1)[0]
+            assert int(expected.argmax()) == action
+            for i, first in enumerate(considered.nodes.tolist()):
+                for j, second in enumerate(considered.nodes.tolist()):
+                    if i != j:
+                        places = slot_of[first], slot_of[second]
+                        pair = htm_env.pair_to_action(*places, before["active"].size)
+                        assert considered.probabilities[i, j] == pytest.approx(
+                            float(expected[pair]), abs=1e-5
+                        )
+
+
+def test_reconstructions_have_the_errors_that_stand_beside_them(learner, made):
+    batch = learner.task.dataset("test").fixed(4)
+    for row, trace in enumerate(made):
+        size = int(batch.num_tokens[row])
+        assert np.array_equal(trace.tokens, batch.tokens[row, :size].numpy())
+        difference = (trace.reconstructions - trace.tokens) / learner.std.numpy()
+        assert trace.errors == pytest.approx(np.square(difference).mean((1, 2)), rel=1e-4)
+        assert trace.charges.sum() == pytest.approx(trace.errors[-1] - trace.errors[0])
+        merges = torch.from_numpy(trace.tree.merges)[None]
+        tokens, present = batch.tokens[row : row + 1, :size], batch.present[row : row + 1, :size]
+        roots = learner.autoencoder.encode(tokens, present, merges).roots
+        decoded = learner.autoencoder.decode(roots, merges, present)[0].detach().numpy()
+        assert trace.reconstruction == pytest.approx(decoded, abs=1e-3)
+
+
+def test_a_fixed_policy_has_no_probabilities_and_a_set_autoencoder_no_trees():
+    def learner(name):
+        return algorithm(name).learner("HTM-Trees-v0", algorithm(name).config, env_kwargs=DATA)
+
+    nearest = learner("nearest")
+    assert traces(nearest, nearest.task.dataset("test"), 1)[0].considered == ()
+    flat = learner("flat")
+    with pytest.raises(ValueError, match="flat makes no trees"):
+        traces(flat, flat.task.dataset("test"), 1)
