@@ -54,7 +54,7 @@ def test_probabilities_are_those_of_the_policy_network(learner, made):
             assert considered.probabilities.sum() == pytest.approx(1.0)
             assert (considered.probabilities.diagonal() == 0).all()
             tensors = {name: torch.as_tensor(value)[None] for name, value in before.items()}
-            expected = learner.policy(tensors)[0].softmax(1)[0]
+            expected = learner.policy(tensors)[0].softmax(1)[0].detach()
             assert int(expected.argmax()) == action
             for i, first in enumerate(considered.nodes.tolist()):
                 for j, second in enumerate(considered.nodes.tolist()):
@@ -74,7 +74,7 @@ def test_reconstructions_have_the_errors_that_stand_beside_them(learner, made):
         difference = (trace.reconstructions - trace.tokens) / learner.std.numpy()
         assert trace.errors == pytest.approx(np.square(difference).mean((1, 2)), rel=1e-4)
         assert trace.charges.sum() == pytest.approx(trace.errors[-1] - trace.errors[0])
-        merges = torch.from_numpy(trace.tree.merges)[None]
+        merges = torch.tensor(trace.tree.merges)[None]
         tokens, present = batch.tokens[row : row + 1, :size], batch.present[row : row + 1, :size]
         roots = learner.autoencoder.encode(tokens, present, merges).roots
         decoded = learner.autoencoder.decode(roots, merges, present)[0].detach().numpy()
