@@ -63,7 +63,9 @@ def root_figure(
     :func:`principal_plane` does.
     """
     plane = principal_plane(embeddings)
-    figure = Figure(figsize=(2 * PANEL + 1.0, PANEL + 1.0), dpi=DOTS_PER_INCH, layout="constrained")
+    figure = Figure(
+        figsize=(2 * PANEL + 1.0, PANEL + 0.85), dpi=DOTS_PER_INCH, layout="constrained"
+    )
     FigureCanvasAgg(figure)  # attaches itself
     marked, pictured = figure.subplots(1, 2)
     for axes in (marked, pictured):
@@ -123,8 +125,8 @@ def _draw_thumbnails(
     zoom = 72 * THUMBNAIL / pictures.shape[1]  # a picture's pixel at zoom 1 is a point
     for row in apart(places, (np.ptp(axes.get_xlim()) / PANEL) * 1.25 * THUMBNAIL):
         image = OffsetImage(pictures[row], zoom=zoom, interpolation="antialiased")
-        place, line = (float(places[row, 0]), float(places[row, 1])), {"ec": "#999999", "lw": 0.5}
-        axes.add_artist(AnnotationBbox(image, place, pad=0.08, bboxprops=line))
+        place = float(places[row, 0]), float(places[row, 1])
+        axes.add_artist(AnnotationBbox(image, place, frameon=False))  # thumbnails have a rim
 
 
 def apart(places: Float[np.ndarray, "N 2"], side: float) -> list[int]:
