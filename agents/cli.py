@@ -14,9 +14,11 @@ import tyro
 from agents.algorithms import algorithm
 from agents.commands import evaluate_run, resumed_options, train
 from agents.compare import compare
+from agents.embed import embed
 from agents.interruption import terminate_as_interrupt
 from agents.options import (
     CompareOptions,
+    EmbedOptions,
     EvaluateOptions,
     PretrainOptions,
     TrainOptions,
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 evaluate_run(options)
             elif isinstance(options, CompareOptions):
                 compare(options)
+            elif isinstance(options, EmbedOptions):
+                embed(options)
             elif isinstance(options, PretrainOptions):
                 pretrain(options)
             else:
@@ -80,6 +84,7 @@ def parse(arguments: Sequence[str]) -> Any:
         Annotated[type(defaults), training],
         Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")],
         Annotated[CompareOptions, tyro.conf.subcommand("compare")],
+        Annotated[EmbedOptions, tyro.conf.subcommand("embed")],
         Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")],
     ]
     try:

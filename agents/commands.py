@@ -91,10 +91,18 @@ def evaluate_run(options: EvaluateOptions) -> None:
         "weights_hash": learner.autoencoder.weights_hash(),
         "episodes": episodes,
     }
+    semantics = None
+    if dataset.has_labels:
+        from agents.semantics import semantic_table  # loads scikit-learn, which takes a second
+
+        semantics = semantic_table(learner)
     if options.json:
-        print(json.dumps(about | scores, indent=2))
-    else:
-        _print_scores(f"{task.env_id} {learner.algo}, {episodes} test episodes", scores, about)
+        meaning = {} if semantics is None else {"semantics": semantics}
+        print(json.dumps(about | scores | meaning, indent=2))
+        return
+    _print_scores(f"{task.env_id} {learner.algo}, {episodes} test episodes", scores, about)
+    if semantics is not None:
+        _print_semantics(semantics)
 
 
 def resumed_options(folder: str | Path) -> Any | None:
@@ -190,4 +198,15 @@ def _print_scores(title: str, scores: dict[str, float | None], about: dict[str, 
     for name, value in scores.items():
         table.add_row(name, "-" if value is None else f"{value:.5g}")
     table.add_row("weights_hash", about["weights_hash"])
+    Console(file=sys.stdout).print(table)
+
+
+def _print_semantics(rows: dict[str, dict[str, float]]) -> None:
+    print("labels, which training never sees, from an embedding: scores on the test split")
+    table = Table()
+    table.add_column("embedding")
+    for name in next(iter(rows.values())):
+        table.add_column(name.replace("_", "\n"), justify="right")
+    for name, scores in rows.items():
+        table.add_row(name, *(f"{value:.3f}" for value in scores.values()))
     Console(file=sys.stdout).print(table)

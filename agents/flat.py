@@ -73,6 +73,11 @@ class Flat(Learner):
         """No merges: there is no tree."""
         return torch.full_like(batch.merges, NONE)
 
+    @torch.no_grad()
+    def embed(self, batch: TokenBatch, generator: torch.Generator) -> Float[Tensor, "B D"]:
+        """The embedding of every set; nothing is drawn."""
+        return self.autoencoder.encode(self.autoencoder.standardise(batch.tokens), batch.present)
+
     def update(self, progress: float) -> dict[str, float]:
         batch = self.dataset.sample(self.config.batch_size, self.generator).to(self.device)
         self.merges_made += int((batch.num_tokens - 1).sum())

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.evaluation import TEST_EPISODES, evaluate
@@ -66,7 +66,8 @@ class Learner(ABC):
     config_class: type
     """The frozen dataclass that configures it."""
     makes_trees = True
-    """False for a row without merges, which then has its own :meth:`evaluate` and figure."""
+    """False for a row without merges, which then has its own :meth:`embed`, :meth:`evaluate` and
+    figure."""
 
     def __init__(
         self,
@@ -124,6 +125,12 @@ class Learner(ABC):
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
         """The merges that the current policy makes of these samples (no learning, no noise)."""
+
+    @torch.no_grad()
+    def embed(self, batch: TokenBatch, generator: torch.Generator) -> Float[Tensor, "B D"]:
+        """The root embedding of every sample, along greedy merges."""
+        merges = self.plan(batch, generator, greedy=True)
+        return self.autoencoder.encode(batch.tokens, batch.present, merges).roots
 
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs: nested dicts and lists of tensors, numbers, strings.

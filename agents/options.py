@@ -129,6 +129,22 @@ class PretrainOptions:
     """Threads of one operation."""
 
 
+@dataclass(frozen=True)
+class EmbedOptions:
+    """Write the root embeddings of a run: arrays, a map, and a log for TensorBoard's projector."""
+
+    directory: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    out: Path | None = None
+    """Folder of the files; DIR/embeddings if not given."""
+    samples: int = TEST_EPISODES
+    """Samples of the split; finite data gives each of its rows once at most."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Which samples."""
+    threads: int = 1
+    """Threads of one operation."""
+
+
 def json_object(flag: str, text: str | None) -> dict[str, Any]:
     """The JSON object behind a flag, empty without one; :class:`UsageError` for anything else."""
     if text is None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+import torch
+from jaxtyping import Float, UInt8
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from agents.loggers import Scalars
 from agents.training import Position
+
+PROJECTOR_CONFIG = "projector_config.pbtxt"
+"""What TensorBoard's projector reads first."""
 
 
 class TensorBoardLogger:
@@ -58,3 +62,32 @@ class TensorBoardLogger:
 
     def close(self) -> None:
         self._writer.close()
+
+
+def write_projector(
+    folder: str | Path,
+    embeddings: Float[np.ndarray, "N D"],
+    columns: Mapping[str, Sequence[Any] | np.ndarray],
+    pictures: UInt8[np.ndarray, "N pixels pixels 3"],
+) -> None:
+    """Fill a folder with a log of TensorBoard's projector: points that show their pictures.
+
+    Args:
+        folder: an empty folder.
+        embeddings: one point a row.
+        columns: values of every point by name, to search for and to colour by; the first one is
+            what a point is called. At least two.
+        pictures: square thumbnails.
+
+    Raises ``ValueError`` for fewer than two columns: the projector reads the name of a single one
+    as a value.
+    """
+    if len(columns) < 2:
+        raise ValueError(f"the projector has the columns {list(columns)}; expected at least two")
+    rows = [[str(value) for value in row] for row in zip(*columns.values(), strict=True)]
+    # The writer multiplies by 255 and cuts; half a step keeps every value as it is.
+    images = (pictures.astype(np.float64).transpose(0, 3, 1, 2) + 0.5) / 255.0
+    with SummaryWriter(str(folder)) as writer:
+        writer.add_embedding(
+            embeddings, rows, torch.from_numpy(images), tag="roots", metadata_header=list(columns)
+        )

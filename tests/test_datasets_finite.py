@@ -36,9 +36,38 @@ def test_digits_splits_share_nothing_and_keep_the_classes() -> None:
     assert sorted(np.concatenate([dataset.rows for dataset in datasets])) == list(range(1797))
     totals = np.bincount(load_digits().target)
     for dataset in datasets:
-        assert (dataset.labels.numpy() == load_digits().target[dataset.rows]).all()
+        labels = dataset.labels(dataset.fixed_keys(2000))
+        assert (labels == load_digits().target[dataset.rows]).all()
         share = dataset.size / 1797
-        assert np.abs(np.bincount(dataset.labels) - share * totals).max() <= 1
+        assert np.abs(np.bincount(labels) - share * totals).max() <= 1
+
+
+def test_digits_labels_are_those_of_the_pixels_whatever_the_key() -> None:
+    """Found again by the image alone: scikit-learn's rows are all different."""
+    digits = load_digits()
+    images = digits.images.astype(float)
+    targets = {image.tobytes(): label for image, label in zip(images, digits.target, strict=True)}
+    dataset = DigitsDataset("validation")
+    keys = np.random.default_rng(0).integers(2**62, size=300)  # most rows more than once
+    batch, labels = dataset.episodes(keys), dataset.labels(keys)
+    assert labels.dtype == np.int64
+    for tokens, label in zip(batch.tokens.numpy(), labels, strict=True):
+        image = np.zeros((8, 8))
+        for x, y, *pixels in tokens:
+            column, row = 2 * int(x), 2 * int(y)
+            image[row : row + 2, column : column + 2] = np.reshape(pixels, (2, 2))
+        assert targets[image.tobytes()] == label
+
+
+def test_nothing_that_a_learner_sees_has_a_label() -> None:
+    assert set(TokenBatch._fields) == {"tokens", "present", "clades", "merges"}
+    for env_id, keywords in (("HTM-Trees-v0", {}), ("HTM-v0", {"dataset": np.ones((20, 3, 2))})):
+        dataset = make_dataset(env_id, **keywords)
+        assert not dataset.has_labels
+        with pytest.raises(ValueError, match=f"{env_id} has no labels"):
+            dataset.labels(dataset.fixed_keys(2))
+    with pytest.raises(ValueError, match="key"):
+        DigitsDataset("test").labels(np.array([-1]))
 
 
 def test_digits_patches_put_the_image_back_together() -> None:
@@ -53,7 +82,7 @@ def test_digits_patches_put_the_image_back_together() -> None:
                 pixels, (2, 2)
             )
         assert (image == load_digits().images[dataset.rows[row]]).all()
-    assert (dataset.kind, dataset.has_hierarchy) == ("patches", False)
+    assert (dataset.kind, dataset.has_hierarchy, dataset.has_labels) == ("patches", False, True)
     assert (batch.merges == -1).all()
     assert batch.merges.shape == (180, 15, 2)
     assert batch.clades.shape == (180, 0, 16)

@@ -145,8 +145,8 @@ def test_a_sample_gets_the_same_tree_alone_and_in_a_batch(name, sizes, seed):
 
 def test_the_names_are_those_of_the_command_line():
     assert set(NAMES) == {
-        "random", "chain", "balanced", "nearest", "average", "ward", "cosine", "greedy", "beam",
-        "structure", "nearest_sorted", "structure_sorted", "structure_canonical",
+        "random", "chain", "balanced", "balanced_sorted", "nearest", "average", "ward", "cosine",
+        "greedy", "beam", "structure", "nearest_sorted", "structure_sorted", "structure_canonical",
     }  # fmt: skip
     assert all(fixed_policy(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match=r"'nearby'; choose from \['average', .*'ward'\]"):
@@ -195,6 +195,27 @@ def test_balanced_is_as_low_as_a_tree_can_be(n):
     merges = fixed_policy("balanced").merges(batch, AUTOENCODER, generator())
     forest = plain_forest(merges[0], n)
     assert forest.height(2 * n - 2) == math.ceil(math.log2(n))
+
+
+def test_balanced_sorted_pairs_neighbours_in_sorted_order():
+    # By the first coordinate, then the second: slots 2, 3, 0, 4, 1.
+    batch = points([[1.0, 5.0], [2.0, 0.0], [0.0, 9.0], [1.0, 4.0], [1.0, 6.0]])
+    merges = fixed_policy("balanced_sorted").merges(batch, NO_SCALE, generator())
+    assert merges[0].tolist() == [[2, 3], [0, 4], [5, 6], [7, 1]]
+
+
+def test_balanced_sorted_merges_the_patches_of_every_image_alike():
+    """Columns first, each from top to bottom: (((0, 4), (8, 12)), ...) by place in the image."""
+    batch = make_dataset("HTM-Digits-v0").sample(50, generator(0))
+    merges = fixed_policy("balanced_sorted").merges(
+        batch, small_autoencoder(token_dim=6), generator()
+    )
+    x, y = batch.tokens[..., 0], batch.tokens[..., 1]
+    place = (4 * x + y).long()  # down the columns, from left to right
+    for row in range(50):
+        by_place = [place[row, slot].item() if slot < 16 else slot
+                    for slot in merges[row].flatten().tolist()]  # fmt: skip
+        assert by_place == list(range(30))
 
 
 # ---------------------------------------------------------------- trees from coordinates

@@ -28,8 +28,11 @@ LAYERS = (
     {"registration"},
 )
 # They look at the world from the side; nothing in the layers needs them to be imported.
-BESIDE = {"metrics", "trace", "generation", "glyphs", "rendering", "viewer"}
-DRAWING = {"glyphs", "rendering"}
+BESIDE = {
+    "metrics", "trace", "semantics", "generation", "glyphs", "rendering", "viewer", "thumbnails",
+    "root_figure",
+}  # fmt: skip
+DRAWING = {"glyphs", "rendering", "thumbnails", "root_figure"}
 """The modules of ``htm_env`` that may import matplotlib."""
 
 

@@ -8,7 +8,12 @@ from agents.fixed.exhaustive import all_merge_sequences, exhaustive_merges
 from agents.fixed.linkage import average_tree, nearest_tree, ward_tree
 from agents.fixed.order import given_order, random_order, sorted_order
 from agents.fixed.policy import FixedPolicy
-from agents.fixed.slot_trees import balanced_tree, chain_tree, random_tree
+from agents.fixed.slot_trees import (
+    balanced_sorted_tree,
+    balanced_tree,
+    chain_tree,
+    random_tree,
+)
 from agents.fixed.structure import structure_tree
 
 __all__ = [
@@ -31,6 +36,7 @@ FIXED_POLICIES: dict[str, FixedPolicy] = {
         # The same tree in another order is another policy.
         FixedPolicy("chain", chain_tree, random_order),
         FixedPolicy("balanced", balanced_tree, random_order),
+        FixedPolicy("balanced_sorted", balanced_sorted_tree, given_order),
         FixedPolicy("nearest", nearest_tree, random_order),
         FixedPolicy("average", average_tree, random_order),
         FixedPolicy("ward", ward_tree, random_order),

@@ -1,4 +1,4 @@
-"""Trees that look at no coordinate: random, chain, balanced."""
+"""Trees that look at no distance: random, chain, balanced, and balanced over sorted tokens."""
 
 from __future__ import annotations
 
@@ -64,6 +64,29 @@ def balanced_tree(
         made = made + width // 2
         width = width - width // 2
     return only_real(merges[:, :-1], num_leaves)
+
+
+def balanced_sorted_tree(
+    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """Neighbours in the order of the first coordinate, then the next, are paired level by level.
+
+    Tokens on a grid, such as the patches of an image, get one and the same tree in every sample.
+    """
+    order = sorted_slots(batch)
+    merges = balanced_tree(batch, autoencoder, generator)
+    is_leaf = (merges >= 0) & (merges < batch.num_tokens[:, None, None])
+    slots = order.gather(1, merges.where(is_leaf, 0).flatten(1)).view_as(merges)
+    return torch.where(is_leaf, slots, merges)
+
+
+def sorted_slots(batch: TokenBatch) -> Int64[Tensor, "B P"]:
+    """The slots by the coordinates of their tokens, the first counting most; empty ones last."""
+    order = torch.arange(batch.present.shape[1], device=batch.tokens.device)
+    order = order.expand_as(batch.present)
+    for key in (*batch.tokens.unbind(2)[::-1], ~batch.present):
+        order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
+    return order
 
 
 def only_real(

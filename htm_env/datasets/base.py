@@ -35,6 +35,8 @@ class Dataset(ABC):
     """How to draw a token."""
     has_hierarchy: bool
     """True <--> the samples carry clades and merges."""
+    has_labels: bool = False
+    """True <--> :meth:`labels` knows what each sample shows."""
     size: int | None
     """Rows of this split; None where episodes are generated without end."""
 
@@ -72,7 +74,8 @@ class Dataset(ABC):
     def fixed(self, count: int) -> TokenBatch:
         """The first ``count`` episodes of this split, the same ones at every call.
 
-        Finite data gives each of its rows once at most: ``min(count, size)`` episodes.
+        Finite data gives each of its rows once at most: ``min(count, size)`` episodes, so that
+        ``fixed(size)`` is the whole split.
 
         Raises:
             ValueError: ``count`` is less than one.
@@ -87,6 +90,17 @@ class Dataset(ABC):
         """
         _at_least_one("count", count)
         return np.arange(count if self.size is None else min(count, self.size), dtype=np.int64)
+
+    def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
+        """What the samples of these keys show, as class numbers from 0.
+
+        For looking at results only: no :class:`TokenBatch` carries labels, no learner asks for
+        them, and training never sees them.
+
+        Raises:
+            ValueError: the data has no labels, or the keys are not those of :meth:`episodes`.
+        """
+        raise ValueError(f"{self.name} has no labels")
 
     @property
     def mean(self) -> Float[Tensor, "T"]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from functools import lru_cache
 
 import numpy as np
-import torch
 from jaxtyping import Float32, Int64
-from torch import Tensor
 
 from htm_env.datasets.finite import FiniteDataset
-from htm_env.datasets.random_keys import check_split
+from htm_env.datasets.random_keys import check_keys, check_split
 
 _SPLIT_SEED = 0
 
@@ -24,6 +22,7 @@ class DigitsDataset(FiniteDataset):
 
     name = "HTM-Digits-v0"
     kind = "patches"
+    has_labels = True
 
     def __init__(self, split: str = "train") -> None:
         """Raises ``ValueError`` where ``split`` is not a split's name."""
@@ -31,8 +30,12 @@ class DigitsDataset(FiniteDataset):
         patches, classes, rows_of_splits = _load()
         lengths = np.full(len(patches), patches.shape[1])
         super().__init__(split, patches, lengths, rows_of_splits)
-        self.labels: Int64[Tensor, "size"] = torch.from_numpy(classes[self.rows])
-        """The digit that each row shows, for looking at results only: nothing trains on it."""
+        self._classes = classes[self.rows]
+
+    def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
+        """The digit that each sample shows, 0 to 9."""
+        check_keys(keys)
+        return self._classes[keys % self.size]
 
 
 @lru_cache(maxsize=1)

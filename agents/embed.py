@@ -1,0 +1,78 @@
+"""``htm embed``: the root embeddings of a run, for TensorBoard's projector, as a map, as arrays."""
+
+from __future__ import annotations
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from agents.figures import write_png
+from agents.options import EmbedOptions, UsageError, set_threads
+from agents.roots import RootEmbeddings, root_embeddings
+from agents.run import load_learner
+from agents.run_directory import RunDirectory
+from agents.tensorboard_logger import PROJECTOR_CONFIG, write_projector
+from htm_env.files import atomic_folder, atomic_write_bytes
+from htm_env.root_figure import root_figure
+from htm_env.thumbnails import thumbnails
+
+FOLDER = "embeddings"
+"""Below the run's own folder, unless another is asked for."""
+
+
+def embed(options: EmbedOptions) -> None:
+    """Write ``embeddings.npz``, ``pca.png`` and ``projector/``.
+
+    Raises :class:`UsageError` for numbers out of range, ``FileNotFoundError`` without a run, and
+    ``ValueError`` for what cannot be read, drawn or replaced.
+    """
+    set_threads(options.threads)
+    if options.samples < 2:
+        raise UsageError(f"--samples is {options.samples}; expected at least 2")
+    directory = RunDirectory(options.directory)
+    learner = load_learner(directory)
+    out = directory.path / FOLDER if options.out is None else options.out
+    projector = out / "projector"
+    _check_ours(projector)
+    dataset = learner.task.dataset(options.split)
+    samples = root_embeddings(learner, dataset, options.samples)
+    pictures = thumbnails(samples.tokens, samples.present, dataset.kind)
+    columns, shows, what = _described(samples)
+    count = len(samples.roots)
+    title = f"{learner.task.env_id} {learner.algo}: {count} root embeddings, {options.split} split"
+
+    # The picture first: it refuses what the others would write without a word.
+    write_png(out / "pca.png", root_figure(samples.roots, shows, what, pictures, title))
+    _write_arrays(out / "embeddings.npz", samples)
+    with atomic_folder(projector) as folder:
+        write_projector(folder, samples.roots, columns, pictures)
+    print(f"{count} root embeddings of {samples.roots.shape[1]} numbers, {options.split} split")
+    print(f"arrays    {out / 'embeddings.npz'}")
+    print(f"picture   {out / 'pca.png'}")
+    print(f"projector tensorboard --logdir {projector}")
+
+
+def _described(
+    samples: RootEmbeddings,
+) -> tuple[dict[str, Int64[np.ndarray, "N"]], Int64[np.ndarray, "N"], str]:
+    """Columns of numbers about the samples, and the one to show with its name."""
+    counts = samples.present.sum(axis=1).astype(np.int64)
+    about = {"tokens": counts, "sample": np.arange(len(counts), dtype=np.int64)}
+    if samples.labels is None:
+        return about, counts, "number of tokens"
+    return {"label": samples.labels} | about, samples.labels, "label (never seen in training)"
+
+
+def _write_arrays(path: Path, samples: RootEmbeddings) -> None:
+    arrays = {name: array for name, array in samples._asdict().items() if array is not None}
+    content = BytesIO()
+    np.savez_compressed(content, **arrays)
+    atomic_write_bytes(path, content.getvalue())
+
+
+def _check_ours(projector: Path) -> None:
+    """Raise ``ValueError`` for something that a projector log must not take the place of."""
+    if projector.exists() and not (projector / PROJECTOR_CONFIG).is_file():
+        raise ValueError(f"{projector} exists and is no projector log; choose another --out")

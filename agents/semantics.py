@@ -1,0 +1,60 @@
+"""What a learner's root embeddings say of labels, beside embeddings of the same samples that are
+had without learning to merge."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from agents.learner import Learner
+from agents.roots import RootEmbeddings, root_embeddings
+from htm_env.datasets import SPLITS
+from htm_env.semantics import (
+    Labelled,
+    pooled_tokens,
+    principal_components,
+    semantic_scores,
+    sorted_tokens,
+)
+
+COMPONENTS = (16, 32)
+"""Principal components of the raw tokens, beside as many as the root has numbers."""
+
+
+def semantic_table(learner: Learner) -> dict[str, dict[str, float]]:
+    """The scores of :func:`htm_env.semantics.semantic_scores` for each embedding.
+
+    ``root`` is the learner's; ``pca_16``, ``pca_32`` and ``pca_D`` are principal components of the
+    raw tokens in sorted order (of Digits: of the pixels), ``tokens`` these tokens themselves, and
+    ``pooled`` the mean of the standardised tokens. All are fitted on the whole training split and
+    scored on the whole test split. Raises ``ValueError`` for data without labels.
+    """
+    splits = [learner.task.dataset(split) for split in SPLITS]
+    samples = []
+    for dataset in splits:
+        if not dataset.has_labels or dataset.size is None:
+            raise ValueError(f"{dataset.name} has no labels; expected data that has")
+        samples.append(root_embeddings(learner, dataset, dataset.size))
+    flat = [_sorted_numbers(split) for split in samples]
+    statistics = learner.dataset.mean.numpy(), learner.dataset.std.numpy()
+    dims = sorted({*COMPONENTS, samples[0].roots.shape[1]})
+    embeddings = {
+        "root": [split.roots.astype(np.float64) for split in samples],
+        **{f"pca_{dim}": principal_components(flat, dim) for dim in dims},
+        "tokens": flat,
+        "pooled": [pooled_tokens(split.tokens, split.present, *statistics) for split in samples],
+    }
+    return {name: _scores(found, samples) for name, found in embeddings.items()}
+
+
+def _sorted_numbers(samples: RootEmbeddings) -> np.ndarray:
+    numbers = sorted_tokens(samples.tokens, samples.present)
+    return numbers.reshape(len(numbers), -1).astype(np.float64)
+
+
+def _scores(embeddings: list[np.ndarray], samples: list[RootEmbeddings]) -> dict[str, float]:
+    def labelled(split: int) -> Labelled:
+        labels = samples[split].labels
+        assert labels is not None  # semantic_table has asked
+        return Labelled(embeddings[split], labels)
+
+    return semantic_scores(labelled(0), labelled(1), labelled(2))

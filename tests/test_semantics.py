@@ -1,0 +1,181 @@
+"""Labels read from embeddings: numbers that a person can derive, and plain loops."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.datasets import load_digits
+from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
+
+from htm_env.datasets import SPLITS, make_dataset
+from htm_env.semantics import (
+    Labelled,
+    pooled_tokens,
+    principal_components,
+    semantic_scores,
+    sorted_tokens,
+)
+
+SIZES = (60, 30, 40)
+
+
+def splits(embed, classes: int, seed: int = 0) -> list[Labelled]:
+    """``embed(labels, rng)`` for three splits of random labels."""
+    rng = np.random.default_rng(seed)
+    made = []
+    for size in SIZES:
+        labels = rng.permutation(np.arange(size) % classes)
+        made.append(Labelled(embed(labels, rng), labels))
+    return made
+
+
+def noise(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    return rng.normal(size=(len(labels), 4))
+
+
+def test_embeddings_that_are_the_label_score_one():
+    perfect = splits(lambda labels, rng: np.eye(3)[labels] + 0.01 * rng.normal(size=(1, 3)), 3)
+    assert semantic_scores(*perfect) == {
+        "linear_probe": 1.0,
+        "five_nearest": 1.0,
+        "nmi": 1.0,
+        "five_nearest_standardised": 1.0,
+        "nmi_standardised": 1.0,
+    }
+
+
+def test_noise_says_nothing():
+    scores = semantic_scores(*splits(noise, 4))
+    # A quarter of 40 guesses: 10 with a standard deviation of 2.7.
+    for name in ("linear_probe", "five_nearest", "five_nearest_standardised"):
+        assert scores[name] <= 0.25 + 3 * 2.74 / 40
+    assert scores["nmi"] < 0.3
+
+
+def test_neighbours_see_what_no_line_can_part():
+    """Four far corners, opposite ones of the same label: of four a line has three right at most."""
+
+    def corners(labels, rng):
+        first = rng.integers(2, size=len(labels))
+        return np.stack([first, first ^ labels], axis=1) * 10 + rng.normal(size=(len(labels), 2))
+
+    scores = semantic_scores(*splits(corners, 2))
+    assert scores["five_nearest"] == scores["five_nearest_standardised"] == 1.0
+    assert scores["linear_probe"] < 0.9
+    assert scores["nmi"] < 0.1  # two clusters are two sides of the square
+
+
+@settings(max_examples=10)
+@given(seed=st.integers(0, 2**16))
+def test_five_nearest_is_the_vote_of_a_plain_loop(seed):
+    train, validation, test = splits(noise, 3, seed)
+    right = 0
+    for place, label in zip(*test, strict=True):
+        distances = ((train.embeddings - place) ** 2).sum(axis=1)
+        votes = np.bincount(train.labels[np.argsort(distances)[:5]])
+        right += int(votes.argmax() == label)
+    assert semantic_scores(train, validation, test)["five_nearest"] == right / 40
+
+
+def test_only_what_is_standardised_forgets_units():
+    """The label in a small coordinate beside a large one of noise."""
+
+    def small(labels, rng):
+        return np.stack([labels + 0.1 * rng.normal(size=len(labels)),
+                         1000 * rng.normal(size=len(labels))], axis=1)  # fmt: skip
+
+    made = splits(small, 2)
+    units = np.array([4.0, 0.25]), np.array([0.5, -8.0])
+    again = [Labelled(split.embeddings * units[0] + units[1], split.labels) for split in made]
+    scores, other = semantic_scores(*made), semantic_scores(*again)
+    for name in ("linear_probe", "five_nearest_standardised", "nmi_standardised"):
+        assert scores[name] == other[name]
+    assert scores["linear_probe"] == scores["five_nearest_standardised"] == 1.0
+    assert scores["five_nearest"] < 0.8
+
+
+def test_the_validation_split_chooses_the_penalty():
+    """Noise in many coordinates: the loss is least for weights near zero, which only validation
+    data can tell."""
+    rng = np.random.default_rng(1)
+    made = [Labelled(rng.normal(size=(size, 30)), rng.integers(2, size=size)) for size in SIZES]
+    train, _, test = made
+    mean, std = train.embeddings.mean(0), train.embeddings.std(0)
+    expected = []
+    for inverse_penalty in (1e-3, 1e3):
+        probe = LogisticRegression(C=inverse_penalty, max_iter=3000)
+        probe.fit((train.embeddings - mean) / std, train.labels)
+        expected.append(probe.score((test.embeddings - mean) / std, test.labels))
+    assert expected[0] != expected[1]
+    assert semantic_scores(*made)["linear_probe"] == expected[0]
+
+
+def test_the_same_scores_again_and_whatever_the_labels_are_called():
+    made = splits(lambda labels, rng: labels[:, None] + rng.normal(size=(len(labels), 3)), 4)
+    scores = semantic_scores(*made, seed=1)
+    assert semantic_scores(*made, seed=1) == scores
+    renamed = [Labelled(split.embeddings, split.labels * 7 + 3) for split in made]
+    assert semantic_scores(*renamed, seed=1) == pytest.approx(scores)
+
+
+def test_what_cannot_be_scored_is_refused():
+    train, validation, test = splits(noise, 3)
+    with pytest.raises(ValueError, match=r"test split has embeddings \(40, 2\) .*\(40, 4\)"):
+        semantic_scores(train, validation, Labelled(test.embeddings[:, :2], test.labels))
+    with pytest.raises(ValueError, match="60 samples of 1 labels"):
+        semantic_scores(Labelled(train.embeddings, train.labels * 0), validation, test)
+    with pytest.raises(ValueError, match="validation split has label 9"):
+        semantic_scores(train, Labelled(validation.embeddings, validation.labels * 0 + 9), test)
+    test.embeddings[3, 1] = np.nan
+    with pytest.raises(ValueError, match="test split has embeddings that are not finite"):
+        semantic_scores(train, validation, test)
+
+
+# ---------------------------------------------------------------- plainer embeddings
+
+TOKENS = np.array([[[2.0, 1.0], [1.0, 9.0], [1.0, 3.0]], [[5.0, 5.0], [4.0, 6.0], [-8.0, 0.0]]])
+PRESENT = np.array([[True, True, True], [True, True, False]])
+
+
+def test_tokens_are_sorted_by_the_first_coordinate_then_the_next():
+    expected = [[[1, 3], [1, 9], [2, 1]], [[4, 6], [5, 5], [0, 0]]]
+    assert sorted_tokens(TOKENS, PRESENT).tolist() == expected
+
+
+def test_pooled_tokens_are_means_of_what_is_present():
+    mean, std = np.array([1.0, 2.0]), np.array([0.5, 4.0])
+    # (4/3, 13/3) and (4.5, 5.5), minus the mean, over the deviation
+    expected = [[2 / 3, 7 / 12], [7.0, 0.875]]
+    assert pooled_tokens(TOKENS, PRESENT, mean, std) == pytest.approx(np.array(expected))
+
+
+@given(seed=st.integers(0, 2**16))
+def test_the_order_of_the_slots_reaches_no_bit(seed):
+    rng = np.random.default_rng(seed)
+    tokens = rng.normal(size=(3, 6, 2)).astype(np.float32)
+    present, order = np.ones((3, 6), dtype=bool), rng.permutation(6)
+    unit = np.zeros(2), np.ones(2)
+    for function in (sorted_tokens, lambda *sample: pooled_tokens(*sample, *unit)):
+        assert np.array_equal(function(tokens, present), function(tokens[:, order], present))
+
+
+def test_components_of_sorted_digits_are_those_of_the_pixels():
+    datasets = [make_dataset("HTM-Digits-v0", split) for split in SPLITS]
+    flat = []
+    for dataset in datasets:
+        batch = dataset.fixed(dataset.size)
+        numbers = sorted_tokens(batch.tokens.numpy(), batch.present.numpy())
+        flat.append(numbers.reshape(dataset.size, -1).astype(np.float64))
+    pixels = [load_digits().data[dataset.rows] for dataset in datasets]
+    pca = PCA(16, svd_solver="full").fit(pixels[0])
+    for found, split in zip(principal_components(flat, 16), pixels, strict=True):
+        assert np.abs(found) == pytest.approx(np.abs(pca.transform(split)), abs=1e-6)
+
+
+def test_there_are_no_more_components_than_numbers():
+    rng = np.random.default_rng(0)
+    (found,) = principal_components([rng.normal(size=(20, 3))], 16)
+    assert found.shape == (20, 3)
