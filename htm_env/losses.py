@@ -94,8 +94,9 @@ def autoencoder_losses(
     """Every loss that has a weight, by name, and their weighted sum as ``total``.
 
     ``merges`` are whole trees or partial forests. ``subtree_share`` is the probability with which
-    each node below the roots is decoded for itself as well, in the same calls. The classifier
-    learns from encoder and decoder states without changing them.
+    each node below the roots is decoded for itself as well, in the same calls. The classifier's
+    loss reaches the encoder and the decoder too: states that nothing pulls apart stay mixed, and a
+    generated tree whose nodes are misread at one place is wrong as a whole.
     """
     size, slots = batch.present.shape
     num_nodes = 2 * slots - 1
@@ -143,7 +144,7 @@ def autoencoder_losses(
         losses["magnitude"] = magnitude_loss(encoded)
     if weights.classifier:
         seen = torch.cat([nodes, *[level.nodes for level in walk]])
-        logits = autoencoder.classifier(torch.cat([encoded, *decoded]).detach()).squeeze(1)
+        logits = autoencoder.classifier(torch.cat([encoded, *decoded])).squeeze(1)
         losses["classifier"] = classifier_loss(
             logits, seen % num_nodes < num_tokens[seen // num_nodes]
         )

@@ -40,6 +40,7 @@ NO_SCALE.set_statistics(torch.zeros(2), torch.ones(2))
 DRAWN_ORDER = {
     "chain",
     "balanced",
+    "even",
     "nearest",
     "average",
     "ward",
@@ -145,8 +146,9 @@ def test_a_sample_gets_the_same_tree_alone_and_in_a_batch(name, sizes, seed):
 
 def test_the_names_are_those_of_the_command_line():
     assert set(NAMES) == {
-        "random", "chain", "balanced", "balanced_sorted", "nearest", "average", "ward", "cosine",
-        "greedy", "beam", "structure", "nearest_sorted", "structure_sorted", "structure_canonical",
+        "random", "chain", "balanced", "balanced_sorted", "even", "nearest", "average", "ward",
+        "cosine", "greedy", "beam", "structure", "nearest_sorted", "even_sorted",
+        "structure_sorted", "structure_canonical",
     }  # fmt: skip
     assert all(fixed_policy(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match=r"'nearby'; choose from \['average', .*'ward'\]"):
@@ -248,6 +250,40 @@ def test_nearest_average_and_ward_equal_the_plain_loop_and_scipy(sizes, seed):
                 assert expected == nearest_by_loops(coordinates)
 
 
+def even_by_loops(coordinates: np.ndarray) -> list[list[int]]:
+    """At each step the two nodes with the fewest tokens, the nearest means where these tie."""
+    n = len(coordinates)
+    clusters, merges = {leaf: [leaf] for leaf in range(n)}, []
+    while len(clusters) > 1:
+
+        def cost(pair):
+            leaves = [clusters[node] for node in pair]
+            first, second = (coordinates[each].mean(0) for each in leaves)
+            return len(leaves[0]) + len(leaves[1]), np.linalg.norm(first - second)
+
+        a, b = min(((a, b) for a in clusters for b in clusters if a < b), key=cost)
+        clusters[n + len(merges)] = clusters.pop(a) + clusters.pop(b)
+        merges.append([a, b])
+    return merges
+
+
+@given(sizes=st.lists(st.integers(2, 12), min_size=1, max_size=4), seed=seeds)
+def test_even_equals_the_plain_loop(sizes, seed):
+    batch = token_batch(sizes, seed)
+    standardised = ((batch.tokens - AUTOENCODER.token_mean) / AUTOENCODER.token_std).double()
+    merges = fixed_policy("even").merges(batch, AUTOENCODER, generator())
+    for row, n in enumerate(sizes):
+        expected = even_by_loops(standardised[row, :n].numpy())
+        assert unordered(merges[row, : n - 1]) == expected
+
+
+def test_even_gives_samples_of_one_size_trees_of_one_shape():
+    batch = token_batch([11] * 30, seed=0)
+    merges = fixed_policy("even_sorted").merges(batch, AUTOENCODER, generator())
+    sizes = leaf_sets(merges, batch.num_tokens).sum(2)[:, 11:].sort(1).values
+    assert sizes.tolist() == [[2, 2, 2, 2, 2, 3, 4, 4, 7, 11]] * 30
+
+
 def test_nearest_works_on_standardised_coordinates():
     # In raw units 0 and 1 are nearest; with the second coordinate a hundredth, 0 and 2 are.
     batch = points([[0.0, 0.0], [3.0, 0.0], [0.0, 50.0]])
@@ -269,7 +305,7 @@ def test_average_and_ward_and_nearest_disagree_where_they_should():
     assert second == {"nearest": [2, 4], "average": [2, 4], "ward": [2, 3]}
 
 
-@pytest.mark.parametrize("name", ["nearest_sorted", "structure_sorted"])
+@pytest.mark.parametrize("name", ["nearest_sorted", "even_sorted", "structure_sorted"])
 @given(sizes=st.lists(st.integers(2, 9), min_size=1, max_size=3), seed=seeds)
 def test_sorted_puts_the_smaller_centroid_first(name, sizes, seed):
     batch = token_batch(sizes, seed)

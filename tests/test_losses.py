@@ -232,7 +232,7 @@ def test_forests_without_any_merge(autoencoder, name):
         # The decoder starts from the root that the encoder made.
         ("transport", {"lifter", "merger", "unmerger"}),
         ("magnitude", {"lifter", "merger"}),
-        ("classifier", {"classifier"}),
+        ("classifier", {"lifter", "merger", "unmerger", "classifier"}),
     ],
 )
 def test_whose_weights_a_loss_reaches(autoencoder, name, parts):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from agents.fixed.beam import Beam
 from agents.fixed.cosine import cosine_tree
 from agents.fixed.exhaustive import all_merge_sequences, exhaustive_merges
-from agents.fixed.linkage import average_tree, nearest_tree, ward_tree
+from agents.fixed.linkage import average_tree, even_tree, nearest_tree, ward_tree
 from agents.fixed.order import given_order, random_order, sorted_order
 from agents.fixed.policy import FixedPolicy
 from agents.fixed.slot_trees import (
@@ -38,10 +38,12 @@ FIXED_POLICIES: dict[str, FixedPolicy] = {
         FixedPolicy("balanced", balanced_tree, random_order),
         FixedPolicy("balanced_sorted", balanced_sorted_tree, given_order),
         FixedPolicy("nearest", nearest_tree, random_order),
+        FixedPolicy("even", even_tree, random_order),
         FixedPolicy("average", average_tree, random_order),
         FixedPolicy("ward", ward_tree, random_order),
         FixedPolicy("structure", structure_tree, random_order),
         FixedPolicy("nearest_sorted", nearest_tree, sorted_order),
+        FixedPolicy("even_sorted", even_tree, sorted_order),
         FixedPolicy("structure_sorted", structure_tree, sorted_order),
         FixedPolicy("structure_canonical", structure_tree, given_order),
     ]
