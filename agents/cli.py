@@ -18,11 +18,13 @@ from agents.interruption import terminate_as_interrupt
 from agents.options import (
     CompareOptions,
     EvaluateOptions,
+    PlotOptions,
     PretrainOptions,
     TrainOptions,
     UsageError,
     train_options,
 )
+from agents.plot_command import plot
 from agents.pretrain import pretrain
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 evaluate_run(options)
             elif isinstance(options, CompareOptions):
                 compare(options)
+            elif isinstance(options, PlotOptions):
+                plot(options)
             elif isinstance(options, PretrainOptions):
                 pretrain(options)
             else:
@@ -80,6 +84,7 @@ def parse(arguments: Sequence[str]) -> Any:
         Annotated[type(defaults), training],
         Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")],
         Annotated[CompareOptions, tyro.conf.subcommand("compare")],
+        Annotated[PlotOptions, tyro.conf.subcommand("plot")],
         Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")],
     ]
     try:
