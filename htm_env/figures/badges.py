@@ -47,7 +47,9 @@ def draw_badges(
     """
     size = badge_points(len(places))
     axes.apply_aspect()
-    points = 72.0 / axes.get_figure(root=True).dpi  # of a pixel
+    figure = axes.get_figure(root=True)
+    assert figure is not None  # the axes are drawn, so they stand in one
+    points = 72.0 / figure.dpi  # of a pixel
     to_points = axes.transData.transform
     wanted = to_points(places) * points
     obstacles = np.empty((0, 2)) if fixed is None else to_points(fixed) * points
@@ -61,7 +63,13 @@ def draw_badges(
         LineCollection(leaders, colors=INK, linewidths=0.6, zorder=6), autolim=False
     )
     axes.scatter(
-        *spots.T, s=size**2, facecolors="white", edgecolors=edges, linewidths=1.0, zorder=7
+        spots[:, 0],
+        spots[:, 1],
+        s=size**2,
+        facecolors="white",
+        edgecolors=edges,
+        linewidths=1.0,
+        zorder=7,
     )
     for (x, y), name in zip(spots, names, strict=True):
         axes.text(

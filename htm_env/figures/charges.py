@@ -17,21 +17,22 @@ from htm_env.rendering import new_figure
 from htm_env.trace import Trace
 
 ADDED, TAKEN = "#D55E00", "#0072B2"  # Okabe and Ito's vermilion and blue
-LARGEST = 260.0
-"""The area of the largest charge's mark, in square points."""
+LARGEST, ROOM = 260.0, 16
+"""The area of the largest charge's mark, in square points; less for more tokens than have room."""
 
 
 def charges_figure(trace: Trace) -> Figure:
     """A bar a merge; over the bars the dendrogram, beside them the plane, with marks of that area.
 
-    A charge is the error after a merge minus the error before it, so they add up to the error at
-    the root. Raises ``ValueError`` for a sample of one token, which has no merges.
+    A charge is the error after a merge minus the error before it, so all of them and the error of
+    the leaves add up to that of the root. Raises ``ValueError`` for a sample of one token, which has no merges.
     """
     if not len(trace.tree.merges):
         raise ValueError("the charges of merges need at least 2 tokens, but the sample has 1.")
     charges, tree = trace.charges, trace.tree
     colours = np.where(charges > 0, ADDED, TAKEN)
-    areas = LARGEST * np.abs(charges) / max(float(np.abs(charges).max()), 1e-300)
+    largest = LARGEST * min(1.0, ROOM / tree.num_leaves)
+    areas = largest * np.abs(charges) / max(float(np.abs(charges).max()), 1e-300)
     marks: dict[str, Any] = {"s": areas, "c": colours, "alpha": 0.85, "linewidths": 0}
     figure = new_figure((7.2, 4.0))
     grid = figure.add_gridspec(

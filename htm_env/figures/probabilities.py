@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
@@ -40,10 +42,7 @@ def probabilities_figure(trace: Trace, step: int) -> Figure:
     Raises ``ValueError`` where the trace has no probabilities, or no such merge.
     """
     merges = len(trace.tree.merges)
-    if not trace.considered:
-        raise ValueError(
-            "this trace has no probabilities: its merges were not drawn from a policy."
-        )
+    _check_considered(trace)
     if not 0 <= step < merges:
         raise ValueError(f"there is no merge {step}: the merges are 0 to {merges - 1}.")
     considered = trace.considered[step]
@@ -68,15 +67,17 @@ def least_certain_step(trace: Trace) -> int:
 
     Raises ``ValueError`` where the trace has no probabilities.
     """
-    if not trace.considered:
-        raise ValueError(
-            "this trace has no probabilities: its merges were not drawn from a policy."
-        )
+    _check_considered(trace)
     chosen = [
         considered.probabilities[tuple(np.searchsorted(considered.nodes, pair))]
         for considered, pair in zip(trace.considered, trace.tree.merges, strict=True)
     ]
     return int(np.argmin(chosen))
+
+
+def _check_considered(trace: Trace) -> None:
+    if not trace.considered:
+        raise ValueError("this trace has no probabilities: no policy network chose its merges.")
 
 
 def _draw_map(figure: Figure, axes: Axes, considered: Considered, chosen: tuple[int, int]) -> None:
@@ -95,9 +96,10 @@ def _draw_map(figure: Figure, axes: Axes, considered: Considered, chosen: tuple[
     if count <= NUMBERED:
         for (row, column), value in np.ndenumerate(probabilities):
             if row != column and value >= LEAST:
-                dark = np.log(value / LEAST) > 0.55 * np.log(1 / LEAST)
+                share = float(value)
+                dark = share > LEAST**0.45  # the middle of the logarithmic colours
                 axes.text(
-                    column, row, _percent(value), fontsize=6.5, ha="center", va="center_baseline",
+                    column, row, _percent(share), fontsize=6.5, ha="center", va="center_baseline",
                     color="white" if dark else "black",
                 )  # fmt: skip
     column, row = np.searchsorted(nodes, chosen[1]), np.searchsorted(nodes, chosen[0])
@@ -105,7 +107,7 @@ def _draw_map(figure: Figure, axes: Axes, considered: Considered, chosen: tuple[
     mark.set_clip_on(False)
     axes.add_patch(mark)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, extend="min")
-    bar.set_label("probability", fontsize=8)
+    bar.ax.set_title("probability", fontsize=7.5, pad=5)
     plain_numbers(bar.ax.yaxis)
     bar.ax.tick_params(labelsize=7)
 
@@ -123,7 +125,11 @@ def _draw_arrows(
     for pair in [picked, *likely[: ARROWS - 1]]:
         share = float(probabilities[pair])
         colour = CHOSEN if pair == picked else OTHER
-        look = {"color": colour, "linewidth": 0.7 + 3.3 * share, "alpha": 0.35 + 0.65 * share}
+        look: dict[str, Any] = {
+            "color": colour,
+            "linewidth": 0.7 + 3.3 * share,
+            "alpha": 0.35 + 0.65 * share,
+        }
         axes.add_patch(
             FancyArrowPatch(
                 tuple(spots[pair[0]]),

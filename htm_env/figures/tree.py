@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -15,7 +13,7 @@ from htm_env.rendering import merge_colours, new_figure
 from htm_env.trace import Trace
 
 
-def tree_figure(trace: Trace, heights: Literal["order", "error"] = "order") -> Figure:
+def tree_figure(trace: Trace, heights: str = "order") -> Figure:
     """Tokens, numbered, under their tree; beside them the dendrogram, in the same colours.
 
     ``heights`` of the dendrogram: ``order``, the merge's number, or ``error``, as
