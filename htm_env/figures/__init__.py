@@ -1,6 +1,7 @@
 """Figures of one episode for a paper, each made from a :class:`htm_env.trace.Trace`.
 
-All have an Agg canvas of their own, and colours that colour-blind readers tell apart: viridis for the order of merges, and Okabe and Ito's vermilion and blue.
+All have an Agg canvas of their own, and colours that colour-blind readers tell apart: viridis for
+the order of merges, shades of blue for probabilities, and Okabe and Ito's vermilion and blue.
 Originals beside their reconstructions are in :func:`htm_env.rendering.samples_figure`.
 """
 

@@ -25,7 +25,8 @@ def charges_figure(trace: Trace) -> Figure:
     """A bar a merge; over the bars the dendrogram, beside them the plane, with marks of that area.
 
     A charge is the error after a merge minus the error before it, so all of them and the error of
-    the leaves add up to that of the root. Raises ``ValueError`` for a sample of one token, which has no merges.
+    the leaves add up to that of the root. Raises ``ValueError`` for a sample of one token, which
+    has no merges.
     """
     if not len(trace.tree.merges):
         raise ValueError("the charges of merges need at least 2 tokens, but the sample has 1.")
