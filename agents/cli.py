@@ -6,7 +6,7 @@ import inspect
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Union
 
 import tyro
@@ -20,14 +20,25 @@ from agents.options import (
     CompareOptions,
     EmbedOptions,
     EvaluateOptions,
+    PlotOptions,
     PretrainOptions,
     TrainOptions,
     UsageError,
     train_options,
 )
+from agents.plot_command import plot
 from agents.pretrain import pretrain
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
+COMMANDS: dict[type, Callable[[Any], None]] = {
+    EvaluateOptions: evaluate_run,
+    CompareOptions: compare,
+    PlotOptions: plot,
+    EmbedOptions: embed,
+    PretrainOptions: pretrain,
+}
+"""What each command does; ``train``, whose options depend on the algorithm, is the other one."""
+SUBCOMMANDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in COMMANDS}
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -41,16 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminate_as_interrupt():
             options = parse(arguments)
-            if isinstance(options, EvaluateOptions):
-                evaluate_run(options)
-            elif isinstance(options, CompareOptions):
-                compare(options)
-            elif isinstance(options, EmbedOptions):
-                embed(options)
-            elif isinstance(options, PretrainOptions):
-                pretrain(options)
-            else:
-                train(options)
+            COMMANDS.get(type(options), train)(options)
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt as interruption:
@@ -80,12 +82,9 @@ def parse(arguments: Sequence[str]) -> Any:
         except ValueError as error:
             raise UsageError(f"--algo: {error}") from None
     training = tyro.conf.subcommand("train", default=defaults, description=TRAIN)
-    union: Any = Union[  # noqa: UP007  # made while running, so mypy cannot follow
+    union: Any = Union[  # made while running, so mypy cannot follow
         Annotated[type(defaults), training],
-        Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")],
-        Annotated[CompareOptions, tyro.conf.subcommand("compare")],
-        Annotated[EmbedOptions, tyro.conf.subcommand("embed")],
-        Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")],
+        *(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in SUBCOMMANDS.items()),
     ]
     try:
         return tyro.cli(

@@ -15,6 +15,7 @@ from rich.table import Table
 from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
+from agents.evaluation import reference_scores
 from agents.learner import Task
 from agents.options import (
     EvaluateOptions,
@@ -28,6 +29,7 @@ from agents.run import build_learner, load_learner, resume_run, start_run
 from agents.run_directory import RunDirectory
 from htm_env.datasets import environment_id
 
+Scores = dict[str, float | None]
 DEFAULT_SECONDS = 100.0
 """The budget of a run that is given none."""
 
@@ -63,7 +65,11 @@ def train(options: Any) -> None:
 
 
 def evaluate_run(options: EvaluateOptions) -> None:
-    """``htm evaluate``: prints the test scores of a run's last checkpoint."""
+    """``htm evaluate``: prints the test scores of a run's last checkpoint.
+
+    The tree scores stand beside those of random merges of the same samples, and of the data's own
+    hierarchy where it has one.
+    """
     set_threads(options.threads)
     if options.episodes < 1:
         raise UsageError(f"--episodes is {options.episodes}; expected at least 1")
@@ -80,6 +86,11 @@ def evaluate_run(options: EvaluateOptions) -> None:
             f"trained on tokens of {learner.autoencoder.token_dim}"
         )
     scores = learner.evaluate(dataset, options.episodes)
+    references = (
+        reference_scores(learner.autoencoder, dataset, options.episodes)
+        if learner.makes_trees
+        else {}
+    )
     episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
     about = {
         "env": task.env_id,
@@ -98,9 +109,10 @@ def evaluate_run(options: EvaluateOptions) -> None:
         semantics = semantic_table(learner)
     if options.json:
         meaning = {} if semantics is None else {"semantics": semantics}
-        print(json.dumps(about | scores | meaning, indent=2))
+        print(json.dumps(about | scores | references | meaning, indent=2))
         return
-    _print_scores(f"{task.env_id} {learner.algo}, {episodes} test episodes", scores, about)
+    title = f"{task.env_id} {learner.algo}, {episodes} test episodes"
+    _print_scores(title, scores, about, references)
     if semantics is not None:
         _print_semantics(semantics)
 
@@ -190,15 +202,31 @@ def _default_folder(options: Any) -> Path:
     return Path("runs") / f"{name}-{options.algo}-{options.seed}-{stamp}"
 
 
-def _print_scores(title: str, scores: dict[str, float | None], about: dict[str, Any]) -> None:
+def _print_scores(
+    title: str,
+    scores: Scores,
+    about: dict[str, Any],
+    references: dict[str, Scores] | None = None,
+) -> None:
+    """A row a score: the run's, and what the references have of it."""
+    columns = {"this run": scores} | (references or {})
     print(title)
-    table = Table(show_header=False)
+    table = Table(show_header=len(columns) > 1)
     table.add_column()
-    table.add_column(justify="right")
-    for name, value in scores.items():
-        table.add_row(name, "-" if value is None else f"{value:.5g}")
+    for name in columns:
+        table.add_column(name.replace("_", " "), justify="right")
+    for name in scores:
+        table.add_row(name, *(_cell(column, name) for column in columns.values()))
     table.add_row("weights_hash", about["weights_hash"])
     Console(file=sys.stdout).print(table)
+
+
+def _cell(scores: Scores, name: str) -> str:
+    """A score in a table: nothing where it was not taken, a dash where the data has none."""
+    if name not in scores:
+        return ""
+    value = scores[name]
+    return "-" if value is None else f"{value:.5g}"
 
 
 def _print_semantics(rows: dict[str, dict[str, float]]) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from agents.fixed import fixed_policy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
-from htm_env.metrics import clade_scores, mean_or_none, nmse_per_sample
+from htm_env.metrics import CladeScores, clade_scores, mean_or_none, nmse_per_sample
 from htm_env.types import TokenBatch
 
 TEST_EPISODES = 1000
@@ -21,6 +23,9 @@ EVALUATION_SEED = 0
 """Draws of policies that draw: the same ones in every evaluation of every run."""
 CHUNK = 256
 """Episodes evaluated at once; bounds the memory and changes no number."""
+
+TREE_SCORES = (*(f"tree_{name}" for name in CladeScores._fields), "mean_height")
+"""What :func:`tree_scores` gives, in its order."""
 
 
 @runtime_checkable
@@ -45,9 +50,9 @@ def evaluate(
     """Scores over the first ``count`` fixed episodes of ``dataset``, each weighing the same.
 
     Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left
-    out if not ``sampled``), and of the greedy trees ``tree_recall`` and ``tree_f1`` (None for data
-    without a hierarchy) and ``mean_height``. Finite data gives each row once, so perhaps fewer
-    episodes. ``seed`` makes everything repeatable; no other generator is touched.
+    out if not ``sampled``), and of the greedy trees what :func:`tree_scores` gives. Finite data
+    gives each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
+    generator is touched.
 
     Raises ``ValueError`` where ``count`` is less than one or the plan leaves several trees.
     """
@@ -56,7 +61,7 @@ def evaluate(
     episodes = dataset.fixed(count).to(device)
     greedy_generator = torch.Generator(device).manual_seed(seed)
     sampling_generator = torch.Generator(device).manual_seed(seed + 1)
-    scores: dict[str, list[Tensor]] = {}
+    chunks = []
     for start in range(0, len(episodes.tokens), CHUNK):
         batch = episodes.rows(slice(start, start + CHUNK))
         merges = plan(batch, greedy_generator, greedy=True)
@@ -64,14 +69,56 @@ def evaluate(
         if sampled:
             drawn = plan(batch, sampling_generator, greedy=False)
             chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
-        clades = leaf_sets(merges, batch.num_tokens)  # (B, N, P); single leaves never count
-        found = clade_scores(clades, batch.clades, batch.present)
-        chunk["tree_recall"], chunk["tree_f1"] = found.recall, found.f1
-        chunk["mean_height"] = tree_height(merges, batch.num_tokens)
-        for name, values in chunk.items():
-            scores.setdefault(name, []).append(values.double())
-    means = {name: torch.cat(values) for name, values in scores.items()}
-    # A clade score is NaN where there is nothing to find; an error that is NaN has to be seen.
+        chunks.append(chunk | tree_scores(batch, merges))
+    return _means(chunks)
+
+
+@torch.no_grad()
+def reference_scores(
+    autoencoder: HTMAutoencoder,
+    dataset: Dataset,
+    count: int = TEST_EPISODES,
+    seed: int = EVALUATION_SEED,
+) -> dict[str, dict[str, float | None]]:
+    """What trees that nobody learned score on the episodes of :func:`evaluate`.
+
+    ``random_merges``, the chance level, and for data that has one its ``own_hierarchy``: merges
+    that make every clade of the data, and join what these leave open in a balanced way. Of the
+    exact scores this is the best that a binary tree can reach.
+
+    Raises ``ValueError`` where ``count`` is less than one.
+    """
+    episodes = dataset.fixed(count).to(autoencoder.token_mean.device)
+    generator = torch.Generator(episodes.tokens.device).manual_seed(seed)
+    random, own = [], []
+    for start in range(0, len(episodes.tokens), CHUNK):
+        batch = episodes.rows(slice(start, start + CHUNK))
+        merges = fixed_policy("random").merges(batch, autoencoder, generator)
+        random.append(tree_scores(batch, merges))
+        if dataset.has_hierarchy:
+            own.append(tree_scores(batch, batch.merges))
+    references = {"random_merges": random, "own_hierarchy": own}
+    return {name: _means(chunks) for name, chunks in references.items() if chunks}
+
+
+def tree_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> dict[str, Float[Tensor, "B"]]:
+    """How trees compare with the data's own hierarchy, a number a sample under each name.
+
+    ``tree_recall``, ``tree_f1``, ``tree_precision``, ``tree_exact_f1`` and
+    ``tree_robinson_foulds`` (see :func:`htm_env.metrics.clade_scores`; NaN where the data has no
+    clade), and ``mean_height``.
+    """
+    clades = leaf_sets(merges, batch.num_tokens)  # (B, N, P); single leaves never count
+    found = clade_scores(clades, batch.clades, batch.present)
+    return dict(zip(TREE_SCORES, (*found, tree_height(merges, batch.num_tokens)), strict=True))
+
+
+def _means(chunks: Sequence[dict[str, Tensor]]) -> dict[str, float | None]:
+    """The mean over all samples of every score.
+
+    A clade score is NaN where there is nothing to find; an error that is NaN has to be seen.
+    """
+    means = {name: torch.cat([chunk[name].double() for chunk in chunks]) for name in chunks[0]}
     return {
         name: mean_or_none(values) if name.startswith("tree_") else float(values.mean())
         for name, values in means.items()

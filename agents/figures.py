@@ -5,6 +5,7 @@ from __future__ import annotations
 from io import BytesIO
 from pathlib import Path
 
+import matplotlib
 import torch
 from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
@@ -19,6 +20,8 @@ from htm_env.rendering import Sample, samples_figure
 from htm_env.types import TokenBatch
 
 SAMPLES = 6
+PRINT_DPI = 200
+"""Dots per inch of a figure for a paper."""
 
 
 @torch.no_grad()
@@ -55,6 +58,19 @@ def reconstructions_figure(
             )
         )
     return samples_figure(samples, kind)
+
+
+def write_figure(path: str | Path, figure: Figure) -> None:
+    """Write a figure for a paper as the path's suffix says (PNG, PDF or SVG), all or nothing.
+
+    The same figure gives the same bytes: there is no date in them. Letters in a PDF stay text.
+    """
+    content = BytesIO()
+    suffix = Path(path).suffix.removeprefix(".")
+    undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
+    with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "htm"}):
+        figure.savefig(content, format=suffix, dpi=PRINT_DPI, metadata=undated.get(suffix))
+    atomic_write_bytes(path, content.getvalue())
 
 
 def write_png(path: str | Path, figure: Figure) -> None:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.configuration import check_bounds
-from agents.evaluation import CHUNK, TEST_EPISODES
+from agents.evaluation import CHUNK, TEST_EPISODES, TREE_SCORES
 from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width
 from agents.learner import Learner
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
@@ -126,9 +126,7 @@ class Flat(Learner):
         return {
             "nmse": error,
             **({"sampled_nmse": error} if sampled else {}),
-            "tree_recall": None,
-            "tree_f1": None,
-            "mean_height": None,
+            **dict.fromkeys(TREE_SCORES),
         }
 
     @torch.no_grad()

@@ -116,6 +116,31 @@ class CompareOptions:
 
 
 @dataclass(frozen=True)
+class PlotOptions:
+    """Draw what a trained run does with held-out samples: figures for a paper.
+
+    For each sample its merge tree with the dendrogram, the merges one by one (also as an animated
+    GIF), what else the policy considered, and the error charged to each merge; for all of them
+    together originals and reconstructions.
+    """
+
+    directory: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    out: Path | None = None
+    """Folder of the figures; figures/ in the folder of the run if not given."""
+    samples: int = 3
+    """Samples to draw."""
+    first: int = 0
+    """The first of them, counted from 0; those after it follow."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Data to draw from; test and validation are held out."""
+    format: Literal["png", "pdf", "svg"] = "png"
+    """Of all figures but the animated ones."""
+    threads: int = 1
+    """Threads of one operation."""
+
+
+@dataclass(frozen=True)
 class PretrainOptions:
     """Remake the weights that ship with the package."""
 

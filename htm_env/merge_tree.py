@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from htm_env.brackets import Nested, parse_nested, parse_newick
+from htm_env.brackets import Nested, parse_nested, parse_newick, parse_text
+from htm_env.tree_formats import read_linkage, read_networkx, write_linkage, write_networkx
 
 if TYPE_CHECKING:
     import networkx
@@ -20,7 +21,9 @@ class MergeTree:
     """The merges made so far over ``n`` tokens: a tree once there are ``n - 1`` of them.
 
     Nodes are numbered as in scipy's linkage: the tokens are the leaves ``0 .. n-1`` and merge ``t``
-    makes node ``n + t``. The order within a pair is kept everywhere.
+    makes node ``n + t``. The order within a pair is kept everywhere. The order of the merges is
+    kept by linkage and networkx; brackets (nested, Newick, text) do not hold it, so that what they
+    give back is the same tree with its merges numbered from the left.
     """
 
     merges: NDArray[np.int64]
@@ -106,15 +109,19 @@ class MergeTree:
 
     def to_networkx(self) -> networkx.DiGraph:
         """Edges from parent to child with ``order`` 0 or 1; nodes know whether they are a leaf."""
-        import networkx  # only this method needs it
+        return write_networkx(self.merges, self.num_leaves)
 
-        graph: networkx.DiGraph = networkx.DiGraph()
-        for node in range(self.num_nodes):
-            graph.add_node(node, leaf=node < self.num_leaves)
-        for parent, first, second in self.children():
-            graph.add_edge(parent, first, order=0)
-            graph.add_edge(parent, second, order=1)
-        return graph
+    def to_linkage(self, heights: ArrayLike | None = None) -> NDArray[np.float64]:
+        """(n - 1, 4) scipy's linkage matrix of a whole tree, as ``dendrogram`` draws it.
+
+        Row ``t`` is merge ``t``: its two nodes in their order, its height, and the leaves under it.
+        ``heights`` (n - 1,) are at least 0 and never fall from a child to its parent, which is all
+        that drawing needs; by default a merge stands at its step, ``1 .. n-1``, so that they also
+        rise from row to row (scipy's ``is_monotonic``).
+
+        Raises ``ValueError`` for a forest, a single token, and for other heights.
+        """
+        return write_linkage(self.merges, self.num_leaves, heights)
 
     @classmethod
     def from_nested(cls, nested: Nested) -> MergeTree:
@@ -131,6 +138,31 @@ class MergeTree:
         Raises ``ValueError`` as :meth:`from_nested` does, and for brackets that do not match.
         """
         return cls(*parse_newick(text))
+
+    @classmethod
+    def from_text(cls, text: str) -> MergeTree:
+        """The tree, or forest, that ``str`` writes; merges are numbered as in :meth:`from_nested`.
+
+        Raises ``ValueError`` as :meth:`from_newick` does.
+        """
+        return cls(*parse_text(text))
+
+    @classmethod
+    def from_linkage(cls, matrix: ArrayLike) -> MergeTree:
+        """The tree of a linkage (n - 1, 4), scipy's own or :meth:`to_linkage`'s; heights are lost.
+
+        Raises ``ValueError`` where it has another shape, or its nodes make no tree.
+        """
+        return cls(*read_linkage(matrix))
+
+    @classmethod
+    def from_networkx(cls, graph: networkx.DiGraph) -> MergeTree:
+        """The forest that :meth:`to_networkx` writes, whatever the order of its nodes and edges.
+
+        Raises ``ValueError`` for other node ids, a node without exactly the children of ``order``
+        0 and 1, and a graph that is no forest.
+        """
+        return cls(*read_networkx(graph))
 
     def _root(self, node: int | None) -> int:
         roots = self.roots() if node is None else [node]

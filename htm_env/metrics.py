@@ -16,6 +16,12 @@ class CladeScores(NamedTuple):
     """The share of the data's own clades that the tree has."""
     f1: Float[Tensor, "B"]
     """The harmonic mean of recall and the share of the tree's clades that contradict none."""
+    precision: Float[Tensor, "B"]
+    """The share of the tree's clades that the data has."""
+    exact_f1: Float[Tensor, "B"]
+    """The harmonic mean of recall and precision."""
+    robinson_foulds: Float[Tensor, "B"]
+    """The clades that only one of the two has, over the clades of both (0 the same, 1 none)."""
 
 
 def nmse_per_sample(
@@ -57,6 +63,14 @@ def clade_scores(
     overlaps no clade of the data partially (they share leaves, but neither holds the other), and
     ``f1`` is the harmonic mean of recall and the share of compatible clades; it is 0 where recall
     is, and for a forest that has no such clade yet.
+
+    The other scores are *exact*: only a clade of the data itself is right. Data with fewer than
+    ``n - 2`` clades is not binary (Crosses: only the pairs are clades), but a merge tree always is:
+    it has clades that the data leaves open, so that with ``d`` clades in the data no tree over
+    ``n`` tokens gets a precision above ``d / (n-2)``, an exact F1 above ``2d / (n-2+d)``, or a
+    Robinson-Foulds distance (1981) below ``(n-2-d) / (n-2+d)``. The distance is that of rooted
+    trees, as a share of what it is for trees that have nothing in common, ``(n-2) + d``; normalised
+    like this it is 1 minus the exact F1.
     """
     present_rows = present[:, None, :]
     tree, data = tree_clades & present_rows, data_clades & present_rows
@@ -70,7 +84,16 @@ def clade_scores(
     partial = (shared > 0) & ~holds_data & ~holds_tree & data_counts[:, None, :]
     compatible = _share(~partial.any(dim=2), tree_counts).nan_to_num(0.0)
     f1 = 2 * recall * compatible / (recall + compatible).clamp(min=torch.finfo(recall.dtype).tiny)
-    return CladeScores(recall, f1)
+
+    in_both = (found & data_counts).sum(dim=1)
+    in_tree, in_data = tree_counts.sum(dim=1), data_counts.sum(dim=1)
+    precision = in_both / in_tree.clamp(min=1)
+    exact_f1 = 2 * in_both / (in_tree + in_data)
+    distance = (in_tree + in_data - 2 * in_both) / (in_tree + in_data)
+    exact = (
+        score.masked_fill(in_data == 0, torch.nan) for score in (precision, exact_f1, distance)
+    )
+    return CladeScores(recall, f1, *exact)
 
 
 def mean_or_none(values: Float[Tensor, "B"]) -> float | None:

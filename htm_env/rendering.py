@@ -45,10 +45,16 @@ class Sample(NamedTuple):
 # ---------------------------------------------------------------- forests and figures
 
 
-def _centroids(tree: MergeTree, leaves: Tokens) -> Tokens:
-    """(n + M, 2) places of all nodes: the mean over the leaves under each."""
+def node_places(tree: MergeTree, leaves: Tokens) -> Tokens:
+    """(n + M, 2) places of all nodes: the mean over the leaves (n, 2) under each."""
     inner = [leaves[list(clade)].mean(axis=0) for clade in tree.clades()]
     return np.concatenate([leaves, np.reshape(inner, (-1, 2))])
+
+
+def forest_lines(tree: MergeTree, places: Tokens) -> list[Tokens]:
+    """2 M lines (2, 2), two for each merge: from its children to it, by the nodes' places."""
+    parents = np.repeat(places[tree.num_leaves :, None], 2, axis=1)
+    return list(np.stack([places[tree.merges], parents], axis=2).reshape(-1, 2, 2))
 
 
 def draw_forest(axes: Axes, tokens: Tokens, merges: Merges, kind: str) -> None:
@@ -60,8 +66,8 @@ def draw_forest(axes: Axes, tokens: Tokens, merges: Merges, kind: str) -> None:
     """
     look = kind_named(kind, tokens.shape[1])
     tree = MergeTree(merges, len(tokens))
-    places = _centroids(tree, look.positions(tokens))
-    colours = _merge_colours(len(tokens))[: len(tree.merges)]
+    places = node_places(tree, look.positions(tokens))
+    colours = merge_colours(len(tokens))[: len(tree.merges)]
     token_colours = np.tile(to_rgba(INK), (tree.num_nodes, 1))
     token_colours[tree.merges] = colours[:, None]
     frame_axes(axes, tokens, kind)
@@ -73,8 +79,7 @@ def draw_forest(axes: Axes, tokens: Tokens, merges: Merges, kind: str) -> None:
     width, dot, ring = (1.0, 4, 14) if many else (1.5, 18, 60)
     if len(tree.merges):
         parents = places[tree.num_leaves :]
-        ends = np.stack([places[tree.merges], np.stack([parents, parents], axis=1)], axis=2)
-        lines = list(ends.reshape(-1, 2, 2))  # 2 M lines, two for each merge
+        lines = forest_lines(tree, places)
         coloured = LineCollection(lines, colors=colours.repeat(2, 0), linewidths=width, zorder=3)
         if look.image:  # white rims keep the lines apart from the ink
             rims = LineCollection(lines, colors="white", linewidths=width + 1.4, zorder=2)
@@ -85,8 +90,8 @@ def draw_forest(axes: Axes, tokens: Tokens, merges: Merges, kind: str) -> None:
     axes.scatter(x, y, s=ring, facecolors="none", edgecolors="black", linewidths=1, zorder=6)
 
 
-def _merge_colours(num_leaves: int) -> Tokens:
-    """(n - 1, 4) the colour of each merge of a whole tree, so that none changes later."""
+def merge_colours(num_leaves: int) -> Tokens:
+    """(n - 1, 4) the RGBA colour of each merge of a whole tree, so that none changes later."""
     return MERGE_COLOURS(np.linspace(0.0, LAST_MERGE, max(num_leaves - 1, 1)))
 
 
@@ -110,7 +115,7 @@ def forest_figure(
     title: str | None = None,
 ) -> Figure:
     """A frame of 640 x 320 pixels: tokens and forest on the left, the reconstruction beside it."""
-    figure = _new_figure(FRAME_SIZE)
+    figure = new_figure(FRAME_SIZE)
     look = kind_named(kind, tokens.shape[1])
     forest, copy = figure.subplots(1, 2)
     top = 0.92 if title is None else 0.85
@@ -124,7 +129,7 @@ def forest_figure(
     copy.tick_params(labelleft=False)  # the same as on the left
     if title is not None:
         figure.suptitle(title, fontsize=9, y=0.98)
-    colours = _merge_colours(len(tokens))
+    colours = merge_colours(len(tokens))
     ring: dict[str, Any] = {"marker": "o", "markerfacecolor": "none", "linestyle": "none"}
     handles = [
         Line2D([], [], color="black", label="active node", markersize=6, **ring),
@@ -145,7 +150,7 @@ def samples_figure(samples: Sequence[Sample], kind: str) -> Figure:
     """
     if not samples:
         raise ValueError("a figure of samples needs at least 1 sample, but got none.")
-    figure = _new_figure((0.3 + 1.7 * len(samples), 5.5))
+    figure = new_figure((0.3 + 1.7 * len(samples), 5.5))
     grid = figure.subplots(3, len(samples), squeeze=False)
     left = 0.3 / (0.3 + 1.7 * len(samples))
     figure.subplots_adjust(left=left, right=0.99, bottom=0.01, top=0.95, wspace=0.05, hspace=0.05)
@@ -163,7 +168,8 @@ def samples_figure(samples: Sequence[Sample], kind: str) -> Figure:
     return figure
 
 
-def _new_figure(inches: tuple[float, float]) -> Figure:
+def new_figure(inches: tuple[float, float]) -> Figure:
+    """An empty figure with an Agg canvas, of ``DOTS_PER_INCH``."""
     figure = Figure(figsize=inches, dpi=DOTS_PER_INCH)
     FigureCanvasAgg(figure)  # attaches itself
     return figure

@@ -61,6 +61,7 @@ def test_a_run_writes_what_it_promises(run):
     assert (result["merges"], result["updates"]) == (40, 5)
     assert set(result["test"]) == {
         "nmse", "sampled_nmse", "tree_recall", "tree_f1", "mean_height",
+        "tree_precision", "tree_exact_f1", "tree_robinson_foulds",
     }  # fmt: skip
     assert result["test"]["mean_height"] == 2.0  # three tokens
     assert result["embedding_dim"] == 8
@@ -99,6 +100,8 @@ def test_evaluate_repeats_the_result_of_the_run(run, capsys):
         assert scores[name] == value
     assert scores["weights_hash"] == result["weights_hash"]
     assert scores["episodes"] == 1000
+    assert scores["random_merges"]["mean_height"] == 2.0  # three tokens
+    assert scores["own_hierarchy"]["tree_recall"] is None  # and no clade among them
 
 
 def test_evaluate_takes_other_data_and_prints_a_table(run, capsys):
@@ -107,7 +110,7 @@ def test_evaluate_takes_other_data_and_prints_a_table(run, capsys):
     table = capsys.readouterr().out
     weights_hash = json.loads((run / "result.json").read_text())["weights_hash"]
     assert weights_hash in table
-    assert "sampled_nmse" in table
+    assert "sampled_nmse" in table and "random merges" in table and "own hierarchy" in table
     assert status("evaluate", run, *arguments, "--json") == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["env_kwargs"] == {"heights": [3]}

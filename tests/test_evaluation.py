@@ -8,7 +8,7 @@ import torch
 from conftest import small_autoencoder
 
 from agents import evaluation
-from agents.evaluation import evaluate
+from agents.evaluation import TREE_SCORES, evaluate, reference_scores
 from agents.fixed import fixed_policy
 from htm_env import HTMAutoencoder, make_dataset
 from htm_env.forest import pad_merges
@@ -132,3 +132,41 @@ def test_several_roots_are_refused():
 
     with pytest.raises(ValueError, match="one root"):
         evaluate(plan, small_autoencoder(2), dataset, 5)
+
+
+# ---------------------------------------------------------------- random merges, the own hierarchy
+
+
+def test_random_merges_find_a_pair_as_often_as_they_should():
+    """Four tokens: the first merge is a given pair in 1 of 6 cases, and then the second one is the
+    other cross in 1 of 3; so a cross is found in 1/6 + 1/6 * 1/3 = 2/9, as the first or the second.
+    """
+    dataset = make_dataset("HTM-Crosses-v0", split="test", **TWO_CROSSES)
+    references = reference_scores(small_autoencoder(4), dataset, 2000)
+    random, own = references["random_merges"], references["own_hierarchy"]
+    assert list(random) == list(own) == list(TREE_SCORES)
+    assert random["tree_recall"] == pytest.approx(2 / 9, abs=0.03)
+    # two clades in the data and two in a tree, so precision, recall and F1 are the same
+    assert random["tree_precision"] == random["tree_recall"]
+    assert random["tree_exact_f1"] == pytest.approx(1 - random["tree_robinson_foulds"])
+    # balanced where the second merge is the other pair (1 of 3), else a chain
+    assert random["mean_height"] == pytest.approx(3 - 1 / 3, abs=0.05)
+    assert own == dict.fromkeys(TREE_SCORES, 1.0) | {"tree_robinson_foulds": 0.0, "mean_height": 2}
+
+
+def test_chance_repeats_with_the_seed_and_changes_with_it():
+    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(3,))
+    autoencoder = small_autoencoder(2)
+    first = reference_scores(autoencoder, dataset, 50, seed=1)
+    assert reference_scores(autoencoder, dataset, 50, seed=1) == first
+    other = reference_scores(autoencoder, dataset, 50, seed=2)
+    assert other["random_merges"] != first["random_merges"]
+    assert other["own_hierarchy"] == first["own_hierarchy"]  # nothing is drawn
+
+
+def test_data_without_a_hierarchy_has_a_chance_height_only(own_data):
+    dataset = make_dataset(own_data, split="test")
+    references = reference_scores(small_autoencoder(3), dataset, 10)
+    assert list(references) == ["random_merges"]
+    assert references["random_merges"].pop("mean_height") >= 3.0
+    assert set(references["random_merges"].values()) == {None}

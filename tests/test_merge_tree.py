@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.cluster import hierarchy
 
 from htm_env.merge_tree import MergeTree
 
@@ -168,3 +169,132 @@ def test_networkx_agrees_on_every_measure(tree):
         if node >= tree.num_leaves:
             leaves = {one for one in below if one < tree.num_leaves}
             assert tree.clades()[node - tree.num_leaves] == leaves
+
+
+# ---------------------------------------------------------------- scipy's linkage
+
+
+def test_a_linkage_counts_the_leaves_and_stands_at_the_steps():
+    assert CATERPILLAR.to_linkage().tolist() == [[2, 0, 1, 2], [4, 3, 2, 3], [1, 5, 3, 4]]
+    assert CATERPILLAR.to_linkage([0, 0.5, 0.5])[:, 2].tolist() == [0, 0.5, 0.5]
+
+
+@given(forests(complete=True))
+def test_scipy_takes_a_linkage_and_means_the_same_tree(tree):
+    if tree.num_leaves == 1:
+        return
+    matrix = tree.to_linkage()
+    assert hierarchy.is_valid_linkage(matrix, throw=True)
+    assert hierarchy.is_monotonic(matrix)
+    assert MergeTree.from_linkage(matrix) == tree
+    drawn = hierarchy.dendrogram(matrix, no_plot=True)
+    inside = str(tree).replace("(", "").replace(")", "").split(", ")
+    assert drawn["ivl"] == inside  # leaves from left to right: the order within pairs is kept
+    nodes = hierarchy.to_tree(matrix, rd=True)[1]
+    for node, clade in zip(nodes[tree.num_leaves :], tree.clades(), strict=True):
+        assert set(node.pre_order()) == clade
+
+
+def test_scipys_own_linkage_is_read():
+    matrix = hierarchy.linkage(np.array([[0.0], [10.0], [1.0]]), "single")
+    assert MergeTree.from_linkage(matrix).clades() == [{0, 2}, {0, 1, 2}]
+
+
+@pytest.mark.parametrize(
+    ("heights", "sentence"),
+    [
+        ([1, 2], r"shape \(3,\), but have \(2,\)"),
+        ([1, 2, np.nan], "finite"),
+        ([-1, 2, 3], "the least is -1"),
+        ([2, 1, 3], "merge 1 stands at 1 over a child at 2"),
+    ],
+)
+def test_heights_that_cannot_be_drawn_are_refused(heights, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        CATERPILLAR.to_linkage(heights)
+
+
+def test_heights_may_fall_between_merges_that_do_not_touch():
+    tree = MergeTree([[0, 1], [2, 3], [4, 5]], 4)
+    assert hierarchy.is_valid_linkage(tree.to_linkage([2, 1, 2]), throw=True)
+
+
+def test_only_a_whole_tree_of_two_tokens_or_more_is_a_linkage():
+    for tree in (FOREST, MergeTree([], 1)):
+        with pytest.raises(ValueError, match="whole tree over at least 2 tokens"):
+            tree.to_linkage()
+
+
+@pytest.mark.parametrize(
+    ("matrix", "sentence"),
+    [
+        (np.empty((0, 4)), "shape"),
+        ([[0, 1, 1]], r"shape \(n - 1, 4\)"),
+        ([[0, 0.5, 1, 2]], "whole"),
+        ([[0, 1, 1, 2], [0, 2, 2, 3]], "node 0, which was merged before"),
+    ],
+)
+def test_what_is_no_linkage_is_refused(matrix, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MergeTree.from_linkage(matrix)
+
+
+# ---------------------------------------------------------------- networkx and text, back
+
+
+@given(forests(), st.randoms(use_true_random=False))
+def test_a_graph_comes_back_the_same_however_it_is_stored(tree, random):
+    graph = tree.to_networkx()
+    nodes, edges = list(graph.nodes), list(graph.edges(data=True))
+    random.shuffle(nodes)
+    random.shuffle(edges)
+    shuffled = networkx.DiGraph()
+    shuffled.add_nodes_from(nodes)
+    shuffled.add_edges_from(edges)
+    assert MergeTree.from_networkx(shuffled) == tree
+
+
+@pytest.mark.parametrize(
+    ("edges", "sentence"),
+    [
+        ([("a", "b", 0)], r"0 to 1, but are \['a', 'b'\]"),
+        ([(2, 0, 0), (2, 1, 0)], r"node 2 must have children of order 0 and 1.*\[0, 0\]"),
+        ([(2, 0, 0), (2, 1, None)], r"order \[0, None\]"),
+        ([(3, 0, 0), (3, 1, 1), (3, 2, 1)], "node 3"),
+        ([(0, 1, 0), (0, 2, 1)], "node 0 must have no children"),
+        ([(3, 0, 0), (3, 1, 1), (4, 1, 0), (4, 2, 1)], "node 1, which was merged before"),
+        ([(2, 0, 0), (2, 3, 1), (3, 1, 0), (3, 2, 1)], "merge 0 joins node 3"),
+    ],
+)
+def test_a_graph_that_is_no_forest_is_refused(edges, sentence):
+    graph = networkx.DiGraph()
+    for parent, child, order in edges:
+        graph.add_edge(parent, child, order=order)
+    with pytest.raises(ValueError, match=sentence):
+        MergeTree.from_networkx(graph)
+
+
+@given(forests())
+def test_text_comes_back_with_its_merges_numbered_from_the_left(tree):
+    back = MergeTree.from_text(str(tree))
+    assert str(back) == str(tree)
+    assert set(back.clades()) == set(tree.clades())
+    assert MergeTree.from_text(str(back)) == back
+
+
+def test_a_line_may_hold_several_trees():
+    assert MergeTree.from_text("2 | 4 | (0, (3, 1))") == MergeTree([[3, 1], [0, 5]], 5)
+    assert MergeTree.from_text(" (1,0)|2 ") == MergeTree([[1, 0]], 3)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "|", "0 |", "| 0", "0 1", "0 | 2", "(0 | 1)", "((0, 1) | 2", "(0, 1)) | 2", "a"]
+)
+def test_text_that_is_no_forest_is_refused(text):
+    with pytest.raises(ValueError, match=r"tree is one node|merge is a pair|leaves must|leaf is"):
+        MergeTree.from_text(text)
+
+
+def test_newick_holds_one_tree():
+    with pytest.raises(ValueError, match="leaf"):
+        MergeTree.from_newick("0 | 1")

@@ -1,7 +1,9 @@
 import math
 
+import dendropy
 import pytest
 import torch
+from dendropy.calculate import treecompare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,9 +17,13 @@ def clade_rows(sets, slots):
     return rows
 
 
-def scores(tree, data, num_tokens, slots=8):
+def all_scores(tree, data, num_tokens, slots=8):
     present = torch.arange(slots)[None] < num_tokens
-    result = clade_scores(clade_rows(tree, slots)[None], clade_rows(data, slots)[None], present)
+    return clade_scores(clade_rows(tree, slots)[None], clade_rows(data, slots)[None], present)
+
+
+def scores(tree, data, num_tokens, slots=8):
+    result = all_scores(tree, data, num_tokens, slots)
     return result.recall.item(), result.f1.item()
 
 
@@ -103,14 +109,96 @@ def test_a_forest_without_merges_has_found_nothing():
 
 @pytest.mark.parametrize("data", [[], [set()], [{0, 1, 2}], [{0}]])
 def test_samples_without_clades_are_left_out(data):
-    recall, f1 = scores([{0, 1}, {0, 1, 2}], data, 3)
-    assert math.isnan(recall) and math.isnan(f1)
+    assert all(score.isnan() for score in all_scores([{0, 1}, {0, 1, 2}], data, 3))
 
 
 def test_mean_or_none_leaves_nan_out():
     assert mean_or_none(torch.tensor([1.0, math.nan, 0.0])) == 0.5
     assert mean_or_none(torch.tensor([math.nan, math.nan])) is None
     assert mean_or_none(torch.zeros(0)) is None
+
+
+# ---------------------------------------------------------------- exact scores
+
+
+def test_exact_scores_count_only_the_datas_own_clades():
+    # 3 clades in the tree, 2 in the data, {0,1} in both: 1/3, 2 * 1/5, and 2 + 1 of 5 differ
+    result = all_scores([{0, 1}, {2, 4}, {2, 3, 4}, {0, 1, 2, 3, 4}], [{0, 1}, {2, 3}], 5)
+    assert result.precision.item() == pytest.approx(1 / 3)
+    assert result.exact_f1.item() == pytest.approx(2 / 5)
+    assert result.robinson_foulds.item() == pytest.approx(3 / 5)
+
+
+def test_a_binary_tree_over_crosses_cannot_be_exact():
+    # three crosses: 3 clades in the data, 4 in every tree over 6 tokens
+    pairs = [{0, 1}, {2, 3}, {4, 5}]
+    result = all_scores([*pairs, {0, 1, 2, 3}, set(range(6))], pairs, 6)
+    assert (result.recall.item(), result.f1.item()) == (1.0, 1.0)
+    assert result.precision.item() == 3 / 4
+    assert result.exact_f1.item() == pytest.approx(6 / 7)
+    assert result.robinson_foulds.item() == pytest.approx(1 / 7)
+
+
+def test_nothing_in_common_is_the_largest_distance():
+    result = all_scores([{0, 2}, {1, 3}], [{0, 1}, {2, 3}], 4)
+    assert (result.precision, result.exact_f1, result.robinson_foulds) == (0.0, 0.0, 1.0)
+    unmerged = all_scores([], [{0, 1}], 3)
+    assert (unmerged.precision, unmerged.exact_f1, unmerged.robinson_foulds) == (0.0, 0.0, 1.0)
+
+
+# ---------------------------------------------------------------- against dendropy
+
+
+def as_newick(clades, num_tokens):
+    """The tree with these nested clades, whose other leaves stand under the smallest around them.
+
+    Whole sample included; without branch lengths, since only the shape counts.
+    """
+    proper = {frozenset(one) for one in clades if 2 <= len(one) < num_tokens}
+    sizes = sorted(proper | {frozenset(range(num_tokens))}, key=len)
+    text = {frozenset([leaf]): f"t{leaf}" for leaf in range(num_tokens)}
+    top = dict.fromkeys(text)  # the highest clades so far, in order
+    for clade in sizes:
+        inside = [one for one in top if one <= clade]
+        text[clade] = f"({','.join(text[one] for one in inside)})"
+        top = dict.fromkeys([*(one for one in top if one not in inside), clade])
+    return text[sizes[-1]] + ";"
+
+
+@st.composite
+def two_hierarchies(draw):
+    """A binary tree, and the data's hierarchy: another one, of which some clades are left out."""
+    num_tokens = draw(st.integers(3, 10))
+    random = draw(st.randoms(use_true_random=False))
+    tree, data = (random_tree_clades(num_tokens, random) for _ in range(2))
+    if draw(st.booleans()):  # as much in common as a policy that learned something
+        data = [one for one in tree if random.random() < 0.6]
+    return tree, [one for one in data if random.random() < 0.8], num_tokens
+
+
+@given(two_hierarchies())
+def test_exact_scores_equal_those_of_dendropy(sample):
+    tree, data, num_tokens = sample
+    taxa = dendropy.TaxonNamespace([f"t{leaf}" for leaf in range(num_tokens)])
+    rooted = [
+        dendropy.Tree.get(
+            data=as_newick(clades, num_tokens), schema="newick", taxon_namespace=taxa,
+            rooting="force-rooted",
+        )
+        for clades in (data, tree)
+    ]  # fmt: skip
+    result = all_scores(tree, data, num_tokens, slots=10)
+    in_data = len({frozenset(one) for one in data if len(one) < num_tokens})
+    if not in_data:
+        assert all(score.isnan() for score in result)
+        return
+    not_data, missed = treecompare.false_positives_and_negatives(*rooted)
+    in_tree = num_tokens - 2
+    assert result.recall.item() == pytest.approx((in_data - missed) / in_data)
+    assert result.precision.item() == pytest.approx((in_tree - not_data) / in_tree)
+    distance = treecompare.symmetric_difference(*rooted)
+    assert result.robinson_foulds.item() == pytest.approx(distance / (in_data + in_tree))
+    assert result.exact_f1.item() == pytest.approx(1 - result.robinson_foulds.item())
 
 
 # ---------------------------------------------------------------- against plain sets

@@ -1,0 +1,100 @@
+"""``htm plot``: the figures of a trained run."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import track
+
+from agents.figures import write_figure
+from agents.options import PlotOptions, UsageError, set_threads
+from agents.run import load_learner
+from agents.run_directory import RunDirectory
+from agents.tracing import traces
+from htm_env.figures import (
+    charges_figure,
+    filmstrip_figure,
+    least_certain_step,
+    merges_gif,
+    probabilities_figure,
+    tree_figure,
+)
+from htm_env.files import atomic_write_bytes
+from htm_env.rendering import Sample, samples_figure
+from htm_env.trace import Trace
+
+FIGURES = "figures"
+"""The folder inside that of a run."""
+
+
+def plot(options: PlotOptions) -> None:
+    """Write all figures of some samples, and print where they are.
+
+    A policy without probabilities leaves its figure out, and a line says so. Raises
+    :class:`UsageError` for numbers that make no sense, ``FileNotFoundError`` without a run or a
+    checkpoint, and ``ValueError`` for a run that makes no trees.
+    """
+    set_threads(options.threads)
+    if options.samples < 1:
+        raise UsageError(f"--samples is {options.samples}; expected at least 1")
+    if options.first < 0:
+        raise UsageError(f"--first is {options.first}; expected at least 0")
+    directory = RunDirectory(options.directory)
+    learner = load_learner(directory)
+    dataset = learner.task.dataset(options.split)
+    if dataset.size is not None and options.first >= dataset.size:
+        raise UsageError(
+            f"--first is {options.first}, but the {options.split} split has {dataset.size} samples"
+        )
+    # The policy of a run may draw, so the samples before the first are merged too: each sample has
+    # the same tree whatever is asked for.
+    drawn = traces(learner, dataset, options.first + options.samples)[options.first :]
+    out = directory.path / FIGURES if options.out is None else options.out
+    work = list(_work(out, options.first, drawn, options.format))
+    console = Console(file=sys.stderr)
+    for path, write in track(work, "htm plot", console=console, disable=not console.is_terminal):
+        write(path)
+        print(path)
+    if not all(trace.considered for trace in drawn):
+        print(f"left out  probabilities over pairs: {learner.algo} has none", file=sys.stderr)
+
+
+def _work(
+    out: Path, first: int, drawn: list[Trace], suffix: str
+) -> Iterator[tuple[Path, Callable[[Path], None]]]:
+    """Where each file goes, and what writes it."""
+    columns = [
+        Sample(
+            trace.tokens,
+            trace.tree.merges,
+            trace.reconstruction,
+            f"sample {first + number}: nmse {trace.errors[-1]:.3g}",
+        )
+        for number, trace in enumerate(drawn)
+    ]
+    last = first + len(drawn) - 1
+    yield out / f"samples_{first}-{last}.{suffix}", _writer(samples_figure, columns, drawn[0].kind)
+    for number, trace in enumerate(drawn, start=first):
+        name = f"sample_{number}"
+        yield out / f"{name}_tree.{suffix}", _writer(tree_figure, trace)
+        yield out / f"{name}_filmstrip.{suffix}", _writer(filmstrip_figure, trace)
+        yield out / f"{name}_merges.gif", _gif_writer(trace)
+        if len(trace.tree.merges):
+            yield out / f"{name}_tree_by_error.{suffix}", _writer(tree_figure, trace, "error")
+            yield out / f"{name}_charges.{suffix}", _writer(charges_figure, trace)
+        if trace.considered:
+            for step in sorted({0, least_certain_step(trace)}):
+                path = out / f"{name}_probabilities_merge_{step + 1}.{suffix}"
+                yield path, _writer(probabilities_figure, trace, step)
+
+
+def _writer(draw: Callable[..., Any], *arguments: Any) -> Callable[[Path], None]:
+    return lambda path: write_figure(path, draw(*arguments))
+
+
+def _gif_writer(trace: Trace) -> Callable[[Path], None]:
+    return lambda path: atomic_write_bytes(path, merges_gif(trace))

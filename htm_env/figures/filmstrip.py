@@ -1,0 +1,95 @@
+"""The merges of one sample one after another: side by side, and moving."""
+
+from __future__ import annotations
+
+from io import BytesIO
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+from PIL import Image
+
+from htm_env.glyphs import kind_named
+from htm_env.merge_tree import MergeTree
+from htm_env.rendering import (
+    draw_forest,
+    draw_reconstruction,
+    figure_to_array,
+    forest_figure,
+    forest_lines,
+    merge_colours,
+    new_figure,
+    node_places,
+)
+from htm_env.trace import Trace
+
+PANELS = 24
+"""Of a filmstrip; a longer episode shows evenly spaced merges, its first and last among them."""
+GIF_DOTS_PER_INCH = 150
+FRAME_MILLISECONDS, LAST_MILLISECONDS = 800, 3000
+
+
+def filmstrip_figure(trace: Trace) -> Figure:
+    """The forest after every merge, the newest in bold, and the reconstruction from the root."""
+    merges = len(trace.tree.merges)
+    made = np.unique(np.linspace(0, merges, min(merges + 1, PANELS)).round().astype(int))
+    panels = len(made) + 1
+    columns = min(panels, max(4, int(np.ceil(np.sqrt(1.5 * panels)))))
+    rows = -(-panels // columns)
+    width, height = 0.1 + 1.55 * columns, 0.1 + 1.8 * rows
+    figure = new_figure((width, height))
+    grid = figure.subplots(rows, columns, squeeze=False).flatten()
+    figure.subplots_adjust(
+        left=0.1 / width, right=1 - 0.1 / width, bottom=0.1 / height, top=1 - 0.28 / height,
+        wspace=0.06, hspace=0.2,
+    )  # fmt: skip
+    for axes, count in zip(grid, made.tolist(), strict=False):
+        _draw_step(axes, trace, count)
+    last = grid[len(made)]
+    draw_reconstruction(last, trace.tokens, trace.reconstruction, trace.kind)
+    last.set_title("from the root alone", fontsize=7.5, pad=3)
+    for axes in grid[:panels]:
+        axes.set_xticks([])
+        axes.set_yticks([])
+        if not kind_named(trace.kind, trace.tokens.shape[1]).in_the_plane:
+            axes.set_box_aspect(1)
+    for axes in grid[panels:]:
+        axes.set_visible(False)
+    return figure
+
+
+def merges_gif(trace: Trace) -> bytes:
+    """An animated GIF that repeats: the forest after every merge beside what it decodes to."""
+    images = []
+    for made, (reconstruction, error) in enumerate(
+        zip(trace.reconstructions, trace.errors, strict=True)
+    ):
+        merges = trace.tree.merges[:made]
+        title = f"nmse {error:.3g}"
+        figure = forest_figure(trace.tokens, merges, reconstruction, trace.kind, title)
+        figure.set_dpi(GIF_DOTS_PER_INCH)
+        images.append(Image.fromarray(figure_to_array(figure)))
+    content = BytesIO()
+    images[0].save(
+        content,
+        format="GIF",
+        save_all=True,
+        append_images=images[1:],
+        duration=[FRAME_MILLISECONDS] * (len(images) - 1) + [LAST_MILLISECONDS],
+        loop=0,
+    )
+    return content.getvalue()
+
+
+def _draw_step(axes: Axes, trace: Trace, made: int) -> None:
+    tree = MergeTree(trace.tree.merges[:made], trace.tree.num_leaves)
+    draw_forest(axes, trace.tokens, tree.merges, trace.kind)
+    name = f"merge {made}" if made else "tokens"
+    axes.set_title(f"{name}: nmse {trace.errors[made]:.3g}", fontsize=7.5, pad=3)
+    if made:
+        look = kind_named(trace.kind, trace.tokens.shape[1])
+        newest = forest_lines(tree, node_places(tree, look.positions(trace.tokens)))[-2:]
+        colour = merge_colours(tree.num_leaves)[made - 1]
+        bold = LineCollection(newest, colors=[colour], linewidths=3.5, capstyle="round", zorder=3)
+        axes.add_collection(bold, autolim=False)
