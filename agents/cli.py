@@ -21,9 +21,11 @@ from agents.options import (
     PretrainOptions,
     TrainOptions,
     UsageError,
+    ViewOptions,
     train_options,
 )
 from agents.pretrain import pretrain
+from agents.view import view
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -45,6 +47,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 compare(options)
             elif isinstance(options, PretrainOptions):
                 pretrain(options)
+            elif isinstance(options, ViewOptions):
+                view(options)
             else:
                 train(options)
     except UsageError as error:
@@ -81,6 +85,7 @@ def parse(arguments: Sequence[str]) -> Any:
         Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")],
         Annotated[CompareOptions, tyro.conf.subcommand("compare")],
         Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")],
+        Annotated[ViewOptions, tyro.conf.subcommand("view")],
     ]
     try:
         return tyro.cli(

@@ -28,7 +28,7 @@ LAYERS = (
     {"registration"},
 )
 # They look at the world from the side; nothing in the layers needs them to be imported.
-BESIDE = {"metrics", "trace", "generation", "glyphs", "rendering", "viewer"}
+BESIDE = {"metrics", "trace", "generation", "glyphs", "rendering", "viewer", "page"}
 DRAWING = {"glyphs", "rendering"}
 """The modules of ``htm_env`` that may import matplotlib."""
 
