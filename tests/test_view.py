@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from functools import cache
 from typing import NamedTuple
 
 import gymnasium
+import numpy as np
 import pytest
 from browser import headless_browser, set_size
 from selenium.webdriver import ActionChains, Keys
@@ -17,6 +19,9 @@ from agents import Reinforce
 from agents.algorithms import algorithm
 from agents.cli import main
 from agents.tracing import traces_of
+from htm_env.merge_tree import MergeTree
+from htm_env.page import viewer_page
+from htm_env.trace import Trace
 
 DATA = {"heights": [3]}
 """Samples of seven tokens: six merges each."""
@@ -61,6 +66,7 @@ def browser(tmp_path_factory):
         yield running
 
 
+@cache
 def trajectory(learner, key):
     """The episode played in the environment, and the policy's probabilities."""
     (trace,) = traces_of(learner, learner.task.dataset("test"), [key])
@@ -92,54 +98,56 @@ def trajectory(learner, key):
 # ---------------------------------------------------------------- in the browser
 
 
-def named(browser, name):
-    return browser.find_elements(By.CSS_SELECTOR, f"[data-testid={name}]")
-
-
-def value(browser, name):
-    (element,) = named(browser, name)
-    return float(element.get_attribute("value"))
+READ = """
+const all = (query) => [...document.querySelectorAll(query)];
+const text = (query) => all(query).map((element) => element.textContent).join();
+const number = (name) => all(`[data-testid=${name}]`).map((element) => Number(element.value))[0];
+const rings = ["one", "two"].flatMap((part) => all(`#forest .rings .${part}`));
+return {
+  step: Number(text("[data-testid=step]")),
+  merges: Number(text("[data-testid=merges]")),
+  slider: Number(document.getElementById("slider").value),
+  active: all("[data-testid=active] button").map((chip) => Number(chip.textContent)),
+  text: text("[data-testid=text]"),
+  error: number("error"),
+  charge: number("charge"),
+  bar: all(".charge.current").map((bar) => [Number(bar.dataset.step), Number(bar.dataset.value)]),
+  pair: text("[data-testid=pair]"),
+  probability: number("probability"),
+  chosen: all("#choices [aria-current]").map((row) => row.dataset.pair).join(),
+  rings: rings.map((ring) => Number(ring.dataset.node)),
+};
+"""
 
 
 def press(browser, key):
     browser.find_element(By.TAG_NAME, "body").send_keys(key)
 
 
+def text_of(browser, query):
+    return browser.find_element(By.CSS_SELECTOR, query).text
+
+
 def check(browser, steps, step):
     """Everything that the page says of this step."""
-    expected = steps[step]
-    (number,), (made,) = named(browser, "step"), named(browser, "merges")
-    assert (number.text, made.text) == (str(step), str(len(steps) - 1))
-    assert browser.find_element(By.ID, "slider").get_attribute("value") == str(step)
-    (active,) = named(browser, "active")
-    assert [int(chip.text) for chip in active.find_elements(By.TAG_NAME, "button")] == (
-        expected.active
-    )
-    (text,) = named(browser, "text")
-    assert text.text == expected.text
-    assert value(browser, "error") == pytest.approx(expected.error, rel=SHOWN)
+    said, expected = browser.execute_script(READ), steps[step]
+    assert (said["step"], said["slider"], said["merges"]) == (step, step, len(steps) - 1)
+    assert (said["active"], said["text"]) == (expected.active, expected.text)
+    assert said["error"] == pytest.approx(expected.error, rel=SHOWN)
     if expected.charge is None:
-        assert not named(browser, "charge")
+        assert said["charge"] is None and said["bar"] == []
     else:
         # Rewards are float32 differences.
-        assert value(browser, "charge") == pytest.approx(expected.charge, rel=1e-3, abs=1e-6)
-        current = browser.find_element(By.CSS_SELECTOR, ".charge.current")
-        assert current.get_attribute("data-step") == str(step)
-        assert float(current.get_attribute("data-value")) == value(browser, "charge")
-    (pair,) = named(browser, "pair")
+        assert said["charge"] == pytest.approx(expected.charge, rel=1e-3, abs=1e-6)
+        assert said["bar"] == [[step, said["charge"]]]
     if expected.pair is None:
-        assert pair.text == "none"
-        assert not named(browser, "probability")
-        return
-    assert pair.text == "{}, {}".format(*expected.pair)
-    assert value(browser, "probability") == pytest.approx(expected.probability, rel=SHOWN)
-    (chosen,) = browser.find_elements(By.CSS_SELECTOR, "#choices [aria-current]")
-    assert chosen.get_attribute("data-pair") == "{} {}".format(*expected.pair)
-    highlighted = [
-        browser.find_element(By.CSS_SELECTOR, f"#forest .rings .{part}").get_attribute("data-node")
-        for part in ("one", "two")
-    ]
-    assert highlighted == [str(node) for node in expected.pair]
+        assert (said["pair"], said["probability"], said["chosen"]) == ("none", None, "")
+        assert said["rings"] == []
+    else:
+        assert said["pair"] == "{}, {}".format(*expected.pair)
+        assert said["probability"] == pytest.approx(expected.probability, rel=SHOWN)
+        assert said["chosen"] == "{} {}".format(*expected.pair)
+        assert said["rings"] == list(expected.pair)
 
 
 def test_the_keyboard_steps_through_what_the_environment_says(browser, page, learner):
@@ -167,7 +175,8 @@ def test_the_slider_the_buttons_and_the_bars_go_there_too(browser, page, learner
     slider = browser.find_element(By.ID, "slider")
     for step in (0, 1, 2, 3, 4, 5, 6, 2):
         across = round((step / 6 - 0.5) * (slider.size["width"] - 16))  # the thumb stays inside
-        ActionChains(browser).move_to_element_with_offset(slider, across, 0).click().perform()
+        pointer = ActionChains(browser, duration=0)
+        pointer.move_to_element_with_offset(slider, across, 0).click().perform()
         check(browser, steps, step)
     for button, step in (("next", 3), ("previous", 2), ("last", 6), ("first", 0)):
         browser.find_element(By.ID, button).click()
@@ -225,12 +234,12 @@ def test_a_node_under_the_pointer_lights_its_tokens_everywhere(browser, page, le
     (trace,) = traces_of(learner, learner.task.dataset("test"), [0])
     node, tokens = 8, sorted(trace.tree.clades()[1])
     joint = browser.find_element(By.CSS_SELECTOR, f"#tree .joint[data-node='{node}']")
-    ActionChains(browser).move_to_element(joint).perform()
+    ActionChains(browser, duration=0).move_to_element(joint).perform()
     for drawing in ("#forest .token", "#copy .copied", "#tree .leaf"):
         lit = browser.find_elements(By.CSS_SELECTOR, f"{drawing}.lit")
         assert sorted(int(element.get_attribute("data-node")) for element in lit) == tokens
     title = browser.find_element(By.ID, "tree-title")
-    ActionChains(browser).move_to_element(title).perform()
+    ActionChains(browser, duration=0).move_to_element(title).perform()
     assert not browser.find_elements(By.CSS_SELECTOR, ".lit")
 
 
@@ -240,9 +249,10 @@ def test_numbers_are_written_for_people(browser, page):
         "return [short(0.0123456), short(-3.4816e-5), short(0), short(123456), signed(0.5),"
         " percent(0.3184), percent(0.99996), percent(0.00021), percent(1e-9)]"
     )
+    minus, times = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
     assert shown == [
-        "0.0123", "−3.48×10⁻⁵", "0", "1.23×10⁵", "+0.5", "31.8 %", "> 99.9 %", "0.021 %",
-        "< 0.001 %",
+        "0.0123", f"{minus}3.48{times}10⁻⁵", "0", f"1.23{times}10⁵", "+0.5", "31.8 %", "> 99.9 %",
+        "0.021 %", "< 0.001 %",
     ]  # fmt: skip
 
 
@@ -280,10 +290,43 @@ def test_a_fixed_policy_says_that_it_has_no_probabilities(browser, env_id, tmp_p
     assert main(["view", str(tmp_path), "--samples", "2"]) == 0
     browser.get_log("browser")
     browser.get((tmp_path / "view.html").as_uri())
-    assert "no probabilities" in named(browser, "note")[0].text
-    assert not named(browser, "probability")
+    assert "no probabilities" in text_of(browser, "[data-testid=note]")
+    assert not browser.find_elements(By.CSS_SELECTOR, "[data-testid=probability]")
     press(browser, Keys.END)
-    assert "nothing is left to choose" in named(browser, "note")[0].text
+    assert "nothing is left to choose" in text_of(browser, "[data-testid=note]")
+    assert browser.get_log("browser") == []
+
+
+def bare(kind, *shape):
+    """Tokens all at one place, merged as a chain; nothing is lost and nothing was considered."""
+    tokens = np.ones(shape)
+    merges = [[0, 1], [2, 3]][: len(tokens) - 1]
+    copies = np.stack([tokens] * len(tokens))
+    return Trace(tokens, kind, MergeTree(merges, len(tokens)), copies, np.zeros(len(tokens)), ())
+
+
+@pytest.mark.parametrize(
+    "trace",
+    [
+        bare("points", 1, 2),
+        bare("segments", 1, 4),
+        bare("patches", 2, 6),
+        bare("vectors", 3, 1),
+        bare("vectors", 3, 9),
+    ],
+    ids=lambda trace: f"{trace.kind}-{trace.tokens.shape}",
+)
+def test_the_smallest_samples_are_drawn(browser, trace, tmp_path):
+    page = tmp_path / "page.html"
+    page.write_text(viewer_page({"a sample": trace}, "One"), encoding="utf-8")
+    browser.get_log("browser")
+    browser.get(page.as_uri())
+    press(browser, Keys.END)
+    tokens = len(trace.tokens)
+    for drawing in ("#forest .token", "#copy .copied", "#tree .leaf"):
+        assert len(browser.find_elements(By.CSS_SELECTOR, drawing)) == tokens
+    assert text_of(browser, "[data-testid=step]") == str(tokens - 1)
+    assert "NaN" not in browser.find_element(By.TAG_NAME, "main").get_attribute("innerHTML")
     assert browser.get_log("browser") == []
 
 

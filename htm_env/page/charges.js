@@ -15,7 +15,8 @@ function chargeWords(episode, step) {
 function chargesPicture(episode, step) {
   const right = WIDTH - 8, floor = CHARGES_HEIGHT - CHARGES_BOTTOM; // prettier-ignore
   const low = Math.min(0, ...episode.charges);
-  const high = Math.max(low === 0 ? 1e-12 : 0, ...episode.charges);
+  const highest = Math.max(0, ...episode.charges);
+  const high = highest > low ? highest : 1; // no charges at all
   const y = (value) => floor - ((value - low) / (high - low)) * (floor - CHARGES_TOP);
   const exponent = Math.floor(Math.log10(Math.max(high, -low)));
   const unit = exponent < -2 ? 10 ** exponent : 1; // long decimals do not fit beside the axis
@@ -46,8 +47,8 @@ function chargesPicture(episode, step) {
       "data-step": merge + 1, "data-value": charge }); // prettier-ignore
     const box = { x: middle(merge) - thick / 2, y: at, width: thick, height: size };
     const hit = { x: middle(merge) - column / 2, y: CHARGES_TOP, width: column, height: floor - CHARGES_TOP };
-    group.append(svg("rect", { ...hit, class: "hit" }));
     group.append(svg("rect", { ...box, class: "bar", fill: done ? mergeColour(episode, merge) : null }));
+    group.append(svg("rect", { ...hit, class: "hit" }));
     group.append(svg("title", {}, `merge ${merge + 1}: ${signed(charge)}`));
     bars.append(group);
   });

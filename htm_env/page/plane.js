@@ -74,6 +74,8 @@ class Plane {
         const grey = Math.round(255 * (1 - Math.min(Math.max(ink / PATCH_BLACK, 0), 1)));
         group.append(svg("rect", { x, y, width: side, height: side, fill: `rgb(${grey} ${grey} ${grey})` }));
       });
+      const [x, y] = [this.x(token[0]) - side, this.y(token[1]) - side];
+      group.append(svg("rect", { class: "edge", x, y, width: 2 * side, height: 2 * side }));
     } else {
       const [cx, cy] = this.place(token, node);
       group.append(svg("circle", { cx, cy, r: this.size > MANY ? 3 : 5, fill: colour }));

@@ -99,7 +99,7 @@ function pause() {
 }
 
 /** Somebody chooses a step, so nothing plays on. */
-function step(to) {
+function jump(to) {
   pause();
   goToStep(to);
 }
@@ -107,13 +107,13 @@ function step(to) {
 // ---------------------------------------------------------------- links
 
 let remembering = null;
+const address = () => `#sample=${encodeURIComponent(shown().name)}&step=${state.step}`;
 
 /** Write the place into the address, though not at every move of the slider. */
 function rememberPlace() {
   clearTimeout(remembering);
   remembering = setTimeout(() => {
-    const hash = `#sample=${encodeURIComponent(shown().name)}&step=${state.step}`;
-    if (location.hash !== hash) location.replace(hash);
+    if (location.hash !== address()) location.replace(address());
   }, 200);
 }
 
@@ -130,10 +130,10 @@ function followLink() {
 // ---------------------------------------------------------------- listening
 
 const moves = {
-  ArrowLeft: () => step(state.step - 1),
-  ArrowRight: () => step(state.step + 1),
-  Home: () => step(0),
-  End: () => step(shown().last),
+  ArrowLeft: () => jump(state.step - 1),
+  ArrowRight: () => jump(state.step + 1),
+  Home: () => jump(0),
+  End: () => jump(shown().last),
   ArrowUp: () => goToSample(state.sample - 1),
   ArrowDown: () => goToSample(state.sample + 1),
   " ": () => (state.timer === null ? play() : pause()),
@@ -153,11 +153,11 @@ for (const [id, key] of [["first", "Home"], ["previous", "ArrowLeft"], ["play", 
   byId(id).addEventListener("mousedown", (event) => event.preventDefault()); // keeps space for play
 } // prettier-ignore
 
-byId("slider").addEventListener("input", (event) => step(Number(event.target.value)));
+byId("slider").addEventListener("input", (event) => jump(Number(event.target.value)));
 byId("sample").addEventListener("change", (event) => goToSample(Number(event.target.value)));
 byId("charges").addEventListener("click", (event) => {
   const bar = event.target.closest("[data-step]");
-  if (bar) step(Number(bar.dataset.step));
+  if (bar) jump(Number(bar.dataset.step));
 });
 for (const [event, lit] of [["pointerover", true], ["focusin", true], ["pointerleave", false], ["focusout", false]]) {
   document.querySelector("main").addEventListener(event, ({ target }) => {
@@ -165,7 +165,9 @@ for (const [event, lit] of [["pointerover", true], ["focusin", true], ["pointerl
     light(found ? Number(found.dataset.node) : null);
   });
 }
-window.addEventListener("hashchange", followLink);
+window.addEventListener("hashchange", () => {
+  if (location.hash !== address()) followLink(); // not where it was written here
+});
 
 byId("sample").append(
   ...episodes.map((episode, index) => {
