@@ -24,16 +24,19 @@ from agents.options import (
     PretrainOptions,
     TrainOptions,
     UsageError,
+    ViewOptions,
     train_options,
 )
 from agents.plot_command import plot
 from agents.pretrain import pretrain
+from agents.view import view
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
 COMMANDS: dict[type, Callable[[Any], None]] = {
     EvaluateOptions: evaluate_run,
     CompareOptions: compare,
     PlotOptions: plot,
+    ViewOptions: view,
     EmbedOptions: embed,
     PretrainOptions: pretrain,
 }

@@ -155,6 +155,24 @@ class PretrainOptions:
 
 
 @dataclass(frozen=True)
+class ViewOptions:
+    """Write one HTML page that steps through the merges of a run; it needs no network."""
+
+    directory: tyro.conf.Positional[Path]
+    """Folder of the run."""
+    samples: str = "8"
+    """How many samples, or which ones, with commas: 0,3,5 (a single one: 3,)."""
+    split: Literal["train", "validation", "test"] = "test"
+    """Where the samples come from."""
+    out: Path | None = None
+    """The page; by default view.html in the folder of the run."""
+    open: bool = False
+    """Show it in a web browser as well."""
+    threads: int = 1
+    """Threads of one operation."""
+
+
+@dataclass(frozen=True)
 class EmbedOptions:
     """Write the root embeddings of a run: arrays, a map, and a log for TensorBoard's projector."""
 

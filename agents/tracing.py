@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
@@ -11,22 +13,39 @@ from agents.policy import bounded
 from agents.policy_learner import PolicyLearner
 from agents.rollout import Rollout, follow
 from htm_env.datasets import Dataset
+from htm_env.datasets.random_keys import KEY_LIMIT
 from htm_env.merge_tree import MergeTree
 from htm_env.metrics import nmse_per_sample
 from htm_env.trace import Considered, Trace
 from htm_env.types import TokenBatch
 
 
-@torch.no_grad()
 def traces(learner: Learner, dataset: Dataset, count: int) -> list[Trace]:
     """The greedy episodes of the first ``count`` fixed samples of ``dataset``.
 
     Raises ``ValueError`` for a learner that makes no trees.
     """
+    return traces_of(learner, dataset, dataset.fixed_keys(count).tolist())
+
+
+@torch.no_grad()
+def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[Trace]:
+    """The greedy episodes of the samples with these keys, one a key.
+
+    A policy that draws, such as ``random``, draws for all of them together, so its tree of a sample
+    depends on which others stand beside it.
+
+    Raises ``ValueError`` for a learner that makes no trees, and for keys that the data does not
+    have.
+    """
     if not learner.makes_trees:
         raise ValueError(f"{learner.algo} makes no trees; expected a learner that merges")
+    last = (KEY_LIMIT if dataset.size is None else dataset.size) - 1
+    for key in keys:
+        if not 0 <= key <= last:
+            raise ValueError(f"there is no sample {key}: the {dataset.split} split has 0 to {last}")
     device = learner.device
-    batch = dataset.fixed(count).to(device)
+    batch = dataset.episodes(np.array(keys, dtype=np.int64)).to(device)
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
     merges = learner.plan(batch, generator, greedy=True)
     episodes = follow(learner.autoencoder, batch, merges)

@@ -30,7 +30,7 @@ LAYERS = (
 # They look at the world from the side; nothing in the layers needs them to be imported.
 BESIDE = {
     "metrics", "trace", "semantics", "generation", "glyphs", "rendering", "viewer", "thumbnails",
-    "root_figure", "figures",
+    "root_figure", "figures", "page",
 }  # fmt: skip
 DRAWING = {"glyphs", "rendering", "thumbnails", "root_figure", "figures"}
 """The modules of ``htm_env`` that may import matplotlib."""

@@ -10,7 +10,7 @@ import torch
 import htm_env
 from agents import Reinforce
 from agents.algorithms import algorithm
-from agents.tracing import traces
+from agents.tracing import traces, traces_of
 
 DATA = {"heights": [2, 3]}
 
@@ -79,6 +79,19 @@ def test_reconstructions_have_the_errors_that_stand_beside_them(learner, made):
         roots = learner.autoencoder.encode(tokens, present, merges).roots
         decoded = learner.autoencoder.decode(roots, merges, present)[0].detach().numpy()
         assert trace.reconstruction == pytest.approx(decoded, abs=1e-3)
+
+
+def test_samples_are_chosen_by_their_keys(learner, made):
+    for key, chosen in zip(
+        [3, 1], traces_of(learner, learner.task.dataset("test"), [3, 1]), strict=True
+    ):
+        assert np.array_equal(chosen.tokens, made[key].tokens)
+        assert chosen.tree == made[key].tree
+        assert chosen.errors == pytest.approx(made[key].errors, rel=1e-4)
+    digits = Reinforce("HTM-Digits-v0")
+    for key in (-1, 180):
+        with pytest.raises(ValueError, match=f"no sample {key}: the test split has 0 to 179"):
+            traces_of(digits, digits.task.dataset("test"), [0, key])
 
 
 def test_a_fixed_policy_has_no_probabilities_and_a_set_autoencoder_no_trees():

@@ -17,11 +17,15 @@ for env_id in ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0"):
     env = gym.make(env_id)
     env.reset(seed=0)
     print(env_id, env.unwrapped.autoencoder.weights_hash())
+from importlib.resources import files
+from htm_env.page import SCRIPTS
+for name in ("page.html", "page.css", *SCRIPTS):
+    assert files("htm_env.page").joinpath(name).is_file(), name
 """
 
 
 @pytest.mark.slow
-def test_an_installed_wheel_brings_its_weights(tmp_path: Path) -> None:
+def test_an_installed_wheel_brings_its_weights_and_its_page(tmp_path: Path) -> None:
     from htm_env.weights import pretrained_autoencoder
 
     def run(*command: str, **kwargs) -> str:

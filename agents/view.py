@@ -1,0 +1,57 @@
+"""What ``htm view`` does: a page on which people step through the merges of a run."""
+
+from __future__ import annotations
+
+import sys
+import webbrowser
+
+from agents.options import UsageError, ViewOptions, set_threads
+from agents.run import load_learner
+from agents.run_directory import RunDirectory
+from agents.tracing import traces_of
+from htm_env.files import atomic_write_text
+from htm_env.page import viewer_page
+
+PAGE = "view.html"
+
+
+def view(options: ViewOptions) -> None:
+    """``htm view``: writes the page of a run's last checkpoint and prints where it is."""
+    set_threads(options.threads)
+    chosen = _chosen(options.samples)
+    directory = RunDirectory(options.directory)
+    learner = load_learner(directory)
+    dataset = learner.task.dataset(options.split)
+    keys = dataset.fixed_keys(chosen).tolist() if isinstance(chosen, int) else chosen
+    episodes = traces_of(learner, dataset, keys)
+    about = [
+        f"{options.split} split",
+        f"{learner.autoencoder.embedding_dim} numbers an embedding",
+        f"seed {learner.task.seed}",
+        f"weights {learner.autoencoder.weights_hash()}",
+    ]
+    page = viewer_page(
+        {str(key): episode for key, episode in zip(keys, episodes, strict=True)},
+        f"{learner.task.env_id}, {learner.algo}",
+        ", ".join(about),
+    )
+    path = directory.path / PAGE if options.out is None else options.out
+    atomic_write_text(path, page)
+    print(f"page      {path}")
+    if options.open and not webbrowser.open(path.resolve().as_uri()):
+        print("htm: found no browser to open the page with", file=sys.stderr)
+
+
+def _chosen(text: str) -> int | list[int]:
+    """A count, or sample numbers where there is a comma; ``UsageError`` for anything else."""
+    try:
+        numbers = [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        numbers = []
+    counted = "," not in text
+    if not numbers or min(numbers) < (1 if counted else 0) or len(set(numbers)) < len(numbers):
+        raise UsageError(
+            f"--samples is {text!r}; expected a count, such as 8, or different sample numbers with "
+            "commas, such as 0,3,5"
+        )
+    return numbers[0] if counted else numbers

@@ -1,0 +1,227 @@
+// Tokens in the plane, the forest over them, and what the active nodes give back.
+
+const WIDTH = 400, HEIGHT = 315; // prettier-ignore
+const MARGINS = { points: [24, 24], segments: [24, 24], patches: [6, 6], vectors: [44, 34] };
+const PATCH_BLACK = 16; // the darkest of a patch's intensities; 0 is white
+
+/** A token's place in the plane, of which the forest's nodes are the means. */
+function placeOf(kind, token, index) {
+  if (kind === "segments") return [(token[0] + token[2]) / 2, (token[1] + token[3]) / 2];
+  return token.length === 1 ? [index, token[0]] : [token[0], token[1]];
+}
+
+/** Points that the frame has to hold. */
+function outline(kind, tokens) {
+  if (kind === "segments") return tokens.flatMap((token) => [token.slice(0, 2), token.slice(2)]);
+  return tokens.map((token, index) => placeOf(kind, token, index));
+}
+
+/** The smallest step between two columns or rows: patches tile a grid. */
+function patchSide(tokens) {
+  const steps = [0, 1].flatMap((axis) => {
+    const values = [...new Set(tokens.map((token) => token[axis]))].sort((a, b) => a - b);
+    return values.slice(1).map((value, index) => value - values[index]);
+  });
+  return steps.length ? Math.min(...steps) : 1;
+}
+
+/** From the tokens' units to the drawing's, fitted to the originals so that it stays. */
+class Plane {
+  constructor(episode, left = 0, width = WIDTH) {
+    this.kind = episode.kind;
+    this.size = episode.size;
+    this.dim = episode.tokens[0].length;
+    this.right = left + width;
+    this.image = this.kind === "patches";
+    this.toScale = this.kind !== "vectors"; // both axes have the same unit
+    this.half = this.image ? patchSide(episode.tokens) / 2 : 0;
+    const points = outline(this.kind, episode.tokens);
+    const range = [0, 1].map((axis) => {
+      const values = points.map((point) => point[axis]);
+      return [Math.min(...values) - this.half, Math.max(...values) + this.half];
+    });
+    this.range = range;
+    const margins = MARGINS[this.kind];
+    const room = [width - 2 * margins[0], HEIGHT - 2 * margins[1]];
+    let scales = range.map(([low, high], axis) => room[axis] / (high > low ? high - low : 1));
+    if (this.toScale) scales = scales.fill(Math.min(...scales));
+    const [middleX, middleY] = range.map(([low, high]) => (low + high) / 2);
+    const down = this.image ? 1 : -1;
+    this.scale = scales[0];
+    this.x = (value) => left + width / 2 + scales[0] * (value - middleX);
+    this.y = (value) => HEIGHT / 2 + down * scales[1] * (value - middleY);
+  }
+
+  at([x, y]) {
+    return [this.x(x), this.y(y)];
+  }
+
+  place(token, index) {
+    return this.at(placeOf(this.kind, token, index));
+  }
+
+  /** One token, as an element that knows its node; colour is for those that are not grey. */
+  token(token, node, colour, style = "") {
+    const group = svg("g", { class: `token ${style}`, "data-node": node });
+    if (this.kind === "segments") {
+      const [[x1, y1], [x2, y2]] = [this.at(token.slice(0, 2)), this.at(token.slice(2))];
+      group.append(svg("line", { x1, y1, x2, y2, stroke: colour, "stroke-linecap": "round" }));
+    } else if (this.image) {
+      const side = this.half * this.scale;
+      token.slice(2).forEach((ink, pixel) => {
+        const x = this.x(token[0]) + ((pixel % 2) - 1) * side;
+        const y = this.y(token[1]) + (Math.floor(pixel / 2) - 1) * side;
+        const grey = Math.round(255 * (1 - Math.min(Math.max(ink / PATCH_BLACK, 0), 1)));
+        group.append(svg("rect", { x, y, width: side, height: side, fill: `rgb(${grey} ${grey} ${grey})` }));
+      });
+      const [x, y] = [this.x(token[0]) - side, this.y(token[1]) - side];
+      group.append(svg("rect", { class: "edge", x, y, width: 2 * side, height: 2 * side }));
+    } else {
+      const [cx, cy] = this.place(token, node);
+      group.append(svg("circle", { cx, cy, r: this.size > MANY ? 3 : 5, fill: colour }));
+    }
+    group.append(svg("title", {}, `token ${node}: (${token.map(short).join(", ")})`));
+    return group;
+  }
+
+  /** Labelled axes where the two coordinates have units of their own; a frame for an image. */
+  frame() {
+    const group = svg("g", { class: "frame" });
+    if (this.image) {
+      const [[x, right], [y, bottom]] = [this.range[0].map(this.x), this.range[1].map(this.y)];
+      group.append(svg("rect", { x, y, width: right - x, height: bottom - y }));
+    }
+    if (this.toScale) return group;
+    const [low, high] = this.range;
+    const bottom = this.y(high[0]) + 16, edge = this.x(low[0]) - 16; // prettier-ignore
+    for (const value of ticks(...spread(low))) {
+      group.append(svg("text", { x: this.x(value), y: bottom + 12, "text-anchor": "middle" }, short(value)));
+    }
+    for (const value of ticks(...spread(high))) {
+      group.append(svg("text", { x: edge, y: this.y(value) + 4, "text-anchor": "end" }, short(value)));
+    }
+    const [across, up] = this.dim === 1 ? ["token", "value"] : ["coordinate 1", "coordinate 2"];
+    group.append(svg("text", { x: this.right, y: bottom, "text-anchor": "end" }, across));
+    group.append(svg("text", { x: 2, y: 10 }, up));
+    return group;
+  }
+}
+
+function spread([low, high]) {
+  return high > low ? [low, high] : [low, low + 1];
+}
+
+/** Where every node stands: its token's place, or the mean of its tokens' places. */
+function nodePlaces(episode, plane) {
+  const places = episode.tokens.map((token, index) => plane.place(token, index));
+  return episode.leaves.map((leaves) =>
+    [0, 1].map((axis) => leaves.reduce((sum, leaf) => sum + places[leaf][axis], 0) / leaves.length),
+  );
+}
+
+/** The tokens and the forest: lines from the children's centroids to the parents'. */
+function forestPicture(episode, step) {
+  const plane = new Plane(episode);
+  const places = nodePlaces(episode, plane);
+  const pair = episode.next(step);
+  const active = episode.active(step);
+  const usedBy = episode.usedBy;
+  const many = episode.size > MANY;
+  const drawn = places.slice(0, episode.size + step);
+  const colourOf = (node) => (usedBy[node] < step ? mergeColour(episode, usedBy[node]) : "#333");
+
+  const lines = svg("g", { class: `branches ${plane.image ? "rimmed" : ""}` });
+  const dots = svg("g", { class: "joints" });
+  for (let merge = 0; merge < step; merge++) {
+    const parent = episode.parent(merge);
+    const [x2, y2] = places[parent];
+    const colour = mergeColour(episode, merge);
+    for (const child of episode.merges[merge]) {
+      const [x1, y1] = places[child];
+      for (const style of plane.image ? ["rim", "branch"] : ["branch"]) {
+        const stroke = style === "rim" ? "white" : colour;
+        lines.append(svg("line", { class: style, x1, y1, x2, y2, stroke, "data-node": parent }));
+      }
+    }
+    const dot = { cx: x2, cy: y2, r: many ? 2 : 4, fill: colour, "data-node": parent };
+    dots.append(svg("circle", dot, svg("title", {}, `node ${parent}`)));
+  }
+
+  const halos = svg("g", { class: "halos" });
+  const rings = svg("g", { class: "rings" });
+  const names = svg("g", { class: "names" });
+  for (const node of [...active].sort((a, b) => role(pair, a).length - role(pair, b).length)) {
+    const [cx, cy] = places[node];
+    const part = role(pair, node);
+    const r = (many ? 4.5 : 8.5) + (part === "two" ? 3 : 0); // both can stand at one place
+    const ring = { class: `ring ${part}`, cx, cy, r, "data-node": node };
+    rings.append(svg("circle", ring, svg("title", {}, `node ${node}`)));
+    if (part) {
+      for (const leaf of episode.leaves[node]) halos.append(halo(plane, episode, leaf, part));
+    }
+    if (part || !many) {
+      const [x, y] = namePlace(plane, episode, node, places, drawn);
+      names.append(svg("text", { class: part, x, y, "data-node": node }, String(node)));
+    }
+  }
+  if (pair) {
+    const [[x1, y1], [x2, y2]] = pair.map((node) => places[node]);
+    lines.append(svg("line", { class: "coming", x1, y1, x2, y2 }));
+  }
+  const tokens = svg("g", { class: plane.image ? "tokens pale" : "tokens" });
+  episode.tokens.forEach((token, leaf) => tokens.append(plane.token(token, leaf, colourOf(leaf))));
+  const words = `${episode.size} tokens and the forest over them after ${step} merges`;
+  return picture(WIDTH, HEIGHT, words, plane.frame(), halos, tokens, lines, dots, rings, names);
+}
+
+/** A broad mark under a token of a node that is merged next. */
+function halo(plane, episode, leaf, part) {
+  const token = episode.tokens[leaf];
+  if (plane.kind === "segments") {
+    const [[x1, y1], [x2, y2]] = [plane.at(token.slice(0, 2)), plane.at(token.slice(2))];
+    return svg("line", { class: `halo ${part}`, x1, y1, x2, y2 });
+  }
+  const [x, y] = plane.place(token, leaf);
+  if (plane.image) {
+    const side = 2 * plane.half * plane.scale;
+    return svg("rect", { class: `halo ${part}`, x: x - side / 2, y: y - side / 2, width: side, height: side });
+  }
+  return svg("circle", { class: `halo ${part}`, cx: x, cy: y, r: plane.size > MANY ? 6 : 10 });
+}
+
+/** Where a node's number is written: at its emptiest corner, and beyond a segment's first end. */
+function namePlace(plane, episode, node, places, drawn) {
+  const [x, y] = places[node];
+  if (plane.kind !== "segments" || node >= episode.size) {
+    const corners = [[13, -10], [-13, -10], [13, 18], [-13, 18]].map(([dx, dy]) => [x + dx, y + dy]); // prettier-ignore
+    const room = ([left, base]) =>
+      Math.min(...drawn.map((place) => Math.hypot(place[0] - left, place[1] - (base - 4))));
+    return corners.reduce((best, corner) => (room(corner) > room(best) + 1 ? corner : best));
+  }
+  const [endX, endY] = plane.at(episode.tokens[node].slice(0, 2));
+  const length = Math.hypot(endX - x, endY - y) || 1;
+  return [endX + (12 * (endX - x)) / length, endY + (12 * (endY - y)) / length + 4];
+}
+
+/** The reconstruction over the faint original; for images both beside each other. */
+function copyPicture(episode, step) {
+  const image = episode.kind === "patches";
+  const gap = 8, half = (WIDTH - gap) / 2; // prettier-ignore
+  const plane = image ? new Plane(episode, half + gap, half) : new Plane(episode);
+  const left = image ? new Plane(episode, 0, half) : plane;
+  const decoded = episode.reconstruction(step);
+  const moves = svg("g", { class: "moves" });
+  const original = svg("g", { class: "original" });
+  const copy = svg("g", { class: "copy" });
+  episode.tokens.forEach((token, leaf) => {
+    original.append(left.token(token, leaf, "var(--faint)"));
+    copy.append(plane.token(decoded[leaf], leaf, "var(--copy)", "copied"));
+    if (!image) {
+      const [[x1, y1], [x2, y2]] = [plane.place(token, leaf), plane.place(decoded[leaf], leaf)];
+      moves.append(svg("line", { x1, y1, x2, y2, "data-node": leaf }));
+    }
+  });
+  const words = `The original and its reconstruction from ${episode.size - step} active nodes`;
+  const frames = image ? [left.frame(), plane.frame()] : [plane.frame()];
+  return picture(WIDTH, HEIGHT, words, ...frames, original, moves, copy);
+}
