@@ -14,10 +14,12 @@ import tyro
 from agents.algorithms import algorithm
 from agents.commands import evaluate_run, resumed_options, train
 from agents.compare import compare
+from agents.generate import generate_run
 from agents.interruption import terminate_as_interrupt
 from agents.options import (
     CompareOptions,
     EvaluateOptions,
+    GenerateOptions,
     PretrainOptions,
     TrainOptions,
     UsageError,
@@ -43,6 +45,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 evaluate_run(options)
             elif isinstance(options, CompareOptions):
                 compare(options)
+            elif isinstance(options, GenerateOptions):
+                generate_run(options)
             elif isinstance(options, PretrainOptions):
                 pretrain(options)
             else:
@@ -80,6 +84,7 @@ def parse(arguments: Sequence[str]) -> Any:
         Annotated[type(defaults), training],
         Annotated[EvaluateOptions, tyro.conf.subcommand("evaluate")],
         Annotated[CompareOptions, tyro.conf.subcommand("compare")],
+        Annotated[GenerateOptions, tyro.conf.subcommand("generate")],
         Annotated[PretrainOptions, tyro.conf.subcommand("pretrain")],
     ]
     try:

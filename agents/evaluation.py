@@ -9,6 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.classifier_scores import classifier_scores
 from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
 from htm_env.metrics import clade_scores, mean_or_none, nmse_per_sample
@@ -46,8 +47,9 @@ def evaluate(
 
     Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left
     out if not ``sampled``), and of the greedy trees ``tree_recall`` and ``tree_f1`` (None for data
-    without a hierarchy) and ``mean_height``. Finite data gives each row once, so perhaps fewer
-    episodes. ``seed`` makes everything repeatable; no other generator is touched.
+    without a hierarchy), ``mean_height`` and the leaf classifier's four accuracies
+    (:func:`htm_env.classifier_scores.classifier_scores`). Finite data gives each row once, so
+    perhaps fewer episodes. ``seed`` makes everything repeatable; no other generator is touched.
 
     Raises ``ValueError`` where ``count`` is less than one or the plan leaves several trees.
     """
@@ -68,12 +70,14 @@ def evaluate(
         found = clade_scores(clades, batch.clades, batch.present)
         chunk["tree_recall"], chunk["tree_f1"] = found.recall, found.f1
         chunk["mean_height"] = tree_height(merges, batch.num_tokens)
+        chunk |= classifier_scores(autoencoder, batch, merges)
         for name, values in chunk.items():
             scores.setdefault(name, []).append(values.double())
     means = {name: torch.cat(values) for name, values in scores.items()}
-    # A clade score is NaN where there is nothing to find; an error that is NaN has to be seen.
+    # A share is NaN where there is nothing to find; an error that is NaN has to be seen.
+    shares = ("tree_", "classifier_")
     return {
-        name: mean_or_none(values) if name.startswith("tree_") else float(values.mean())
+        name: mean_or_none(values) if name.startswith(shares) else float(values.mean())
         for name, values in means.items()
     }
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from htm_env.files import atomic_write_bytes
 
-COMPONENTS = (1, 2, 4, 8, 16, 32, 64)
+COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 REGULARISATION = 1e-6
 """Added to the variances of standardised roots."""
@@ -149,9 +149,9 @@ class RootMixture:
         try:
             with safe_open(path, framework="pt", device="cpu") as file:
                 about = json.loads((file.metadata() or {})[_DESCRIPTION])
-                arrays = [file.get_tensor(name) for name in ("weights", "means", "covariances")]
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             candidates = tuple(Candidate(**values) for values in about["candidates"])
-            return cls(*arrays, Candidate(**about["chosen"]), candidates)
+            return cls(**arrays, chosen=Candidate(**about["chosen"]), candidates=candidates)
         except (SafetensorError, KeyError, TypeError, ValueError) as error:
             raise ValueError(
                 f"{path} does not hold a mixture written by RootMixture.save: {error}"

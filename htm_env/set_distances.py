@@ -77,7 +77,7 @@ def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures
     Nearest neighbours by earth mover's distance are exact too: candidates are tried in the order of
     a lower bound, until no bound is below the best distance found.
 
-    Raises ``ValueError`` unless both have the same number of sets, at least two.
+    Raises ``ValueError`` unless both have the same number of sets, at least two, of finite tokens.
     """
     if len(real.tokens) != len(generated.tokens) or len(real.tokens) < 2:
         raise ValueError(
@@ -85,6 +85,8 @@ def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures
             "same number of both, at least 2"
         )
     both = _joined(real, generated)
+    if not both.tokens[both.present].isfinite().all():
+        raise ValueError("a token is not finite; expected numbers in all of them")
     matrices = _matrices(both, both)
     kind = np.arange(len(both.tokens)) >= len(real.tokens)  # True <--> generated
     sets = [row[here].double().cpu().numpy() for row, here in zip(*both, strict=True)]

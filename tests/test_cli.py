@@ -61,6 +61,8 @@ def test_a_run_writes_what_it_promises(run):
     assert (result["merges"], result["updates"]) == (40, 5)
     assert set(result["test"]) == {
         "nmse", "sampled_nmse", "tree_recall", "tree_f1", "mean_height",
+        "classifier_leaf_encoder", "classifier_internal_encoder",
+        "classifier_leaf_decoder", "classifier_internal_decoder",
     }  # fmt: skip
     assert result["test"]["mean_height"] == 2.0  # three tokens
     assert result["embedding_dim"] == 8
