@@ -15,11 +15,13 @@ from agents.algorithms import algorithm
 from agents.commands import evaluate_run, resumed_options, train
 from agents.compare import compare
 from agents.embed import embed
+from agents.generate import generate_run
 from agents.interruption import terminate_as_interrupt
 from agents.options import (
     CompareOptions,
     EmbedOptions,
     EvaluateOptions,
+    GenerateOptions,
     PlotOptions,
     PretrainOptions,
     TrainOptions,
@@ -38,6 +40,7 @@ COMMANDS: dict[type, Callable[[Any], None]] = {
     PlotOptions: plot,
     ViewOptions: view,
     EmbedOptions: embed,
+    GenerateOptions: generate_run,
     PretrainOptions: pretrain,
 }
 """What each command does; ``train``, whose options depend on the algorithm, is the other one."""

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from agents.fixed import fixed_policy
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.classifier_scores import classifier_scores
 from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
 from htm_env.metrics import CladeScores, clade_scores, mean_or_none, nmse_per_sample
@@ -50,7 +51,8 @@ def evaluate(
     """Scores over the first ``count`` fixed episodes of ``dataset``, each weighing the same.
 
     Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left
-    out if not ``sampled``), and of the greedy trees what :func:`tree_scores` gives. Finite data
+    out if not ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
+    classifier's four accuracies (:func:`htm_env.classifier_scores.classifier_scores`). Finite data
     gives each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
     generator is touched.
 
@@ -69,6 +71,7 @@ def evaluate(
         if sampled:
             drawn = plan(batch, sampling_generator, greedy=False)
             chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
+        chunk |= classifier_scores(autoencoder, batch, merges)
         chunks.append(chunk | tree_scores(batch, merges))
     return _means(chunks)
 
@@ -116,11 +119,12 @@ def tree_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> dict[str, 
 def _means(chunks: Sequence[dict[str, Tensor]]) -> dict[str, float | None]:
     """The mean over all samples of every score.
 
-    A clade score is NaN where there is nothing to find; an error that is NaN has to be seen.
+    A share is NaN where there is nothing to find; an error that is NaN has to be seen.
     """
+    shares = ("tree_", "classifier_")
     means = {name: torch.cat([chunk[name].double() for chunk in chunks]) for name in chunks[0]}
     return {
-        name: mean_or_none(values) if name.startswith("tree_") else float(values.mean())
+        name: mean_or_none(values) if name.startswith(shares) else float(values.mean())
         for name, values in means.items()
     }
 

@@ -62,6 +62,8 @@ def test_a_run_writes_what_it_promises(run):
     assert set(result["test"]) == {
         "nmse", "sampled_nmse", "tree_recall", "tree_f1", "mean_height",
         "tree_precision", "tree_exact_f1", "tree_robinson_foulds",
+        "classifier_leaf_encoder", "classifier_internal_encoder",
+        "classifier_leaf_decoder", "classifier_internal_decoder",
     }  # fmt: skip
     assert result["test"]["mean_height"] == 2.0  # three tokens
     assert result["embedding_dim"] == 8

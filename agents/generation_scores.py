@@ -1,0 +1,96 @@
+"""What is measured of token sets that a model made: the same for every row of the table."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from htm_env.datasets import Dataset
+from htm_env.set_distances import TokenSets, set_measures, token_count_distance
+from htm_env.types import TokenBatch
+from htm_env.validity import TOLERANCE, validity
+
+LOOSE = 2 * TOLERANCE
+"""A second tolerance, that tells a near miss from nonsense."""
+
+Scores = dict[str, float | None]
+
+
+class Judge:
+    """Compares token sets with held-out real ones, and asks whether they obey the data's rules.
+
+    Args:
+        dataset: the held-out split.
+        count: real samples to compare with; finite data gives half of its rows at most.
+
+    Raises ``ValueError`` where the data has fewer than four rows.
+    """
+
+    def __init__(self, dataset: Dataset, count: int) -> None:
+        samples = dataset.fixed(2 * count)
+        half = len(samples.tokens) // 2
+        if half < 2:
+            raise ValueError(
+                f"the {dataset.split} split has {len(samples.tokens)} samples; expected at least 4"
+            )
+        self.dataset = dataset
+        self.count = half
+        """Sets on either side of a comparison."""
+        self.reference = samples.rows(slice(half))
+        """Real samples that everything is compared with."""
+        self.others = samples.rows(slice(half, 2 * half))
+        """Other real samples: compared with the reference, they are the best that can be."""
+
+    def scores(self, tokens: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"]) -> Scores:
+        """All measures of token sets in raw units, by name.
+
+        Validity (None without rules) and token counts are those of all sets; distances compare the
+        first :attr:`count` with as many real ones, in standardised coordinates. Where there are
+        fewer sets, fewer real ones are taken.
+        """
+        tokens, present = tokens.cpu(), present.cpu()
+        strict, loose = (
+            validity(self.dataset, tokens.numpy(), present.numpy(), tolerance)
+            for tolerance in (TOLERANCE, LOOSE)
+        )
+        counts = present.sum(dim=1)
+        scores: Scores = {
+            "valid": None if strict is None else float(strict.valid.mean()),
+            "valid_within_20_percent": None if loose is None else float(loose.valid.mean()),
+            "undecided": None if strict is None else float(strict.undecided.mean()),
+            "token_count_distance": token_count_distance(
+                self.reference.num_tokens.numpy(), counts.numpy()
+            ),
+            "mean_tokens": float(counts.double().mean()),
+        }
+        count = min(self.count, len(tokens))
+        found = set_measures(
+            self._standardised(self.reference.tokens[:count], self.reference.present[:count]),
+            self._standardised(tokens[:count], present[:count]),
+        )
+        for name, measures in found.items():
+            scores |= {f"{name}_{measure}": value for measure, value in measures._asdict().items()}
+        return scores
+
+    def _standardised(self, tokens: Tensor, present: Tensor) -> TokenSets:
+        return TokenSets((tokens - self.dataset.mean) / self.dataset.std, present)
+
+
+def gaussian_tokens(
+    training: TokenBatch, count: int, generator: torch.Generator
+) -> tuple[Float[Tensor, "B P T"], Bool[Tensor, "B P"]]:
+    """Sets of independent tokens from one Gaussian, with the token counts of training samples.
+
+    What can be had without any structure: mean and covariance of all tokens are right.
+    """
+    values = training.tokens[training.present].double()
+    covariance = torch.from_numpy(np.atleast_2d(np.cov(values.numpy(), rowvar=False)))
+    variances, axes = torch.linalg.eigh(covariance)  # singular where a coordinate never varies
+    size = (count, training.present.shape[1], len(variances))
+    noise = torch.randn(size, generator=generator, dtype=torch.float64)
+    tokens = values.mean(dim=0) + (noise * variances.clamp(min=0).sqrt()) @ axes.T
+    rows = torch.randint(len(training.present), (count,), generator=generator)
+    present = training.present[rows]
+    return (tokens * present[..., None]).float(), present

@@ -1,0 +1,191 @@
+"""From root embeddings to token sets and their trees: the leaf classifier says where to stop."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.merge_tree import MergeTree
+from htm_env.types import NONE
+
+MAX_TOKENS, MAX_DEPTH = 64, 32
+
+
+@dataclass(frozen=True)
+class Generated:
+    """Decoded token sets, each with its tree; ``P`` is the largest of them."""
+
+    tokens: Float[Tensor, "B P T"]
+    """Raw coordinates; zeros in empty slots. A tree's leaves stand in order, from left to right."""
+    present: Bool[Tensor, "B P"]
+    """True <--> a token is here; the tokens of a sample fill its slots ``0 .. n-1``."""
+    merges: Int64[Tensor, "B M 2"]
+    """The tree, as for any sample: the deepest merges first; -1 pads. None for a single token."""
+    depth_limited: Bool[Tensor, "B"]
+    """True <--> a node became a leaf only because no deeper one was allowed."""
+    token_limited: Bool[Tensor, "B"]
+    """True <--> a node became a leaf only because no more tokens were allowed."""
+
+    @property
+    def num_tokens(self) -> Int64[Tensor, "B"]:
+        """How many tokens each sample has."""
+        return self.present.sum(dim=1)
+
+    @property
+    def truncated(self) -> Bool[Tensor, "B"]:
+        """True <--> the classifier wanted more of the sample than a limit allowed."""
+        return self.depth_limited | self.token_limited
+
+    def tree(self, row: int) -> MergeTree:
+        """The tree of one sample."""
+        return MergeTree(self.merges[row].cpu().numpy(), int(self.present[row].sum()))
+
+
+class _Layer(NamedTuple):
+    """All nodes of one depth; those of a sample are neighbours, from left to right."""
+
+    sample: Int64[Tensor, "K"]
+    internal: Bool[Tensor, "K"]
+    """True <--> the node's two children are neighbours in the next layer."""
+
+
+@torch.no_grad()
+def generate(
+    autoencoder: HTMAutoencoder,
+    roots: Float[Tensor, "B D"],
+    *,
+    threshold: float = 0.5,
+    max_depth: int = MAX_DEPTH,
+    max_tokens: int = MAX_TOKENS,
+) -> Generated:
+    """Unmerge whatever the classifier calls internal, keep whatever it calls a leaf, unlift.
+
+    A node is a leaf where its probability of being one is at least ``threshold``. Works level by
+    level over the whole batch, so in as many network calls as the highest tree has levels. Nothing
+    is deeper than ``max_depth`` merges below its root, and no sample has more than ``max_tokens``
+    tokens: where not all nodes of a level can be unmerged, those on the left are. The samples that
+    a limit changed are marked.
+
+    Raises ``ValueError`` without roots, for roots of another dimension or that are not finite, and
+    for a threshold or limit that makes no sense.
+    """
+    _check(autoencoder, roots, threshold, max_depth, max_tokens)
+    batch = len(roots)
+    state, sample = roots, torch.arange(batch, device=roots.device)
+    num_tokens = torch.ones_like(sample)
+    depth_limited = torch.zeros_like(sample, dtype=torch.bool)
+    token_limited = depth_limited.clone()
+    layers: list[_Layer] = []
+    leaves: list[Tensor] = []
+    while len(sample):
+        wanted = autoencoder.classifier(state).squeeze(1).sigmoid() < threshold  # (K,)
+        if len(layers) == max_depth:
+            depth_limited[sample[wanted]] = True
+            internal = torch.zeros_like(wanted)
+        else:
+            room = max_tokens - num_tokens  # each unmerging adds one
+            internal = wanted & (_rank(wanted, sample, batch) < room[sample])
+            token_limited[sample[wanted & ~internal]] = True
+        num_tokens = num_tokens + torch.bincount(sample[internal], minlength=batch)
+        layers.append(_Layer(sample, internal))
+        leaves.append(state[~internal])
+        state = autoencoder.unmerge(state[internal])
+        sample = sample[internal].repeat_interleave(2)
+
+    rows, slots, merges = _number(layers, num_tokens)
+    values = autoencoder.unlifter(torch.cat(leaves)) * autoencoder.token_std
+    present = torch.arange(int(num_tokens.max()), device=roots.device) < num_tokens[:, None]
+    tokens = roots.new_zeros(*present.shape, autoencoder.token_dim)
+    tokens = tokens.index_put((rows, slots), values + autoencoder.token_mean)
+    return Generated(tokens, present, merges, depth_limited, token_limited)
+
+
+def interpolate(
+    autoencoder: HTMAutoencoder,
+    first: Float[Tensor, "D"],
+    second: Float[Tensor, "D"],
+    steps: int,
+    *,
+    threshold: float = 0.5,
+    max_depth: int = MAX_DEPTH,
+    max_tokens: int = MAX_TOKENS,
+) -> Generated:
+    """Decode ``steps`` roots on the way from one root to another, both ends included.
+
+    The way is straight. Spherical interpolation (White 2016, "Sampling generative networks") keeps
+    the norm that a standard normal prior concentrates on; these roots have no such prior: their
+    origin and norm mean nothing.
+
+    Raises ``ValueError`` for fewer than two steps, and as :func:`generate` does.
+    """
+    if steps < 2:
+        raise ValueError(f"steps is {steps}; expected at least 2, the two ends")
+    share = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)[:, None]
+    roots = (1 - share) * first + share * second  # exact at both ends
+    return generate(
+        autoencoder, roots, threshold=threshold, max_depth=max_depth, max_tokens=max_tokens
+    )
+
+
+def _rank(chosen: Bool[Tensor, "K"], sample: Int64[Tensor, "K"], batch: int) -> Int64[Tensor, "K"]:
+    """How many chosen nodes of the same sample stand to the left of each; ``sample`` is sorted."""
+    per_sample = torch.bincount(sample[chosen], minlength=batch)
+    earlier_samples = per_sample.cumsum(0) - per_sample
+    return chosen.cumsum(0) - chosen.long() - earlier_samples[sample]
+
+
+def _number(
+    layers: list[_Layer], num_tokens: Int64[Tensor, "B"]
+) -> tuple[Int64[Tensor, "L"], Int64[Tensor, "L"], Int64[Tensor, "B M 2"]]:
+    """The sample and slot of every leaf, layer by layer, and the merges.
+
+    Leaves are numbered from left to right; merges from the deepest layer up, each layer from left
+    to right, so that children come before their parents.
+    """
+    sizes: list[Tensor] = []  # by depth: the leaves under every node
+    for layer in reversed(layers):
+        size = torch.ones_like(layer.sample)
+        if sizes:
+            size[layer.internal] = sizes[0].view(-1, 2).sum(1)
+        sizes.insert(0, size)
+    slots = [torch.zeros_like(num_tokens)]  # by depth: the first leaf under every node
+    for layer, below in zip(layers[:-1], sizes[1:], strict=True):
+        first = slots[-1][layer.internal]
+        slots.append(torch.stack([first, first + below[0::2]], dim=1).flatten())
+
+    merges = num_tokens.new_full((len(num_tokens), int(num_tokens.max()) - 1, 2), NONE)
+    made = torch.zeros_like(num_tokens)  # merges below this layer
+    nodes = num_tokens[:0]  # of the layer below
+    for layer, slot in zip(reversed(layers), reversed(slots), strict=True):
+        step = made[layer.sample] + _rank(layer.internal, layer.sample, len(num_tokens))
+        inner = layer.internal
+        merges[layer.sample[inner], step[inner]] = nodes.view(-1, 2)
+        nodes = torch.where(inner, num_tokens[layer.sample] + step, slot)
+        made = made + torch.bincount(layer.sample[inner], minlength=len(num_tokens))
+    rows = torch.cat([layer.sample[~layer.internal] for layer in layers])
+    leaves = [slot[~layer.internal] for layer, slot in zip(layers, slots, strict=True)]
+    return rows, torch.cat(leaves), merges
+
+
+def _check(
+    autoencoder: HTMAutoencoder, roots: Tensor, threshold: float, max_depth: int, max_tokens: int
+) -> None:
+    if len(roots) == 0 or roots.shape[1] != autoencoder.embedding_dim:
+        raise ValueError(
+            f"roots have shape {tuple(roots.shape)}; expected at least one, of "
+            f"{autoencoder.embedding_dim} numbers each"
+        )
+    if not roots.isfinite().all():
+        row = int((~roots.isfinite()).any(dim=1).nonzero()[0])
+        raise ValueError(f"root {row} is not finite: {roots[row].tolist()}")
+    if not 0 <= threshold <= 1:
+        raise ValueError(f"threshold is {threshold}; expected a probability")
+    if max_depth < 0:
+        raise ValueError(f"max_depth is {max_depth}; expected at least 0")
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")

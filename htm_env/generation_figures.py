@@ -1,0 +1,145 @@
+"""Pictures of generation: how the mixture was chosen, samples with their trees, the way between two
+samples, and noise that does not survive.
+
+Tokens are numpy arrays ``(n, T)`` in raw units without padding, as in ``rendering.py``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
+
+from htm_env.generation import Generated
+from htm_env.glyphs import INK, Tokens, draw_tokens, frame_axes
+from htm_env.rendering import draw_forest, draw_reconstruction
+from htm_env.root_mixture import Candidate
+
+DOTS_PER_INCH = 150
+PANEL = 1.35
+"""Side of a panel, in inches."""
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+MARKS = "osD^"
+"""Okabe and Ito 2008, "Color universal design", and a mark for each covariance type."""
+
+
+def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figure:
+    """BIC and AIC over the number of components, a line for each covariance type."""
+    figure = _figure(7.2, 3.2)
+    panels = figure.subplots(1, 2, sharex=True)
+    types = list(dict.fromkeys(candidate.covariance_type for candidate in candidates))
+    for axes, name in zip(panels, ("bic", "aic"), strict=True):
+        for number, covariance_type in enumerate(types):
+            rows = sorted(row for row in candidates if row.covariance_type == covariance_type)
+            axes.plot(
+                [row.components for row in rows], [getattr(row, name) for row in rows],
+                color=COLOURS[number % len(COLOURS)], marker=MARKS[number % len(MARKS)],
+                ms=4, lw=1.5, label=covariance_type,
+            )  # fmt: skip
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(sorted({row.components for row in candidates})))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.xaxis.set_major_formatter(StrMethodFormatter("{x:.0f}"))
+        axes.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+        axes.set_xlabel("components")
+        axes.set_ylabel(f"{name.upper()} (nats, doubled)")
+        axes.grid(alpha=0.3)
+    panels[0].plot(
+        [chosen.components], [chosen.bic],
+        "o", ms=13, mfc="none", mec="black", label=f"chosen: {chosen.components}",
+    )  # fmt: skip
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
+    return figure
+
+
+def generated_figure(
+    generated: Generated, kind: str, titles: Sequence[str], columns: int = 6
+) -> Figure:
+    """The first samples with their trees, one for each title."""
+    rows = -(-len(titles) // columns)
+    figure = _figure(PANEL * columns, (PANEL + 0.2) * rows)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for number, axes in enumerate(grid.flat):
+        if number < len(titles):
+            draw_forest(axes, *_sample(generated, number), kind)
+            axes.set_title(titles[number], fontsize=7, pad=3)
+            _no_ticks(axes)
+        else:
+            axes.set_visible(False)
+    return figure
+
+
+def interpolation_figure(ways: Sequence[Generated], kind: str) -> Figure:
+    """A row for each way between two roots, a column for each step; a row has one scale."""
+    steps = len(ways[0].tokens)
+    figure = _figure(PANEL * steps, PANEL * len(ways) + 0.2)
+    grid = figure.subplots(len(ways), steps, squeeze=False)
+    for axes_row, way in zip(grid, ways, strict=True):
+        everything = way.tokens[way.present].cpu().numpy()
+        for step, axes in enumerate(axes_row):
+            draw_forest(axes, *_sample(way, step), kind)
+            frame_axes(axes, everything, kind)
+            _no_ticks(axes)
+    for step, axes in enumerate(grid[0]):
+        axes.set_title(f"{step / (steps - 1):.0%}", fontsize=8, pad=3)
+    return figure
+
+
+class NoisySample(NamedTuple):
+    """One column of :func:`denoising_figure`."""
+
+    clean: Tokens
+    noisy: Tokens
+    reconstruction: Tokens
+    noisy_error: float
+    """``nmse`` against the clean tokens; so is the next."""
+    error: float
+
+
+def denoising_figure(samples: Sequence[NoisySample], kind: str, noise_std: float) -> Figure:
+    """A column for each sample: clean, noisy, and what the autoencoder makes of the noisy one."""
+    figure = _figure(PANEL * len(samples) + 0.3, (PANEL + 0.2) * 3)
+    grid = figure.subplots(3, len(samples), squeeze=False)
+    for (clean, noisy, restored), sample in zip(grid.T, samples, strict=True):
+        frame_axes(clean, sample.clean, kind)
+        draw_tokens(clean, sample.clean, kind, colours=INK)
+        draw_reconstruction(noisy, sample.clean, sample.noisy, kind)
+        draw_reconstruction(restored, sample.clean, sample.reconstruction, kind)
+        everything = np.concatenate(
+            [sample.clean, *([] if kind == "patches" else [sample.noisy, sample.reconstruction])]
+        )
+        for axes in (clean, noisy, restored):
+            frame_axes(axes, everything, kind)
+            _no_ticks(axes)
+        noisy.set_title(f"nmse {sample.noisy_error:.2g}", fontsize=7, pad=3)
+        restored.set_title(f"nmse {sample.error:.2g}", fontsize=7, pad=3)
+    labels = (
+        "clean",
+        f"noise of {noise_std:g} std\n(grey: clean)",
+        "reconstruction\n(grey: clean)",
+    )
+    for axes, label in zip(grid[:, 0], labels, strict=True):
+        axes.set_ylabel(label, fontsize=8)
+    return figure
+
+
+def _sample(generated: Generated, row: int) -> tuple[Tokens, np.ndarray]:
+    tokens = generated.tokens[row][generated.present[row]].cpu().numpy()
+    return tokens, generated.merges[row].cpu().numpy()
+
+
+def _no_ticks(axes: Axes) -> None:
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _figure(width: float, height: float) -> Figure:
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
+    FigureCanvasAgg(figure)  # attaches itself
+    return figure

@@ -1,0 +1,213 @@
+"""``RootMixture``: a Gaussian mixture over root embeddings, what new roots are drawn from."""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.mixture import GaussianMixture
+from threadpoolctl import threadpool_limits
+from torch import Tensor
+
+from htm_env.files import atomic_write_bytes
+
+COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
+COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
+REGULARISATION = 1e-6
+"""Added to the variances of standardised roots."""
+_ITERATIONS = 200
+_DESCRIPTION = "htm_root_mixture"
+
+
+class Candidate(NamedTuple):
+    """One mixture that was tried; the smaller a criterion, the better."""
+
+    components: int
+    covariance_type: str
+    bic: float
+    """Bayesian information criterion, in nats of the standardised roots, doubled (Schwarz 1978)."""
+    aic: float
+    """Akaike's (1974)."""
+    converged: bool
+    """False where expectation maximisation was still improving after its last iteration."""
+
+
+@dataclass(frozen=True)
+class RootMixture:
+    """A Gaussian mixture, and the candidates that it was chosen from."""
+
+    weights: Float[Tensor, "K"]
+    """float64, like the other two."""
+    means: Float[Tensor, "K D"]
+    covariances: Float[Tensor, "K D D"]
+    """Whole matrices, whatever the type."""
+    chosen: Candidate
+    candidates: tuple[Candidate, ...]
+
+    @classmethod
+    def fit(
+        cls,
+        roots: Float[Tensor, "S D"],
+        generator: torch.Generator,
+        components: Sequence[int] = COMPONENTS,
+        covariance_types: Sequence[str] = ("full",),
+    ) -> RootMixture:
+        """Fit every number of components with every covariance type, and keep the least BIC.
+
+        The roots are standardised first, so that the regularisation is relative to their variance
+        in each dimension; a dimension that does not vary at all keeps a millionth of the largest
+        one's standard deviation. Uses as many threads as torch does.
+
+        Raises ``ValueError`` where there are fewer roots than components, where a root is not
+        finite, and for an unknown covariance type.
+        """
+        _check(roots, components, covariance_types)
+        values = roots.detach().cpu().double().numpy()
+        mean, scale = values.mean(axis=0), _scale(values)
+        standardised = (values - mean) / scale
+        best: tuple[Candidate, GaussianMixture] | None = None
+        candidates = []
+        for covariance_type in covariance_types:
+            for count in components:
+                seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+                model = _fitted(standardised, count, covariance_type, seed)
+                bic, aic = float(model.bic(standardised)), float(model.aic(standardised))
+                candidate = Candidate(count, covariance_type, bic, aic, bool(model.converged_))
+                candidates.append(candidate)
+                if best is None or bic < best[0].bic:
+                    best = candidate, model
+        assert best is not None  # there is at least one of each
+        chosen, model = best
+        covariances = _matrices(model.covariances_, chosen, values.shape[1])
+        return cls(
+            torch.from_numpy(model.weights_),
+            torch.from_numpy(model.means_ * scale + mean),
+            torch.from_numpy(covariances * scale[:, None] * scale),
+            chosen,
+            tuple(candidates),
+        )
+
+    def sample(
+        self, count: int, generator: torch.Generator, temperature: float = 1.0
+    ) -> Float[Tensor, "S D"]:
+        """Draw roots, float32 on the CPU, like the generator.
+
+        ``temperature`` multiplies every covariance, so standard deviations grow with its square
+        root: 0 gives the components' means. The components' weights stay.
+
+        Raises ``ValueError`` for a count below one, or a temperature that is negative or not
+        finite.
+        """
+        if count < 1:
+            raise ValueError(f"count is {count}; expected at least 1")
+        if not 0 <= temperature < math.inf:
+            raise ValueError(
+                f"temperature is {temperature}; expected a finite number of at least 0"
+            )
+        component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
+        noise = torch.randn(count, self.means.shape[1], 1, generator=generator, dtype=torch.float64)
+        spread = torch.linalg.cholesky(self.covariances)[component] @ noise  # (S, D, 1)
+        return (self.means[component] + math.sqrt(temperature) * spread.squeeze(2)).float()
+
+    def log_density(self, roots: Float[Tensor, "S D"]) -> Float[Tensor, "S"]:
+        """The logarithm of the mixture's density at each root, float64."""
+        normals = torch.distributions.MultivariateNormal(self.means, self.covariances)
+        each = normals.log_prob(roots.detach().cpu().double()[:, None])  # (S, K)
+        return torch.logsumexp(each + self.weights.log(), dim=1)
+
+    def save(self, path: str | Path) -> None:
+        """Write the mixture and its candidates as one safetensors file, all or nothing."""
+        arrays = {
+            "weights": self.weights, "means": self.means, "covariances": self.covariances,
+        }  # fmt: skip
+        about = {
+            "chosen": self.chosen._asdict(),
+            "candidates": [candidate._asdict() for candidate in self.candidates],
+        }
+        tensors = {name: tensor.contiguous() for name, tensor in arrays.items()}
+        atomic_write_bytes(path, save(tensors, {_DESCRIPTION: json.dumps(about)}))
+
+    @classmethod
+    def load(cls, path: str | Path) -> RootMixture:
+        """Read what :meth:`save` wrote; nothing in the file is executed.
+
+        Raises ``FileNotFoundError`` where there is no file, ``ValueError`` for any other file.
+        """
+        if not Path(path).is_file():
+            raise FileNotFoundError(f"no root mixture at {path}")
+        try:
+            with safe_open(path, framework="pt", device="cpu") as file:
+                about = json.loads((file.metadata() or {})[_DESCRIPTION])
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            candidates = tuple(Candidate(**values) for values in about["candidates"])
+            return cls(**arrays, chosen=Candidate(**about["chosen"]), candidates=candidates)
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            raise ValueError(
+                f"{path} does not hold a mixture written by RootMixture.save: {error}"
+            ) from error
+
+
+def _fitted(
+    roots: Float[np.ndarray, "S D"], components: int, covariance_type: str, seed: int
+) -> GaussianMixture:
+    model = GaussianMixture(
+        components,
+        covariance_type=covariance_type,
+        reg_covar=REGULARISATION,
+        max_iter=_ITERATIONS,
+        random_state=seed,
+    )
+    with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
+        # Roots that coincide give k-means fewer clusters than components: empty ones do no harm.
+        # Whether expectation maximisation converged stands in the candidate.
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return model.fit(roots)
+
+
+def _scale(values: Float[np.ndarray, "S D"]) -> Float[np.ndarray, "D"]:
+    """The standard deviation of every dimension, above zero."""
+    std = values.std(axis=0)
+    largest = std.max() if std.max() > 0 else 1.0
+    return np.maximum(std, 1e-6 * largest)
+
+
+def _matrices(covariances: Any, chosen: Candidate, dim: int) -> Float[np.ndarray, "K D D"]:
+    """Whole covariance matrices from scikit-learn's shape of each type."""
+    shapes = {
+        "full": lambda: covariances,
+        "tied": lambda: np.repeat(covariances[None], chosen.components, axis=0),
+        "diag": lambda: covariances[:, :, None] * np.eye(dim),
+        "spherical": lambda: covariances[:, None, None] * np.eye(dim),
+    }
+    return shapes[chosen.covariance_type]()
+
+
+def _check(roots: Tensor, components: Sequence[int], covariance_types: Sequence[str]) -> None:
+    if not components or min(components) < 1:
+        raise ValueError(f"components are {list(components)}; expected numbers of at least 1")
+    if len(roots) < max(components):
+        raise ValueError(
+            f"{len(roots)} roots are fewer than {max(components)} components; "
+            "expected at least one root a component"
+        )
+    if len(roots) < 2:
+        raise ValueError("one root has no variance; expected at least 2 roots")
+    if not roots.isfinite().all():
+        row = int((~roots.isfinite()).any(dim=1).nonzero()[0])
+        raise ValueError(f"root {row} is not finite: {roots[row].tolist()}")
+    unknown = set(covariance_types) - set(COVARIANCE_TYPES)
+    if unknown or not covariance_types:
+        raise ValueError(
+            f"unknown covariance types {sorted(unknown)}; choose from {list(COVARIANCE_TYPES)}"
+        )

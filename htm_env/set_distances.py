@@ -1,0 +1,224 @@
+"""Distances between token sets, and between a collection of real sets and one of generated ones.
+
+The measures of generated point sets are those of Achlioptas et al. 2018, "Learning representations
+and generative models for 3D point clouds" (minimum matching distance, coverage), and of Yang et al.
+2019, "PointFlow", after Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests"
+(1-nearest-neighbour accuracy). Sets may differ in size; distances are in whatever units the tokens
+have, so standardise them first.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from scipy.optimize import linear_sum_assignment, linprog
+from scipy.sparse import eye_array, kron, vstack
+from torch import Tensor
+
+_LARGEST_EXPANSION = 256
+"""Tokens up to which an assignment of copies is faster than a linear programme."""
+
+_Distance = Callable[[int, int, float], float]
+"""Between two members of a collection; infinite where it is certainly above the limit."""
+
+
+class TokenSets(NamedTuple):
+    """A collection of token sets, padded."""
+
+    tokens: Float[Tensor, "B P T"]
+    present: Bool[Tensor, "B P"]
+    """True <--> a token is here; at least one a sample, in its first slots."""
+
+
+class SetMeasures(NamedTuple):
+    """How alike generated and real sets are by one distance between sets."""
+
+    minimum_matching_distance: float
+    """Mean over real sets of the distance to the nearest generated one: fidelity, 0 is best."""
+    coverage: float
+    """Share of real sets that are the nearest real one of some generated set: diversity."""
+    nearest_neighbour_accuracy: float
+    """How often a set's nearest neighbour, itself left out, is of its own kind: 0.5 is best, 1
+    means that the two are told apart, below 0.5 that real sets were copied. A tie counts half."""
+
+
+def chamfer_distances(first: TokenSets, second: TokenSets) -> Float64[np.ndarray, "A B"]:
+    """Mean squared distance of every token to the nearest one of the other set, both ways added."""
+    return _matrices(first, second).chamfer
+
+
+def earth_movers_distance(
+    first: Float[np.ndarray, "N T"], second: Float[np.ndarray, "M T"]
+) -> float:
+    """The least mean Euclidean way that turns one set into the other, tokens of a set sharing its
+    mass equally: exact, for any two sizes.
+
+    Equal sizes are an assignment. For others the tokens are copied until the sizes are equal, which
+    changes nothing, or the transport problem is solved as a linear programme.
+    """
+    return _transport(_ways(first, second))
+
+
+def token_count_distance(first: Int64[np.ndarray, "A"], second: Int64[np.ndarray, "B"]) -> float:
+    """Total variation between two distributions of token counts: 0 is equal, 1 is disjoint."""
+    length = int(max(first.max(), second.max())) + 1
+    shares = [np.bincount(counts, minlength=length) / len(counts) for counts in (first, second)]
+    return float(np.abs(shares[0] - shares[1]).sum() / 2)
+
+
+def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures]:
+    """The measures by ``chamfer`` and by ``earth_movers`` distance.
+
+    Nearest neighbours by earth mover's distance are exact too: candidates are tried in the order of
+    a lower bound, until no bound is below the best distance found.
+
+    Raises ``ValueError`` unless both have the same number of sets, at least two, of finite tokens.
+    """
+    if len(real.tokens) != len(generated.tokens) or len(real.tokens) < 2:
+        raise ValueError(
+            f"{len(real.tokens)} real and {len(generated.tokens)} generated sets; expected the "
+            "same number of both, at least 2"
+        )
+    both = _joined(real, generated)
+    if not both.tokens[both.present].isfinite().all():
+        raise ValueError("a token is not finite; expected numbers in all of them")
+    matrices = _matrices(both, both)
+    kind = np.arange(len(both.tokens)) >= len(real.tokens)  # True <--> generated
+    sets = [row[here].double().cpu().numpy() for row, here in zip(*both, strict=True)]
+    solved: dict[tuple[int, int], float] = {}
+
+    def exact(first: int, second: int, limit: float) -> float:
+        pair = min(first, second), max(first, second)
+        if pair not in solved:
+            ways = _ways(sets[pair[0]], sets[pair[1]])
+            if ways.shape[0] != ways.shape[1] and _bound(ways) > limit:
+                return math.inf  # too far, whatever it is
+            solved[pair] = _transport(ways)
+        return solved[pair]
+
+    def looked_up(first: int, second: int, limit: float) -> float:
+        return float(matrices.chamfer[first, second])
+
+    return {
+        "chamfer": _measures(kind, matrices.chamfer, looked_up),
+        "earth_movers": _measures(kind, matrices.bound, exact),
+    }
+
+
+class _Matrices(NamedTuple):
+    chamfer: Float64[np.ndarray, "A B"]
+    bound: Float64[np.ndarray, "A B"]
+    """At most the earth mover's distance: every token sends its mass to the nearest token of the
+    other set, whatever the others send there (Kusner et al. 2015, "From word embeddings to document
+    distances")."""
+
+
+def _matrices(first: TokenSets, second: TokenSets) -> _Matrices:
+    """Row by row, so that the memory stays at one set against all."""
+    chamfer, bound = [], []
+    tokens = second.tokens.double()
+    absent = ~second.present  # (B, Q)
+    sizes = second.present.sum(dim=1)
+    for own, here in zip(first.tokens.double(), first.present, strict=True):
+        ways = torch.cdist(
+            own[here], tokens, compute_mode="donot_use_mm_for_euclid_dist"
+        )  # (B, n, Q)
+        there = ways.masked_fill(absent[:, None], torch.inf).amin(dim=2)  # (B, n)
+        back = ways.amin(dim=1).masked_fill(absent, 0.0)  # (B, Q)
+        chamfer.append(there.square().mean(dim=1) + back.square().sum(dim=1) / sizes)
+        bound.append(torch.maximum(there.mean(dim=1), back.sum(dim=1) / sizes))
+    return _Matrices(torch.stack(chamfer).cpu().numpy(), torch.stack(bound).cpu().numpy())
+
+
+def _ways(
+    first: Float[np.ndarray, "N T"], second: Float[np.ndarray, "M T"]
+) -> Float[np.ndarray, "N M"]:
+    return np.linalg.norm(first[:, None] - second[None], axis=2)
+
+
+def _bound(ways: Float[np.ndarray, "N M"]) -> float:
+    """At most the earth mover's distance of fewer tokens to more: each of the few sends its mass to
+    the nearest of the many, to each at most what fits there, whatever the others send (Atasu and
+    Mittelholzer 2019, "Linear-complexity data-parallel earth mover's distance approximations")."""
+    few = ways if ways.shape[0] < ways.shape[1] else ways.T
+    targets = few.shape[1] / few.shape[0]
+    taken = np.clip(targets - np.arange(few.shape[1]), 0.0, 1.0)
+    return float((np.sort(few, axis=1) @ taken).mean() / targets)
+
+
+def _transport(ways: Float64[np.ndarray, "N M"]) -> float:
+    """The least mean way between masses that are uniform on both sides."""
+    rows, columns = ways.shape
+    size = math.lcm(rows, columns)
+    if rows == columns or size <= _LARGEST_EXPANSION:
+        copied = ways.repeat(size // rows, axis=0).repeat(size // columns, axis=1)
+        return float(copied[linear_sum_assignment(copied)].mean())
+    sums = vstack(
+        [kron(eye_array(rows), np.ones((1, columns))), kron(np.ones((1, rows)), eye_array(columns))]
+    )
+    mass = np.concatenate([np.full(rows, 1 / rows), np.full(columns, 1 / columns)])
+    return float(linprog(ways.ravel(), A_eq=sums.tocsr(), b_eq=mass, method="highs").fun)
+
+
+def _measures(
+    kind: Bool[np.ndarray, "U"],
+    bound: Float64[np.ndarray, "U U"],
+    distance: _Distance,
+) -> SetMeasures:
+    """The measures of all sets together; ``kind`` is True for the generated ones."""
+    groups = {False: np.flatnonzero(~kind), True: np.flatnonzero(kind)}
+    own_kind, to_generated, covered = [], [], set()
+    for member, generated in enumerate(kind.tolist()):
+        other, way = _nearest(member, groups[not generated], bound[member], distance)
+        mates = groups[generated][groups[generated] != member]
+        _, own_way = _nearest(member, mates, bound[member], distance, enough=way)
+        own_kind.append(0.5 if own_way == way else float(own_way < way))
+        if generated:
+            covered.add(other)
+        else:
+            to_generated.append(way)
+    return SetMeasures(
+        float(np.mean(to_generated)),
+        len(covered) / len(groups[False]),
+        float(np.mean(own_kind)),
+    )
+
+
+def _nearest(
+    member: int,
+    candidates: Int64[np.ndarray, "C"],
+    bound: Float64[np.ndarray, "U"],
+    distance: _Distance,
+    enough: float = -math.inf,
+) -> tuple[int, float]:
+    """The nearest candidate, the first of equals, and its distance; any that is nearer than
+    ``enough`` will do."""
+    best, least = -1, math.inf
+    for candidate in candidates[np.argsort(bound[candidates], kind="stable")].tolist():
+        if bound[candidate] > least or least < enough:
+            break
+        found = distance(member, candidate, least)
+        if found < least:
+            best, least = candidate, found
+    return best, least
+
+
+def _joined(first: TokenSets, second: TokenSets) -> TokenSets:
+    """Both collections as one, padded to the larger of them."""
+    slots = max(first.tokens.shape[1], second.tokens.shape[1])
+
+    def padded(values: Sequence[Tensor]) -> list[Tensor]:
+        return [
+            torch.cat([part, part.new_zeros(len(part), slots - part.shape[1], *part.shape[2:])], 1)
+            for part in values
+        ]
+
+    return TokenSets(
+        torch.cat(padded([first.tokens, second.tokens])),
+        torch.cat(padded([first.present, second.present])),
+    )

@@ -1,0 +1,122 @@
+"""Whether token sets obey the rules that made the data: what a person would call well-formed.
+
+All tolerances are shares. Real samples, which obey exactly, are always valid: where the numbers of
+a geometry are so small that float32 coordinates round them away, what rounding does is forgiven.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import networkx
+import numpy as np
+from jaxtyping import Bool, Float, Float64
+
+from htm_env.datasets import CrossesDataset, CrossesGeometry, Dataset, TreesDataset, TreesGeometry
+from htm_env.tree_search import TreeShape, find_trees, forests
+
+TOLERANCE = 0.1
+_ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Of a coordinate, as a share of the image's side."""
+
+
+class Validity(NamedTuple):
+    """Of every sample; True <--> it holds."""
+
+    valid: Bool[np.ndarray, "B"]
+    token_count: Bool[np.ndarray, "B"]
+    """The number of tokens is one that the data can have; a condition of ``valid``."""
+    undecided: Bool[np.ndarray, "B"]
+    """The search for a valid reading gave up, and the sample counts as not valid."""
+
+
+def validity(
+    dataset: Dataset,
+    tokens: Float[np.ndarray, "B P T"],
+    present: Bool[np.ndarray, "B P"],
+    tolerance: float = TOLERANCE,
+) -> Validity | None:
+    """Which samples (raw units) are as the dataset's geometry would make them; None for data
+    without such rules. See :func:`is_crosses` and :func:`is_trees`.
+
+    Raises ``ValueError`` for a tolerance outside [0, 1).
+    """
+    if not 0 <= tolerance < 1:
+        raise ValueError(f"tolerance is {tolerance}; expected a share of at least 0 and below 1")
+    rule = _RULES.get(type(dataset))
+    if rule is None:
+        return None
+    found = [
+        rule(sample[here].astype(np.float64), dataset.geometry, tolerance)  # type: ignore[attr-defined]
+        for sample, here in zip(tokens, present, strict=True)
+    ]
+    valid, token_count, undecided = np.array(found, dtype=bool).reshape(-1, 3).T
+    return Validity(valid, token_count, undecided)
+
+
+class _Found(NamedTuple):
+    valid: bool
+    token_count: bool
+    undecided: bool = False
+
+
+def is_crosses(
+    segments: Float64[np.ndarray, "N 4"], geometry: CrossesGeometry, tolerance: float
+) -> _Found:
+    """Whether segments pair up into crosses, every segment in one of them.
+
+    The midpoints of a pair are at most ``tolerance`` of the data's segment length apart, every
+    segment's length is within ``tolerance`` of it, and there are as many crosses as the data can
+    have. Which segments are a pair is found by matching, so valid means that *some* pairing is.
+    """
+    count = len(segments) in {2 * number for number in geometry.num_crosses}
+    slack = _ROUNDING * geometry.image_size
+    allowed = tolerance * geometry.segment_length + slack
+    ends = segments.reshape(-1, 2, 2)
+    lengths = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
+    if not count or not (np.abs(lengths - geometry.segment_length) <= allowed).all():
+        return _Found(False, count)
+    middles = ends.mean(axis=1)
+    apart = np.linalg.norm(middles[:, None] - middles[None], axis=2)
+    graph: networkx.Graph = networkx.Graph()
+    pairs = itertools.combinations(range(len(segments)), 2)
+    graph.add_edges_from((one, two) for one, two in pairs if apart[one, two] <= allowed)
+    matching = networkx.max_weight_matching(graph, maxcardinality=True)
+    return _Found(2 * len(matching) == len(segments), count)
+
+
+def is_trees(
+    points: Float64[np.ndarray, "N 2"], geometry: TreesGeometry, tolerance: float
+) -> _Found:
+    """Whether points are the nodes of complete binary trees of the data's heights and number.
+
+    Every parent-child distance is within ``tolerance`` of the geometry's for that level. Every
+    direction from a parent to its child is within ``tolerance`` of the *separation angle* (default:
+    within 4.5 of 45 degrees) of the direction that the geometry gives it, seen from the direction
+    in which the parent itself lies; of the root, whose heading is free, the angle between its two
+    children is within the same of the separation angle. Angle jitter of the data is allowed for.
+    Which point is which node is searched for, so valid means that *some* reading is.
+    """
+    count = any(forests(len(points), geometry.heights, geometry.num_trees))
+    if not count or not np.isfinite(points).all():
+        return _Found(False, count)
+    shape = TreeShape(
+        geometry.separation_angle,
+        geometry.deviation_angle,
+        geometry.distance_factor,
+        geometry.initial_distance,
+        distance_tolerance=tolerance,
+        angle_tolerance=tolerance * geometry.separation_angle,
+        angle_jitter=geometry.angle_jitter,
+        slack=_ROUNDING * geometry.image_size,
+    )
+    found = find_trees(points, shape, geometry.heights, geometry.num_trees)
+    return _Found(found.trees is not None, count, found.gave_up)
+
+
+_RULES: dict[type[Dataset], Callable[[Any, Any, float], _Found]] = {
+    CrossesDataset: is_crosses,
+    TreesDataset: is_trees,
+}
