@@ -29,7 +29,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.classifier_scores import classifier_scores
 from htm_env.denoising import denoise
 from htm_env.files import atomic_write_bytes, atomic_write_text
-from htm_env.generation import Generated, generate, interpolate
+from htm_env.generation import Generated, generate, interpolate, refine
 from htm_env.generation_figures import (
     NoisySample,
     criteria_figure,
@@ -93,11 +93,12 @@ def generate_run(options: GenerateOptions) -> None:
     held_out = encoded(learner, judge.others)
     mixture = _fit(training.roots, options, stream=0)
     fitted = perf_counter()
-    generated = _draw(learner.autoencoder, mixture, options, limits, stream=1)
+    drawn = _draw(learner.autoencoder, mixture, options, limits, stream=1)
+    generated = refine(learner.autoencoder, drawn, options.refinements, **vars(limits))
     seconds = {"fitting": fitted - started, "generating": perf_counter() - fitted}
     report = _report(learner, options, limits, mixture, training, held_out, generated)
     report["rows"] = _rows(
-        learner, options, limits, judge, mixture.chosen, training, held_out, generated
+        learner, options, limits, judge, mixture.chosen, training, held_out, drawn, generated
     )
     seconds["measuring"] = perf_counter() - fitted - seconds["generating"]
 
@@ -168,6 +169,7 @@ def _report(
         "seed": options.seed,
         "n": options.n,
         "temperature": options.temperature,
+        "refinements": options.refinements,
         **vars(limits),
         "mixture": {
             **mixture.chosen._asdict(),
@@ -198,6 +200,7 @@ def _rows(
     mixture: Candidate,
     training: Encoded,
     held_out: Encoded,
+    drawn: Generated,
     generated: Generated,
 ) -> dict[str, Scores]:
     """The scores of what was generated, of what is above it, and of what is below it."""
@@ -209,9 +212,11 @@ def _rows(
         roots, _random(options, 2), [mixture.components], [mixture.covariance_type]
     )
     floor = _draw(untrained, alike, options, limits, stream=2)
+    floor = refine(untrained, floor, options.refinements, **vars(limits))
     training_cpu = training.batch.to("cpu")
     return {
         "generated": judge.scores(generated.tokens, generated.present),
+        "unrefined": judge.scores(drawn.tokens, drawn.present),
         "real": judge.scores(batch.tokens, batch.present),
         "reconstruction": judge.scores(reconstruction, batch.present),
         "gaussian": judge.scores(*gaussian_tokens(training_cpu, options.n, _random(options, 3))),
@@ -330,6 +335,7 @@ def _random(options: GenerateOptions, stream: int) -> torch.Generator:
 def _check(options: GenerateOptions) -> None:
     least: Sequence[tuple[str, int | float, float]] = (
         ("n", options.n, 2), ("real", options.real, 2), ("roots", options.roots, 2),
+        ("refinements", options.refinements, 0),
         ("temperature", options.temperature, 0), ("noise-std", options.noise_std, 0),
     )  # fmt: skip
     for flag, value, low in least:

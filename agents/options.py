@@ -145,9 +145,11 @@ class GenerateOptions:
     """Draw new samples from a trained run, and measure how good they are.
 
     A Gaussian mixture is fitted to the root embeddings of training samples, roots are drawn from
-    it, and unmerged until the leaf classifier calls everything a leaf. Writes samples.npz,
-    metrics.json, mixture.safetensors and pictures. Rows beside the generated samples: other real
-    samples (the ceiling), reconstructions, tokens of a Gaussian and an untrained autoencoder.
+    it, and unmerged until the leaf classifier calls everything a leaf; what comes out is encoded
+    and decoded a few times more, which brings it nearer to what the autoencoder knows. Writes
+    samples.npz, metrics.json, mixture.safetensors and pictures. Rows beside the generated samples:
+    the same before any refinement, other real samples (the ceiling), reconstructions, tokens of a
+    Gaussian and an untrained autoencoder.
     """
 
     directory: tyro.conf.Positional[Path]
@@ -160,6 +162,8 @@ class GenerateOptions:
     """Of all random numbers."""
     temperature: float = 1.0
     """Factor of the mixture's covariances; 0 draws the means of its components."""
+    refinements: int = 3
+    """How often what was generated is encoded along its own tree and decoded again; 0 for never."""
     threshold: float = 0.5
     """Probability of being a leaf from which a node is one."""
     components: tuple[int, ...] | None = None

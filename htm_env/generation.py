@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -103,6 +103,46 @@ def generate(
     tokens = roots.new_zeros(*present.shape, autoencoder.token_dim)
     tokens = tokens.index_put((rows, slots), values + autoencoder.token_mean)
     return Generated(tokens, present, merges, depth_limited, token_limited)
+
+
+@torch.no_grad()
+def refine(
+    autoencoder: HTMAutoencoder,
+    generated: Generated,
+    rounds: int,
+    *,
+    threshold: float = 0.5,
+    max_depth: int = MAX_DEPTH,
+    max_tokens: int = MAX_TOKENS,
+) -> Generated:
+    """Encode what was generated along its own trees, and decode it again, ``rounds`` times.
+
+    A mixture covers the curved surface that roots lie on with flat pieces, so that what it draws
+    lies beside the surface. An autoencoder pulls what is near its training samples towards them,
+    and each round brings the samples nearer (the walk of Bengio et al. 2013, "Generalized denoising
+    auto-encoders as generative models", without its noise). No data is looked at.
+
+    Raises ``ValueError`` for a negative number of rounds, and as :func:`generate` does.
+    """
+    if rounds < 0:
+        raise ValueError(f"rounds is {rounds}; expected at least 0")
+    for _ in range(rounds):
+        encoding = autoencoder.encode(generated.tokens, generated.present, generated.merges)
+        cut = generated.depth_limited, generated.token_limited
+        generated = generate(
+            autoencoder,
+            encoding.roots,
+            threshold=threshold,
+            max_depth=max_depth,
+            max_tokens=max_tokens,
+        )
+        # Once cut, always marked: the sample is not what its root asked for.
+        generated = replace(
+            generated,
+            depth_limited=generated.depth_limited | cut[0],
+            token_limited=generated.token_limited | cut[1],
+        )
+    return generated
 
 
 def interpolate(
