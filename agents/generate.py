@@ -341,6 +341,13 @@ def _check(options: GenerateOptions) -> None:
     for flag, value, low in least:
         if not low <= value < float("inf"):
             raise UsageError(f"--{flag} is {value}; expected a finite number of at least {low}")
+    whole = (
+        ("max-depth", options.max_depth, 0), ("max-tokens", options.max_tokens, 1),
+        ("components", min(options.components or (1,)), 1),
+    )  # fmt: skip
+    for flag, count, low in whole:
+        if count is not None and count < low:
+            raise UsageError(f"--{flag} is {count}; expected at least {low}")
     if not 0 <= options.threshold <= 1:
         raise UsageError(f"--threshold is {options.threshold}; expected a probability")
     unknown = set(options.covariance_types) - set(COVARIANCE_TYPES)

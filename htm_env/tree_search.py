@@ -87,6 +87,8 @@ class _Searcher:
         ways = points[None] - points[:, None]  # (N, N, 2), from the first to the second
         apart = np.linalg.norm(ways, axis=2)
         self.directions = np.arctan2(ways[..., 1], ways[..., 0]).tolist()
+        self.place_of = (apart <= shape.slack).argmax(axis=1).tolist()
+        """The first of the points that lie where each one lies."""
         self.half, self.turn = math.radians(shape.separation / 2), math.radians(shape.deviation)
         self.near: list[list[list[int]]] = [[]]
         """By level and point: the points that may be its children there."""
@@ -132,8 +134,12 @@ class _Searcher:
                 yield from (point for point in range(lowest, self.size) if not used[point])
                 return
             tree = chosen[start:]
+            tried = set()  # points in one place are alike, and one of them is enough
             for point in self.near[(node + 1).bit_length() - 1][tree[(node - 1) // 2]]:
-                if not used[point] and self._fits(tree, node, point):
+                if used[point] or self.place_of[point] in tried:
+                    continue
+                if self._fits(tree, node, point):
+                    tried.add(self.place_of[point])
                     yield point
 
         trying = [candidates()] if places else []

@@ -74,6 +74,16 @@ def test_the_datas_own_trees_recall_everything():
     assert (scores["tree_recall"], scores["tree_f1"], scores["mean_height"]) == (1.0, 1.0, 2.0)
 
 
+def test_the_leaf_classifier_is_scored_on_both_ways():
+    """All weights zero: every probability is a half, which counts as a leaf."""
+    dataset = make_dataset("HTM-Crosses-v0", split="test")
+    autoencoder = predicts_the_mean(dataset)
+    scores = evaluate(policy_plan("nearest", autoencoder), autoencoder, dataset, 20)
+    for way in ("encoder", "decoder"):
+        assert scores[f"classifier_leaf_{way}"] == 1.0
+        assert scores[f"classifier_internal_{way}"] == 0.0
+
+
 def test_half_right_trees_score_a_half():
     """((a, b), c), d): the pair {a, b} is a cross; {a, b, c} cuts the other one in two."""
 

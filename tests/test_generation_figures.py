@@ -1,0 +1,76 @@
+"""The figures show what they were given."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from htm_env.generation import Generated
+from htm_env.generation_figures import (
+    NoisySample,
+    criteria_figure,
+    denoising_figure,
+    generated_figure,
+    interpolation_figure,
+)
+from htm_env.rendering import figure_to_array
+from htm_env.root_mixture import Candidate
+
+KINDS = {"points": 2, "segments": 4, "patches": 6, "vectors": 3}
+
+
+def generated(kind: str, count: int) -> Generated:
+    """Samples of one, two and three tokens in turn."""
+    tokens = torch.rand(count, 3, KINDS[kind], generator=torch.Generator().manual_seed(0))
+    sizes = torch.arange(count) % 3 + 1
+    merges = torch.tensor([[[-1, -1], [-1, -1]], [[0, 1], [-1, -1]], [[0, 1], [3, 2]]])
+    nothing = torch.zeros(count, dtype=torch.bool)
+    return Generated(tokens, torch.arange(3) < sizes[:, None], merges[sizes - 1], nothing, nothing)
+
+
+def test_criteria_are_lines_over_components_and_the_chosen_one_is_marked():
+    candidates = [
+        Candidate(count, kind, 10.0 * count + offset, 5.0 * count, True)
+        for kind, offset in (("full", 0), ("diag", 7)) for count in (4, 1, 2)
+    ]  # fmt: skip
+    figure = criteria_figure(candidates, candidates[1])
+    bic, aic = figure.axes
+    assert (bic.get_ylabel()[:3], aic.get_ylabel()[:3]) == ("BIC", "AIC")
+    full, diag, chosen = bic.lines
+    assert full.get_xydata().tolist() == [[1, 10], [2, 20], [4, 40]]
+    assert diag.get_xydata().tolist() == [[1, 17], [2, 27], [4, 47]]
+    assert chosen.get_xydata().tolist() == [[1, 10]]
+    assert aic.lines[0].get_ydata().tolist() == [5, 10, 20]
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "full", "diag", "chosen: 1",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_token_can_be_drawn(kind):
+    samples = generated(kind, 8)
+    titles = [f"sample {row}" for row in range(8)]
+    figure = generated_figure(samples, kind, titles)
+    shown = [axes.get_title() for axes in figure.axes if axes.get_visible()]
+    assert shown == titles
+    pictures = [figure, interpolation_figure([samples, samples], kind)]
+    clean = samples.tokens[2].numpy()
+    column = NoisySample(clean, clean + 0.1, clean, 0.25, 0.0)
+    pictures.append(denoising_figure([column, column], kind, 0.1))
+    for picture in pictures:
+        assert figure_to_array(picture).std() > 5  # something is there
+
+
+def test_steps_of_one_way_have_one_scale():
+    figure = interpolation_figure([generated("points", 5)], "points")
+    limits = {axes.get_xlim() + axes.get_ylim() for axes in figure.axes}
+    assert len(limits) == 1
+    assert [axes.get_title() for axes in figure.axes] == ["0%", "25%", "50%", "75%", "100%"]
+
+
+def test_noise_shows_its_errors():
+    clean = np.array([[0.0, 0.0], [1.0, 1.0]])
+    figure = denoising_figure([NoisySample(clean, clean + 1, clean, 0.25, 0.031)], "points", 0.5)
+    assert [axes.get_title() for axes in figure.axes] == ["", "nmse 0.25", "nmse 0.031"]
+    assert "0.5 std" in figure.axes[1].get_ylabel()

@@ -1,0 +1,152 @@
+"""The mixture over roots: chosen rightly, never failing, the same again after saving."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import save_file
+from sklearn.mixture import GaussianMixture
+
+from htm_env.root_mixture import COVARIANCE_TYPES, RootMixture
+
+
+def random(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def clusters(count: int = 600) -> torch.Tensor:
+    """Three round clusters on a line, of equal size."""
+    places = torch.tensor([[0.0, 0.0], [50.0, 0.0], [100.0, 0.0]]).repeat(count // 3, 1)
+    return places + torch.randn(count, 2, generator=random())
+
+
+def test_three_clusters_are_three_components_at_their_places():
+    mixture = RootMixture.fit(clusters(), random(), range(1, 7), COVARIANCE_TYPES)
+    assert mixture.chosen.components == 3
+    assert mixture.chosen == min(mixture.candidates, key=lambda candidate: candidate.bic)
+    assert len(mixture.candidates) == 6 * 4
+    assert mixture.weights.tolist() == pytest.approx([1 / 3] * 3, abs=1e-6)
+    places = mixture.means[mixture.means[:, 0].argsort()]
+    assert torch.allclose(places, torch.tensor([[0.0, 0], [50, 0], [100, 0]]).double(), atol=0.3)
+    assert torch.allclose(mixture.covariances, torch.eye(2).double(), atol=0.25)
+
+
+def test_criteria_are_those_of_their_definitions():
+    roots = clusters()
+    (one,) = RootMixture.fit(roots, random(), [1]).candidates
+    # Standardised roots: the likelihood is that of a Gaussian with their own covariance.
+    values = roots.double().numpy()
+    values = (values - values.mean(0)) / values.std(0)
+    covariance = values.T @ values / len(values) + 1e-6 * np.eye(2)
+    inverse = np.linalg.inv(covariance)
+    quadratic = np.einsum("ni,ij,nj->n", values, inverse, values)
+    log = -0.5 * (quadratic + np.linalg.slogdet(covariance)[1] + 2 * math.log(2 * math.pi))
+    parameters = 2 + 3  # a mean and a symmetric matrix
+    assert one.aic == pytest.approx(-2 * log.sum() + 2 * parameters)
+    assert one.bic == pytest.approx(-2 * log.sum() + parameters * math.log(len(values)))
+
+
+@pytest.mark.parametrize("covariance_type", COVARIANCE_TYPES)
+def test_every_covariance_type_gives_scikit_learns_density(covariance_type):
+    roots = clusters(90)
+    mixture = RootMixture.fit(roots, random(), [3], [covariance_type])
+    values = roots.double().numpy()
+    mean, std = values.mean(0), values.std(0)
+    seed = int(torch.randint(2**31, (), generator=random()))
+    model = GaussianMixture(3, covariance_type=covariance_type, random_state=seed, max_iter=200)
+    model.fit((values - mean) / std)
+    expected = model.score_samples((values - mean) / std) - np.log(std).sum()
+    assert np.allclose(mixture.log_density(roots).numpy(), expected, atol=1e-6)
+
+
+def test_samples_have_the_moments_of_the_mixture():
+    mixture = RootMixture.fit(clusters(), random(), range(1, 7))
+    drawn = mixture.sample(30_000, random(1)).double()
+    assert drawn.dtype == torch.float64 and mixture.sample(1, random()).dtype == torch.float32
+    assert torch.allclose(drawn.mean(0), clusters().double().mean(0), atol=1.0)
+    near = drawn[(drawn[:, 0] - 50).abs() < 10]
+    assert len(near) / len(drawn) == pytest.approx(1 / 3, abs=0.02)
+    assert near.std(0).tolist() == pytest.approx([1.0, 1.0], rel=0.1)
+
+
+def test_temperature_scales_the_variance_and_zero_gives_the_means():
+    mixture = RootMixture.fit(clusters(), random(), [3])
+    plain, hot = mixture.sample(500, random(1)), mixture.sample(500, random(1), 4.0)
+    means = mixture.sample(500, random(1), 0.0)
+    assert torch.allclose(hot - means, 2 * (plain - means), atol=1e-4)  # the root of 4
+    apart = torch.cdist(means.double(), mixture.means).amin(dim=1)
+    assert float(apart.max()) < 1e-5
+
+
+def test_the_same_seed_gives_the_same_mixture_and_samples():
+    first, again = (RootMixture.fit(clusters(), random(3), [2, 5]) for _ in range(2))
+    assert torch.equal(first.means, again.means)
+    assert first.candidates == again.candidates
+    assert torch.equal(first.sample(50, random(1)), again.sample(50, random(1)))
+    assert not torch.equal(first.sample(50, random(1)), first.sample(50, random(2)))
+
+
+@settings(max_examples=25)
+@given(
+    st.sampled_from(["equal", "few", "line", "constant", "tiny", "huge"]),
+    st.sampled_from(COVARIANCE_TYPES),
+    st.integers(1, 8),
+)
+def test_degenerate_roots_never_fail(what, covariance_type, components):
+    noise = torch.randn(40, 4, generator=random())
+    roots = {
+        "equal": torch.full((40, 4), 7.0),
+        "few": noise[:2].repeat(20, 1),
+        "line": noise[:, :1].expand(40, 4).clone(),
+        "constant": noise * torch.tensor([1.0, 0.0, 1e-12, 1.0]),
+        "tiny": 1e-20 * noise,
+        "huge": 1e15 * noise + 1e18,
+    }[what]
+    mixture = RootMixture.fit(roots, random(), [components], [covariance_type])
+    drawn = mixture.sample(50, random())
+    assert drawn.isfinite().all()
+    spread = (roots - roots.double().mean(0)).abs().max()
+    assert float((drawn - roots.double().mean(0)).abs().max()) <= max(6 * float(spread), 0.1)
+
+
+def test_what_cannot_be_fitted_is_refused():
+    with pytest.raises(ValueError, match="5 roots are fewer than 6 components"):
+        RootMixture.fit(torch.randn(5, 3, generator=random()), random(), [2, 6])
+    with pytest.raises(ValueError, match="at least 2 roots"):
+        RootMixture.fit(torch.zeros(1, 3), random(), [1])
+    with pytest.raises(ValueError, match="components are"):
+        RootMixture.fit(clusters(), random(), [0])
+    with pytest.raises(ValueError, match=r"round.*choose from.*spherical"):
+        RootMixture.fit(clusters(), random(), [1], ["round"])
+    bad = clusters()
+    bad[4, 1] = torch.nan
+    with pytest.raises(ValueError, match="root 4 is not finite"):
+        RootMixture.fit(bad, random(), [1])
+    mixture = RootMixture.fit(clusters(), random(), [1])
+    for temperature in (-1.0, float("nan"), float("inf")):
+        with pytest.raises(ValueError, match="temperature"):
+            mixture.sample(3, random(), temperature)
+    with pytest.raises(ValueError, match="count is 0"):
+        mixture.sample(0, random())
+
+
+def test_saving_and_loading_changes_nothing(tmp_path):
+    mixture = RootMixture.fit(clusters(), random(), [2, 3], ["full", "diag"])
+    path = tmp_path / "mixture.safetensors"
+    mixture.save(path)
+    loaded = RootMixture.load(path)
+    assert (loaded.chosen, loaded.candidates) == (mixture.chosen, mixture.candidates)
+    assert torch.equal(loaded.sample(20, random()), mixture.sample(20, random()))
+    with pytest.raises(FileNotFoundError, match="nothing"):
+        RootMixture.load(tmp_path / "nothing")
+    path.write_bytes(b"not a mixture")
+    with pytest.raises(ValueError, match="does not hold a mixture"):
+        RootMixture.load(path)
+    save_file({"weights": torch.ones(1)}, path)
+    with pytest.raises(ValueError, match="does not hold a mixture"):
+        RootMixture.load(path)
