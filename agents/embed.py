@@ -14,8 +14,8 @@ from agents.roots import RootEmbeddings, root_embeddings
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from agents.tensorboard_logger import PROJECTOR_CONFIG, write_projector
+from htm_env.figures.roots import root_figure
 from htm_env.files import atomic_folder, atomic_write_bytes
-from htm_env.root_figure import root_figure
 from htm_env.thumbnails import thumbnails
 
 FOLDER = "embeddings"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
 from time import perf_counter
@@ -13,13 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents.evaluation import CHUNK, EVALUATION_SEED
-from agents.figures import write_png
+from agents.generation_pictures import write_figures
+from agents.generation_samples import Encoded, Limits, denoised, encoded, stream_of
 from agents.generation_scores import Judge, Scores, gaussian_tokens
 from agents.learner import Learner
 from agents.options import GenerateOptions, UsageError, set_threads
@@ -27,44 +25,14 @@ from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.classifier_scores import classifier_scores
-from htm_env.denoising import denoise
 from htm_env.files import atomic_write_bytes, atomic_write_text
-from htm_env.generation import Generated, generate, interpolate, refine
-from htm_env.generation_figures import (
-    NoisySample,
-    criteria_figure,
-    denoising_figure,
-    generated_figure,
-    interpolation_figure,
-)
+from htm_env.generation import Generated, generate, refine
 from htm_env.metrics import mean_or_none, nmse_per_sample
 from htm_env.root_mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
-from htm_env.types import TokenBatch
-from htm_env.validity import validity
 
 FOLDER = "generated"
 ROOTS_A_COMPONENT = 20
 """Roots that a component needs at least before the default range tries so many."""
-PICTURED, WAYS, STEPS, NOISY = 18, 4, 7, 6
-"""Samples of the picture; interpolations and their steps; samples of the denoising picture."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Samples, the trees that the run makes of them, and their roots."""
-
-    batch: TokenBatch
-    merges: Int64[Tensor, "B M 2"]
-    roots: Float[Tensor, "B D"]
-
-
-@dataclass(frozen=True)
-class Limits:
-    """When unmerging ends; the arguments of :func:`htm_env.generation.generate`."""
-
-    threshold: float
-    max_depth: int
-    max_tokens: int
 
 
 def generate_run(options: GenerateOptions) -> None:
@@ -106,30 +74,17 @@ def generate_run(options: GenerateOptions) -> None:
     mixture.save(out / "mixture.safetensors")
     _write_samples(out / "samples.npz", generated)
     atomic_write_text(out / "metrics.json", json.dumps(report, indent=2) + "\n")
-    _write_figures(out, learner, options, limits, mixture, held_out, generated)
+    write_figures(out, learner, options, limits, mixture, held_out, generated)
     _print(report)
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     print(f"written to {out}")
-
-
-@torch.no_grad()
-def encoded(learner: Learner, batch: TokenBatch) -> Encoded:
-    """Samples with the run's own greedy merges and roots."""
-    generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
-    batch = batch.to(learner.device)
-    merges, roots = [], []
-    for start in range(0, len(batch.tokens), CHUNK):
-        part = batch.rows(slice(start, start + CHUNK))
-        merges.append(learner.plan(part, generator, greedy=True))
-        roots.append(learner.autoencoder.encode(part.tokens, part.present, merges[-1]).roots)
-    return Encoded(batch, torch.cat(merges), torch.cat(roots))
 
 
 def _fit(roots: Tensor, options: GenerateOptions, stream: int) -> RootMixture:
     components = options.components
     if components is None:
         components = tuple(k for k in COMPONENTS if k == 1 or k * ROOTS_A_COMPONENT <= len(roots))
-    return RootMixture.fit(roots, _random(options, stream), components, options.covariance_types)
+    return RootMixture.fit(roots, stream_of(options, stream), components, options.covariance_types)
 
 
 def _draw(
@@ -139,7 +94,7 @@ def _draw(
     limits: Limits,
     stream: int,
 ) -> Generated:
-    roots = mixture.sample(options.n, _random(options, stream), options.temperature)
+    roots = mixture.sample(options.n, stream_of(options, stream), options.temperature)
     return generate(autoencoder, roots.to(autoencoder.token_mean.device), **vars(limits))
 
 
@@ -159,7 +114,7 @@ def _report(
     errors = nmse_per_sample(
         tokens.detach(), held_out.batch.tokens, held_out.batch.present, learner.std
     )
-    noisy = _denoised(learner, held_out.batch, options, stream=4)
+    noisy = denoised(learner, held_out.batch, options, stream=4)
     return {
         "env": task.env_id,
         "env_kwargs": RunDirectory(options.directory).load_config()["env_kwargs"],
@@ -209,7 +164,7 @@ def _rows(
     untrained = _untrained(autoencoder)
     roots = untrained.encode(training.batch.tokens, training.batch.present, training.merges).roots
     alike = RootMixture.fit(
-        roots, _random(options, 2), [mixture.components], [mixture.covariance_type]
+        roots, stream_of(options, 2), [mixture.components], [mixture.covariance_type]
     )
     floor = _draw(untrained, alike, options, limits, stream=2)
     floor = refine(untrained, floor, options.refinements, **vars(limits))
@@ -219,7 +174,7 @@ def _rows(
         "unrefined": judge.scores(drawn.tokens, drawn.present),
         "real": judge.scores(batch.tokens, batch.present),
         "reconstruction": judge.scores(reconstruction, batch.present),
-        "gaussian": judge.scores(*gaussian_tokens(training_cpu, options.n, _random(options, 3))),
+        "gaussian": judge.scores(*gaussian_tokens(training_cpu, options.n, stream_of(options, 3))),
         "untrained": judge.scores(floor.tokens, floor.present),
     }
 
@@ -232,67 +187,12 @@ def _untrained(autoencoder: HTMAutoencoder) -> HTMAutoencoder:
     return fresh.to(autoencoder.token_mean.device)
 
 
-def _denoised(learner: Learner, batch: TokenBatch, options: GenerateOptions, stream: int) -> Any:
-    generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
-    noise = torch.Generator(learner.device).manual_seed(_seed(options, stream))
-
-    def plan(noisy: TokenBatch) -> Int64[Tensor, "B M 2"]:
-        return learner.plan(noisy, generator, greedy=True)
-
-    return denoise(learner.autoencoder, batch, plan, options.noise_std, noise)
-
-
 def _write_samples(path: Path, generated: Generated) -> None:
     content = BytesIO()
     names = ("tokens", "present", "merges", "truncated")
     arrays = {name: getattr(generated, name).cpu().numpy() for name in names}
     np.savez_compressed(content, **arrays)
     atomic_write_bytes(path, content.getvalue())
-
-
-def _write_figures(
-    out: Path,
-    learner: Learner,
-    options: GenerateOptions,
-    limits: Limits,
-    mixture: RootMixture,
-    held_out: Encoded,
-    generated: Generated,
-) -> None:
-    kind, autoencoder = learner.dataset.kind, learner.autoencoder
-    write_png(out / "bic.png", criteria_figure(mixture.candidates, mixture.chosen))
-    titles = _titles(learner, generated)
-    write_png(out / "samples.png", generated_figure(generated, kind, titles))
-    ends = held_out.roots[: 2 * WAYS]
-    ways = [
-        interpolate(autoencoder, first, second, STEPS, **vars(limits))
-        for first, second in zip(ends[0::2], ends[1::2], strict=False)
-    ]
-    write_png(out / "interpolation.png", interpolation_figure(ways, kind))
-    batch = held_out.batch.rows(slice(NOISY))
-    noisy = _denoised(learner, batch, options, stream=4)
-    columns = []
-    for row, here in enumerate(batch.present):
-        tokens = (batch.tokens, noisy.noisy, noisy.reconstruction)
-        clean, dirty, restored = (values[row][here].cpu().numpy() for values in tokens)
-        errors = float(noisy.noisy_error[row]), float(noisy.error[row])
-        columns.append(NoisySample(clean, dirty, restored, *errors))
-    write_png(out / "denoising.png", denoising_figure(columns, kind, options.noise_std))
-
-
-def _titles(learner: Learner, generated: Generated) -> list[str]:
-    shown = slice(PICTURED)
-    arrays = generated.tokens[shown].cpu().numpy(), generated.present[shown].cpu().numpy()
-    found = validity(learner.dataset, *arrays)
-    titles = []
-    for row, count in enumerate(generated.num_tokens[shown].tolist()):
-        title = f"{count} token{'s' if count != 1 else ''}"
-        if generated.truncated[row]:
-            title += ", cut"
-        elif found is not None:
-            title += ", valid" if found.valid[row] else ", not valid"
-        titles.append(title)
-    return titles
 
 
 def _print(report: dict[str, Any]) -> None:
@@ -321,15 +221,6 @@ def _print(report: dict[str, Any]) -> None:
 
 def _cell(value: float | None) -> str:
     return "-" if value is None else f"{value:.3f}"
-
-
-def _seed(options: GenerateOptions, stream: int) -> int:
-    return 16 * options.seed + stream
-
-
-def _random(options: GenerateOptions, stream: int) -> torch.Generator:
-    """Numbers of their own for each purpose, so that one does not change another's."""
-    return torch.Generator().manual_seed(_seed(options, stream))
 
 
 def _check(options: GenerateOptions) -> None:

@@ -21,8 +21,8 @@ from agents.roots import root_embeddings
 from agents.semantics import semantic_table
 from agents.tensorboard_logger import write_projector
 from htm_env.datasets import make_dataset
+from htm_env.figures.roots import apart, principal_plane, root_figure
 from htm_env.files import atomic_folder
-from htm_env.root_figure import apart, principal_plane, root_figure
 from htm_env.thumbnails import thumbnails
 
 

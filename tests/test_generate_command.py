@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from agents import generate as command
 from agents.cli import main
-from agents.generate import encoded
+from agents.generation_samples import encoded
 from agents.generation_scores import Judge, gaussian_tokens
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
@@ -20,7 +20,7 @@ from htm_env.root_mixture import RootMixture
 
 FEW = ["--n", "40", "--real", "12", "--roots", "120", "--components", "1", "3", "--max-depth", "4",
        "--covariance-types", "full", "diag"]  # fmt: skip
-ROWS = ["generated", "real", "reconstruction", "gaussian", "untrained"]
+ROWS = ["generated", "unrefined", "real", "reconstruction", "gaussian", "untrained"]
 
 
 def status(*arguments: object) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from time import perf_counter
-
 import numpy as np
 import pytest
 import torch
@@ -14,7 +12,7 @@ from torch import nn
 
 from htm_env import HTMAutoencoder, MergeTree
 from htm_env.denoising import denoise
-from htm_env.generation import generate, interpolate
+from htm_env.generation import generate, interpolate, refine
 from htm_env.types import TokenBatch
 
 
@@ -182,13 +180,53 @@ def test_generation_needs_sensible_arguments():
         generate(autoencoder, roots)
 
 
-def test_a_thousand_samples_of_fifteen_tokens_take_under_two_seconds():
-    autoencoder = HTMAutoencoder(2, 8, 256, generator=torch.Generator().manual_seed(0))
-    roots = torch.randn(1000, 8, generator=torch.Generator().manual_seed(1))
-    started = perf_counter()
-    generated = generate(autoencoder, roots, threshold=1.0, max_tokens=15)
-    assert perf_counter() - started < 2.0
-    assert (generated.num_tokens == 15).all()
+# ---------------------------------------------------------------- refinement
+
+
+class Flagged(nn.Module):
+    """Says that a node is a leaf where its first number is below a half."""
+
+    def forward(self, state):
+        return 20.0 * (0.5 - state[:, :1])
+
+
+def linear(rows: list[list[float]], bias: list[float]) -> nn.Linear:
+    layer = nn.Linear(len(rows[0]), len(rows))
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(rows))
+        layer.bias.copy_(torch.tensor(bias))
+    return layer
+
+
+def halving() -> HTMAutoencoder:
+    """A root ``(1, x)`` gives the tokens x and 0, which are encoded as ``(1, x / 2)``."""
+    autoencoder = HTMAutoencoder(1, 2, 8)
+    autoencoder.classifier = Flagged()
+    autoencoder.lifter = linear([[0.0], [1.0]], [0.0, 0.0])
+    autoencoder.unlifter = linear([[0.0, 1.0]], [0.0])
+    autoencoder.merger = linear([[0.0] * 4, [0.0, 0.5, 0.0, 0.5]], [1.0, 0.0])
+    autoencoder.unmerger = linear([[0.0, 0.0], [0.0, 1.0], [0.0, 0.0], [0.0, 0.0]], [0.0] * 4)
+    return autoencoder
+
+
+@pytest.mark.parametrize("rounds", [0, 1, 3])
+def test_every_round_encodes_along_the_tree_and_decodes_again(rounds):
+    roots = torch.tensor([[1.0, 8.0], [0.0, 5.0]])  # two tokens, and one
+    refined = refine(halving(), generate(halving(), roots), rounds)
+    assert refined.num_tokens.tolist() == [2, 1]
+    assert refined.tokens[0, :, 0].tolist() == [8.0 / 2**rounds, 0.0]
+    assert refined.tokens[1, 0, 0] == 5.0
+    assert refined.tree(0).nested() == (0, 1)
+
+
+def test_refining_keeps_the_marks_of_what_was_cut_and_refuses_negative_rounds():
+    cut = generate(halving(), torch.tensor([[1.0, 8.0], [0.0, 8.0]]), max_tokens=1)
+    assert cut.token_limited.tolist() == [True, False]
+    refined = refine(halving(), cut, 1)  # a lone token is encoded as a leaf
+    assert refined.token_limited.tolist() == [True, False]
+    assert refined.num_tokens.tolist() == [1, 1]
+    with pytest.raises(ValueError, match="rounds is -1"):
+        refine(halving(), cut, -1)
 
 
 # ---------------------------------------------------------------- interpolation

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from htm_env.generation import Generated
-from htm_env.generation_figures import (
+from htm_env.figures.generation import (
     NoisySample,
     criteria_figure,
     denoising_figure,
     generated_figure,
     interpolation_figure,
 )
+from htm_env.generation import Generated
 from htm_env.rendering import figure_to_array
 from htm_env.root_mixture import Candidate
 

@@ -29,12 +29,11 @@ LAYERS = (
 )
 # They look at the world from the side; nothing in the layers needs them to be imported.
 BESIDE = {
-    "metrics", "trace", "semantics", "glyphs", "rendering", "viewer", "thumbnails", "root_figure",
-    "figures", "page",
-    "generation", "denoising", "root_mixture", "classifier_scores", "generation_figures",
+    "metrics", "trace", "semantics", "glyphs", "rendering", "viewer", "thumbnails", "figures",
+    "page", "generation", "denoising", "root_mixture", "classifier_scores",
     "set_distances", "tree_search", "validity",
 }  # fmt: skip
-DRAWING = {"glyphs", "rendering", "thumbnails", "root_figure", "figures", "generation_figures"}
+DRAWING = {"glyphs", "rendering", "thumbnails", "figures"}
 """The modules of ``htm_env`` that may import matplotlib."""
 
 

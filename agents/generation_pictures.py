@@ -1,0 +1,69 @@
+"""The pictures that ``htm generate`` writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agents.figures import write_png
+from agents.generation_samples import Encoded, Limits, denoised
+from agents.learner import Learner
+from agents.options import GenerateOptions
+from htm_env.figures.generation import (
+    NoisySample,
+    criteria_figure,
+    denoising_figure,
+    generated_figure,
+    interpolation_figure,
+)
+from htm_env.generation import Generated, interpolate
+from htm_env.root_mixture import RootMixture
+from htm_env.validity import validity
+
+PICTURED, WAYS, STEPS, NOISY = 18, 4, 7, 6
+"""Samples of the picture; interpolations and their steps; samples of the denoising picture."""
+
+
+def write_figures(
+    out: Path,
+    learner: Learner,
+    options: GenerateOptions,
+    limits: Limits,
+    mixture: RootMixture,
+    held_out: Encoded,
+    generated: Generated,
+) -> None:
+    """Write the criteria of the mixtures, samples, interpolations and denoised samples."""
+    kind, autoencoder = learner.dataset.kind, learner.autoencoder
+    write_png(out / "bic.png", criteria_figure(mixture.candidates, mixture.chosen))
+    titles = _titles(learner, generated)
+    write_png(out / "samples.png", generated_figure(generated, kind, titles))
+    ends = held_out.roots[: 2 * WAYS]
+    ways = [
+        interpolate(autoencoder, first, second, STEPS, **vars(limits))
+        for first, second in zip(ends[0::2], ends[1::2], strict=False)
+    ]
+    write_png(out / "interpolation.png", interpolation_figure(ways, kind))
+    batch = held_out.batch.rows(slice(NOISY))
+    noisy = denoised(learner, batch, options, stream=4)
+    columns = []
+    for row, here in enumerate(batch.present):
+        tokens = (batch.tokens, noisy.noisy, noisy.reconstruction)
+        clean, dirty, restored = (values[row][here].cpu().numpy() for values in tokens)
+        errors = float(noisy.noisy_error[row]), float(noisy.error[row])
+        columns.append(NoisySample(clean, dirty, restored, *errors))
+    write_png(out / "denoising.png", denoising_figure(columns, kind, options.noise_std))
+
+
+def _titles(learner: Learner, generated: Generated) -> list[str]:
+    shown = slice(PICTURED)
+    arrays = generated.tokens[shown].cpu().numpy(), generated.present[shown].cpu().numpy()
+    found = validity(learner.dataset, *arrays)
+    titles = []
+    for row, count in enumerate(generated.num_tokens[shown].tolist()):
+        title = f"{count} token{'s' if count != 1 else ''}"
+        if generated.truncated[row]:
+            title += ", cut"
+        elif found is not None:
+            title += ", valid" if found.valid[row] else ", not valid"
+        titles.append(title)
+    return titles
