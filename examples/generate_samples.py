@@ -1,0 +1,32 @@
+"""Draw new token sets from a trained agent: a mixture over its roots, unmerged and unlifted."""
+
+import sys
+
+import torch
+
+from agents import Reinforce
+from htm_env import MergeTree
+from htm_env.generation import generate, refine
+from htm_env.root_mixture import RootMixture
+from htm_env.validity import validity
+
+seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
+torch.set_num_threads(1)  # fastest for networks of this size
+generator = torch.Generator().manual_seed(0)
+
+agent = Reinforce("HTM-Crosses-v0", env_kwargs={"num_crosses": (1, 2)}, embedding_dim=12, seed=0)
+agent.train(seconds=seconds, progress_bar=True)
+
+samples = agent.dataset.fixed(2000)
+with torch.no_grad():
+    merges = agent.plan(samples, generator, greedy=True)
+    roots = agent.autoencoder.encode(samples.tokens, samples.present, merges).roots
+mixture = RootMixture.fit(roots, generator, components=(8, 32))
+drawn = generate(agent.autoencoder, mixture.sample(100, generator))
+refined = refine(agent.autoencoder, drawn, rounds=3)
+
+for name, made in (("drawn", drawn), ("refined", refined)):
+    found = validity(agent.dataset, made.tokens.numpy(), made.present.numpy())
+    print(f"{name}: {found.valid.mean():.0%} of {len(made.tokens)} are pairs of crossing segments")
+tree: MergeTree = refined.tree(0)
+print(f"the first: {int(refined.num_tokens[0])} segments, tree {tree}")
