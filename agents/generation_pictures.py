@@ -36,13 +36,14 @@ def write_figures(
     kind, autoencoder = learner.dataset.kind, learner.autoencoder
     write_png(out / "bic.png", criteria_figure(mixture.candidates, mixture.chosen))
     titles = _titles(learner, generated)
-    write_png(out / "samples.png", generated_figure(generated, kind, titles))
+    real = held_out.batch.tokens[0][held_out.batch.present[0]].cpu().numpy()
+    write_png(out / "samples.png", generated_figure(generated, kind, titles, real))
     ends = held_out.roots[: 2 * WAYS]
     ways = [
         interpolate(autoencoder, first, second, STEPS, **vars(limits))
         for first, second in zip(ends[0::2], ends[1::2], strict=False)
     ]
-    write_png(out / "interpolation.png", interpolation_figure(ways, kind))
+    write_png(out / "interpolation.png", interpolation_figure(ways, kind, real))
     batch = held_out.batch.rows(slice(NOISY))
     noisy = denoised(learner, batch, options, stream=4)
     columns = []

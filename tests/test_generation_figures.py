@@ -51,10 +51,10 @@ def test_criteria_are_lines_over_components_and_the_chosen_one_is_marked():
 def test_every_kind_of_token_can_be_drawn(kind):
     samples = generated(kind, 8)
     titles = [f"sample {row}" for row in range(8)]
-    figure = generated_figure(samples, kind, titles)
+    figure = generated_figure(samples, kind, titles, samples.tokens[2].numpy())
     shown = [axes.get_title() for axes in figure.axes if axes.get_visible()]
     assert shown == titles
-    pictures = [figure, interpolation_figure([samples, samples], kind)]
+    pictures = [figure, interpolation_figure([samples, samples], kind, samples.tokens[2].numpy())]
     clean = samples.tokens[2].numpy()
     column = NoisySample(clean, clean + 0.1, clean, 0.25, 0.0)
     pictures.append(denoising_figure([column, column], kind, 0.1))
@@ -63,7 +63,7 @@ def test_every_kind_of_token_can_be_drawn(kind):
 
 
 def test_steps_of_one_way_have_one_scale():
-    figure = interpolation_figure([generated("points", 5)], "points")
+    figure = interpolation_figure([generated("points", 5)], "points", np.zeros((1, 2)))
     limits = {axes.get_xlim() + axes.get_ylim() for axes in figure.axes}
     assert len(limits) == 1
     assert [axes.get_title() for axes in figure.axes] == ["0%", "25%", "50%", "75%", "100%"]

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
 from htm_env.generation import Generated
-from htm_env.glyphs import INK, Tokens, draw_tokens, frame_axes
+from htm_env.glyphs import INK, KINDS, Tokens, draw_tokens, frame_axes
 from htm_env.rendering import draw_forest, draw_reconstruction
 from htm_env.root_mixture import Candidate
 
@@ -59,15 +59,16 @@ def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figur
 
 
 def generated_figure(
-    generated: Generated, kind: str, titles: Sequence[str], columns: int = 6
+    generated: Generated, kind: str, titles: Sequence[str], real: Tokens, columns: int = 6
 ) -> Figure:
-    """The first samples with their trees, one for each title."""
+    """The first samples with their trees, one for each title; images have the size of a real one's
+    (n, T) parts."""
     rows = -(-len(titles) // columns)
     figure = _figure(PANEL * columns, (PANEL + 0.2) * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     for number, axes in enumerate(grid.flat):
         if number < len(titles):
-            draw_forest(axes, *_sample(generated, number), kind)
+            _draw_sample(axes, generated, number, kind, real)
             axes.set_title(titles[number], fontsize=7, pad=3)
             _no_ticks(axes)
         else:
@@ -75,15 +76,16 @@ def generated_figure(
     return figure
 
 
-def interpolation_figure(ways: Sequence[Generated], kind: str) -> Figure:
-    """A row for each way between two roots, a column for each step; a row has one scale."""
+def interpolation_figure(ways: Sequence[Generated], kind: str, real: Tokens) -> Figure:
+    """A row for each way between two roots, a column for each step; a row has one scale, that of
+    images is a real one's (n, T)."""
     steps = len(ways[0].tokens)
     figure = _figure(PANEL * steps, PANEL * len(ways) + 0.2)
     grid = figure.subplots(len(ways), steps, squeeze=False)
     for axes_row, way in zip(grid, ways, strict=True):
-        everything = way.tokens[way.present].cpu().numpy()
+        everything = real if KINDS[kind].image else way.tokens[way.present].cpu().numpy()
         for step, axes in enumerate(axes_row):
-            draw_forest(axes, *_sample(way, step), kind)
+            _draw_sample(axes, way, step, kind, real)
             frame_axes(axes, everything, kind)
             _no_ticks(axes)
     for step, axes in enumerate(grid[0]):
@@ -111,27 +113,26 @@ def denoising_figure(samples: Sequence[NoisySample], kind: str, noise_std: float
         draw_tokens(clean, sample.clean, kind, colours=INK)
         draw_reconstruction(noisy, sample.clean, sample.noisy, kind)
         draw_reconstruction(restored, sample.clean, sample.reconstruction, kind)
-        everything = np.concatenate(
-            [sample.clean, *([] if kind == "patches" else [sample.noisy, sample.reconstruction])]
-        )
+        others = [] if KINDS[kind].image else [sample.noisy, sample.reconstruction]
+        everything = np.concatenate([sample.clean, *others])
         for axes in (clean, noisy, restored):
             frame_axes(axes, everything, kind)
             _no_ticks(axes)
         noisy.set_title(f"nmse {sample.noisy_error:.2g}", fontsize=7, pad=3)
         restored.set_title(f"nmse {sample.error:.2g}", fontsize=7, pad=3)
-    labels = (
-        "clean",
-        f"noise of {noise_std:g} std\n(grey: clean)",
-        "reconstruction\n(grey: clean)",
-    )
+    below = "" if KINDS[kind].image else "\n(grey: clean)"
+    labels = ("clean", f"noise of {noise_std:g} std{below}", f"reconstruction{below}")
     for axes, label in zip(grid[:, 0], labels, strict=True):
         axes.set_ylabel(label, fontsize=8)
     return figure
 
 
-def _sample(generated: Generated, row: int) -> tuple[Tokens, np.ndarray]:
+def _draw_sample(axes: Axes, generated: Generated, row: int, kind: str, real: Tokens) -> None:
     tokens = generated.tokens[row][generated.present[row]].cpu().numpy()
-    return tokens, generated.merges[row].cpu().numpy()
+    draw_forest(axes, tokens, generated.merges[row].cpu().numpy(), kind)
+    if KINDS[kind].image:  # what was made stands on no grid that could tell the size of a part
+        draw_tokens(axes, tokens, kind, alpha=0.6, reference=real)
+        frame_axes(axes, real, kind)
 
 
 def _no_ticks(axes: Axes) -> None:
