@@ -17,7 +17,7 @@ from htm_env.figures.generation import (
 )
 from htm_env.generation import Generated, interpolate
 from htm_env.root_mixture import RootMixture
-from htm_env.validity import validity
+from htm_env.validity import check_validity
 
 PICTURED, WAYS, STEPS, NOISY = 18, 4, 7, 6
 """Samples of the picture; interpolations and their steps; samples of the denoising picture."""
@@ -58,7 +58,7 @@ def write_figures(
 def _titles(learner: Learner, generated: Generated) -> list[str]:
     shown = slice(PICTURED)
     arrays = generated.tokens[shown].cpu().numpy(), generated.present[shown].cpu().numpy()
-    found = validity(learner.dataset, *arrays)
+    found = check_validity(learner.dataset, *arrays)
     titles = []
     for row, count in enumerate(generated.num_tokens[shown].tolist()):
         title = f"{count} token{'s' if count != 1 else ''}"

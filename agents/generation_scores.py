@@ -10,7 +10,7 @@ from torch import Tensor
 from htm_env.datasets import Dataset
 from htm_env.set_distances import TokenSets, set_measures, token_count_distance
 from htm_env.types import TokenBatch
-from htm_env.validity import TOLERANCE, validity
+from htm_env.validity import TOLERANCE, check_validity
 
 LOOSE = 2 * TOLERANCE
 """A second tolerance, that tells a near miss from nonsense."""
@@ -52,7 +52,7 @@ class Judge:
         """
         tokens, present = tokens.cpu(), present.cpu()
         strict, loose = (
-            validity(self.dataset, tokens.numpy(), present.numpy(), tolerance)
+            check_validity(self.dataset, tokens.numpy(), present.numpy(), tolerance)
             for tolerance in (TOLERANCE, LOOSE)
         )
         counts = present.sum(dim=1)

@@ -5,10 +5,7 @@ import sys
 import torch
 
 from agents import Reinforce
-from htm_env import MergeTree
-from htm_env.generation import generate, refine
-from htm_env.root_mixture import RootMixture
-from htm_env.validity import validity
+from htm_env import RootMixture, check_validity, generate, refine
 
 seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
 torch.set_num_threads(1)  # fastest for networks of this size
@@ -26,7 +23,6 @@ drawn = generate(agent.autoencoder, mixture.sample(100, generator))
 refined = refine(agent.autoencoder, drawn, rounds=3)
 
 for name, made in (("drawn", drawn), ("refined", refined)):
-    found = validity(agent.dataset, made.tokens.numpy(), made.present.numpy())
+    found = check_validity(agent.dataset, made.tokens.numpy(), made.present.numpy())
     print(f"{name}: {found.valid.mean():.0%} of {len(made.tokens)} are pairs of crossing segments")
-tree: MergeTree = refined.tree(0)
-print(f"the first: {int(refined.num_tokens[0])} segments, tree {tree}")
+print(f"the first: {int(refined.num_tokens[0])} segments, tree {refined.tree(0)}")

@@ -1,5 +1,8 @@
 """Hierarchical Token Merging as a Gymnasium environment; importing this registers the ids."""
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from htm_env.autoencoder import Encoding, HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, pair_to_action
@@ -7,14 +10,37 @@ from htm_env.merge_tree import MergeTree
 from htm_env.registration import register_environments
 from htm_env.types import TokenBatch
 
+if TYPE_CHECKING:
+    from htm_env.generation import Generated, generate, interpolate, refine
+    from htm_env.root_mixture import RootMixture
+    from htm_env.validity import check_validity
+
 __all__ = [
     "Encoding",
+    "Generated",
     "HTMAutoencoder",
     "MergeTree",
+    "RootMixture",
     "TokenBatch",
     "action_to_pair",
+    "check_validity",
+    "generate",
+    "interpolate",
     "make_dataset",
     "pair_to_action",
+    "refine",
 ]
+_LATER = {
+    **dict.fromkeys(("Generated", "generate", "interpolate", "refine"), "htm_env.generation"),
+    "RootMixture": "htm_env.root_mixture",
+    "check_validity": "htm_env.validity",
+}
+"""What the environment does without is imported when it is first used."""
 
 register_environments()
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LATER:
+        return getattr(import_module(_LATER[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

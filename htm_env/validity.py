@@ -32,7 +32,7 @@ class Validity(NamedTuple):
     """The search for a valid reading gave up, and the sample counts as not valid."""
 
 
-def validity(
+def check_validity(
     dataset: Dataset,
     tokens: Float[np.ndarray, "B P T"],
     present: Bool[np.ndarray, "B P"],

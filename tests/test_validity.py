@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from htm_env import make_dataset, tree_search
 from htm_env.datasets import TreesGeometry
 from htm_env.tree_search import TreeShape, find_trees, forests
-from htm_env.validity import validity
+from htm_env.validity import check_validity
 
 GEOMETRIES = [
     ("HTM-Crosses-v0", {}),
@@ -35,7 +35,7 @@ def verdict(dataset, tokens, tolerance=0.1) -> bool:
     """Of a single sample without padding."""
     tokens = np.asarray(tokens, dtype=np.float32)[None]
     return bool(
-        validity(dataset, tokens, np.ones(tokens.shape[:2], dtype=bool), tolerance).valid[0]
+        check_validity(dataset, tokens, np.ones(tokens.shape[:2], dtype=bool), tolerance).valid[0]
     )
 
 
@@ -44,7 +44,7 @@ def test_real_samples_are_valid(env_id, geometry):
     dataset = make_dataset(env_id, split="test", **geometry)
     batch = dataset.fixed(30)
     for tolerance in (0.0, 0.1):
-        found = validity(dataset, batch.tokens.numpy(), batch.present.numpy(), tolerance)
+        found = check_validity(dataset, batch.tokens.numpy(), batch.present.numpy(), tolerance)
         assert found.valid.all() and found.token_count.all()
         assert not found.undecided.any()
 
@@ -52,16 +52,16 @@ def test_real_samples_are_valid(env_id, geometry):
 def test_data_without_rules_has_no_validity(own_data):
     digits = make_dataset("HTM-Digits-v0", split="test")
     batch = digits.fixed(2)
-    assert validity(digits, batch.tokens.numpy(), batch.present.numpy()) is None
+    assert check_validity(digits, batch.tokens.numpy(), batch.present.numpy()) is None
     own = make_dataset(own_data)
-    assert validity(own, own_data[:2], np.ones((2, 5), dtype=bool)) is None
+    assert check_validity(own, own_data[:2], np.ones((2, 5), dtype=bool)) is None
 
 
 def test_a_tolerance_that_makes_no_sense_is_refused():
     dataset = make_dataset("HTM-Crosses-v0")
     for tolerance in (-0.1, 1.0, math.nan):
         with pytest.raises(ValueError, match="tolerance"):
-            validity(dataset, np.zeros((1, 2, 4)), np.ones((1, 2), dtype=bool), tolerance)
+            check_validity(dataset, np.zeros((1, 2, 4)), np.ones((1, 2), dtype=bool), tolerance)
 
 
 # ---------------------------------------------------------------- crosses
@@ -212,6 +212,6 @@ def test_forests_of_a_size():
 def test_a_search_that_gives_up_says_so(monkeypatch):
     monkeypatch.setattr(tree_search, "_STEPS_PER_POINT", 1)
     points = np.concatenate([tree(3)[1:], tree(3)[:1]])[None]  # six wrong roots are tried first
-    found = validity(TREES, points, np.ones((1, 7), dtype=bool))
+    found = check_validity(TREES, points, np.ones((1, 7), dtype=bool))
     assert (found.valid.tolist(), found.undecided.tolist()) == ([False], [True])
     assert found.token_count.all()
