@@ -7,15 +7,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Annotated, Any, Union
 
 import tyro
 
 from agents.algorithms import algorithm
-from agents.commands import evaluate_run, resumed_options, train
-from agents.compare import compare
-from agents.embed import embed
-from agents.generate import generate_run
+from agents.commands import resumed_options
 from agents.interruption import terminate_as_interrupt
 from agents.options import (
     CompareOptions,
@@ -29,21 +27,19 @@ from agents.options import (
     ViewOptions,
     train_options,
 )
-from agents.plot_command import plot
-from agents.pretrain import pretrain
-from agents.view import view
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
-COMMANDS: dict[type, Callable[[Any], None]] = {
-    EvaluateOptions: evaluate_run,
-    CompareOptions: compare,
-    PlotOptions: plot,
-    ViewOptions: view,
-    EmbedOptions: embed,
-    GenerateOptions: generate_run,
-    PretrainOptions: pretrain,
+COMMANDS = {
+    EvaluateOptions: "agents.commands:evaluate_run",
+    CompareOptions: "agents.compare:compare",
+    PlotOptions: "agents.plot_command:plot",
+    ViewOptions: "agents.view:view",
+    EmbedOptions: "agents.embed:embed",
+    GenerateOptions: "agents.generate:generate_run",
+    PretrainOptions: "agents.pretrain:pretrain",
 }
-"""What each command does; ``train``, whose options depend on the algorithm, is the other one."""
+"""What each command does, imported when it is asked for; ``train``, whose options depend on the
+algorithm, is the other one."""
 SUBCOMMANDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in COMMANDS}
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -58,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with terminate_as_interrupt():
             options = parse(arguments)
-            COMMANDS.get(type(options), train)(options)
+            _command(options)(options)
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt as interruption:
@@ -102,6 +98,11 @@ def parse(arguments: Sequence[str]) -> Any:
         )
     except ValueError as error:  # a configuration that refuses a number
         raise UsageError(str(error)) from None
+
+
+def _command(options: Any) -> Callable[[Any], None]:
+    module, _, name = COMMANDS.get(type(options), "agents.commands:train").partition(":")
+    return getattr(import_module(module), name)
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:

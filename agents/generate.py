@@ -31,6 +31,8 @@ from htm_env.metrics import mean_or_none, nmse_per_sample
 from htm_env.root_mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
 
 FOLDER = "generated"
+MOST_SEED = 2**59
+"""Sixteen streams of each fit into a generator's seed."""
 ROOTS_A_COMPONENT = 20
 """Roots that a component needs at least before the default range tries so many."""
 
@@ -48,6 +50,8 @@ def generate_run(options: GenerateOptions) -> None:
     if not learner.makes_trees:
         raise ValueError(f"{directory.path} is a run of {learner.algo}, which makes no trees")
     out = directory.path / FOLDER if options.out is None else options.out
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; expected a folder, or nothing yet")
     slots = learner.dataset.max_tokens
     limits = Limits(
         options.threshold,
@@ -73,8 +77,9 @@ def generate_run(options: GenerateOptions) -> None:
     out.mkdir(parents=True, exist_ok=True)
     mixture.save(out / "mixture.safetensors")
     _write_samples(out / "samples.npz", generated)
-    atomic_write_text(out / "metrics.json", json.dumps(report, indent=2) + "\n")
     write_figures(out, learner, options, limits, mixture, held_out, generated)
+    # The last of the files: with it the folder is complete.
+    atomic_write_text(out / "metrics.json", json.dumps(report, indent=2) + "\n")
     _print(report)
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     print(f"written to {out}")
@@ -161,7 +166,7 @@ def _rows(
     """The scores of what was generated, of what is above it, and of what is below it."""
     autoencoder, batch = learner.autoencoder, held_out.batch
     reconstruction = autoencoder.decode(held_out.roots, held_out.merges, batch.present).detach()
-    untrained = _untrained(autoencoder)
+    untrained = _untrained(autoencoder, stream_of(options, 2))
     roots = untrained.encode(training.batch.tokens, training.batch.present, training.merges).roots
     alike = RootMixture.fit(
         roots, stream_of(options, 2), [mixture.components], [mixture.covariance_type]
@@ -179,10 +184,10 @@ def _rows(
     }
 
 
-def _untrained(autoencoder: HTMAutoencoder) -> HTMAutoencoder:
+def _untrained(autoencoder: HTMAutoencoder, generator: torch.Generator) -> HTMAutoencoder:
     """The same architecture with other, random weights; it sees the trees of the trained run."""
     config: dict[str, Any] = autoencoder.config
-    fresh = HTMAutoencoder(**config, generator=torch.Generator().manual_seed(0))
+    fresh = HTMAutoencoder(**config, generator=generator)
     fresh.set_statistics(autoencoder.token_mean.cpu(), autoencoder.token_std.cpu())
     return fresh.to(autoencoder.token_mean.device)
 
@@ -211,6 +216,8 @@ def _print(report: dict[str, Any]) -> None:
         f"mixture of {mixture['components']} ({mixture['covariance_type']}) over "
         f"{mixture['roots']} roots, of {len(mixture['candidates'])} tried"
     )
+    if mixture["components"] == max(each["components"] for each in mixture["candidates"]):
+        print("no larger mixture was tried: --components can name more")
     print(
         f"cut off by depth {truncated['by_depth']:.1%}, by tokens {truncated['by_tokens']:.1%} "
         "of the samples"
@@ -241,6 +248,13 @@ def _check(options: GenerateOptions) -> None:
             raise UsageError(f"--{flag} is {count}; expected at least {low}")
     if not 0 <= options.threshold <= 1:
         raise UsageError(f"--threshold is {options.threshold}; expected a probability")
+    for flag, given in (
+        ("components", options.components), ("covariance-types", options.covariance_types),
+    ):  # fmt: skip
+        if given is not None and not given:
+            raise UsageError(f"--{flag} has no value; expected at least one")
+    if not 0 <= options.seed < MOST_SEED:
+        raise UsageError(f"--seed is {options.seed}; expected 0 to {MOST_SEED - 1}")
     unknown = set(options.covariance_types) - set(COVARIANCE_TYPES)
     if unknown:
         raise UsageError(

@@ -58,6 +58,7 @@ class Judge:
         counts = present.sum(dim=1)
         scores: Scores = {
             "valid": None if strict is None else float(strict.valid.mean()),
+            "valid_with_angles": None if strict is None else float(strict.valid_with_angles.mean()),
             "valid_within_20_percent": None if loose is None else float(loose.valid.mean()),
             "undecided": None if strict is None else float(strict.undecided.mean()),
             "token_count_distance": token_count_distance(

@@ -211,7 +211,7 @@ class ViewOptions:
     split: Literal["train", "validation", "test"] = "test"
     """Where the samples come from."""
     out: Path | None = None
-    """The page; by default view.html in the folder of the run."""
+    """The page, or a folder for it; by default the folder of the run, as view.html."""
     open: bool = False
     """Show it in a web browser as well."""
     threads: int = 1

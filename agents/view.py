@@ -23,6 +23,10 @@ def view(options: ViewOptions) -> None:
     learner = load_learner(directory)
     dataset = learner.task.dataset(options.split)
     keys = dataset.fixed_keys(chosen).tolist() if isinstance(chosen, int) else chosen
+    if dataset.size is not None and max(keys) >= dataset.size:
+        raise UsageError(
+            f"--samples has {max(keys)}, but the {options.split} split has {dataset.size} samples"
+        )
     episodes = traces_of(learner, dataset, keys)
     about = [
         f"{options.split} split",
@@ -36,6 +40,8 @@ def view(options: ViewOptions) -> None:
         ", ".join(about),
     )
     path = directory.path / PAGE if options.out is None else options.out
+    if path.is_dir():
+        path /= PAGE
     atomic_write_text(path, page)
     print(f"page      {path}")
     if options.open and not webbrowser.open(path.resolve().as_uri()):

@@ -116,9 +116,14 @@ class RootMixture:
                 f"temperature is {temperature}; expected a finite number of at least 0"
             )
         component = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        noise = torch.randn(count, self.means.shape[1], 1, generator=generator, dtype=torch.float64)
-        spread = torch.linalg.cholesky(self.covariances)[component] @ noise  # (S, D, 1)
-        return (self.means[component] + math.sqrt(temperature) * spread.squeeze(2)).float()
+        noise = torch.randn(count, self.means.shape[1], generator=generator, dtype=torch.float64)
+        roots = torch.empty(count, self.means.shape[1])
+        # One component after the other: a matrix for every root would be the most of the memory.
+        for number, factor in enumerate(torch.linalg.cholesky(self.covariances)):
+            here = component == number
+            spread = math.sqrt(temperature) * noise[here] @ factor.T
+            roots[here] = (self.means[number] + spread).float()
+        return roots
 
     def log_density(self, roots: Float[Tensor, "S D"]) -> Float[Tensor, "S"]:
         """The logarithm of the mixture's density at each root, float64."""

@@ -30,6 +30,9 @@ class Validity(NamedTuple):
     """The number of tokens is one that the data can have; a condition of ``valid``."""
     undecided: Bool[np.ndarray, "B"]
     """The search for a valid reading gave up, and the sample counts as not valid."""
+    valid_with_angles: Bool[np.ndarray, "B"]
+    """Crosses: valid with pairs that meet at angles of the data as well, which ``valid`` does not
+    ask; a segment that lies on its partner is not. Trees: ``valid``, which looks at all angles."""
 
 
 def check_validity(
@@ -52,14 +55,14 @@ def check_validity(
         rule(sample[here].astype(np.float64), dataset.geometry, tolerance)  # type: ignore[attr-defined]
         for sample, here in zip(tokens, present, strict=True)
     ]
-    valid, token_count, undecided = np.array(found, dtype=bool).reshape(-1, 3).T
-    return Validity(valid, token_count, undecided)
+    return Validity(*np.array(found, dtype=bool).reshape(-1, 4).T)
 
 
 class _Found(NamedTuple):
     valid: bool
     token_count: bool
     undecided: bool = False
+    valid_with_angles: bool = False
 
 
 def is_crosses(
@@ -70,6 +73,8 @@ def is_crosses(
     The midpoints of a pair are at most ``tolerance`` of the data's segment length apart, every
     segment's length is within ``tolerance`` of it, and there are as many crosses as the data can
     have. Which segments are a pair is found by matching, so valid means that *some* pairing is.
+    Valid with angles: some pairing of which also meets at angles in the data's range, widened by
+    ``tolerance`` of its smaller end on both sides.
     """
     count = len(segments) in {2 * number for number in geometry.num_crosses}
     slack = _ROUNDING * geometry.image_size
@@ -80,11 +85,24 @@ def is_crosses(
         return _Found(False, count)
     middles = ends.mean(axis=1)
     apart = np.linalg.norm(middles[:, None] - middles[None], axis=2)
+    directions = np.degrees(np.arctan2(*(ends[:, 0] - ends[:, 1]).T[::-1]))
+    between = (directions[:, None] - directions[None]) % 180.0
+    low, high = geometry.angle_range
+    # The range as it is, or as seen from the other segment of the pair.
+    margin = tolerance * low + np.degrees(slack / geometry.segment_length)
+    crossing = ((between >= low - margin) & (between <= high + margin)) | (
+        (between >= 180 - high - margin) & (between <= 180 - low + margin)
+    )
+    valid = _pairs_up(apart <= allowed)
+    return _Found(valid, count, False, valid and _pairs_up((apart <= allowed) & crossing))
+
+
+def _pairs_up(fits: Bool[np.ndarray, "N N"]) -> bool:
+    """Whether all can be paired so that every pair fits."""
     graph: networkx.Graph = networkx.Graph()
-    pairs = itertools.combinations(range(len(segments)), 2)
-    graph.add_edges_from((one, two) for one, two in pairs if apart[one, two] <= allowed)
-    matching = networkx.max_weight_matching(graph, maxcardinality=True)
-    return _Found(2 * len(matching) == len(segments), count)
+    pairs = itertools.combinations(range(len(fits)), 2)
+    graph.add_edges_from((one, two) for one, two in pairs if fits[one, two])
+    return 2 * len(networkx.max_weight_matching(graph, maxcardinality=True)) == len(fits)
 
 
 def is_trees(
@@ -113,7 +131,8 @@ def is_trees(
         slack=_ROUNDING * geometry.image_size,
     )
     found = find_trees(points, shape, geometry.heights, geometry.num_trees)
-    return _Found(found.trees is not None, count, found.gave_up)
+    valid = found.trees is not None
+    return _Found(valid, count, found.gave_up, valid)
 
 
 _RULES: dict[type[Dataset], Callable[[Any, Any, float], _Found]] = {

@@ -11,7 +11,7 @@ from safetensors import safe_open
 
 from agents import generate as command
 from agents.cli import main
-from agents.generation_samples import encoded
+from agents.generation_samples import encoded, stream_of
 from agents.generation_scores import Judge, gaussian_tokens
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
@@ -73,7 +73,7 @@ def test_metrics_have_every_measure_of_every_row(made):
     metrics = json.loads((made / "metrics.json").read_text())
     assert list(metrics["rows"]) == ROWS
     names = {
-        "valid", "valid_within_20_percent", "undecided", "token_count_distance", "mean_tokens",
+        "valid", "valid_with_angles", "valid_within_20_percent", "undecided", "token_count_distance", "mean_tokens",
         *(f"{distance}_{measure}" for distance in ("chamfer", "earth_movers") for measure in
           ("minimum_matching_distance", "coverage", "nearest_neighbour_accuracy")),
     }  # fmt: skip
@@ -214,5 +214,5 @@ def test_gaussian_tokens_have_the_datas_mean_covariance_and_counts():
 
 def test_every_purpose_has_numbers_of_its_own():
     options = command.GenerateOptions(RunDirectory(".").path, seed=3)
-    drawn = {float(torch.rand((), generator=command._random(options, k))) for k in range(5)}
+    drawn = {float(torch.rand((), generator=stream_of(options, k))) for k in range(5)}
     assert len(drawn) == 5

@@ -97,6 +97,22 @@ def test_lengths_may_be_off_by_a_tenth(length, expected):
     assert verdict(CROSSES, cross((60, 60), lengths=(40, length))) is expected
 
 
+@pytest.mark.parametrize(
+    ("degrees", "expected"),
+    [(0, False), (17.5, False), (18.5, True), (90, True), (161.5, True), (162.5, False)],
+)
+def test_angles_are_asked_for_separately(degrees, expected):
+    """The data's are 20 to 160 degrees; a tenth of 20 more is allowed on both sides."""
+    middle = np.array([60.0, 60.0])
+    pair = np.array([segment(middle, 0.3), segment(middle, 0.3 + math.radians(degrees))])
+    found = check_validity(CROSSES, pair[None], np.ones((1, 2), dtype=bool))
+    assert found.valid[0]
+    assert found.valid_with_angles[0] == expected
+    turned = np.array([pair[0], pair[1][[2, 3, 0, 1]]])  # the same segment from its other end
+    found = check_validity(CROSSES, turned[None], np.ones((1, 2), dtype=bool))
+    assert found.valid_with_angles[0] == expected
+
+
 def test_the_number_of_crosses_is_one_that_the_data_has():
     crosses = [cross((40 * k, 10)) for k in range(4)]
 

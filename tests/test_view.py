@@ -366,8 +366,8 @@ def test_what_cannot_be_shown_fails_in_one_line(tmp_path, capsys):
     assert main(["view", str(tmp_path)]) == 1
     nearest = algorithm("nearest").learner("HTM-Digits-v0", algorithm("nearest").config)
     nearest.save(tmp_path)
-    assert main(["view", str(tmp_path), "--samples", "0,180"]) == 1
-    assert "no sample 180: the test split has 0 to 179" in capsys.readouterr().err
+    assert main(["view", str(tmp_path), "--samples", "0,180"]) == 2
+    assert "--samples has 180, but the test split has 180 samples" in capsys.readouterr().err
     assert not (tmp_path / "view.html").exists()
 
 
