@@ -73,7 +73,8 @@ def test_metrics_have_every_measure_of_every_row(made):
     metrics = json.loads((made / "metrics.json").read_text())
     assert list(metrics["rows"]) == ROWS
     names = {
-        "valid", "valid_with_angles", "valid_within_20_percent", "undecided", "token_count_distance", "mean_tokens",
+        "valid", "valid_with_angles", "valid_within_20_percent", "undecided",
+        "token_count_distance", "mean_tokens",
         *(f"{distance}_{measure}" for distance in ("chamfer", "earth_movers") for measure in
           ("minimum_matching_distance", "coverage", "nearest_neighbour_accuracy")),
     }  # fmt: skip
