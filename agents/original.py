@@ -26,7 +26,12 @@ ORIGINAL = ReinforceConfig(
         architecture="mlp",
         hidden_dim=256,
         loss=LossWeights(
-            reconstruction=1.0, subtrees=0.0, cycle=0.1, transport=0.1, classifier=1.0
+            reconstruction=1.0,
+            subtrees=0.0,
+            cycle=0.1,
+            transport=0.1,
+            classifier=1.0,
+            classifier_detached=True,
         ),
         transport_interpolation=((0.05, 0.5), (0.8, 0.0)),
         noise_std=0.01,

@@ -33,6 +33,8 @@ class LossWeights:
     """Squared embeddings, so that their scale stays bounded."""
     classifier: float = 0.1
     """Cross-entropy of the leaf classifier."""
+    classifier_detached: bool = False
+    """The classifier learns from the embeddings without changing them (the published method)."""
 
     def __post_init__(self) -> None:
         """Raises ``ValueError`` for a weight that is negative or not finite."""
@@ -94,9 +96,9 @@ def autoencoder_losses(
     """Every loss that has a weight, by name, and their weighted sum as ``total``.
 
     ``merges`` are whole trees or partial forests. ``subtree_share`` is the probability with which
-    each node below the roots is decoded for itself as well, in the same calls. The classifier's
-    loss reaches the encoder and the decoder too: states that nothing pulls apart stay mixed, and a
-    generated tree whose nodes are misread at one place is wrong as a whole.
+    each node below the roots is decoded for itself as well, in the same calls. Unless it is
+    detached, the classifier's loss reaches the encoder and the decoder too: states that nothing
+    pulls apart stay mixed, and a generated tree that is misread at one node is wrong as a whole.
     """
     size, slots = batch.present.shape
     num_nodes = 2 * slots - 1
@@ -144,7 +146,9 @@ def autoencoder_losses(
         losses["magnitude"] = magnitude_loss(encoded)
     if weights.classifier:
         seen = torch.cat([nodes, *[level.nodes for level in walk]])
-        logits = autoencoder.classifier(torch.cat([encoded, *decoded])).squeeze(1)
+        states = torch.cat([encoded, *decoded])
+        states = states.detach() if weights.classifier_detached else states
+        logits = autoencoder.classifier(states).squeeze(1)
         losses["classifier"] = classifier_loss(
             logits, seen % num_nodes < num_tokens[seen // num_nodes]
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -239,6 +240,13 @@ def test_whose_weights_a_loss_reaches(autoencoder, name, parts):
     batch, merges = ragged()
     losses = autoencoder_losses(autoencoder, batch, merges, only(name), subtree_share=1.0)
     assert reached(autoencoder, losses["total"]) == parts
+
+
+def test_a_detached_classifier_changes_nothing_but_itself(autoencoder):
+    batch, merges = ragged()
+    weights = replace(only("classifier"), classifier_detached=True)
+    losses = autoencoder_losses(autoencoder, batch, merges, weights, subtree_share=1.0)
+    assert reached(autoencoder, losses["total"]) == {"classifier"}
 
 
 # ---------------------------------------------------------------- noise
