@@ -115,9 +115,8 @@ def _report(
     """Everything about the model and the mixture; the rows of scores come beside it."""
     autoencoder, task = learner.autoencoder, learner.task
     shares = classifier_scores(autoencoder, held_out.batch, held_out.merges, limits.threshold)
-    tokens = autoencoder.decode(held_out.roots, held_out.merges, held_out.batch.present)
     errors = nmse_per_sample(
-        tokens.detach(), held_out.batch.tokens, held_out.batch.present, learner.std
+        held_out.reconstruction, held_out.batch.tokens, held_out.batch.present, learner.std
     )
     noisy = denoised(learner, held_out.batch, options, stream=4)
     return {
@@ -165,23 +164,28 @@ def _rows(
 ) -> dict[str, Scores]:
     """The scores of what was generated, of what is above it, and of what is below it."""
     autoencoder, batch = learner.autoencoder, held_out.batch
-    reconstruction = autoencoder.decode(held_out.roots, held_out.merges, batch.present).detach()
     untrained = _untrained(autoencoder, stream_of(options, 2))
     roots = untrained.encode(training.batch.tokens, training.batch.present, training.merges).roots
     alike = RootMixture.fit(
-        roots, stream_of(options, 2), [mixture.components], [mixture.covariance_type]
+        roots, stream_of(options, 5), [mixture.components], [mixture.covariance_type]
     )
-    floor = _draw(untrained, alike, options, limits, stream=2)
+    floor = _draw(untrained, alike, options, limits, stream=6)
     floor = refine(untrained, floor, options.refinements, **vars(limits))
     training_cpu = training.batch.to("cpu")
     return {
-        "generated": judge.scores(generated.tokens, generated.present),
-        "unrefined": judge.scores(drawn.tokens, drawn.present),
+        "generated": _scores(judge, generated),
+        "unrefined": _scores(judge, drawn),
         "real": judge.scores(batch.tokens, batch.present),
-        "reconstruction": judge.scores(reconstruction, batch.present),
+        "reconstruction": judge.scores(held_out.reconstruction, batch.present),
         "gaussian": judge.scores(*gaussian_tokens(training_cpu, options.n, stream_of(options, 3))),
-        "untrained": judge.scores(floor.tokens, floor.present),
+        "untrained": _scores(judge, floor),
     }
+
+
+def _scores(judge: Judge, generated: Generated) -> Scores:
+    """The scores of what a limit may have cut, and how much of it was."""
+    cut = float(generated.truncated.double().mean())
+    return judge.scores(generated.tokens, generated.present) | {"truncated": cut}
 
 
 def _untrained(autoencoder: HTMAutoencoder, generator: torch.Generator) -> HTMAutoencoder:
@@ -207,8 +211,8 @@ def _print(report: dict[str, Any]) -> None:
     for name in rows:
         table.add_column(name, justify="right")
     for measure in rows["generated"]:
-        if any(row[measure] is not None for row in rows.values()):
-            table.add_row(measure, *(_cell(row[measure]) for row in rows.values()))
+        if any(row.get(measure) is not None for row in rows.values()):
+            table.add_row(measure, *(_cell(row.get(measure)) for row in rows.values()))
     console = Console(file=sys.stdout, width=None if sys.stdout.isatty() else 120)
     console.print(table)
     mixture, truncated = report["mixture"], report["truncated"]

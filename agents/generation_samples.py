@@ -22,6 +22,8 @@ class Encoded:
     batch: TokenBatch
     merges: Int64[Tensor, "B M 2"]
     roots: Float[Tensor, "B D"]
+    reconstruction: Float[Tensor, "B P T"]
+    """The tokens that the roots decode to along the same trees, in raw units."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +37,16 @@ class Limits:
 
 @torch.no_grad()
 def encoded(learner: Learner, batch: TokenBatch) -> Encoded:
-    """Samples with the run's own greedy merges and roots."""
+    """Samples with the run's own greedy merges, roots and reconstructions."""
     generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
     batch = batch.to(learner.device)
-    merges, roots = [], []
+    merges, roots, decoded = [], [], []
     for start in range(0, len(batch.tokens), CHUNK):
         part = batch.rows(slice(start, start + CHUNK))
         merges.append(learner.plan(part, generator, greedy=True))
         roots.append(learner.autoencoder.encode(part.tokens, part.present, merges[-1]).roots)
-    return Encoded(batch, torch.cat(merges), torch.cat(roots))
+        decoded.append(learner.autoencoder.decode(roots[-1], merges[-1], part.present))
+    return Encoded(batch, torch.cat(merges), torch.cat(roots), torch.cat(decoded))
 
 
 def denoised(

@@ -69,6 +69,13 @@ def test_steps_of_one_way_have_one_scale():
     assert [axes.get_title() for axes in figure.axes] == ["0%", "25%", "50%", "75%", "100%"]
 
 
+def test_what_a_limit_cut_is_marked_on_the_way_between_roots():
+    way = generated("points", 3)
+    way.token_limited[1] = True
+    figure = interpolation_figure([way, way], "points", np.zeros((1, 2)))
+    assert [axes.get_title() for axes in figure.axes] == ["0%", "50%, cut", "100%", "", "cut", ""]
+
+
 def test_noise_shows_its_errors():
     clean = np.array([[0.0, 0.0], [1.0, 1.0]])
     figure = denoising_figure([NoisySample(clean, clean + 1, clean, 0.25, 0.031)], "points", 0.5)

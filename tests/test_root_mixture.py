@@ -67,7 +67,7 @@ def test_every_covariance_type_gives_scikit_learns_density(covariance_type):
 def test_samples_have_the_moments_of_the_mixture():
     mixture = RootMixture.fit(clusters(), random(), range(1, 7))
     drawn = mixture.sample(30_000, random(1)).double()
-    assert drawn.dtype == torch.float64 and mixture.sample(1, random()).dtype == torch.float32
+    assert mixture.sample(1, random()).dtype == torch.float32
     assert torch.allclose(drawn.mean(0), clusters().double().mean(0), atol=1.0)
     near = drawn[(drawn[:, 0] - 50).abs() < 10]
     assert len(near) / len(drawn) == pytest.approx(1 / 3, abs=0.02)
@@ -110,8 +110,11 @@ def test_degenerate_roots_never_fail(what, covariance_type, components):
     mixture = RootMixture.fit(roots, random(), [components], [covariance_type])
     drawn = mixture.sample(50, random())
     assert drawn.isfinite().all()
-    spread = (roots - roots.double().mean(0)).abs().max()
-    assert float((drawn - roots.double().mean(0)).abs().max()) <= max(6 * float(spread), 0.1)
+    spread = float((roots - roots.double().mean(0)).abs().max())
+    # Roots that do not vary are regularised relative to their size; float32 rounds at 1e-7 of it.
+    size = float(roots.abs().max())
+    away = float((drawn - roots.double().mean(0)).abs().max())
+    assert away <= 6 * spread + 1e-5 * size
 
 
 def test_what_cannot_be_fitted_is_refused():

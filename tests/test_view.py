@@ -10,6 +10,7 @@ from typing import NamedTuple
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from browser import headless_browser, set_size
 from selenium.webdriver import ActionChains, Keys
 from selenium.webdriver.common.by import By
@@ -68,8 +69,7 @@ def browser(tmp_path_factory):
 
 @cache
 def trajectory(learner, key):
-    """The episode played in the environment, and the policy's probabilities."""
-    (trace,) = traces_of(learner, learner.task.dataset("test"), [key])
+    """The episode played in the environment, and the probabilities of the policy network."""
     env = gymnasium.make("HTM-Trees-v0", split="test", autoencoder=learner.autoencoder, **DATA)
     observation, info = env.reset(options={"key": key})
     slots = observation["active"].size
@@ -85,9 +85,9 @@ def trajectory(learner, key):
             action, _ = learner.predict(observation, deterministic=True)
             first, second = htm_env.action_to_pair(int(action), slots)
             pair = node_in[first], node_in[second]
-            nodes, probabilities = trace.considered[made]
-            places = nodes.tolist().index(pair[0]), nodes.tolist().index(pair[1])
-            probability = float(probabilities[places])
+            tensors = {name: torch.as_tensor(part)[None] for name, part in observation.items()}
+            logits, _ = learner.policy(tensors)
+            probability = float(logits.detach().double().softmax(1)[0, int(action)])
             node_in[first] = slots + made
             observation, reward, _, _, info = env.step(action)
             charge = -reward

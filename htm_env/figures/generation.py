@@ -88,8 +88,11 @@ def interpolation_figure(ways: Sequence[Generated], kind: str, real: Tokens) -> 
             _draw_sample(axes, way, step, kind, real)
             frame_axes(axes, everything, kind)
             _no_ticks(axes)
-    for step, axes in enumerate(grid[0]):
-        axes.set_title(f"{step / (steps - 1):.0%}", fontsize=8, pad=3)
+    for number, (row, way) in enumerate(zip(grid, ways, strict=True)):
+        for step, axes in enumerate(row):
+            share = f"{step / (steps - 1):.0%}" if number == 0 else ""
+            cut = "cut" if way.truncated[step] else ""
+            axes.set_title(", ".join(filter(None, (share, cut))), fontsize=8, pad=3)
     return figure
 
 
