@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,13 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from htm_env.brackets import Nested, parse_nested, parse_newick, parse_text
-from htm_env.tree_formats import read_linkage, read_networkx, write_linkage, write_networkx
+from htm_env.tree_formats import (
+    read_clades,
+    read_linkage,
+    read_networkx,
+    write_linkage,
+    write_networkx,
+)
 
 if TYPE_CHECKING:
     import networkx
@@ -146,6 +152,16 @@ class MergeTree:
         Raises ``ValueError`` as :meth:`from_newick` does.
         """
         return cls(*parse_text(text))
+
+    @classmethod
+    def from_clades(cls, clades: Iterable[Collection[int]], num_leaves: int) -> MergeTree:
+        """The forest that has these clades, given in any order, over tokens ``0 .. n-1``.
+
+        Smaller clades are merged first; the order within pairs is not in them, so the child with
+        the lowest token comes first. Raises ``ValueError`` naming a clade that is not two of the
+        tokens and smaller clades together.
+        """
+        return cls(read_clades(clades, num_leaves), num_leaves)
 
     @classmethod
     def from_linkage(cls, matrix: ArrayLike) -> MergeTree:

@@ -1,4 +1,5 @@
-"""Merges as scipy's linkage and as a networkx graph, and back; brackets have a file of their own.
+"""Merges as scipy's linkage and as a networkx graph, and back, and from clades; brackets have a
+file of their own.
 
 Like :mod:`htm_env.brackets`, it knows arrays and numbers of leaves, and nothing of ``MergeTree``,
 which checks what comes back from here.
@@ -6,6 +7,7 @@ which checks what comes back from here.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,6 +48,33 @@ def read_linkage(matrix: ArrayLike) -> tuple[Merges, int]:
     if not (np.isfinite(pairs).all() and (pairs == np.floor(pairs)).all()):
         raise ValueError("the first two columns of a linkage are node ids, but not all are whole.")
     return pairs.astype(np.int64), len(given) + 1
+
+
+def read_clades(clades: Iterable[Collection[int]], num_leaves: int) -> Merges:
+    """Merges (M, 2) that make these clades, the smaller ones first; the leaf of the lowest number
+    is in the first child.
+
+    Raises ``ValueError`` naming a clade that has other leaves than ``0 .. n-1``, or that is not two
+    of the leaves and smaller clades together.
+    """
+    node_over, members = list(range(num_leaves)), {leaf: {leaf} for leaf in range(num_leaves)}
+    merges = []
+    for clade in sorted(map(set, clades), key=len):
+        if not clade <= set(range(num_leaves)):
+            raise ValueError(f"the leaves are 0 to {num_leaves - 1}, but a clade is {clade}.")
+        parts = list(dict.fromkeys(node_over[leaf] for leaf in sorted(clade)))
+        together = set().union(*(members[part] for part in parts))
+        if len(parts) != 2 or together != clade:
+            raise ValueError(
+                f"the clade {sorted(clade)} must be two of the leaves and smaller clades together, "
+                f"but they are {[sorted(members[part]) for part in parts]}."
+            )
+        node = num_leaves + len(merges)
+        merges.append(parts)
+        members[node] = clade
+        for leaf in clade:
+            node_over[leaf] = node
+    return np.array(merges, dtype=np.int64).reshape(-1, 2)
 
 
 def write_networkx(merges: Merges, num_leaves: int) -> networkx.DiGraph:

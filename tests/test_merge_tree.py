@@ -298,3 +298,38 @@ def test_text_that_is_no_forest_is_refused(text):
 def test_newick_holds_one_tree():
     with pytest.raises(ValueError, match="leaf"):
         MergeTree.from_newick("0 | 1")
+
+
+# ---------------------------------------------------------------- clades
+
+
+@given(forests(), st.randoms(use_true_random=False))
+def test_clades_in_any_order_come_back_as_the_same_forest(tree, random):
+    clades = [list(clade) for clade in tree.clades()]
+    random.shuffle(clades)
+    again = MergeTree.from_clades(clades, tree.num_leaves)
+    assert set(again.clades()) == set(tree.clades())
+    assert len(again.merges) == len(tree.merges)
+    sizes = [len(clade) for clade in again.clades()]
+    assert sizes == sorted(sizes)
+
+
+def test_the_child_with_the_lowest_token_comes_first():
+    tree = MergeTree.from_clades([{0, 1, 2}, {2, 1}], 3)
+    assert tree.nested() == (0, (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("clades", "sentence"),
+    [
+        ([{0, 1, 2}], r"clade \[0, 1, 2\] must be two .* \[\[0\], \[1\], \[2\]\]"),
+        ([{0, 1}, {1, 2}], r"clade \[1, 2\] must be two .* \[\[0, 1\], \[2\]\]"),  # they overlap
+        ([{0, 1}, {0, 1}], r"clade \[0, 1\] must be two"),
+        ([{0}], r"clade \[0\] must be two"),
+        ([set()], r"clade \[\] must be two"),
+        ([{1, 3}], "leaves are 0 to 2"),
+    ],
+)
+def test_clades_that_make_no_binary_forest_are_refused(clades, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MergeTree.from_clades(clades, 3)
