@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from agents.figures import write_png
+from agents.figures import write_figure
 from agents.options import EmbedOptions, UsageError, set_threads
 from agents.roots import RootEmbeddings, root_embeddings
 from agents.run import load_learner
@@ -23,7 +23,7 @@ FOLDER = "embeddings"
 
 
 def embed(options: EmbedOptions) -> None:
-    """Write ``embeddings.npz``, ``pca.png`` and ``projector/``.
+    """Write ``embeddings.npz``, a map and ``projector/``.
 
     Raises :class:`UsageError` for numbers out of range, ``FileNotFoundError`` without a run, and
     ``ValueError`` for what cannot be read, drawn or replaced.
@@ -44,13 +44,14 @@ def embed(options: EmbedOptions) -> None:
     title = f"{learner.task.env_id} {learner.algo}: {count} root embeddings, {options.split} split"
 
     # The picture first: it refuses what the others would write without a word.
-    write_png(out / "pca.png", root_figure(samples.roots, shows, what, pictures, title))
+    picture = out / f"pca.{options.format}"
+    write_figure(picture, root_figure(samples.roots, shows, what, pictures, title))
     _write_arrays(out / "embeddings.npz", samples)
     with atomic_folder(projector) as folder:
         write_projector(folder, samples.roots, columns, pictures)
     print(f"{count} root embeddings of {samples.roots.shape[1]} numbers, {options.split} split")
     print(f"arrays    {out / 'embeddings.npz'}")
-    print(f"picture   {out / 'pca.png'}")
+    print(f"picture   {picture}")
     print(f"projector tensorboard --logdir {projector}")
 
 

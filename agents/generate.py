@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from rich.console import Console
+from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
@@ -89,7 +90,17 @@ def _fit(roots: Tensor, options: GenerateOptions, stream: int) -> RootMixture:
     components = options.components
     if components is None:
         components = tuple(k for k in COMPONENTS if k == 1 or k * ROOTS_A_COMPONENT <= len(roots))
-    return RootMixture.fit(roots, stream_of(options, stream), components, options.covariance_types)
+    kinds = options.covariance_types
+    console = Console(file=sys.stderr)
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("mixtures", total=len(components) * len(kinds))
+        return RootMixture.fit(
+            roots,
+            stream_of(options, stream),
+            components,
+            kinds,
+            on_fitted=lambda _: progress.advance(task),
+        )
 
 
 def _draw(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.figures import write_png
+from agents.figures import write_figure
 from agents.generation_samples import Encoded, Limits, denoised
 from agents.learner import Learner
 from agents.options import GenerateOptions
@@ -33,17 +33,17 @@ def write_figures(
     generated: Generated,
 ) -> None:
     """Write the criteria of the mixtures, samples, interpolations and denoised samples."""
-    kind, autoencoder = learner.dataset.kind, learner.autoencoder
-    write_png(out / "bic.png", criteria_figure(mixture.candidates, mixture.chosen))
+    kind, autoencoder, suffix = learner.dataset.kind, learner.autoencoder, options.format
+    write_figure(out / f"bic.{suffix}", criteria_figure(mixture.candidates, mixture.chosen))
     titles = _titles(learner, generated)
     real = held_out.batch.tokens[0][held_out.batch.present[0]].cpu().numpy()
-    write_png(out / "samples.png", generated_figure(generated, kind, titles, real))
+    write_figure(out / f"samples.{suffix}", generated_figure(generated, kind, titles, real))
     ends = held_out.roots[: 2 * WAYS]
     ways = [
         interpolate(autoencoder, first, second, STEPS, **vars(limits))
         for first, second in zip(ends[0::2], ends[1::2], strict=False)
     ]
-    write_png(out / "interpolation.png", interpolation_figure(ways, kind, real))
+    write_figure(out / f"interpolation.{suffix}", interpolation_figure(ways, kind, real))
     batch = held_out.batch.rows(slice(NOISY))
     noisy = denoised(learner, batch, options, stream=4)
     columns = []
@@ -52,7 +52,7 @@ def write_figures(
         clean, dirty, restored = (values[row][here].cpu().numpy() for values in tokens)
         errors = float(noisy.noisy_error[row]), float(noisy.error[row])
         columns.append(NoisySample(clean, dirty, restored, *errors))
-    write_png(out / "denoising.png", denoising_figure(columns, kind, options.noise_std))
+    write_figure(out / f"denoising.{suffix}", denoising_figure(columns, kind, options.noise_std))
 
 
 def _titles(learner: Learner, generated: Generated) -> list[str]:

@@ -12,6 +12,8 @@ import tyro
 
 from agents.evaluation import TEST_EPISODES
 
+PictureFormat = Literal["png", "pdf", "svg"]
+
 
 class UsageError(Exception):
     """The command line asks for something that cannot be meant."""
@@ -134,7 +136,7 @@ class PlotOptions:
     """The first of them, counted from 0; those after it follow."""
     split: Literal["train", "validation", "test"] = "test"
     """Data to draw from; test and validation are held out."""
-    format: Literal["png", "pdf", "svg"] = "png"
+    format: PictureFormat = "png"
     """Of all figures but the animated ones."""
     threads: int = 1
     """Threads of one operation."""
@@ -182,6 +184,8 @@ class GenerateOptions:
     """Tokens of a sample at most; twice the data's largest number if not given."""
     noise_std: float = 0.1
     """Noise to be removed, in standard deviations of each coordinate."""
+    format: PictureFormat = "png"
+    """Of the pictures."""
     threads: int = 1
     """Threads of one operation."""
 
@@ -230,6 +234,8 @@ class EmbedOptions:
     """Samples of the split; finite data gives each of its rows once at most."""
     split: Literal["train", "validation", "test"] = "test"
     """Which samples."""
+    format: PictureFormat = "png"
+    """Of the map."""
     threads: int = 1
     """Threads of one operation."""
 

@@ -14,7 +14,7 @@ from agents.figures import write_figure
 from agents.options import PlotOptions, UsageError, set_threads
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
-from agents.tracing import traces
+from agents.tracing import traces_of
 from htm_env.figures import (
     charges_figure,
     filmstrip_figure,
@@ -50,9 +50,8 @@ def plot(options: PlotOptions) -> None:
         raise UsageError(
             f"--first is {options.first}, but the {options.split} split has {dataset.size} samples"
         )
-    # The policy of a run may draw, so the samples before the first are merged too: each sample has
-    # the same tree whatever is asked for.
-    drawn = traces(learner, dataset, options.first + options.samples)[options.first :]
+    keys = dataset.fixed_keys(options.first + options.samples)[options.first :]
+    drawn = traces_of(learner, dataset, keys.tolist())
     out = directory.path / FIGURES if options.out is None else options.out
     work = list(_work(out, options.first, drawn, options.format))
     console = Console(file=sys.stderr)

@@ -17,7 +17,6 @@ from htm_env.datasets.random_keys import KEY_LIMIT
 from htm_env.merge_tree import MergeTree
 from htm_env.metrics import nmse_per_sample
 from htm_env.trace import Considered, Trace
-from htm_env.types import TokenBatch
 
 
 def traces(learner: Learner, dataset: Dataset, count: int) -> list[Trace]:
@@ -32,8 +31,8 @@ def traces(learner: Learner, dataset: Dataset, count: int) -> list[Trace]:
 def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[Trace]:
     """The greedy episodes of the samples with these keys, one a key.
 
-    A policy that draws, such as ``random``, draws for all of them together, so its tree of a sample
-    depends on which others stand beside it.
+    A policy that draws, such as ``random``, draws anew for every key, so that the tree of a sample
+    does not depend on which others stand beside it.
 
     Raises ``ValueError`` for a learner that makes no trees, and for keys that the data does not
     have.
@@ -44,20 +43,15 @@ def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[T
     for key in keys:
         if not 0 <= key <= last:
             raise ValueError(f"there is no sample {key}: the {dataset.split} split has 0 to {last}")
+    return [_trace(learner, dataset, key) for key in keys]
+
+
+def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
     device = learner.device
-    batch = dataset.episodes(np.array(keys, dtype=np.int64)).to(device)
-    generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
+    batch = dataset.episodes(np.array([key], dtype=np.int64)).to(device)
+    generator = torch.Generator(device).manual_seed(EVALUATION_SEED + key)
     merges = learner.plan(batch, generator, greedy=True)
-    episodes = follow(learner.autoencoder, batch, merges)
-    return [
-        _trace(
-            learner, batch.rows(slice(row, row + 1)), episodes.rows(slice(row, row + 1)), dataset
-        )
-        for row in range(len(merges))
-    ]
-
-
-def _trace(learner: Learner, batch: TokenBatch, episode: Rollout, dataset: Dataset) -> Trace:
+    episode = follow(learner.autoencoder, batch, merges)
     tokens = int(batch.num_tokens)
     merges = episode.merges[0, : tokens - 1]
     # The same sample once for each number of merges, all decoded together.

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from htm_env.forest import (
     active_nodes,
     check_merges,
+    check_present,
     leftmost_leaves,
     pad_merges,
 )
@@ -174,7 +175,7 @@ class HTMAutoencoder(nn.Module):
         where a sample's tokens leave a gap in its slots.
         """
         self._check_tokens(tokens)
-        _check_present(present)
+        check_present(present)
         lifted = self.lifter(self.standardise(tokens)) * present[..., None]
         forest = merge_with(policy, lifted, present, self.merger, generator)
         return self.decode(
@@ -284,19 +285,8 @@ class HTMAutoencoder(nn.Module):
 
     @staticmethod
     def _check_merges(merges: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        _check_present(present)
+        check_present(present)
         num_leaves = present.sum(1)
         merges = pad_merges(merges, present.shape[1])
         check_merges(merges, num_leaves)
         return merges, num_leaves
-
-
-def _check_present(present: Tensor) -> None:
-    """Raise ``ValueError`` naming the first sample whose tokens do not fill its first slots."""
-    gaps = (present[:, 1:] & ~present[:, :-1]).any(dim=1)
-    if gaps.any():
-        row = int(gaps.nonzero()[0])
-        raise ValueError(
-            f"the tokens of sample {row} leave a gap in its slots: {present[row].int().tolist()}; "
-            "expected them in the slots 0 .. n-1"
-        )

@@ -128,6 +128,17 @@ def merges_to_actions(
 # ---------------------------------------------------------------- merges, as trees
 
 
+def check_present(present: Bool[Tensor, "B P"]) -> None:
+    """Raise ``ValueError`` naming the first sample whose tokens do not fill its first slots."""
+    gaps = (present[:, 1:] & ~present[:, :-1]).any(dim=1)
+    if gaps.any():
+        row = int(gaps.nonzero()[0])
+        raise ValueError(
+            f"the tokens of sample {row} leave a gap in its slots: {present[row].int().tolist()}; "
+            "expected them in the slots 0 .. n-1"
+        )
+
+
 def check_merges(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> None:
     """Raise ``ValueError`` naming the first sample whose merges are not a forest.
 

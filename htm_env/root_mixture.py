@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -62,12 +62,14 @@ class RootMixture:
         generator: torch.Generator,
         components: Sequence[int] = COMPONENTS,
         covariance_types: Sequence[str] = ("full",),
+        on_fitted: Callable[[Candidate], None] | None = None,
     ) -> RootMixture:
         """Fit every number of components with every covariance type, and keep the least BIC.
 
         The roots are standardised first, so that the regularisation is relative to their variance
         in each dimension; a dimension that does not vary at all keeps a millionth of the largest
-        one's standard deviation. Uses as many threads as torch does.
+        one's standard deviation. Uses as many threads as torch does. ``on_fitted`` is called with
+        every mixture that was tried.
 
         Raises ``ValueError`` where there are fewer roots than components, where a root is not
         finite, and for an unknown covariance type.
@@ -85,6 +87,8 @@ class RootMixture:
                 bic, aic = float(model.bic(standardised)), float(model.aic(standardised))
                 candidate = Candidate(count, covariance_type, bic, aic, bool(model.converged_))
                 candidates.append(candidate)
+                if on_fitted is not None:
+                    on_fitted(candidate)
                 if best is None or bic < best[0].bic:
                     best = candidate, model
         assert best is not None  # there is at least one of each

@@ -58,7 +58,7 @@ def read_clades(clades: Iterable[Collection[int]], num_leaves: int) -> Merges:
     of the leaves and smaller clades together.
     """
     node_over, members = list(range(num_leaves)), {leaf: {leaf} for leaf in range(num_leaves)}
-    merges = []
+    merges: list[list[int]] = []
     for clade in sorted(map(set, clades), key=len):
         if not clade <= set(range(num_leaves)):
             raise ValueError(f"the leaves are 0 to {num_leaves - 1}, but a clade is {clade}.")

@@ -1,6 +1,6 @@
 """Stored trees, and what they say about a policy that did not make them."""
 
-from replay.buffer import ReplayBuffer, Sampled
+from replay.buffer import ReplayBuffer
 from replay.importance import (
     VTrace,
     effective_sample_size,
@@ -14,7 +14,7 @@ from replay.importance import (
     vtrace,
 )
 from replay.pair_softmax import choice_entropy, log_totals
-from replay.samplers import SAMPLERS
+from replay.samplers import SAMPLERS, Sampled
 from replay.trajectory import Trajectories, Trajectory
 from replay.tree_probability import (
     all_sequences,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,22 +14,12 @@ from torch import Tensor
 from replay.files import not_readable, read_tensors, write_tensors
 from replay.packing import Packing
 from replay.ring import Ring
-from replay.samplers import make_sampler
+from replay.samplers import Sampled, known_values, make_sampler
 from replay.sum_tree import SumTree
 from replay.trajectory import Trajectories, Trajectory
 
 _KIND = "replay buffer"
 _MOST_SOURCES = 2**15
-
-
-class Sampled(NamedTuple):
-    """Episodes that a buffer has drawn."""
-
-    trajectories: Trajectories
-    weights: Float[Tensor, "B"]
-    """``(N * probability)^-beta``, divided by the largest in the buffer; 1 for uniform sampling."""
-    indices: Int64[Tensor, "B"]
-    """Where they are, for :meth:`ReplayBuffer.update_priorities`; until the next add or drop."""
 
 
 class ReplayBuffer:
@@ -121,7 +111,7 @@ class ReplayBuffer:
             batch.tokens.shape[2],
         )
         packing.check_fits(batch)
-        known = self._known(values, batch.size)
+        known = known_values(values, batch.size)
         sources = tuple(dict.fromkeys((*self.sources, *batch.sources)))
         if len(sources) > _MOST_SOURCES:
             raise ValueError(f"there are {len(sources)} sources; expected at most {_MOST_SOURCES}")
@@ -185,7 +175,7 @@ class ReplayBuffer:
         Raises ``ValueError`` for a value that is not finite and an index that holds no episode.
         """
         indices = indices.cpu()
-        known = self._known(values, len(indices))
+        known = known_values(values, len(indices))
         held = self._ring.occupied(indices)
         if not held.all():
             row = int((~held).nonzero()[0])
@@ -270,20 +260,6 @@ class ReplayBuffer:
         self._rebuild()
 
     # ------------------------------------------------------------ priorities
-
-    def _known(self, values: Tensor | None, count: int) -> np.ndarray:
-        """The values; nan where there are none."""
-        if values is None:
-            return np.full(count, np.nan)
-        if values.shape != (count,):
-            raise ValueError(
-                f"values have shape {tuple(values.shape)}; expected one for each of "
-                f"{count} episodes"
-            )
-        if not values.isfinite().all():
-            row = int((~values.isfinite()).nonzero()[0])
-            raise ValueError(f"the value of episode {row} is {float(values[row])}; expected finite")
-        return values.detach().cpu().double().numpy()
 
     def _new_priorities(self, known: np.ndarray) -> np.ndarray:
         largest = 1.0

@@ -8,13 +8,27 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
+from jaxtyping import Float, Int64
 from numpy.typing import NDArray
+from torch import Tensor
+
+from replay.trajectory import Trajectories
 
 FLOOR = 0.01
 """Added before the exponent, so that nothing is out of reach (the paper's epsilon)."""
+
+
+class Sampled(NamedTuple):
+    """Episodes that a buffer has drawn."""
+
+    trajectories: Trajectories
+    weights: Float[Tensor, "B"]
+    """``(N * probability)^-beta``, divided by the largest in the buffer; 1 for uniform sampling."""
+    indices: Int64[Tensor, "B"]
+    """Where they are, for ``ReplayBuffer.update_priorities``; until the next add or drop."""
 
 
 @dataclass(frozen=True)
@@ -96,3 +110,20 @@ def make_sampler(name: str, alpha: float = 0.6, beta: float = 0.4) -> Sampler:
         if not value >= 0:
             raise ValueError(f"{exponent} is {value}; expected 0 or more")
     return _SAMPLERS[name](alpha, beta)
+
+
+def known_values(values: Float[Tensor, "B"] | None, count: int) -> Float[np.ndarray, "B"]:
+    """The values of ``count`` episodes; nan where there are none.
+
+    Raises ``ValueError`` for another number of values, and naming the first that is not finite.
+    """
+    if values is None:
+        return np.full(count, np.nan)
+    if values.shape != (count,):
+        raise ValueError(
+            f"values have shape {tuple(values.shape)}; expected one for each of {count} episodes"
+        )
+    if not values.isfinite().all():
+        row = int((~values.isfinite()).nonzero()[0])
+        raise ValueError(f"the value of episode {row} is {float(values[row])}; expected finite")
+    return values.detach().cpu().double().numpy()

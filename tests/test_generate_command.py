@@ -176,7 +176,11 @@ def test_failures_are_one_line_and_status_one(run, tmp_path, capsys):
 
 
 def test_a_model_of_one_leaf_still_gives_pictures(run, tmp_path):
-    assert status("generate", run, *FEW, "--threshold", "0", "--out", tmp_path) == 0
+    one_leaf = "--threshold", "0", "--format", "svg"
+    assert status("generate", run, *FEW, *one_leaf, "--out", tmp_path) == 0
+    pictures = {path.name for path in tmp_path.glob("*.svg")}
+    assert pictures == {"bic.svg", "samples.svg", "interpolation.svg", "denoising.svg"}
+    assert not list(tmp_path.glob("*.png"))
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     assert metrics["rows"]["generated"]["mean_tokens"] == 1.0
     assert metrics["rows"]["generated"]["token_count_distance"] == 1.0

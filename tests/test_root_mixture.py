@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from sklearn.mixture import GaussianMixture
 
-from htm_env.root_mixture import COVARIANCE_TYPES, RootMixture
+from htm_env.root_mixture import COVARIANCE_TYPES, Candidate, RootMixture
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -26,7 +26,11 @@ def clusters(count: int = 600) -> torch.Tensor:
 
 
 def test_three_clusters_are_three_components_at_their_places():
-    mixture = RootMixture.fit(clusters(), random(), range(1, 7), COVARIANCE_TYPES)
+    fitted: list[Candidate] = []
+    mixture = RootMixture.fit(
+        clusters(), random(), range(1, 7), COVARIANCE_TYPES, on_fitted=fitted.append
+    )
+    assert tuple(fitted) == mixture.candidates
     assert mixture.chosen.components == 3
     assert mixture.chosen == min(mixture.candidates, key=lambda candidate: candidate.bic)
     assert len(mixture.candidates) == 6 * 4

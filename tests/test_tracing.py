@@ -94,6 +94,15 @@ def test_samples_are_chosen_by_their_keys(learner, made):
             traces_of(digits, digits.task.dataset("test"), [0, key])
 
 
+def test_a_policy_that_draws_has_the_same_tree_in_any_company():
+    drawing = algorithm("random").learner("HTM-Crosses-v0", algorithm("random").config)
+    dataset = drawing.task.dataset("test")
+    together = traces(drawing, dataset, 3)
+    for key, trace in enumerate(together):
+        assert traces_of(drawing, dataset, [key])[0].tree == trace.tree
+    assert len({str(trace.tree) for trace in together}) == 3
+
+
 def test_a_fixed_policy_has_no_probabilities_and_a_set_autoencoder_no_trees():
     def learner(name):
         return algorithm(name).learner("HTM-Trees-v0", algorithm(name).config, env_kwargs=DATA)
