@@ -11,12 +11,16 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from agents.configuration import check_bounds
-from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
+from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from agents.parts import equal_parts, mean_scalars
 from agents.schedules import check_points, piecewise_linear
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
 from htm_env.types import TokenBatch
+
+_SOAP = OptimizerConfig(method="soap", learning_rate=1e-2)
+"""What the merger of two numbers does to the gradients of the two is far from what Adam takes it
+for, one weight by itself; in equal time SOAP's errors were a sixth of Adam's (Trees, D=16)."""
 
 
 @dataclass(frozen=True)
@@ -37,9 +41,9 @@ class AutoencoderConfig:
     state, the rest the encoder's."""
     noise_std: float = 0.0
     """Gaussian noise after lifting and merging in training."""
-    lifter: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-2))
+    lifter: OptimizerConfig = field(default_factory=lambda: _SOAP)
     """Lifter and unlifter."""
-    merger: OptimizerConfig = field(default_factory=lambda: OptimizerConfig(learning_rate=1e-2))
+    merger: OptimizerConfig = field(default_factory=lambda: _SOAP)
     """Merger and unmerger."""
     classifier: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Leaf classifier."""
@@ -63,7 +67,7 @@ class AutoencoderTrainer:
             "classifier": [autoencoder.classifier],
         }
         self.optimizers = {
-            name: ScheduledAdam(
+            name: ScheduledOptimizer(
                 [parameter for module in modules for parameter in module.parameters()],
                 getattr(config, name),
             )

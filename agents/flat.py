@@ -14,7 +14,7 @@ from agents.configuration import check_bounds
 from agents.evaluation import CHUNK, TEST_EPISODES, TREE_SCORES
 from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width
 from agents.learner import Learner
-from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
+from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.datasets import Dataset
 from htm_env.metrics import nmse_per_sample
 from htm_env.types import NONE, TokenBatch
@@ -53,7 +53,7 @@ class Flat(Learner):
 
     def __init__(self, env_id: str, config: FlatConfig | None = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
-        self.optimizer = ScheduledAdam(self.autoencoder.parameters(), self.config.optimizer)
+        self.optimizer = ScheduledOptimizer(self.autoencoder.parameters(), self.config.optimizer)
         self.guard = NonFiniteGuard()
 
     def _make_autoencoder(self) -> FlatAutoencoder:  # type: ignore[override]

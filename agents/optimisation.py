@@ -14,11 +14,18 @@ from torch import Tensor, nn
 from agents.configuration import check_bounds
 from agents.schedules import cosine_decay, warm_up
 
+METHODS = ("adam", "soap")
+WIDEST = 64
+"""The longest side of a weight that SOAP turns: all embeddings, no hidden layer."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Adam (Kingma & Ba 2015) with a schedule of its learning rate."""
+    """An optimizer and the schedule of its learning rate."""
 
+    method: str = "adam"
+    """adam (Kingma & Ba 2015), or soap (Vyas et al. 2024): Adam in the eigenbases of a weight's
+    gradients, on its sides of at most 64."""
     learning_rate: float = 3e-3
     """At its highest."""
     warm_up_updates: int = 100
@@ -28,9 +35,11 @@ class OptimizerConfig:
     clip_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     weight_decay: float = 0.0
-    """L2 penalty, as in Adam."""
+    """L2 penalty: adam's is part of the gradient, soap's beside it."""
 
     def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f"unknown method {self.method!r}; choose from {list(METHODS)}")
         large = (0, math.inf)
         check_bounds(
             self, learning_rate=(0, 1e6), warm_up_updates=large, final_share=(0, 1),
@@ -68,17 +77,12 @@ class NonFiniteGuard:
         self.skipped, self.in_a_row = state["skipped"], state["in_a_row"]
 
 
-class ScheduledAdam:
+class ScheduledOptimizer:
     """One part's optimizer: clips its gradients and follows its schedule."""
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> None:
         self.parameters, self.config = list(parameters), config
-        self.optimizer = torch.optim.Adam(
-            self.parameters,
-            lr=config.learning_rate,
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = _make(self.parameters, config)
         self.updates = 0
 
     def clip(self) -> Tensor:
@@ -101,6 +105,15 @@ class ScheduledAdam:
         return {"optimizer": copy.deepcopy(self.optimizer.state_dict()), "updates": self.updates}
 
     def restore(self, state: dict[str, Any]) -> None:
-        # Adam changes its averages in place, and would change the state that it was given.
+        # An optimizer changes its averages in place, and would change the state that it was given.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.updates = state["updates"]
+
+
+def _make(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
+    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
+    if config.method == "adam":
+        return torch.optim.Adam(parameters, fused=True, **shared)
+    from pytorch_optimizer import SOAP  # takes a second, which not every command should wait for
+
+    return SOAP(parameters, max_precondition_dim=WIDEST, **shared)

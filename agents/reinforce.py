@@ -17,7 +17,7 @@ from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
 from agents.episode_rewards import episode_rewards
 from agents.losses import discounted_returns, policy_gradient_step, value_loss
-from agents.optimisation import NonFiniteGuard, ScheduledAdam
+from agents.optimisation import NonFiniteGuard, ScheduledOptimizer
 from agents.policy import make_policy
 from agents.policy_learner import PolicyConfig, PolicyLearner
 from agents.probabilities import judged
@@ -70,7 +70,7 @@ class Reinforce(PolicyLearner):
                 config.scorer, self.autoencoder.embedding_dim, config.policy_hidden_dim
             ).to(self.device)
         self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
-        self.optimizer = ScheduledAdam(self.policy.parameters(), config.policy)
+        self.optimizer = ScheduledOptimizer(self.policy.parameters(), config.policy)
         self.guard = NonFiniteGuard()
         self.baseline = make_baseline(config.baseline, config.trees_per_sample)
         self.entropy = EntropyControl(config.entropy)

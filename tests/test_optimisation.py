@@ -12,7 +12,7 @@ from torch import nn
 
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.fixed import fixed_policy
-from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledAdam
+from agents.optimisation import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.losses import LossWeights
 
 NAN, INF = float("nan"), float("inf")
@@ -58,7 +58,7 @@ def test_a_restored_guard_has_the_patience_that_was_left():
 def test_the_learning_rate_warms_up_and_decays():
     """Adam's first steps along a constant gradient are as long as the learning rate."""
     parameter = weight(0.0)
-    optimizer = ScheduledAdam(
+    optimizer = ScheduledOptimizer(
         [parameter], config(learning_rate=0.5, warm_up_updates=4, final_share=0.2)
     )
     places = [0.0]
@@ -73,7 +73,7 @@ def test_the_learning_rate_warms_up_and_decays():
 
 def test_clipping_by_hand():
     parameter = weight(1.0, 1.0)
-    optimizer = ScheduledAdam([parameter], config(clip_norm=1.0))
+    optimizer = ScheduledOptimizer([parameter], config(clip_norm=1.0))
     parameter.grad = torch.tensor([3.0, 4.0])
     assert float(optimizer.clip()) == pytest.approx(5.0)
     assert parameter.grad.tolist() == pytest.approx([0.6, 0.8], rel=1e-4)
@@ -85,26 +85,28 @@ def test_clipping_by_hand():
 def test_no_clipping_is_an_infinite_norm():
     parameter = weight(1.0, 1.0)
     parameter.grad = torch.tensor([3e3, 4e3])
-    assert float(ScheduledAdam([parameter], config(clip_norm=math.inf)).clip()) == 5e3
+    assert float(ScheduledOptimizer([parameter], config(clip_norm=math.inf)).clip()) == 5e3
     assert parameter.grad.tolist() == [3e3, 4e3]
 
 
 def test_weight_decay_is_part_of_the_gradient():
     """With a gradient of 0 and a penalty, Adam moves by the learning rate towards 0."""
     parameter = weight(2.0, -2.0)
-    optimizer = ScheduledAdam([parameter], config(weight_decay=0.01))
+    optimizer = ScheduledOptimizer([parameter], config(weight_decay=0.01))
     parameter.grad = torch.zeros(2)
     optimizer.step(0.0)
     assert parameter.tolist() == pytest.approx([1.9, -1.9], rel=1e-4)
 
 
-def test_a_state_is_a_snapshot_and_restores_exactly():
-    one, other = weight(1.0, -1.0), weight(1.0, -1.0)
-    first, second = ScheduledAdam([one], config()), ScheduledAdam([other], config())
+@pytest.mark.parametrize("method", METHODS)
+def test_a_state_is_a_snapshot_and_restores_exactly(method):
+    one, other = (nn.Parameter(torch.eye(3, 2)) for _ in range(2))
+    first, second = (ScheduledOptimizer([each], config(method=method)) for each in (one, other))
 
     def step(parameter, optimizer, scale):
-        parameter.grad = torch.tensor([1.0, 2.0]) * scale
-        optimizer.step(0.3)
+        for row in range(12):  # soap turns its bases every ten steps
+            parameter.grad = torch.tensor([[1.0, 2.0], [3.0, 1.0], [row, 1.0]]) * scale
+            optimizer.step(0.3)
 
     step(one, first, 1.0)
     state = first.state()
@@ -115,9 +117,28 @@ def test_a_state_is_a_snapshot_and_restores_exactly():
         with torch.no_grad():
             other.copy_(kept)
         second.restore(state)
-        assert second.updates == 1
+        assert second.updates == 12
         step(other, second, -5.0)
         assert torch.equal(other, expected)
+
+
+def test_soap_turns_the_sides_of_embeddings_and_leaves_those_of_hidden_layers():
+    wide = nn.Parameter(torch.eye(100, 8))
+    optimizer = ScheduledOptimizer([wide], config(method="soap"))
+    wide.grad = torch.randn(100, 8, generator=generator())
+    optimizer.step(0.0)
+    hidden, embedding = optimizer.optimizer.state[wide]["Q"]
+    assert len(hidden) == 0
+    assert torch.allclose(embedding.T @ embedding, torch.eye(8), atol=1e-5)
+    # The basis is that of the gradients' covariance: in it, they are uncorrelated.
+    turned = wide.grad @ embedding
+    together = turned.T @ turned
+    assert torch.allclose(together, together.diagonal().diag(), atol=1e-3)
+
+
+def test_an_unknown_method_is_refused_with_the_choices():
+    with pytest.raises(ValueError, match=r"unknown method 'sgd'; choose from \['adam', 'soap'\]"):
+        config(method="sgd")
 
 
 # ---------------------------------------------------------------- the autoencoder's trainer
