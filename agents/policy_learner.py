@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig
 from agents.configuration import check_bounds
+from agents.demonstrations.race import Race
 from agents.fixed import fixed_policy
 from agents.learner import Learner
 from agents.optimisation import OptimizerConfig
@@ -43,8 +44,11 @@ class PolicyConfig:
     """incremental, terminal or one_step."""
     discount: float = 0.8
     """Of a reward one merge later."""
-    demonstrations: str = "nearest_sorted"
-    """The fixed policy that is cloned at first."""
+    demonstrations: tuple[str, ...] = ("nearest_sorted", "even_sorted", "balanced_sorted")
+    """The fixed policies that are cloned at first: all in turn, until it shows whose trees the
+    autoencoder learns best."""
+    demonstration_race: float = 0.05
+    """Share of the budget after which only that one is cloned."""
     demonstration_share: Points = ((0.1, 1.0), (0.3, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
 
@@ -52,6 +56,7 @@ class PolicyConfig:
         many = (1, math.inf)
         check_bounds(self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1))
         check_points("demonstration_share", self.demonstration_share)
+        Race(self.demonstrations, self.demonstration_race)  # raises for what cannot be run
 
 
 class PolicyLearner(Learner):
@@ -65,11 +70,13 @@ class PolicyLearner(Learner):
         super().__init__(env_id, config, **task)
         step_reward(self.config.reward)  # raises for an unknown one
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
-        self.demonstrator = fixed_policy(self.config.demonstrations)
+        self.demonstrators = {name: fixed_policy(name) for name in self.config.demonstrations}
+        self.race = Race(self.config.demonstrations, self.config.demonstration_race)
         if any(share > 0 for _, share in self.config.demonstration_share):
-            # raises where the policy asks for what the data does not have
+            # raises where a policy asks for what the data does not have
             one = self.dataset.fixed(1).to(self.device)
-            self.demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
+            for demonstrator in self.demonstrators.values():
+                demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
 
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
@@ -99,3 +106,15 @@ class PolicyLearner(Learner):
         if share <= 0:
             return False
         return float(torch.rand((), generator=self.generator, device=self.device)) < share
+
+    def _finished(self, demonstrator: str, error: float) -> dict[str, float]:
+        """Let the race know how well the trees of this update were reconstructed."""
+        self.race.report(demonstrator, error)
+        return {f"demonstrations/nmse_{demonstrator}": error}
+
+    def state(self) -> dict[str, Any]:
+        return {**super().state(), "race": self.race.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.race.restore(state["race"])

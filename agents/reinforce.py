@@ -151,8 +151,9 @@ class Reinforce(PolicyLearner):
         }
 
     def _clone(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
-        """Behaviour cloning: raise the likelihood of the demonstrator's merges."""
-        episodes = self._demonstrate(batch)
+        """Behaviour cloning: raise the likelihood of a demonstrator's merges."""
+        demonstrator = self.race.next(progress)
+        episodes = self._demonstrate(batch, demonstrator)
         self.merges_made += int(episodes.steps.sum())
         features = self.policy.features(episodes.nodes, episodes.leaf_counts)
         self.optimizer.zero()
@@ -165,12 +166,14 @@ class Reinforce(PolicyLearner):
         rewards, error = self._rewards_of(batch, episodes)
         return episodes, {
             **scalars,
+            **self._finished(demonstrator, float(error.mean())),
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
         }
 
-    def _demonstrate(self, batch: TokenBatch) -> Rollout:
-        merges = self.demonstrator.merges(batch, self.autoencoder, self.generator)
+    def _demonstrate(self, batch: TokenBatch, demonstrator: str) -> Rollout:
+        policy = self.demonstrators[demonstrator]
+        merges = policy.merges(batch, self.autoencoder, self.generator)
         return follow(self.autoencoder, batch, merges)
 
     def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:

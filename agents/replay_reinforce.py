@@ -59,12 +59,15 @@ class ReplayReinforce(Reinforce):
             raise ValueError(
                 f"unknown correction {config.correction!r}; choose from {list(CORRECTION_NAMES)}"
             )
-        self.stochastic_demonstrator = Demonstrator(
-            config.demonstrations,
-            config.demonstration_epsilon,
-            config.demonstration_temperature,
-            config.demonstration_order_epsilon,
-        )
+        self.stochastic_demonstrators = {
+            name: Demonstrator(
+                name,
+                config.demonstration_epsilon,
+                config.demonstration_temperature,
+                config.demonstration_order_epsilon,
+            )
+            for name in config.demonstrations
+        }
         # A stream of its own: with the learner's seed it would repeat the learner's numbers.
         own_seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
         self.buffer = ReplayBuffer(
@@ -202,24 +205,26 @@ class ReplayReinforce(Reinforce):
             self._store(batch, episodes, "policy", tree_log_prob)
         return episodes
 
-    def _demonstrate(self, batch: TokenBatch) -> Rollout:
-        behaviour = self.stochastic_demonstrator.behaviour(batch, self.autoencoder, self.generator)
+    def _demonstrate(self, batch: TokenBatch, demonstrator: str) -> Rollout:
+        policy = self.stochastic_demonstrators[demonstrator]
+        behaviour = policy.behaviour(batch, self.autoencoder, self.generator)
         merges, log_prob = behaviour.episodes(self.generator)
         episodes = replace(follow(self.autoencoder, batch, merges), log_prob=log_prob)
         tree_log_prob = None
         if self.config.correction == "tree":
             tree_log_prob = behaviour.tree_log_prob(merges, self.generator)
-        self._store(batch, episodes, self.config.demonstrations, tree_log_prob)
+        self._store(batch, episodes, demonstrator, tree_log_prob)
         return episodes
 
     def _seed(self) -> None:
         """Fill the buffer with demonstrations, as many at a time as a batch has."""
-        left = self.config.seed_episodes
-        while left > 0:
-            count = min(left, self.config.batch_size)
-            episodes = self._demonstrate(self.dataset.sample(count, self.generator).to(self.device))
+        names, size, total = self.race.entrants, self.config.batch_size, self.config.seed_episodes
+        for number, start in enumerate(range(0, total, size)):
+            count = min(size, total - start)
+            batch = self.dataset.sample(count, self.generator).to(self.device)
+            # Nobody has raced yet: all of them, one after the other.
+            episodes = self._demonstrate(batch, names[number % len(names)])
             self.merges_made += int(episodes.steps.sum())
-            left -= count
 
     def _store(
         self, batch: TokenBatch, episodes: Rollout, source: str, tree_log_prob: Tensor | None

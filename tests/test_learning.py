@@ -155,7 +155,7 @@ def test_stored_episodes_alone_teach_the_policy(correction):
     """Demonstrations at random, never cloned and none of them fresh: what they earned is all that
     there is to learn from, and the correction has to make the right thing of it."""
     config = replaying(
-        correction=correction, entropy=FREE, discount=1.0, demonstrations="random",
+        correction=correction, entropy=FREE, discount=1.0, demonstrations=("random",),
         seed_episodes=1000, replay_batch_size=64, rho_bar=10.0,
     )  # fmt: skip
     learner = counting_learner(config, ReplayReinforce)
@@ -241,8 +241,9 @@ def test_the_autoencoder_learns_under_fixed_policies(policy, share):
 def test_cloning_reaches_the_demonstrators_merges():
     """Nearest centroids of seven points: the tree has most of the demonstrator's clades."""
     config = replace(
-        TINY, policy_hidden_dim=64, batch_size=32, demonstration_share=((0.0, 1.0),), entropy=FREE
-    )
+        TINY, policy_hidden_dim=64, batch_size=32, demonstration_share=((0.0, 1.0),), entropy=FREE,
+        demonstrations=("nearest_sorted",),
+    )  # fmt: skip
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=6)
     batch = learner.task.dataset("test").fixed(100)
     expected = fixed_policy("nearest").merges(batch, learner.autoencoder, generator())
@@ -256,6 +257,21 @@ def test_cloning_reaches_the_demonstrators_merges():
     scalars = train(learner, 100)
     assert agreement() > 0.9
     assert all("loss/cloning" in row and "loss/policy" not in row for row in scalars)
+
+
+def test_the_demonstrator_whose_trees_are_learned_best_is_cloned():
+    config = replace(
+        TINY, demonstrations=("random", "nearest_sorted"), demonstration_race=0.5,
+        demonstration_share=((0.0, 1.0),),
+    )  # fmt: skip
+    learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=6)
+    scalars = train(learner, 80)
+    tags = "demonstrations/nmse_random", "demonstrations/nmse_nearest_sorted"
+    assert [[tag in row for tag in tags] for row in scalars[:4]] == 2 * [
+        [True, False],
+        [False, True],
+    ]
+    assert all(tags[0] not in row and tags[1] in row for row in scalars[40:])
 
 
 def test_a_curriculum_makes_fewer_merges_at_first():

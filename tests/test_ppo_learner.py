@@ -86,7 +86,7 @@ def test_cloning_reaches_the_demonstrators_merges():
     """Nearest centroids of seven points: most of their clades are the data's own."""
     config = replace(
         TINY, policy_hidden_dim=64, n_envs=64, trees_per_step=32,
-        demonstration_share=((0.0, 1.0),),
+        demonstrations=("nearest_sorted",), demonstration_share=((0.0, 1.0),),
     )  # fmt: skip
     task = {"env_kwargs": {"heights": (3,)}, "embedding_dim": 6}
     learner = PPOLearner("HTM-Trees-v0", config, **task)
@@ -236,7 +236,7 @@ def test_names_of_the_command_line():
     [
         ({"reward": "no"}, "unknown reward 'no'"),
         ({"scorer": "no"}, "unknown scorer 'no'"),
-        ({"demonstrations": "no"}, "'no'"),
+        ({"demonstrations": ("no",)}, "'no'"),
         ({"n_envs": 0}, "n_envs is 0"),
         ({"trees_per_step": 0}, "trees_per_step is 0"),
     ],

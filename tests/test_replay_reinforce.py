@@ -90,7 +90,7 @@ def check_mixture(stored, epsilon):
 @pytest.mark.parametrize("name", ["nearest_sorted", "structure", "random"])
 def test_demonstrations_are_stored_with_exact_probabilities(name):
     learner = made(
-        demonstrations=name, demonstration_share=((0.0, 1.0),), seed_episodes=10,
+        demonstrations=(name,), demonstration_share=((0.0, 1.0),), seed_episodes=10,
         correction="tree", demonstration_epsilon=0.3,
     )  # fmt: skip
     learner.update(0.0)

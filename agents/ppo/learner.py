@@ -150,14 +150,16 @@ class PPOLearner(PolicyLearner):
         """Behaviour cloning on as many trees as a rollout has; the critic learns their returns."""
         config = self.config
         trees = config.n_envs * config.rollout_episodes
+        name = self.race.next(progress)
         rows: list[dict[str, float]] = []
         for part in equal_parts(trees, config.trees_per_step):
             batch = self.dataset.sample(len(part), self.generator).to(self.device)
-            merges = self.demonstrator.merges(batch, self.autoencoder, self.generator)
+            merges = self.demonstrators[name].merges(batch, self.autoencoder, self.generator)
             rows.append(self._clone_step(batch, merges))
             if self.task.mode == "joint":
                 rows[-1] |= self.trainer.update(batch, merges, progress)
-        return mean_scalars(rows)
+        scalars = mean_scalars(rows)
+        return scalars | self._finished(name, scalars["train/nmse"])
 
     def _clone_step(self, batch: TokenBatch, merges: Tensor) -> dict[str, float]:
         config, optimizer = self.config, self.model.policy.optimizer
