@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,6 +47,17 @@ class OptimizerConfig:
         )  # fmt: skip
 
 
+def optimizer_of(
+    config: OptimizerConfig,
+) -> tuple[Callable[..., torch.optim.Optimizer], dict[str, Any]]:
+    """The class that a configuration names, and its arguments beside the learning rate."""
+    if config.method == "adam":
+        return torch.optim.Adam, {"weight_decay": config.weight_decay, "fused": True}
+    from agents.soap import SOAP  # takes a second, which not every command should wait for
+
+    return SOAP, {"weight_decay": config.weight_decay, "max_precondition_dim": WIDEST}
+
+
 class NonFiniteGuard:
     """Counts updates skipped because a loss or a gradient was not finite.
 
@@ -82,7 +93,8 @@ class ScheduledOptimizer:
 
     def __init__(self, parameters: Iterable[nn.Parameter], config: OptimizerConfig) -> None:
         self.parameters, self.config = list(parameters), config
-        self.optimizer = _make(self.parameters, config)
+        optimizer_class, arguments = optimizer_of(config)
+        self.optimizer = optimizer_class(self.parameters, lr=config.learning_rate, **arguments)
         self.updates = 0
 
     def clip(self) -> Tensor:
@@ -108,12 +120,3 @@ class ScheduledOptimizer:
         # An optimizer changes its averages in place, and would change the state that it was given.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.updates = state["updates"]
-
-
-def _make(parameters: list[nn.Parameter], config: OptimizerConfig) -> torch.optim.Optimizer:
-    shared: dict[str, Any] = {"lr": config.learning_rate, "weight_decay": config.weight_decay}
-    if config.method == "adam":
-        return torch.optim.Adam(parameters, fused=True, **shared)
-    from pytorch_optimizer import SOAP  # takes a second, which not every command should wait for
-
-    return SOAP(parameters, max_precondition_dim=WIDEST, **shared)

@@ -37,7 +37,7 @@ class PolicyConfig:
     """pointer, or pair_mlp (the published method's)."""
     policy_hidden_dim: int = 128
     """Width of the policy's hidden layers."""
-    trees_per_step: int = 16
+    trees_per_step: int = 32
     """Trees that one step of the autoencoder learns from; an update makes as many steps as its
     trees allow."""
     reward: str = "incremental"
@@ -47,9 +47,9 @@ class PolicyConfig:
     demonstrations: tuple[str, ...] = ("nearest_sorted", "even_sorted", "balanced_sorted")
     """The fixed policies that are cloned at first: all in turn, until it shows whose trees the
     autoencoder learns best."""
-    demonstration_race: float = 0.05
+    demonstration_race: float = 0.1
     """Share of the budget after which only that one is cloned."""
-    demonstration_share: Points = ((0.1, 1.0), (0.3, 0.0))
+    demonstration_share: Points = ((0.12, 1.0), (0.3, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
 
     def __post_init__(self) -> None:
@@ -107,9 +107,9 @@ class PolicyLearner(Learner):
             return False
         return float(torch.rand((), generator=self.generator, device=self.device)) < share
 
-    def _finished(self, demonstrator: str, error: float) -> dict[str, float]:
+    def _finished(self, demonstrator: str, error: float, progress: float) -> dict[str, float]:
         """Let the race know how well the trees of this update were reconstructed."""
-        self.race.report(demonstrator, error)
+        self.race.report(demonstrator, error, progress)
         return {f"demonstrations/nmse_{demonstrator}": error}
 
     def state(self) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class Reinforce(PolicyLearner):
         rewards, error = self._rewards_of(batch, episodes)
         return episodes, {
             **scalars,
-            **self._finished(demonstrator, float(error.mean())),
+            **self._finished(demonstrator, float(error.mean()), progress),
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
         }

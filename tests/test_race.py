@@ -9,50 +9,67 @@ import pytest
 from agents.demonstrations.race import Race
 
 
-def test_the_entrants_take_turns_and_then_the_best_goes_on():
-    race = Race(("one", "two", "three"), end=0.5)
-    errors = {"one": [1.0, 0.1], "two": [0.5, 0.2], "three": [0.2, 0.1]}
-    order = []
-    for lap in range(2):
-        for _ in range(3):
-            name = race.next(0.4)
-            order.append(name)
-            race.report(name, errors[name][lap])
+def run(race: Race, **errors: list[float]) -> None:
+    for lap in zip(*errors.values(), strict=True):
+        for name, error in zip(errors, lap, strict=True):
+            race.report(name, error, 0.0)
+
+
+def test_the_entrants_take_turns_until_the_end():
+    race, order = Race(("one", "two", "three"), end=0.5), []
+    for _ in range(6):
+        order.append(race.next(0.49))
+        race.report(order[-1], {"one": 0.3, "two": 0.2, "three": 0.1}[order[-1]], 0.49)
     assert order == 2 * ["one", "two", "three"]
-    # Geometric means: 0.316, 0.316 and 0.141.
-    assert race.next(0.5) == race.leader == "three"
-    # A hundredth once counts as much as a tenth twice, and the winner may lose its lead.
-    for _ in range(2):
-        race.report("two", 0.01)
-    assert race.next(1.0) == "two"
+    assert race.next(0.5) == race.next(1.0) == "three"
+    race.report("two", 1e-9, 0.5)  # too late
+    assert race.leader == "three"
+
+
+def test_the_last_third_counts_by_its_geometric_mean():
+    race = Race(("one", "two", "three"), end=1.0)
+    # Means of the last two: 0.2, 0.1 and 0.14; of all, or of their sums, others would win.
+    run(
+        race,
+        one=[1.0, 1.0, 1e-5, 1e-5, 0.2, 0.2],
+        two=[1.0, 1.0, 1.0, 1.0, 1.0, 0.01],
+        three=[1e-9, 1e-9, 1e-9, 1e-9, 0.14, 0.14],
+    )
+    assert race.leader == "two"
+
+
+@pytest.mark.parametrize(("better_by", "winner"), [(0.09, "first"), (0.11, "second")])
+def test_the_first_wins_unless_another_is_a_tenth_better(better_by, winner):
+    race = Race(("first", "second"), end=1.0)
+    run(race, first=[0.1, 0.1], second=[0.1, 0.1 * math.exp(-better_by)])
+    assert race.leader == winner
 
 
 def test_whoever_had_no_turn_cannot_win():
     race = Race(("one", "two"), end=0.1)
     assert race.next(0.2) == "one"
-    race.report("two", 7.0)
+    race.report("two", 7.0, 0.0)
     assert race.next(0.2) == "two"
 
 
 def test_one_entrant_always_demonstrates():
     race = Race(("one", "one"), end=1.0)
     assert race.entrants == ("one",)
-    race.report("one", math.nan)
+    race.report("one", math.nan, 0.0)
     assert race.next(0.3) == race.next(1.0) == "one"
 
 
 def test_errors_that_no_logarithm_has_are_survived():
-    race = Race(("exact", "broken"), end=0.0)
-    race.report("exact", 0.0)
-    race.report("broken", math.inf)
+    race = Race(("broken", "exact"), end=0.1)
+    run(race, broken=[math.inf], exact=[0.0])
     assert race.leader == "exact"
 
 
 def test_a_restored_race_goes_on():
     race, again = Race(("one", "two"), 1.0), Race(("one", "two"), 1.0)
-    race.report(race.next(0.0), 0.5)
+    race.report(race.next(0.0), 0.5, 0.0)
     again.restore(race.state())
-    race.report("two", 0.1)
+    race.report("two", 0.1, 0.0)
     assert again.next(0.0) == "two"
     assert (race.leader, again.leader) == ("two", "one")
 

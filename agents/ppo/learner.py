@@ -17,7 +17,7 @@ from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.entropy import mean_entropy
 from agents.episode_rewards import episode_rewards
 from agents.losses import discounted_returns, policy_gradient_step, value_loss
-from agents.optimisation import NonFiniteGuard
+from agents.optimisation import NonFiniteGuard, optimizer_of
 from agents.parts import equal_parts, mean_of_finite, mean_scalars
 from agents.policy_learner import PolicyLearner
 from agents.ppo.callback import JointTraining
@@ -80,6 +80,7 @@ class PPOLearner(PolicyLearner):
         config = self.config
         steps = config.rollout_episodes * (self.dataset.max_tokens - 1)
         form = FORMS[config.maskable]
+        optimizer_class, optimizer_arguments = optimizer_of(config.policy)
         model = form.model(
             form.policy,
             self.env,
@@ -97,7 +98,8 @@ class PPOLearner(PolicyLearner):
             policy_kwargs={
                 "scorer": config.scorer,
                 "hidden_dim": config.policy_hidden_dim,
-                "optimizer_kwargs": {"weight_decay": config.policy.weight_decay, "fused": True},
+                "optimizer_class": optimizer_class,
+                "optimizer_kwargs": optimizer_arguments,
             },
             device=self.device,
         )
@@ -159,7 +161,7 @@ class PPOLearner(PolicyLearner):
             if self.task.mode == "joint":
                 rows[-1] |= self.trainer.update(batch, merges, progress)
         scalars = mean_scalars(rows)
-        return scalars | self._finished(name, scalars["train/nmse"])
+        return scalars | self._finished(name, scalars["train/nmse"], progress)
 
     def _clone_step(self, batch: TokenBatch, merges: Tensor) -> dict[str, float]:
         config, optimizer = self.config, self.model.policy.optimizer
@@ -204,7 +206,7 @@ class PPOLearner(PolicyLearner):
         super().restore(state)
         self.policy.load_state_dict(state["policy"])
         self.trainer.restore(state["trainer"])
-        # Adam changes its averages in place, and would change the state that it was given.
+        # An optimizer changes its averages in place, and would change the state that it was given.
         self.model.policy.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self._gradient_steps = state["gradient_steps"]
         self.guard.restore(state["guard"])
