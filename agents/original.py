@@ -43,6 +43,7 @@ ORIGINAL = ReinforceConfig(
     scorer="pair_mlp",
     policy_hidden_dim=256,
     batch_size=64,
+    batch_growth=1.0,
     trees_per_sample=1,
     trees_per_step=64,
     reward="one_step",

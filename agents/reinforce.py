@@ -32,7 +32,10 @@ class ReinforceConfig(PolicyConfig):
     """Everything that REINFORCE can be told; shares are of the budget."""
 
     batch_size: int = 32
-    """Samples an update."""
+    """Samples an update, at first."""
+    batch_growth: float = 4.0
+    """How many times as many at the end of the budget: at first many updates are worth more, later
+    little noise (Smith et al. 2018, "Don't decay the learning rate, increase the batch size")."""
     trees_per_sample: int = 2
     """Trees that the policy makes of every sample."""
     baseline: str = "leave_one_out"
@@ -50,7 +53,7 @@ class ReinforceConfig(PolicyConfig):
         super().__post_init__()
         many = (1, math.inf)
         check_bounds(
-            self, batch_size=many, trees_per_sample=many,
+            self, batch_size=many, trees_per_sample=many, batch_growth=(1, 1e3),
             merges_curriculum=(0, 1), population_curriculum=(0, 1),
         )  # fmt: skip
 
@@ -84,10 +87,10 @@ class Reinforce(PolicyLearner):
     def _learn_afresh(self, progress: float) -> tuple[TokenBatch, Rollout, dict[str, float]]:
         """Make new episodes, and let the policy learn from them."""
         config = self.config
+        size = round(config.batch_size * config.batch_growth ** min(progress, 1.0))
         batch = sample_up_to(
-            self.dataset, config.batch_size, self.generator,
-            progress, config.population_curriculum,
-        ).to(self.device)  # fmt: skip
+            self.dataset, size, self.generator, progress, config.population_curriculum
+        ).to(self.device)
         if self._clones_now(progress):
             return batch, *self._clone(batch, progress)
         rows = torch.arange(len(batch.tokens), device=self.device)

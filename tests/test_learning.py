@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields, replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -35,6 +36,7 @@ TINY = ReinforceConfig(
     policy=FAST,
     policy_hidden_dim=32,
     batch_size=8,
+    batch_growth=1.0,
     trees_per_sample=4,
     trees_per_step=32,
     entropy=EntropyConfig(target=((0.0, 1.0), (1.0, 0.0))),
@@ -257,6 +259,17 @@ def test_cloning_reaches_the_demonstrators_merges():
     scalars = train(learner, 100)
     assert agreement() > 0.9
     assert all("loss/cloning" in row and "loss/policy" not in row for row in scalars)
+
+
+def test_batches_grow_over_the_budget():
+    config = replace(TINY, batch_size=4, batch_growth=4.0, trees_per_sample=2)
+    learner = Reinforce("HTM-Trees-v0", config, **TREES)
+    made = [0]
+    for progress in (0.0, 0.5, 1.0, 1.1):
+        learner.update(progress)
+        made.append(learner.merges_made)
+    # Two merges a tree of three, two trees a sample: 4, 8, 16 and again 16 samples.
+    assert [after - before for before, after in pairwise(made)] == [16, 32, 64, 64]
 
 
 def test_the_demonstrator_whose_trees_are_learned_best_is_cloned():
