@@ -33,9 +33,12 @@ class ReinforceConfig(PolicyConfig):
 
     batch_size: int = 32
     """Samples an update, at first."""
-    batch_growth: float = 4.0
-    """How many times as many at the end of the budget: at first many updates are worth more, later
-    little noise (Smith et al. 2018, "Don't decay the learning rate, increase the batch size")."""
+    batch_growth: float = 0.125
+    """Samples that an update has more than the one before: at first many updates are worth more,
+    later little noise (Smith et al. 2018, "Don't decay the learning rate, increase the batch
+    size")."""
+    max_batch_size: int = 256
+    """Samples an update at most; the growth ends there."""
     trees_per_sample: int = 2
     """Trees that the policy makes of every sample."""
     baseline: str = "leave_one_out"
@@ -53,7 +56,8 @@ class ReinforceConfig(PolicyConfig):
         super().__post_init__()
         many = (1, math.inf)
         check_bounds(
-            self, batch_size=many, trees_per_sample=many, batch_growth=(1, 1e3),
+            self, batch_size=many, trees_per_sample=many,
+            batch_growth=(0, math.inf), max_batch_size=many,
             merges_curriculum=(0, 1), population_curriculum=(0, 1),
         )  # fmt: skip
 
@@ -87,7 +91,8 @@ class Reinforce(PolicyLearner):
     def _learn_afresh(self, progress: float) -> tuple[TokenBatch, Rollout, dict[str, float]]:
         """Make new episodes, and let the policy learn from them."""
         config = self.config
-        size = round(config.batch_size * config.batch_growth ** min(progress, 1.0))
+        grown = config.batch_size + int(config.batch_growth * self.updates)
+        size = max(config.batch_size, min(grown, config.max_batch_size))
         batch = sample_up_to(
             self.dataset, size, self.generator, progress, config.population_curriculum
         ).to(self.device)

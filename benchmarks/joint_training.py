@@ -34,7 +34,7 @@ def measure(case: dict[str, Any], algo: str) -> dict[str, Any]:
         config = replace(
             ReinforceConfig(),
             batch_size=case["samples"],
-            batch_growth=1.0,
+            batch_growth=0.0,
             trees_per_step=2 * case["samples"],
             demonstration_share=((0.0, 0.0),),
         )

@@ -36,7 +36,7 @@ TINY = ReinforceConfig(
     policy=FAST,
     policy_hidden_dim=32,
     batch_size=8,
-    batch_growth=1.0,
+    batch_growth=0.0,
     trees_per_sample=4,
     trees_per_step=32,
     entropy=EntropyConfig(target=((0.0, 1.0), (1.0, 0.0))),
@@ -261,15 +261,15 @@ def test_cloning_reaches_the_demonstrators_merges():
     assert all("loss/cloning" in row and "loss/policy" not in row for row in scalars)
 
 
-def test_batches_grow_over_the_budget():
-    config = replace(TINY, batch_size=4, batch_growth=4.0, trees_per_sample=2)
+def test_batches_grow_with_every_update_up_to_their_limit():
+    config = replace(TINY, batch_size=4, batch_growth=1.5, max_batch_size=7, trees_per_sample=2)
     learner = Reinforce("HTM-Trees-v0", config, **TREES)
     made = [0]
-    for progress in (0.0, 0.5, 1.0, 1.1):
-        learner.update(progress)
+    for _ in range(4):
+        learner.update(0.5)
         made.append(learner.merges_made)
-    # Two merges a tree of three, two trees a sample: 4, 8, 16 and again 16 samples.
-    assert [after - before for before, after in pairwise(made)] == [16, 32, 64, 64]
+    # Two merges a tree of three, two trees a sample: 4, 5, 7 and again 7 samples.
+    assert [after - before for before, after in pairwise(made)] == [16, 20, 28, 28]
 
 
 def test_the_demonstrator_whose_trees_are_learned_best_is_cloned():
