@@ -18,7 +18,15 @@ from rich.table import Table
 from torch import Tensor
 
 from agents.generation_pictures import write_figures
-from agents.generation_samples import Encoded, Limits, denoised, encoded, stream_of
+from agents.generation_samples import (
+    Encoded,
+    Limits,
+    denoised,
+    encoded,
+    encoded_along,
+    refined,
+    stream_of,
+)
 from agents.generation_scores import Judge, Scores, gaussian_tokens
 from agents.learner import Learner
 from agents.options import GenerateOptions, UsageError, set_threads
@@ -27,7 +35,7 @@ from agents.run_directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.classifier_scores import classifier_scores
 from htm_env.files import atomic_write_bytes, atomic_write_text
-from htm_env.generation import Generated, generate, refine
+from htm_env.generation import Generated, generate
 from htm_env.metrics import mean_or_none, nmse_per_sample
 from htm_env.root_mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
 
@@ -67,7 +75,7 @@ def generate_run(options: GenerateOptions) -> None:
     mixture = _fit(training.roots, options, stream=0)
     fitted = perf_counter()
     drawn = _draw(learner.autoencoder, mixture, options, limits, stream=1)
-    generated = refine(learner.autoencoder, drawn, options.refinements, **vars(limits))
+    generated = refined(learner.autoencoder, drawn, training, options, limits)
     seconds = {"fitting": fitted - started, "generating": perf_counter() - fitted}
     report = _report(learner, options, limits, mixture, training, held_out, generated)
     report["rows"] = _rows(
@@ -176,12 +184,12 @@ def _rows(
     """The scores of what was generated, of what is above it, and of what is below it."""
     autoencoder, batch = learner.autoencoder, held_out.batch
     untrained = _untrained(autoencoder, stream_of(options, 2))
-    roots = untrained.encode(training.batch.tokens, training.batch.present, training.merges).roots
+    again = encoded_along(untrained, training.batch, training.merges)
     alike = RootMixture.fit(
-        roots, stream_of(options, 5), [mixture.components], [mixture.covariance_type]
+        again.roots, stream_of(options, 5), [mixture.components], [mixture.covariance_type]
     )
     floor = _draw(untrained, alike, options, limits, stream=6)
-    floor = refine(untrained, floor, options.refinements, **vars(limits))
+    floor = refined(untrained, floor, again, options, limits)
     training_cpu = training.batch.to("cpu")
     return {
         "generated": _scores(judge, generated),

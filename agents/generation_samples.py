@@ -11,13 +11,19 @@ from torch import Tensor
 from agents.evaluation import CHUNK, EVALUATION_SEED
 from agents.learner import Learner
 from agents.options import GenerateOptions
+from htm_env.autoencoder import HTMAutoencoder
 from htm_env.denoising import Denoised, denoise
+from htm_env.generation import Generated, refine
+from htm_env.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
+
+ENOUGH = 0.9
+"""Share of the real samples that are reconstructed better than what is still refined."""
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Samples, the trees that the run makes of them, and their roots."""
+    """Samples, their trees, and their roots."""
 
     batch: TokenBatch
     merges: Int64[Tensor, "B M 2"]
@@ -40,13 +46,44 @@ def encoded(learner: Learner, batch: TokenBatch) -> Encoded:
     """Samples with the run's own greedy merges, roots and reconstructions."""
     generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
     batch = batch.to(learner.device)
-    merges, roots, decoded = [], [], []
-    for start in range(0, len(batch.tokens), CHUNK):
-        part = batch.rows(slice(start, start + CHUNK))
-        merges.append(learner.plan(part, generator, greedy=True))
-        roots.append(learner.autoencoder.encode(part.tokens, part.present, merges[-1]).roots)
-        decoded.append(learner.autoencoder.decode(roots[-1], merges[-1], part.present))
-    return Encoded(batch, torch.cat(merges), torch.cat(roots), torch.cat(decoded))
+    merges = torch.cat([learner.plan(part, generator, greedy=True) for part in _parts(batch)])
+    return encoded_along(learner.autoencoder, batch, merges)
+
+
+@torch.no_grad()
+def encoded_along(
+    autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
+) -> Encoded:
+    """Samples with these merges, their roots and reconstructions."""
+    roots, decoded = [], []
+    for part, trees in zip(_parts(batch), merges.split(CHUNK), strict=True):
+        roots.append(autoencoder.encode(part.tokens, part.present, trees).roots)
+        decoded.append(autoencoder.decode(roots[-1], trees, part.present))
+    return Encoded(batch, merges, torch.cat(roots), torch.cat(decoded))
+
+
+def _parts(batch: TokenBatch) -> list[TokenBatch]:
+    starts = range(0, len(batch.tokens), CHUNK)
+    return [batch.rows(slice(start, start + CHUNK)) for start in starts]
+
+
+def refined(
+    autoencoder: HTMAutoencoder,
+    drawn: Generated,
+    training: Encoded,
+    options: GenerateOptions,
+    limits: Limits,
+) -> Generated:
+    """What was drawn, refined where the autoencoder reconstructs it worse than most real samples.
+
+    ``training`` are real samples as this autoencoder encodes them.
+    """
+    batch = training.batch
+    errors = nmse_per_sample(
+        training.reconstruction, batch.tokens, batch.present, autoencoder.token_std
+    )
+    enough = float(errors.double().quantile(ENOUGH))
+    return refine(autoencoder, drawn, options.refinements, enough=enough, **vars(limits))
 
 
 def denoised(

@@ -147,8 +147,8 @@ class GenerateOptions:
     """Draw new samples from a trained run, and measure how good they are.
 
     A Gaussian mixture is fitted to the root embeddings of training samples, roots are drawn from
-    it, and unmerged until the leaf classifier calls everything a leaf; what comes out is encoded
-    and decoded a few times more, which brings it nearer to what the autoencoder knows. Writes
+    it, and unmerged until the leaf classifier calls everything a leaf; what the autoencoder does
+    not know well is encoded and decoded a few times more, which brings it nearer. Writes
     samples.npz, metrics.json, mixture.safetensors and pictures. Rows beside the generated samples:
     the same before any refinement, other real samples (the ceiling), reconstructions, tokens of a
     Gaussian and an untrained autoencoder.
@@ -165,7 +165,8 @@ class GenerateOptions:
     temperature: float = 1.0
     """Factor of the mixture's covariances; 0 draws the means of its components."""
     refinements: int = 3
-    """How often what was generated is encoded along its own tree and decoded again; 0 for never."""
+    """How often a generated sample is encoded along its own tree and decoded again at most, as long
+    as the autoencoder reconstructs it worse than nine in ten real samples; 0 for never."""
     threshold: float = 0.5
     """Probability of being a leaf from which a node is one."""
     components: tuple[int, ...] | None = None

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.merge_tree import MergeTree
+from htm_env.metrics import nmse_per_sample
 from htm_env.types import NONE
 
 MAX_TOKENS, MAX_DEPTH = 64, 32
@@ -40,6 +42,31 @@ class Generated:
     def truncated(self) -> Bool[Tensor, "B"]:
         """True <--> the classifier wanted more of the sample than a limit allowed."""
         return self.depth_limited | self.token_limited
+
+    def rows(self, index: Tensor) -> Generated:
+        """The samples that ``index`` selects, in the same slots."""
+        return Generated(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def widened(self, slots: int) -> Generated:
+        """The same with empty slots added, up to so many."""
+        more = slots - self.present.shape[1]
+        return replace(
+            self,
+            tokens=pad(self.tokens, (0, 0, 0, more)),
+            present=pad(self.present, (0, more)),
+            merges=pad(self.merges, (0, 0, 0, more), value=NONE),
+        )
+
+    def with_rows(self, index: Int64[Tensor, "K"], others: Generated) -> Generated:
+        """The same with ``others`` in the places that ``index`` names."""
+        slots = max(self.present.shape[1], others.present.shape[1])
+        here, there = self.widened(slots), others.widened(slots)
+        return Generated(
+            *(
+                getattr(here, field.name).index_copy(0, index, getattr(there, field.name))
+                for field in fields(self)
+            )
+        )
 
     def tree(self, row: int) -> MergeTree:
         """The tree of one sample."""
@@ -111,38 +138,54 @@ def refine(
     generated: Generated,
     rounds: int,
     *,
+    enough: float = 0.0,
     threshold: float = 0.5,
     max_depth: int = MAX_DEPTH,
     max_tokens: int = MAX_TOKENS,
 ) -> Generated:
-    """Encode what was generated along its own trees, and decode it again, ``rounds`` times.
+    """Encode what was generated along its own trees, and decode it again, at most ``rounds`` times.
 
     A mixture covers the curved surface that roots lie on with flat pieces, so that what it draws
     lies beside the surface. An autoencoder pulls what is near its training samples towards them,
     and each round brings the samples nearer (the walk of Bengio et al. 2013, "Generalized denoising
-    auto-encoders as generative models", without its noise). No data is looked at.
+    auto-encoders as generative models", without its noise). A round also adds what an autoencoder
+    does to any sample, so it is left out where it would change the sample by an ``nmse`` of at most
+    ``enough``: with that of real samples, there is nothing left to gain. No data is looked at.
 
-    Raises ``ValueError`` for a negative number of rounds, and as :func:`generate` does.
+    Raises ``ValueError`` for a negative number of rounds or a negative ``enough``, and as
+    :func:`generate` does.
     """
     if rounds < 0:
         raise ValueError(f"rounds is {rounds}; expected at least 0")
+    if not enough >= 0:
+        raise ValueError(f"enough is {enough}; expected 0 or more")
+    left = torch.arange(len(generated.tokens), device=generated.tokens.device)
     for _ in range(rounds):
-        encoding = autoencoder.encode(generated.tokens, generated.present, generated.merges)
-        cut = generated.depth_limited, generated.token_limited
-        generated = generate(
-            autoencoder,
-            encoding.roots,
-            threshold=threshold,
-            max_depth=max_depth,
-            max_tokens=max_tokens,
+        if not len(left):
+            break
+        before = generated.rows(left)
+        roots = autoencoder.encode(before.tokens, before.present, before.merges).roots
+        after = generate(
+            autoencoder, roots, threshold=threshold, max_depth=max_depth, max_tokens=max_tokens
         )
         # Once cut, always marked: the sample is not what its root asked for.
-        generated = replace(
-            generated,
-            depth_limited=generated.depth_limited | cut[0],
-            token_limited=generated.token_limited | cut[1],
+        after = replace(
+            after,
+            depth_limited=after.depth_limited | before.depth_limited,
+            token_limited=after.token_limited | before.token_limited,
         )
+        moved = _change(autoencoder, before, after) > enough
+        left = left[moved]
+        generated = generated.with_rows(left, after.rows(moved))
     return generated
+
+
+def _change(autoencoder: HTMAutoencoder, before: Generated, after: Generated) -> Float[Tensor, "B"]:
+    """The ``nmse`` between the two; infinite where they have different numbers of tokens."""
+    slots = max(before.present.shape[1], after.present.shape[1])
+    before, after = before.widened(slots), after.widened(slots)
+    error = nmse_per_sample(after.tokens, before.tokens, before.present, autoencoder.token_std)
+    return error.masked_fill(before.num_tokens != after.num_tokens, torch.inf)
 
 
 def interpolate(

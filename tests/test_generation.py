@@ -219,6 +219,30 @@ def test_every_round_encodes_along_the_tree_and_decodes_again(rounds):
     assert refined.tree(0).nested() == (0, 1)
 
 
+def test_a_sample_that_changes_little_enough_is_left_alone():
+    roots = torch.tensor([[1.0, 8.0], [1.0, 2.0], [0.0, 5.0]])
+    # 8 becomes 4 (an nmse of 16 / 2), then 2 (of 4 / 2), then 1; the second one starts there.
+    for enough, ends in (
+        (0.4, (1.0, 1.0)),
+        (0.5, (2.0, 2.0)),
+        (2.0, (4.0, 2.0)),
+        (8.0, (8.0, 2.0)),
+    ):
+        refined = refine(halving(), generate(halving(), roots), 3, enough=enough)
+        assert refined.tokens[:2, 0, 0].tolist() == list(ends)
+        assert refined.num_tokens.tolist() == [2, 2, 1]
+    with pytest.raises(ValueError, match="enough is -1"):
+        refine(halving(), generate(halving(), roots), 1, enough=-1.0)
+
+
+def test_a_sample_that_changes_its_size_is_not_left_alone():
+    autoencoder = halving()
+    autoencoder.merger = linear([[0.0] * 4, [0.0, 0.5, 0.0, 0.5]], [0.0, 0.0])  # now a leaf's state
+    refined = refine(autoencoder, generate(autoencoder, torch.tensor([[1.0, 8.0]])), 1, enough=1e9)
+    assert refined.num_tokens.tolist() == [1]
+    assert refined.tokens[0, 0, 0] == 4.0
+
+
 def test_refining_keeps_the_marks_of_what_was_cut_and_refuses_negative_rounds():
     cut = generate(halving(), torch.tensor([[1.0, 8.0], [0.0, 8.0]]), max_tokens=1)
     assert cut.token_limited.tolist() == [True, False]
