@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
 
@@ -29,6 +29,8 @@ def _restored(hint: Any, value: Any) -> Any:
         for choice in (hint, *get_args(hint)):  # of a union, the member that it can be
             if isinstance(choice, type) and is_dataclass(choice):
                 return config_from_dict(choice, value)
+    if isinstance(value, str) and get_origin(hint) is tuple:  # one name may stand for itself
+        return (value,)
     if isinstance(value, list | tuple):
         return tuple(_restored(None, item) for item in value)
     return value

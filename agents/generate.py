@@ -24,7 +24,7 @@ from agents.generation_samples import (
     denoised,
     encoded,
     encoded_along,
-    refined,
+    enough,
     stream_of,
 )
 from agents.generation_scores import Judge, Scores, gaussian_tokens
@@ -35,7 +35,7 @@ from agents.run_directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.classifier_scores import classifier_scores
 from htm_env.files import atomic_write_bytes, atomic_write_text
-from htm_env.generation import Generated, generate
+from htm_env.generation import Generated, generate, refine
 from htm_env.metrics import mean_or_none, nmse_per_sample
 from htm_env.root_mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
 
@@ -75,7 +75,8 @@ def generate_run(options: GenerateOptions) -> None:
     mixture = _fit(training.roots, options, stream=0)
     fitted = perf_counter()
     drawn = _draw(learner.autoencoder, mixture, options, limits, stream=1)
-    generated = refined(learner.autoencoder, drawn, training, options, limits)
+    good = enough(learner.autoencoder, training)
+    generated = refine(learner.autoencoder, drawn, options.refinements, enough=good, **vars(limits))
     seconds = {"fitting": fitted - started, "generating": perf_counter() - fitted}
     report = _report(learner, options, limits, mixture, training, held_out, generated)
     report["rows"] = _rows(
@@ -148,6 +149,7 @@ def _report(
         "n": options.n,
         "temperature": options.temperature,
         "refinements": options.refinements,
+        "refined_above_nmse": enough(autoencoder, training),
         **vars(limits),
         "mixture": {
             **mixture.chosen._asdict(),
@@ -189,7 +191,8 @@ def _rows(
         again.roots, stream_of(options, 5), [mixture.components], [mixture.covariance_type]
     )
     floor = _draw(untrained, alike, options, limits, stream=6)
-    floor = refined(untrained, floor, again, options, limits)
+    good = enough(untrained, again)
+    floor = refine(untrained, floor, options.refinements, enough=good, **vars(limits))
     training_cpu = training.batch.to("cpu")
     return {
         "generated": _scores(judge, generated),

@@ -13,7 +13,6 @@ from agents.learner import Learner
 from agents.options import GenerateOptions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.denoising import Denoised, denoise
-from htm_env.generation import Generated, refine
 from htm_env.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
 
@@ -67,23 +66,14 @@ def _parts(batch: TokenBatch) -> list[TokenBatch]:
     return [batch.rows(slice(start, start + CHUNK)) for start in starts]
 
 
-def refined(
-    autoencoder: HTMAutoencoder,
-    drawn: Generated,
-    training: Encoded,
-    options: GenerateOptions,
-    limits: Limits,
-) -> Generated:
-    """What was drawn, refined where the autoencoder reconstructs it worse than most real samples.
-
-    ``training`` are real samples as this autoencoder encodes them.
-    """
-    batch = training.batch
+def enough(autoencoder: HTMAutoencoder, real: Encoded) -> float:
+    """The ``nmse`` that most real samples, as this autoencoder encodes them, stay below: what it
+    reconstructs as well as that needs no refinement."""
+    batch = real.batch
     errors = nmse_per_sample(
-        training.reconstruction, batch.tokens, batch.present, autoencoder.token_std
+        real.reconstruction, batch.tokens, batch.present, autoencoder.token_std
     )
-    enough = float(errors.double().quantile(ENOUGH))
-    return refine(autoencoder, drawn, options.refinements, enough=enough, **vars(limits))
+    return float(errors.double().quantile(ENOUGH))
 
 
 def denoised(

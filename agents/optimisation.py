@@ -16,7 +16,8 @@ from agents.schedules import cosine_decay, warm_up
 
 METHODS = ("adam", "soap")
 WIDEST = 64
-"""The longest side of a weight that SOAP turns: all embeddings, no hidden layer."""
+"""The longest side of a weight that SOAP turns: at the default sizes those of embeddings, and none
+of a hidden layer, whose bases would cost more than they save."""
 
 
 @dataclass(frozen=True)

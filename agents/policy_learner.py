@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig
 from agents.configuration import check_bounds
-from agents.demonstrations.race import Race
+from agents.demonstrations.race import Race, demonstrators_of
 from agents.fixed import fixed_policy
 from agents.learner import Learner
 from agents.optimisation import OptimizerConfig
@@ -44,9 +44,10 @@ class PolicyConfig:
     """incremental, terminal or one_step."""
     discount: float = 0.8
     """Of a reward one merge later."""
-    demonstrations: tuple[str, ...] = ("nearest_sorted", "even_sorted", "balanced_sorted")
-    """The fixed policies that are cloned at first: all in turn, until it shows whose trees the
-    autoencoder learns best."""
+    demonstrations: tuple[str, ...] = ()
+    """The fixed policies that are cloned at first. Several take turns, until it shows whose trees
+    the autoencoder learns best; without any, the one that is known to suit the environment, and on
+    data of your own nearest_sorted, even_sorted and balanced_sorted."""
     demonstration_race: float = 0.1
     """Share of the budget after which only that one is cloned."""
     demonstration_share: Points = ((0.12, 1.0), (0.3, 0.0))
@@ -56,7 +57,7 @@ class PolicyConfig:
         many = (1, math.inf)
         check_bounds(self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1))
         check_points("demonstration_share", self.demonstration_share)
-        Race(self.demonstrations, self.demonstration_race)  # raises for what cannot be run
+        check_bounds(self, demonstration_race=(0, 1))
 
 
 class PolicyLearner(Learner):
@@ -70,8 +71,9 @@ class PolicyLearner(Learner):
         super().__init__(env_id, config, **task)
         step_reward(self.config.reward)  # raises for an unknown one
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
-        self.demonstrators = {name: fixed_policy(name) for name in self.config.demonstrations}
-        self.race = Race(self.config.demonstrations, self.config.demonstration_race)
+        names = self.config.demonstrations or demonstrators_of(env_id)
+        self.demonstrators = {name: fixed_policy(name) for name in names}
+        self.race = Race(names, self.config.demonstration_race)
         if any(share > 0 for _, share in self.config.demonstration_share):
             # raises where a policy asks for what the data does not have
             one = self.dataset.fixed(1).to(self.device)
@@ -101,13 +103,13 @@ class PolicyLearner(Learner):
         return act(self.policy, observation, self._acting, deterministic), state
 
     def _clones_now(self, progress: float) -> bool:
-        """Whether this update imitates the demonstrator, by lot."""
+        """Whether this update imitates a demonstrator, by lot."""
         share = piecewise_linear(self.config.demonstration_share, progress)
         if share <= 0:
             return False
         return float(torch.rand((), generator=self.generator, device=self.device)) < share
 
-    def _finished(self, demonstrator: str, error: float, progress: float) -> dict[str, float]:
+    def _report_to_race(self, demonstrator: str, error: float, progress: float) -> dict[str, float]:
         """Let the race know how well the trees of this update were reconstructed."""
         self.race.report(demonstrator, error, progress)
         return {f"demonstrations/nmse_{demonstrator}": error}
@@ -117,4 +119,5 @@ class PolicyLearner(Learner):
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.race.restore(state["race"])
+        if "race" in state:  # checkpoints that are older know one demonstrator, and need none
+            self.race.restore(state["race"])

@@ -12,18 +12,25 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from agents.autoencoder_trainer import AutoencoderConfig
 from agents.budget import Budget
 from agents.evaluation import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.optimisation import OptimizerConfig
 from agents.options import PretrainOptions, UsageError, set_threads
 from agents.progress_bar import ProgressBar
 from agents.training import Logged, Training, Updated
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
+from htm_env.losses import LossWeights
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import EMBEDDING_DIMS, FOLDER
 
+_ADAM = OptimizerConfig(learning_rate=1e-2)
+RECIPE = AutoencoderConfig(loss=LossWeights(classifier_detached=True), lifter=_ADAM, merger=_ADAM)
+"""How the shipped weights were made: the frozen task stays the same while the learners get better,
+so that its results stay comparable."""
 SEED = 0
 BATCH_SIZE = 128
 ORDERS = (
@@ -60,7 +67,8 @@ class MixedOrders(FixedOrder):
     """Trains the autoencoder on the trees of a mixture of fixed policies."""
 
     def __init__(self, env_id: str) -> None:
-        super().__init__(env_id, FixedOrderConfig(batch_size=BATCH_SIZE), seed=SEED)
+        config = FixedOrderConfig(autoencoder=RECIPE, batch_size=BATCH_SIZE)
+        super().__init__(env_id, config, seed=SEED)
         self.algo = "mixture"
         self.policy = Mixture([FIXED_POLICIES[name] for name in _usable(ORDERS, self.dataset)])
 

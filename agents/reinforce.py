@@ -34,9 +34,9 @@ class ReinforceConfig(PolicyConfig):
     batch_size: int = 32
     """Samples an update, at first."""
     batch_growth: float = 0.125
-    """Samples that an update has more than the one before: at first many updates are worth more,
-    later little noise (Smith et al. 2018, "Don't decay the learning rate, increase the batch
-    size")."""
+    """Samples that an update has more than the one before, from the learner's first on: early many
+    updates are worth more, later little noise (Smith et al. 2018, "Don't decay the learning rate,
+    increase the batch size")."""
     max_batch_size: int = 256
     """Samples an update at most; the growth ends there."""
     trees_per_sample: int = 2
@@ -174,10 +174,18 @@ class Reinforce(PolicyLearner):
         rewards, error = self._rewards_of(batch, episodes)
         return episodes, {
             **scalars,
-            **self._finished(demonstrator, float(error.mean()), progress),
+            **self._report_to_race(
+                demonstrator, self._plan_error(batch, demonstrator, error, progress), progress
+            ),
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
         }
+
+    def _plan_error(
+        self, batch: TokenBatch, demonstrator: str, error: Tensor, progress: float
+    ) -> float:
+        """The mean error of the demonstrator's own trees; ``error`` is that of what it showed."""
+        return float(error.mean())
 
     def _demonstrate(self, batch: TokenBatch, demonstrator: str) -> Rollout:
         policy = self.demonstrators[demonstrator]

@@ -16,6 +16,8 @@ CORRECTION_NAMES = (*CORRECTIONS, "tree")
 class ReplayConfig(ReinforceConfig):
     """REINFORCE's options, and how episodes are stored and replayed."""
 
+    batch_growth: float = 0.0
+    """As REINFORCE's, but none: fresh episodes would outgrow those that are replayed."""
     replays: int = 2
     """Updates on stored episodes after each update on fresh ones."""
     replay_batch_size: int = 64

@@ -66,7 +66,7 @@ class ReplayReinforce(Reinforce):
                 config.demonstration_temperature,
                 config.demonstration_order_epsilon,
             )
-            for name in config.demonstrations
+            for name in self.demonstrators
         }
         # A stream of its own: with the learner's seed it would repeat the learner's numbers.
         own_seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
@@ -215,6 +215,15 @@ class ReplayReinforce(Reinforce):
             tree_log_prob = behaviour.tree_log_prob(merges, self.generator)
         self._store(batch, episodes, demonstrator, tree_log_prob)
         return episodes
+
+    def _plan_error(
+        self, batch: TokenBatch, demonstrator: str, error: Tensor, progress: float
+    ) -> float:
+        """The race is between plans, not between what their stochastic versions do to them."""
+        if progress >= self.race.end:
+            return float(error.mean())
+        planned = super()._demonstrate(batch, demonstrator)
+        return float(self._rewards_of(batch, planned)[1].mean())
 
     def _seed(self) -> None:
         """Fill the buffer with demonstrations, as many at a time as a batch has."""

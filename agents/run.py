@@ -26,7 +26,7 @@ from htm_env.rendering import figure_to_array
 FIGURES = 4
 """Pictures of the learner over the whole budget, the last after it; divides the evaluations."""
 PICTURED = range(EVALUATIONS // FIGURES, EVALUATIONS, EVALUATIONS // FIGURES)
-LIBRARIES = ("torch", "numpy", "gymnasium", "safetensors")
+LIBRARIES = ("torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
 
 
 def learner_config(learner: Learner) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import torch
 
 from agents import Reinforce
 from htm_env import RootMixture, check_validity, generate, refine
+from htm_env.metrics import nmse_per_sample
 
 seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
 torch.set_num_threads(1)  # fastest for networks of this size
@@ -18,9 +19,12 @@ samples = agent.dataset.fixed(2000)
 with torch.no_grad():
     merges = agent.plan(samples, generator, greedy=True)
     roots = agent.autoencoder.encode(samples.tokens, samples.present, merges).roots
+    decoded = agent.autoencoder.decode(roots, merges, samples.present)
+errors = nmse_per_sample(decoded, samples.tokens, samples.present, agent.std)
 mixture = RootMixture.fit(roots, generator, components=(8, 32))
 drawn = generate(agent.autoencoder, mixture.sample(100, generator))
-refined = refine(agent.autoencoder, drawn, rounds=3)
+# What is reconstructed as well as nine in ten real samples is good enough.
+refined = refine(agent.autoencoder, drawn, rounds=3, enough=float(errors.quantile(0.9)))
 
 for name, made in (("drawn", drawn), ("refined", refined)):
     found = check_validity(agent.dataset, made.tokens.numpy(), made.present.numpy())

@@ -57,6 +57,16 @@ class Generated:
             merges=pad(self.merges, (0, 0, 0, more), value=NONE),
         )
 
+    def trimmed(self) -> Generated:
+        """The same without slots that are empty in every sample."""
+        slots = int(self.num_tokens.max())
+        return replace(
+            self,
+            tokens=self.tokens[:, :slots],
+            present=self.present[:, :slots],
+            merges=self.merges[:, : slots - 1],
+        )
+
     def with_rows(self, index: Int64[Tensor, "K"], others: Generated) -> Generated:
         """The same with ``others`` in the places that ``index`` names."""
         slots = max(self.present.shape[1], others.present.shape[1])
@@ -177,7 +187,7 @@ def refine(
         moved = _change(autoencoder, before, after) > enough
         left = left[moved]
         generated = generated.with_rows(left, after.rows(moved))
-    return generated
+    return generated.trimmed()
 
 
 def _change(autoencoder: HTMAutoencoder, before: Generated, after: Generated) -> Float[Tensor, "B"]:

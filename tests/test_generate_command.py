@@ -122,6 +122,17 @@ def test_the_mixture_is_that_of_training_roots_under_the_runs_own_merges(run, ma
     assert metrics["mixture"]["log_density"] == pytest.approx(log_density)
 
 
+def test_what_is_reconstructed_like_most_real_samples_is_not_refined(run, made):
+    learner = load_learner(RunDirectory(run))
+    training = encoded(learner, learner.task.dataset("train").fixed(120))
+    present = training.batch.present[..., None]
+    difference = (training.reconstruction - training.batch.tokens) / learner.std * present
+    errors = difference.square().sum((1, 2)) / (present.sum((1, 2)) * 4)
+    metrics = json.loads((made / "metrics.json").read_text())
+    expected = float(np.quantile(errors.numpy(), 0.9))
+    assert metrics["refined_above_nmse"] == pytest.approx(expected, rel=1e-4)
+
+
 def test_it_prints_a_table(run, made, tmp_path, capsys):
     assert status("generate", run, *FEW, "--out", tmp_path) == 0
     printed = capsys.readouterr().out

@@ -13,6 +13,7 @@ from episodes import generator
 from agents.autoencoder_trainer import AutoencoderConfig
 from agents.baselines import BASELINES
 from agents.checkpoint import load_state, save_state
+from agents.configuration import config_from_dict
 from agents.entropy import EntropyConfig
 from agents.evaluation import evaluate
 from agents.fixed import exhaustive_merges, fixed_policy
@@ -259,6 +260,16 @@ def test_cloning_reaches_the_demonstrators_merges():
     scalars = train(learner, 100)
     assert agreement() > 0.9
     assert all("loss/cloning" in row and "loss/policy" not in row for row in scalars)
+
+
+def test_a_demonstrator_may_be_given_by_its_name_alone():
+    config = config_from_dict(ReinforceConfig, {"demonstrations": "nearest"})
+    assert config.demonstrations == ("nearest",)
+
+
+def test_joint_learning_with_the_default_autoencoder():
+    learner = Reinforce("HTM-Trees-v0", replace(TINY, autoencoder=AutoencoderConfig()), **TREES)
+    assert_learns(learner, 160, 0.1)
 
 
 def test_batches_grow_with_every_update_up_to_their_limit():

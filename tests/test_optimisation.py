@@ -11,6 +11,7 @@ from episodes import generator, random_batch
 from torch import nn
 
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.checkpoint import load_state, save_state
 from agents.fixed import fixed_policy
 from agents.optimisation import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.losses import LossWeights
@@ -99,17 +100,18 @@ def test_weight_decay_is_part_of_the_gradient():
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_a_state_is_a_snapshot_and_restores_exactly(method):
-    one, other = (nn.Parameter(torch.eye(3, 2)) for _ in range(2))
+def test_a_state_is_a_snapshot_and_restores_exactly(method, tmp_path):
+    one, other = (nn.Parameter(torch.eye(9, 6)) for _ in range(2))
     first, second = (ScheduledOptimizer([each], config(method=method)) for each in (one, other))
 
     def step(parameter, optimizer, scale):
         for row in range(12):  # soap turns its bases every ten steps
-            parameter.grad = torch.tensor([[1.0, 2.0], [3.0, 1.0], [row, 1.0]]) * scale
+            parameter.grad = torch.randn(9, 6, generator=generator().manual_seed(row)) * scale
             optimizer.step(0.3)
 
     step(one, first, 1.0)
-    state = first.state()
+    save_state(tmp_path / "state.safetensors", first.state())
+    state = load_state(tmp_path / "state.safetensors")
     kept = one.detach().clone()
     step(one, first, -5.0)
     expected = one.detach().clone()

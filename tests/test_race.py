@@ -6,13 +6,21 @@ import math
 
 import pytest
 
-from agents.demonstrations.race import Race
+from agents.demonstrations.race import ENTRANTS, KNOWN, Race, demonstrators_of
+from agents.fixed import fixed_policy
 
 
 def run(race: Race, **errors: list[float]) -> None:
     for lap in zip(*errors.values(), strict=True):
         for name, error in zip(errors, lap, strict=True):
             race.report(name, error, 0.0)
+
+
+def test_every_known_demonstrator_exists_and_others_race():
+    for env_id, name in KNOWN.items():
+        assert demonstrators_of(env_id) == (name,)
+        assert fixed_policy(name).name == name
+    assert demonstrators_of("HTM-v0") == ENTRANTS
 
 
 def test_the_entrants_take_turns_until_the_end():
@@ -59,10 +67,19 @@ def test_one_entrant_always_demonstrates():
     assert race.next(0.3) == race.next(1.0) == "one"
 
 
-def test_errors_that_no_logarithm_has_are_survived():
-    race = Race(("broken", "exact"), end=0.1)
-    run(race, broken=[math.inf], exact=[0.0])
-    assert race.leader == "exact"
+@pytest.mark.parametrize("error", [0.0, 1e-9, 2.0])
+def test_whatever_is_finite_beats_what_is_not(error):
+    race = Race(("broken", "finite"), end=0.1)
+    run(race, broken=[math.inf], finite=[error])
+    assert race.leader == "finite"
+
+
+def test_equally_many_turns_count_of_everybody():
+    """The autoencoder was better by the fourth turn, which only the first entrant had."""
+    race = Race(("one", "two"), end=1.0)
+    run(race, one=[1.0, 0.5, 0.2], two=[1.0, 0.5, 0.1])
+    race.report("one", 0.01, 0.0)
+    assert race.leader == "two"
 
 
 def test_a_restored_race_goes_on():

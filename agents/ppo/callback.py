@@ -51,7 +51,7 @@ class JointTraining(BaseCallback):
     """
 
     def __init__(
-        self, trainer: AutoencoderTrainer | None = None, trees_per_step: int = 16, verbose: int = 0
+        self, trainer: AutoencoderTrainer | None = None, trees_per_step: int = 32, verbose: int = 0
     ) -> None:
         super().__init__(verbose)
         if trees_per_step < 1:

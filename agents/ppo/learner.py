@@ -161,7 +161,7 @@ class PPOLearner(PolicyLearner):
             if self.task.mode == "joint":
                 rows[-1] |= self.trainer.update(batch, merges, progress)
         scalars = mean_scalars(rows)
-        return scalars | self._finished(name, scalars["train/nmse"], progress)
+        return scalars | self._report_to_race(name, scalars["train/nmse"], progress)
 
     def _clone_step(self, batch: TokenBatch, merges: Tensor) -> dict[str, float]:
         config, optimizer = self.config, self.model.policy.optimizer
