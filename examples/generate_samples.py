@@ -5,8 +5,7 @@ import sys
 import torch
 
 from agents import Reinforce
-from htm_env import RootMixture, check_validity, generate, refine
-from htm_env.metrics import nmse_per_sample
+from htm_env import RootMixture, check_validity, generate, nmse_per_sample, refine
 
 seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 60.0
 torch.set_num_threads(1)  # fastest for networks of this size

@@ -12,6 +12,7 @@ from htm_env.types import TokenBatch
 
 if TYPE_CHECKING:
     from htm_env.generation import Generated, generate, interpolate, refine
+    from htm_env.metrics import nmse_per_sample
     from htm_env.root_mixture import RootMixture
     from htm_env.validity import check_validity
 
@@ -27,12 +28,14 @@ __all__ = [
     "generate",
     "interpolate",
     "make_dataset",
+    "nmse_per_sample",
     "pair_to_action",
     "refine",
 ]
 _LATER = {
     **dict.fromkeys(("Generated", "generate", "interpolate", "refine"), "htm_env.generation"),
     "RootMixture": "htm_env.root_mixture",
+    "nmse_per_sample": "htm_env.metrics",
     "check_validity": "htm_env.validity",
 }
 """What the environment does without is imported when it is first used."""
