@@ -41,9 +41,9 @@ class AutoencoderConfig:
     state, the rest the encoder's."""
     noise_std: float = 0.0
     """Gaussian noise after lifting and merging in training."""
-    lifter: OptimizerConfig = field(default_factory=lambda: _SOAP)
+    lifter: OptimizerConfig = _SOAP
     """Lifter and unlifter."""
-    merger: OptimizerConfig = field(default_factory=lambda: _SOAP)
+    merger: OptimizerConfig = _SOAP
     """Merger and unmerger."""
     classifier: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Leaf classifier."""

@@ -27,7 +27,6 @@ from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_text
-from htm_env.types import TokenBatch
 
 
 def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
@@ -124,10 +123,9 @@ def _errors(policy: PlannedRun, others: Sequence[PlannedRun]) -> list[float]:
     std = dataset.std.to(learner.device)
     episodes = dataset.fixed(TEST_EPISODES).to(learner.device)
     generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
-    planned: list[tuple[TokenBatch, torch.Tensor]] = []
-    for start in range(0, len(episodes.tokens), CHUNK):
-        batch = episodes.rows(slice(start, start + CHUNK))
-        planned.append((batch, learner.plan(batch, generator, greedy=True)))
+    planned = [
+        (batch, learner.plan(batch, generator, greedy=True)) for batch in episodes.parts(CHUNK)
+    ]
     means = []
     for other in others:
         autoencoder = HTMAutoencoder.load(other.directory.autoencoder_path, learner.device)

@@ -64,8 +64,7 @@ def evaluate(
     greedy_generator = torch.Generator(device).manual_seed(seed)
     sampling_generator = torch.Generator(device).manual_seed(seed + 1)
     chunks = []
-    for start in range(0, len(episodes.tokens), CHUNK):
-        batch = episodes.rows(slice(start, start + CHUNK))
+    for batch in episodes.parts(CHUNK):
         merges = plan(batch, greedy_generator, greedy=True)
         chunk = {"nmse": root_errors(autoencoder, batch, merges, std)}
         if sampled:
@@ -94,8 +93,7 @@ def reference_scores(
     episodes = dataset.fixed(count).to(autoencoder.token_mean.device)
     generator = torch.Generator(episodes.tokens.device).manual_seed(seed)
     random, own = [], []
-    for start in range(0, len(episodes.tokens), CHUNK):
-        batch = episodes.rows(slice(start, start + CHUNK))
+    for batch in episodes.parts(CHUNK):
         merges = fixed_policy("random").merges(batch, autoencoder, generator)
         random.append(tree_scores(batch, merges))
         if dataset.has_hierarchy:

@@ -118,10 +118,10 @@ class Flat(Learner):
         """``nmse`` after matching; nothing is sampled, and there are no clades and no heights."""
         episodes = dataset.fixed(count).to(self.device)
         std = dataset.std.to(self.device)
-        errors = []
-        for start in range(0, len(episodes.tokens), CHUNK):
-            batch = episodes.rows(slice(start, start + CHUNK))
-            errors.append(self._errors(batch, self._reconstruct(batch), std).double())
+        errors = [
+            self._errors(batch, self._reconstruct(batch), std).double()
+            for batch in episodes.parts(CHUNK)
+        ]
         error = float(torch.cat(errors).mean())
         return {
             "nmse": error,

@@ -79,6 +79,7 @@ def generate_run(options: GenerateOptions) -> None:
     generated = refine(learner.autoencoder, drawn, options.refinements, enough=good, **vars(limits))
     seconds = {"fitting": fitted - started, "generating": perf_counter() - fitted}
     report = _report(learner, options, limits, mixture, training, held_out, generated)
+    report["refined_above_nmse"] = good
     report["rows"] = _rows(
         learner, options, limits, judge, mixture.chosen, training, held_out, drawn, generated
     )
@@ -149,7 +150,6 @@ def _report(
         "n": options.n,
         "temperature": options.temperature,
         "refinements": options.refinements,
-        "refined_above_nmse": enough(autoencoder, training),
         **vars(limits),
         "mixture": {
             **mixture.chosen._asdict(),

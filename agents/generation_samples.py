@@ -45,7 +45,7 @@ def encoded(learner: Learner, batch: TokenBatch) -> Encoded:
     """Samples with the run's own greedy merges, roots and reconstructions."""
     generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
     batch = batch.to(learner.device)
-    merges = torch.cat([learner.plan(part, generator, greedy=True) for part in _parts(batch)])
+    merges = torch.cat([learner.plan(part, generator, greedy=True) for part in batch.parts(CHUNK)])
     return encoded_along(learner.autoencoder, batch, merges)
 
 
@@ -55,15 +55,10 @@ def encoded_along(
 ) -> Encoded:
     """Samples with these merges, their roots and reconstructions."""
     roots, decoded = [], []
-    for part, trees in zip(_parts(batch), merges.split(CHUNK), strict=True):
+    for part, trees in zip(batch.parts(CHUNK), merges.split(CHUNK), strict=True):
         roots.append(autoencoder.encode(part.tokens, part.present, trees).roots)
         decoded.append(autoencoder.decode(roots[-1], trees, part.present))
     return Encoded(batch, merges, torch.cat(roots), torch.cat(decoded))
-
-
-def _parts(batch: TokenBatch) -> list[TokenBatch]:
-    starts = range(0, len(batch.tokens), CHUNK)
-    return [batch.rows(slice(start, start + CHUNK)) for start in starts]
 
 
 def enough(autoencoder: HTMAutoencoder, real: Encoded) -> float:

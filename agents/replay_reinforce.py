@@ -17,6 +17,7 @@ from torch import Tensor
 from agents.corrections import CORRECTIONS, Limits, Replayed
 from agents.demonstrations import Demonstrator
 from agents.entropy import mean_entropy
+from agents.evaluation import root_errors
 from agents.losses import policy_gradient_step, value_loss
 from agents.probabilities import judged, tree_log_probs
 from agents.reinforce import Reinforce
@@ -216,14 +217,16 @@ class ReplayReinforce(Reinforce):
         self._store(batch, episodes, demonstrator, tree_log_prob)
         return episodes
 
+    @torch.no_grad()
     def _plan_error(
         self, batch: TokenBatch, demonstrator: str, error: Tensor, progress: float
     ) -> float:
         """The race is between plans, not between what their stochastic versions do to them."""
         if progress >= self.race.end:
             return float(error.mean())
-        planned = super()._demonstrate(batch, demonstrator)
-        return float(self._rewards_of(batch, planned)[1].mean())
+        policy = self.demonstrators[demonstrator]
+        merges = policy.merges(batch, self.autoencoder, self.generator)
+        return float(root_errors(self.autoencoder, batch, merges, self.std).mean())
 
     def _seed(self) -> None:
         """Fill the buffer with demonstrations, as many at a time as a batch has."""

@@ -35,10 +35,7 @@ def root_embeddings(
     """
     episodes = dataset.fixed(count)
     generator = torch.Generator(learner.device).manual_seed(seed)
-    roots = [
-        learner.embed(episodes.rows(slice(start, start + CHUNK)).to(learner.device), generator)
-        for start in range(0, len(episodes.tokens), CHUNK)
-    ]
+    roots = [learner.embed(batch.to(learner.device), generator) for batch in episodes.parts(CHUNK)]
     return RootEmbeddings(
         roots=torch.cat(roots).cpu().numpy(),
         tokens=episodes.tokens.numpy(),

@@ -18,6 +18,7 @@ is active, an action is legal); the index ``-1`` means "none".
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -56,3 +57,8 @@ class TokenBatch(NamedTuple):
     def rows(self, index: Tensor | slice) -> TokenBatch:
         """The samples that ``index`` selects along the batch axis."""
         return TokenBatch(*(tensor[index] for tensor in self))
+
+    def parts(self, size: int) -> Iterator[TokenBatch]:
+        """The samples in order, at most ``size`` at a time."""
+        for start in range(0, len(self.tokens), size):
+            yield self.rows(slice(start, start + size))

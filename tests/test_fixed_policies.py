@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from itertools import permutations
+from typing import Any
 
 import numpy as np
 import pytest
@@ -223,17 +225,27 @@ def test_balanced_sorted_merges_the_patches_of_every_image_alike():
 # ---------------------------------------------------------------- trees from coordinates
 
 
-def nearest_by_loops(coordinates: np.ndarray) -> list[list[int]]:
-    """At each step the two nodes whose token means are nearest, all of them computed anew."""
+def by_loops(coordinates: np.ndarray, cost: Callable[[int, float], Any]) -> list[list[int]]:
+    """At each step the two nodes of the least cost, by their tokens and their means' distance."""
     n = len(coordinates)
     clusters, merges = {leaf: [leaf] for leaf in range(n)}, []
     while len(clusters) > 1:
         means = {node: coordinates[leaves].mean(0) for node, leaves in clusters.items()}
-        pairs = [(a, b) for a in clusters for b in clusters if a < b]
-        a, b = min(pairs, key=lambda pair: np.linalg.norm(means[pair[0]] - means[pair[1]]))
+        costs = {
+            (a, b): cost(len(clusters[a]) + len(clusters[b]), np.linalg.norm(means[a] - means[b]))
+            for a in clusters
+            for b in clusters
+            if a < b
+        }
+        a, b = min(costs, key=costs.__getitem__)
         clusters[n + len(merges)] = clusters.pop(a) + clusters.pop(b)
         merges.append([a, b])
     return merges
+
+
+def nearest_by_loops(coordinates: np.ndarray) -> list[list[int]]:
+    """At each step the two nodes whose means are nearest."""
+    return by_loops(coordinates, lambda tokens, distance: distance)
 
 
 @given(sizes=st.lists(st.integers(2, 12), min_size=1, max_size=4), seed=seeds)
@@ -252,19 +264,7 @@ def test_nearest_average_and_ward_equal_the_plain_loop_and_scipy(sizes, seed):
 
 def even_by_loops(coordinates: np.ndarray) -> list[list[int]]:
     """At each step the two nodes with the fewest tokens, the nearest means where these tie."""
-    n = len(coordinates)
-    clusters, merges = {leaf: [leaf] for leaf in range(n)}, []
-    while len(clusters) > 1:
-
-        def cost(pair):
-            leaves = [clusters[node] for node in pair]
-            first, second = (coordinates[each].mean(0) for each in leaves)
-            return len(leaves[0]) + len(leaves[1]), np.linalg.norm(first - second)
-
-        a, b = min(((a, b) for a in clusters for b in clusters if a < b), key=cost)
-        clusters[n + len(merges)] = clusters.pop(a) + clusters.pop(b)
-        merges.append([a, b])
-    return merges
+    return by_loops(coordinates, lambda tokens, distance: (tokens, distance))
 
 
 @given(sizes=st.lists(st.integers(2, 12), min_size=1, max_size=4), seed=seeds)

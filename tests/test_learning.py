@@ -262,6 +262,18 @@ def test_cloning_reaches_the_demonstrators_merges():
     assert all("loss/cloning" in row and "loss/policy" not in row for row in scalars)
 
 
+@pytest.mark.parametrize(
+    ("env_id", "name"),
+    [("HTM-Trees-v0", "nearest_sorted"), ("HTM-Crosses-v0", "even_sorted"),
+     ("HTM-Digits-v0", "balanced_sorted")],
+)  # fmt: skip
+def test_by_default_the_demonstrator_is_the_environments(env_id, name):
+    scalars = Reinforce(env_id, replace(TINY, demonstration_share=((0.0, 1.0),))).update(0.0)
+    assert [tag for tag in scalars if tag.startswith("demonstrations/")] == [
+        f"demonstrations/nmse_{name}"
+    ]
+
+
 def test_a_demonstrator_may_be_given_by_its_name_alone():
     config = config_from_dict(ReinforceConfig, {"demonstrations": "nearest"})
     assert config.demonstrations == ("nearest",)

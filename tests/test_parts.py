@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from conftest import small_autoencoder
+from episodes import random_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +35,16 @@ def test_means_are_of_what_is_there_and_finite():
     assert math.isnan(found.pop("b"))
     assert found == {"a": 2.5, "c": 7.0}
     assert mean_scalars([]) == {}
+
+
+@pytest.mark.parametrize("size", [1, 3, 8, 100])
+def test_parts_are_the_samples_in_order(size):
+    batch = random_batch([3, 2, 5, 4, 2, 3, 2, 4])
+    parts = list(batch.parts(size))
+    assert [len(part.tokens) for part in parts[:-1]] == [size] * (len(parts) - 1)
+    assert 1 <= len(parts[-1].tokens) <= size
+    for name, whole in batch._asdict().items():
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), whole)
 
 
 @pytest.mark.parametrize("trees_per_step", [1, 3, 8, 100])

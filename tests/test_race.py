@@ -60,9 +60,9 @@ def test_whoever_had_no_turn_cannot_win():
     assert race.next(0.2) == "two"
 
 
-def test_one_entrant_always_demonstrates():
+def test_one_entrant_always_demonstrates_and_has_won_at_once():
     race = Race(("one", "one"), end=1.0)
-    assert race.entrants == ("one",)
+    assert race.entrants == ("one",) and race.end == 0.0
     race.report("one", math.nan, 0.0)
     assert race.next(0.3) == race.next(1.0) == "one"
 

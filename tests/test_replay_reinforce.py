@@ -11,10 +11,12 @@ import torch
 from agents.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
+from agents.fixed import fixed_policy
 from agents.probabilities import judged
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.replay_reinforce import ReplayReinforce
 from agents.rollout import follow
+from htm_env.metrics import nmse_per_sample
 from replay import number_of_sequences
 
 TREES = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
@@ -85,6 +87,21 @@ def check_mixture(stored, epsilon):
     torch.testing.assert_close(
         stored.tree_log_prob[as_planned].double(), turned[as_planned], rtol=1e-4, atol=1e-4
     )
+
+
+def test_the_race_is_between_plans_whatever_is_shown_of_them():
+    """All that is shown is random, and yet each entrant's error is that of its own trees."""
+    names = ("even_sorted", "balanced_sorted")
+    learner = made(demonstrations=names, demonstration_race=0.5, demonstration_epsilon=1.0)
+    batch, shown = learner.dataset.fixed(6), torch.tensor([7.0])
+    for name in names:
+        merges = fixed_policy(name).merges(batch, learner.autoencoder, torch.Generator())
+        roots = learner.autoencoder.encode(batch.tokens, batch.present, merges).roots
+        decoded = learner.autoencoder.decode(roots, merges, batch.present)
+        errors = nmse_per_sample(decoded, batch.tokens, batch.present, learner.std)
+        found = learner._plan_error(batch, name, shown, 0.0)
+        assert found == pytest.approx(float(errors.mean().detach()), rel=1e-5)
+        assert learner._plan_error(batch, name, shown, 0.5) == 7.0  # the race is over
 
 
 @pytest.mark.parametrize("name", ["nearest_sorted", "structure", "random"])

@@ -32,6 +32,8 @@ def demonstrators_of(env_id: str) -> tuple[str, ...]:
 class Race:
     """The entrants take turns until ``end``, a share of the budget; then the winner demonstrates.
 
+    One alone has won at once.
+
     What counts is the mean logarithm of the errors with which the autoencoder, which learns from
     all of them meanwhile, reconstructs what each has merged lately. Data differ in what suits them:
     trees by distance keep what belongs together in one subtree, trees of one shape are more alike.
@@ -44,7 +46,8 @@ class Race:
             raise ValueError("there is no demonstrator; expected at least one fixed policy")
         if not 0 <= end <= 1:
             raise ValueError(f"the race ends at {end}; expected a share of the budget, 0 to 1")
-        self.entrants, self.end = tuple(dict.fromkeys(entrants)), end
+        self.entrants = tuple(dict.fromkeys(entrants))
+        self.end = end if len(self.entrants) > 1 else 0.0
         self._errors: dict[str, list[float]] = {name: [] for name in self.entrants}
 
     def next(self, progress: float) -> str:
