@@ -1,0 +1,1 @@
+"""Context encoders, which stand in front of the pair scorer."""

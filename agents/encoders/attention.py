@@ -1,0 +1,88 @@
+"""Self-attention: pre-norm transformer blocks over the population, without positions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from agents.configuration import check_bounds
+from agents.encoders.base import Context, ContextEncoder, Spans, attend, masked_mean, without_junk
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """The size of the transformer."""
+
+    layers: int = 2
+    """Blocks, each of attention and a feed-forward network."""
+    heads: int = 4
+    """Of each attention; they share the width."""
+    expansion: int = 2
+    """Hidden units of the feed-forward network, as a multiple of the width."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, layers=(1, math.inf), heads=(1, math.inf), expansion=(1, math.inf))
+
+
+class AttentionBlock(nn.Module):
+    """A pre-norm transformer block (Xiong et al. 2020, "On layer normalization in the Transformer
+    architecture").
+
+    Raises ``ValueError`` where ``width`` is no multiple of ``heads``.
+    """
+
+    def __init__(self, width: int, heads: int, expansion: int) -> None:
+        super().__init__()
+        if width % heads:
+            raise ValueError(f"the width is {width}; expected a multiple of {heads} heads")
+        self.heads = heads
+        self.before_attention = nn.LayerNorm(width)
+        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
+        self.output = nn.Linear(width, width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, expansion * width),
+            nn.GELU(),
+            nn.Linear(expansion * width, width),
+        )
+
+    def forward(
+        self, tokens: Float[Tensor, "B P W"], active: Bool[Tensor, "B P"]
+    ) -> Float[Tensor, "B P W"]:
+        parts = self.query_key_value(self.before_attention(tokens))
+        query, key, value = parts.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
+        attended = attend(query, key, value, active[:, None, None])  # (B, heads, P, d)
+        tokens = tokens + self.output(attended.transpose(1, 2).flatten(2))
+        return tokens + self.feed_forward(tokens)
+
+
+class AttentionEncoder(ContextEncoder):
+    """A transformer encoder (Vaswani et al. 2017) over the active tokens, which are a set."""
+
+    def __init__(self, width: int, config: AttentionConfig, coordinates: int) -> None:
+        """``coordinates``, those of the data, are not looked at."""
+        super().__init__()
+        self.blocks = nn.ModuleList(
+            AttentionBlock(width, config.heads, config.expansion) for _ in range(config.layers)
+        )
+        self.last_norm = nn.LayerNorm(width)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B P W"],
+        active: Bool[Tensor, "B P"],
+        *,
+        centroids: Float[Tensor, "B P T"] | None = None,
+        order: Int[Tensor, "B P"] | None = None,
+        spans: Spans | None = None,
+        state: Any = None,
+    ) -> Context:
+        tokens = without_junk(tokens, active)
+        for block in self.blocks:
+            tokens = block(tokens, active)
+        tokens = without_junk(self.last_norm(tokens), active)
+        return Context(tokens, masked_mean(tokens, active))
