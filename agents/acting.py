@@ -19,13 +19,16 @@ def act(
     """An action for one observation, or ``(B,)`` of them for a batch; never an illegal one.
 
     ``deterministic`` takes the best pair. In a batch, an episode that has ended gets action 0,
-    which the next reset ignores. Raises ``ValueError`` for another embedding dimension, or for the
-    observation of a single episode that has ended.
+    which the next reset ignores. Raises ``ValueError`` for another embedding dimension, for the
+    observation of a single episode that has ended, and for one without a key that the policy reads.
     """
-    tensors = {
-        key: torch.as_tensor(observation[key], device=generator.device)
-        for key in ("tokens", "active", "leaf_counts")
-    }
+    keys = ("tokens", "active", "leaf_counts", *policy.observes)
+    for key in keys:
+        if key not in observation:
+            raise ValueError(
+                f"the observation has no {key!r}; make the environment with observe={keys[3:]}"
+            )
+    tensors = {key: torch.as_tensor(observation[key], device=generator.device) for key in keys}
     single = tensors["tokens"].ndim == 2
     if single:
         tensors = {key: value[None] for key, value in tensors.items()}

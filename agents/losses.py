@@ -8,7 +8,7 @@ from torch import Tensor
 
 from agents.choices import most_entropy
 from agents.lifetimes import Lifetimes
-from agents.policy import MergePolicy
+from agents.policy import NodePolicy
 from agents.rollout import Rollout
 
 
@@ -30,7 +30,7 @@ def distance_to_target(rollout: Rollout, target: float, ordered: bool) -> Float[
 
 
 def policy_gradient_step(
-    policy: MergePolicy,
+    policy: NodePolicy,
     rollout: Rollout,
     advantages: Float[Tensor, "B M"],
     entropy_coefficient: Float[Tensor, "B 1"],

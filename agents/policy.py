@@ -2,7 +2,8 @@
 
 Scores are cheap, merges are chosen once: a scorer turns every token into features once, and the
 score of a pair comes from two tokens' features. What a token's features are does not depend on the
-other tokens, so that an episode's scores can be kept from step to step.
+other tokens, so that an episode's scores can be kept from step to step. A context encoder in front
+of the scorer ends that (``context_policy.py``).
 """
 
 from __future__ import annotations
@@ -30,10 +31,30 @@ def bounded(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 
 class MergePolicy(nn.Module):
-    """Scores of ordered pairs and a state value, from embeddings and leaf counts."""
+    """Scores of ordered pairs and a state value, from an observation of the environment."""
 
     embedding_dim: int
     """``D`` of the embeddings that it takes."""
+    observes: tuple[str, ...] = ()
+    """What it reads of an observation beside tokens, mask and leaf counts."""
+
+    @abstractmethod
+    def state_scores(
+        self, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "B P P"], Float[Tensor, "B"]]:
+        """The scores of all ordered pairs of slots, legal or not, and the value of the state."""
+
+    def forward(
+        self, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B"]]:
+        """Logits of all ``P (P - 1)`` actions, illegal ones at -1e9, and the state's value."""
+        scores, values = self.state_scores(observation)
+        legal = action_mask(observation["active"].bool())
+        return drop_diagonal(scores).masked_fill(~legal, ILLEGAL), values
+
+
+class NodePolicy(MergePolicy):
+    """A policy to which a token looks the same whatever stands beside it: the pair scorers."""
 
     @abstractmethod
     def features(
@@ -63,20 +84,18 @@ class MergePolicy(nn.Module):
     ) -> Float[Tensor, "B S"]:
         """The value of states, each a set of nodes: ``members`` is 1 where a node is active."""
 
-    def forward(
+    def state_scores(
         self, observation: dict[str, Tensor]
-    ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B"]]:
-        """Logits of all ``P (P - 1)`` actions, illegal ones at -1e9, and the state's value."""
+    ) -> tuple[Float[Tensor, "B P P"], Float[Tensor, "B"]]:
         active = observation["active"].bool()
         # What stands in empty slots must not reach a sum, not even as 0 * NaN.
         tokens = observation["tokens"].float().masked_fill(~active[..., None], 0.0)
         features = self.features(tokens, observation["leaf_counts"])
-        logits = drop_diagonal(bounded(self.scores(features, features)))
         values = self.values(features, active[:, None].float())[:, 0]
-        return logits.masked_fill(~action_mask(active), ILLEGAL), values
+        return bounded(self.scores(features, features)), values
 
 
-class PointerPolicy(MergePolicy):
+class PointerPolicy(NodePolicy):
     """A query and a key per token; scores from their product and from a learned distance.
 
     ``score(i, j) = q_i . k_j / sqrt(d) - |f_i - f_j|^2 + o_i - o_j``: one matrix product, since
@@ -137,7 +156,7 @@ class PointerPolicy(MergePolicy):
         return self.value_head(torch.cat([summary, count.log2()], dim=-1)).squeeze(-1)
 
 
-class PairPolicy(MergePolicy):
+class PairPolicy(NodePolicy):
     """The published method's scorer: an MLP over the two concatenated embeddings, for every pair.
 
     Its first layer is linear in each embedding, so the features are its two halves; the hidden
@@ -192,11 +211,11 @@ class PairPolicy(MergePolicy):
         return self.value_head(torch.cat([summary, count.log2()], dim=-1)).squeeze(-1)
 
 
-SCORERS: dict[str, type[MergePolicy]] = {"pointer": PointerPolicy, "pair_mlp": PairPolicy}
+SCORERS: dict[str, type[NodePolicy]] = {"pointer": PointerPolicy, "pair_mlp": PairPolicy}
 
 
-def make_policy(scorer: str, embedding_dim: int, hidden_dim: int) -> MergePolicy:
-    """The policy network of that name; ``ValueError`` with the choices if there is none."""
+def make_scorer(scorer: str, embedding_dim: int, hidden_dim: int) -> NodePolicy:
+    """The pair scorer of that name; ``ValueError`` with the choices if there is none."""
     if scorer not in SCORERS:
         raise ValueError(f"unknown scorer {scorer!r}; choose from {sorted(SCORERS)}")
     return SCORERS[scorer](embedding_dim, hidden_dim)

@@ -13,7 +13,9 @@ from torch import Tensor
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig
 from agents.configuration import check_bounds
+from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
+from agents.encoders import NO_ENCODER, ContextConfig
 from agents.fixed import fixed_policy
 from agents.learner import Learner
 from agents.optimisation import OptimizerConfig
@@ -35,6 +37,11 @@ class PolicyConfig:
     """The policy's optimizer, and its critic's."""
     scorer: str = "pointer"
     """pointer, or pair_mlp (the published method's)."""
+    encoder: str = NO_ENCODER
+    """What stands in front of the scorer, so that a pair's score can depend on the rest of the
+    population: none, attention, glom, hierarchical or spans."""
+    context: ContextConfig = field(default_factory=ContextConfig)
+    """Of that encoder."""
     policy_hidden_dim: int = 128
     """Width of the policy's hidden layers."""
     trees_per_step: int = 32
@@ -79,6 +86,18 @@ class PolicyLearner(Learner):
             one = self.dataset.fixed(1).to(self.device)
             for demonstrator in self.demonstrators.values():
                 demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
+
+    def _make_policy(self) -> MergePolicy:
+        """The untrained network."""
+        config = self.config
+        return make_policy(
+            config.scorer,
+            self.autoencoder.embedding_dim,
+            config.policy_hidden_dim,
+            config.encoder,
+            config.context,
+            self.dataset.token_dim,
+        )
 
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool

@@ -1,4 +1,4 @@
-"""What a policy thinks of merges and of trees that another one may have made."""
+"""What a pair scorer thinks of merges and of trees that another policy may have made."""
 
 from __future__ import annotations
 
@@ -10,30 +10,25 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.choices import most_entropy
-from agents.policy import MergePolicy, bounded
-from agents.rollout import Rollout, follow, membership
-from htm_env.autoencoder import HTMAutoencoder
-from htm_env.types import TokenBatch
+from agents.policy import NodePolicy, bounded
+from agents.rollout import Rollout, membership
 from replay import (
     choice_entropy,
     forest_states,
     log_totals,
     number_of_states,
     pairwise_log_prob,
-    tree_log_prob,
     tree_log_prob_by_states,
 )
 from replay.tree_states import MOST_MERGES
 
 MOST_STATES = 4096
 """Forests on the way to a tree whose probability is still computed exactly."""
-SEQUENCES = 16
-"""Merge sequences from which the probability of a larger tree is estimated."""
 
 
 @torch.no_grad()
 def judged(
-    policy: MergePolicy, episodes: Rollout, features: Float[Tensor, "B N F"], ordered: bool
+    policy: NodePolicy, episodes: Rollout, features: Float[Tensor, "B N F"], ordered: bool
 ) -> Rollout:
     """The same episodes, with what this policy thinks of their merges, whoever made them.
 
@@ -87,37 +82,3 @@ def exact_tree_log_probs(
         log_probs = tree_log_prob_by_states(states, steps)
         result = result.index_put((few,), log_probs.to(result.dtype))
     return result.clamp(max=0.0)
-
-
-def tree_log_probs(
-    policy: MergePolicy,
-    autoencoder: HTMAutoencoder,
-    batch: TokenBatch,
-    episodes: Rollout,
-    features: Float[Tensor, "B N F"],
-    generator: torch.Generator,
-) -> Float[Tensor, "B"]:
-    """The log-probability of every ordered tree, over all merge sequences that make it.
-
-    Exact where :func:`exact_tree_log_probs` knows it; otherwise estimated from :data:`SEQUENCES` of
-    its sequences: consistent, not unbiased. Differentiable with respect to the policy.
-    """
-    merges, num_tokens = episodes.merges, batch.num_tokens
-    # Other sequences have other pairs active together.
-    exists = episodes.exists
-    scores = policy.node_scores(features, lambda: exists[:, :, None] & exists[:, None])
-    result = exact_tree_log_probs(scores, merges, num_tokens)
-    many = result.isnan().nonzero()[:, 0]
-    if not len(many):
-        return result
-
-    def sequence_log_prob(sequences: Tensor, episode: Tensor) -> Tensor:
-        made = follow(autoencoder, batch.rows(many[episode]), sequences)
-        parts = policy.features(made.nodes, made.leaf_counts)
-        pairs = policy.node_scores(parts, lambda: made.coactive)
-        return sequence_log_probs(pairs, made.merges, made.active)[0].sum(1)
-
-    estimate = tree_log_prob(
-        merges[many], num_tokens[many], sequence_log_prob, generator, sequences=SEQUENCES
-    )
-    return result.index_put((many,), estimate.to(result.dtype)).clamp(max=0.0)

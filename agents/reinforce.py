@@ -16,11 +16,10 @@ from agents.configuration import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
 from agents.episode_rewards import episode_rewards
-from agents.losses import discounted_returns, policy_gradient_step, value_loss
+from agents.judgement import Judgement, judge
+from agents.losses import discounted_returns, value_loss
 from agents.optimisation import NonFiniteGuard, ScheduledOptimizer
-from agents.policy import make_policy
 from agents.policy_learner import PolicyConfig, PolicyLearner
-from agents.probabilities import judged
 from agents.rollout import Rollout, follow, rollout
 from htm_env.forest import tree_height
 from htm_env.networks import seeded_initialisation
@@ -73,9 +72,7 @@ class Reinforce(PolicyLearner):
         super().__init__(env_id, config, **task)
         config = self.config
         with seeded_initialisation(self.generator):
-            self.policy = make_policy(
-                config.scorer, self.autoencoder.embedding_dim, config.policy_hidden_dim
-            ).to(self.device)
+            self.policy = self._make_policy().to(self.device)
         self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
         self.optimizer = ScheduledOptimizer(self.policy.parameters(), config.policy)
         self.guard = NonFiniteGuard()
@@ -135,17 +132,15 @@ class Reinforce(PolicyLearner):
                 config.discount,
             ),
         )
-        features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+        judgement = self._judge(batch, episodes)
         values = torch.zeros_like(rewards)
         if self.baseline.learns_values:
-            values = self.policy.values(features, episodes.members)
+            values = judgement.values
         advantages = self._scaled(self.baseline.advantages(returns), episodes.steps)
         coefficient = self.entropy.coefficient(episodes, progress)
         target = self.entropy.target(progress)
         self.optimizer.zero()
-        losses = policy_gradient_step(
-            self.policy, episodes, advantages, coefficient, features, config.entropy.ordered
-        )
+        losses = judgement.learn(episodes, advantages, coefficient, config.entropy.ordered)
         if self.baseline.learns_values:
             losses["value"] = value_loss(values, returns.values, episodes.steps)
             losses["value"].backward()
@@ -163,13 +158,14 @@ class Reinforce(PolicyLearner):
         demonstrator = self.race.next(progress)
         episodes = self._demonstrate(batch, demonstrator)
         self.merges_made += int(episodes.steps.sum())
-        features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+        judgement, ordered = self._judge(batch, episodes), self.config.entropy.ordered
         self.optimizer.zero()
-        nothing, ordered = torch.zeros_like(episodes.entropy[:, :1]), self.config.entropy.ordered
-        ones = episodes.steps.to(features.dtype)
-        seen = judged(self.policy, episodes, features, ordered)
-        losses = policy_gradient_step(self.policy, seen, ones, nothing, features)
-        scalars = self._step_policy({"cloning": losses["policy"]}, progress)
+        seen = judgement.judged(ordered)
+        ones = torch.ones_like(seen.log_prob)
+        losses = judgement.learn(seen, ones * seen.steps, ones[:, :1] * 0, ordered)
+        losses["cloning"] = losses.pop("policy")
+        del losses["entropy"]  # nothing is paid for it here
+        scalars = self._step_policy(losses, progress)
         scalars["policy/entropy"] = mean_entropy(seen, ordered)
         rewards, error = self._rewards_of(batch, episodes)
         return episodes, {
@@ -201,6 +197,9 @@ class Reinforce(PolicyLearner):
         )  # fmt: skip
         self.merges_made += int(episodes.steps.sum())
         return episodes
+
+    def _judge(self, batch: TokenBatch, episodes: Rollout) -> Judgement:
+        return judge(self.policy, self.autoencoder, batch, episodes)
 
     def _scaled(self, advantages: Tensor, steps: Tensor) -> Tensor:
         if not self.config.scale_advantages:

@@ -18,11 +18,12 @@ from agents.corrections import CORRECTIONS, Limits, Replayed
 from agents.demonstrations import Demonstrator
 from agents.entropy import mean_entropy
 from agents.evaluation import root_errors
-from agents.losses import policy_gradient_step, value_loss
-from agents.probabilities import judged, tree_log_probs
+from agents.judgement import Judgement
+from agents.losses import value_loss
 from agents.reinforce import Reinforce
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.rollout import Rollout, follow
+from agents.tree_probabilities import tree_log_probs
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer, Trajectories, effective_sample_size, log_ratios
 
@@ -34,9 +35,8 @@ class Again(NamedTuple):
     batch: TokenBatch
     episodes: Rollout
     rewards: Float[Tensor, "B M"]
-    features: Float[Tensor, "B N F"]
-    """The policy's, with gradients; so are the values."""
-    values: Float[Tensor, "B M"]
+    judgement: Judgement
+    """The policy's, with gradients."""
     importance: Float[Tensor, "B"]
     """What corrects for the sampling of the buffer."""
 
@@ -115,14 +115,13 @@ class ReplayReinforce(Reinforce):
         batch = stored.token_batch
         episodes = follow(self.autoencoder, batch, stored.merges)
         rewards, error = self._rewards_of(batch, episodes)
-        features = self.policy.features(episodes.nodes, episodes.leaf_counts)
-        episodes = judged(self.policy, episodes, features, config.entropy.ordered)
-        values = self.policy.values(features, episodes.members)
+        judgement = self._judge(batch, episodes)
+        episodes = judgement.judged(config.entropy.ordered)
         importance = drawn.weights.to(self.device)
         self.optimizer.zero()
         learn = self._learn_trees if config.correction == "tree" else self._learn_sequences
         losses, log_weights, advantages, clipped = learn(
-            Again(stored, batch, episodes, rewards, features, values, importance)
+            Again(stored, batch, episodes, rewards, judgement, importance)
         )
         if config.sampler != "uniform":
             value = rewards.sum(1) if config.sampler == "return" else advantages
@@ -152,8 +151,8 @@ class ReplayReinforce(Reinforce):
         weight, its mean absolute advantage in units of the batch's, and the share of the merges
         whose weight was cut.
         """
-        stored, _, episodes, rewards, features, values, importance = again
-        target_log_prob = episodes.log_prob
+        stored, _, episodes, rewards, judgement, importance = again
+        target_log_prob, values = episodes.log_prob, judgement.values
         replayed = Replayed(
             stored.behaviour_log_prob, target_log_prob, rewards, values.detach(), episodes.steps
         )
@@ -161,7 +160,7 @@ class ReplayReinforce(Reinforce):
         advantages = self._scaled(corrected.advantages, episodes.steps)
         weighted = corrected.weights * advantages * importance[:, None]
         nothing = torch.zeros_like(rewards[:, :1])
-        losses = policy_gradient_step(self.policy, episodes, weighted, nothing, features)
+        losses = judgement.learn(episodes, weighted, nothing, self.config.entropy.ordered)
         del losses["entropy"]  # nothing is paid for it here
         losses["value"] = value_loss(values, corrected.targets, episodes.steps, importance)
         losses["value"].backward()
@@ -172,13 +171,13 @@ class ReplayReinforce(Reinforce):
 
     def _learn_trees(self, again: Again) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
         """By the ratio of the probabilities of the whole trees, whatever sequence made them."""
-        stored, batch, episodes, rewards, features, values, importance = again
+        stored, batch, episodes, rewards, judgement, importance = again
         target = tree_log_probs(
-            self.policy, self.autoencoder, batch, episodes, features, self.generator
+            self.policy, self.autoencoder, batch, episodes, judgement, self.generator
         )
         log_weights = target.detach() - stored.tree_log_prob
         weights = log_weights.exp().clamp(max=self.config.rho_bar)
-        returns, start = rewards.sum(1), values[:, 0]
+        returns, start = rewards.sum(1), judgement.values[:, 0]
         advantages = self._scaled(
             (returns - start.detach())[:, None], torch.ones_like(episodes.steps[:, :1])
         )[:, 0]
@@ -199,9 +198,9 @@ class ReplayReinforce(Reinforce):
             tree_log_prob = None
             if self.config.correction == "tree":
                 with torch.no_grad():
-                    features = self.policy.features(episodes.nodes, episodes.leaf_counts)
                     tree_log_prob = tree_log_probs(
-                        self.policy, self.autoencoder, batch, episodes, features, self.generator
+                        *(self.policy, self.autoencoder, batch, episodes),
+                        *(self._judge(batch, episodes), self.generator),
                     )
             self._store(batch, episodes, "policy", tree_log_prob)
         return episodes

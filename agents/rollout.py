@@ -1,7 +1,6 @@
 """Episodes of a policy, many at once: merges, embeddings, log-probabilities and entropies.
 
-Only the row and the column of the new token are scored after a merge, and what is computed shrinks
-with the populations (see ``positions.py``).
+What is computed shrinks with the populations (see ``positions.py``).
 """
 
 from __future__ import annotations
@@ -13,8 +12,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.choices import choices, choose_pairs, most_entropy, pair_weights
-from agents.policy import ILLEGAL, MergePolicy, bounded
-from agents.positions import PairTable, Positions
+from agents.pair_scores import pair_scores
+from agents.policy import MergePolicy
+from agents.positions import Positions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts
 from htm_env.levels import forest_levels
@@ -120,18 +120,16 @@ def _rollout_sorted(
     nodes[:, :slots] = lifted
     counts = num_leaves.new_zeros(size, 2 * slots - 1)
     counts[:, :slots] = batch.present.long()
-    features = policy.features(lifted, counts[:, :slots])
-    scores = PairTable(bounded(policy.scores(features, features)), batch.present, ILLEGAL)
-
+    scores = pair_scores(policy, autoencoder, batch, nodes, counts)
     positions = Positions(batch.present, to_make)
     log_prob, log_total, entropy = nodes.new_zeros(3, size, slots - 1).unbind()
     for step in positions.steps():
-        row = step.rows
+        row, now = step.rows, scores.at(step, positions)
         if measure_entropy:
-            weights, spread = choices(scores.view(step), ordered_entropy)
+            weights, spread = choices(now, ordered_entropy)
             first, second, chosen = choose_pairs(weights, generator, greedy)
         else:
-            weights = pair_weights(scores.view(step))
+            weights = pair_weights(now)
             first, second, chosen = choose_pairs(weights, generator, greedy)
             spread = -chosen
             if not ordered_entropy:
@@ -139,21 +137,12 @@ def _rollout_sorted(
                 spread = (spread - turned.log1p()).clamp(min=0.0)
         entropy[row, step.time] = spread / most_entropy(step.num_active, ordered_entropy)
         log_prob[row, step.time] = chosen
-        log_total[row, step.time] = scores.values[row, first, second] - chosen
+        log_total[row, step.time] = now[row, first, second] - chosen
         children, parent = positions.merge(step, first, second)
         merged = autoencoder.merger(nodes[row[:, None], children].flatten(1))
         nodes[row, parent] = merged
         counts[row, parent] = counts[row[:, None], children].sum(1)
-
-        features[row, step.high] = features[row, step.last]
-        new = policy.features(merged, counts[row, parent])
-        features[row, step.low] = new
-        known = features[: len(row), : step.width]
-        scores.replace(
-            step,
-            bounded(policy.scores(new[:, None], known)[:, 0]),
-            bounded(policy.scores(known, new[:, None])[..., 0]),
-        )
+        scores.after(step, children, parent)
     return positions.merges, nodes, counts, positions.active, log_prob, log_total, entropy
 
 

@@ -9,14 +9,16 @@ import torch
 
 from agents.evaluation import EVALUATION_SEED
 from agents.learner import Learner
-from agents.policy import bounded
+from agents.pair_scores import population_observation
 from agents.policy_learner import PolicyLearner
 from agents.rollout import Rollout, follow
 from htm_env.datasets import Dataset
 from htm_env.datasets.random_keys import KEY_LIMIT
+from htm_env.forest import leaf_sets
 from htm_env.merge_tree import MergeTree
 from htm_env.metrics import nmse_per_sample
 from htm_env.trace import Considered, Trace
+from htm_env.types import TokenBatch
 
 
 def traces(learner: Learner, dataset: Dataset, count: int) -> list[Trace]:
@@ -68,19 +70,34 @@ def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
         tree=MergeTree(merges.cpu().numpy(), tokens),
         reconstructions=decoded[:, :tokens].cpu().numpy(),
         errors=errors.double().cpu().numpy(),
-        considered=_considered(learner, episode) if isinstance(learner, PolicyLearner) else (),
+        considered=(
+            _considered(learner, batch, episode) if isinstance(learner, PolicyLearner) else ()
+        ),
     )
 
 
-def _considered(learner: PolicyLearner, episode: Rollout) -> tuple[Considered, ...]:
+@torch.no_grad()
+def _considered(
+    learner: PolicyLearner, batch: TokenBatch, episode: Rollout
+) -> tuple[Considered, ...]:
     """The policy's probabilities of all ordered pairs before every merge."""
-    features = learner.policy.features(episode.nodes, episode.leaf_counts)[0]
+    here = episode.active[0][episode.steps[0]]
+    episodes = torch.zeros(len(here), dtype=torch.long, device=here.device)
+    scores, _ = learner.policy.state_scores(
+        population_observation(
+            learner.policy,
+            here,
+            episode.nodes[episodes],
+            episode.leaf_counts[episodes],
+            leaf_sets(episode.merges, batch.num_tokens)[episodes],
+            learner.autoencoder.standardise(batch.tokens)[episodes],
+            batch.present[episodes],
+        )
+    )
     steps = []
-    for active in episode.active[0][episode.steps[0]]:
-        nodes = active[active >= 0].sort().values
-        own = features[nodes][None]
-        scores = bounded(learner.policy.scores(own, own))[0].double()
-        scores.fill_diagonal_(-torch.inf)
-        probabilities = scores.flatten().softmax(0).view_as(scores)
+    for active, table in zip(here, scores.double(), strict=True):
+        nodes, place = active[active >= 0].sort()
+        own = table[place[:, None], place].clone().fill_diagonal_(-torch.inf)
+        probabilities = own.flatten().softmax(0).view_as(own)
         steps.append(Considered(nodes.cpu().numpy().astype(np.int64), probabilities.cpu().numpy()))
     return tuple(steps)

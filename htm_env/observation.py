@@ -3,51 +3,82 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import spaces
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_sets
 from htm_env.population import Population
+from htm_env.types import NONE
 
 BOUND = 1e4
 """Observed values are clipped to this: an autoencoder in training keeps no promise on its scale."""
 
 
-def centroids(autoencoder: HTMAutoencoder, population: Population) -> Float[Tensor, "B P T"]:
+class Standing(NamedTuple):
+    """Which of a sample's tokens stand where: all that the extra keys are made of."""
+
+    tokens: Float[Tensor, "B K T"]
+    """Standardised coordinates of the tokens that the episode started with."""
+    present: Bool[Tensor, "B K"]
+    """True <--> a token is here."""
+    members: Bool[Tensor, "B P K"]
+    """True <--> the token stands under the node in the slot; all False in empty slots."""
+
+    @classmethod
+    def of(cls, autoencoder: HTMAutoencoder, population: Population) -> Standing:
+        """Where the tokens of a population stand."""
+        batch, forest = population.batch, population.forest
+        sets = leaf_sets(forest.merges, forest.num_leaves)  # (B, N, P)
+        rows = torch.arange(len(sets), device=sets.device)[:, None]
+        members = sets[rows, forest.slots.clamp(min=0)] & forest.active[..., None]
+        return cls(autoencoder.standardise(batch.tokens), batch.present, members)
+
+
+def leaves(standing: Standing) -> Float[Tensor, "B K T"]:
+    """Standardised coordinates of the tokens; zeros where there is none."""
+    return standing.tokens.masked_fill(~standing.present[..., None], 0.0)
+
+
+def owners(standing: Standing) -> Int64[Tensor, "B K"]:
+    """The slot under which each token stands; -1 where there is no token."""
+    return standing.members.int().argmax(dim=1).masked_fill(~standing.present, NONE)
+
+
+def centroids(standing: Standing) -> Float[Tensor, "B P T"]:
     """Mean standardised coordinates of the tokens under each slot; zeros in empty slots."""
-    forest = population.forest
-    sets = leaf_sets(forest.merges, forest.num_leaves)  # (B, N, P)
-    rows = torch.arange(len(sets), device=sets.device)[:, None]
-    members = sets[rows, forest.slots.clamp(min=0)].float() * forest.active[..., None]
-    tokens = autoencoder.standardise(population.batch.tokens) * population.batch.present[..., None]
-    return members @ tokens / population.leaf_counts.clamp(min=1)[..., None]
+    members = standing.members.to(standing.tokens.dtype)
+    return members @ leaves(standing) / members.sum(2, keepdim=True).clamp(min=1)
 
 
-def curve_order(autoencoder: HTMAutoencoder, population: Population) -> Int64[Tensor, "B P"]:
+def curve_order(standing: Standing) -> Int64[Tensor, "B P"]:
     """The rank of each slot along a space-filling curve through the centroids; -1 in empty slots.
 
-    A Z-order (Morton 1966) curve over the first two standardised coordinates, ten bits each.
+    A Z-order (Morton 1966) curve over the first two standardised coordinates, ten bits each; where
+    these tie, the slot whose first token stands first.
     """
-    plane = centroids(autoencoder, population)[..., :2]
+    plane = centroids(standing)[..., :2]
     cells = ((plane.clamp(-4, 4) + 4) / 8 * 1023).long()  # (B, P, 1 or 2)
-    code = torch.zeros_like(population.forest.slots)
+    code = torch.zeros_like(cells[..., 0])
     for bit in range(10):
         for axis in range(cells.shape[-1]):
             code |= ((cells[..., axis] >> bit) & 1) << (bit * cells.shape[-1] + axis)
-    active = population.forest.active
-    rank = code.masked_fill(~active, 2**30).argsort(dim=1, stable=True).argsort(dim=1)
-    return rank.masked_fill(~active, -1)
+    active = standing.members.any(2)
+    code = code * standing.members.shape[2] + standing.members.int().argmax(dim=2)
+    rank = code.masked_fill(~active, 2**62).argsort(dim=1, stable=True).argsort(dim=1)
+    return rank.masked_fill(~active, NONE)
 
 
-EXTRAS: dict[str, Callable[[HTMAutoencoder, Population], Tensor]] = {
+EXTRAS: dict[str, Callable[[Standing], Tensor]] = {
     "centroids": centroids,
     "order": curve_order,
+    "leaves": leaves,
+    "owners": owners,
 }
 
 
@@ -68,6 +99,8 @@ def observation_space(
     extra: dict[str, spaces.Space[Any]] = {
         "centroids": spaces.Box(-BOUND, BOUND, (num_slots, token_dim), np.float32),
         "order": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
+        "leaves": spaces.Box(-BOUND, BOUND, (num_slots, token_dim), np.float32),
+        "owners": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
     }
     return spaces.Dict(
         {
@@ -83,12 +116,18 @@ def observe_population(
     autoencoder: HTMAutoencoder, population: Population, observe: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
     """The observations: ``tokens`` (B, P, D), ``active`` (B, P), ``leaf_counts`` (B, P), extras."""
+    standing = Standing.of(autoencoder, population) if observe else None
     return {
         "tokens": population.embeddings.clamp(-BOUND, BOUND),
         "active": population.forest.active.to(torch.int8),
         "leaf_counts": population.leaf_counts.to(torch.int32),
-        **{key: _in_bounds(EXTRAS[key](autoencoder, population)) for key in observe},
+        **({} if standing is None else observed_extras(standing, observe)),
     }
+
+
+def observed_extras(standing: Standing, observe: Sequence[str]) -> dict[str, Tensor]:
+    """The extra keys as an observation has them."""
+    return {key: _in_bounds(EXTRAS[key](standing)) for key in observe}
 
 
 def _in_bounds(values: Tensor) -> Tensor:

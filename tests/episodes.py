@@ -8,7 +8,9 @@ import torch
 from oracle import PlainForest
 from torch import Tensor
 
-from agents.policy import MergePolicy, make_policy
+from agents.context_policy import make_policy
+from agents.encoders import ENCODERS, ContextConfig
+from agents.policy import MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_to_pair, merges_to_actions
 from htm_env.observation import observe_population
@@ -16,6 +18,8 @@ from htm_env.population import Population, merge_pairs, start_population
 from htm_env.types import TokenBatch
 
 SCORERS = ["pointer", "pair_mlp"]
+NETWORKS = [*SCORERS, *ENCODERS]
+"""Pair scorers alone, and the pointer with every encoder in front of it."""
 RAGGED = [4, 2, 6, 1, 3, 6]
 
 
@@ -23,13 +27,16 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def random_policy(scorer: str, embedding_dim: int = 5, seed: int = 0) -> MergePolicy:
+def random_policy(network: str, embedding_dim: int = 5, seed: int = 0) -> MergePolicy:
     """Weights that make some pairs several times as likely as others."""
-    policy = make_policy(scorer, embedding_dim, 12)
+    if network in SCORERS:
+        policy = make_policy(network, embedding_dim, 12)
+    else:
+        policy = make_policy("pointer", embedding_dim, 12, network, ContextConfig(width=16), 3)
     drawn = generator(seed)
     with torch.no_grad():
         for weight in policy.parameters():
-            weight.normal_(std=0.2 if scorer == "pointer" else 0.4, generator=drawn)
+            weight.normal_(std=0.4 if network == "pair_mlp" else 0.2, generator=drawn)
     return policy
 
 
@@ -65,7 +72,7 @@ def replayed_log_probs(
     """``(B, M)``: from the policy's own forward pass on every observation; differentiable."""
     columns = []
     for population, action in replayed(autoencoder, batch, merges):
-        logits, _ = policy(observe_population(autoencoder, population))
+        logits, _ = policy(observe_population(autoencoder, population, policy.observes))
         chosen = logits.log_softmax(1).gather(1, action.clamp(min=0)[:, None])[:, 0]
         columns.append(torch.where(action >= 0, chosen, 0.0))
     return torch.stack(columns, dim=1)

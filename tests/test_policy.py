@@ -6,7 +6,8 @@ import pytest
 import torch
 from episodes import SCORERS, generator, random_policy
 
-from agents.policy import ILLEGAL, PairPolicy, PointerPolicy, make_policy
+from agents.context_policy import make_policy
+from agents.policy import ILLEGAL, PairPolicy, PointerPolicy
 from htm_env.forest import pair_to_action
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

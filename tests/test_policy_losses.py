@@ -8,6 +8,7 @@ from itertools import permutations
 import pytest
 import torch
 from episodes import (
+    NETWORKS,
     RAGGED,
     SCORERS,
     active_lists,
@@ -18,8 +19,10 @@ from episodes import (
     replayed_log_probs,
 )
 
+from agents import judgement
 from agents.baselines import LeaveOneOut, Returns
 from agents.fixed import all_merge_sequences
+from agents.judgement import judge
 from agents.losses import (
     discounted_returns,
     distance_to_target,
@@ -166,7 +169,7 @@ def naive_loss(autoencoder, policy, batch, made, advantages, coefficient) -> tor
     lengths = [max(1, int(steps.sum())) for steps in made.steps]
     log_probs = replayed_log_probs(autoencoder, policy, batch, made.merges)
     for step, (population, action) in enumerate(replayed(autoencoder, batch, made.merges)):
-        logits, _ = policy(observe_population(autoencoder, population))
+        logits, _ = policy(observe_population(autoencoder, population, policy.observes))
         for row in (action >= 0).nonzero().flatten().tolist():
             n = int(population.forest.num_active[row])
             chances = logits[row].softmax(0)
@@ -177,10 +180,15 @@ def naive_loss(autoencoder, policy, batch, made, advantages, coefficient) -> tor
     return total / len(made.merges)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("partial", [False, True])
-def test_the_gradient_is_that_of_the_naive_loop(autoencoder, scorer, partial):
-    policy = random_policy(scorer)
+@pytest.mark.parametrize("at_a_time", [30, 10**6])
+def test_the_gradient_is_that_of_the_naive_loop(
+    autoencoder, monkeypatch, network, partial, at_a_time
+):
+    """Whether populations are looked at all at once, or a few at a time and twice."""
+    monkeypatch.setattr(judgement, "TOKENS_AT_A_TIME", at_a_time)
+    policy = random_policy(network)
     batch, made = episodes(autoencoder, policy, partial)
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
     coefficient = torch.randn(6, 1, generator=generator(6))
@@ -188,11 +196,27 @@ def test_the_gradient_is_that_of_the_naive_loop(autoencoder, scorer, partial):
     loss.backward()
     expected = gradients(policy)
     policy.zero_grad()
-    features = policy.features(made.nodes, made.leaf_counts)
-    parts = policy_gradient_step(policy, made, advantages, coefficient, features)
+    parts = judge(policy, autoencoder, batch, made).learn(made, advantages, coefficient, True)
     total = float(parts["policy"] + parts["entropy"])
     assert total == pytest.approx(float(loss.detach()), rel=1e-4)
     assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_values_are_those_of_the_forward_pass(autoencoder, network):
+    policy = random_policy(network)
+    batch, made = episodes(autoencoder, policy)
+    expected = torch.zeros(made.steps.shape)
+    for step, (population, action) in enumerate(replayed(autoencoder, batch, made.merges)):
+        _, values = policy(observe_population(autoencoder, population, policy.observes))
+        expected[:, step] = values * (action >= 0)
+    (expected.square().sum() / 2).backward()
+    gradient = gradients(policy)
+    policy.zero_grad()
+    values = judge(policy, autoencoder, batch, made).values * made.steps
+    torch.testing.assert_close(values.detach(), expected.detach(), rtol=1e-4, atol=1e-5)
+    (values.square().sum() / 2).backward()
+    assert_same_gradients(gradients(policy), gradient, rtol=1e-3, atol=1e-5)
 
 
 # ---------------------------------------------------------------- exact expectations

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.policy import make_policy
+from agents.context_policy import make_policy
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
 from agents.ppo.distribution import MergeDistribution

@@ -12,7 +12,7 @@ from agents.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
 from agents.fixed import fixed_policy
-from agents.probabilities import judged
+from agents.judgement import judge
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.replay_reinforce import ReplayReinforce
 from agents.rollout import follow
@@ -58,8 +58,7 @@ def test_behaviour_is_that_of_the_policy_which_made_the_merges():
     twin = made(replays=0)  # the same before its first update
     stored = learner.buffer.trajectories()
     episodes = follow(twin.autoencoder, stored.token_batch, stored.merges)
-    features = twin.policy.features(episodes.nodes, episodes.leaf_counts)
-    seen = judged(twin.policy, episodes, features, True)
+    seen = judge(twin.policy, twin.autoencoder, stored.token_batch, episodes).judged(True)
     torch.testing.assert_close(seen.log_prob, stored.behaviour_log_prob, rtol=1e-4, atol=1e-4)
 
 

@@ -8,8 +8,8 @@ from itertools import permutations
 import pytest
 import torch
 from episodes import (
+    NETWORKS,
     RAGGED,
-    SCORERS,
     active_lists,
     generator,
     plain_forests,
@@ -21,8 +21,8 @@ from episodes import (
 from scipy.stats import chisquare
 
 from agents.fixed import all_merge_sequences
-from agents.policy import MergePolicy
-from agents.probabilities import judged
+from agents.judgement import judge
+from agents.policy import NodePolicy
 from agents.rollout import follow, rollout
 from htm_env.forest import action_mask, action_to_pair, check_merges
 from htm_env.observation import observe_population
@@ -35,7 +35,7 @@ def limits(partial: bool) -> torch.Tensor | None:
     return torch.tensor(PARTIAL) if partial else None
 
 
-class ConstantPolicy(MergePolicy):
+class ConstantPolicy(NodePolicy):
     """All pairs alike."""
 
     def features(self, embeddings, leaf_counts):
@@ -48,11 +48,11 @@ class ConstantPolicy(MergePolicy):
         return members.sum(-1)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("seed", range(3))
-def test_log_probabilities_are_those_of_the_replay(autoencoder, scorer, partial, seed):
-    batch, policy = random_batch(RAGGED, slots=7, seed=seed), random_policy(scorer, seed=seed)
+def test_log_probabilities_are_those_of_the_replay(autoencoder, network, partial, seed):
+    batch, policy = random_batch(RAGGED, slots=7, seed=seed), random_policy(network, seed=seed)
     made = rollout(autoencoder, policy, batch, generator(seed), num_merges=limits(partial))
     wanted = PARTIAL if partial else [n - 1 for n in RAGGED]
     assert made.steps.sum(1).tolist() == wanted
@@ -61,7 +61,7 @@ def test_log_probabilities_are_those_of_the_replay(autoencoder, scorer, partial,
     torch.testing.assert_close(made.log_prob, expected, **CLOSE)
     assert (made.log_prob[made.steps].exp() < 1).all()
     assert not made.log_prob[~made.steps].any()
-    judged_again = judged(policy, made, policy.features(made.nodes, made.leaf_counts), True)
+    judged_again = judge(policy, autoencoder, batch, made).judged(True)
     torch.testing.assert_close(made.log_total, judged_again.log_total, **CLOSE)
     torch.testing.assert_close(made.entropy, judged_again.entropy, **CLOSE)
     assert not made.log_total[~made.steps].any()
@@ -88,12 +88,12 @@ def test_entropy_that_is_not_measured_is_estimated_from_what_was_drawn(autoencod
     assert not made.entropy[~made.steps].any()
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("partial", [False, True])
-def test_nodes_counts_and_active_lists(autoencoder, scorer, partial):
+def test_nodes_counts_and_active_lists(autoencoder, network, partial):
     batch = random_batch(RAGGED, slots=7)
     made = rollout(
-        autoencoder, random_policy(scorer), batch, generator(), num_merges=limits(partial)
+        autoencoder, random_policy(network), batch, generator(), num_merges=limits(partial)
     )
     encoding = autoencoder.encode(batch.tokens, batch.present, made.merges)
     torch.testing.assert_close(made.nodes, encoding.nodes.detach(), **CLOSE)
@@ -108,12 +108,12 @@ def test_nodes_counts_and_active_lists(autoencoder, scorer, partial):
             assert listed[len(active) :] == [-1] * (7 - len(active))
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("partial", [False, True])
-def test_following_the_same_merges_gives_the_same_episodes(autoencoder, scorer, partial):
+def test_following_the_same_merges_gives_the_same_episodes(autoencoder, network, partial):
     batch = random_batch(RAGGED, slots=7)
     made = rollout(
-        autoencoder, random_policy(scorer), batch, generator(), num_merges=limits(partial)
+        autoencoder, random_policy(network), batch, generator(), num_merges=limits(partial)
     )
     followed = follow(autoencoder, batch, made.merges)
     torch.testing.assert_close(followed.nodes, made.nodes, **CLOSE)
@@ -122,12 +122,12 @@ def test_following_the_same_merges_gives_the_same_episodes(autoencoder, scorer, 
     assert not followed.log_prob.any()
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
-def test_greedy_takes_the_best_pair(autoencoder, scorer):
-    batch, policy = random_batch(RAGGED), random_policy(scorer)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_greedy_takes_the_best_pair(autoencoder, network):
+    batch, policy = random_batch(RAGGED), random_policy(network)
     made = rollout(autoencoder, policy, batch, generator(), greedy=True)
     for population, action in replayed(autoencoder, batch, made.merges):
-        logits, _ = policy(observe_population(autoencoder, population))
+        logits, _ = policy(observe_population(autoencoder, population, policy.observes))
         taken = logits.gather(1, action.clamp(min=0)[:, None])[:, 0]
         running = action >= 0
         torch.testing.assert_close(taken[running], logits.amax(1)[running], **CLOSE)
@@ -135,10 +135,10 @@ def test_greedy_takes_the_best_pair(autoencoder, scorer):
     assert torch.equal(made.merges, again.merges)  # nothing is drawn
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
-def test_whole_episodes_come_as_often_as_their_probabilities_say(autoencoder, scorer):
+@pytest.mark.parametrize("network", NETWORKS)
+def test_whole_episodes_come_as_often_as_their_probabilities_say(autoencoder, network):
     """Three tokens: twelve sequences of ordered merges, whose probabilities sum to one."""
-    sequences, policy = all_merge_sequences(3), random_policy(scorer, seed=1)
+    sequences, policy = all_merge_sequences(3), random_policy(network, seed=1)
     every = random_batch([3] * 12)
     every.tokens[:] = every.tokens[:1]
     expected = replayed_log_probs(autoencoder, policy, every, sequences).sum(1).exp().detach()
@@ -177,13 +177,13 @@ def test_entropy_of_a_constant_policy_counts_the_legal_choices(autoencoder, orde
     assert not made.entropy[~made.steps].any()
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("ordered", [True, False])
-def test_entropy_is_that_of_the_replay(autoencoder, scorer, ordered):
-    batch, policy = random_batch(RAGGED), random_policy(scorer)
+def test_entropy_is_that_of_the_replay(autoencoder, network, ordered):
+    batch, policy = random_batch(RAGGED), random_policy(network)
     made = rollout(autoencoder, policy, batch, generator(), ordered_entropy=ordered)
     for step, (population, action) in enumerate(replayed(autoencoder, batch, made.merges)):
-        logits, _ = policy(observe_population(autoencoder, population))
+        logits, _ = policy(observe_population(autoencoder, population, policy.observes))
         probabilities = logits.double().softmax(1).detach()
         for row in (action >= 0).nonzero().flatten().tolist():
             chances: dict[object, float] = {}
@@ -198,15 +198,15 @@ def test_entropy_is_that_of_the_replay(autoencoder, scorer, ordered):
             assert float(made.entropy[row, step]) == pytest.approx(expected, abs=1e-4)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("damage", [float("nan"), float("inf"), 1e12])
-def test_a_diverged_autoencoder_still_gives_legal_merges(autoencoder, scorer, damage):
+def test_a_diverged_autoencoder_still_gives_legal_merges(autoencoder, network, damage):
     """So that the loss is what notices, and its guard what stops the run."""
     with torch.no_grad():
         for weight in autoencoder.merger.parameters():
             weight.fill_(damage)
     batch = random_batch(RAGGED)
-    made = rollout(autoencoder, random_policy(scorer), batch, generator())
+    made = rollout(autoencoder, random_policy(network), batch, generator())
     check_merges(made.merges, batch.num_tokens)
     assert made.steps.sum(1).tolist() == [n - 1 for n in RAGGED]
     assert made.entropy.isfinite().all()

@@ -11,7 +11,8 @@ from agents.demonstrations.behaviour import Behaviour
 from agents.fixed.order import compare, node_centroids
 from agents.policy import ILLEGAL, bounded
 from agents.positions import PairTable, Positions
-from agents.probabilities import SEQUENCES, exact_tree_log_probs, sequence_log_probs
+from agents.probabilities import exact_tree_log_probs, sequence_log_probs
+from agents.tree_probabilities import SEQUENCES
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 from replay import tree_log_prob

@@ -14,9 +14,11 @@ from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderTrainer
+from agents.context_policy import observed_by
 from agents.entropy import mean_entropy
 from agents.episode_rewards import episode_rewards
-from agents.losses import discounted_returns, policy_gradient_step, value_loss
+from agents.judgement import judge
+from agents.losses import discounted_returns, value_loss
 from agents.optimisation import NonFiniteGuard, optimizer_of
 from agents.parts import equal_parts, mean_of_finite, mean_scalars
 from agents.policy_learner import PolicyLearner
@@ -27,7 +29,6 @@ from agents.ppo.make import FORMS, minibatch
 from agents.ppo.policies import network_of
 from agents.ppo.randomness import seeded_globals
 from agents.ppo.vector_env import HTMVecEnv
-from agents.probabilities import judged
 from agents.rollout import follow
 from agents.schedules import cosine_decay, warm_up
 from htm_env.forest import tree_height
@@ -60,6 +61,7 @@ class PPOLearner(PolicyLearner):
             config.n_envs,
             autoencoder=self.autoencoder,
             reward=config.reward,
+            observe=observed_by(config.encoder),
             device=self.task.device,
             **self.task.env_kwargs,
         )
@@ -98,6 +100,8 @@ class PPOLearner(PolicyLearner):
             policy_kwargs={
                 "scorer": config.scorer,
                 "hidden_dim": config.policy_hidden_dim,
+                "encoder": config.encoder,
+                "context": config.context,
                 "optimizer_class": optimizer_class,
                 "optimizer_kwargs": optimizer_arguments,
             },
@@ -168,14 +172,13 @@ class PPOLearner(PolicyLearner):
         episodes = follow(self.autoencoder, batch, merges)
         self.merges_made += int(episodes.steps.sum())
         rewards, error = episode_rewards(self.autoencoder, batch, episodes, self.std, config.reward)
-        features = self.policy.features(episodes.nodes, episodes.leaf_counts)
+        judgement = judge(self.policy, self.autoencoder, batch, episodes)
         optimizer.zero_grad()
-        ones = episodes.steps.to(features.dtype)
-        episodes = judged(self.policy, episodes, features, ordered=False)
-        losses = policy_gradient_step(self.policy, episodes, ones, ones[:, :1] * 0, features)
-        values = self.policy.values(features, episodes.members)
+        episodes = judgement.judged(ordered=False)
+        ones = torch.ones_like(episodes.log_prob)
+        losses = judgement.learn(episodes, ones * episodes.steps, ones[:, :1] * 0, ordered=False)
         returns = discounted_returns(rewards, config.discount)
-        critic = value_loss(values, returns, episodes.steps)
+        critic = value_loss(judgement.values, returns, episodes.steps)
         (config.value_weight * critic).backward()
         for group in optimizer.param_groups:
             group["lr"] = self._learning_rate()

@@ -8,6 +8,8 @@ from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
 from stable_baselines3.common.vec_env import VecMonitor
 
+from agents.context_policy import observed_by
+from agents.encoders import NO_ENCODER
 from agents.ppo.buffers import MaskableRunsRolloutBuffer, RunsRolloutBuffer
 from agents.ppo.config import PPOConfig
 from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
@@ -35,6 +37,7 @@ def make_ppo(
     maskable: bool = False,
     n_envs: int = 64,
     seed: int = 0,
+    encoder: str = NO_ENCODER,
     env_kwargs: dict[str, Any] | None = None,
     **ppo_kwargs: Any,
 ) -> PPO | MaskablePPO:
@@ -48,14 +51,20 @@ def make_ppo(
             that seeds of independent runs must be ``n_envs`` apart.
         seed: of the environment, the initial weights and, as always in Stable-Baselines3, of the
             global generators.
+        encoder: what stands in front of the pair scorer, such as ``"attention"``; the environment
+            then shows what it reads.
         env_kwargs: what ``gym.make`` takes. The autoencoder is the pretrained one by default, and
             stays as it is; :class:`agents.ppo.JointTraining` trains another along.
         ppo_kwargs: arguments of the model. The defaults here: rollouts of one longest episode,
             learning rate 1e-3, discount 0.8, and what else :class:`PPOConfig` says.
 
-    Raises ``ValueError`` for an unknown id or arguments of the environment that it does not take.
+    Raises ``ValueError`` for an unknown id or encoder, or arguments of the environment that it does
+    not take.
     """
     env_kwargs = dict(env_kwargs or {})
+    shown = tuple(env_kwargs.pop("observe", ()))
+    env_kwargs["observe"] = tuple(dict.fromkeys(shown + observed_by(encoder)))
+    policy_kwargs = {"encoder": encoder, **ppo_kwargs.pop("policy_kwargs", {})}
     env = VecMonitor(HTMVecEnv(env_id, n_envs, **env_kwargs))
     slots = env.observation_space["active"].shape[0]  # type: ignore[index]
     defaults = PPOConfig()
@@ -63,6 +72,7 @@ def make_ppo(
     form = FORMS[maskable]
     kwargs = {
         "policy": form.policy,
+        "policy_kwargs": policy_kwargs,
         "rollout_buffer_class": form.buffer,
         "n_steps": steps,
         "batch_size": minibatch(n_envs * steps, defaults.batch_size),

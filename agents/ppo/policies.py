@@ -18,14 +18,18 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.policy import MergePolicy, make_policy
+from agents.context_policy import make_policy, observed_by
+from agents.encoders import NO_ENCODER, ContextConfig
+from agents.policy import MergePolicy
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.sharing import shared_forward
 
 Observation = dict[str, Tensor]
 Masks = np.ndarray | Tensor | None
 KEYS = ("tokens", "active", "leaf_counts")
-"""What the network reads of an observation; extra keys pass it by."""
+"""What every network reads of an observation; its encoder may read others too."""
+COORDINATES = ("centroids", "leaves")
+"""Keys whose last axis is ``T``."""
 
 
 class _MergeNetwork(BasePolicy):
@@ -34,8 +38,9 @@ class _MergeNetwork(BasePolicy):
     Args:
         observation_space, action_space: those of the environments of this project.
         lr_schedule: the learning rate by the remaining share of training, from 1 to 0.
-        scorer: ``pointer`` or ``pair_mlp``, as in :func:`agents.policy.make_policy`.
-        hidden_dim: width of the hidden layers.
+        scorer, hidden_dim, encoder, context: as in :func:`agents.context_policy.make_policy`; the
+            observations have to have the keys that the encoder reads
+            (:func:`agents.context_policy.observed_by`).
         optimizer_class, optimizer_kwargs: as in Stable-Baselines3.
 
     Raises ``ValueError`` for other spaces or an unknown scorer.
@@ -50,12 +55,20 @@ class _MergeNetwork(BasePolicy):
         lr_schedule: Schedule,
         scorer: str = "pointer",
         hidden_dim: int = 128,
+        encoder: str = NO_ENCODER,
+        context: ContextConfig | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **form: Any,
     ) -> None:
-        _check_spaces(observation_space, action_space)
-        self.network_arguments = {"scorer": scorer, "hidden_dim": hidden_dim}
+        self.keys = KEYS + observed_by(encoder)
+        _check_spaces(observation_space, action_space, self.keys)
+        self.network_arguments = {
+            "scorer": scorer,
+            "hidden_dim": hidden_dim,
+            "encoder": encoder,
+            "context": context,
+        }
         super().__init__(
             observation_space,
             action_space,
@@ -67,8 +80,13 @@ class _MergeNetwork(BasePolicy):
 
     def _build(self, lr_schedule: Schedule) -> None:
         """Called by the base class: the network takes the place of extractor, MLP and heads."""
-        dim = self.observation_space["tokens"].shape[1]  # type: ignore[index]
-        self.network = make_policy(embedding_dim=dim, **self.network_arguments)
+        space: Any = self.observation_space
+        coordinates = next((space[key].shape[1] for key in COORDINATES if key in self.keys), 0)
+        self.network = make_policy(
+            embedding_dim=space["tokens"].shape[1],
+            coordinates=coordinates,
+            **self.network_arguments,
+        )
         self.action_dist = MergeDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -88,7 +106,7 @@ class _MergeNetwork(BasePolicy):
         self, obs: Observation, actions: Int64[Tensor, "B"], action_masks: Masks = None
     ) -> tuple[Float[Tensor, "B 1"], Float[Tensor, "B"], Float[Tensor, "B"]]:
         """State values, the actions' log-probabilities, and entropies in nats."""
-        logits, values = shared_forward(self.network, {key: obs[key] for key in KEYS})
+        logits, values = shared_forward(self.network, {key: obs[key] for key in self.keys})
         distribution = self._distribution(logits, action_masks)
         return values[:, None], distribution.log_prob(actions), distribution.entropy()
 
@@ -101,7 +119,7 @@ class _MergeNetwork(BasePolicy):
     def _evaluate(
         self, obs: Observation, action_masks: Masks
     ) -> tuple[MergeDistribution, Float[Tensor, "B 1"]]:
-        logits, values = self.network({key: obs[key] for key in KEYS})
+        logits, values = self.network({key: obs[key] for key in self.keys})
         return self._distribution(logits, action_masks), values[:, None]
 
     def _distribution(self, logits: Float[Tensor, "B A"], action_masks: Masks) -> MergeDistribution:
@@ -139,11 +157,13 @@ def network_of(policy: BasePolicy) -> MergePolicy:
     return policy.network
 
 
-def _check_spaces(observation_space: spaces.Space, action_space: spaces.Space) -> None:
+def _check_spaces(
+    observation_space: spaces.Space, action_space: spaces.Space, needed: tuple[str, ...]
+) -> None:
     keys = list(observation_space) if isinstance(observation_space, spaces.Dict) else []
-    if not set(KEYS) <= set(keys):
+    if not set(needed) <= set(keys):
         raise ValueError(
-            f"the observation space is {observation_space}; expected a Dict with {list(KEYS)}"
+            f"the observation space is {observation_space}; expected a Dict with {list(needed)}"
         )
     slots = observation_space["active"].shape[0]  # type: ignore[index]
     if not isinstance(action_space, spaces.Discrete) or action_space.n != slots * (slots - 1):

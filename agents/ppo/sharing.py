@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from agents.policy import ILLEGAL, MergePolicy, bounded
+from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
 from htm_env.forest import action_mask, action_to_pair
 
 
@@ -73,7 +73,8 @@ def shared_forward(
     Networks with a ``forward`` of their own, because a token's features depend on other tokens, are
     asked themselves.
     """
-    if type(network).forward is not MergePolicy.forward:
+    own = type(network).forward is not MergePolicy.forward
+    if own or not isinstance(network, NodePolicy):
         return network(observation)
     active = observation["active"].bool()
     runs = Runs.of(observation["tokens"].float(), observation["leaf_counts"], active)

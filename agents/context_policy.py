@@ -1,0 +1,110 @@
+"""A policy that sees the whole population: a context encoder in front of a pair scorer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from agents.encoders import (
+    ENCODERS,
+    NO_ENCODER,
+    ContextConfig,
+    ContextEncoder,
+    Spans,
+    check_encoder,
+    make_encoder,
+)
+from agents.encoders.base import without_junk
+from agents.policy import MergePolicy, NodePolicy, bounded, make_scorer
+
+OBSERVED = {"centroids": ("centroids",), "order": ("order",), "spans": ("leaves", "owners")}
+"""The keys of an observation that each thing that an encoder may need is made of."""
+
+
+def observed_by(encoder: str) -> tuple[str, ...]:
+    """The extra keys that an observation has to have for a policy with that encoder.
+
+    Raises ``ValueError`` for an unknown one.
+    """
+    if check_encoder(encoder) == NO_ENCODER:
+        return ()
+    return tuple(key for name in ENCODERS[encoder].needs for key in OBSERVED[name])
+
+
+class Look(NamedTuple):
+    """What the policy makes of ``B`` populations."""
+
+    scores: Float[Tensor, "B P P"]
+    """Of all ordered pairs of slots, legal or not."""
+    values: Float[Tensor, "B"]
+    losses: dict[str, Float[Tensor, ""]]
+    """Of the encoder, already weighted."""
+
+
+class ContextPolicy(MergePolicy):
+    """Every token is scored with its context and the population's summary beside it.
+
+    The scorer takes embedding, context token and summary side by side, so that without anything
+    learned of the context it starts as the scorer alone would.
+    """
+
+    def __init__(
+        self, embedding_dim: int, encoder: ContextEncoder, scorer: NodePolicy, width: int
+    ) -> None:
+        """``scorer`` takes tokens of ``embedding_dim + 2 * width`` numbers."""
+        super().__init__()
+        self.embedding_dim = embedding_dim
+        self.observes = tuple(key for name in encoder.needs for key in OBSERVED[name])
+        self.lift = nn.Linear(embedding_dim, width)
+        self.encoder, self.scorer = encoder, scorer
+
+    def look(self, observation: dict[str, Tensor]) -> Look:
+        active = observation["active"].bool()
+        tokens = without_junk(observation["tokens"].float(), active)
+        spans = None
+        if "owners" in self.observes:
+            spans = Spans(observation["leaves"].float(), observation["owners"].long())
+        context = self.encoder(
+            self.lift(tokens),
+            active,
+            centroids=observation["centroids"].float() if "centroids" in self.observes else None,
+            order=observation["order"].long() if "order" in self.observes else None,
+            spans=spans,
+        )
+        summary = context.summary[:, None].expand_as(context.tokens)
+        seen = torch.cat([tokens, context.tokens, summary], dim=-1)
+        features = self.scorer.features(seen, observation["leaf_counts"])
+        values = self.scorer.values(features, active[:, None].float())[:, 0]
+        return Look(bounded(self.scorer.scores(features, features)), values, context.losses)
+
+    def state_scores(
+        self, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "B P P"], Float[Tensor, "B"]]:
+        look = self.look(observation)
+        return look.scores, look.values
+
+
+def make_policy(
+    scorer: str,
+    embedding_dim: int,
+    hidden_dim: int,
+    encoder: str = NO_ENCODER,
+    context: ContextConfig | None = None,
+    coordinates: int = 0,
+) -> MergePolicy:
+    """The policy network of these names; ``ValueError`` with the choices for an unknown one.
+
+    ``coordinates`` is ``T`` of the data, for encoders that look at centroids or at leaves.
+    """
+    if encoder == NO_ENCODER:
+        return make_scorer(scorer, embedding_dim, hidden_dim)
+    context = ContextConfig() if context is None else context
+    return ContextPolicy(
+        embedding_dim,
+        make_encoder(encoder, context, coordinates),
+        make_scorer(scorer, embedding_dim + 2 * context.width, hidden_dim),
+        context.width,
+    )

@@ -1,0 +1,21 @@
+"""What every context encoder can be told."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from agents.configuration import check_bounds
+from agents.encoders.attention import AttentionConfig
+
+
+@dataclass(frozen=True)
+class ContextConfig:
+    """The options of all context encoders; only those of the chosen one count."""
+
+    width: int = 64
+    """Numbers that a token has inside the encoder; embeddings are lifted to it first."""
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+    def __post_init__(self) -> None:
+        check_bounds(self, width=(1, math.inf))

@@ -1,0 +1,145 @@
+"""The scores of all pairs during a rollout, kept from step to step or made anew at each."""
+
+from __future__ import annotations
+
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from agents.context_policy import ContextPolicy
+from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
+from agents.positions import PairTable, Positions, Step
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.observation import Standing, observed_extras
+from htm_env.types import TokenBatch
+
+
+@runtime_checkable
+class PairScores(Protocol):
+    """What a rollout asks at every step; the tables of nodes fill up meanwhile."""
+
+    def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
+        """The scores before the merge; illegal pairs far below all others."""
+
+    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+        """The merge was made: embedding and leaf count of ``parent`` are known."""
+
+
+class KeptScores:
+    """Of a policy to which a token looks the same whatever stands beside it.
+
+    Only the row and the column of the new token are scored after a merge.
+    """
+
+    def __init__(
+        self,
+        policy: NodePolicy,
+        present: Bool[Tensor, "B P"],
+        nodes: Float[Tensor, "B N D"],
+        counts: Int64[Tensor, "B N"],
+    ) -> None:
+        slots = present.shape[1]
+        self.policy, self.nodes, self.counts = policy, nodes, counts
+        # Of a copy: the features are written to, and may be the embeddings themselves.
+        self.features = policy.features(nodes[:, :slots].clone(), counts[:, :slots])
+        scores = bounded(policy.scores(self.features, self.features))
+        self.table = PairTable(scores, present, ILLEGAL)
+
+    def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
+        return self.table.view(step)
+
+    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+        row, features = step.rows, self.features
+        new = self.policy.features(self.nodes[row, parent], self.counts[row, parent])
+        features[row, step.high] = features[row, step.last]
+        features[row, step.low] = new
+        known = features[: len(row), : step.width]
+        self.table.replace(
+            step,
+            bounded(self.policy.scores(new[:, None], known)[:, 0]),
+            bounded(self.policy.scores(known, new[:, None])[..., 0]),
+        )
+
+
+class FreshScores:
+    """Of a policy to which a token looks different in another population."""
+
+    def __init__(
+        self,
+        policy: ContextPolicy,
+        leaves: Float[Tensor, "B P T"],
+        present: Bool[Tensor, "B P"],
+        nodes: Float[Tensor, "B N D"],
+        counts: Int64[Tensor, "B N"],
+    ) -> None:
+        slots = present.shape[1]
+        self.policy, self.nodes, self.counts = policy, nodes, counts
+        self.leaves, self.present = leaves, present
+        self.sets: Tensor | None = None
+        """(B, N, P) the tokens under every node, for policies that ask."""
+        if policy.observes:
+            self.sets = present.new_zeros(len(nodes), 2 * slots - 1, slots)
+            self.sets[:, :slots] = torch.diag_embed(present)
+
+    def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
+        size = len(step.rows)
+        here = positions.here[:size, : step.width]
+        sets = None if self.sets is None else self.sets[:size]
+        observation = population_observation(
+            self.policy, here, self.nodes[:size], self.counts[:size], sets,
+            self.leaves[:size], self.present[:size],
+        )  # fmt: skip
+        active = here >= 0
+        legal = active[:, :, None] & active[:, None]
+        legal.diagonal(dim1=1, dim2=2).fill_(False)
+        return self.policy.state_scores(observation)[0].masked_fill(~legal, ILLEGAL)
+
+    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+        if self.sets is not None:
+            row = step.rows
+            first, second = children.unbind(1)
+            self.sets[row, parent] = self.sets[row, first] | self.sets[row, second]
+
+
+def pair_scores(
+    policy: MergePolicy,
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    nodes: Float[Tensor, "B N D"],
+    counts: Int64[Tensor, "B N"],
+) -> PairScores:
+    """The scores of a rollout, of either kind; its nodes hold the leaves, and will hold the rest.
+
+    Raises ``TypeError`` for a policy network that is neither.
+    """
+    if isinstance(policy, NodePolicy):
+        return KeptScores(policy, batch.present, nodes, counts)
+    if isinstance(policy, ContextPolicy):
+        leaves = autoencoder.standardise(batch.tokens)
+        return FreshScores(policy, leaves, batch.present, nodes, counts)
+    raise TypeError(f"{type(policy).__name__} is neither a NodePolicy nor a ContextPolicy")
+
+
+def population_observation(
+    policy: MergePolicy,
+    here: Int64[Tensor, "B W"],
+    nodes: Float[Tensor, "B N D"],
+    counts: Int64[Tensor, "B N"],
+    sets: Bool[Tensor, "B N P"] | None,
+    leaves: Float[Tensor, "B P T"],
+    present: Bool[Tensor, "B P"],
+) -> dict[str, Tensor]:
+    """What the environment would show of populations; ``here`` names their nodes, -1 for none."""
+    active, node = here >= 0, here.clamp(min=0)
+    rows = torch.arange(len(here), device=here.device)[:, None]
+    observation = {
+        "tokens": nodes[rows, node],
+        "active": active,
+        "leaf_counts": counts[rows, node] * active,
+    }
+    if sets is not None and policy.observes:
+        members = sets[rows, node] & active[..., None]
+        observation |= observed_extras(Standing(leaves, present, members), policy.observes)
+    return observation
