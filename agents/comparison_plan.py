@@ -11,6 +11,7 @@ from typing import Any
 from agents.algorithms import algorithm
 from agents.budget import Budget
 from agents.configuration import config_from_dict
+from agents.encoders import NO_ENCODER, check_encoder
 from agents.options import CompareOptions, UsageError, json_object
 from agents.problems import PROBLEMS, Problem, find_problem
 from agents.results import load_result
@@ -52,10 +53,12 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     """
     budget = _budget(options)
     problems, algos = _problems(options), _algorithms(options)
+    changes = _with_encoders(algos, options.encoders)
     given = json_object("--algo-options", options.algo_options)
     for name in given:
-        if name not in algos:
-            raise UsageError(f"--algo-options has {name!r}; expected one of --algos: {algos}")
+        if name not in changes:
+            known = list(changes)
+            raise UsageError(f"--algo-options has {name!r}; expected one of --algos: {known}")
     if options.seeds < 1 or options.first_seed < 0:
         raise UsageError(
             f"--seeds is {options.seeds} from {options.first_seed}; expected at least 1 from 0"
@@ -63,8 +66,10 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     configs: dict[tuple[str, str], dict[str, Any]] = {}
     left_out = []
     for problem in problems:
-        for algo in algos:
-            config = _learner_config(problem, algo, given.get(algo, {}), options.mode)
+        for algo, encoder in changes.items():
+            config = _learner_config(
+                problem, algo, _merged(encoder, given.get(algo, {})), options.mode
+            )
             if config is None:
                 left_out.append(f"{problem.name} has no hierarchy for {algo} to follow: left out")
             else:
@@ -156,6 +161,30 @@ def _algorithms(options: CompareOptions) -> list[str]:
     except ValueError as error:
         raise UsageError(f"--algos: {error}") from None
     return names
+
+
+def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str, Any]]:
+    """The rows of the comparison by name, each with what an encoder changes of its algorithm.
+
+    Without ``--encoders`` nothing is changed. An algorithm without a policy network is one row.
+    """
+    if encoders is None:
+        return {algo: {} for algo in algos}
+    names = _names("--encoders", encoders)
+    try:
+        for name in names:
+            check_encoder(name)
+    except ValueError as error:
+        raise UsageError(f"--encoders: {error}") from None
+    rows: dict[str, dict[str, Any]] = {}
+    for algo in algos:
+        if not hasattr(algorithm(algo).config, "encoder"):
+            rows[algo] = {}
+            continue
+        mark = "-" if ":" in algo else ":"  # an algorithm has one label
+        for name in names:
+            rows[algo if name == NO_ENCODER else f"{algo}{mark}{name}"] = {"encoder": name}
+    return rows
 
 
 def _learner_config(

@@ -30,6 +30,8 @@ from htm_env.types import TokenBatch
 
 TOKENS_AT_A_TIME = 65_536
 """Tokens that are looked at together; beyond them memory is saved by looking twice."""
+PAIRS_AT_A_TIME = 2**22
+"""And pairs of tokens that are scored together."""
 
 
 class Judgement(ABC):
@@ -177,7 +179,8 @@ class ContextJudgement(Judgement):
         """
         self._encoder_losses: dict[str, Tensor] = {}
         episode, time = self.episodes.steps.nonzero(as_tuple=True)
-        size = max(1, TOKENS_AT_A_TIME // self.episodes.active.shape[2])
+        slots = self.episodes.active.shape[2]
+        size = max(1, min(TOKENS_AT_A_TIME // slots, PAIRS_AT_A_TIME // slots**2))
         parts = list(zip(episode.split(size), time.split(size), strict=True))
         found = []
         for part in parts:

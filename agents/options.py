@@ -85,6 +85,9 @@ class CompareOptions:
     algos: str | None = None
     """Algorithms, with commas, as for htm train; eight well-known ones if not given. One may stand
     there twice, with other options under a label: replay,replay:control."""
+    encoders: str | None = None
+    """Context encoders, with commas, such as none,attention: every algorithm with a policy network
+    runs once with each, reported as reinforce and reinforce:attention."""
     seeds: int = 3
     """Runs of each algorithm on each problem."""
     first_seed: int = 0

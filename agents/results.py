@@ -15,11 +15,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents.budget import Budget
+from agents.encoders import NO_ENCODER
 from agents.run_directory import RunDirectory
 from htm_env.files import atomic_write_text
-
-ENCODER = "none"
-"""What stands between tokens and pair scorer: nothing, so far, for any algorithm."""
 
 
 class Task(NamedTuple):
@@ -41,6 +39,7 @@ class ResultRow:
     embedding_dim: int
     algo: str
     encoder: str
+    """What stands in front of the pair scorer; none for an algorithm without one."""
     mode: str
     seed: int
     budget: str
@@ -85,7 +84,7 @@ def run_rows(directory: RunDirectory, algo: str | None = None) -> list[ResultRow
         "env_kwargs": json.dumps(config["env_kwargs"], sort_keys=True),
         "embedding_dim": config["embedding_dim"],
         "algo": config["algo"] if algo is None else algo,
-        "encoder": ENCODER,
+        "encoder": config["config"].get("encoder", NO_ENCODER),
         "mode": config["mode"],
         "seed": config["seed"],
         "budget": str(Budget(**config["budget"])),

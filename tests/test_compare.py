@@ -25,6 +25,7 @@ from agents.run import build_learner
 from benchmarks.full_comparison import commands
 
 ALGOS = "nearest,flat"
+SMALL = {"autoencoder": {"hidden_dim": 8}, "batch_size": 4, "context": {"width": 8}}
 
 
 def status(arguments: list[str]) -> int:
@@ -242,6 +243,29 @@ def test_the_full_comparison_is_made_of_commands_that_exist(tmp_path):
         assert options.seeds == 5
     assert parsed[-2].report == tuple(options.out for options in parsed[:4])
     assert parsed[-1].report == tuple(options.out for options in parsed[4:6])
+
+
+def test_every_encoder_is_a_row_of_each_algorithm_with_a_policy(tmp_path):
+    given = ["compare", "--envs", "trees7", "--algos", "reinforce,ppo:wide,nearest", "--seeds", "1",
+             "--merges", "100", "--out", str(tmp_path), "--encoders", "none,attention",
+             "--algo-options", '{"reinforce:attention": {"context": {"width": 8}}}']  # fmt: skip
+    runs, _ = plan_runs(parse(given))
+    found = {run.algo: run.config["config"].get("encoder") for run in runs}
+    assert found == {
+        "reinforce": "none", "reinforce:attention": "attention", "ppo:wide": "none",
+        "ppo:wide-attention": "attention", "nearest": None,
+    }  # fmt: skip
+    widths = {run.algo: run.config["config"]["context"]["width"] for run in runs[:2]}
+    assert widths == {"reinforce": 64, "reinforce:attention": 8}
+    assert status([*given[:-2], "--encoders", "lstm"]) == 2
+
+
+def test_the_encoder_is_a_column(tmp_path, monkeypatch):
+    given = arguments("reinforce", 30, tmp_path / "out", "--seeds", "1", "--encoders", "attention")
+    given[given.index("--algo-options") + 1] = json.dumps({"reinforce:attention": SMALL})
+    assert main(given) == 0
+    rows = read_results([tmp_path / "out" / "results.csv"])
+    assert {(row.algo, row.encoder) for row in rows} == {("reinforce:attention", "attention")}
 
 
 def test_structure_is_left_out_where_there_is_none(tmp_path, capsys):

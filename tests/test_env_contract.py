@@ -18,6 +18,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_stabl
 
 import htm_env
 from htm_env import HTMAutoencoder, MergeTree, action_to_pair, pair_to_action
+from htm_env.forest import leaf_sets
 from htm_env.weights import embedding_dim_of
 
 IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-v0")
@@ -408,7 +409,7 @@ def test_one_step_rewards_are_never_positive(make):
         ({"split": "dev"}, ["train", "validation", "test"]),
         ({"invalid_action": "ignore"}, ["penalize", "raise"]),
         ({"observe": ("tokens",)}, ["centroids", "order"]),
-        ({"observe": "order"}, ["centroids", "order"]),
+        ({"observe": "order"}, ["centroids", "leaves", "order", "owners"]),
         ({"depth": 3}, ["heights", "angle_jitter"]),
     ],
 )
@@ -537,6 +538,38 @@ def test_a_centroid_is_the_mean_of_the_tokens_under_its_slot(make):
     merged = env.step(pair_to_action(4, 0, 5))[0]["centroids"]
     assert np.allclose(merged[4], standardised[[0, 1, 4]].mean(axis=0), atol=1e-5)
     assert np.allclose(merged[2], standardised[2], atol=1e-5)
+
+
+@every_id
+def test_owners_say_under_which_slot_each_token_stands(make, env_id):
+    env = make(env_id, observe=("leaves", "owners"))
+    observation, info = env.reset(seed=0)
+    inner, done, choices = env.unwrapped, False, np.random.default_rng(0)
+    batch = inner._population.batch
+    present = batch.present[0].numpy()
+    standardised = inner.autoencoder.standardise(batch.tokens)[0].numpy()
+    while not done:
+        assert observation in env.observation_space
+        assert np.allclose(observation["leaves"][present], standardised[present], atol=1e-5)
+        assert not observation["leaves"][~present].any()
+        owners = observation["owners"]
+        assert (owners[~present] == -1).all()
+        counts = np.bincount(owners[present], minlength=len(present))
+        assert counts.tolist() == observation["leaf_counts"].tolist()
+        forest = inner._population.forest
+        under = leaf_sets(forest.merges, forest.num_leaves)[0].numpy()
+        for token in np.flatnonzero(present):
+            assert under[forest.slots[0, owners[token]], token]
+        legal = np.flatnonzero(info["action_mask"])
+        observation, _, done, _, info = env.step(choices.choice(legal))
+
+
+def test_the_order_of_what_ties_is_that_of_the_first_token():
+    """Tokens on one spot; slot 3, into which token 0 was merged, then comes first."""
+    points = np.zeros((1, 4, 2))
+    env = gym.make("HTM-v0", dataset=np.repeat(points, 10, axis=0), observe=("order",))
+    assert env.reset(seed=0)[0]["order"].tolist() == [0, 1, 2, 3]
+    assert env.step(pair_to_action(3, 0, 4))[0]["order"].tolist() == [-1, 1, 2, 0]
 
 
 def test_the_order_follows_the_z_curve():

@@ -45,8 +45,11 @@ def test_the_plainest_way_runs():
 
 
 @pytest.mark.parametrize("maskable", [False, True], ids=["ppo", "maskable_ppo"])
-def test_a_model_learns_predicts_is_saved_and_loaded(maskable, tmp_path):
-    model = make_ppo("HTM-Trees-v0", maskable=maskable, n_envs=4, seed=3, verbose=0, n_epochs=2)
+@pytest.mark.parametrize("encoder", ["none", "attention"])
+def test_a_model_learns_predicts_is_saved_and_loaded(maskable, encoder, tmp_path):
+    model = make_ppo(
+        "HTM-Trees-v0", maskable=maskable, n_envs=4, seed=3, encoder=encoder, verbose=0, n_epochs=2
+    )
     assert type(model) is (MaskablePPO if maskable else PPO)
     weights = model.env.unwrapped.autoencoder.weights_hash()
     before = model.policy.parameters_to_vector()
