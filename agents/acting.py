@@ -5,8 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from torch import Tensor
 
-from agents.policy import MergePolicy
+from agents.context_policy import ContextPolicy
+from agents.policy import ILLEGAL, MergePolicy
+from htm_env.forest import action_mask, action_to_pair, drop_diagonal
 
 
 @torch.no_grad()
@@ -15,8 +18,13 @@ def act(
     observation: dict[str, Any],
     generator: torch.Generator,
     deterministic: bool,
-) -> Any:
+    state: Tensor | None = None,
+    starts: Any = None,
+) -> tuple[Any, Tensor | None]:
     """An action for one observation, or ``(B,)`` of them for a batch; never an illegal one.
+
+    And what a policy that carries a state goes on from in the next observation of the episode,
+    ``(B, P, ...)``; None for all others. Rows of ``starts`` that are True begin anew.
 
     ``deterministic`` takes the best pair. In a batch, an episode that has ended gets action 0,
     which the next reset ignores. Raises ``ValueError`` for another embedding dimension, for the
@@ -40,10 +48,39 @@ def act(
     ended = tensors["active"].sum(1) < 2
     if single and ended.any():
         raise ValueError("the observation has fewer than two active slots: nothing to merge")
-    logits, _ = policy(tensors)
+    after = None
+    if isinstance(policy, ContextPolicy) and policy.encoder.carries:
+        scores, after = _carried(policy, tensors, state, starts)
+        legal = action_mask(tensors["active"].bool())
+        logits = drop_diagonal(scores).masked_fill(~legal, ILLEGAL)
+    else:
+        logits, _ = policy(tensors)
     if deterministic:
         actions = logits.argmax(1)
     else:
         actions = torch.multinomial(logits.softmax(1), 1, generator=generator).squeeze(1)
     actions = actions.masked_fill(ended, 0)
-    return int(actions[0]) if single else actions.cpu().numpy()
+    if isinstance(policy, ContextPolicy) and after is not None:
+        rows = torch.arange(len(actions), device=actions.device)
+        first, second = action_to_pair(actions, after.shape[1])
+        after[rows, first] = policy.encoder.merged_state(after[rows, first], after[rows, second])
+    return int(actions[0]) if single else actions.cpu().numpy(), after
+
+
+def _carried(
+    policy: ContextPolicy, tensors: dict[str, Tensor], state: Tensor | None, starts: Any
+) -> tuple[Tensor, Tensor]:
+    """Scores and state, from the state before where an episode goes on."""
+    begun = policy.look(tensors)
+    scores, after = begun.scores, begun.state
+    assert after is not None  # since the encoder carries one
+    if state is None:
+        return scores, after
+    goes_on = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
+    if starts is not None:
+        goes_on &= ~torch.as_tensor(starts, device=scores.device).bool().reshape(-1)
+    continued = policy.look(tensors, state)
+    assert continued.state is not None
+    rows = goes_on.view(-1, *(1 for _ in after.shape[1:]))
+    scores = torch.where(goes_on[:, None, None], continued.scores, scores)
+    return scores, torch.where(rows, continued.state, after)

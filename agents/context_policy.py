@@ -42,6 +42,8 @@ class Look(NamedTuple):
     values: Float[Tensor, "B"]
     losses: dict[str, Float[Tensor, ""]]
     """Of the encoder, already weighted."""
+    state: Tensor | None
+    """``(B, P, ...)`` what the next look goes on from, of an encoder that carries one."""
 
 
 class ContextPolicy(MergePolicy):
@@ -61,7 +63,12 @@ class ContextPolicy(MergePolicy):
         self.lift = nn.Linear(embedding_dim, width)
         self.encoder, self.scorer = encoder, scorer
 
-    def look(self, observation: dict[str, Tensor]) -> Look:
+    def look(self, observation: dict[str, Tensor], state: Tensor | None = None) -> Look:
+        """Scores and values, from the beginning or from the ``state`` of the population before.
+
+        After a merge the parent's part of the state is what
+        :meth:`agents.encoders.ContextEncoder.merged_state` makes of its children's.
+        """
         active = observation["active"].bool()
         tokens = without_junk(observation["tokens"].float(), active)
         spans = None
@@ -73,12 +80,15 @@ class ContextPolicy(MergePolicy):
             centroids=observation["centroids"].float() if "centroids" in self.observes else None,
             order=observation["order"].long() if "order" in self.observes else None,
             spans=spans,
+            state=state,
         )
         summary = context.summary[:, None].expand_as(context.tokens)
         seen = torch.cat([tokens, context.tokens, summary], dim=-1)
         features = self.scorer.features(seen, observation["leaf_counts"])
         values = self.scorer.values(features, active[:, None].float())[:, 0]
-        return Look(bounded(self.scorer.scores(features, features)), values, context.losses)
+        scores = bounded(self.scorer.scores(features, features))
+        carried = context.state if self.encoder.carries else None
+        return Look(scores, values, context.losses, carried)
 
     def state_scores(
         self, observation: dict[str, Tensor]

@@ -20,7 +20,7 @@ from torch.utils.checkpoint import checkpoint
 from agents.choices import TINY, most_entropy
 from agents.context_policy import ContextPolicy, Look
 from agents.losses import policy_gradient_step
-from agents.pair_scores import population_observation
+from agents.pair_scores import node_states, population_observation
 from agents.policy import ILLEGAL, MergePolicy, NodePolicy
 from agents.probabilities import judged, sequence_log_probs
 from agents.rollout import Rollout
@@ -178,6 +178,8 @@ class ContextJudgement(Judgement):
         checkpointing, Chen et al. 2016), so that memory grows with a part and not with the whole.
         """
         self._encoder_losses: dict[str, Tensor] = {}
+        if self.policy.encoder.carries:
+            return self._carried_steps()
         episode, time = self.episodes.steps.nonzero(as_tuple=True)
         slots = self.episodes.active.shape[2]
         size = max(1, min(TOKENS_AT_A_TIME // slots, PAIRS_AT_A_TIME // slots**2))
@@ -191,15 +193,53 @@ class ContextJudgement(Judgement):
         if not found:
             return Steps(*self._leaves.new_zeros(5, 0).unbind())
         self._encoder_losses = found[0][1]  # of the first part; the others are like it
-        return Steps(*map(torch.cat, zip(*(steps for steps, _ in found), strict=True)))
+        return Steps(*map(torch.cat, zip(*(steps for steps, *_ in found), strict=True)))
+
+    def _carried_steps(self) -> Steps:
+        """One merge of all episodes after the other, each from the state that the last one left."""
+        made, merges = self.episodes.steps, self.episodes.merges
+        states: Tensor | None = None
+        found = []
+        num_leaves = self._batch.num_tokens
+        for time in range(made.shape[1]):
+            episode = made[:, time].nonzero()[:, 0]
+            if not len(episode):
+                break
+            before = None if states is None else states[episode]
+            steps, losses, after = self._look(episode, torch.full_like(episode, time), before)
+            assert after is not None  # since the encoder carries one
+            found.append((episode, steps))
+            self._encoder_losses = self._encoder_losses or losses
+            here = self.episodes.active[episode, time]
+            row, position = (here >= 0).nonzero(as_tuple=True)
+            if states is None:
+                states = after.new_zeros(*self.episodes.leaf_counts.shape, *after.shape[2:])
+            states = states.index_put((episode[row], here[row, position]), after[row, position])
+            first, second = (states[episode, child] for child in merges[episode, time].unbind(1))
+            parent = self.policy.encoder.merged_state(first, second)
+            states = states.index_put((episode, num_leaves[episode] + time), parent)
+        return self._in_reading_order(found)
+
+    def _in_reading_order(self, found: list[tuple[Tensor, Steps]]) -> Steps:
+        """What was found merge by merge, episode by episode instead."""
+        if not found:
+            return Steps(*self._leaves.new_zeros(5, 0).unbind())
+        times = [torch.full_like(episode, time) for time, (episode, _) in enumerate(found)]
+        place = torch.cat([episode for episode, _ in found]) * len(found) + torch.cat(times)
+        joined = map(torch.cat, zip(*(steps for _, steps in found), strict=True))
+        return Steps(*(values[place.argsort()] for values in joined))
 
     def _look(
-        self, episode: Int64[Tensor, "S"], time: Int64[Tensor, "S"]
-    ) -> tuple[Steps, dict[str, Tensor]]:
-        """The populations before some merges."""
+        self,
+        episode: Int64[Tensor, "S"],
+        time: Int64[Tensor, "S"],
+        states: Tensor | None = None,
+    ) -> tuple[Steps, dict[str, Tensor], Tensor | None]:
+        """The populations before some merges, perhaps from the states ``(S, N, ...)`` of nodes."""
         episodes, batch = self.episodes, self._batch
         here = episodes.active[episode, time]
         here = here[:, : max(2, int((here >= 0).sum(1).max()))]  # what stands first
+        state = None if states is None else node_states(states, here)
         observation = population_observation(
             self.policy,
             here,
@@ -209,9 +249,9 @@ class ContextJudgement(Judgement):
             self._leaves[episode],
             batch.present[episode],
         )
-        look = self.policy.look(observation)
+        look = self.policy.look(observation, state)
         pair = (here[:, None] == episodes.merges[episode, time][..., None]).int().argmax(2)
-        return steps_of(look, here >= 0, pair), look.losses
+        return steps_of(look, here >= 0, pair), look.losses, look.state
 
 
 def steps_of(look: Look, active: Bool[Tensor, "S W"], pair: Int64[Tensor, "S 2"]) -> Steps:

@@ -82,6 +82,8 @@ class FreshScores:
         if policy.observes:
             self.sets = present.new_zeros(len(nodes), 2 * slots - 1, slots)
             self.sets[:, :slots] = torch.diag_embed(present)
+        self.states: Tensor | None = None
+        """(B, N, ...) what every node's part of the state is, once there is one."""
 
     def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
         size = len(step.rows)
@@ -94,13 +96,25 @@ class FreshScores:
         active = here >= 0
         legal = active[:, :, None] & active[:, None]
         legal.diagonal(dim1=1, dim2=2).fill_(False)
-        return self.policy.state_scores(observation)[0].masked_fill(~legal, ILLEGAL)
+        state = None
+        if self.states is not None:
+            state = node_states(self.states, here)
+        look = self.policy.look(observation, state)
+        if look.state is not None:
+            if self.states is None:
+                self.states = look.state.new_zeros(*self.counts.shape, *look.state.shape[2:])
+            row, position = active.nonzero(as_tuple=True)
+            self.states[row, here[row, position]] = look.state[row, position]
+        return look.scores.masked_fill(~legal, ILLEGAL)
 
     def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+        row = step.rows
+        first, second = children.unbind(1)
         if self.sets is not None:
-            row = step.rows
-            first, second = children.unbind(1)
             self.sets[row, parent] = self.sets[row, first] | self.sets[row, second]
+        if self.states is not None:
+            merged = self.policy.encoder.merged_state
+            self.states[row, parent] = merged(self.states[row, first], self.states[row, second])
 
 
 def pair_scores(
@@ -120,6 +134,13 @@ def pair_scores(
         leaves = autoencoder.standardise(batch.tokens)
         return FreshScores(policy, leaves, batch.present, nodes, counts)
     raise TypeError(f"{type(policy).__name__} is neither a NodePolicy nor a ContextPolicy")
+
+
+def node_states(states: Tensor, here: Int64[Tensor, "B W"]) -> Tensor:
+    """``(B, W, ...)`` the parts of the nodes that ``here`` names; zeros for none."""
+    rows = torch.arange(len(here), device=here.device)[:, None]
+    empty = (here < 0).view(*here.shape, *(1 for _ in states.shape[2:]))
+    return states[rows, here.clamp(min=0)].masked_fill(empty, 0.0)
 
 
 def population_observation(

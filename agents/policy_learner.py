@@ -114,12 +114,15 @@ class PolicyLearner(Learner):
         """An action for an observation of the environment, or one for each of a batch of them.
 
         As in Stable-Baselines3: returns ``(action, state)``; ``deterministic`` takes the best pair.
+        The state is None, but for an encoder that carries one from merge to merge: hand it back
+        with the next observation, and None at an episode's first (of a batch: mark the rows in
+        ``episode_start``).
         The observation has to come from an environment with this agent's autoencoder. In a batch,
         an episode that has ended gets action 0, which the next reset ignores. Sampling draws from a
         generator of its own, so that acting does not change training. Raises ``ValueError`` for
         another embedding dimension, or for the observation of a single episode that has ended.
         """
-        return act(self.policy, observation, self._acting, deterministic), state
+        return act(self.policy, observation, self._acting, deterministic, state, episode_start)
 
     def _clones_now(self, progress: float) -> bool:
         """Whether this update imitates a demonstrator, by lot."""

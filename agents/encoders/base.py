@@ -48,6 +48,16 @@ class ContextEncoder(nn.Module):
     ordered: ClassVar[bool] = False
     """True <--> the result depends on ``order``, so that it is no function of a set."""
 
+    @property
+    def carries(self) -> bool:
+        """True <--> policies go on from one merge's ``state`` to the next; it is then a tensor
+        ``(B, P, ...)``, a slot's part its own."""
+        return False
+
+    def merged_state(self, first: Tensor, second: Tensor) -> Tensor:
+        """What a merged token starts from, given its children's parts ``(..., *part)``."""
+        return (first + second) / 2
+
     @abstractmethod
     def forward(
         self,
