@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from agents.encoders.reduction import HierarchyReduction, ReductionLevel, join_samples
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.ppo.config import PPOConfig
 from agents.reinforce import Reinforce, ReinforceConfig
@@ -14,12 +15,15 @@ if TYPE_CHECKING:
 __all__ = [
     "FixedOrder",
     "FixedOrderConfig",
+    "HierarchyReduction",
     "PPOConfig",
     "PPOLearner",
+    "ReductionLevel",
     "Reinforce",
     "ReinforceConfig",
     "ReplayConfig",
     "ReplayReinforce",
+    "join_samples",
     "make_ppo",
 ]
 

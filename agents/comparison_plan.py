@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.algorithms import algorithm
+from agents.algorithms import algorithm, unlabelled
 from agents.budget import Budget
 from agents.configuration import config_from_dict
 from agents.encoders import NO_ENCODER, check_encoder
+from agents.fixed import FIXED_POLICIES
 from agents.options import CompareOptions, UsageError, json_object
 from agents.problems import PROBLEMS, Problem, find_problem
 from agents.results import load_result
@@ -211,7 +212,8 @@ def _learner_config(
             "device": "cpu",
         }
     )
-    if algo.startswith("structure") and not learner.dataset.has_hierarchy:
+    fixed = FIXED_POLICIES.get(unlabelled(algo))
+    if fixed is not None and fixed.needs_hierarchy and not learner.dataset.has_hierarchy:
         return None
     check_plan(learner)
     return learner_config(learner)

@@ -132,7 +132,9 @@ def policy_errors(
 
 def _usable(names: Sequence[str] | dict[str, FixedPolicy], dataset: Dataset) -> list[str]:
     """Without a hierarchy there is no structure to follow."""
-    return [name for name in names if dataset.has_hierarchy or not name.startswith("structure")]
+    return [
+        name for name in names if dataset.has_hierarchy or not FIXED_POLICIES[name].needs_hierarchy
+    ]
 
 
 def _print_report(learner: MixedOrders, path: Path) -> None:

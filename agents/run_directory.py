@@ -13,6 +13,7 @@ import numpy as np
 
 from agents.checkpoint import load_state, save_state
 from agents.learner import Learner
+from htm_env.datasets.spans import joined_spans
 from htm_env.files import atomic_write_text
 
 OWN_DATA = "dataset.npz"
@@ -61,7 +62,7 @@ class RunDirectory:
             kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
         elif "dataset" in kwargs:
             self.path.mkdir(parents=True, exist_ok=True)
-            _save_data(self.path / OWN_DATA, kwargs["dataset"])
+            _save_data(self.path / OWN_DATA, kwargs["dataset"], kwargs.pop("spans", None))
             kwargs["dataset"] = OWN_DATA
         config = config | {"env_kwargs": kwargs}
         try:
@@ -119,14 +120,15 @@ class RunDirectory:
         return load_state(self.checkpoint_path) if self.checkpoint_path.exists() else None
 
 
-def _save_data(path: Path, data: Any) -> None:
-    """An array ``(N, P, T)`` or a ragged list, as ``HTM-v0`` reads it."""
+def _save_data(path: Path, data: Any, spans: Any) -> None:
+    """An array ``(N, P, T)`` or a ragged list, and its spans if any, as ``HTM-v0`` reads them."""
+    arrays = {} if spans is None else joined_spans(spans)
     if isinstance(data, list | tuple):
-        arrays = [np.asarray(row, dtype=np.float32) for row in data]
-        lengths = np.array([len(row) for row in arrays])
-        np.savez_compressed(path, values=np.concatenate(arrays), lengths=lengths)
+        rows = [np.asarray(row, dtype=np.float32) for row in data]
+        arrays |= {"values": np.concatenate(rows), "lengths": np.array([len(row) for row in rows])}
     else:
-        np.savez_compressed(path, tokens=np.asarray(data, dtype=np.float32))
+        arrays["tokens"] = np.asarray(data, dtype=np.float32)
+    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def _without_nan(value: Any) -> Any:

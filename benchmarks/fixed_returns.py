@@ -43,7 +43,7 @@ def returns(dataset: Dataset, autoencoder: HTMAutoencoder, *, exhaustive: bool) 
     batch = dataset.fixed(EPISODES)
     rows = {}
     for name, policy in FIXED_POLICIES.items():
-        if name.startswith("structure") and not batch.clades.any():
+        if policy.needs_hierarchy and not batch.clades.any():
             continue
         merges = policy.merges(batch, autoencoder, torch.Generator().manual_seed(0))
         rows[name] = mean_return(autoencoder, batch, dataset.std, merges)

@@ -269,11 +269,13 @@ def test_the_encoder_is_a_column(tmp_path, monkeypatch):
 
 
 def test_structure_is_left_out_where_there_is_none(tmp_path, capsys):
-    given = ["compare", "--envs", "digits", "--algos", "structure,nearest", "--seeds", "1",
-             "--merges", "100", "--out", str(tmp_path / "out"), "--algo-options",
+    given = ["compare", "--envs", "digits", "--algos", "structure,spans:label,nearest",
+             "--seeds", "1", "--merges", "100", "--out", str(tmp_path / "out"), "--algo-options",
              '{"nearest": {"autoencoder": {"hidden_dim": 4}, "batch_size": 4}}']  # fmt: skip
     assert main(given) == 0
-    assert "digits has no hierarchy for structure to follow" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "digits has no hierarchy for structure to follow" in told
+    assert "digits has no hierarchy for spans:label to follow" in told
     assert {row.algo for row in read_results([tmp_path / "out" / "results.csv"])} == {"nearest"}
 
 

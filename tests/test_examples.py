@@ -14,6 +14,7 @@ ARGUMENTS = {
     "train_agent.py": (["3"], "error"),
     "your_own_tokens.py": (["3"], "roots (4, 8)"),
     "batched_environment.py": (["30"], "episodes, mean return"),
+    "known_levels.py": (["3"], "clades found: 100%"),
     "generate_samples.py": (["3"], "are pairs of crossing segments"),
 }
 

@@ -150,7 +150,7 @@ def test_the_names_are_those_of_the_command_line():
     assert set(NAMES) == {
         "random", "chain", "balanced", "balanced_sorted", "even", "nearest", "average", "ward",
         "cosine", "greedy", "beam", "structure", "nearest_sorted", "even_sorted",
-        "structure_sorted", "structure_canonical",
+        "structure_sorted", "structure_canonical", "spans",
     }  # fmt: skip
     assert all(fixed_policy(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match=r"'nearby'; choose from \['average', .*'ward'\]"):

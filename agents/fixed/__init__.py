@@ -14,6 +14,7 @@ from agents.fixed.slot_trees import (
     chain_tree,
     random_tree,
 )
+from agents.fixed.spans import spans_tree
 from agents.fixed.structure import structure_tree
 
 __all__ = [
@@ -41,11 +42,12 @@ FIXED_POLICIES: dict[str, FixedPolicy] = {
         FixedPolicy("even", even_tree, random_order),
         FixedPolicy("average", average_tree, random_order),
         FixedPolicy("ward", ward_tree, random_order),
-        FixedPolicy("structure", structure_tree, random_order),
+        FixedPolicy("structure", structure_tree, random_order, needs_hierarchy=True),
         FixedPolicy("nearest_sorted", nearest_tree, sorted_order),
         FixedPolicy("even_sorted", even_tree, sorted_order),
-        FixedPolicy("structure_sorted", structure_tree, sorted_order),
-        FixedPolicy("structure_canonical", structure_tree, given_order),
+        FixedPolicy("structure_sorted", structure_tree, sorted_order, needs_hierarchy=True),
+        FixedPolicy("structure_canonical", structure_tree, given_order, needs_hierarchy=True),
+        FixedPolicy("spans", spans_tree, given_order, needs_hierarchy=True),
     ]
 }
 """Every fixed policy by its name."""

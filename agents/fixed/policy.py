@@ -32,6 +32,8 @@ class FixedPolicy:
     """The name under which results are reported."""
     shape: Shape
     order: Order
+    needs_hierarchy: bool = False
+    """True <--> it follows merges that come with the data."""
 
     @torch.no_grad()
     def merges(

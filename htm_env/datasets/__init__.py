@@ -62,7 +62,7 @@ DATASETS: dict[str, DatasetEntry] = {
         _crosses, tuple(field.name for field in fields(CrossesGeometry))
     ),
     "HTM-Digits-v0": DatasetEntry(DigitsDataset, ()),
-    "HTM-v0": DatasetEntry(_own, ("dataset", "split_fractions", "threshold")),
+    "HTM-v0": DatasetEntry(_own, ("dataset", "split_fractions", "threshold", "spans")),
 }
 """The data of every environment id."""
 
@@ -90,7 +90,7 @@ def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Datase
             ``ArrayDataset`` takes (an array, a list of arrays, a path).
         split: ``"train"``, ``"validation"`` or ``"test"``.
         kwargs: the geometry of Trees and Crosses (``TreesGeometry``, ``CrossesGeometry``);
-            ``dataset``, ``split_fractions`` and ``threshold`` of ``HTM-v0``.
+            ``dataset``, ``split_fractions``, ``threshold`` and ``spans`` of ``HTM-v0``.
 
     Raises:
         ValueError: the id, the split or a keyword is unknown (the message lists the choices), a

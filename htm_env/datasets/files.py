@@ -6,9 +6,12 @@ import gzip
 import zipfile
 import zlib
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
+
+from htm_env.datasets.spans import cut_spans
 
 IDX_IMAGES = b"\x00\x00\x08\x03"
 """Magic number of an IDX file of unsigned bytes in three dimensions (N, rows, columns)."""
@@ -25,13 +28,22 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} is empty: expected an .npz or IDX file")
 
 
-def read_npz(path: Path) -> np.ndarray | list[np.ndarray]:
-    """The array ``tokens`` (N, P, T) of an archive, or its ``values`` cut up by its ``lengths``.
+class Archive(NamedTuple):
+    """What an ``.npz`` of token sets holds."""
+
+    tokens: np.ndarray | list[np.ndarray]
+    """Its array ``tokens`` (N, P, T), or its ``values`` cut up by its ``lengths``."""
+    spans: list[list[Int64[np.ndarray, "_ 2"]]] | None
+    """Its ``spans`` cut up by its ``span_counts``: the levels of every row; None without them."""
+
+
+def read_npz(path: Path) -> Archive:
+    """The token sets of an archive.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated or no archive, holds pickled objects, lacks those arrays,
-            or the lengths do not add up to the values.
+            or the lengths do not add up to the values, or the counts to the spans.
     """
     check_file(path)
     if not zipfile.is_zipfile(path):
@@ -45,11 +57,21 @@ def read_npz(path: Path) -> np.ndarray | list[np.ndarray]:
             f"{path} is not a readable .npz archive of plain arrays ({error})"
         ) from error
     if "tokens" in arrays:
-        return arrays["tokens"]
+        return Archive(arrays["tokens"], _spans(path, arrays))
     if not {"values", "lengths"} <= arrays.keys():
         found = ", ".join(arrays) or "nothing"
         raise ValueError(f"{path} has {found}: expected 'tokens', or 'values' and 'lengths'")
-    return _cut(path, arrays["values"], arrays["lengths"])
+    return Archive(_cut(path, arrays["values"], arrays["lengths"]), _spans(path, arrays))
+
+
+def _spans(
+    path: Path, arrays: dict[str, np.ndarray]
+) -> list[list[Int64[np.ndarray, "_ 2"]]] | None:
+    pair = ("spans", "span_counts")
+    for name, other in (pair, pair[::-1]):
+        if name in arrays and other not in arrays:
+            raise ValueError(f"{path} has {name!r}, but no {other!r} beside it")
+    return cut_spans(str(path), *(arrays[name] for name in pair)) if pair[0] in arrays else None
 
 
 def _cut(path: Path, values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:

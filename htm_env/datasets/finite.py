@@ -1,10 +1,10 @@
-"""``FiniteDataset``: the rows of one split, held in memory, without a hierarchy of their own."""
+"""``FiniteDataset``: the rows of one split, held in memory."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from htm_env.datasets.base import Dataset
 from htm_env.datasets.hierarchy import empty_merges
@@ -53,12 +53,23 @@ class FiniteDataset(Dataset):
         present = np.arange(self.max_tokens) < self._lengths[rows, None]  # (B, P)
         order = shuffled(uniforms(split_keys(keys, self.split), self.max_tokens), present)
         tokens = self._values[rows[:, None], order]  # (B, P, T)
+        clades, merges = self.hierarchy(rows, order)
         return TokenBatch(
             tokens=torch.from_numpy(np.where(present[:, :, None], tokens, np.float32(0))),
             present=torch.from_numpy(present),
-            clades=torch.zeros(len(keys), 0, self.max_tokens, dtype=torch.bool),
-            merges=torch.from_numpy(empty_merges(len(keys), self.max_tokens)),
+            clades=torch.from_numpy(clades),
+            merges=torch.from_numpy(merges),
         )
+
+    def hierarchy(
+        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
+    ) -> tuple[Bool[np.ndarray, "B C P"], Int64[np.ndarray, "B M 2"]]:
+        """Clades and merges of these rows of the split; none here.
+
+        ``order`` is the place in its row that each slot was filled from.
+        """
+        clades = np.zeros((len(rows), 0, self.max_tokens), dtype=bool)
+        return clades, empty_merges(len(rows), self.max_tokens)
 
     def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
         return self._training_tokens

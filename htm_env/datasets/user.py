@@ -6,21 +6,23 @@ import math
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int64, UInt8
+from jaxtyping import Bool, Float32, Int64, UInt8
 
 from htm_env.datasets import checks
 from htm_env.datasets.files import read_idx, read_npz
 from htm_env.datasets.finite import FiniteDataset
 from htm_env.datasets.random_keys import SPLITS, check_split, uniforms
+from htm_env.datasets.span_hierarchy import SpanHierarchy
+from htm_env.datasets.spans import checked_levels
 
 _SPLIT_SEED = 0
 
 
 class ArrayDataset(FiniteDataset):
-    """Token sets from an array, a ragged list or a file; no hierarchy."""
+    """Token sets from an array, a ragged list or a file; a hierarchy where spans come with them."""
 
     name = "HTM-v0"
 
@@ -29,17 +31,26 @@ class ArrayDataset(FiniteDataset):
         dataset: Any,
         split: str = "train",
         *,
+        spans: Any = None,
         split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
         threshold: int = 130,
     ) -> None:
         """Reads, checks and splits the data.
 
+        Spans give the data a hierarchy: every span is a clade, and the merges join the things of
+        each span neighbour to neighbour, level by level (see :class:`SpanHierarchy`).
+
         Args:
             dataset: an array (N, P, T), of which every token is present; a list of arrays
                 (n_i, T); the path of an ``.npz`` with ``tokens`` (N, P, T), or with ``values``
                 (sum n_i, T) and ``lengths`` (N,); or the path of an IDX file of images, gzipped or
-                not.
+                not. Beside these an ``.npz`` may hold ``spans`` (all spans, 2) and ``span_counts``
+                (N, levels): those of row 0, level by level, then those of row 1, and so on.
             split: the split's name.
+            spans: what is known of the structure of data that is no file: of each row its levels,
+                of each level its half-open spans ``(start, end)``, in order. Those of the first
+                level are over the row's tokens in the order in which they are given, those of every
+                other one over the spans of the level before it. What is in no span is joined last.
             split_fractions: shares of the training, validation and test rows. The rows are put in
                 an order that depends on their number alone, then cut.
             threshold: of IDX files, the grey value, 0 to 255, above which a pixel becomes a token
@@ -48,14 +59,26 @@ class ArrayDataset(FiniteDataset):
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file or an array cannot be used (the message names the file or the row),
-                a row has fewer than two tokens, a split would be empty, or an argument is out of
-                range.
+                a span is empty, out of range, unordered or overlaps another (the message names the
+                row, the level and the span), a row has fewer than two tokens, a split would be
+                empty, or an argument is out of range.
         """
         check_split(split)
         checks.whole_numbers("threshold", threshold, 0, 255)
-        values, lengths = _read(dataset, threshold)
+        source = _read(dataset, threshold, spans)
+        values, lengths = source.values, source.lengths
         super().__init__(split, values, lengths, split_rows(len(values), split_fractions))
         self.kind = "points" if self.token_dim == 2 else "vectors"
+        hierarchy = _hierarchy(source)
+        self.has_hierarchy = hierarchy is not None
+        self._hierarchy = None if hierarchy is None else hierarchy.rows(self.rows)
+
+    def hierarchy(
+        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
+    ) -> tuple[Bool[np.ndarray, "B C P"], Int64[np.ndarray, "B M 2"]]:
+        if self._hierarchy is None:
+            return super().hierarchy(rows, order)
+        return self._hierarchy.rows(rows).shuffled(order, self._lengths[rows])
 
 
 def split_rows(
@@ -83,29 +106,62 @@ def split_rows(
     return tuple(np.split(order, np.cumsum(sizes[:2])))
 
 
-def _read(
-    dataset: Any, threshold: int
-) -> tuple[Float32[np.ndarray, "N P T"], Int64[np.ndarray, "N"]]:
-    """The rows of any supported source, padded, and their lengths."""
-    source = "dataset"
+class _Source(NamedTuple):
+    """The rows of any supported source, as far as they have been checked."""
+
+    name: str
+    """What to call it in an error."""
+    values: Float32[np.ndarray, "N P T"]
+    """Padded."""
+    lengths: Int64[np.ndarray, "N"]
+    spans: Any
+    """The levels of every row, unchecked; None where there are none."""
+
+
+def _read(dataset: Any, threshold: int, spans: Any) -> _Source:
+    name = "dataset"
     if isinstance(dataset, str | PathLike):
         path = Path(dataset)
-        source = str(path)
-        dataset = (
-            read_npz(path)
-            if path.suffix == ".npz"
-            else _lit_pixels(path, read_idx(path), threshold)
-        )
+        if spans is not None:
+            raise ValueError(
+                f"spans= goes with an array or a list, not with the file {path}: expected them "
+                "inside an .npz, as 'spans' and 'span_counts'"
+            )
+        name = str(path)
+        if path.suffix == ".npz":
+            dataset, spans = read_npz(path)
+        else:
+            dataset = _lit_pixels(path, read_idx(path), threshold)
     if isinstance(dataset, list | tuple):
-        return _pad(source, dataset)
-    array = _numbers(source, dataset)
+        return _Source(name, *_pad(name, dataset), spans)
+    array = _numbers(name, dataset)
     if array.ndim != 3 or array.shape[2] < 1:
-        raise ValueError(f"{source} has shape {array.shape}: expected (N, P, T)")
+        raise ValueError(f"{name} has shape {array.shape}: expected (N, P, T)")
     if len(array) == 0:
-        raise ValueError(f"{source} is empty: expected at least one row of tokens")
+        raise ValueError(f"{name} is empty: expected at least one row of tokens")
     for row, tokens in enumerate(array):
-        _check_row(f"{source}: row {row}", tokens)
-    return array, np.full(len(array), array.shape[1])
+        _check_row(f"{name}: row {row}", tokens)
+    return _Source(name, array, np.full(len(array), array.shape[1]), spans)
+
+
+def _hierarchy(source: _Source) -> SpanHierarchy | None:
+    """What the spans make of all rows; None where there is not a single span."""
+    if source.spans is None:
+        return None
+    rows, name = len(source.lengths), source.name
+    if not isinstance(source.spans, Sequence | np.ndarray) or isinstance(source.spans, str):
+        raise ValueError(f"spans is {source.spans!r}: expected the levels of each row of {name}")
+    if len(source.spans) != rows:
+        raise ValueError(
+            f"{name} has spans of {len(source.spans)} rows: expected those of its {rows} rows"
+        )
+    levels = [
+        checked_levels(f"{name}: row {row}", given, int(length))
+        for row, (given, length) in enumerate(zip(source.spans, source.lengths, strict=True))
+    ]
+    if not any(len(spans) for row in levels for spans in row):
+        return None
+    return SpanHierarchy.build(source.lengths, levels, source.values.shape[1])
 
 
 def _pad(

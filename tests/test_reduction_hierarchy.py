@@ -1,0 +1,196 @@
+"""``HierarchyReduction`` against a loop over spans, and what it refuses."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from agents import HierarchyReduction, ReductionLevel, join_samples
+from agents.encoders.reduction.reducers import REDUCERS
+
+REDUCER_NAMES = list(REDUCERS)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@st.composite
+def span_lists(draw, count: int) -> list[tuple[int, int]]:
+    """Spans over ``count`` things, in order, with gaps wherever one is left out."""
+    cuts = sorted(draw(st.sets(st.integers(0, count), min_size=2, max_size=count + 1)))
+    pairs = list(pairwise(cuts))
+    kept = draw(st.lists(st.booleans(), min_size=len(pairs), max_size=len(pairs)))
+    return [pair for pair, keep in zip(pairs, kept, strict=True) if keep] or pairs[:1]
+
+
+@st.composite
+def ragged_samples(draw) -> list[tuple[int, list[list[tuple[int, int]]]]]:
+    """Samples of characters with three levels of spans; the last is the whole sample."""
+    samples = []
+    for _ in range(draw(st.integers(1, 4))):
+        characters = draw(st.integers(1, 14))
+        words = draw(span_lists(characters))
+        sentences = draw(span_lists(len(words)))
+        samples.append((characters, [words, sentences, [(0, len(sentences))]]))
+    return samples
+
+
+def by_loops(
+    reduction: HierarchyReduction, values: torch.Tensor, levels: list, reducer: str
+) -> list[torch.Tensor]:
+    """One sample, span by span."""
+    found = []
+    for number, spans in enumerate(levels):
+        values = reduction.encoders[number](values)
+        vectors = []
+        for start, end in spans:
+            inside = values[start:end]
+            if reducer == "attention":
+                query = reduction.reducers[number].query
+                scores = inside @ query / math.sqrt(len(query))
+                vectors.append((scores.softmax(0)[:, None] * inside).sum(0))
+            else:
+                plain = {"sum": torch.sum, "mean": torch.mean, "max": torch.amax}[reducer]
+                vectors.append(plain(inside, 0))
+        values = torch.stack(vectors)
+        found.append(values)
+    return found
+
+
+@pytest.mark.parametrize("reducer", REDUCER_NAMES)
+@given(samples=ragged_samples(), seed=st.integers(0, 2**16))
+def test_three_ragged_levels_equal_the_loop_with_its_gradient(reducer, samples, seed):
+    drawn = generator(seed)
+    levels = [
+        ReductionLevel(reducer),
+        ReductionLevel(reducer, "mlp", 4),
+        ReductionLevel(reducer, nn.Linear(4, 2), 2),
+    ]
+    reduction = HierarchyReduction(3, levels, generator=drawn)
+    for parameter in reduction.parameters():
+        parameter.data.normal_(generator=drawn)
+    values = [torch.randn(count, 3, generator=drawn).requires_grad_() for count, _ in samples]
+    reduced = reduction(*join_samples(values, [spans for _, spans in samples]))
+    assert [one.shape[1] for one in reduced] == reduction.widths == [3, 4, 2]
+    alone = [
+        by_loops(reduction, vectors, spans, reducer)
+        for vectors, (_, spans) in zip(values, samples, strict=True)
+    ]
+    expected = [torch.cat(vectors) for vectors in zip(*alone, strict=True)]
+    inputs = (*values, *reduction.parameters())
+    gradients = []
+    for found in (reduced, expected):
+        drawn.manual_seed(seed)
+        loss = sum((one * torch.randn(one.shape, generator=drawn)).sum() for one in found)
+        gradients.append(torch.autograd.grad(loss, inputs))
+    for one, other in zip((*reduced, *gradients[0]), (*expected, *gradients[1]), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+LEVELS = [[(0, 3), (4, 6), (6, 7), (8, 11)], [(0, 2), (2, 4)], [(0, 2)]]
+"""Eleven characters, two of them blanks; four words, two sentences, one text."""
+
+
+@pytest.mark.parametrize("reducer", ["sum", "mean", "attention"])
+@pytest.mark.parametrize(
+    ("character", "ancestors"),
+    [(1, (0, 0, 0)), (5, (1, 0, 0)), (6, (2, 1, 0)), (10, (3, 1, 0)), (3, None), (7, None)],
+)
+def test_a_change_reaches_its_ancestors_and_nothing_else(reducer, character, ancestors):
+    levels = [ReductionLevel(reducer, "mlp") for _ in LEVELS]
+    reduction = HierarchyReduction(5, levels, generator=generator())
+    values = torch.randn(11, 5, generator=generator(1))
+    changed = values.clone()
+    changed[character] += 1.0
+    with torch.no_grad():
+        pairs = zip(reduction(values, LEVELS), reduction(changed, LEVELS), strict=True)
+        different = [(one != other).any(1).nonzero().ravel().tolist() for one, other in pairs]
+    assert different == ([[], [], []] if ancestors is None else [[at] for at in ancestors])
+
+
+def test_reduction_by_hand():
+    reduction = HierarchyReduction(1, [ReductionLevel("sum"), ReductionLevel("max")])
+    values = torch.tensor([[1.0], [2.0], [100.0], [5.0]])  # the third is in no span
+    words, text = reduction(values, [[(0, 2), (3, 4)], [(0, 2)]])
+    assert (words.tolist(), text.tolist()) == ([[3.0], [5.0]], [[5.0]])
+    for spans in (np.array([[0, 2], [3, 4]]), torch.tensor([[0, 2], [3, 4]])):
+        assert torch.equal(reduction(values, [spans, [(0, 2)]])[0], words)
+
+
+def test_the_same_generator_makes_the_same_weights():
+    levels = [ReductionLevel("mean", "mlp", 6), ReductionLevel("attention", "linear")]
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    one, other = (HierarchyReduction(4, levels, generator=generator(7)) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), before)
+    pairs = zip(one.parameters(), other.parameters(), strict=True)
+    assert all(torch.equal(*pair) for pair in pairs)
+
+
+def test_a_batch_without_a_sample_gives_no_vectors():
+    reduction = HierarchyReduction(2, [ReductionLevel(name) for name in REDUCER_NAMES])
+    reduced = reduction(torch.zeros(0, 2), [[]] * len(REDUCER_NAMES))
+    assert [tuple(one.shape) for one in reduced] == [(0, 2)] * len(REDUCER_NAMES)
+
+
+@pytest.mark.parametrize(
+    ("level", "spans", "message"),
+    [
+        (0, [(0, 3), (4, 4)], r"spans, level 0, span 1, \(4, 4\), is empty"),
+        (0, [(0, 3), (6, 4)], r"span 1, \(6, 4\), is empty: expected a start below the end"),
+        (0, [(0, 3), (2, 6)], r"level 0, span 1, \(2, 6\), overlaps span 0, \(0, 3\)"),
+        (0, [(4, 6), (0, 3)], r"level 0, span 1, \(0, 3\), is unordered: it .* span 0, \(4, 6\)"),
+        (0, [(0, 3), (9, 12)], r"span 1, \(9, 12\), is out of range: .* end <= 11"),
+        (0, [(-1, 3)], r"level 0, span 0, \(-1, 3\), is out of range"),
+        (1, [(0, 2), (2, 5)], r"level 1, span 1, \(2, 5\), is out of range: .* end <= 4"),
+        (2, [(0, 0)], r"level 2, span 0, \(0, 0\), is empty"),
+        (1, [(0, 2.5)], r"level 1 has float64 numbers of shape \(1, 2\): expected spans"),
+        (1, [0, 2, 4], r"level 1 has int64 numbers of shape \(3,\): expected spans \(start, end"),
+        (1, [(0, 2), (3,)], "level 1 is not a list of spans"),
+    ],
+)
+def test_spans_that_cannot_be_used_are_named(level, spans, message):
+    reduction = HierarchyReduction(2, [ReductionLevel()] * 3)
+    levels = [*LEVELS[:level], spans, *LEVELS[level + 1 :]]
+    with pytest.raises(ValueError, match=message):
+        reduction(torch.zeros(11, 2), levels)
+
+
+def test_samples_that_do_not_fit_together_are_named():
+    good = (torch.zeros(3, 2), [[(0, 2)], [(0, 1)]])
+    values, levels = zip(good, good, strict=True)
+    with pytest.raises(ValueError, match=r"sample 1, level 1, span 0, \(0, 2\), is out of range"):
+        join_samples(values, [levels[0], [[(0, 2)], [(0, 2)]]])
+    with pytest.raises(ValueError, match="sample 1 has spans of 1 levels; expected 2, as in sam"):
+        join_samples(values, [levels[0], [[(0, 2)]]])
+    with pytest.raises(ValueError, match="values of 2 samples and spans of 1"):
+        join_samples(values, levels[:1])
+    joined, spans = join_samples(values, levels)
+    assert joined.shape == (6, 2)
+    assert [one.tolist() for one in spans] == [[[0, 2], [3, 5]], [[0, 1], [1, 2]]]
+
+
+def test_levels_that_do_not_fit_together_are_named():
+    with pytest.raises(ValueError, match="has no levels"):
+        HierarchyReduction(2, [])
+    with pytest.raises(ValueError, match="unknown reducer 'mode'"):
+        HierarchyReduction(2, [ReductionLevel("mode")])
+    with pytest.raises(ValueError, match="unknown encoder 'lstm'; choose from linear, mlp"):
+        HierarchyReduction(2, [ReductionLevel("sum", "lstm")])
+    with pytest.raises(ValueError, match="level 1 has width 3 and no encoder; expected 2"):
+        HierarchyReduction(2, [ReductionLevel(), ReductionLevel(width=3)])
+    reduction = HierarchyReduction(2, [ReductionLevel("mean", nn.Linear(2, 5), 4)])
+    with pytest.raises(ValueError, match=r"level 0 gave shape \(3, 5\); expected \(3, 4\)"):
+        reduction(torch.zeros(3, 2), [[(0, 3)]])
+    with pytest.raises(ValueError, match=r"values have shape \(3, 4\); expected \(K, 2\)"):
+        reduction(torch.zeros(3, 4), [[(0, 3)]])
+    with pytest.raises(ValueError, match="spans of 2 levels; expected 1"):
+        reduction(torch.zeros(3, 2), [[(0, 3)], [(0, 1)]])
