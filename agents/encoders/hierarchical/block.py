@@ -9,7 +9,7 @@ from torch.nn.functional import pad, scaled_dot_product_attention
 
 from agents.encoders.hierarchical.cache import BlockCache, newest
 from agents.encoders.hierarchical.config import HierarchyConfig
-from agents.encoders.hierarchical.initialisation import start_small
+from agents.encoders.hierarchical.initialisation import plain_norm, start_small
 from agents.encoders.hierarchical.rotary import rotate
 from agents.encoders.hierarchical.shift import shift_back, shift_both_ways
 from agents.encoders.hierarchical.windows import full_attention, local_attention
@@ -62,10 +62,10 @@ class HierarchyBlock(nn.Module):
         self.strands, self.window, self.causal = config.strands, config.window, causal
         self.attention = None
         if config.window != 0:
-            self.before_attention = nn.LayerNorm(config.width)
+            self.before_attention = plain_norm(config.width)
             self.attention = Attention(config.width, config.heads)
         hidden = round(config.expansion * config.width)
-        self.before_feed_forward = nn.LayerNorm(config.width)
+        self.before_feed_forward = plain_norm(config.width)
         self.feed_forward = nn.Sequential(
             nn.Linear(config.width, hidden),
             nn.GELU(),

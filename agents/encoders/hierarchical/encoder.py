@@ -6,10 +6,11 @@ from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
 from agents.encoders.hierarchical.config import HierarchicalConfig
+from agents.encoders.hierarchical.initialisation import plain_norm
 from agents.encoders.hierarchical.layers import HierarchicalLayers
 
 
@@ -34,7 +35,7 @@ class HierarchicalEncoder(ContextEncoder):
         self.layers = HierarchicalLayers(
             config.hierarchies(width), config.layers, width, causal=False, merge_into_all=False
         )
-        self.last_norm = nn.LayerNorm(width)
+        self.last_norm = plain_norm(width)
 
     def forward(
         self,

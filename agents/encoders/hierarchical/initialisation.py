@@ -16,3 +16,9 @@ distribution. Not 0, with which no gradient would reach what lies before."""
 def start_small(layer: nn.Module) -> None:
     """Shrink the initial weights of a linear layer."""
     cast(nn.Linear, layer).weight.mul_(SHARE)
+
+
+def plain_norm(width: int) -> nn.LayerNorm:
+    """A layer norm without weights, since a linear layer follows that has its own (OLMo, Groeneveld
+    et al. 2024): as good here, and half as many tensors for the optimizer."""
+    return nn.LayerNorm(width, elementwise_affine=False)

@@ -10,7 +10,7 @@ from torch.nn.functional import silu
 
 from agents.encoders.hierarchical.compress import spread
 from agents.encoders.hierarchical.config import HierarchyConfig
-from agents.encoders.hierarchical.initialisation import start_small
+from agents.encoders.hierarchical.initialisation import plain_norm, start_small
 
 
 class Merge(nn.Module):
@@ -25,7 +25,7 @@ class Merge(nn.Module):
         self.strides = [hierarchy.stride for hierarchy in hierarchies]
         self.widths = [hierarchy.width for hierarchy in hierarchies][: None if into_all else 1]
         hidden = hierarchies[0].width
-        self.norms = nn.ModuleList(nn.LayerNorm(hierarchy.width) for hierarchy in hierarchies)
+        self.norms = nn.ModuleList(plain_norm(hierarchy.width) for hierarchy in hierarchies)
         self.hidden = nn.ModuleList(
             nn.Linear(hierarchy.width, hidden, bias=False) for hierarchy in hierarchies
         )

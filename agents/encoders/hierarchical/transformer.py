@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from agents.encoders.hierarchical.config import HierarchicalTransformerConfig
-from agents.encoders.hierarchical.initialisation import start_small
+from agents.encoders.hierarchical.initialisation import plain_norm, start_small
 from agents.encoders.hierarchical.layers import HierarchicalLayers, Hierarchies
 from agents.encoders.hierarchical.losses import token_loss
 from agents.encoders.hierarchical.objectives import Objectives
@@ -39,7 +39,7 @@ class HierarchicalTransformer(nn.Module):
             config.hierarchies, config.layers, width, causal=True,
             merge_into_all=config.merge_into_all,
         )  # fmt: skip
-        self.last_norm = nn.LayerNorm(width)
+        self.last_norm = plain_norm(width)
         self.head = nn.Linear(width, config.vocabulary, bias=False)
         start_small(self.head)
         self.objectives = Objectives(config, generator)
