@@ -146,6 +146,7 @@ def test_without_a_next_vector_the_losses_are_zero_and_have_a_gradient(ahead):
     ("arguments", "message"),
     [
         ({"rate": 8, "stride": 3}, "rate is 8; expected a multiple of stride 3"),
+        ({"width": 0}, "width is 0; expected at least 4"),
         ({"width": 30}, "width is 30; expected a multiple of 4"),
         ({"width": 12, "heads": 4}, "width is 12; expected 4 heads of an even width"),
         ({"window": -1}, "window is -1"),
@@ -156,6 +157,11 @@ def test_without_a_next_vector_the_losses_are_zero_and_have_a_gradient(ahead):
 def test_a_hierarchy_that_cannot_be_is_refused(arguments, message):
     with pytest.raises(ValueError, match=message):
         HierarchyConfig(**arguments)
+
+
+def test_an_encoder_without_heads_is_refused():
+    with pytest.raises(ValueError, match="heads is 0"):
+        HierarchicalConfig(heads=0)
 
 
 @pytest.mark.parametrize("rates", [(), (2,), (1, 1), (1, 8, 2)])

@@ -40,8 +40,8 @@ class HierarchyConfig:
             stride=(1, math.inf),
             width=(4, math.inf),
             heads=(1, math.inf),
-            expansion=(1 / self.width, math.inf),
         )
+        check_bounds(self, expansion=(1 / self.width, math.inf))  # one hidden unit
         if self.rate % self.stride:
             raise ValueError(f"rate is {self.rate}; expected a multiple of stride {self.stride}")
         if self.width % 4:
@@ -119,7 +119,7 @@ class HierarchicalConfig:
     grows with ``P * window``; None is all of them, 0 is no attention."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, layers=(1, math.inf))
+        check_bounds(self, layers=(1, math.inf), heads=(1, math.inf))
         check_hierarchies(self.hierarchies(8 * self.heads))
 
     def hierarchies(self, width: int) -> tuple[HierarchyConfig, ...]:
