@@ -1,0 +1,58 @@
+"""Hierarchical attention over a population that somebody has put in order."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
+from agents.encoders.hierarchical.config import HierarchicalConfig
+from agents.encoders.hierarchical.initialisation import plain_norm
+from agents.encoders.hierarchical.layers import HierarchicalLayers
+
+
+class HierarchicalEncoder(ContextEncoder):
+    """Parallel hierarchies, looking both ways, over the tokens in the order that they are given.
+
+    **It depends on the order**: who is near whom, and which tokens share a coarse vector. It is
+    therefore no function of a set, and as good as the order is: the leaf order of the forest, or a
+    space-filling curve through the centroids. Renaming the slots changes nothing. The cost grows
+    with ``P * window``.
+    """
+
+    needs = ("order",)
+    ordered = True
+
+    def __init__(self, width: int, config: HierarchicalConfig, coordinates: int) -> None:
+        """``coordinates``, those of the data, are not looked at.
+
+        Raises ``ValueError`` where the heads do not share the width.
+        """
+        super().__init__()
+        self.layers = HierarchicalLayers(
+            config.hierarchies(width), config.layers, width, causal=False, merge_into_all=False
+        )
+        self.last_norm = plain_norm(width)
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B P W"],
+        active: Bool[Tensor, "B P"],
+        *,
+        centroids: Float[Tensor, "B P T"] | None = None,
+        order: Int[Tensor, "B P"] | None = None,
+        spans: Spans | None = None,
+        state: Any = None,
+    ) -> Context:
+        """As of every encoder; equal ranks stand in the order of their slots."""
+        ranks = self.needed("order", order).masked_fill(~active, torch.iinfo(torch.int64).max)
+        slots = ranks.argsort(dim=1, stable=True)  # (B, P), empty ones last
+        index = slots[..., None].expand_as(tokens)
+        ordered = without_junk(tokens, active).gather(1, index)
+        ends = self.layers(ordered, active.gather(1, slots)).ends[0]
+        placed = torch.zeros_like(ends).scatter(1, index, self.last_norm(ends))
+        placed = without_junk(placed, active)
+        return Context(placed, masked_mean(placed, active))

@@ -1,0 +1,172 @@
+"""Compression, strands, quantiser, losses and configuration of the hierarchies."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.encoders.hierarchical import (
+    HierarchicalConfig,
+    HierarchicalTransformerConfig,
+    HierarchyConfig,
+    RandomProjectionQuantiser,
+)
+from agents.encoders.hierarchical.block import from_strands, to_strands
+from agents.encoders.hierarchical.compress import covered, spread
+from agents.encoders.hierarchical.losses import (
+    NO_TOKEN,
+    covered_tokens,
+    next_code_loss,
+    next_vector_loss,
+    token_loss,
+)
+
+RATES = st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (8, 1), (8, 2), (8, 8)])
+
+
+@given(rates=RATES, length=st.integers(1, 20), causal=st.booleans())
+def test_covered_tokens_are_those_that_end_or_begin_where_the_vector_stands(rates, length, causal):
+    rate, stride = rates
+    tokens = torch.arange(1.0, length + 1).view(1, -1, 1)
+    found = covered(tokens, rate, stride, causal)[0].tolist()
+    assert len(found) == math.ceil(length / stride)
+    for j, row in enumerate(found):
+        first = j * stride - (rate - 1 if causal else 0)
+        wanted = [t + 1 if 0 <= t < length else 0 for t in range(first, first + rate)]
+        assert row == wanted
+    if causal:
+        ids = covered_tokens(torch.arange(1, length + 1)[None], rate, stride)
+        assert torch.where(ids == NO_TOKEN, 0, ids)[0].tolist() == found
+
+
+@given(rates=RATES, length=st.integers(1, 20))
+def test_a_token_is_given_a_vector_whose_last_token_is_not_after_it(rates, length):
+    _, stride = rates
+    count = math.ceil(length / stride)
+    last = torch.arange(count, dtype=torch.float).view(1, -1, 1) * stride
+    given_to = spread(last, stride, length).flatten().tolist()
+    assert given_to == [t // stride * stride for t in range(length)]
+
+
+@given(strands=st.integers(1, 8), length=st.integers(1, 20))
+def test_strands_take_every_so_many_th_vector_and_come_back(strands, length):
+    vectors = torch.arange(2.0 * length).view(2, length, 1) + 1
+    split = to_strands(vectors, strands)
+    assert split.shape == (2 * strands, math.ceil(length / strands), 1)
+    for strand in range(min(strands, length)):
+        wanted = vectors[1, strand::strands, 0].tolist()
+        assert split[strands + strand, : len(wanted), 0].tolist() == wanted
+    assert torch.equal(from_strands(split, strands, length), vectors)
+
+
+# ---------------------------------------------------------------- quantiser
+
+
+def test_codes_are_the_nearest_rows_after_the_projection():
+    generator = torch.Generator().manual_seed(0)
+    quantiser = RandomProjectionQuantiser(6, codes=5, dimension=3, generator=generator)
+    vectors = torch.randn(4, 7, 6, generator=generator)
+    codes = quantiser(vectors)
+    for b in range(4):
+        for k in range(7):
+            projected = vectors[b, k] @ quantiser.projection
+            distances = (projected / projected.norm() - quantiser.codebook).norm(dim=1)
+            assert codes[b, k] == distances.argmin()
+
+
+def test_the_quantiser_is_frozen_and_comes_from_its_generator():
+    first, again = (
+        RandomProjectionQuantiser(6, 5, generator=torch.Generator().manual_seed(3))
+        for _ in range(2)
+    )
+    assert not list(first.parameters())
+    assert torch.equal(first.projection, again.projection)
+    assert torch.equal(first.codebook, again.codebook)
+    torch.testing.assert_close(first.codebook.norm(dim=1), torch.ones(5))
+    assert set(first.state_dict()) == {"projection", "codebook"}
+
+
+def test_the_length_of_a_vector_does_not_change_its_code():
+    generator = torch.Generator().manual_seed(0)
+    quantiser = RandomProjectionQuantiser(6, 50, generator=generator)
+    vectors = torch.randn(20, 6, generator=generator)
+    assert torch.equal(quantiser(vectors), quantiser(100 * vectors))
+    assert len(quantiser(vectors).unique()) > 5
+
+
+def test_a_quantiser_of_no_codes_is_refused():
+    with pytest.raises(ValueError, match="codes is 0"):
+        RandomProjectionQuantiser(6, 0, generator=None)
+
+
+# ---------------------------------------------------------------- losses
+
+
+def test_token_loss_is_the_mean_over_the_tokens_that_are_there():
+    logits = torch.tensor([[[0.0, 0.0], [math.log(3), 0.0]]])
+    assert token_loss(logits, torch.tensor([[1, 0]])).item() == pytest.approx(
+        (math.log(2) + math.log(4 / 3)) / 2
+    )
+    assert token_loss(logits, torch.tensor([[NO_TOKEN, 0]])).item() == pytest.approx(
+        math.log(4 / 3)
+    )
+    assert token_loss(logits, torch.tensor([[NO_TOKEN, NO_TOKEN]])).item() == 0
+
+
+def test_next_vector_loss_is_one_minus_the_cosine_with_the_vector_ahead():
+    vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]], requires_grad=True)
+    predicted = torch.tensor([[[0.0, 2.0], [1.0, 0.0], [5.0, 5.0]]], requires_grad=True)
+    loss = next_vector_loss(predicted, vectors, ahead=1)
+    assert loss.item() == pytest.approx((0 + 2) / 2)  # the same way, the opposite way
+    loss.backward()
+    assert vectors.grad is None
+    assert next_vector_loss(predicted, vectors, ahead=2).item() == pytest.approx(1)
+
+
+@pytest.mark.parametrize("ahead", [1, 2, 8])
+def test_without_a_next_vector_the_losses_are_zero_and_have_a_gradient(ahead):
+    vectors = torch.randn(2, 1, 3, requires_grad=True)
+    for loss in (
+        next_vector_loss(vectors, vectors, ahead),
+        next_code_loss(vectors, torch.zeros(2, 1, dtype=torch.long), ahead),
+    ):
+        assert loss.item() == 0
+        (gradient,) = torch.autograd.grad(loss, vectors)
+        assert torch.equal(gradient, torch.zeros_like(vectors))
+
+
+# ---------------------------------------------------------------- configuration
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"rate": 8, "stride": 3}, "rate is 8; expected a multiple of stride 3"),
+        ({"width": 0}, "width is 0; expected at least 4"),
+        ({"width": 30}, "width is 30; expected a multiple of 4"),
+        ({"width": 12, "heads": 4}, "width is 12; expected 4 heads of an even width"),
+        ({"window": -1}, "window is -1"),
+        ({"rate": 0}, "rate is 0"),
+        ({"expansion": 0.0}, "expansion is 0.0"),
+    ],
+)
+def test_a_hierarchy_that_cannot_be_is_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        HierarchyConfig(**arguments)
+
+
+def test_an_encoder_without_heads_is_refused():
+    with pytest.raises(ValueError, match="heads is 0"):
+        HierarchicalConfig(heads=0)
+
+
+@pytest.mark.parametrize("rates", [(), (2,), (1, 1), (1, 8, 2)])
+def test_rates_rise_from_one(rates):
+    with pytest.raises(ValueError, match="expected 1 first"):
+        HierarchicalTransformerConfig(hierarchies=tuple(HierarchyConfig(rate) for rate in rates))
+    with pytest.raises(ValueError, match="expected 1 first"):
+        HierarchicalConfig(rates=rates)

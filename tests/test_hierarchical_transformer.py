@@ -1,0 +1,288 @@
+"""The causal language model: what it may see, what it is trained for, what it writes."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+import torch
+
+from agents.encoders.hierarchical import (
+    HierarchicalTransformer,
+    HierarchicalTransformerConfig,
+    HierarchyConfig,
+)
+from htm_env.networks import seeded_initialisation
+
+
+def hierarchy(rate=1, stride=1, width=8, window=None, heads=2):
+    return HierarchyConfig(rate, stride, width, heads, 1.5, window)
+
+
+FLAT = HierarchicalTransformerConfig(11, 2, (hierarchy(),))
+CONFIGS = {
+    "flat": FLAT,
+    "local": replace(FLAT, hierarchies=(hierarchy(window=3),)),
+    "shift only": replace(FLAT, hierarchies=(hierarchy(window=0), hierarchy(4, 2, window=0))),
+    "every token": replace(FLAT, hierarchies=(hierarchy(), hierarchy(2), hierarchy(8))),
+    "strided": replace(FLAT, hierarchies=(hierarchy(), hierarchy(2, 2), hierarchy(8, 8))),
+    "all different": replace(
+        FLAT,
+        layers=3,
+        hierarchies=(
+            hierarchy(window=4),
+            hierarchy(2, 1, width=12, window=2, heads=3),
+            hierarchy(3, 3, width=4, window=0, heads=1),
+            hierarchy(8, 4, width=16),
+        ),
+        merge_into_all=True,
+    ),
+}
+each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
+
+
+def transformer(config, seed=0):
+    """With weights large enough that everything that can matter does."""
+    generator = torch.Generator().manual_seed(seed)
+    with seeded_initialisation(generator):
+        model = HierarchicalTransformer(config, generator=generator)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.3 * torch.randn(parameter.shape, generator=generator)
+    return model
+
+
+def some_tokens(length, batch=2, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(11, (batch, length), generator=generator)
+
+
+# ---------------------------------------------------------------- causality
+
+
+@each_config
+@pytest.mark.parametrize("length", [1, 2, 7, 17])
+def test_no_logit_depends_on_a_later_token(config, length):
+    model = transformer(config)
+    embedded = model.embed(some_tokens(length)).detach().requires_grad_()
+    logits = model.logits(model.read(embedded))
+    for t in range(length):
+        (gradient,) = torch.autograd.grad(logits[:, t].square().sum(), embedded, retain_graph=True)
+        assert torch.equal(gradient[:, t + 1 :], torch.zeros_like(gradient[:, t + 1 :]))
+        assert gradient[:, t].abs().max() > 1e-4
+
+
+@each_config
+def test_every_length_gives_the_start_of_a_longer_one(config):
+    model, tokens = transformer(config), some_tokens(19)
+    logits = model(tokens)
+    for length in (*range(1, 10), 15, 16, 17):
+        torch.testing.assert_close(model(tokens[:, :length]), logits[:, :length])
+
+
+def test_a_coarse_vector_is_given_from_its_last_token_on():
+    """The only way from one token to another is the hierarchy of rate 8: at token 8 its second
+    vector stands, made of tokens 1 to 8."""
+    config = replace(FLAT, layers=1, hierarchies=(hierarchy(window=1), hierarchy(8, 8, window=1)))
+    model = transformer(config)
+    embedded = model.embed(some_tokens(12, batch=1)).detach().requires_grad_()
+    logits = model.logits(model.read(embedded))
+
+    def seen(t):
+        (gradient,) = torch.autograd.grad(logits[:, t].square().sum(), embedded, retain_graph=True)
+        return gradient.abs().sum((0, 2)).nonzero().flatten().tolist()
+
+    # The token shift of two sublayers reaches two further back in each hierarchy.
+    assert seen(7) == [0, 5, 6, 7]
+    assert seen(8) == [0, 1, 2, 3, 4, 5, 6, 7, 8]
+    assert seen(11) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_a_window_limits_what_is_seen():
+    config = replace(FLAT, layers=1, hierarchies=(hierarchy(window=4),))
+    model = transformer(config)
+    embedded = model.embed(some_tokens(12, batch=1)).detach().requires_grad_()
+    logits = model.logits(model.read(embedded))
+    (gradient,) = torch.autograd.grad(logits[:, 10].square().sum(), embedded)
+    # The window from 10 is 7, from 9 (through the shift) 6, whose own shift reaches 5.
+    assert gradient.abs().sum((0, 2)).nonzero().flatten().tolist() == [5, 6, 7, 8, 9, 10]
+
+
+# ---------------------------------------------------------------- losses
+
+LOSSES = {
+    "vectors": {"next_weight": 0.5},
+    "codes": {"next_weight": 0.5, "codes": 7},
+    "reconstruction": {"reconstruction_weight": 0.5},
+    "all": {"next_weight": 0.1, "codes": 7, "reconstruction_weight": 0.2},
+}
+
+
+@each_config
+@pytest.mark.parametrize("options", LOSSES.values(), ids=LOSSES.keys())
+@pytest.mark.parametrize("length", [1, 13])
+def test_losses_and_gradients_are_finite_at_every_length(config, options, length):
+    model = transformer(replace(config, **options))
+    losses = model.losses(some_tokens(length))
+    rates = [each.rate for each in config.hierarchies]
+    wanted = {"token"}
+    if "next_weight" in options:
+        wanted |= {f"next_{rate}" for rate in rates}
+    if "reconstruction_weight" in options:
+        wanted |= {f"reconstruction_{rate}" for rate in rates[1:]}
+    assert set(losses) == wanted
+    sum(losses.values()).backward()
+    for loss in losses.values():
+        assert torch.isfinite(loss)
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
+@each_config
+def test_gradients_reach_every_parameter(config):
+    model = HierarchicalTransformer(replace(config, next_weight=0.1, reconstruction_weight=0.1))
+    sum(model.losses(some_tokens(24, batch=8)).values()).backward()
+    for name, parameter in model.named_parameters():
+        assert parameter.grad is not None and parameter.grad.abs().max() > 0, name
+
+
+def test_token_loss_is_that_of_the_logits():
+    model, tokens = transformer(FLAT), some_tokens(9)
+    log_probs = model(tokens).log_softmax(2)
+    plain = [-log_probs[b, t, tokens[b, t + 1]] for b in range(2) for t in range(8)]
+    torch.testing.assert_close(model.losses(tokens)["token"], torch.stack(plain).mean())
+
+
+def test_weights_scale_the_losses():
+    small, large = (
+        transformer(
+            replace(CONFIGS["every token"], next_weight=weight, reconstruction_weight=weight)
+        )
+        for weight in (1.0, 3.0)
+    )
+    tokens = some_tokens(13)
+    first, second = small.losses(tokens), large.losses(tokens)
+    for name in first.keys() - {"token"}:
+        torch.testing.assert_close(3 * first[name], second[name])
+    torch.testing.assert_close(first["token"], second["token"])
+
+
+def test_equal_tokens_have_equal_codes_and_codes_are_not_learned():
+    config = replace(CONFIGS["strided"], next_weight=1.0, codes=50)
+    model = transformer(config)
+    tokens = some_tokens(24)
+    tokens[:, 17:] = tokens[:, 9:16]  # vector 3 of rate 8 covers 17 to 24, vector 2 9 to 16
+    tokens = torch.cat((tokens, tokens[:, 16:17]), 1)
+    tokens[1, 24] = (tokens[1, 24] + 1) % 11
+    codes = model.objectives.codes(tokens, 2)
+    assert codes.shape == (2, 4)
+    assert codes[0, 3] == codes[0, 2]
+    names = {name for name, _ in model.named_parameters()}
+    assert not any("quantiser" in name or "features" in name for name in names)
+
+
+# ---------------------------------------------------------------- generation
+
+
+@each_config
+@pytest.mark.parametrize("prompt", [1, 13])
+def test_generation_writes_the_same_with_and_without_cache(config, prompt):
+    model = transformer(config)
+    for temperature in (0.0, 1.0):
+        with_cache, without = (
+            model.generate(
+                some_tokens(prompt), 12, temperature=temperature, cached=cached,
+                generator=torch.Generator().manual_seed(1),
+            )
+            for cached in (True, False)
+        )  # fmt: skip
+        assert with_cache.shape == (2, 12)
+        assert torch.equal(with_cache, without)
+
+
+@each_config
+def test_steps_give_the_logits_of_the_whole(config):
+    model, tokens = transformer(config).double(), some_tokens(30)
+    whole = model(tokens)
+    cache = model.layers.empty_cache()
+    with torch.no_grad():
+        model.read(model.embed(tokens[:, :5]), cache)
+        for t in range(5, 30):
+            vector = model.layers.step(model.embed(tokens[:, t : t + 1]), cache)
+            logits = model.head(model.last_norm(vector))[:, 0]
+            torch.testing.assert_close(logits, whole[:, t], atol=1e-12, rtol=0)
+
+
+def test_a_cache_holds_no_more_than_the_windows():
+    config = replace(FLAT, hierarchies=(hierarchy(window=4), hierarchy(8, 2, window=3)))
+    model = transformer(config)
+    cache = model.layers.empty_cache()
+    with torch.no_grad():
+        model.read(model.embed(some_tokens(40)), cache)
+        for t in range(40):
+            model.layers.step(model.embed(some_tokens(1, seed=t)), cache)
+    for fine, coarse in cache.blocks:
+        assert fine.keys.shape[2] == 4 and fine.count == 80
+        assert coarse.keys.shape[2] == 3 * 4 and coarse.count == 40
+
+
+def test_generation_repeats_with_its_generator():
+    model = transformer(FLAT)
+    first, again, other = (
+        model.generate(some_tokens(3), 30, generator=torch.Generator().manual_seed(seed))
+        for seed in (5, 5, 6)
+    )
+    assert torch.equal(first, again) and not torch.equal(first, other)
+
+
+def test_generating_nothing_gives_nothing():
+    assert transformer(FLAT).generate(some_tokens(3), 0).shape == (2, 0)
+
+
+def test_a_pattern_of_period_eight_is_learned():
+    """100 updates, after which greedy generation goes on with the pattern."""
+    torch.manual_seed(0)
+    model = HierarchicalTransformer(CONFIGS["strided"])
+    pattern = torch.tensor([1, 2, 3, 1, 2, 4, 1, 5]).repeat(6)
+    tokens = torch.stack([pattern[start : start + 32] for start in range(8)])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    for _ in range(100):
+        loss = sum(model.losses(tokens).values())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    written = model.generate(pattern[None, :16], 24, temperature=0.0)
+    assert written[0].tolist() == pattern[16:40].tolist()
+
+
+# ---------------------------------------------------------------- errors and imports
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda model: model(torch.zeros(1, 0, dtype=torch.long)), "the length is 0"),
+        (lambda model: model(torch.tensor([[0, 11]])), "a token is 11; expected 0 to 10"),
+        (lambda model: model(torch.tensor([[0, -1]])), "a token is -1; expected 0 to 10"),
+        (lambda model: model.generate(some_tokens(2), -1), "length is -1"),
+        (lambda model: model.generate(some_tokens(2), 1, temperature=-1.0), "temperature is -1"),
+    ],
+    ids=["no tokens", "too large", "negative", "length", "temperature"],
+)
+def test_bad_input_is_named(call, message):
+    with pytest.raises(ValueError, match=message):
+        call(transformer(FLAT))
+
+
+def test_importing_the_transformer_needs_nothing_of_the_environment():
+    code = (
+        "import sys, types\n"
+        "package = types.ModuleType('agents'); package.__path__ = ['agents']\n"
+        "sys.modules['agents'] = package\n"  # without what agents/__init__.py imports
+        "import agents.encoders.hierarchical.transformer\n"
+        "print(sorted(n for n in sys.modules if n.startswith(('htm_env', 'replay'))))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
