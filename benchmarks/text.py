@@ -29,7 +29,6 @@ from agents.encoders.hierarchical.losses import token_loss
 from agents.schedules import cosine_decay, warm_up
 from agents.soap import SOAP
 from benchmarks.table import report
-from htm_env.networks import seeded_initialisation
 
 LENGTH, BATCH, BYTES = 128, 8, 256
 HIERARCHIES = HierarchicalTransformerConfig(
@@ -95,8 +94,8 @@ class Training:
         self, config: HierarchicalTransformerConfig, text: Text, seed: int, steps: int
     ) -> None:
         self.text, self.steps = text, steps
-        with seeded_initialisation(torch.Generator().manual_seed(seed)):
-            self.model = HierarchicalTransformer(config)
+        generator = torch.Generator().manual_seed(seed)
+        self.model = HierarchicalTransformer(config, generator=generator)
         self.batches = text.batches(seed)
         self.optimizer = SOAP(
             self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0,

@@ -13,6 +13,7 @@ from agents.encoders.hierarchical.initialisation import plain_norm, start_small
 from agents.encoders.hierarchical.layers import HierarchicalLayers, Hierarchies
 from agents.encoders.hierarchical.losses import token_loss
 from agents.encoders.hierarchical.objectives import Objectives
+from htm_env.networks import seeded_initialisation
 
 
 class HierarchicalTransformer(nn.Module):
@@ -29,20 +30,20 @@ class HierarchicalTransformer(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> None:
-        """``generator`` draws the frozen projection of the quantiser; weights are drawn as torch's
-        layers do."""
+        """``generator`` draws all weights; without one, torch's own does."""
         super().__init__()
         self.config = config
         width = config.hierarchies[0].width
-        self.embedding = nn.Embedding(config.vocabulary, width)
-        self.layers = HierarchicalLayers(
-            config.hierarchies, config.layers, width, causal=True,
-            merge_into_all=config.merge_into_all,
-        )  # fmt: skip
-        self.last_norm = plain_norm(width)
-        self.head = nn.Linear(width, config.vocabulary, bias=False)
-        start_small(self.head)
-        self.objectives = Objectives(config, generator)
+        with seeded_initialisation(generator):
+            self.embedding = nn.Embedding(config.vocabulary, width)
+            self.layers = HierarchicalLayers(
+                config.hierarchies, config.layers, width, causal=True,
+                merge_into_all=config.merge_into_all,
+            )  # fmt: skip
+            self.last_norm = plain_norm(width)
+            self.head = nn.Linear(width, config.vocabulary, bias=False)
+            start_small(self.head)
+            self.objectives = Objectives(config, generator)
 
     def forward(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L V"]:
         """Logits of the token that follows each."""
