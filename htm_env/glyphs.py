@@ -1,7 +1,8 @@
 """What tokens look like in the plane and in words, by *kind*.
 
-``points``, ``segments``, ``patches`` (small grey images) and ``vectors`` (anything else); see
-:data:`KINDS`. Tokens are numpy arrays ``(n, T)`` in raw units, without padding.
+``points``, ``segments``, ``patches`` (small grey images), ``items`` (of a colour and a shape, with
+their key) and ``vectors`` (anything else); see :data:`KINDS`. Tokens are numpy arrays ``(n, T)`` in
+raw units, without padding.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
+from matplotlib.colors import hsv_to_rgb, to_rgba_array
 from numpy.typing import NDArray
 
 Tokens = NDArray[np.floating[Any]]
@@ -19,6 +21,10 @@ Tokens = NDArray[np.floating[Any]]
 INK, FAINT = "#333333", "#c4c4c4"
 MANY = 32  # tokens, above which lines and dots get thin
 PATCH_WHITE, PATCH_BLACK = 0.0, 16.0  # the range of a patch's four intensities
+ITEM_SATURATION, ITEM_BRIGHTNESS = 0.79, 0.83  # of its fill; the hue is the item's own
+ITEM_MARKS = tuple((corners, style, 0) for style in (0, 1) for corners in (3, 4, 5, 6))
+"""Polygons, then stars: matplotlib's markers for the eighths of a turn that a shape can be in."""
+KEY_PLACE = (-0.1, 0.5)  # beside the items, which stand between 0 and 1
 
 
 class Kind(NamedTuple):
@@ -89,6 +95,43 @@ def _draw_patches(
     axes.add_collection(greys, autolim=False)
 
 
+def _turns(angles: Tokens) -> Tokens:
+    """(n, 2) cosines and sines as shares of a turn, from 0 to 1."""
+    return np.arctan2(angles[:, 1], angles[:, 0]) / (2 * np.pi) % 1.0
+
+
+def _is_key(tokens: Tokens) -> NDArray[np.bool_]:
+    return np.abs(tokens[:, 0]) > 0.5
+
+
+def _colour_and_shape(tokens: Tokens) -> Tokens:
+    """Colour to the right, shape upwards, so that what matches stands in a column or in a row."""
+    items = np.column_stack([_turns(tokens[:, 1:3]), _turns(tokens[:, 3:5])])
+    return np.where(_is_key(tokens)[:, None], KEY_PLACE, items)
+
+
+def _draw_items(axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference: Tokens) -> None:
+    """Items are filled with their own colour, and the colours go to their rims.
+
+    The key is an arrow along what matches: up the columns for colours, along the rows for shapes.
+    """
+    rims = np.broadcast_to(to_rgba_array(colours), (len(tokens), 4))
+    places, is_key = _colour_and_shape(tokens), _is_key(tokens)
+    look = np.broadcast_to([ITEM_SATURATION, ITEM_BRIGHTNESS], (len(tokens), 2))
+    fills = hsv_to_rgb(np.column_stack([places[:, 0] % 1.0, look]))
+    size = 60 if len(tokens) <= MANY else 20
+    style: dict[str, Any] = {"alpha": alpha, "zorder": 4}
+    marks = (places[:, 1] * len(ITEM_MARKS)).astype(int) % len(ITEM_MARKS)
+    for mark, marker in enumerate(ITEM_MARKS):
+        here = ~is_key & (marks == mark)
+        x, y = places[here].T
+        axes.scatter(x, y, s=size, c=fills[here], edgecolors=rims[here], marker=marker, **style)
+    for sign, arrow in ((1, r"$\updownarrow$"), (-1, r"$\leftrightarrow$")):
+        here = is_key & (np.sign(tokens[:, 0]) == sign)
+        x, y = places[here].T
+        axes.scatter(x, y, s=2 * size, c=rims[here], marker=arrow, linewidths=0, **style)
+
+
 def _numbers(token: Tokens) -> str:
     shown = ", ".join(f"{value:.4g}" for value in token[:6])
     return f"({shown}{', ...' if len(token) > 6 else ''})"
@@ -103,12 +146,22 @@ def _patch_words(token: Tokens) -> str:
     return f"{_numbers(token[:2])} [{top_left} {top_right} / {low_left} {low_right}]"
 
 
+def _item_words(token: Tokens) -> str:
+    if _is_key(token[None])[0]:
+        return "key: colours match" if token[0] > 0 else "key: shapes match"
+    colour, shape = (360 * float(_turns(token[None, i : i + 2])[0]) for i in (1, 3))
+    return f"colour {colour:.0f}°, shape {shape:.0f}°"
+
+
 ANY_DIMENSION = range(1, 2**31)
 KINDS = {
     "points": Kind(range(2, 3), _plane, _draw_dots, _numbers, in_the_plane=True, dots=True),
     "segments": Kind(range(4, 5), _midpoints, _draw_lines, _segment_words, in_the_plane=True),
     "patches": Kind(
         range(6, 7), _plane, _draw_patches, _patch_words, in_the_plane=True, image=True
+    ),
+    "items": Kind(
+        range(5, 6), _colour_and_shape, _draw_items, _item_words, in_the_plane=True, dots=True
     ),
     "vectors": Kind(ANY_DIMENSION, _plane, _draw_dots, _numbers, in_the_plane=False, dots=True),
 }

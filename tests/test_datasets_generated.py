@@ -1,4 +1,4 @@
-"""Trees and Crosses: geometry, hierarchy, shuffle and splits."""
+"""Trees and Crosses: geometry and hierarchy; all generated data: shuffle and splits."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from htm_env.datasets import (
     CrossesDataset,
     CrossesGeometry,
     Dataset,
+    KeysDataset,
     TreesDataset,
     TreesGeometry,
 )
@@ -316,16 +317,17 @@ def test_balanced_joins_of_rows_with_different_parts() -> None:
     ]
 
 
-# --- Both ------------------------------------------------------------------------------------
+# --- All ------------------------------------------------------------------------------------
 
-BOTH = [
+ALL = [
     trees,
     crosses,
+    KeysDataset,
     lambda split="train": trees(split, heights=(1, 3), num_trees=(2, 3), angle_jitter=5.0),
 ]
 
 
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", ALL)
 def test_batches_keep_their_contract(make: Any) -> None:
     dataset: Dataset = make()
     assert dataset.size is None
@@ -348,7 +350,7 @@ def test_batches_keep_their_contract(make: Any) -> None:
         assert Sample(batch, row).clades <= node_sets
 
 
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", ALL)
 @pytest.mark.parametrize("split", SPLITS)
 def test_an_episode_alone_equals_its_row(make: Any, split: str) -> None:
     dataset = make(split)
@@ -360,7 +362,7 @@ def test_an_episode_alone_equals_its_row(make: Any, split: str) -> None:
             assert torch.equal(one[0], all_rows[row])
 
 
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", ALL)
 def test_no_sample_is_in_two_splits(make: Any) -> None:
     seen: set[bytes] = set()
     for split in SPLITS:
@@ -370,7 +372,7 @@ def test_no_sample_is_in_two_splits(make: Any) -> None:
     assert len(seen) == 3 * 2000
 
 
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", ALL)
 def test_samples_depend_on_the_generator_alone(make: Any) -> None:
     first, second = (make().sample(5, torch.Generator().manual_seed(3)) for _ in range(2))
     generator = torch.Generator().manual_seed(4)
@@ -381,7 +383,7 @@ def test_samples_depend_on_the_generator_alone(make: Any) -> None:
     assert not torch.equal(other.tokens, later.tokens)
 
 
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", ALL)
 def test_fixed_episodes_are_a_prefix(make: Any) -> None:
     dataset = make("test")
     few, many = dataset.fixed(3), dataset.fixed(10)
@@ -398,7 +400,7 @@ def test_the_root_token_may_be_in_any_slot() -> None:
     assert all(abs(count - 500) < 104 for count in slots.values())
 
 
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", ALL)
 def test_statistics_are_the_training_tokens(make: Any) -> None:
     batch = make("train").fixed(4096)
     tokens = batch.tokens[batch.present].double()
@@ -480,7 +482,7 @@ def test_impossible_crosses_are_named(geometry: dict[str, Any], message: str) ->
         CrossesGeometry(**geometry)
 
 
-@pytest.mark.parametrize("make", BOTH)
+@pytest.mark.parametrize("make", ALL)
 def test_counts_below_one_and_bad_keys_are_refused(make: Any) -> None:
     dataset = make()
     with pytest.raises(ValueError, match="count is 0: expected at least 1"):

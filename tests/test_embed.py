@@ -208,10 +208,10 @@ def test_a_folder_is_replaced_all_or_nothing(tmp_path):
 # ---------------------------------------------------------------- pictures
 
 
-@pytest.mark.parametrize("kind", ["points", "segments", "patches", "vectors"])
+@pytest.mark.parametrize("kind", ["points", "segments", "patches", "items", "vectors"])
 def test_thumbnails_show_the_tokens_that_are_present(kind):
     rng = np.random.default_rng(0)
-    dim = {"points": 2, "segments": 4, "patches": 6, "vectors": 3}[kind]
+    dim = {"points": 2, "segments": 4, "patches": 6, "items": 5, "vectors": 3}[kind]
     tokens = rng.uniform(1, 16, size=(2, 4, dim)).round()
     present = np.array([[True] * 4, [True, True, False, False]])
     made = thumbnails(tokens, present, kind, pixels=24)

@@ -31,7 +31,7 @@ from htm_env.merge_tree import MergeTree
 from htm_env.rendering import figure_to_array, merge_colours
 from htm_env.trace import Considered, Trace
 
-TOKEN_DIM = {"points": 2, "segments": 4, "patches": 6, "vectors": 3}
+TOKEN_DIM = {"points": 2, "segments": 4, "patches": 6, "items": 5, "vectors": 3}
 TREE = MergeTree([[3, 1], [0, 5], [2, 4], [7, 6]], 5)
 CHARGES = np.array([0.1, 0.3, -0.2, 0.4])
 

@@ -17,7 +17,7 @@ from htm_env.generation import Generated
 from htm_env.rendering import figure_to_array
 from htm_env.root_mixture import Candidate
 
-KINDS = {"points": 2, "segments": 4, "patches": 6, "vectors": 3}
+KINDS = {"points": 2, "segments": 4, "patches": 6, "items": 5, "vectors": 3}
 
 
 def generated(kind: str, count: int) -> Generated:

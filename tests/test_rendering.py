@@ -8,6 +8,7 @@ import pytest
 from matplotlib import pyplot
 
 from htm_env import rendering
+from htm_env.glyphs import KINDS
 from htm_env.rendering import (
     Sample,
     Window,
@@ -23,6 +24,15 @@ TOKENS = {
     "points": PLACES,
     "segments": np.concatenate([PLACES, PLACES + np.array([2.0, 1.0])], axis=1),
     "patches": np.concatenate([PLACES, np.arange(20.0).reshape(5, 4) % 17], axis=1),
+    "items": np.array(
+        [
+            [0, 1, 0.1, 1, 0.1],
+            [0, 1, 0.1, -1, 0.1],
+            [0, -1, 0.1, 1, 0.1],
+            [0, -1, 0.1, -1, 0.1],
+            [1, 0, 0, 0, 0],
+        ]
+    ),
     "vectors": np.concatenate([PLACES, PLACES[:, ::-1]], axis=1),
     "numbers": PLACES[:, 1:],  # a single coordinate, drawn over the token's index
 }
@@ -72,6 +82,29 @@ def test_the_reconstruction_shows_on_the_right_and_only_there(name):
         assert changed[RIGHT].sum() > 20
 
 
+def test_items_stand_in_columns_of_a_colour_and_rows_of_a_shape():
+    places = KINDS["items"].positions(TOKENS["items"])
+    assert places[0, 0] == places[1, 0] != places[2, 0] == places[3, 0]
+    assert places[0, 1] == places[2, 1] != places[1, 1] == places[3, 1]
+    right_angles = np.array([[0.0, 0, 1, -1, 0], [0, -1, 0, 0, -1]])
+    assert KINDS["items"].positions(right_angles) == pytest.approx(
+        np.array([[0.25, 0.5], [0.5, 0.75]])
+    )
+    assert (places[4, 0] < places[:4, 0]).all()  # the key stands beside them
+
+
+def test_items_have_their_own_colour_and_the_key_says_which_way_to_look():
+    images = {}
+    for key in (1.0, -1.0):
+        tokens = TOKENS["items"].copy()
+        tokens[:4, 1:3] = [0, 1]  # a quarter of a turn: yellowish green
+        tokens[4, 0] = key
+        images[key] = frame_of_original(tokens, "items")
+    green = pixels_like(images[1.0], "#7fd42d", tolerance=40)
+    assert green == pixels_like(images[-1.0], "#7fd42d", tolerance=40) > 100
+    assert (images[1.0] != images[-1.0]).any()
+
+
 @pytest.mark.parametrize("name", ["points", "segments", "vectors", "numbers"])
 def test_the_reconstruction_is_vermilion_over_the_grey_original(name):
     far_off = TOKENS[name] + 100.0  # outside the limits, which the original sets
@@ -94,17 +127,17 @@ def test_a_patch_is_four_pixels_row_by_row_and_y_grows_downwards():
     assert rows.max() < image.shape[0] / 2 and columns.max() < image.shape[1] / 2
 
 
-def frame_of_original(tokens):
+def frame_of_original(tokens, kind="patches"):
     figure = rendering.Figure(figsize=(2, 2), dpi=100)
     axes = figure.add_axes((0, 0, 1, 1))
-    rendering.frame_axes(axes, tokens, "patches")
-    rendering.draw_tokens(axes, tokens, "patches")
+    rendering.frame_axes(axes, tokens, kind)
+    rendering.draw_tokens(axes, tokens, kind)
     axes.set_axis_off()
     return figure_to_array(figure)
 
 
 def test_unfit_tokens_and_merges_are_refused():
-    with pytest.raises(ValueError, match="choose from points, segments, patches, vectors"):
+    with pytest.raises(ValueError, match="choose from points, segments, patches, items, vectors"):
         forest_figure(PLACES, MERGES, PLACES, "dots")
     with pytest.raises(ValueError, match="dimension 2 cannot be drawn as patches"):
         forest_figure(PLACES, MERGES, PLACES, "patches")
@@ -161,6 +194,9 @@ def test_text_names_each_active_node_of_a_padded_forest():
     [
         ("segments", [1, 2, 3.5, 4], "token 0 (1, 2)-(3.5, 4)"),
         ("patches", [3, 0, 16, 0, 7.6, 1], "token 0 (3, 0) [16 0 / 8 1]"),
+        ("items", [0, 0, 1, -1, 0], "token 0 colour 90°, shape 180°"),
+        ("items", [1, 0, 0, 0, 0], "token 0 key: colours match"),
+        ("items", [-0.9, 0.1, 0.3, 0.2, 0.1], "token 0 key: shapes match"),
         ("vectors", [1.23456], "token 0 (1.235)"),
         ("vectors", [1, 2, 3, 4, 5, 6, 7], "token 0 (1, 2, 3, 4, 5, 6, ...)"),
     ],

@@ -311,6 +311,7 @@ def bare(kind, *shape):
         bare("points", 1, 2),
         bare("segments", 1, 4),
         bare("patches", 2, 6),
+        bare("items", 3, 5),
         bare("vectors", 3, 1),
         bare("vectors", 3, 9),
     ],

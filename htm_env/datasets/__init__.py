@@ -1,4 +1,4 @@
-"""Token sets: generated Trees and Crosses, scikit-learn's Digits, and the user's own."""
+"""Token sets: generated Trees, Crosses and Keys, scikit-learn's Digits, and the user's own."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from htm_env.datasets import checks
 from htm_env.datasets.base import Dataset
 from htm_env.datasets.crosses import CrossesDataset, CrossesGeometry
 from htm_env.datasets.digits import DigitsDataset
+from htm_env.datasets.keys import KeysDataset, KeysGeometry
 from htm_env.datasets.random_keys import KEY_LIMIT, SPLITS, check_split
 from htm_env.datasets.trees import TreesDataset, TreesGeometry
 from htm_env.datasets.user import ArrayDataset
@@ -26,6 +27,8 @@ __all__ = [
     "Dataset",
     "DatasetEntry",
     "DigitsDataset",
+    "KeysDataset",
+    "KeysGeometry",
     "TreesDataset",
     "TreesGeometry",
     "environment_id",
@@ -40,6 +43,8 @@ class DatasetEntry(NamedTuple):
     """Called with ``split=`` and the keywords."""
     keywords: tuple[str, ...]
     """The keywords of ``build`` beside ``split``."""
+    reward: str = "incremental"
+    """What its environment pays unless asked for something else (see :mod:`htm_env.rewards`)."""
 
 
 def _trees(split: str, **geometry: Any) -> TreesDataset:
@@ -48,6 +53,10 @@ def _trees(split: str, **geometry: Any) -> TreesDataset:
 
 def _crosses(split: str, **geometry: Any) -> CrossesDataset:
     return CrossesDataset(split, CrossesGeometry(**geometry))
+
+
+def _keys(split: str, **geometry: Any) -> KeysDataset:
+    return KeysDataset(split, KeysGeometry(**geometry))
 
 
 def _own(split: str, **kwargs: Any) -> ArrayDataset:
@@ -62,6 +71,9 @@ DATASETS: dict[str, DatasetEntry] = {
         _crosses, tuple(field.name for field in fields(CrossesGeometry))
     ),
     "HTM-Digits-v0": DatasetEntry(DigitsDataset, ()),
+    "HTM-Keys-v0": DatasetEntry(
+        _keys, tuple(field.name for field in fields(KeysGeometry)), reward="right_merges"
+    ),
     "HTM-v0": DatasetEntry(_own, ("dataset", "split_fractions", "threshold", "spans")),
 }
 """The data of every environment id."""
@@ -89,8 +101,9 @@ def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Datase
         id_or_data: an id of ``DATASETS``, with or without the prefix ``htm_env:``; or what
             ``ArrayDataset`` takes (an array, a list of arrays, a path).
         split: ``"train"``, ``"validation"`` or ``"test"``.
-        kwargs: the geometry of Trees and Crosses (``TreesGeometry``, ``CrossesGeometry``);
-            ``dataset``, ``split_fractions``, ``threshold`` and ``spans`` of ``HTM-v0``.
+        kwargs: the geometry of Trees, Crosses and Keys (``TreesGeometry``, ``CrossesGeometry``,
+            ``KeysGeometry``); ``dataset``, ``split_fractions``, ``threshold`` and ``spans`` of
+            ``HTM-v0``.
 
     Raises:
         ValueError: the id, the split or a keyword is unknown (the message lists the choices), a

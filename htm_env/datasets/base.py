@@ -14,7 +14,7 @@ from torch import Tensor
 from htm_env.datasets.random_keys import KEY_LIMIT, check_split
 from htm_env.types import TokenBatch
 
-Kind = Literal["points", "segments", "patches", "vectors"]
+Kind = Literal["points", "segments", "patches", "items", "vectors"]
 
 
 class Dataset(ABC):

@@ -12,9 +12,10 @@ if TYPE_CHECKING:
     Choices = tuple[int, ...]
     Angles = tuple[float, float]
     Real = float
+    Whole = int
 else:
     # What people may pass to it: anything, since the checks below answer better than a type.
-    Choices = Angles = Real = Any
+    Choices = Angles = Real = Whole = Any
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
@@ -57,6 +58,17 @@ def whole_numbers(name: str, value: Any, low: int, high: int) -> tuple[int, ...]
         if isinstance(choice, bool) or not low <= result[-1] <= high:
             raise ValueError(f"{name} is {value!r}: expected whole numbers from {low} to {high}")
     return tuple(result)
+
+
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """``value`` as an int within ``[low, high]``; raises ``ValueError`` otherwise."""
+    try:
+        result = operator.index(value)
+    except TypeError:
+        result = low - 1
+    if isinstance(value, bool) or not low <= result <= high:
+        raise ValueError(f"{name} is {value!r}: expected a whole number from {low} to {high}")
+    return result
 
 
 def keywords(owner: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -1,11 +1,25 @@
 // Tokens in the plane, the forest over them, and what the active nodes give back.
 
 const WIDTH = 400, HEIGHT = 315; // prettier-ignore
-const MARGINS = { points: [24, 24], segments: [24, 24], patches: [6, 6], vectors: [44, 34] };
+const MARGINS = { points: [24, 24], segments: [24, 24], patches: [6, 6], items: [24, 24], vectors: [44, 34] }; // prettier-ignore
 const PATCH_BLACK = 16; // the darkest of a patch's intensities; 0 is white
+const KEY_PLACE = [-0.1, 0.5]; // beside the items, which stand between 0 and 1
+
+/** An angle, given by its cosine and sine, as a share of a turn from 0 to 1. */
+function turn(cosine, sine) {
+  return (Math.atan2(sine, cosine) / (2 * Math.PI) + 1) % 1;
+}
+
+/** Among items: the token that says what matches. */
+function isKey(token) {
+  return Math.abs(token[0]) > 0.5;
+}
 
 /** A token's place in the plane, of which the forest's nodes are the means. */
 function placeOf(kind, token, index) {
+  if (kind === "items") {
+    return isKey(token) ? KEY_PLACE : [turn(token[1], token[2]), turn(token[3], token[4])];
+  }
   if (kind === "segments") return [(token[0] + token[2]) / 2, (token[1] + token[3]) / 2];
   return token.length === 1 ? [index, token[0]] : [token[0], token[1]];
 }
@@ -23,6 +37,25 @@ function patchSide(tokens) {
     return values.slice(1).map((value, index) => value - values[index]);
   });
   return steps.length ? Math.min(...steps) : 1;
+}
+
+/** An item's polygon or star, filled with its own colour; the key is an arrow along what matches. */
+function itemMark(token, x, y, size, colour) {
+  if (isKey(token)) {
+    const arrow = token[0] > 0 ? "\u2195" : "\u2194"; // up the columns, or along the rows
+    const style = `fill: ${colour}; font-size: ${3 * size}px; text-anchor: middle`;
+    return svg("text", { x, y: y + size, style }, arrow);
+  }
+  const [hue, shape] = placeOf("items", token);
+  const mark = Math.floor(8 * shape) % 8; // four polygons, four stars
+  const corners = 3 + (mark % 4), star = mark >= 4; // prettier-ignore
+  const points = Array.from({ length: corners * (star ? 2 : 1) }, (_, index) => {
+    const angle = (Math.PI * (star ? 1 : 2) * index) / corners;
+    const radius = star && index % 2 ? size / 2 : size;
+    return `${x + radius * Math.sin(angle)},${y - radius * Math.cos(angle)}`;
+  });
+  const fill = `hsl(${Math.round(360 * hue)} 65% 50%)`;
+  return svg("polygon", { points: points.join(" "), fill, stroke: colour, "stroke-width": 1.5 });
 }
 
 /** From the tokens' units to the drawing's, fitted to the originals so that it stays. */
@@ -78,7 +111,8 @@ class Plane {
       group.append(svg("rect", { class: "edge", x, y, width: 2 * side, height: 2 * side }));
     } else {
       const [cx, cy] = this.place(token, node);
-      group.append(svg("circle", { cx, cy, r: this.size > MANY ? 3 : 5, fill: colour }));
+      if (this.kind === "items") group.append(itemMark(token, cx, cy, this.size > MANY ? 4 : 7, colour));
+      else group.append(svg("circle", { cx, cy, r: this.size > MANY ? 3 : 5, fill: colour }));
     }
     group.append(svg("title", {}, `token ${node}: (${token.map(short).join(", ")})`));
     return group;
