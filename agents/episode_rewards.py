@@ -8,7 +8,13 @@ from torch import Tensor
 
 from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.rewards import incremental_rewards, node_errors, one_step_rewards, step_reward
+from htm_env.rewards import (
+    incremental_rewards,
+    node_errors,
+    one_step_rewards,
+    right_merges_rewards,
+    step_reward,
+)
 from htm_env.types import TokenBatch
 
 
@@ -31,6 +37,8 @@ def episode_rewards(
     error = leaf_error / coordinates - rewards.sum(1)
     if reward == "terminal":
         rewards = at_the_end(rewards, episodes.steps)
+    elif reward == "right_merges":
+        rewards = right_merges_rewards(episodes.merges, batch)
     elif reward == "one_step":
         rewards = one_step_rewards(autoencoder, episodes.nodes, episodes.merges, batch.num_tokens)
     return rewards, error

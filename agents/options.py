@@ -27,7 +27,8 @@ class TrainOptions:
     """
 
     env: str | None = None
-    """Environment id: HTM-Trees-v0, HTM-Crosses-v0, HTM-Digits-v0, or HTM-v0 (your own data)."""
+    """Environment id: HTM-Trees-v0, HTM-Crosses-v0, HTM-Digits-v0, HTM-Keys-v0, or HTM-v0 (your
+    own data)."""
     algo: str | None = None
     """Algorithm: reinforce, replay, ppo, maskable_ppo, original, original_policy, flat, or a fixed
     merge order such as nearest."""
@@ -81,7 +82,7 @@ class CompareOptions:
 
     envs: str = "crosses10,trees7"
     """Problems, with commas: trees7 (Trees of 7 tokens, D=6), crosses10 (five Crosses, D=24),
-    trees15 (Trees of 15 tokens, D=8), digits (D=32), or environment ids."""
+    trees15 (Trees of 15 tokens, D=8), digits (D=32), keys (D=16), or environment ids."""
     algos: str | None = None
     """Algorithms, with commas, as for htm train; eight well-known ones if not given. One may stand
     there twice, with other options under a label: replay,replay:control."""

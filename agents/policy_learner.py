@@ -22,7 +22,7 @@ from agents.optimisation import OptimizerConfig
 from agents.policy import MergePolicy
 from agents.rollout import rollout
 from agents.schedules import check_points, piecewise_linear
-from htm_env.rewards import step_reward
+from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
 
 Points = tuple[tuple[float, float], ...]
@@ -47,14 +47,16 @@ class PolicyConfig:
     trees_per_step: int = 32
     """Trees that one step of the autoencoder learns from; an update makes as many steps as its
     trees allow."""
-    reward: str = "incremental"
-    """incremental, terminal or one_step."""
+    reward: str | None = None
+    """incremental, terminal, one_step or right_merges; the environment's own if not given:
+    right_merges for Keys, incremental for all others."""
     discount: float = 0.8
     """Of a reward one merge later."""
     demonstrations: tuple[str, ...] = ()
     """The fixed policies that are cloned at first. Several take turns, until it shows whose trees
-    the autoencoder learns best; without any, the one that is known to suit the environment, and on
-    data of your own nearest_sorted, even_sorted and balanced_sorted."""
+    the autoencoder learns best; without any, the one that is known to suit the environment (on Keys
+    none does, and nothing is cloned), and on data of your own nearest_sorted, even_sorted and
+    balanced_sorted."""
     demonstration_race: float = 0.1
     """Share of the budget after which only that one is cloned."""
     demonstration_share: Points = ((0.12, 1.0), (0.3, 0.0))
@@ -76,7 +78,8 @@ class PolicyLearner(Learner):
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
-        step_reward(self.config.reward)  # raises for an unknown one
+        self.reward = reward_on(self.dataset, self.config.reward)
+        """The name of the reward that it learns from."""
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         names = self.config.demonstrations or demonstrators_of(env_id)
         self.demonstrators = {name: fixed_policy(name) for name in names}
@@ -127,7 +130,7 @@ class PolicyLearner(Learner):
     def _clones_now(self, progress: float) -> bool:
         """Whether this update imitates a demonstrator, by lot."""
         share = piecewise_linear(self.config.demonstration_share, progress)
-        if share <= 0:
+        if share <= 0 or not self.demonstrators:
             return False
         return float(torch.rand((), generator=self.generator, device=self.device)) < share
 

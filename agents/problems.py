@@ -32,6 +32,7 @@ PROBLEMS = {
         Problem("crosses10", "Crosses, 10 tokens", "HTM-Crosses-v0", {"num_crosses": [5]}, 24),
         Problem("trees15", "Trees, 15 tokens", "HTM-Trees-v0", {"heights": [4]}, 8),
         Problem("digits", "Digits", "HTM-Digits-v0", {}, 32),
+        Problem("keys", "Key scenes", "HTM-Keys-v0", {}, 16),
     )
 }
 """The named problems; every other one is an environment id with arguments of one's own."""

@@ -208,7 +208,7 @@ class Reinforce(PolicyLearner):
         return advantages / (mean_square + 1e-20).sqrt()
 
     def _rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
-        return episode_rewards(self.autoencoder, batch, episodes, self.std, self.config.reward)
+        return episode_rewards(self.autoencoder, batch, episodes, self.std, self.reward)
 
     def _step_policy(self, losses: dict[str, Tensor], progress: float) -> dict[str, float]:
         norm = self.optimizer.clip()

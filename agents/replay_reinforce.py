@@ -60,6 +60,11 @@ class ReplayReinforce(Reinforce):
             raise ValueError(
                 f"unknown correction {config.correction!r}; choose from {list(CORRECTION_NAMES)}"
             )
+        if config.seed_episodes and not self.demonstrators:
+            raise ValueError(
+                f"seed_episodes is {config.seed_episodes}, but nobody demonstrates on "
+                f"{self.task.env_id} unless asked for; expected names in demonstrations"
+            )
         self.stochastic_demonstrators = {
             name: Demonstrator(
                 name,

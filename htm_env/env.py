@@ -25,10 +25,11 @@ class HTMEnv(gym.Env):
     """Merge a set of tokens into one root embedding, pair by pair.
 
     ## Description
-    A sample (nodes of trees in the plane, crossed line segments, patches of a handwritten digit, or
-    your own tokens) is lifted to one embedding a token. Each action merges an ordered pair of
-    active embeddings into one, until a single root is left. An autoencoder decodes the root along
-    the same tree back to the tokens: the better the merges, the smaller the error.
+    A sample (nodes of trees in the plane, crossed line segments, patches of a handwritten digit,
+    items that match by colour or by shape as a key says, or your own tokens) is lifted to one
+    embedding a token. Each action merges an ordered pair of active embeddings into one, until a
+    single root is left. An autoencoder decodes the root along the same tree back to the tokens: the
+    better the merges, the smaller the error.
     Which tokens belong together is for the agent to find out; their order in the slots is shuffled
     and says nothing.
 
@@ -62,10 +63,13 @@ class HTMEnv(gym.Env):
     Let `E_t` be the normalised mean squared error (`nmse`, 1.0 is "predict the mean") of the sample
     when every active embedding is decoded after `t` merges.
 
-    - `reward="incremental"` (default): `E_t - E_{t+1}`. The return is `E_0 - E_final`, whatever the
-      order: at most about 0, and 0 is a perfect reconstruction.
+    - `reward="incremental"` (default, but not of Keys): `E_t - E_{t+1}`. The return is
+      `E_0 - E_final`, whatever the order: at most about 0, and 0 is a perfect reconstruction.
     - `reward="terminal"`: the same sum, paid with the last merge.
     - `reward="one_step"`: minus the mean squared error of unmerging what was just merged.
+    - `reward="right_merges"` (default of Keys): one over the number of the data's clades if the
+      tokens under the new embedding are one of them, else 0. The return is the share of the clades
+      that were found, from 0 to 1. Only for data that has clades.
 
     An illegal action (an empty slot) earns `invalid_penalty` and changes nothing.
 
@@ -88,7 +92,7 @@ class HTMEnv(gym.Env):
     |---|---|---|
     | `autoencoder` | `"pretrained"` (`HTM-v0`: `"untrained"`) | or a path, or an `HTMAutoencoder` |
     | `embedding_dim` | by id | `D` of an untrained autoencoder |
-    | `reward` | `"incremental"` | or `"terminal"`, `"one_step"` |
+    | `reward` | `"incremental"` (Keys: `"right_merges"`) | or `"terminal"`, `"one_step"` |
     | `split` | `"train"` | or `"validation"`, `"test"` |
     | `invalid_action` | `"penalize"` | or `"raise"`: `ValueError`, for debugging |
     | `invalid_penalty` | `-1.0` | reward of an illegal action |
@@ -99,7 +103,7 @@ class HTMEnv(gym.Env):
     | `device` | `"cpu"` | where the autoencoder runs |
 
     An `HTMAutoencoder` may be trained meanwhile; embeddings already made stay as they are.
-    All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees and Crosses,
+    All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees, Crosses and Keys,
     `dataset=` of `HTM-v0`.
 
     ## References
@@ -119,7 +123,7 @@ class HTMEnv(gym.Env):
         *,
         autoencoder: str | Path | HTMAutoencoder = "pretrained",
         embedding_dim: int | None = None,
-        reward: str = "incremental",
+        reward: str | None = None,
         split: str = "train",
         invalid_action: str = "penalize",
         invalid_penalty: float = -1.0,

@@ -253,6 +253,13 @@ def leaf_sets(
     return _fold_up(leaves & exists[..., None], merges, num_leaves, torch.logical_or)
 
 
+def are_clades(sets: Bool[Tensor, "B K P"], clades: Bool[Tensor, "B C P"]) -> Bool[Tensor, "B K"]:
+    """True <--> the set of leaves is one of the clades; empty sets are none."""
+    shared = sets.float() @ clades.float().transpose(1, 2)  # (B, K, C), exact up to 2^24 leaves
+    same = (shared == sets.sum(2)[:, :, None]) & (shared == clades.sum(2)[:, None])
+    return (same & (shared > 0)).any(2)
+
+
 def depths(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> Int64[Tensor, "B N"]:
     """How many merges stand above every node: 0 for the roots of the forest."""
     values = merges.new_zeros(len(merges), 2 * _num_slots(merges) - 1)

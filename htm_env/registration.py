@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gymnasium as gym
 
-IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-v0")
+IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
 
 
 def register_environments() -> None:

@@ -7,6 +7,8 @@ the end.
 ``one_step`` pays minus the squared error of unmerging what was just merged, in embedding space (the
 published method's reward; an autoencoder can shrink its embeddings to please it, so it is never a
 measure of quality).
+``right_merges`` asks nothing of the autoencoder: a merge whose tokens are one of the data's clades
+pays one over the number of the sample's clades, so that the return is the share that was found.
 """
 
 from __future__ import annotations
@@ -18,7 +20,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import children_table
+from htm_env.datasets import DATASETS, Dataset
+from htm_env.forest import are_clades, children_table, leaf_sets
 from htm_env.population import Population, subtree_errors
 from htm_env.types import TokenBatch
 
@@ -61,11 +64,30 @@ def one_step_reward(
     )
 
 
+def right_merges_reward(
+    autoencoder: HTMAutoencoder,
+    before: Population,
+    after: Population,
+    first: Int64[Tensor, "B"],
+    second: Int64[Tensor, "B"],
+) -> Float[Tensor, "B"]:
+    forest, clades = after.forest, after.batch.clades
+    rows = torch.arange(len(first), device=first.device)
+    made = forest.num_leaves + forest.num_merges - 1  # the latest node
+    sets = leaf_sets(forest.merges, forest.num_leaves)[rows, made]  # (B, P)
+    moved = forest.num_merges > before.forest.num_merges
+    right = are_clades(sets[:, None], clades)[:, 0] & moved
+    return right / _number_of(clades)
+
+
 REWARDS: dict[str, StepReward] = {
     "incremental": incremental_reward,
     "terminal": terminal_reward,
     "one_step": one_step_reward,
+    "right_merges": right_merges_reward,
 }
+NEED_CLADES = {"right_merges"}
+"""The rewards for which the data must have a hierarchy of its own."""
 
 
 def step_reward(name: str) -> StepReward:
@@ -73,6 +95,22 @@ def step_reward(name: str) -> StepReward:
     if name not in REWARDS:
         raise ValueError(f"unknown reward {name!r}; choose from {sorted(REWARDS)}")
     return REWARDS[name]
+
+
+def reward_on(dataset: Dataset, name: str | None = None) -> str:
+    """The name of the reward on this data: that of the data's own environment if not given.
+
+    Raises ``ValueError`` for an unknown reward, and for one that needs clades where the data has
+    none.
+    """
+    name = DATASETS[dataset.name].reward if name is None else name
+    step_reward(name)  # knows the names
+    if name in NEED_CLADES and not dataset.has_hierarchy:
+        raise ValueError(
+            f"the reward {name} counts clades, but {dataset.name} has no hierarchy; "
+            f"choose from {sorted(REWARDS.keys() - NEED_CLADES)}"
+        )
+    return name
 
 
 def one_step_error(
@@ -134,3 +172,16 @@ def one_step_rewards(
     rewards = nodes.new_zeros(batch, steps)
     rewards[rows, times] = -one_step_error(autoencoder, merged, pairs)
     return rewards
+
+
+def right_merges_rewards(merges: Int64[Tensor, "B M 2"], batch: TokenBatch) -> Float[Tensor, "B M"]:
+    """The right-merges rewards of all merges; 0 in padding."""
+    made = batch.num_tokens[:, None] + torch.arange(merges.shape[1], device=merges.device)  # (B, M)
+    rows = torch.arange(len(merges), device=merges.device)[:, None]
+    sets = leaf_sets(merges, batch.num_tokens)[rows, made]  # (B, M, P), empty in padding
+    return are_clades(sets, batch.clades) / _number_of(batch.clades)[:, None]
+
+
+def _number_of(clades: Bool[Tensor, "B C P"]) -> Int64[Tensor, "B"]:
+    """The clades of each sample, at least 1 so that it can divide."""
+    return clades.any(2).sum(1).clamp(min=1)

@@ -17,7 +17,7 @@ from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import action_mask, action_to_pair
 from htm_env.observation import check_extras, observation_space, observe_population
 from htm_env.population import Population, merge_pairs, start_population
-from htm_env.rewards import step_reward
+from htm_env.rewards import reward_on, step_reward
 from htm_env.weights import embedding_dim_of, pretrained_autoencoder
 
 INVALID_ACTIONS = ("penalize", "raise")
@@ -37,7 +37,7 @@ class Simulator:
         *,
         autoencoder: str | Path | HTMAutoencoder,
         embedding_dim: int | None,
-        reward: str,
+        reward: str | None,
         split: str,
         invalid_action: str,
         invalid_penalty: float,
@@ -59,7 +59,7 @@ class Simulator:
         self.autoencoder = make_autoencoder(env_id, self.dataset, autoencoder, embedding_dim)
         self.autoencoder.to(self.device)
         self.std = self.dataset.std.to(self.device)
-        self.reward = step_reward(reward)
+        self.reward = step_reward(reward_on(self.dataset, reward))
         self.observe = check_extras(observe)
         self.invalid_action = invalid_action
         self.invalid_penalty = float(invalid_penalty)

@@ -18,12 +18,12 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_stabl
 
 import htm_env
 from htm_env import HTMAutoencoder, MergeTree, action_to_pair, pair_to_action
-from htm_env.forest import leaf_sets
+from htm_env.forest import leaf_sets, merges_to_actions
 from htm_env.weights import embedding_dim_of
 
-IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-v0")
-SLOTS = {"HTM-Trees-v0": 15, "HTM-Crosses-v0": 6, "HTM-Digits-v0": 16, "HTM-v0": 5}
-TOKEN_DIMS = {"HTM-Trees-v0": 2, "HTM-Crosses-v0": 4, "HTM-Digits-v0": 6, "HTM-v0": 3}
+IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
+SLOTS = dict(zip(IDS, (15, 6, 16, 9, 5), strict=True))
+TOKEN_DIMS = dict(zip(IDS, (2, 4, 6, 5, 3), strict=True))
 
 every_id = pytest.mark.parametrize("env_id", IDS)
 
@@ -392,6 +392,24 @@ def test_the_error_is_that_of_the_plain_loop(make, env_id):
     std = env.simulator.dataset.std
     expected = oracle.nmse(env.autoencoder, population.batch.tokens[0, :n], forest, std)
     assert steps[-1][-1]["error"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_default_reward_of_keys_counts_right_merges(make):
+    """The data's own merges: the four pairs earn a quarter each, and what joins them nothing."""
+    env = make("HTM-Keys-v0")
+    env.reset(options={"key": 5})
+    batch = env.unwrapped.simulator.dataset.episodes(np.array([5]))
+    actions = merges_to_actions(batch.merges, batch.num_tokens)[0].tolist()
+    assert [env.step(action)[1] for action in actions] == 4 * [0.25] + 4 * [0.0]
+    errors = [step[-1]["error"] for step in play(make("HTM-Keys-v0", reward="incremental"), seed=2)]
+    rewards = [step[1] for step in play(make("HTM-Keys-v0", reward="incremental"), seed=2)[1:]]
+    assert rewards == pytest.approx(-np.diff(errors), abs=1e-5)
+
+
+@pytest.mark.parametrize("env_id", ["HTM-Digits-v0", "HTM-v0"])
+def test_without_clades_no_merge_is_right(make, env_id):
+    with pytest.raises(ValueError, match=f"{env_id} has no hierarchy; choose from .*'terminal'"):
+        make(env_id, reward="right_merges")
 
 
 def test_one_step_rewards_are_never_positive(make):

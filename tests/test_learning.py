@@ -274,6 +274,32 @@ def test_by_default_the_demonstrator_is_the_environments(env_id, name):
     ]
 
 
+@pytest.mark.parametrize(
+    ("learner", "config"),
+    [(Reinforce, TINY), (ReplayReinforce, ReplayConfig(**vars(TINY)))],
+)
+def test_on_keys_nobody_is_cloned_and_right_merges_pay(learner, config):
+    """Random merges of nine tokens make three of the 36 pairs (a third of the tokens, as in every
+    coalescent tree), so that a clade is found with probability 1/12."""
+    learner = learner("HTM-Keys-v0", replace(config, demonstration_share=((0.0, 1.0),)))
+    rows = [learner.update(0.0) for _ in range(4)]
+    assert not any(tag.startswith("demonstrations/") for row in rows for tag in row)
+    assert not any("loss/cloning" in row for row in rows)
+    assert np.mean([row["train/return"] for row in rows]) == pytest.approx(1 / 12, abs=0.05)
+    assert learner.reward == "right_merges"
+
+
+def test_replay_cannot_begin_with_demonstrations_of_nobody():
+    config = ReplayConfig(**vars(TINY) | {"seed_episodes": 8})
+    with pytest.raises(ValueError, match="seed_episodes is 8, but nobody demonstrates on HTM-Keys"):
+        ReplayReinforce("HTM-Keys-v0", config)
+
+
+def test_a_learner_cannot_count_clades_where_there_are_none():
+    with pytest.raises(ValueError, match="counts clades, but HTM-Digits-v0 has no hierarchy"):
+        Reinforce("HTM-Digits-v0", replace(TINY, reward="right_merges"))
+
+
 def test_a_demonstrator_may_be_given_by_its_name_alone():
     config = config_from_dict(ReinforceConfig, {"demonstrations": "nearest"})
     assert config.demonstrations == ("nearest",)

@@ -7,7 +7,13 @@ from dendropy.calculate import treecompare
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htm_env.metrics import clade_scores, mean_or_none, nmse, nmse_per_sample
+from htm_env.metrics import (
+    clade_scores,
+    first_merge_accuracy,
+    mean_or_none,
+    nmse,
+    nmse_per_sample,
+)
 
 
 def clade_rows(sets, slots):
@@ -266,3 +272,17 @@ def test_a_hundred_and_twenty_eight_tokens():
     # every one of the 6 clades over leaf 0, and of the 6 over leaf 127, is lost and in the way
     assert recall == pytest.approx(114 / 126)
     assert f1 == pytest.approx(114 / 126)
+
+
+# ---------------------------------------------------------------- first merges
+
+
+def test_first_merges_by_hand():
+    """Pairs {0, 1} and {2, 3}: three samples begin rightly, whatever the order within the pair."""
+    clades = clade_rows([{0, 1}, {2, 3}, set()], 4)[None].repeat(6, 1, 1)
+    first = torch.tensor([[0, 1], [3, 2], [1, 2], [2, 3], [0, 3], [-1, -1]])
+    merges = torch.stack([first, torch.full((6, 2), -1), torch.full((6, 2), -1)], dim=1)
+    assert first_merge_accuracy(merges, clades).item() == pytest.approx(3 / 6)
+    assert first_merge_accuracy(merges[:4], clades[:4]).item() == pytest.approx(3 / 4)
+    larger = clade_rows([{0, 1, 2}], 4)[None]
+    assert first_merge_accuracy(merges[:1], larger).item() == 0.0

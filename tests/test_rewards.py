@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import oracle
 import pytest
 import torch
@@ -10,7 +12,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from oracle import PlainForest, batched, forests, random_tree
 
-from htm_env.forest import action_to_pair, merges_to_actions
+from agents.fixed import fixed_policy
+from htm_env.datasets import make_dataset
+from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
+from htm_env.metrics import clade_scores
 from htm_env.population import Population, merge_pairs, start_population
 from htm_env.rewards import (
     REWARDS,
@@ -18,6 +23,8 @@ from htm_env.rewards import (
     node_errors,
     one_step_error,
     one_step_rewards,
+    reward_on,
+    right_merges_rewards,
     step_reward,
 )
 from htm_env.types import TokenBatch
@@ -62,9 +69,26 @@ def stepwise_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
     return torch.stack(columns, dim=1).detach()
 
 
+def with_clades(batch: TokenBatch, plain: list[PlainForest], seed: int) -> TokenBatch:
+    """Clades by lot: some of the forest's own nodes, some sets of leaves that are none of them."""
+    generator = torch.Generator().manual_seed(seed)
+    slots = batch.present.shape[1]
+    clades = torch.rand(len(plain), 4, slots, generator=generator) < 0.5
+    clades &= batch.present[:, None]
+    clades &= clades.sum(2, keepdim=True) > 1
+    for row, forest in enumerate(plain):
+        for node in forest.nodes()[forest.n :][:2]:
+            clades[row, node - forest.n] = False
+            clades[row, node - forest.n, list(forest.leaves(node))] = True
+    clades[0, -1] = False  # padding
+    return batch._replace(clades=clades)
+
+
 def by_level_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
     nodes = autoencoder.encode(batch.tokens, batch.present, merges).nodes.detach()
     num_leaves = batch.num_tokens
+    if name == "right_merges":
+        return right_merges_rewards(merges, batch)
     if name == "one_step":
         return one_step_rewards(autoencoder, nodes, merges, num_leaves)
     made = num_leaves + (merges[..., 0] >= 0).sum(1)
@@ -102,6 +126,40 @@ def test_one_step_rewards_by_level_and_by_step(drawn, seed):
     by_level = by_level_rewards("one_step", autoencoder, batch, drawn.merges)
     torch.testing.assert_close(step_by_step, expected, **CLOSE)
     torch.testing.assert_close(by_level, expected, **CLOSE)
+
+
+@given(forests(smallest=2, max_slots=7), st.integers(0, 9))
+def test_right_merges_by_level_and_by_step(drawn, seed):
+    """Also with clades that stand there twice, and with samples that have none."""
+    autoencoder = small_autoencoder(3, seed=seed)
+    batch = with_clades(token_batch(drawn, seed), drawn.plain, seed)
+    expected = torch.zeros(drawn.merges.shape[:2])
+    for row, plain in enumerate(drawn.plain):
+        clades = [frozenset(clade.nonzero().flatten().tolist()) for clade in batch.clades[row]]
+        clades = [clade for clade in clades if clade]
+        for step in range(len(plain.merges)):
+            if frozenset(plain.leaves(plain.n + step)) in clades:
+                expected[row, step] = 1 / len(clades)
+    step_by_step = stepwise_rewards("right_merges", autoencoder, batch, drawn.merges)
+    by_level = by_level_rewards("right_merges", autoencoder, batch, drawn.merges)
+    assert torch.equal(step_by_step, expected)
+    assert torch.equal(by_level, expected)
+
+
+@pytest.mark.parametrize("env_id", ["HTM-Keys-v0", "HTM-Crosses-v0", "HTM-Trees-v0"])
+def test_the_return_of_right_merges_is_the_share_of_clades_found(env_id):
+    batch = make_dataset(env_id).fixed(50)
+    assert right_merges_rewards(batch.merges, batch).sum(1).tolist() == pytest.approx([1.0] * 50)
+    autoencoder = small_autoencoder(batch.tokens.shape[2])
+    merges = fixed_policy("nearest").merges(batch, autoencoder, torch.Generator())
+    if env_id == "HTM-Keys-v0":  # whose clades are all of those that count
+        recall = clade_scores(leaf_sets(merges, batch.num_tokens), batch.clades, batch.present)
+        torch.testing.assert_close(right_merges_rewards(merges, batch).sum(1), recall.recall)
+    begun = batch.merges.clone()
+    begun[:, 1:] = -1
+    rewards = right_merges_rewards(begun, batch)
+    assert torch.equal(rewards[:, 0], right_merges_rewards(batch.merges, batch)[:, 0])
+    assert not rewards[:, 1:].any()
 
 
 @given(forests(smallest=2, max_slots=7), st.integers(0, 9))
@@ -208,7 +266,10 @@ def test_a_sample_that_does_not_move_earns_nothing(autoencoder):
     before = start_population(autoencoder, token_batch(drawn), STD)
     first, second = torch.tensor([0, 0]), torch.tensor([1, 1])
     after = merge_pairs(autoencoder, before, first, second, STD, where=torch.tensor([True, False]))
-    for name in ("incremental", "one_step"):
+    batch = before.batch._replace(clades=before.batch.present[:, None].clone())
+    batch.clades[:, :, 2] = False
+    before, after = replace(before, batch=batch), replace(after, batch=batch)
+    for name in ("incremental", "one_step", "right_merges"):
         reward = step_reward(name)(autoencoder, before, after, first, second)
         assert float(reward[0].detach()) != 0
         assert float(reward[1].detach()) == 0
@@ -219,4 +280,18 @@ def test_a_sample_that_does_not_move_earns_nothing(autoencoder):
 def test_an_unknown_reward_lists_the_choices():
     with pytest.raises(ValueError, match=r"'dense'; choose from \['incremental', 'one_step'"):
         step_reward("dense")
-    assert sorted(REWARDS) == ["incremental", "one_step", "terminal"]
+    assert sorted(REWARDS) == ["incremental", "one_step", "right_merges", "terminal"]
+
+
+def test_a_reward_that_is_not_given_is_the_datas_own():
+    keys, trees = make_dataset("HTM-Keys-v0"), make_dataset("HTM-Trees-v0")
+    digits = make_dataset("HTM-Digits-v0")
+    assert [reward_on(data) for data in (keys, trees, digits)] == [
+        "right_merges", "incremental", "incremental",
+    ]  # fmt: skip
+    assert reward_on(keys, "one_step") == "one_step"
+    assert reward_on(trees, "right_merges") == "right_merges"
+    with pytest.raises(ValueError, match="counts clades, but HTM-Digits-v0 has no hierarchy"):
+        reward_on(digits, "right_merges")
+    with pytest.raises(ValueError, match="unknown reward 'dense'"):
+        reward_on(keys, "dense")

@@ -14,7 +14,7 @@ from htm_env.vector_env import HTMVectorEnv
 
 KWARGS = {"autoencoder": "untrained", "heights": (2, 3), "max_invalid_actions": 2}
 """Three or seven tokens: copies end at different times."""
-IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-v0")
+IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
 
 every_mode = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)
 

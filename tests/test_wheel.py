@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import gymnasium as gym, htm_env, agents, replay
 print(htm_env.__file__)
-for env_id in ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0"):
+for env_id in ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0"):
     env = gym.make(env_id)
     env.reset(seed=0)
     print(env_id, env.unwrapped.autoencoder.weights_hash())
@@ -43,5 +43,5 @@ def test_an_installed_wheel_brings_its_weights_and_its_page(tmp_path: Path) -> N
         sys.executable, "-c", PROGRAM, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}
     )
     assert str(site) in printed
-    for env_id in ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0"):
+    for env_id in ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0"):
         assert f"{env_id} {pretrained_autoencoder(env_id).weights_hash()}" in printed

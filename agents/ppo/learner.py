@@ -60,7 +60,7 @@ class PPOLearner(PolicyLearner):
             self.task.env_id,
             config.n_envs,
             autoencoder=self.autoencoder,
-            reward=config.reward,
+            reward=self.reward,
             observe=observed_by(config.encoder),
             device=self.task.device,
             **self.task.env_kwargs,
@@ -171,7 +171,7 @@ class PPOLearner(PolicyLearner):
         config, optimizer = self.config, self.model.policy.optimizer
         episodes = follow(self.autoencoder, batch, merges)
         self.merges_made += int(episodes.steps.sum())
-        rewards, error = episode_rewards(self.autoencoder, batch, episodes, self.std, config.reward)
+        rewards, error = episode_rewards(self.autoencoder, batch, episodes, self.std, self.reward)
         judgement = judge(self.policy, self.autoencoder, batch, episodes)
         optimizer.zero_grad()
         episodes = judgement.judged(ordered=False)

@@ -8,7 +8,7 @@ from htm_env.autoencoder import HTMAutoencoder
 
 FOLDER = Path(__file__).parent
 
-EMBEDDING_DIMS = {"HTM-Trees-v0": 8, "HTM-Crosses-v0": 16, "HTM-Digits-v0": 32}
+EMBEDDING_DIMS = {"HTM-Trees-v0": 8, "HTM-Crosses-v0": 16, "HTM-Digits-v0": 32, "HTM-Keys-v0": 16}
 """The default bottlenecks: well under the coordinates of a sample at its largest population."""
 
 DEFAULT_EMBEDDING_DIM = 32
