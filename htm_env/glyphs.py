@@ -22,7 +22,9 @@ INK, FAINT = "#333333", "#c4c4c4"
 MANY = 32  # tokens, above which lines and dots get thin
 PATCH_WHITE, PATCH_BLACK = 0.0, 16.0  # the range of a patch's four intensities
 ITEM_SATURATION, ITEM_BRIGHTNESS = 0.79, 0.83  # of its fill; the hue is the item's own
-ITEM_MARKS = tuple((corners, style, 0) for style in (0, 1) for corners in (3, 4, 5, 6))
+ITEM_MARKS: tuple[Any, ...] = tuple(
+    (corners, style, 0) for style in (0, 1) for corners in (3, 4, 5, 6)
+)
 """Polygons, then stars: matplotlib's markers for the eighths of a turn that a shape can be in."""
 KEY_PLACE = (-0.1, 0.5)  # beside the items, which stand between 0 and 1
 
