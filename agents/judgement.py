@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -181,15 +181,9 @@ class ContextJudgement(Judgement):
         if self.policy.encoder.carries:
             return self._carried_steps()
         episode, time = self.episodes.steps.nonzero(as_tuple=True)
-        slots = self.episodes.active.shape[2]
-        size = max(1, min(TOKENS_AT_A_TIME // slots, PAIRS_AT_A_TIME // slots**2))
-        parts = list(zip(episode.split(size), time.split(size), strict=True))
-        found = []
-        for part in parts:
-            if len(parts) > 1 and torch.is_grad_enabled():
-                found.append(checkpoint(self._look, *part, use_reentrant=False))
-            else:
-                found.append(self._look(*part))
+        size = self._at_a_time
+        look = self._look_twice if len(episode) > size else self._look
+        found = [look(*part) for part in zip(episode.split(size), time.split(size), strict=True)]
         if not found:
             return Steps(*self._leaves.new_zeros(5, 0).unbind())
         self._encoder_losses = found[0][1]  # of the first part; the others are like it
@@ -198,6 +192,7 @@ class ContextJudgement(Judgement):
     def _carried_steps(self) -> Steps:
         """One merge of all episodes after the other, each from the state that the last one left."""
         made, merges = self.episodes.steps, self.episodes.merges
+        look = self._look_twice if int(made.sum()) > self._at_a_time else self._look
         states: Tensor | None = None
         found = []
         num_leaves = self._batch.num_tokens
@@ -206,7 +201,7 @@ class ContextJudgement(Judgement):
             if not len(episode):
                 break
             before = None if states is None else states[episode]
-            steps, losses, after = self._look(episode, torch.full_like(episode, time), before)
+            steps, losses, after = look(episode, torch.full_like(episode, time), before)
             assert after is not None  # since the encoder carries one
             found.append((episode, steps))
             self._encoder_losses = self._encoder_losses or losses
@@ -228,6 +223,18 @@ class ContextJudgement(Judgement):
         place = torch.cat([episode for episode, _ in found]) * len(found) + torch.cat(times)
         joined = map(torch.cat, zip(*(steps for _, steps in found), strict=True))
         return Steps(*(values[place.argsort()] for values in joined))
+
+    @property
+    def _at_a_time(self) -> int:
+        """Populations."""
+        slots = self.episodes.active.shape[2]
+        return max(1, min(TOKENS_AT_A_TIME // slots, PAIRS_AT_A_TIME // slots**2))
+
+    def _look_twice(self, *arguments: Any) -> Any:
+        """As :meth:`_look`; nothing is kept for the way back, on which it is computed again."""
+        if not torch.is_grad_enabled():
+            return self._look(*arguments)
+        return checkpoint(self._look, *arguments, use_reentrant=False)
 
     def _look(
         self,
