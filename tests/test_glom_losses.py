@@ -19,6 +19,7 @@ from agents.encoders.glom import (
     draw_hidden,
     scene_losses,
 )
+from benchmarks.glom import mean_of_neighbours, restoring, train
 from htm_env.datasets.wholes import WholesDataset
 from htm_env.networks import seeded_initialisation
 
@@ -126,3 +127,23 @@ def test_losses_reach_every_parameter_and_weight_nothing_is_left_out():
     assert all(torch.equal(losses[name], again[name]) for name in losses)
     none = GlomTrainingConfig(denoising_weight=0.0, contrastive_weight=0.0)
     assert scene_losses(model, tokens, batch.present, none, generator()) == {}
+
+
+def test_the_baseline_is_the_mean_of_the_nearest_whole_tokens():
+    """The y of token 0, at x = 0, from x = 1, 2 and 3; token 5 is hidden itself, 4 is far."""
+    tokens = torch.tensor([[[0.0, 99], [1, 10], [2, 20], [3, 60], [9, 0], [0, 7]]])
+    hidden = torch.zeros(1, 6, 2, dtype=torch.bool)
+    hidden[0, 0, 1] = hidden[0, 5] = True
+    found = mean_of_neighbours(tokens, torch.ones(1, 6, dtype=torch.bool), hidden)
+    assert float(found[0, 0, 1]) == 30.0
+    assert found[0, 5].tolist() == [15 / 4, 90 / 4]  # nothing is left of it: all whole ones
+
+
+def test_hidden_coordinates_are_restored_better_than_by_the_neighbours():
+    """On held-out samples; whoever hears nobody cannot do it better than the mean, 1."""
+    training, held_out = WholesDataset("train"), WholesDataset("validation")
+    config = GlomConfig(levels=2, iterations=4)
+    learning = GlomTrainingConfig(contrastive_weight=0.0)
+    model = train(training, config, 250, 32, seed=0, learning=learning)
+    batch = held_out.fixed(200)
+    assert restoring(model, held_out, batch) < 0.9 * restoring(None, held_out, batch)
