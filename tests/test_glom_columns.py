@@ -196,6 +196,12 @@ def test_a_column_hears_only_what_lies_within_the_radius():
         glom(tokens, active)
 
 
+def test_a_state_of_other_columns_is_refused():
+    glom, (tokens, active, _) = make(CONFIGS["default"]), population()
+    with pytest.raises(ValueError, match=r"\(4, 6, 2, 8\); expected \(4, 6, 3, 8\)"):
+        glom(tokens, active, state=torch.zeros(4, 6, 2, 8))
+
+
 def test_a_merged_token_starts_from_the_mean_of_its_children():
     state = torch.arange(12.0).reshape(2, 3, 2, 1)
     merged = merged_state(state, torch.tensor([2, -1]), torch.tensor([0, -1]))

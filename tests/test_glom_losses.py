@@ -139,6 +139,7 @@ def test_the_baseline_is_the_mean_of_the_nearest_whole_tokens():
     assert found[0, 5].tolist() == [15 / 4, 90 / 4]  # nothing is left of it: all whole ones
 
 
+@pytest.mark.slow
 def test_hidden_coordinates_are_restored_better_than_by_the_neighbours():
     """On held-out samples; whoever hears nobody cannot do it better than the mean, 1."""
     training, held_out = WholesDataset("train"), WholesDataset("validation")

@@ -80,8 +80,12 @@ class Glom(nn.Module):
         They start from ``state``, what an earlier call gave, or else all alike. ``k`` iterations
         and ``m`` more from their columns are ``k + m`` at once, to the last bit.
 
-        Raises ``ValueError`` where a radius is to be kept and ``centroids`` are not given.
+        Raises ``ValueError`` where a radius is to be kept and ``centroids`` are not given, and for
+        a state that is not of these tokens and levels.
         """
+        shape = (*active.shape, self.config.levels, self.config.level_width)
+        if state is not None and state.shape != shape:
+            raise ValueError(f"the state has shape {tuple(state.shape)}; expected {shape}")
         allowed = active[:, None]
         if self.config.radius is not None:
             if centroids is None:

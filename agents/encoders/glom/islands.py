@@ -51,7 +51,9 @@ def relative_distances(
     """
     columns = columns.double().masked_fill(~present[..., None, None], 0.0)
     levels = columns.transpose(1, 2)  # (B, L, P, d)
-    distances = (levels[:, :, :, None] - levels[:, :, None]).square().sum(dim=-1)
+    # Not by products, which would leave equal columns a little apart.
+    exact = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(levels, levels, compute_mode=exact).square()
     pairs = present[:, None, :, None] & present[:, None, None, :]
     distances = distances.masked_fill(~pairs, 0.0)
     count = present.sum(dim=1)
