@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from agents.fixed import FIXED_POLICIES
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.flat import Flat, FlatConfig
+from agents.glom_order import GlomOrder, GlomOrderConfig
 from agents.learner import Learner
 from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.ppo.config import PPOConfig
@@ -52,6 +53,7 @@ ALGORITHMS: dict[str, Algorithm] = {
         for name in FIXED_POLICIES
     },
     "flat": Algorithm(Flat, FlatConfig()),
+    "glom": Algorithm(GlomOrder, GlomOrderConfig()),
     "retrained": Algorithm(Retrained, RetrainedConfig()),
 }
 

@@ -30,8 +30,8 @@ class TrainOptions:
     """Environment id: HTM-Trees-v0, HTM-Crosses-v0, HTM-Digits-v0, HTM-Keys-v0, or HTM-v0 (your
     own data)."""
     algo: str | None = None
-    """Algorithm: reinforce, replay, ppo, maskable_ppo, original, original_policy, flat, or a fixed
-    merge order such as nearest."""
+    """Algorithm: reinforce, replay, ppo, maskable_ppo, original, original_policy, flat, glom, or a
+    fixed merge order such as nearest."""
     env_kwargs: str | None = None
     """Arguments of the data as JSON, such as '{"heights": [3]}' or '{"dataset": "mine.npz"}'."""
     embedding_dim: int | None = None

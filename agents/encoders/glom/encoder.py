@@ -1,0 +1,101 @@
+"""``GlomEncoder``: the columns of a population as the context of its tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
+from agents.encoders.glom.columns import Glom
+from agents.encoders.glom.config import GlomEncoderConfig
+from agents.encoders.glom.losses import (
+    contrastive_loss,
+    denoising_loss,
+    draw_crops,
+    draw_hidden,
+)
+
+
+class GlomEncoder(ContextEncoder):
+    """Tokens in context are read from all levels of their columns, the summary from the top level
+    of all columns together: attention by similarity cannot hear what is unlike everything else, a
+    mean can.
+
+    The ``state`` is the columns (B, P, L, d). After a merge it should go through
+    :func:`agents.encoders.glom.merged_state`, and iteration continues from there.
+    """
+
+    def __init__(self, width: int, config: GlomEncoderConfig, coordinates: int) -> None:
+        """``coordinates``, those of the data, matter to nothing here."""
+        super().__init__()
+        if config.glom.radius is not None:
+            self.needs = ("centroids",)  # type: ignore[misc]  # this one does
+        self.config = config
+        self.glom = Glom(width, config.glom)
+        levels, size = config.glom.levels, config.glom.level_width
+        self.read_out = nn.Sequential(nn.LayerNorm(levels * size), nn.Linear(levels * size, width))
+        self.summarise = nn.Sequential(
+            nn.LayerNorm(size), nn.Linear(size, width), nn.GELU(), nn.Linear(width, width)
+        )
+        if config.denoising_weight:
+            self.hidden_token = nn.Parameter(torch.randn(width))
+            self.restore = nn.Linear(levels * size, width)
+        if config.denoising_weight or config.contrastive_weight:
+            self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
+            self.draws: Tensor
+            """Seeds drawn so far, saved with the weights so that a resumed run draws the next."""
+
+    def forward(
+        self,
+        tokens: Float[Tensor, "B P W"],
+        active: Bool[Tensor, "B P"],
+        *,
+        centroids: Float[Tensor, "B P T"] | None = None,
+        order: Int[Tensor, "B P"] | None = None,
+        spans: Spans | None = None,
+        state: Any = None,
+    ) -> Context:
+        config = self.config
+        iterations = config.glom.iterations if state is None else config.continued_iterations
+        columns = self.glom(tokens, active, centroids, iterations, state)
+        read = without_junk(self.read_out(columns.flatten(2)), active)
+        # A network before the mean as well as after the columns: what one token in many says has
+        # to survive among the others.
+        summary = masked_mean(self.summarise(columns[:, :, -1]), active)
+        losses: dict[str, Tensor] = {}
+        if torch.is_grad_enabled() and (config.denoising_weight or config.contrastive_weight):
+            losses = self._losses(without_junk(tokens, active), active, centroids)
+        return Context(read, summary, columns, losses)
+
+    def _losses(
+        self,
+        tokens: Float[Tensor, "B P W"],
+        active: Bool[Tensor, "B P"],
+        centroids: Float[Tensor, "B P T"] | None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """What the columns learn beside the policy, from fresh columns."""
+        config, losses = self.config, {}
+        generator = torch.Generator().manual_seed(int(self.draws))
+        self.draws += 1
+        if config.denoising_weight:
+            # A hidden token is hidden whole, since an embedding's numbers tell one another.
+            hidden = draw_hidden(active, 1, config.hidden_tokens, 1.0, generator)
+            seen = torch.where(hidden, self.hidden_token, tokens)
+            restored = self.restore(self.glom(seen, active, centroids).flatten(2))
+            target = nn.functional.layer_norm(tokens.detach(), tokens.shape[-1:])
+            losses["denoising"] = config.denoising_weight * denoising_loss(
+                restored, target, hidden.expand_as(tokens)
+            )
+        if config.contrastive_weight:
+            first, second = draw_crops(active, generator)
+            losses["contrastive"] = config.contrastive_weight * contrastive_loss(
+                self.glom(tokens, first, centroids)[:, :, -1],
+                first,
+                self.glom(tokens, second, centroids)[:, :, -1],
+                second,
+                config.temperature,
+            )
+        return losses

@@ -1,0 +1,82 @@
+"""Islands of agreement: columns that are nearly equal at a level, read as a parse tree."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from agents.fixed.agglomeration import agglomerate
+from htm_env.types import TokenBatch
+
+FAR = 1e6
+"""What one level further up counts: far above any distance relative to the mean one."""
+
+
+def island_merges(
+    columns: Float[Tensor, "B P L d"], present: Bool[Tensor, "B P"], tolerance: float
+) -> Int64[Tensor, "B M 2"]:
+    """The parse tree of the columns, one complete tree a sample, in node ids; -1 pads.
+
+    Two columns are nearly equal at a level when their squared distance there is at most
+    ``tolerance`` times the mean over all pairs of the sample. From the bottom level to the top, the
+    islands of a level, nearest first, are merged into one node each before the next level joins
+    them; two islands are as far apart as their columns are on average. What no level joins, the
+    distances at the top do. The pairs are in no order that means anything. (Islands of agreement as
+    parse trees: Hinton 2021.)
+
+    ``present``: True <--> a token is here; those of a sample fill its slots ``0 .. n-1``.
+    """
+    distances = relative_distances(columns, present)
+    rows = torch.arange(len(columns), device=columns.device)
+    counts = present.double()
+
+    def joined(current: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        share = counts[rows, first] / (counts[rows, first] + counts[rows, second])
+        to_first, to_second = distances[rows, :, first], distances[rows, :, second]  # (B, L, P)
+        new = torch.lerp(to_second, to_first, share[:, None, None])
+        distances[rows, :, first], distances[rows, :, :, first] = new, new
+        counts[rows, first] += counts[rows, second]
+        return _ranked(new, tolerance)
+
+    return agglomerate(_ranked(distances, tolerance), _population(present), joined)
+
+
+def relative_distances(
+    columns: Float[Tensor, "B P L d"], present: Bool[Tensor, "B P"]
+) -> Float[Tensor, "B L P P"]:
+    """Squared distances at every level, as shares of their mean over the sample's pairs.
+
+    0 where all columns of a sample are equal. In double precision.
+    """
+    columns = columns.double().masked_fill(~present[..., None, None], 0.0)
+    levels = columns.transpose(1, 2)  # (B, L, P, d)
+    # Not by products, which would leave equal columns a little apart.
+    exact = "donot_use_mm_for_euclid_dist"
+    distances = torch.cdist(levels, levels, compute_mode=exact).square()
+    pairs = present[:, None, :, None] & present[:, None, None, :]
+    distances = distances.masked_fill(~pairs, 0.0)
+    count = present.sum(dim=1)
+    number = (count * (count - 1)).clamp(min=1)[:, None]
+    mean = distances.sum(dim=(2, 3)) / number
+    return distances / mean.clamp(min=torch.finfo(mean.dtype).tiny)[..., None, None]
+
+
+def _ranked(distances: Float[Tensor, "B L *pairs"], tolerance: float) -> Float[Tensor, "B *pairs"]:
+    """Of each pair how soon it is merged: by the first level where it is nearly equal, then by its
+    distance there; behind them all the pairs that no level calls so, by distance at the top."""
+    near = distances <= tolerance
+    level = torch.where(near.any(dim=1), near.int().argmax(dim=1), distances.shape[1])
+    there = distances.gather(1, level.clamp(max=distances.shape[1] - 1)[:, None]).squeeze(1)
+    return FAR * level + there
+
+
+def _population(present: Bool[Tensor, "B P"]) -> TokenBatch:
+    """A batch that says who is there, and nothing else."""
+    samples, slots = present.shape
+    return TokenBatch(
+        torch.zeros(samples, slots, 0, device=present.device),
+        present,
+        torch.zeros(samples, 0, slots, dtype=torch.bool, device=present.device),
+        torch.full((samples, slots - 1, 2), -1, device=present.device),
+    )

@@ -1,0 +1,120 @@
+"""``glom``: merges the islands of a Glom, which learns from the data's tokens alongside."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from agents.autoencoder_trainer import AutoencoderConfig
+from agents.configuration import check_bounds
+from agents.encoders.glom import (
+    GlomConfig,
+    GlomTrainingConfig,
+    TokenGlom,
+    island_merges,
+    scene_losses,
+)
+from agents.fixed import FixedPolicy
+from agents.fixed.order import sorted_order
+from agents.fixed_order import FixedOrder, MergeOrder
+from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.networks import seeded_initialisation
+from htm_env.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class GlomOrderConfig:
+    """A Glom, its training, and the training of the autoencoder on its trees."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    glom: GlomConfig = field(default_factory=GlomConfig)
+    training: GlomTrainingConfig = field(default_factory=GlomTrainingConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """Of the Glom."""
+    glom_share: float = 0.3
+    """The share of the budget at whose end the Glom stops learning, and its trees stand still."""
+    glom_batch_size: int = 48
+    """Scenes of an update of the Glom."""
+    tolerance: float = 0.02
+    """What is nearly equal: squared distances up to this share of a scene's mean."""
+    batch_size: int = 32
+    """Trees an update of the autoencoder."""
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self, glom_share=(0, 1), glom_batch_size=(1, math.inf), tolerance=(0, math.inf),
+            batch_size=(1, math.inf),
+        )  # fmt: skip
+
+
+class GlomOrder(FixedOrder):
+    """A fixed policy as soon as its Glom stands still: the islands of a sample are its tree, and
+    within a pair the child with the smaller centroid comes first.
+
+    The Glom sees standardised tokens and no labels, trees or rewards.
+    """
+
+    config_class = GlomOrderConfig
+    config: GlomOrderConfig  # type: ignore[assignment]  # it names no fixed policy
+
+    def _merge_order(self) -> MergeOrder:
+        self.algo = "glom"
+        with seeded_initialisation(self.generator):
+            model = TokenGlom(self.dataset.token_dim, self.config.glom)
+        self.glom = model.to(self.device)
+        self.optimizer = ScheduledOptimizer(self.glom.parameters(), self.config.optimizer)
+        self.guard = NonFiniteGuard()
+        return FixedPolicy("glom", self._islands, sorted_order)
+
+    def _islands(
+        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]:
+        columns = self.glom(autoencoder.standardise(batch.tokens), batch.present)
+        return island_merges(columns, batch.present, self.config.tolerance)
+
+    def update(self, progress: float) -> dict[str, float]:
+        scalars = {}
+        if progress < self.config.glom_share:
+            scalars = self._learn_columns(progress / self.config.glom_share)
+        return scalars | super().update(progress)
+
+    def _learn_columns(self, progress: float) -> dict[str, float]:
+        """One step of the Glom, at this share of its own part of the budget."""
+        batch = self.dataset.sample(self.config.glom_batch_size, self.generator).to(self.device)
+        tokens = self.autoencoder.standardise(batch.tokens)
+        losses = scene_losses(
+            self.glom, tokens, batch.present, self.config.training, self.generator
+        )
+        if not losses:
+            return {}
+        total = torch.stack(list(losses.values())).sum()
+        self.optimizer.zero()
+        total.backward()
+        norm = self.optimizer.clip()
+        if self.guard.allows("glom", total, norm):
+            self.optimizer.step(progress)
+        return {
+            **{f"loss/glom_{name}": float(loss.detach()) for name, loss in losses.items()},
+            "gradient_norm/glom": float(norm),
+        }
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "glom": copy.deepcopy(self.glom.state_dict()),
+            "glom_optimizer": self.optimizer.state(),
+            "glom_guard": self.guard.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        self.glom.load_state_dict(state["glom"])
+        self.optimizer.restore(state["glom_optimizer"])
+        self.guard.restore(state["glom_guard"])

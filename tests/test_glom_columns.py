@@ -1,0 +1,226 @@
+"""Glom's columns: attention against loops, states against running through, who hears whom."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor
+
+from agents.encoders.glom import Glom, GlomConfig, merged_state, similarity_attention
+from agents.encoders.glom.attention import near
+from htm_env.networks import seeded_initialisation
+
+CONFIGS = {
+    "default": GlomConfig(level_width=8),
+    "agreement": GlomConfig(level_width=8, agreement_decay=0.5, sharpness=0.7),
+    "radius": GlomConfig(level_width=8, radius=1.0),
+    "deaf": GlomConfig(level_width=8, attention=False),
+    "one level": GlomConfig(level_width=8, levels=1),
+}
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def make(config: GlomConfig, width: int = 4, seed: int = 0) -> Glom:
+    with seeded_initialisation(generator(seed)):
+        return Glom(width, config)
+
+
+def population(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    """Tokens, who is there (of six slots 6, 3, 1 and none), and centroids."""
+    drawn = generator(seed)
+    active = torch.arange(6) < torch.tensor([[6], [3], [1], [0]])
+    active = active.gather(1, torch.rand(4, 6, generator=drawn).argsort(1))
+    return torch.randn(4, 6, 4, generator=drawn), active, torch.randn(4, 6, 2, generator=drawn)
+
+
+def naive_attention(
+    columns: Tensor, allowed: Tensor, sharpness: float, decay: float
+) -> list[list[list[list[float]]]]:
+    """softmax(sharpness sum_k decay^k X_{l+k} X_{l+k}^T) X_l, number by number."""
+    batch, slots, levels, width = columns.shape
+    x = columns.tolist()
+
+    def agreement(b: int, i: int, j: int, level: int) -> float:
+        return sharpness * sum(
+            decay**k
+            * sum(p * q for p, q in zip(x[b][i][level + k], x[b][j][level + k], strict=True))
+            for k in range(levels - level)
+        )
+
+    def heard(b: int, i: int, level: int) -> list[float]:
+        others = [j for j in range(slots) if allowed[b, i, j]]
+        weights = [math.exp(agreement(b, i, j, level)) for j in others]
+        return [
+            sum(w * x[b][j][level][c] for w, j in zip(weights, others, strict=True))
+            / (sum(weights) or 1.0)
+            for c in range(width)
+        ]
+
+    return [
+        [[heard(b, i, level) for level in range(levels)] for i in range(slots)]
+        for b in range(batch)
+    ]  # fmt: skip
+
+
+@given(
+    seed=st.integers(0, 1000),
+    levels=st.integers(1, 3),
+    decay=st.sampled_from([0.0, 0.3, 1.0]),
+    sharpness=st.sampled_from([0.5, 2.0]),
+)
+def test_attention_is_that_of_plain_loops(seed, levels, decay, sharpness):
+    drawn = generator(seed)
+    columns = torch.randn(2, 4, levels, 3, generator=drawn, dtype=torch.float64)
+    allowed = torch.rand(2, 4, 4, generator=drawn) < 0.7
+    found = similarity_attention(columns, allowed, sharpness, decay)
+    expected = torch.tensor(
+        naive_attention(columns, allowed, sharpness, decay), dtype=torch.float64
+    )
+    torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
+
+
+def test_attention_by_hand():
+    """Columns 1 and -1 on one level: each hears itself e^2 times as much as the other."""
+    columns = torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1)
+    heard = similarity_attention(columns, torch.ones(1, 2, 2, dtype=torch.bool), 1.0)
+    value = math.tanh(1.0)
+    assert heard.flatten().tolist() == pytest.approx([value, -value], abs=1e-6)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_continuing_from_a_state_is_running_through(name):
+    glom, (tokens, active, centroids) = make(CONFIGS[name]), population()
+    through = glom(tokens, active, centroids, 5)
+    state = glom(tokens, active, centroids, 2)
+    assert torch.equal(glom(tokens, active, centroids, 3, state), through)
+    assert not torch.equal(state, through)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_iterations_come_to_rest(name):
+    """Each voice is bounded and the old columns count less each time: no iteration runs away."""
+    glom, (tokens, active, centroids) = make(CONFIGS[name]), population()
+    early = glom(tokens, active, centroids, 60)
+    later = glom(tokens, active, centroids, 61)
+    assert float((later - early).detach().abs().max()) < 1e-3
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("junk", [7.0, 1e30, math.nan, math.inf])
+def test_what_stands_in_empty_slots_changes_nothing(name, junk):
+    glom, (tokens, active, centroids) = make(CONFIGS[name]), population()
+    state = torch.randn(*active.shape, glom.config.levels, 8, generator=generator(1))
+    gradients = []
+    for fill in (0.0, junk):
+        given_tokens = tokens.masked_fill(~active[..., None], fill).requires_grad_()
+        given_centroids = centroids.masked_fill(~active[..., None], fill)
+        given_state = state.masked_fill(~active[..., None, None], fill).requires_grad_()
+        glom.zero_grad()
+        columns = glom(given_tokens, active, given_centroids, 3, given_state)
+        (columns.square().sum() + columns.sum()).backward()
+        gradients.append(
+            [columns.detach(), given_tokens.grad, given_state.grad]
+            + [parameter.grad for parameter in glom.parameters() if parameter.grad is not None]
+        )
+    for clean, dirty in zip(*gradients, strict=True):
+        assert torch.equal(clean, dirty)
+    assert (columns[~active] == 0).all()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_empty_slots_are_as_good_as_none(name):
+    glom, (tokens, active, centroids) = make(CONFIGS[name]), population()
+    padded = glom(tokens, active, centroids)
+    for row in range(3):
+        here = active[row]
+        alone = glom(tokens[row : row + 1, here], here[here][None], centroids[row : row + 1, here])
+        torch.testing.assert_close(padded[row, here], alone[0], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_columns_move_with_their_tokens(name):
+    glom, (tokens, active, centroids) = make(CONFIGS[name]), population()
+    order = torch.randperm(6, generator=generator(3))
+    moved = glom(tokens[:, order], active[:, order], centroids[:, order])
+    torch.testing.assert_close(moved, glom(tokens, active, centroids)[:, order], atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["default", "agreement", "radius", "deaf"])
+def test_gradients_reach_every_parameter_and_stay_finite(name):
+    glom, (tokens, active, centroids) = make(CONFIGS[name]), population()
+    columns = glom(tokens, active, centroids, 40)
+    (columns * torch.randn(columns.shape, generator=generator(4))).sum().backward()
+    for parameter_name, parameter in glom.named_parameters():
+        if parameter_name == "fresh":
+            continue  # after forty iterations where the columns came from is forgotten
+        assert parameter.grad.isfinite().all() and parameter.grad.any(), parameter_name
+    glom.zero_grad()
+    glom(tokens, active, centroids, 2)[..., 0].sum().backward()
+    assert glom.fresh.grad.any()
+
+
+def test_without_attention_a_column_is_a_function_of_its_token():
+    tokens, active, _ = population()
+    other = tokens.clone()
+    other[0, 1:] += 1.0
+    for name, same in [("deaf", True), ("default", False)]:
+        glom = make(CONFIGS[name])
+        changed = glom(other, active)[0, 0] - glom(tokens, active)[0, 0]
+        assert (float(changed.detach().abs().max()) < 1e-6) is same
+
+
+def test_a_column_hears_only_what_lies_within_the_radius():
+    """Places 0, 0.9 and 1.8: the ends lie too far apart for one step, but not for two."""
+    glom = make(CONFIGS["radius"])
+    tokens, active = (
+        torch.randn(1, 3, 4, generator=generator(5)),
+        torch.ones(1, 3, dtype=torch.bool),
+    )
+    centroids = torch.tensor([[[0.0], [0.9], [1.8]]])
+    assert near(centroids, active, 1.0).int().tolist() == [[[1, 1, 0], [1, 1, 1], [0, 1, 1]]]
+    state = glom(tokens, active, centroids, 1)
+    other = state.clone()
+    other[0, 2] += 1.0
+    for iterations, same in [(1, True), (2, False)]:
+        changed = glom(tokens, active, centroids, iterations, other)[0, 0]
+        unchanged = glom(tokens, active, centroids, iterations, state)[0, 0]
+        assert torch.equal(changed, unchanged) is same
+    with pytest.raises(ValueError, match="a Glom with a radius needs centroids"):
+        glom(tokens, active)
+
+
+def test_a_state_of_other_columns_is_refused():
+    glom, (tokens, active, _) = make(CONFIGS["default"]), population()
+    with pytest.raises(ValueError, match=r"\(4, 6, 2, 8\); expected \(4, 6, 3, 8\)"):
+        glom(tokens, active, state=torch.zeros(4, 6, 2, 8))
+
+
+def test_a_merged_token_starts_from_the_mean_of_its_children():
+    state = torch.arange(12.0).reshape(2, 3, 2, 1)
+    merged = merged_state(state, torch.tensor([2, -1]), torch.tensor([0, -1]))
+    # Slot 2 (4, 5) and slot 0 (0, 1) have the mean (2, 3); the second row merges nothing.
+    assert merged[0, :, :, 0].tolist() == [[0.0, 0.0], [2.0, 3.0], [2.0, 3.0]]
+    assert torch.equal(merged[1], state[1])
+    assert state[0, 0].flatten().tolist() == [0.0, 1.0]  # what was given stays as it was
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("levels", 0),
+        ("iterations", 0),
+        ("sharpness", -1.0),
+        ("agreement_decay", 1.5),
+        ("radius", -1.0),
+    ],
+)
+def test_impossible_configurations_are_named(field, value):
+    with pytest.raises(ValueError, match=f"{field} is {value}"):
+        GlomConfig(**{field: value})
