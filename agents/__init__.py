@@ -2,6 +2,12 @@
 
 from typing import TYPE_CHECKING, Any
 
+from agents.encoders.glom import Glom, GlomConfig
+from agents.encoders.hierarchical import (
+    HierarchicalTransformer,
+    HierarchicalTransformerConfig,
+    HierarchyConfig,
+)
 from agents.encoders.reduction import HierarchyReduction, ReductionLevel, join_samples
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.ppo.config import PPOConfig
@@ -15,6 +21,11 @@ if TYPE_CHECKING:
 __all__ = [
     "FixedOrder",
     "FixedOrderConfig",
+    "Glom",
+    "GlomConfig",
+    "HierarchicalTransformer",
+    "HierarchicalTransformerConfig",
+    "HierarchyConfig",
     "HierarchyReduction",
     "PPOConfig",
     "PPOLearner",

@@ -24,14 +24,15 @@ OBSERVED = {"centroids": ("centroids",), "order": ("order",), "spans": ("leaves"
 """The keys of an observation that each thing that an encoder may need is made of."""
 
 
-def observed_by(encoder: str) -> tuple[str, ...]:
+def observed_by(encoder: str, context: ContextConfig | None = None) -> tuple[str, ...]:
     """The extra keys that an observation has to have for a policy with that encoder.
 
     Raises ``ValueError`` for an unknown one.
     """
     if check_encoder(encoder) == NO_ENCODER:
         return ()
-    return tuple(key for name in ENCODERS[encoder].needs for key in OBSERVED[name])
+    options = getattr(ContextConfig() if context is None else context, encoder)
+    return tuple(key for name in ENCODERS[encoder].needs_with(options) for key in OBSERVED[name])
 
 
 class Look(NamedTuple):

@@ -9,11 +9,12 @@ from episodes import RAGGED, generator, random_batch, replayed
 from torch import nn
 
 import htm_env  # noqa: F401  # registers the ids
-from agents import judgement
+from agents import judgement, make_ppo
 from agents.configuration import config_from_dict
 from agents.context_policy import ContextPolicy
-from agents.encoders import Context, ContextEncoder
+from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk
+from agents.encoders.glom import GlomConfig, GlomEncoder, GlomEncoderConfig
 from agents.judgement import judge
 from agents.policy import make_scorer
 from agents.reinforce import Reinforce, ReinforceConfig
@@ -42,9 +43,17 @@ class Running(ContextEncoder):
         return Context(state, masked_mean(state, active), state)
 
 
-def carrying_policy(embedding_dim: int = 5, seed: int = 0) -> ContextPolicy:
+def glom() -> GlomEncoder:
+    columns = GlomConfig(levels=2, level_width=8, iterations=3)
+    return GlomEncoder(WIDTH, GlomEncoderConfig(columns, continued_iterations=2), 3)
+
+
+every_kind = pytest.mark.parametrize("encoder", [Running, glom])
+
+
+def carrying_policy(encoder, embedding_dim: int = 5, seed: int = 0) -> ContextPolicy:
     scorer = make_scorer("pointer", embedding_dim + 2 * WIDTH, 12)
-    policy = ContextPolicy(embedding_dim, Running(), scorer, WIDTH)
+    policy = ContextPolicy(embedding_dim, encoder(), scorer, WIDTH)
     drawn = generator(seed)
     with torch.no_grad():
         for weight in policy.parameters():
@@ -74,9 +83,10 @@ def gradient(policy) -> list[torch.Tensor]:
     return [p.grad.clone() for p in policy.parameters() if p.grad is not None]
 
 
+@every_kind
 @pytest.mark.parametrize("partial", [False, True])
-def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, partial):
-    policy, batch = carrying_policy(), random_batch(RAGGED, slots=7)
+def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, encoder, partial):
+    policy, batch = carrying_policy(encoder), random_batch(RAGGED, slots=7)
     limit = torch.tensor([3, 1, 2, 0, 2, 4]) if partial else None
     made = rollout(autoencoder, policy, batch, generator(1), num_merges=limit)
     log_probs, values = by_slots(autoencoder, policy, batch, made.merges)
@@ -92,9 +102,10 @@ def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, partial):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-5)
 
 
-def test_what_was_before_matters(autoencoder):
+@every_kind
+def test_what_was_before_matters(autoencoder, encoder):
     """The same forest, reached by two sequences, is looked at differently."""
-    policy, batch = carrying_policy(), random_batch([5])
+    policy, batch = carrying_policy(encoder), random_batch([5])
     one = torch.tensor([[[0, 1], [2, 3], [5, 6], [7, 4]]])
     other = torch.tensor([[[2, 3], [0, 1], [6, 5], [7, 4]]])  # the same trees after two merges
     last = [
@@ -104,12 +115,13 @@ def test_what_was_before_matters(autoencoder):
     assert abs(float((last[0] - last[1]).detach())) > 1e-4
 
 
-def test_acting_hands_the_state_on(autoencoder):
+@every_kind
+def test_acting_hands_the_state_on(autoencoder, encoder):
     config = config_from_dict(
         ReinforceConfig, {"encoder": "attention", "autoencoder": {"hidden_dim": 8}}
     )
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": [2, 3]}, embedding_dim=5)
-    learner.policy = carrying_policy()
+    learner.policy = carrying_policy(encoder)
     make = {"heights": [2, 3], "autoencoder": learner.autoencoder, "split": "test"}
     dataset = learner.task.dataset("test")
     planned = learner.plan(dataset.fixed(4), generator(), greedy=True)
@@ -137,4 +149,13 @@ def test_acting_hands_the_state_on(autoencoder):
 
 def test_memory_may_be_saved_all_the_same(autoencoder, monkeypatch):
     monkeypatch.setattr(judgement, "TOKENS_AT_A_TIME", 1)
-    test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, False)
+    test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, Running, False)
+
+
+def test_ppo_refuses_it():
+    context = ContextConfig(width=8, glom=GlomEncoderConfig(continued_iterations=2))
+    with pytest.raises(ValueError, match="carries a state from merge to merge; PPO expects"):
+        make_ppo("HTM-Trees-v0", n_envs=2, policy_kwargs={"encoder": "glom", "context": context})
+    context = ContextConfig(width=8, glom=GlomEncoderConfig(denoising_weight=1.0))
+    with pytest.raises(ValueError, match="has losses of its own; PPO expects"):
+        make_ppo("HTM-Trees-v0", n_envs=2, policy_kwargs={"encoder": "glom", "context": context})

@@ -13,6 +13,7 @@ from htm_env.networks import seeded_initialisation
 SMALL = GlomConfig(levels=2, level_width=8)
 CONFIGS = {
     "default": GlomEncoderConfig(glom=SMALL),
+    "continued": GlomEncoderConfig(glom=SMALL, continued_iterations=2),
     "radius": GlomEncoderConfig(glom=GlomConfig(levels=2, level_width=8, radius=1.0)),
     "losses": GlomEncoderConfig(glom=SMALL, denoising_weight=1.0, contrastive_weight=0.5),
 }
@@ -73,7 +74,8 @@ def test_gradients_reach_every_parameter(name):
 
 
 def test_it_continues_from_its_state_with_fewer_iterations():
-    encoder, (tokens, active, _) = make(CONFIGS["default"]), population()
+    encoder, (tokens, active, _) = make(CONFIGS["continued"]), population()
+    assert encoder.carries and not make(CONFIGS["default"]).carries
     context = encoder(tokens, active)
     assert torch.equal(context.state, encoder.glom(tokens, active, iterations=6))
     merged = merged_state(context.state, torch.tensor([0, 1, -1, -1]), torch.tensor([1, 2, -1, -1]))

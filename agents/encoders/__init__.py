@@ -5,6 +5,7 @@ from __future__ import annotations
 from agents.encoders.attention import AttentionEncoder
 from agents.encoders.base import Context, ContextEncoder, Spans
 from agents.encoders.config import ContextConfig
+from agents.encoders.glom import GlomEncoder
 from agents.encoders.hierarchical import HierarchicalEncoder
 from agents.encoders.reduction import SpanEncoder
 
@@ -23,6 +24,7 @@ NO_ENCODER = "none"
 """The name of a policy that scores every pair by itself."""
 ENCODERS: dict[str, type[ContextEncoder]] = {
     "attention": AttentionEncoder,
+    "glom": GlomEncoder,
     "hierarchical": HierarchicalEncoder,
     "spans": SpanEncoder,
 }

@@ -43,15 +43,25 @@ class Context(NamedTuple):
 class ContextEncoder(nn.Module):
     """Gives the tokens of a population context; ``W`` is the width of what it takes and gives."""
 
-    needs: ClassVar[tuple[str, ...]] = ()
+    needs: tuple[str, ...] = ()
     """Which of ``centroids``, ``order`` and ``spans`` its forward pass asks for."""
     ordered: ClassVar[bool] = False
     """True <--> the result depends on ``order``, so that it is no function of a set."""
+
+    @classmethod
+    def needs_with(cls, config: Any) -> tuple[str, ...]:
+        """What :attr:`needs` is of an encoder with these options."""
+        return cls.needs
 
     @property
     def carries(self) -> bool:
         """True <--> policies go on from one merge's ``state`` to the next; it is then a tensor
         ``(B, P, ...)``, a slot's part its own."""
+        return False
+
+    @property
+    def has_losses(self) -> bool:
+        """True <--> its contexts come with losses of its own, which the learner has to add."""
         return False
 
     def merged_state(self, first: Tensor, second: Tensor) -> Tensor:

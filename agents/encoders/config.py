@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from agents.configuration import check_bounds
 from agents.encoders.attention import AttentionConfig
+from agents.encoders.glom import GlomEncoderConfig
 from agents.encoders.hierarchical import HierarchicalConfig
 from agents.encoders.reduction import SpanConfig
 
@@ -18,6 +19,7 @@ class ContextConfig:
     width: int = 64
     """Numbers that a token has inside the encoder; embeddings are lifted to it first."""
     attention: AttentionConfig = field(default_factory=AttentionConfig)
+    glom: GlomEncoderConfig = field(default_factory=GlomEncoderConfig)
     hierarchical: HierarchicalConfig = field(default_factory=HierarchicalConfig)
     spans: SpanConfig = field(default_factory=SpanConfig)
 

@@ -61,7 +61,7 @@ class PPOLearner(PolicyLearner):
             config.n_envs,
             autoencoder=self.autoencoder,
             reward=self.reward,
-            observe=observed_by(config.encoder),
+            observe=observed_by(config.encoder, config.context),
             device=self.task.device,
             **self.task.env_kwargs,
         )

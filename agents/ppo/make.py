@@ -62,9 +62,9 @@ def make_ppo(
     not take.
     """
     env_kwargs = dict(env_kwargs or {})
-    shown = tuple(env_kwargs.pop("observe", ()))
-    env_kwargs["observe"] = tuple(dict.fromkeys(shown + observed_by(encoder)))
     policy_kwargs = {"encoder": encoder, **ppo_kwargs.pop("policy_kwargs", {})}
+    needed = observed_by(policy_kwargs["encoder"], policy_kwargs.get("context"))
+    env_kwargs["observe"] = tuple(dict.fromkeys((*env_kwargs.get("observe", ()), *needed)))
     env = VecMonitor(HTMVecEnv(env_id, n_envs, **env_kwargs))
     slots = env.observation_space["active"].shape[0]  # type: ignore[index]
     defaults = PPOConfig()

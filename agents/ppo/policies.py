@@ -19,7 +19,7 @@ from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
 from agents.context_policy import make_policy, observed_by
-from agents.encoders import NO_ENCODER, ContextConfig
+from agents.encoders import NO_ENCODER, ContextConfig, ContextEncoder
 from agents.policy import MergePolicy
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.sharing import shared_forward
@@ -43,7 +43,8 @@ class _MergeNetwork(BasePolicy):
             (:func:`agents.context_policy.observed_by`).
         optimizer_class, optimizer_kwargs: as in Stable-Baselines3.
 
-    Raises ``ValueError`` for other spaces or an unknown scorer.
+    Raises ``ValueError`` for other spaces, an unknown scorer or encoder, and for an encoder that
+    carries a state or has losses of its own.
     """
 
     network_arguments: dict[str, Any]
@@ -61,7 +62,7 @@ class _MergeNetwork(BasePolicy):
         optimizer_kwargs: dict[str, Any] | None = None,
         **form: Any,
     ) -> None:
-        self.keys = KEYS + observed_by(encoder)
+        self.keys = KEYS + observed_by(encoder, context)
         _check_spaces(observation_space, action_space, self.keys)
         self.network_arguments = {
             "scorer": scorer,
@@ -87,6 +88,7 @@ class _MergeNetwork(BasePolicy):
             coordinates=coordinates,
             **self.network_arguments,
         )
+        _check_encoder(self.network)
         self.action_dist = MergeDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -155,6 +157,14 @@ def network_of(policy: BasePolicy) -> MergePolicy:
     if not isinstance(policy, _MergeNetwork):
         raise ValueError(f"the policy is a {type(policy).__name__}; expected one of this project")
     return policy.network
+
+
+def _check_encoder(network: MergePolicy) -> None:
+    """PPO looks at every observation by itself, and its loss is its own."""
+    encoder = getattr(network, "encoder", None)
+    if isinstance(encoder, ContextEncoder) and (encoder.carries or encoder.has_losses):
+        what = "carries a state from merge to merge" if encoder.carries else "has losses of its own"
+        raise ValueError(f"the encoder {what}; PPO expects one that does neither")
 
 
 def _check_spaces(

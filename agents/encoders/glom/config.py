@@ -45,8 +45,9 @@ class GlomEncoderConfig:
 
     glom: GlomConfig = field(default_factory=GlomConfig)
     """Its columns."""
-    continued_iterations: int = 2
-    """Iterations after a merge, from the columns that were there before it."""
+    continued_iterations: int = 0
+    """Iterations after a merge, from the columns that were there before it; 0: every population
+    starts from fresh columns, so that what is chosen depends on nothing but what is observed."""
     denoising_weight: float = 0.0
     """Of restoring hidden tokens, beside the policy's own loss."""
     hidden_tokens: float = 0.2
@@ -58,7 +59,7 @@ class GlomEncoderConfig:
 
     def __post_init__(self) -> None:
         check_bounds(
-            self, continued_iterations=(1, math.inf), denoising_weight=(0, math.inf),
+            self, continued_iterations=(0, math.inf), denoising_weight=(0, math.inf),
             hidden_tokens=(0, 1), contrastive_weight=(0, math.inf), temperature=(1e-6, math.inf),
         )  # fmt: skip
 

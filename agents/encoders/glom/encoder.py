@@ -24,15 +24,14 @@ class GlomEncoder(ContextEncoder):
     of all columns together: attention by similarity cannot hear what is unlike everything else, a
     mean can.
 
-    The ``state`` is the columns (B, P, L, d). After a merge it should go through
-    :func:`agents.encoders.glom.merged_state`, and iteration continues from there.
+    The ``state`` is the columns (B, P, L, d). With ``continued_iterations`` policies go on from it
+    after a merge: the parent starts from the mean of its children's columns.
     """
 
     def __init__(self, width: int, config: GlomEncoderConfig, coordinates: int) -> None:
         """``coordinates``, those of the data, matter to nothing here."""
         super().__init__()
-        if config.glom.radius is not None:
-            self.needs = ("centroids",)  # type: ignore[misc]  # this one does
+        self.needs = self.needs_with(config)
         self.config = config
         self.glom = Glom(width, config.glom)
         levels, size = config.glom.levels, config.glom.level_width
@@ -43,10 +42,22 @@ class GlomEncoder(ContextEncoder):
         if config.denoising_weight:
             self.hidden_token = nn.Parameter(torch.randn(width))
             self.restore = nn.Linear(levels * size, width)
-        if config.denoising_weight or config.contrastive_weight:
+        if self.has_losses:
             self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
             self.draws: Tensor
             """Seeds drawn so far, saved with the weights so that a resumed run draws the next."""
+
+    @classmethod
+    def needs_with(cls, config: GlomEncoderConfig) -> tuple[str, ...]:
+        return () if config.glom.radius is None else ("centroids",)
+
+    @property
+    def carries(self) -> bool:
+        return self.config.continued_iterations > 0
+
+    @property
+    def has_losses(self) -> bool:
+        return bool(self.config.denoising_weight or self.config.contrastive_weight)
 
     def forward(
         self,
@@ -59,14 +70,16 @@ class GlomEncoder(ContextEncoder):
         state: Any = None,
     ) -> Context:
         config = self.config
-        iterations = config.glom.iterations if state is None else config.continued_iterations
+        iterations = config.glom.iterations
+        if state is not None and config.continued_iterations:
+            iterations = config.continued_iterations
         columns = self.glom(tokens, active, centroids, iterations, state)
         read = without_junk(self.read_out(columns.flatten(2)), active)
         # A network before the mean as well as after the columns: what one token in many says has
         # to survive among the others.
         summary = masked_mean(self.summarise(columns[:, :, -1]), active)
         losses: dict[str, Tensor] = {}
-        if torch.is_grad_enabled() and (config.denoising_weight or config.contrastive_weight):
+        if torch.is_grad_enabled() and self.has_losses:
             losses = self._losses(without_junk(tokens, active), active, centroids)
         return Context(read, summary, columns, losses)
 
