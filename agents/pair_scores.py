@@ -144,7 +144,7 @@ def node_states(states: Tensor, here: Int64[Tensor, "B W"]) -> Tensor:
 
 
 def population_observation(
-    policy: MergePolicy,
+    policy: ContextPolicy,
     here: Int64[Tensor, "B W"],
     nodes: Float[Tensor, "B N D"],
     counts: Int64[Tensor, "B N"],
@@ -160,7 +160,7 @@ def population_observation(
         "active": active,
         "leaf_counts": counts[rows, node] * active,
     }
-    if sets is not None and policy.observes:
+    if sets is not None:
         members = sets[rows, node] & active[..., None]
         observation |= observed_extras(Standing(leaves, present, members), policy.observes)
     return observation

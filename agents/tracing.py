@@ -9,12 +9,12 @@ import torch
 
 from agents.evaluation import EVALUATION_SEED
 from agents.learner import Learner
-from agents.pair_scores import population_observation
+from agents.pair_scores import pair_scores
 from agents.policy_learner import PolicyLearner
+from agents.positions import Positions
 from agents.rollout import Rollout, follow
 from htm_env.datasets import Dataset
 from htm_env.datasets.random_keys import KEY_LIMIT
-from htm_env.forest import leaf_sets
 from htm_env.merge_tree import MergeTree
 from htm_env.metrics import nmse_per_sample
 from htm_env.trace import Considered, Trace
@@ -81,23 +81,17 @@ def _considered(
     learner: PolicyLearner, batch: TokenBatch, episode: Rollout
 ) -> tuple[Considered, ...]:
     """The policy's probabilities of all ordered pairs before every merge."""
-    here = episode.active[0][episode.steps[0]]
-    episodes = torch.zeros(len(here), dtype=torch.long, device=here.device)
-    scores, _ = learner.policy.state_scores(
-        population_observation(
-            learner.policy,
-            here,
-            episode.nodes[episodes],
-            episode.leaf_counts[episodes],
-            leaf_sets(episode.merges, batch.num_tokens)[episodes],
-            learner.autoencoder.standardise(batch.tokens)[episodes],
-            batch.present[episodes],
-        )
+    scores = pair_scores(
+        learner.policy, learner.autoencoder, batch, episode.nodes, episode.leaf_counts
     )
+    positions = Positions(batch.present, episode.steps.sum(1))
     steps = []
-    for active, table in zip(here, scores.double(), strict=True):
-        nodes, place = active[active >= 0].sort()
-        own = table[place[:, None], place].clone().fill_diagonal_(-torch.inf)
+    for step in positions.steps():
+        table = scores.at(step, positions)[0].double()
+        nodes, place = positions.here[0, : step.width].sort()
+        own = table[place[:, None], place].fill_diagonal_(-torch.inf)
         probabilities = own.flatten().softmax(0).view_as(own)
         steps.append(Considered(nodes.cpu().numpy().astype(np.int64), probabilities.cpu().numpy()))
+        children, parent = positions.merge(step, *positions.find(step, episode.merges))
+        scores.after(step, children, parent)
     return tuple(steps)

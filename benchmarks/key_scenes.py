@@ -120,10 +120,11 @@ def reinforced(encoder: str, seed: int, merges: int, split: str = "test") -> dic
 
 
 def summary(encoder: str, results: list[dict[str, Any]]) -> dict[str, Any]:
-    """One row: the median over seeds, and the worst seed's accuracy."""
+    """One row: the median over seeds, and the accuracy of the worst seed and of the best."""
     row = {name: statistics.median(one[name] for one in results) for name in results[0]}
-    worst = min(one["first merges right"] for one in results)
-    return {"encoder": encoder, "seeds": len(results), "worst seed": worst, **row}
+    right = [one["first merges right"] for one in results]
+    spread = {"worst seed": min(right), "best seed": max(right)}
+    return {"encoder": encoder, "seeds": len(results), **spread, **row}
 
 
 def main() -> None:

@@ -8,16 +8,17 @@ import pytest
 import torch
 
 import htm_env
-from agents import Reinforce
+from agents import Reinforce, ReinforceConfig
 from agents.algorithms import algorithm
 from agents.tracing import traces, traces_of
 
 DATA = {"heights": [2, 3]}
 
 
-@pytest.fixture(scope="module")
-def learner():
-    return Reinforce("HTM-Trees-v0", env_kwargs=DATA, embedding_dim=6)
+@pytest.fixture(scope="module", params=["none", "spans"])
+def learner(request):
+    config = ReinforceConfig(encoder=request.param)
+    return Reinforce("HTM-Trees-v0", config, env_kwargs=DATA, embedding_dim=6)
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +28,10 @@ def made(learner):
 
 def played(learner, key, trace):
     """The observations and rewards of the same merges in the environment."""
-    env = gymnasium.make("HTM-Trees-v0", split="test", autoencoder=learner.autoencoder, **DATA)
+    env = gymnasium.make(
+        "HTM-Trees-v0", split="test", autoencoder=learner.autoencoder,
+        observe=learner.policy.observes, **DATA,
+    )  # fmt: skip
     observation, info = env.reset(options={"key": key})
     assert trace.errors[0] == pytest.approx(info["error"], rel=1e-4)
     slot_of = dict(enumerate(range(trace.tree.num_leaves)))
