@@ -22,7 +22,7 @@ class GlomConfig:
     """From fresh columns; about twice the levels lets news go up and down once."""
     attention: bool = True
     """False <--> columns do not hear one another, and a token's are a function of itself alone."""
-    sharpness: float = 1.0
+    sharpness: float = 4.0
     """Tau in the attention, softmax(tau X X^T) X; squared lengths of X measured 1 to 3."""
     agreement_decay: float = 0.0
     """What agreement one level further up counts in a level's attention, lambda; 0: nothing."""
