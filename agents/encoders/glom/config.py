@@ -43,8 +43,8 @@ class GlomConfig:
 class GlomEncoderConfig:
     """A Glom in front of the pair scorer."""
 
-    glom: GlomConfig = field(default_factory=GlomConfig)
-    """Its columns."""
+    glom: GlomConfig = field(default_factory=lambda: GlomConfig(sharpness=1.0))
+    """Its columns; softer than islands want them, since a pair is to hear the others."""
     continued_iterations: int = 0
     """Iterations after a merge, from the columns that were there before it; 0: every population
     starts from fresh columns, so that what is chosen depends on nothing but what is observed."""
