@@ -20,8 +20,16 @@ from agents.encoders import (
 from agents.encoders.base import without_junk
 from agents.policy import MergePolicy, NodePolicy, bounded, make_scorer
 
-OBSERVED = {"centroids": ("centroids",), "order": ("order",), "spans": ("leaves", "owners")}
+OBSERVED = {
+    "centroids": ("centroids",),
+    "order": ("order",),
+    "leaf_order": ("leaf_order",),
+    "spans": ("leaves", "owners"),
+}
 """The keys of an observation that each thing that an encoder may need is made of."""
+
+ORDERS = ("order", "leaf_order")
+"""The keys of an observation that are an encoder's ``order``."""
 
 
 def observed_by(encoder: str, context: ContextConfig | None = None) -> tuple[str, ...]:
@@ -64,11 +72,17 @@ class ContextPolicy(MergePolicy):
         self.lift = nn.Linear(embedding_dim, width)
         self.encoder, self.scorer = encoder, scorer
 
-    def look(self, observation: dict[str, Tensor], state: Tensor | None = None) -> Look:
+    def look(
+        self,
+        observation: dict[str, Tensor],
+        state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Look:
         """Scores and values, from the beginning or from the ``state`` of the population before.
 
         After a merge the parent's part of the state is what
-        :meth:`agents.encoders.ContextEncoder.merged_state` makes of its children's.
+        :meth:`agents.encoders.ContextEncoder.merged_state` makes of its children's. With a
+        ``generator``, there are the encoder's own losses too.
         """
         active = observation["active"].bool()
         tokens = without_junk(observation["tokens"].float(), active)
@@ -79,9 +93,10 @@ class ContextPolicy(MergePolicy):
             self.lift(tokens),
             active,
             centroids=observation["centroids"].float() if "centroids" in self.observes else None,
-            order=observation["order"].long() if "order" in self.observes else None,
+            order=next((observation[key].long() for key in ORDERS if key in self.observes), None),
             spans=spans,
             state=state,
+            generator=generator,
         )
         summary = context.summary[:, None].expand_as(context.tokens)
         seen = torch.cat([tokens, context.tokens, summary], dim=-1)

@@ -16,7 +16,8 @@ from agents.configuration import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
 from agents.episode_rewards import episode_rewards
-from agents.judgement import Judgement, judge
+from agents.judgement import Judgement
+from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
 from agents.optimisation import NonFiniteGuard, ScheduledOptimizer
 from agents.policy_learner import PolicyConfig, PolicyLearner
@@ -140,7 +141,9 @@ class Reinforce(PolicyLearner):
         coefficient = self.entropy.coefficient(episodes, progress)
         target = self.entropy.target(progress)
         self.optimizer.zero()
-        losses = judgement.learn(episodes, advantages, coefficient, config.entropy.ordered)
+        losses = judgement.learn(
+            episodes, advantages, coefficient, config.entropy.ordered, self.generator
+        )
         if self.baseline.learns_values:
             losses["value"] = value_loss(values, returns.values, episodes.steps)
             losses["value"].backward()
@@ -162,7 +165,7 @@ class Reinforce(PolicyLearner):
         self.optimizer.zero()
         seen = judgement.judged(ordered)
         ones = torch.ones_like(seen.log_prob)
-        losses = judgement.learn(seen, ones * seen.steps, ones[:, :1] * 0, ordered)
+        losses = judgement.learn(seen, ones * seen.steps, ones[:, :1] * 0, ordered, self.generator)
         losses["cloning"] = losses.pop("policy")
         del losses["entropy"]  # nothing is paid for it here
         scalars = self._step_policy(losses, progress)

@@ -165,7 +165,9 @@ class ReplayReinforce(Reinforce):
         advantages = self._scaled(corrected.advantages, episodes.steps)
         weighted = corrected.weights * advantages * importance[:, None]
         nothing = torch.zeros_like(rewards[:, :1])
-        losses = judgement.learn(episodes, weighted, nothing, self.config.entropy.ordered)
+        losses = judgement.learn(
+            episodes, weighted, nothing, self.config.entropy.ordered, self.generator
+        )
         del losses["entropy"]  # nothing is paid for it here
         losses["value"] = value_loss(values, corrected.targets, episodes.steps, importance)
         losses["value"].backward()
@@ -190,8 +192,9 @@ class ReplayReinforce(Reinforce):
         losses = {
             "policy": -(importance * weights * advantages * target).mean(),
             "value": (importance * (start - gone).square()).mean(),
+            **judgement.encoder_losses(self.generator),
         }
-        (losses["policy"] + losses["value"]).backward()
+        torch.stack(list(losses.values())).sum().backward()
         clipped = (log_weights.exp() > self.config.rho_bar).float().mean().item()
         return losses, log_weights, advantages.abs(), clipped
 

@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.judgement import Judgement, NodeJudgement, judge
+from agents.judgement import Judgement, NodeJudgement
+from agents.judging import judge
 from agents.policy import MergePolicy
 from agents.probabilities import exact_tree_log_probs
 from agents.rollout import Rollout, follow

@@ -14,7 +14,7 @@ import torch
 
 from agents.context_policy import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
-from agents.judgement import judge
+from agents.judging import judge
 from agents.policy import MergePolicy
 from agents.rollout import Rollout, rollout
 from benchmarks.table import report

@@ -34,8 +34,8 @@ LENGTH, BATCH, BYTES = 128, 8, 256
 HIERARCHIES = HierarchicalTransformerConfig(
     hierarchies=(
         HierarchyConfig(window=0),
-        HierarchyConfig(rate=2, window=0, expansion=1),
-        HierarchyConfig(rate=8, stride=8, expansion=4),
+        HierarchyConfig(rate=2, window=0, expansion=1.0),
+        HierarchyConfig(rate=8, stride=8, expansion=4.0),
     )
 )
 """Pairs at every token; attention, and most parameters, where the sequence is an eighth as long."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from htm_env.forest import (
+    Forest,
     active_nodes,
     check_merges,
     check_present,
@@ -168,16 +170,29 @@ class HTMAutoencoder(nn.Module):
         present: Bool[Tensor, "B P"],
         policy: Policy,
         generator: torch.Generator | None = None,
+        observe: Sequence[str] = (),
     ) -> Float[Tensor, "B P T"]:
         """Merge with a policy until one root is left, and decode it again.
 
-        Raises ``ValueError`` for an action that is not legal where a sample has merges to make, and
-        where a sample's tokens leave a gap in its slots.
+        ``observe`` names what the policy reads beside tokens, mask and leaf counts, as for the
+        environment. Raises ``ValueError`` for an unknown key, an action that is not legal where a
+        sample has merges to make, and where a sample's tokens leave a gap in its slots.
         """
         self._check_tokens(tokens)
         check_present(present)
-        lifted = self.lifter(self.standardise(tokens)) * present[..., None]
-        forest = merge_with(policy, lifted, present, self.merger, generator)
+        standardised = self.standardise(tokens)
+        lifted = self.lifter(standardised) * present[..., None]
+        extras = None
+        if observe:
+            # Built on this module, so imported when it is asked for.
+            from htm_env.observation import Standing, check_extras, observed_extras
+
+            keys = check_extras(observe)
+
+            def extras(forest: Forest) -> dict[str, Tensor]:
+                return observed_extras(Standing.of(standardised, present, forest), keys)
+
+        forest = merge_with(policy, lifted, present, self.merger, generator, extras)
         return self.decode(
             self.encode(tokens, present, forest.merges).population, forest.merges, present
         )

@@ -50,6 +50,7 @@ class HTMEnv(gym.Env):
     | `leaf_counts` | `(P,)` int32 | how many of the sample's tokens stand under each slot |
     | `centroids` | `(P, T)` float32 | `observe=("centroids",)`: mean standardised coordinates |
     | `order` | `(P,)` int32 | `observe=("order",)`: rank along a space-filling curve, or -1 |
+    | `leaf_order` | `(P,)` int32 | `observe=("leaf_order",)`: rank by the leftmost leaf, or -1 |
     | `leaves` | `(P, T)` float32 | `observe=("leaves",)`: standardised coordinates of the tokens |
     | `owners` | `(P,)` int32 | `observe=("owners",)`: the slot each token stands under, or -1 |
 

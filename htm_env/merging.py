@@ -21,8 +21,11 @@ def merge_with(
     present: Bool[Tensor, "B P"],
     merger: Callable[[Tensor], Tensor],
     generator: torch.Generator | None = None,
+    extras: Callable[[Forest], dict[str, Tensor]] | None = None,
 ) -> Forest:
     """The forest that a policy makes of lifted tokens: the merges only, until one root is left.
+
+    ``extras`` gives what the policy observes beside tokens, mask and leaf counts.
 
     Raises ``ValueError`` for an action that is not legal where a sample has merges to make.
     """
@@ -31,6 +34,8 @@ def merge_with(
     rows = torch.arange(len(lifted), device=lifted.device)
     while (running := forest.num_active > 1).any():
         observation = {"tokens": population, "active": forest.active, "leaf_counts": counts}
+        if extras is not None:
+            observation |= extras(forest)
         actions = policy(observation, generator).long()
         inside = (actions >= 0) & (actions < slots * (slots - 1))
         first, second = action_to_pair(actions.masked_fill(~(running & inside), 0), slots)

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import leaf_sets
+from htm_env.forest import Forest, leaf_sets
 from htm_env.population import Population
 from htm_env.types import NONE
 
@@ -31,13 +31,14 @@ class Standing(NamedTuple):
     """True <--> the token stands under the node in the slot; all False in empty slots."""
 
     @classmethod
-    def of(cls, autoencoder: HTMAutoencoder, population: Population) -> Standing:
-        """Where the tokens of a population stand."""
-        batch, forest = population.batch, population.forest
+    def of(
+        cls, standardised: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"], forest: Forest
+    ) -> Standing:
+        """Where the tokens of a forest stand."""
         sets = leaf_sets(forest.merges, forest.num_leaves)  # (B, N, P)
         rows = torch.arange(len(sets), device=sets.device)[:, None]
         members = sets[rows, forest.slots.clamp(min=0)] & forest.active[..., None]
-        return cls(autoencoder.standardise(batch.tokens), batch.present, members)
+        return cls(standardised, present, members)
 
 
 def leaves(standing: Standing) -> Float[Tensor, "B K T"]:
@@ -74,9 +75,19 @@ def curve_order(standing: Standing) -> Int64[Tensor, "B P"]:
     return rank.masked_fill(~active, NONE)
 
 
+def leaf_order(standing: Standing) -> Int64[Tensor, "B P"]:
+    """The rank of each slot by its leftmost leaf, as a drawing of the forest would have it: the
+    trees stand in the order of their first tokens. -1 in empty slots."""
+    slots = standing.members.shape[2]
+    active = standing.members.any(2)
+    first = standing.members.int().argmax(dim=2).masked_fill(~active, slots)
+    return first.argsort(dim=1, stable=True).argsort(dim=1).masked_fill(~active, NONE)
+
+
 EXTRAS: dict[str, Callable[[Standing], Tensor]] = {
     "centroids": centroids,
     "order": curve_order,
+    "leaf_order": leaf_order,
     "leaves": leaves,
     "owners": owners,
 }
@@ -99,6 +110,7 @@ def observation_space(
     extra: dict[str, spaces.Space[Any]] = {
         "centroids": spaces.Box(-BOUND, BOUND, (num_slots, token_dim), np.float32),
         "order": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
+        "leaf_order": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
         "leaves": spaces.Box(-BOUND, BOUND, (num_slots, token_dim), np.float32),
         "owners": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
     }
@@ -116,13 +128,17 @@ def observe_population(
     autoencoder: HTMAutoencoder, population: Population, observe: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
     """The observations: ``tokens`` (B, P, D), ``active`` (B, P), ``leaf_counts`` (B, P), extras."""
-    standing = Standing.of(autoencoder, population) if observe else None
-    return {
+    observation = {
         "tokens": population.embeddings.clamp(-BOUND, BOUND),
         "active": population.forest.active.to(torch.int8),
         "leaf_counts": population.leaf_counts.to(torch.int32),
-        **({} if standing is None else observed_extras(standing, observe)),
     }
+    if observe:
+        batch = population.batch
+        standardised = autoencoder.standardise(batch.tokens)
+        standing = Standing.of(standardised, batch.present, population.forest)
+        observation |= observed_extras(standing, observe)
+    return observation
 
 
 def observed_extras(standing: Standing, observe: Sequence[str]) -> dict[str, Tensor]:

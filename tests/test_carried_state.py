@@ -9,13 +9,13 @@ from episodes import RAGGED, generator, random_batch, replayed
 from torch import nn
 
 import htm_env  # noqa: F401  # registers the ids
-from agents import judgement, make_ppo
+from agents import context_judgement, make_ppo
 from agents.configuration import config_from_dict
 from agents.context_policy import ContextPolicy
 from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk
 from agents.encoders.glom import GlomConfig, GlomEncoder, GlomEncoderConfig
-from agents.judgement import judge
+from agents.judging import judge
 from agents.policy import make_scorer
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import follow, rollout
@@ -35,7 +35,7 @@ class Running(ContextEncoder):
         super().__init__()
         self.mix = nn.Linear(3 * WIDTH, WIDTH)
 
-    def forward(self, tokens, active, *, centroids=None, order=None, spans=None, state=None):
+    def forward(self, tokens, active, *, state=None, **unused):
         tokens = without_junk(tokens, active)
         state = torch.ones_like(tokens) if state is None else state
         around = masked_mean(state, active)[:, None].expand_as(state)
@@ -148,7 +148,7 @@ def test_acting_hands_the_state_on(autoencoder, encoder):
 
 
 def test_memory_may_be_saved_all_the_same(autoencoder, monkeypatch):
-    monkeypatch.setattr(judgement, "TOKENS_AT_A_TIME", 1)
+    monkeypatch.setattr(context_judgement, "TOKENS_AT_A_TIME", 1)
     test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, Running, False)
 
 

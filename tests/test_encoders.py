@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import htm_env  # noqa: F401  # registers the ids
+from agents import context_judgement
 from agents.algorithms import algorithm
 from agents.checkpoint import load_state, save_state
 from agents.configuration import config_from_dict
 from agents.context_policy import ContextPolicy, make_policy, observed_by
 from agents.encoders import ENCODERS, ContextConfig, ContextEncoder, Spans, make_encoder
 from agents.encoders.base import masked_mean
+from agents.encoders.hierarchical import HierarchicalConfig
+from agents.judging import judge
+from agents.rollout import follow
 from htm_env.networks import seeded_initialisation
 
 WIDTH, COORDINATES, SLOTS = 16, 3, 7
@@ -281,6 +285,82 @@ def test_acting_in_the_environment_is_what_was_planned(name):
         blind = gym.make("HTM-Trees-v0", autoencoder=learner.autoencoder)
         with pytest.raises(ValueError, match="make the environment with observe="):
             learner.predict(blind.reset(seed=0)[0])
+
+
+LOSSES = {"width": 16, "glom": {"denoising_weight": 1.0, "contrastive_weight": 1.0}}
+
+
+@pytest.mark.parametrize(
+    ("algo", "more"),
+    [("reinforce", {}), ("replay", {"correction": "tree"}), ("replay", {"correction": "vtrace"})],
+    ids=["reinforce", "replay by tree", "replay by v-trace"],
+)
+def test_an_encoders_own_losses_are_learned_from(algo, more):
+    learner = learner_of(algo, "glom", context=LOSSES, **more)
+    for progress in (0.0, 0.6, 0.7, 0.8):  # a clone, and what the algorithm does
+        scalars = learner.update(progress)
+        assert scalars["loss/denoising"] > 0 and scalars["loss/contrastive"] > 0
+    assert learner.policy.encoder.hidden_token.grad.any()
+
+
+@pytest.mark.parametrize("carried", [0, 2])
+def test_an_encoders_own_losses_are_of_one_population_a_sample(monkeypatch, carried):
+    """The same gradient however many populations are looked at at a time; two trees of a sample
+    are one scene, and the seed of the generator decides what is hidden."""
+    context = {"width": 16, "glom": LOSSES["glom"] | {"continued_iterations": carried}}
+    learner = learner_of("reinforce", "glom", context=context)
+    batch = learner.task.dataset("train").fixed(6)
+    twice = batch.rows(torch.arange(6).repeat_interleave(2))
+    merges = learner.plan(twice, generator(), greedy=False)
+    episodes = follow(learner.autoencoder, twice, merges)
+    gradients = []
+    for at_a_time, seed in ((10**9, 0), (1, 0), (1, 1)):
+        monkeypatch.setattr(context_judgement, "TOKENS_AT_A_TIME", at_a_time)
+        learner.policy.zero_grad()
+        judgement = judge(learner.policy, learner.autoencoder, twice, episodes)
+        seen = judgement.judged(False)
+        judgement.learn(seen, 0 * seen.log_prob, 0 * seen.log_prob[:, :1], False, generator(seed))
+        gradients.append([p.grad.clone() for p in learner.policy.encoder.parameters()])
+    for one, other in zip(*gradients[:2], strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
+    pairs = zip(*gradients[1:], strict=True)
+    assert any(not torch.allclose(one, other) for one, other in pairs)
+    scenes = []
+    look = learner.policy.look
+    monkeypatch.setattr(
+        learner.policy, "look", lambda seen, **rest: scenes.append(seen) or look(seen, **rest)
+    )
+    judgement.encoder_losses(generator())
+    assert len(scenes[0]["tokens"]) == 6
+    assert judgement.encoder_losses(None) == {}
+
+
+@ALL
+def test_reconstruct_shows_what_the_policy_reads(name):
+    learner = learner_of("reinforce", name)
+    batch = learner.task.dataset("test").fixed(5)
+
+    def policy(observation, generator):
+        return torch.as_tensor(learner.predict(observation, deterministic=True)[0])
+
+    found = learner.autoencoder.reconstruct(
+        batch.tokens, batch.present, policy, observe=learner.policy.observes
+    )
+    merges = learner.plan(batch, generator(), greedy=True)
+    roots = learner.autoencoder.encode(batch.tokens, batch.present, merges).roots
+    expected = learner.autoencoder.decode(roots, merges, batch.present)
+    torch.testing.assert_close(found, expected.detach(), rtol=1e-4, atol=1e-4)
+
+
+def test_hierarchies_may_follow_the_leaves():
+    context = {"width": 16, "hierarchical": {"order": "leaves"}}
+    learner = learner_of("reinforce", "hierarchical", context=context)
+    assert learner.policy.observes == ("leaf_order",)
+    learner.update(0.9)
+    ppo = learner_of("ppo", "hierarchical", context=context)
+    assert "leaf_order" in ppo.env.observation_space.spaces
+    with pytest.raises(ValueError, match="unknown order 'random'; choose from"):
+        HierarchicalConfig(order="random")
 
 
 def test_every_algorithm_with_a_policy_network_can_have_one():

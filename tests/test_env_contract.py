@@ -427,7 +427,7 @@ def test_one_step_rewards_are_never_positive(make):
         ({"split": "dev"}, ["train", "validation", "test"]),
         ({"invalid_action": "ignore"}, ["penalize", "raise"]),
         ({"observe": ("tokens",)}, ["centroids", "order"]),
-        ({"observe": "order"}, ["centroids", "leaves", "order", "owners"]),
+        ({"observe": "order"}, ["centroids", "leaf_order", "leaves", "order", "owners"]),
         ({"depth": 3}, ["heights", "angle_jitter"]),
     ],
 )
@@ -588,6 +588,14 @@ def test_the_order_of_what_ties_is_that_of_the_first_token():
     env = gym.make("HTM-v0", dataset=np.repeat(points, 10, axis=0), observe=("order",))
     assert env.reset(seed=0)[0]["order"].tolist() == [0, 1, 2, 3]
     assert env.step(pair_to_action(3, 0, 4))[0]["order"].tolist() == [-1, 1, 2, 0]
+
+
+def test_the_leaf_order_is_that_of_the_leftmost_leaves(make):
+    env = make("HTM-v0", observe=("leaf_order",))
+    assert env.reset(seed=0)[0]["leaf_order"].tolist() == [0, 1, 2, 3, 4]
+    env.step(pair_to_action(4, 1, 5))  # slot 4 now has tokens 1 and 4
+    observation = env.step(pair_to_action(2, 3, 5))[0]
+    assert observation["leaf_order"].tolist() == [0, -1, 2, -1, 1]
 
 
 def test_the_order_follows_the_z_curve():

@@ -100,3 +100,11 @@ def test_shift_back_takes_the_second_half_from_before():
 def test_shift_both_ways_takes_a_quarter_from_each_side():
     vectors = torch.tensor([[[1.0, 2.0, 3.0, 4.0], [5.0, 6.0, 7.0, 8.0]]])
     assert shift_both_ways(vectors).tolist() == [[[1, 2, 0, 8], [5, 6, 3, 0]]]
+
+
+def test_causal_attention_takes_no_absent_vectors():
+    query = torch.zeros(1, 1, 4, 2)
+    present = torch.ones(1, 4, dtype=torch.bool)
+    for attention in (full_attention, lambda *rest: local_attention(*rest[:3], 2, *rest[3:])):
+        with pytest.raises(ValueError, match="expected one of the two"):
+            attention(query, query, query, True, present)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from episodes import generator
 
+from agents.encoders import ENCODERS
 from agents.reinforce import Reinforce
 from benchmarks.key_scenes import (
     REINFORCE,
@@ -50,11 +51,14 @@ def test_an_observation_shows_tokens_that_stand_alone():
     assert seen["leaf_counts"].tolist() == 2 * [[1] * 9]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("encoder", "low", "high"), [("none", 0.4, 0.55), ("attention", 0.95, 1.0)]
+    ("encoder", "low", "high"),
+    [("none", 0.4, 0.55)] + [(name, 0.95, 1.0) for name in ENCODERS],
 )
 def test_first_merges_are_right_with_context_only(encoder, low, high):
-    found = supervised(encoder, seed=0, steps=100, batch_size=64, split="validation")
+    steps = 100 if encoder in ("none", "attention") else 200
+    found = supervised(encoder, seed=0, steps=steps, batch_size=64, split="validation")
     assert low <= found["first merges right"] <= high
 
 

@@ -19,10 +19,10 @@ from episodes import (
     replayed_log_probs,
 )
 
-from agents import judgement
+from agents import context_judgement
 from agents.baselines import LeaveOneOut, Returns
 from agents.fixed import all_merge_sequences
-from agents.judgement import judge
+from agents.judging import judge
 from agents.losses import (
     discounted_returns,
     distance_to_target,
@@ -187,7 +187,7 @@ def test_the_gradient_is_that_of_the_naive_loop(
     autoencoder, monkeypatch, network, partial, at_a_time
 ):
     """Whether populations are looked at all at once, or a few at a time and twice."""
-    monkeypatch.setattr(judgement, "TOKENS_AT_A_TIME", at_a_time)
+    monkeypatch.setattr(context_judgement, "TOKENS_AT_A_TIME", at_a_time)
     policy = random_policy(network)
     batch, made = episodes(autoencoder, policy, partial)
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count

@@ -7,7 +7,7 @@ import torch
 from episodes import NETWORKS, RAGGED, generator, random_batch, random_policy, replayed_log_probs
 
 from agents import probabilities
-from agents.judgement import judge
+from agents.judging import judge
 from agents.rollout import follow, rollout
 from agents.tree_probabilities import tree_log_probs
 from replay import all_sequences

@@ -21,7 +21,7 @@ from episodes import (
 from scipy.stats import chisquare
 
 from agents.fixed import all_merge_sequences
-from agents.judgement import judge
+from agents.judging import judge
 from agents.policy import NodePolicy
 from agents.rollout import follow, rollout
 from htm_env.forest import action_mask, action_to_pair, check_merges

@@ -134,7 +134,10 @@ def test_other_rewards_equal_gymnasiums_loop(reward):
 
 
 def test_extra_observations_and_no_mask_equal_gymnasiums_loop():
-    options = {"observe": ("centroids", "order", "leaves", "owners"), "mask_in_info": False}
+    options = {
+        "observe": ("centroids", "order", "leaf_order", "leaves", "owners"),
+        "mask_in_info": False,
+    }
     batch, loop = batched(**options), looped(**options)
     mine, theirs = batch.reset(seed=3), loop.reset(seed=3)
     assert_same(mine, theirs)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -80,6 +81,7 @@ class AttentionEncoder(ContextEncoder):
         order: Int[Tensor, "B P"] | None = None,
         spans: Spans | None = None,
         state: Any = None,
+        generator: torch.Generator | None = None,
     ) -> Context:
         tokens = without_junk(tokens, active)
         for block in self.blocks:

@@ -14,6 +14,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from typing import Any, ClassVar, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -44,7 +45,8 @@ class ContextEncoder(nn.Module):
     """Gives the tokens of a population context; ``W`` is the width of what it takes and gives."""
 
     needs: tuple[str, ...] = ()
-    """Which of ``centroids``, ``order`` and ``spans`` its forward pass asks for."""
+    """Which of ``centroids``, ``order`` (or ``leaf_order`` in its place) and ``spans`` its forward
+    pass asks for."""
     ordered: ClassVar[bool] = False
     """True <--> the result depends on ``order``, so that it is no function of a set."""
 
@@ -78,6 +80,7 @@ class ContextEncoder(nn.Module):
         order: Int[Tensor, "B P"] | None = None,
         spans: Spans | None = None,
         state: Any = None,
+        generator: torch.Generator | None = None,
     ) -> Context:
         """The context of every token.
 
@@ -88,6 +91,8 @@ class ContextEncoder(nn.Module):
             order: the rank of each active slot along a curve or in the forest; -1 in empty slots.
             spans: what stands under each slot.
             state: what an earlier call gave, its rows and slots in step with ``tokens``.
+            generator: draws what the encoder's own losses need (each row of ``tokens`` is then a
+                scene of its own); without it there are none.
 
         Raises ``ValueError`` where something that it needs is not given.
         """

@@ -17,7 +17,7 @@ from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.context_policy import observed_by
 from agents.entropy import mean_entropy
 from agents.episode_rewards import episode_rewards
-from agents.judgement import judge
+from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
 from agents.optimisation import NonFiniteGuard, optimizer_of
 from agents.parts import equal_parts, mean_of_finite, mean_scalars

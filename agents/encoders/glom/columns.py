@@ -52,6 +52,8 @@ class Glom(nn.Module):
 
     def __init__(self, width: int, config: GlomConfig) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"the width is {width}; expected at least 1")
         self.config = config
         levels, size = config.levels, config.level_width
         hidden = config.expansion * size
@@ -95,6 +97,8 @@ class Glom(nn.Module):
         columns = start.masked_fill(~active[..., None, None], 0.0)
         lowest = self.from_token(without_junk(tokens, active))[:, :, None]  # (B, P, 1, d)
         iterations = self.config.iterations if iterations is None else iterations
+        if iterations < 0:
+            raise ValueError(f"iterations is {iterations}; expected at least 0")
         for _ in range(iterations):
             columns = self._iterate(columns, lowest, active, allowed)
         return columns

@@ -42,10 +42,6 @@ class GlomEncoder(ContextEncoder):
         if config.denoising_weight:
             self.hidden_token = nn.Parameter(torch.randn(width))
             self.restore = nn.Linear(levels * size, width)
-        if self.has_losses:
-            self.register_buffer("draws", torch.zeros((), dtype=torch.int64))
-            self.draws: Tensor
-            """Seeds drawn so far, saved with the weights so that a resumed run draws the next."""
 
     @classmethod
     def needs_with(cls, config: GlomEncoderConfig) -> tuple[str, ...]:
@@ -68,6 +64,7 @@ class GlomEncoder(ContextEncoder):
         order: Int[Tensor, "B P"] | None = None,
         spans: Spans | None = None,
         state: Any = None,
+        generator: torch.Generator | None = None,
     ) -> Context:
         config = self.config
         iterations = config.glom.iterations
@@ -79,8 +76,8 @@ class GlomEncoder(ContextEncoder):
         # to survive among the others.
         summary = masked_mean(self.summarise(columns[:, :, -1]), active)
         losses: dict[str, Tensor] = {}
-        if torch.is_grad_enabled() and self.has_losses:
-            losses = self._losses(without_junk(tokens, active), active, centroids)
+        if generator is not None and self.has_losses:
+            losses = self._losses(without_junk(tokens, active), active, centroids, generator)
         return Context(read, summary, columns, losses)
 
     def _losses(
@@ -88,11 +85,10 @@ class GlomEncoder(ContextEncoder):
         tokens: Float[Tensor, "B P W"],
         active: Bool[Tensor, "B P"],
         centroids: Float[Tensor, "B P T"] | None,
+        generator: torch.Generator,
     ) -> dict[str, Float[Tensor, ""]]:
         """What the columns learn beside the policy, from fresh columns."""
         config, losses = self.config, {}
-        generator = torch.Generator().manual_seed(int(self.draws))
-        self.draws += 1
         if config.denoising_weight:
             # A hidden token is hidden whole, since an embedding's numbers tell one another.
             hidden = draw_hidden(active, 1, config.hidden_tokens, 1.0, generator)

@@ -1,6 +1,6 @@
 """Hierarchical attention: parallel hierarchies at several compression rates, merged at each layer.
 
-``transformer`` is a causal language model that needs nothing else of this project;
+``transformer`` is a causal language model, of use without any merging;
 ``encoder`` is the same layers, looking both ways, as context encoder of a population.
 """
 

@@ -102,6 +102,10 @@ class HierarchicalTransformerConfig:
         )
 
 
+ORDERS = {"curve": "order", "leaves": "leaf_order"}
+"""What an encoder needs for each order."""
+
+
 @dataclass(frozen=True)
 class HierarchicalConfig:
     """The context encoder; all its hierarchies have the policy's width."""
@@ -114,12 +118,17 @@ class HierarchicalConfig:
     """Of each attention."""
     expansion: float = 2.0
     """Hidden units of each feed-forward network, as a multiple of the width."""
+    order: str = "curve"
+    """Who stands beside whom: curve (a space-filling one through the centroids) or leaves (the
+    leaf order of the forest, which for tokens in random order says nothing at first)."""
     window: int | None = 16
     """Attention reaches vectors less than this many places away on either side, so that the cost
     grows with ``P * window``; None is all of them, 0 is no attention."""
 
     def __post_init__(self) -> None:
         check_bounds(self, layers=(1, math.inf), heads=(1, math.inf))
+        if self.order not in ORDERS:
+            raise ValueError(f"unknown order {self.order!r}; choose from {list(ORDERS)}")
         check_hierarchies(self.hierarchies(8 * self.heads))
 
     def hierarchies(self, width: int) -> tuple[HierarchyConfig, ...]:

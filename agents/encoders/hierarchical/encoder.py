@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
-from agents.encoders.hierarchical.config import HierarchicalConfig
+from agents.encoders.hierarchical.config import ORDERS, HierarchicalConfig
 from agents.encoders.hierarchical.initialisation import plain_norm
 from agents.encoders.hierarchical.layers import HierarchicalLayers
 
@@ -23,7 +23,7 @@ class HierarchicalEncoder(ContextEncoder):
     with ``P * window``.
     """
 
-    needs = ("order",)
+    needs: tuple[str, ...] = ("order",)
     ordered = True
 
     def __init__(self, width: int, config: HierarchicalConfig, coordinates: int) -> None:
@@ -32,10 +32,15 @@ class HierarchicalEncoder(ContextEncoder):
         Raises ``ValueError`` where the heads do not share the width.
         """
         super().__init__()
+        self.needs = self.needs_with(config)
         self.layers = HierarchicalLayers(
             config.hierarchies(width), config.layers, width, causal=False, merge_into_all=False
         )
         self.last_norm = plain_norm(width)
+
+    @classmethod
+    def needs_with(cls, config: HierarchicalConfig) -> tuple[str, ...]:
+        return (ORDERS[config.order],)
 
     def forward(
         self,
@@ -46,6 +51,7 @@ class HierarchicalEncoder(ContextEncoder):
         order: Int[Tensor, "B P"] | None = None,
         spans: Spans | None = None,
         state: Any = None,
+        generator: torch.Generator | None = None,
     ) -> Context:
         """As of every encoder; equal ranks stand in the order of their slots."""
         ranks = self.needed("order", order).masked_fill(~active, torch.iinfo(torch.int64).max)

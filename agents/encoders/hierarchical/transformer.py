@@ -51,6 +51,9 @@ class HierarchicalTransformer(nn.Module):
 
     def embed(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L E"]:
         """Raises ``ValueError`` where there is no token, or one that the vocabulary lacks."""
+        if tokens.ndim != 2 or len(tokens) == 0:
+            shape = tuple(tokens.shape)
+            raise ValueError(f"the tokens have the shape {shape}; expected (batch, length)")
         if tokens.shape[1] == 0:
             raise ValueError("the length is 0; expected at least one token")
         low, high = int(tokens.min()), int(tokens.max())

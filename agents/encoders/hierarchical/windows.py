@@ -17,8 +17,10 @@ def full_attention(
 ) -> Float[Tensor, "B H K d"]:
     """Attention to every vector that is ``present``, in causal attention up to the own one.
 
-    Either causal or with absent vectors; zeros where all are absent.
+    Zeros where all are absent. Raises ``ValueError`` for causal attention with absent vectors: a
+    causal sequence is never padded here.
     """
+    _not_both(causal, present)
     if present is None:
         return scaled_dot_product_attention(query, key, value, is_causal=causal)
     mask = present[:, None, None]
@@ -41,6 +43,7 @@ def local_attention(
     blocks beside it (Beltagy et al. 2020, "Longformer"; Roy et al. 2021, "Efficient content-based
     sparse attention", for the blocks): time and memory O(K * window).
     """
+    _not_both(causal, present)
     batch, heads, length, _ = query.shape
     if length <= window:
         return full_attention(query, key, value, causal, present)
@@ -70,3 +73,8 @@ def in_window(window: int, causal: bool, device: torch.device) -> Bool[Tensor, "
     other = torch.arange(2 * window if causal else 3 * window, device=device)
     distance = own - other
     return (distance < window) & (distance >= 0 if causal else distance > -window)
+
+
+def _not_both(causal: bool, present: Tensor | None) -> None:
+    if causal and present is not None:
+        raise ValueError("attention is causal and has absent vectors; expected one of the two")

@@ -70,6 +70,7 @@ class SpanEncoder(ContextEncoder):
         order: Int[Tensor, "B P"] | None = None,
         spans: Spans | None = None,
         state: Any = None,
+        generator: torch.Generator | None = None,
     ) -> Context:
         """See :class:`ContextEncoder`; ``ValueError`` also for an owner that is no slot."""
         leaves, owners = self.needed("spans", spans)

@@ -1,0 +1,222 @@
+"""What a policy with a context encoder thinks of episodes: it looks at every population."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from agents.choices import TINY, most_entropy
+from agents.context_policy import ContextPolicy, Look
+from agents.judgement import Judgement
+from agents.pair_scores import node_states, population_observation
+from agents.policy import ILLEGAL
+from agents.rollout import Rollout
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import leaf_sets
+from htm_env.types import TokenBatch
+
+TOKENS_AT_A_TIME = 65_536
+"""Tokens that are looked at together; beyond them memory is saved by looking twice."""
+PAIRS_AT_A_TIME = 2**22
+"""And pairs of tokens that are scored together."""
+SCENES = 48
+"""Samples that an encoder's own losses are computed on: contrasting them takes their square."""
+
+
+class Steps(NamedTuple):
+    """What a policy with context thinks of ``S`` populations and the merges made in them."""
+
+    log_prob: Float[Tensor, "S"]
+    log_total: Float[Tensor, "S"]
+    value: Float[Tensor, "S"]
+    entropy: Float[Tensor, "S"]
+    """In nats, with the order within a pair as a choice."""
+    unordered_entropy: Float[Tensor, "S"]
+
+
+class ContextJudgement(Judgement):
+    """Of a policy with a context encoder: every population is looked at."""
+
+    def __init__(
+        self,
+        policy: ContextPolicy,
+        autoencoder: HTMAutoencoder,
+        batch: TokenBatch,
+        episodes: Rollout,
+    ) -> None:
+        self.policy, self.episodes = policy, episodes
+        self._batch, self._leaves = batch, autoencoder.standardise(batch.tokens)
+        self._sets = leaf_sets(episodes.merges, batch.num_tokens) if policy.observes else None
+
+    def judged(self, ordered: bool) -> Rollout:
+        steps, entropy = self._steps, self._entropy(ordered)
+        return replace(
+            self.episodes,
+            log_prob=self._spread(steps.log_prob.detach()).clamp(max=0.0),
+            log_total=self._spread(steps.log_total.detach()),
+            entropy=entropy.detach(),
+        )
+
+    @cached_property
+    def log_probs(self) -> Float[Tensor, "B M"]:
+        return self._spread(self._steps.log_prob)
+
+    @cached_property
+    def values(self) -> Float[Tensor, "B M"]:
+        return self._spread(self._steps.value)
+
+    def learn(
+        self,
+        episodes: Rollout,
+        advantages: Float[Tensor, "B M"],
+        entropy_coefficient: Float[Tensor, "B 1"],
+        ordered: bool,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        made, size = episodes.steps, len(episodes.steps)
+        price = entropy_coefficient / made.sum(1, keepdim=True).clamp(min=1)
+        losses = {
+            "policy": -(advantages * made * self.log_probs).sum() / size,
+            "entropy": (price * self._entropy(ordered)).sum() / size,
+            **self.encoder_losses(generator),
+        }
+        torch.stack(list(losses.values())).sum().backward(retain_graph=True)
+        return {name: loss.detach() for name, loss in losses.items()}
+
+    def encoder_losses(self, generator: torch.Generator | None) -> dict[str, Float[Tensor, ""]]:
+        """Of the first populations of some samples, each a scene of its own."""
+        if generator is None or not self.policy.encoder.has_losses:
+            return {}
+        tokens = self._batch.tokens
+        fresh = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
+        fresh[1:] = (tokens[1:] != tokens[:-1]).flatten(1).any(1)  # several trees of one sample
+        episode = (fresh & self.episodes.steps[:, 0]).nonzero()[:, 0][:SCENES]
+        if not len(episode):
+            return {}
+        here = self.episodes.active[episode, 0]
+        return self.policy.look(self._observation(episode, here), generator=generator).losses
+
+    def _entropy(self, ordered: bool) -> Float[Tensor, "B M"]:
+        nats = self._steps.entropy if ordered else self._steps.unordered_entropy
+        most = most_entropy((self.episodes.active >= 0).sum(2), ordered)
+        return self._spread(nats) / most
+
+    def _spread(self, values: Float[Tensor, "S"]) -> Float[Tensor, "B M"]:
+        """Numbers of the steps that were made, where they belong; 0 in padding."""
+        made = self.episodes.steps
+        return values.new_zeros(made.shape).masked_scatter(made, values)
+
+    @cached_property
+    def _steps(self) -> Steps:
+        """All populations, a part at a time.
+
+        Where they are too many for one part, each is looked at again on the way back (gradient
+        checkpointing, Chen et al. 2016), so that memory grows with a part and not with the whole.
+        """
+        if self.policy.encoder.carries:
+            return self._carried_steps()
+        episode, time = self.episodes.steps.nonzero(as_tuple=True)
+        size = self._at_a_time
+        look = self._look_twice if len(episode) > size else self._look
+        found = [look(*part) for part in zip(episode.split(size), time.split(size), strict=True)]
+        if not found:
+            return Steps(*self._leaves.new_zeros(5, 0).unbind())
+        return Steps(*map(torch.cat, zip(*(steps for steps, _ in found), strict=True)))
+
+    def _carried_steps(self) -> Steps:
+        """One merge of all episodes after the other, each from the state that the last one left."""
+        made, merges = self.episodes.steps, self.episodes.merges
+        look = self._look_twice if int(made.sum()) > self._at_a_time else self._look
+        states: Tensor | None = None
+        found = []
+        num_leaves = self._batch.num_tokens
+        for time in range(made.shape[1]):
+            episode = made[:, time].nonzero()[:, 0]
+            if not len(episode):
+                break
+            before = None if states is None else states[episode]
+            steps, after = look(episode, torch.full_like(episode, time), before)
+            assert after is not None  # since the encoder carries one
+            found.append((episode, steps))
+            here = self.episodes.active[episode, time]
+            row, position = (here >= 0).nonzero(as_tuple=True)
+            if states is None:
+                states = after.new_zeros(*self.episodes.leaf_counts.shape, *after.shape[2:])
+            states = states.index_put((episode[row], here[row, position]), after[row, position])
+            first, second = (states[episode, child] for child in merges[episode, time].unbind(1))
+            parent = self.policy.encoder.merged_state(first, second)
+            states = states.index_put((episode, num_leaves[episode] + time), parent)
+        return self._in_reading_order(found)
+
+    def _in_reading_order(self, found: list[tuple[Tensor, Steps]]) -> Steps:
+        """What was found merge by merge, episode by episode instead."""
+        if not found:
+            return Steps(*self._leaves.new_zeros(5, 0).unbind())
+        times = [torch.full_like(episode, time) for time, (episode, _) in enumerate(found)]
+        place = torch.cat([episode for episode, _ in found]) * len(found) + torch.cat(times)
+        joined = map(torch.cat, zip(*(steps for _, steps in found), strict=True))
+        return Steps(*(values[place.argsort()] for values in joined))
+
+    @property
+    def _at_a_time(self) -> int:
+        """Populations."""
+        slots = self.episodes.active.shape[2]
+        return max(1, min(TOKENS_AT_A_TIME // slots, PAIRS_AT_A_TIME // slots**2))
+
+    def _look_twice(self, *arguments: Any) -> Any:
+        """As :meth:`_look`; nothing is kept for the way back, on which it is computed again."""
+        if not torch.is_grad_enabled():
+            return self._look(*arguments)
+        return checkpoint(self._look, *arguments, use_reentrant=False)
+
+    def _look(
+        self,
+        episode: Int64[Tensor, "S"],
+        time: Int64[Tensor, "S"],
+        states: Tensor | None = None,
+    ) -> tuple[Steps, Tensor | None]:
+        """The populations before some merges, perhaps from the states ``(S, N, ...)`` of nodes."""
+        here = self.episodes.active[episode, time]
+        here = here[:, : max(2, int((here >= 0).sum(1).max()))]  # what stands first
+        state = None if states is None else node_states(states, here)
+        observation = self._observation(episode, here)
+        look = self.policy.look(observation, state)
+        pair = (here[:, None] == self.episodes.merges[episode, time][..., None]).int().argmax(2)
+        return steps_of(look, here >= 0, pair), look.state
+
+    def _observation(self, episode: Int64[Tensor, "S"], here: Tensor) -> dict[str, Tensor]:
+        """What the environment would show of these populations of the episodes."""
+        return population_observation(
+            self.policy,
+            here,
+            self.episodes.nodes[episode],
+            self.episodes.leaf_counts[episode],
+            None if self._sets is None else self._sets[episode],
+            self._leaves[episode],
+            self._batch.present[episode],
+        )
+
+
+def steps_of(look: Look, active: Bool[Tensor, "S W"], pair: Int64[Tensor, "S 2"]) -> Steps:
+    """What scores say of all choices, and of the pair that was chosen."""
+    legal = active[:, :, None] & active[:, None]
+    legal = legal & ~torch.eye(active.shape[1], dtype=torch.bool, device=active.device)
+    scores = look.scores.masked_fill(~legal, ILLEGAL)
+    rows = torch.arange(len(pair), device=pair.device)
+    log_total = scores.flatten(1).logsumexp(1)
+    log_choice = scores - log_total[:, None, None]
+    probability = log_choice.exp()
+    either = (probability + probability.transpose(1, 2)).clamp_min(TINY).log()
+    return Steps(
+        log_prob=log_choice[rows, pair[:, 0], pair[:, 1]],
+        log_total=log_total,
+        value=look.values,
+        entropy=-(probability * log_choice).sum((1, 2)),
+        unordered_entropy=-(probability * either).sum((1, 2)),
+    )

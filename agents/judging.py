@@ -1,0 +1,25 @@
+"""``judge``: what a policy of either kind thinks of episodes."""
+
+from __future__ import annotations
+
+from agents.context_judgement import ContextJudgement
+from agents.context_policy import ContextPolicy
+from agents.judgement import Judgement, NodeJudgement
+from agents.policy import MergePolicy, NodePolicy
+from agents.rollout import Rollout
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.types import TokenBatch
+
+
+def judge(
+    policy: MergePolicy, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Rollout
+) -> Judgement:
+    """What ``policy`` thinks of episodes of these samples.
+
+    Raises ``TypeError`` for a policy network that is neither of the two kinds.
+    """
+    if isinstance(policy, NodePolicy):
+        return NodeJudgement(policy, episodes)
+    if isinstance(policy, ContextPolicy):
+        return ContextJudgement(policy, autoencoder, batch, episodes)
+    raise TypeError(f"{type(policy).__name__} is neither a NodePolicy nor a ContextPolicy")
