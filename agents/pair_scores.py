@@ -12,7 +12,7 @@ from agents.context_policy import ContextPolicy
 from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
 from agents.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.observation import Standing, observed_extras
+from htm_env.standing import Standing, observed_extras
 from htm_env.types import TokenBatch
 
 

@@ -21,6 +21,7 @@ from htm_env.forest import (
 from htm_env.levels import Level, forest_levels
 from htm_env.merging import Policy, merge_with
 from htm_env.networks import ARCHITECTURES, seeded_initialisation
+from htm_env.standing import Standing, check_extras, observed_extras
 from htm_env.weights_file import not_weights, read_weights, tensors_hash, write_weights
 
 
@@ -184,9 +185,6 @@ class HTMAutoencoder(nn.Module):
         lifted = self.lifter(standardised) * present[..., None]
         extras = None
         if observe:
-            # Built on this module, so imported when it is asked for.
-            from htm_env.observation import Standing, check_extras, observed_extras
-
             keys = check_extras(observe)
 
             def extras(forest: Forest) -> dict[str, Tensor]:

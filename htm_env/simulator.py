@@ -15,9 +15,10 @@ from torch import Tensor
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import action_mask, action_to_pair
-from htm_env.observation import check_extras, observation_space, observe_population
+from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, merge_pairs, start_population
 from htm_env.rewards import reward_on, step_reward
+from htm_env.standing import check_extras
 from htm_env.weights import embedding_dim_of, pretrained_autoencoder
 
 INVALID_ACTIONS = ("penalize", "raise")
