@@ -22,7 +22,7 @@ class GlomConfig:
     """From fresh columns; about twice the levels lets news go up and down once."""
     attention: bool = True
     """False <--> columns do not hear one another, and a token's are a function of itself alone."""
-    sharpness: float = 4.0
+    sharpness: float = 2.0
     """Tau in the attention, softmax(tau X X^T) X; squared lengths of X measured 1 to 3."""
     agreement_decay: float = 0.0
     """What agreement one level further up counts in a level's attention, lambda; 0: nothing."""
@@ -74,7 +74,7 @@ class GlomTrainingConfig:
     """The share of tokens with hidden coordinates."""
     hidden_coordinates: float = 0.5
     """The share of such a token's coordinates that is hidden; 1 hides the whole token."""
-    contrastive_weight: float = 1.0
+    contrastive_weight: float = 0.3
     """Of telling scenes apart."""
     temperature: float = 0.1
     """Of the similarities between crops: the lower, the more the nearest scenes count."""
