@@ -17,7 +17,7 @@ PACKAGES = ("htm_env", "replay", "agents")
 # From the bottom up. A module may import its own layer and those below it.
 LAYERS = (
     {"types", "files", "networks", "brackets", "tree_formats"},
-    {"merge_tree", "forest", "datasets", "weights_file"},
+    {"merge_tree", "forest", "datasets", "weights_file", "candidates"},
     {"levels", "merging", "standing"},
     {"autoencoder"},
     {"weights", "population", "losses"},

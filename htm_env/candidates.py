@@ -1,0 +1,182 @@
+"""Which pairs may be merged where all of them would be too many: every token keeps its nearest.
+
+A list of at most ``k`` partners a slot, O(P k) a sample instead of O(P^2). A merge costs one pass
+over the population, O(P (D + k)):
+
+- every list that names one of the two children drops it;
+- the parent's list is its ``k`` nearest;
+- the parent enters every list in which a place is empty, or whose farthest partner is farther.
+
+Lists in crowded places run short that way, so that all are made anew whenever half of the tokens
+have been merged away. Every active token has a partner until one is left, and with ``k >= P - 1``
+the lists always name all of the others.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+from scipy.spatial import cKDTree
+from torch import Tensor
+
+from htm_env.types import NONE
+
+FARTHEST = 1e30
+"""Places that are not numbers count as this far away: still nearer than nobody."""
+BLOCK = 2**22
+"""Distances that are held at a time."""
+TREE_DIMENSIONS, TREE_TOKENS = 4, 256
+"""Up to so many coordinates, and from so many tokens on, a KD-tree is faster (measured: 4,096
+tokens of two coordinates in 5 ms instead of 170, of eight in 150)."""
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Who may be merged with whom, in each of ``B`` populations."""
+
+    partners: Int64[Tensor, "B P k"]
+    """The slots that a slot may come before in a merge; -1 <--> the place in its list is empty."""
+    distances: Float[Tensor, "B P k"]
+    """Squared; inf in empty places."""
+    renewal: Int64[Tensor, "B"]
+    """So few active tokens make all lists anew."""
+
+    def rows(self, index: Tensor) -> Candidates:
+        """Those of some samples."""
+        return Candidates(*(getattr(self, field.name)[index] for field in fields(self)))
+
+    def with_rows(self, index: Int64[Tensor, "R"], other: Candidates) -> Candidates:
+        """These with the samples of ``index`` replaced by the ``R`` of another."""
+        return Candidates(
+            *(getattr(self, field.name).index_copy(0, index, getattr(other, field.name))
+              for field in fields(self))
+        )  # fmt: skip
+
+
+@torch.no_grad()
+def nearest_candidates(
+    places: Float[Tensor, "B P D"], active: Bool[Tensor, "B P"], k: int
+) -> Candidates:
+    """The lists of populations whose tokens stand at ``places``: the ``k`` nearest of each.
+
+    ``active``: True <--> a token is in the slot. Raises ``ValueError`` for ``k`` below 1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; expected at least 1 candidate a token")
+    partners = torch.full((*active.shape, k), NONE, device=places.device)
+    for row in range(len(places)):
+        slots = active[row].nonzero()[:, 0]
+        if len(slots) > 1:
+            found = slots[_nearest_others(places[row, slots], min(k, len(slots) - 1))]
+            partners[row, slots, : found.shape[1]] = found
+    rows = torch.arange(len(places), device=places.device)[:, None, None]
+    distances = _distances(places[rows, partners.clamp(min=0)], places[:, :, None])
+    distances.masked_fill_(partners < 0, torch.inf)
+    return Candidates(partners, distances, active.sum(1) // 2)
+
+
+@torch.no_grad()
+def merged_candidates(
+    candidates: Candidates,
+    places: Float[Tensor, "B P D"],
+    active: Bool[Tensor, "B P"],
+    first: Int64[Tensor, "B"],
+    second: Int64[Tensor, "B"],
+) -> Candidates:
+    """The lists after a merge in every sample: the parent stands in slot ``first`` by now, and slot
+    ``second`` is empty; ``places`` and ``active`` are those after it."""
+    size, slots, k = candidates.partners.shape
+    rows = torch.arange(size, device=places.device)
+    partners = candidates.partners
+    gone = (partners == first[:, None, None]) | (partners == second[:, None, None])
+    gone[rows, second] = True
+    partners = partners.masked_fill(gone, NONE)
+    distances = candidates.distances.masked_fill(gone, torch.inf)
+    apart = _distances(places, places[rows, first, None])  # (B, P)
+    others = active.clone()
+    others[rows, first] = False
+    apart.masked_fill_(~others, torch.inf)
+    near, who = apart.topk(min(k, slots), dim=1, largest=False)
+    partners[rows, first, : near.shape[1]] = who.masked_fill(near.isinf(), NONE)
+    distances[rows, first, : near.shape[1]] = near
+    farthest, place = distances.max(2)
+    farthest[rows, first] = -torch.inf  # its own list is made already
+    row, slot = (apart < farthest).nonzero(as_tuple=True)
+    partners[row, slot, place[row, slot]] = first[row]
+    distances[row, slot, place[row, slot]] = apart[row, slot]
+    made = replace(candidates, partners=partners, distances=distances)
+    again = (active.sum(1) <= candidates.renewal).nonzero()[:, 0]
+    if len(again):
+        made = made.with_rows(again, nearest_candidates(places[again], active[again], k))
+    return made
+
+
+def candidate_pair(action: Any, candidates: Any) -> tuple[Any, Any]:
+    """The ordered pair of slots that an action ``slot * k + place`` merges.
+
+    ``candidates`` is the observation's ``(P, k)`` for one action, or ``(B, P, k)`` for ``(B,)`` of
+    them; the second slot is -1 where the place is empty.
+    """
+    slot, place = action // candidates.shape[-1], action % candidates.shape[-1]
+    if candidates.ndim == 2:
+        return slot, candidates[slot, place]
+    rows = range(len(candidates)) if isinstance(candidates, np.ndarray) else _arange(candidates)
+    return slot, candidates[rows, slot, place]
+
+
+def candidate_action(first: int, second: int, candidates: Any) -> int:
+    """The action that merges the ordered pair of slots, given the observation's ``(P, k)``.
+
+    Raises ``ValueError`` where ``second`` is no candidate of ``first``.
+    """
+    choices = [int(slot) for slot in candidates[first]]
+    if second < 0 or second not in choices:
+        raise ValueError(
+            f"slot {second} is no candidate of slot {first}, which has "
+            f"{[slot for slot in choices if slot >= 0]}"
+        )
+    return first * len(choices) + choices.index(second)
+
+
+def candidate_mask(candidates: Int64[Tensor, "B P k"]) -> Bool[Tensor, "B A"]:
+    """True <--> the action ``slot * k + place`` is legal."""
+    return (candidates >= 0).flatten(1)
+
+
+def _arange(values: Tensor) -> Tensor:
+    return torch.arange(len(values), device=values.device)
+
+
+def _distances(one: Tensor, other: Tensor) -> Tensor:
+    apart = (one - other).square().sum(-1)
+    return apart.nan_to_num(FARTHEST, posinf=FARTHEST).clamp_max_(FARTHEST)
+
+
+def _nearest_others(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"]:
+    """The ``k < n`` nearest others of every point; no table of ``n^2`` distances is ever held."""
+    count, dimensions = points.shape
+    if dimensions <= TREE_DIMENSIONS and count >= TREE_TOKENS and points.isfinite().all():
+        return _by_tree(points, k)
+    squares = points.square().sum(1)
+    found = []
+    for start in range(0, count, step := max(1, BLOCK // count)):
+        block = points[start : start + step]
+        # Less the own square, which is the same for all that are compared.
+        apart = torch.addmm(squares, block, points.T, alpha=-2.0)
+        apart = apart.nan_to_num(FARTHEST, posinf=FARTHEST, neginf=FARTHEST)
+        apart.diagonal(offset=start).fill_(torch.inf)
+        found.append(apart.topk(k, dim=1, largest=False).indices)
+    return torch.cat(found)
+
+
+def _by_tree(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"]:
+    values = points.double().cpu().numpy()
+    _, found = cKDTree(values).query(values, k=k + 1)
+    # A point need not be the first that it finds: others may stand where it stands.
+    own = found == np.arange(len(found))[:, None]
+    own[~own.any(1), -1] = True
+    return torch.as_tensor(found[~own].reshape(len(found), k), device=points.device)

@@ -1,0 +1,211 @@
+"""Candidate lists against plain Python ones, merge by merge."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from episodes import generator
+from hypothesis import given
+from hypothesis import strategies as st
+
+from htm_env import candidates as module
+from htm_env.candidates import (
+    FARTHEST,
+    Candidates,
+    candidate_action,
+    candidate_mask,
+    candidate_pair,
+    merged_candidates,
+    nearest_candidates,
+)
+from htm_env.forest import legal_pairs
+
+
+def apart(one: list[float], other: list[float]) -> float:
+    return sum((a - b) ** 2 for a, b in zip(one, other, strict=True))
+
+
+class PlainLists:
+    """The rule in words, for one sample: a dictionary of partners for each slot."""
+
+    def __init__(self, places: list[list[float]], k: int) -> None:
+        self.places, self.k = dict(enumerate(places)), k
+        self.renew()
+
+    def nearest(self, slot: int) -> dict[int, float]:
+        others = {o: apart(p, self.places[slot]) for o, p in self.places.items() if o != slot}
+        return dict(sorted(others.items(), key=lambda item: item[1])[: self.k])
+
+    def renew(self) -> None:
+        self.lists = {slot: self.nearest(slot) for slot in self.places}
+        self.renewal = len(self.places) // 2
+
+    def merge(self, first: int, second: int, place: list[float]) -> None:
+        del self.places[second], self.lists[second]
+        self.places[first] = place
+        self.lists[first] = self.nearest(first)
+        for slot, partners in self.lists.items():
+            if slot == first:
+                continue
+            partners.pop(first, None), partners.pop(second, None)
+            distance = apart(self.places[slot], place)
+            if len(partners) == self.k:
+                farthest = max(partners, key=partners.__getitem__)
+                if partners[farthest] <= distance:
+                    continue
+                del partners[farthest]
+            partners[first] = distance
+        if len(self.places) <= self.renewal:
+            self.renew()
+
+
+def lists_of(candidates: Candidates, row: int) -> dict[int, dict[int, float]]:
+    return {
+        slot: {int(p): float(d) for p, d in zip(partners, distances, strict=True) if p >= 0}
+        for slot, (partners, distances) in enumerate(
+            zip(candidates.partners[row], candidates.distances[row], strict=True)
+        )
+        if (partners >= 0).any()
+    }
+
+
+def assert_same(candidates: Candidates, plain: list[PlainLists]) -> None:
+    for row, lists in enumerate(plain):
+        expected = {slot: partners for slot, partners in lists.lists.items() if partners}
+        found = lists_of(candidates, row)
+        assert {s: set(p) for s, p in found.items()} == {s: set(p) for s, p in expected.items()}
+        for slot, partners in expected.items():
+            for partner, distance in partners.items():
+                assert math.isclose(found[slot][partner], distance, rel_tol=1e-4, abs_tol=1e-6)
+
+
+@given(seed=st.integers(0, 10_000), k=st.integers(1, 6), dimensions=st.integers(1, 5))
+def test_lists_follow_the_rule_through_whole_episodes(seed, k, dimensions):
+    drawn = generator(seed)
+    counts, slots = [9, 6, 2], 10
+    places = torch.randn(len(counts), slots, dimensions, generator=drawn)
+    active = torch.arange(slots) < torch.tensor(counts)[:, None]
+    plain = [PlainLists(places[row, :n].tolist(), k) for row, n in enumerate(counts)]
+    candidates = nearest_candidates(places, active, k)
+    assert_same(candidates, plain)
+    while (running := (active.sum(1) > 1).nonzero()[:, 0]).numel():
+        some = candidates.rows(running)
+        actions = torch.multinomial(
+            candidate_mask(some.partners).float(), 1, generator=drawn
+        ).squeeze(1)
+        first, second = candidate_pair(actions, some.partners)
+        assert (second >= 0).all()
+        places[running, first] = torch.randn(len(running), dimensions, generator=drawn)
+        active[running, second] = False
+        after = merged_candidates(some, places[running], active[running], first, second)
+        candidates = candidates.with_rows(running, after)
+        for row, i, j in zip(running.tolist(), first.tolist(), second.tolist(), strict=True):
+            plain[row].merge(i, j, places[row, i].tolist())
+        assert_same(candidates, plain)
+        named = candidates.partners >= 0
+        assert torch.equal(named.any(2), active & (active.sum(1, keepdim=True) > 1))
+        rows = torch.arange(len(counts))[:, None, None]
+        assert (active[rows, candidates.partners.clamp(min=0)] | ~named).all()
+
+
+@given(seed=st.integers(0, 1000))
+def test_long_lists_name_all_pairs(seed):
+    drawn = generator(seed)
+    places = torch.randn(2, 7, 3, generator=drawn)
+    active = torch.arange(7) < torch.tensor([[7], [5]])
+    candidates = nearest_candidates(places, active, 6)
+    for _ in range(4):
+        pairs = torch.zeros(2, 7, 8, dtype=torch.bool)
+        pairs.scatter_(2, candidates.partners.where(candidates.partners >= 0, 7), True)
+        assert torch.equal(pairs[..., :7], legal_pairs(active))
+        pair = torch.stack([row.nonzero()[torch.randperm(int(row.sum()), generator=drawn)[:2], 0]
+                            for row in active])  # fmt: skip
+        first, second = pair.unbind(1)
+        active[torch.arange(2), second] = False
+        places[torch.arange(2), first] += 1.0
+        candidates = merged_candidates(candidates, places, active, first, second)
+
+
+def test_nothing_that_was_given_is_changed():
+    places, active = torch.randn(1, 5, 2, generator=generator(0)), torch.ones(1, 5).bool()
+    before = nearest_candidates(places, active, 2)
+    kept = [tensor.clone() for tensor in (before.partners, before.distances, before.renewal)]
+    active[0, 1] = False
+    merged_candidates(before, places, active, torch.tensor([0]), torch.tensor([1]))
+    now = (before.partners, before.distances, before.renewal)
+    assert all(map(torch.equal, kept, now))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e25])
+def test_places_that_are_no_numbers_still_have_partners(value):
+    places, active = torch.randn(1, 6, 3, generator=generator(1)), torch.ones(1, 6).bool()
+    places[0, 2] = value
+    candidates = nearest_candidates(places, active, 2)
+    for second in (5, 4, 3, 1):
+        assert torch.equal((candidates.partners >= 0).any(2), active)
+        named = candidates.partners >= 0
+        assert (candidates.distances[named] <= FARTHEST).all()
+        active[0, second] = False
+        candidates = merged_candidates(
+            candidates, places, active, torch.tensor([0]), torch.tensor([second])
+        )
+
+
+@given(seed=st.integers(0, 1000), count=st.integers(2, 60), k=st.integers(1, 9))
+def test_trees_and_blocks_find_equally_near_others(seed, count, k):
+    """Also where tokens stand on top of one another, and are told apart by nothing."""
+    points = torch.randint(0, 6, (count, 2), generator=generator(seed)).float()
+    k = min(k, count - 1)
+    own = torch.arange(count)[:, None]
+    distances = []
+    small, module.BLOCK = module.BLOCK, 3 * count
+    try:
+        for found in (module._nearest_others(points, k), module._by_tree(points, k)):
+            assert found.shape == (count, k) and not (found == own).any()
+            assert all(len(set(row)) == k for row in found.tolist())
+            apart_ = (points[found] - points[:, None]).square().sum(2)
+            distances.append(apart_.sort(1).values)
+    finally:
+        module.BLOCK = small
+    exact = torch.cdist(points, points).square().round()
+    exact.fill_diagonal_(torch.inf)
+    assert torch.equal(distances[0], exact.sort(1).values[:, :k])
+    assert torch.equal(distances[0], distances[1])
+
+
+def test_many_tokens_of_few_coordinates_go_through_the_tree(monkeypatch):
+    points = torch.randn(module.TREE_TOKENS, 2, generator=generator(0))
+    seen = []
+    plain = module._by_tree
+    monkeypatch.setattr(module, "_by_tree", lambda p, k: (seen.append(len(p)), plain(p, k))[1])
+    active = torch.ones(1, len(points), dtype=torch.bool)
+    nearest_candidates(points[None], active, 3)
+    assert seen == [module.TREE_TOKENS]
+    nearest_candidates(points[None, :-1], active[:, :-1], 3)
+    assert len(seen) == 1
+
+
+def test_actions_and_pairs():
+    listed = np.array([[1, 2], [0, -1], [1, 0]])
+    assert [candidate_pair(a, listed) for a in range(6)] == [
+        (0, 1), (0, 2), (1, 0), (1, -1), (2, 1), (2, 0)
+    ]  # fmt: skip
+    assert candidate_action(2, 0, listed) == 5 and candidate_action(0, 1, listed) == 0
+    with pytest.raises(ValueError, match=r"slot 2 is no candidate of slot 1, which has \[0\]"):
+        candidate_action(1, 2, listed)
+    with pytest.raises(ValueError, match="slot -1 is no candidate"):
+        candidate_action(1, -1, listed)
+    both = np.stack([listed, listed[::-1]])
+    first, second = candidate_pair(np.array([5, 5]), both)
+    assert first.tolist() == [2, 2] and second.tolist() == [0, 2]
+    first, second = candidate_pair(torch.tensor([5, 5]), torch.as_tensor(both))
+    assert first.tolist() == [2, 2] and second.tolist() == [0, 2]
+    assert candidate_mask(torch.as_tensor(both))[0].tolist() == [1, 1, 1, 0, 1, 1]
+
+
+def test_no_candidates_are_refused():
+    with pytest.raises(ValueError, match="k is 0; expected at least 1"):
+        nearest_candidates(torch.zeros(1, 2, 1), torch.ones(1, 2).bool(), 0)
