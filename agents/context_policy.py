@@ -18,7 +18,8 @@ from agents.encoders import (
     make_encoder,
 )
 from agents.encoders.base import without_junk
-from agents.policy import MergePolicy, NodePolicy, bounded, make_scorer
+from agents.policy import MergePolicy, NodePolicy, bounded
+from agents.scorers import make_scorer
 
 OBSERVED = {
     "centroids": ("centroids",),
@@ -46,8 +47,8 @@ def observed_by(encoder: str, context: ContextConfig | None = None) -> tuple[str
 class Look(NamedTuple):
     """What the policy makes of ``B`` populations."""
 
-    scores: Float[Tensor, "B P P"]
-    """Of all ordered pairs of slots, legal or not."""
+    scores: Float[Tensor, "B P C"]
+    """Of ordered pairs of slots, legal or not: all of them, or the candidates."""
     values: Float[Tensor, "B"]
     losses: dict[str, Float[Tensor, ""]]
     """Of the encoder, already weighted."""
@@ -102,13 +103,13 @@ class ContextPolicy(MergePolicy):
         seen = torch.cat([tokens, context.tokens, summary], dim=-1)
         features = self.scorer.features(seen, observation["leaf_counts"])
         values = self.scorer.values(features, active[:, None].float())[:, 0]
-        scores = bounded(self.scorer.scores(features, features))
+        scores = bounded(self.scorer.population_scores(features, observation))
         carried = context.state if self.encoder.carries else None
         return Look(scores, values, context.losses, carried)
 
     def state_scores(
         self, observation: dict[str, Tensor]
-    ) -> tuple[Float[Tensor, "B P P"], Float[Tensor, "B"]]:
+    ) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B"]]:
         look = self.look(observation)
         return look.scores, look.values
 

@@ -16,9 +16,9 @@ from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk
 from agents.encoders.glom import GlomConfig, GlomEncoder, GlomEncoderConfig
 from agents.judging import judge
-from agents.policy import make_scorer
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import follow, rollout
+from agents.scorers import make_scorer
 from htm_env.forest import action_to_pair
 from htm_env.observation import observe_population
 

@@ -7,7 +7,8 @@ import torch
 from episodes import SCORERS, generator, random_policy
 
 from agents.context_policy import make_policy
-from agents.policy import ILLEGAL, PairPolicy, PointerPolicy
+from agents.policy import ILLEGAL
+from agents.scorers import PairPolicy, PointerPolicy
 from htm_env.forest import pair_to_action
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -192,3 +193,21 @@ def test_values_of_many_states_are_those_of_each(scorer):
 def test_an_unknown_scorer_lists_the_choices():
     with pytest.raises(ValueError, match=r"'mlp'; choose from \['pair_mlp', 'pointer'\]"):
         make_policy("mlp", 4, 8)
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("encoder", ["none", "attention"])
+def test_candidates_are_scored_as_in_the_whole_population(scorer, encoder):
+    policy = make_policy(scorer, 5, 16, encoder)
+    seen = observation([[0, 1, 3, 4], [2, 0], [1, 2, 3, 4, 0]], slots=5)
+    partners = torch.randint(0, 5, (3, 5, 3), generator=generator(4))
+    own = torch.arange(5)[:, None]
+    rows = torch.arange(3)[:, None, None]
+    there = seen["active"].bool()
+    legal = there[rows, partners] & there[:, :, None] & (partners != own)
+    scores, values = policy.state_scores(seen)
+    listed = seen | {"candidates": partners.where(legal, -1).to(torch.int32)}
+    logits, listed_values = policy(listed)
+    assert torch.equal(values, listed_values) and logits.shape == (3, 15)
+    expected = scores[rows, own, partners].masked_fill(~legal, ILLEGAL).flatten(1)
+    torch.testing.assert_close(logits, expected, **CLOSE)
