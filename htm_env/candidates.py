@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from scipy.spatial import cKDTree
 from torch import Tensor
 
@@ -142,7 +142,7 @@ def candidate_action(first: int, second: int, candidates: Any) -> int:
     return first * len(choices) + choices.index(second)
 
 
-def candidate_mask(candidates: Int64[Tensor, "B P k"]) -> Bool[Tensor, "B A"]:
+def candidate_mask(candidates: Int[Tensor, "B P k"]) -> Bool[Tensor, "B A"]:
     """True <--> the action ``slot * k + place`` is legal."""
     return (candidates >= 0).flatten(1)
 
