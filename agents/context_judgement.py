@@ -104,7 +104,7 @@ class ContextJudgement(Judgement):
 
     def _entropy(self, ordered: bool) -> Float[Tensor, "B M"]:
         nats = self._steps.entropy if ordered else self._steps.unordered_entropy
-        most = most_entropy((self.episodes.active >= 0).sum(2), ordered)
+        most = most_entropy(self.episodes.num_active, ordered)
         return self._spread(nats) / most
 
     def _spread(self, values: Float[Tensor, "S"]) -> Float[Tensor, "B M"]:
@@ -188,7 +188,21 @@ class ContextJudgement(Judgement):
         observation = self._observation(episode, here)
         look = self.policy.look(observation, state)
         pair = (here[:, None] == self.episodes.merges[episode, time][..., None]).int().argmax(2)
-        return steps_of(look, here >= 0, pair), look.state
+        return steps_of(look, self._legal(episode, time, here), pair), look.state
+
+    def _legal(
+        self, episode: Int64[Tensor, "S"], time: Int64[Tensor, "S"], here: Int64[Tensor, "S W"]
+    ) -> Bool[Tensor, "S W W"]:
+        """True <--> the pair could be merged then: any two that were there, or the candidates."""
+        candidates = self.episodes.candidates
+        if candidates is None:
+            return legal_pairs(here >= 0)
+        state, pair = candidates.at(episode, time)
+        nodes = candidates.nodes[pair]
+        first, second = (here[state, :, None] == nodes[:, None]).int().argmax(1).unbind(1)
+        legal = here.new_zeros(*here.shape, here.shape[1], dtype=torch.bool)
+        legal[state, first, second] = True
+        return legal
 
     def _observation(self, episode: Int64[Tensor, "S"], here: Tensor) -> dict[str, Tensor]:
         """What the environment would show of these populations of the episodes."""
@@ -203,9 +217,9 @@ class ContextJudgement(Judgement):
         )
 
 
-def steps_of(look: Look, active: Bool[Tensor, "S W"], pair: Int64[Tensor, "S 2"]) -> Steps:
+def steps_of(look: Look, legal: Bool[Tensor, "S W W"], pair: Int64[Tensor, "S 2"]) -> Steps:
     """What scores say of all choices, and of the pair that was chosen."""
-    scores = look.scores.masked_fill(~legal_pairs(active), ILLEGAL)
+    scores = look.scores.masked_fill(~legal, ILLEGAL)
     rows = torch.arange(len(pair), device=pair.device)
     log_total = scores.flatten(1).logsumexp(1)
     log_choice = scores - log_total[:, None, None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agents.candidate_judgement import CandidateJudgement
 from agents.context_judgement import ContextJudgement
 from agents.context_policy import ContextPolicy
 from agents.judgement import Judgement, NodeJudgement
@@ -19,7 +20,8 @@ def judge(
     Raises ``TypeError`` for a policy network that is neither of the two kinds.
     """
     if isinstance(policy, NodePolicy):
-        return NodeJudgement(policy, episodes)
+        among_all = episodes.candidates is None
+        return (NodeJudgement if among_all else CandidateJudgement)(policy, episodes)
     if isinstance(policy, ContextPolicy):
         return ContextJudgement(policy, autoencoder, batch, episodes)
     raise TypeError(f"{type(policy).__name__} is neither a NodePolicy nor a ContextPolicy")

@@ -67,13 +67,13 @@ def episode_gradient(
     size, steps = len(scores), rollout.steps
     advantages = advantages * steps / size
     price = entropy_coefficient / steps.sum(1, keepdim=True).clamp(min=1) * steps / size
-    most = most_entropy((rollout.active >= 0).sum(2), ordered_entropy)
+    most = most_entropy(rollout.num_active, ordered_entropy)
     losses = {
         "policy": -(advantages * rollout.log_prob).sum(),
         "entropy": (price * rollout.entropy).sum(),
     }
     price = price / most
-    lifetimes = Lifetimes(rollout.merges, rollout.exists, (rollout.active[:, 0] >= 0).sum(1))
+    lifetimes = Lifetimes(rollout.merges, rollout.exists, rollout.num_leaves)
     spread = price * (rollout.log_total - rollout.entropy * most)
     gradient = lifetimes.sums(scores, rollout.log_total, advantages + spread)
     if price.any():

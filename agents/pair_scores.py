@@ -87,27 +87,37 @@ class FreshScores:
         """(B, N, ...) what every node's part of the state is, once there is one."""
 
     def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
-        size = len(step.rows)
-        here = positions.here[:size, : step.width]
-        sets = None if self.sets is None else self.sets[:size]
+        here = positions.here[: len(step.rows), : step.width]
+        return self.look(here).masked_fill(~legal_pairs(here >= 0), ILLEGAL)
+
+    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+        self.merged(children, parent)
+
+    def look(
+        self, here: Int64[Tensor, "R W"], candidates: Int64[Tensor, "R W k"] | None = None
+    ) -> Float[Tensor, "R W C"]:
+        """The scores, legal or not, of the first ``R`` episodes, whose nodes are ``here``: of all
+        pairs, or of the candidates."""
+        size = len(here)
         observation = population_observation(
-            self.policy, here, self.nodes[:size], self.counts[:size], sets,
+            self.policy, here, self.nodes[:size], self.counts[:size],
+            None if self.sets is None else self.sets[:size],
             self.leaves[:size], self.present[:size],
         )  # fmt: skip
-        active = here >= 0
-        state = None
-        if self.states is not None:
-            state = node_states(self.states, here)
+        if candidates is not None:
+            observation["candidates"] = candidates
+        state = None if self.states is None else node_states(self.states, here)
         look = self.policy.look(observation, state)
         if look.state is not None:
             if self.states is None:
                 self.states = look.state.new_zeros(*self.counts.shape, *look.state.shape[2:])
-            row, position = active.nonzero(as_tuple=True)
+            row, position = (here >= 0).nonzero(as_tuple=True)
             self.states[row, here[row, position]] = look.state[row, position]
-        return look.scores.masked_fill(~legal_pairs(active), ILLEGAL)
+        return look.scores
 
-    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
-        row = step.rows
+    def merged(self, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+        """What stands under the new nodes of the first ``R`` episodes, and their states."""
+        row = torch.arange(len(children), device=children.device)
         first, second = children.unbind(1)
         if self.sets is not None:
             self.sets[row, parent] = self.sets[row, first] | self.sets[row, second]

@@ -86,18 +86,24 @@ class NodePolicy(MergePolicy):
         """The score of merging each of ``first`` with each of ``second``, in this order."""
 
     @abstractmethod
+    def halves(self, features: Float[Tensor, "*batch F"]) -> tuple[Tensor, Tensor]:
+        """What a score needs of a token that comes first, and of one that comes second."""
+
+    @abstractmethod
     def paired_scores(
-        self, first: Float[Tensor, "*pairs F"], second: Float[Tensor, "*pairs F"]
+        self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
     ) -> Float[Tensor, "*pairs"]:
-        """The score of merging each of ``first`` with the one of ``second`` in its place."""
+        """The score of merging each of ``first`` with the one of ``second`` in its place, each
+        given by its half (see :meth:`halves`)."""
 
     def listed_scores(
         self, features: Float[Tensor, "B P F"], candidates: Int[Tensor, "B P k"]
     ) -> Float[Tensor, "B P k"]:
         """The scores of every token with its candidates; those of empty places are finite."""
         rows = torch.arange(len(features), device=features.device)[:, None, None]
-        partners = features[rows, candidates.clamp(min=0).long()]  # (B, P, k, F)
-        return self.paired_scores(features[:, :, None].expand_as(partners), partners)
+        first, second = self.halves(features)
+        partners = second[rows, candidates.clamp(min=0).long()]  # (B, P, k, H)
+        return self.paired_scores(first[:, :, None].expand_as(partners), partners)
 
     def node_scores(
         self, features: Float[Tensor, "B N F"], needed: Callable[[], Tensor]

@@ -6,11 +6,14 @@ What is computed shrinks with the populations (see ``positions.py``).
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from agents.candidate_pairs import CandidatePairs
+from agents.candidate_rollout import Nearest, candidate_episodes, candidates_along
 from agents.choices import choices, choose_pairs, most_entropy, pair_weights
 from agents.pair_scores import pair_scores
 from agents.policy import MergePolicy
@@ -30,8 +33,6 @@ class Rollout:
     """The embedding of every node; zeros for nodes that were not made."""
     leaf_counts: Int64[Tensor, "B N"]
     """Tokens under every node; 0 for nodes that were not made."""
-    active: Int64[Tensor, "B M P"]
-    """The active nodes before each merge, at the first positions; -1 pads."""
     log_prob: Float[Tensor, "B M"]
     """Log-probability of each merge under the policy that made it; 0 in padding."""
     log_total: Float[Tensor, "B M"]
@@ -39,15 +40,38 @@ class Rollout:
     entropy: Float[Tensor, "B M"]
     """Entropy of each choice over that of a uniform one, in [0, 1] (see ``choices.py``); where it
     was not measured, minus the log-probability of what was drawn, of which it is the mean."""
+    positions: Int64[Tensor, "B M P"] | None = None
+    """See :attr:`active`; None where nobody has followed them yet."""
+    candidates: CandidatePairs | None = None
+    """The pairs that could be merged; None for all of them."""
 
     @property
     def steps(self) -> Bool[Tensor, "B M"]:
         """True <--> a merge was made."""
         return self.merges[..., 0] >= 0
 
+    @property
+    def num_active(self) -> Int64[Tensor, "B M"]:
+        """Nodes that are active before each merge; 0 in padding."""
+        made = torch.arange(self.merges.shape[1], device=self.merges.device)
+        return (self.num_leaves[:, None] - made) * self.steps
+
+    @property
+    def num_leaves(self) -> Int64[Tensor, "B"]:
+        """Tokens of each sample: only they are nodes with one leaf."""
+        return (self.leaf_counts == 1).sum(1)
+
+    @cached_property
+    def active(self) -> Int64[Tensor, "B M P"]:
+        """The active nodes before each merge, at the first positions; -1 pads."""
+        if self.positions is not None:
+            return self.positions
+        present = self.leaf_counts[:, : self.merges.shape[1] + 1] == 1  # P = M + 1
+        return Positions.of(present, self.merges).active
+
     def open_steps(self, ordered: bool) -> Bool[Tensor, "B M"]:
         """True <--> there was more than one choice; two nodes leave only their order to choose."""
-        return (self.active >= 0).sum(2) > (1 if ordered else 2)
+        return self.num_active > (1 if ordered else 2)
 
     @property
     def members(self) -> Float[Tensor, "B M N"]:
@@ -61,7 +85,10 @@ class Rollout:
 
     def rows(self, index: Tensor | slice) -> Rollout:
         """The episodes that ``index`` selects along the batch axis."""
-        return Rollout(*(getattr(self, field.name)[index] for field in fields(self)))
+        values = (getattr(self, field.name) for field in fields(self)[:-1])
+        chosen = (None if value is None else value[index] for value in values)
+        candidates = None if self.candidates is None else self.candidates.rows(index)
+        return Rollout(*chosen, candidates)  # type: ignore[call-arg, arg-type]
 
     @property
     def exists(self) -> Bool[Tensor, "B N"]:
@@ -86,21 +113,23 @@ def rollout(
     num_merges: Int64[Tensor, "B"] | None = None,
     ordered_entropy: bool = True,
     measure_entropy: bool = True,
+    nearest: Nearest | None = None,
 ) -> Rollout:
     """Let ``policy`` merge every sample of ``batch``.
 
     ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one
     root; ``ordered_entropy`` says whether the order within a pair counts as a choice;
     without ``measure_entropy``, which costs time at every step, entropies are estimated.
+    ``nearest`` lets it choose among candidates only, whose order always counts as a choice.
     """
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
-    made = _rollout_sorted(
-        *(autoencoder, policy, batch.rows(order), generator, greedy, to_make[order]),
-        *(ordered_entropy, measure_entropy),
-    )
-    back = order.argsort()
-    return Rollout(*(tensor[back] for tensor in made))
+    arguments = (autoencoder, policy, batch.rows(order), generator, greedy, to_make[order])
+    if nearest is None:
+        made = _rollout_sorted(*arguments, ordered_entropy, measure_entropy)
+    else:
+        made = Rollout(**candidate_episodes(*arguments, nearest)._asdict())
+    return made.rows(order.argsort())
 
 
 def _rollout_sorted(
@@ -112,7 +141,7 @@ def _rollout_sorted(
     to_make: Tensor,
     ordered_entropy: bool,
     measure_entropy: bool,
-) -> tuple[Tensor, ...]:
+) -> Rollout:
     size, slots = batch.present.shape
     num_leaves = batch.num_tokens
     lifted = autoencoder.lifter(autoencoder.standardise(batch.tokens)) * batch.present[..., None]
@@ -143,14 +172,17 @@ def _rollout_sorted(
         nodes[row, parent] = merged
         counts[row, parent] = counts[row[:, None], children].sum(1)
         scores.after(step, children, parent)
-    return positions.merges, nodes, counts, positions.active, log_prob, log_total, entropy
+    return Rollout(positions.merges, nodes, counts, log_prob, log_total, entropy, positions.active)
 
 
 @torch.no_grad()
 def follow(
-    autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    merges: Int64[Tensor, "B M 2"],
+    nearest: Nearest | None = None,
 ) -> Rollout:
-    """The episodes of given merges, encoded level by level.
+    """The episodes of given merges, encoded level by level; with ``nearest``, among candidates.
 
     What a policy thinks of them stays 0; see :func:`agents.probabilities.judged`.
     """
@@ -161,10 +193,10 @@ def follow(
     nodes = batch.tokens.new_zeros(size * (2 * slots - 1), autoencoder.embedding_dim)
     nodes[torch.cat([level.nodes for level in levels])] = torch.cat(states)
     zeros = batch.tokens.new_zeros(size, slots - 1)
-    return Rollout(
-        merges,
-        nodes.view(size, 2 * slots - 1, -1),
-        leaf_counts(merges, num_leaves),
-        Positions.of(batch.present, merges).active,
-        *(zeros, zeros, zeros),
-    )
+    nodes = nodes.view(size, 2 * slots - 1, -1)
+    candidates = None
+    if nearest is not None:
+        standardised = autoencoder.standardise(batch.tokens)
+        candidates = candidates_along(standardised, batch.present, nodes, merges, nearest)
+    counts = leaf_counts(merges, num_leaves)
+    return Rollout(merges, nodes, counts, zeros, zeros, zeros, candidates=candidates)

@@ -61,14 +61,16 @@ class PointerPolicy(NodePolicy):
     def scores(
         self, first: Float[Tensor, "B I F"], second: Float[Tensor, "B J F"]
     ) -> Float[Tensor, "B I J"]:
+        return self.halves(first)[0] @ self.halves(second)[1].transpose(-1, -2)
+
+    def halves(self, features: Float[Tensor, "*batch F"]) -> tuple[Tensor, Tensor]:
         width = self._width
-        return first[..., :width] @ second[..., width : 2 * width].transpose(-1, -2)
+        return features[..., :width], features[..., width : 2 * width]
 
     def paired_scores(
-        self, first: Float[Tensor, "*pairs F"], second: Float[Tensor, "*pairs F"]
+        self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
     ) -> Float[Tensor, "*pairs"]:
-        width = self._width
-        return torch.linalg.vecdot(first[..., :width], second[..., width : 2 * width])
+        return torch.linalg.vecdot(first, second)
 
     def values(
         self, features: Float[Tensor, "B N F"], members: Float[Tensor, "B S N"]
@@ -115,11 +117,13 @@ class PairPolicy(NodePolicy):
         hidden = first[:, :, None, :width] + second[:, None, :, width:]  # (B, I, J, H)
         return self.rest(hidden).squeeze(-1)
 
+    def halves(self, features: Float[Tensor, "*batch F"]) -> tuple[Tensor, Tensor]:
+        return features[..., : self.hidden_dim], features[..., self.hidden_dim :]
+
     def paired_scores(
-        self, first: Float[Tensor, "*pairs F"], second: Float[Tensor, "*pairs F"]
+        self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
     ) -> Float[Tensor, "*pairs"]:
-        width = self.hidden_dim
-        return self.rest(first[..., :width] + second[..., width:]).squeeze(-1)
+        return self.rest(first + second).squeeze(-1)
 
     def node_scores(
         self, features: Float[Tensor, "B N F"], needed: Callable[[], Tensor]

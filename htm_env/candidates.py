@@ -14,7 +14,7 @@ the lists always name all of the others.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -42,6 +42,8 @@ class Candidates:
     """The slots that a slot may come before in a merge; -1 <--> the place in its list is empty."""
     distances: Float[Tensor, "B P k"]
     """Squared; inf in empty places."""
+    fresh: Bool[Tensor, "B P k"]
+    """True <--> the partner was not there, or was another node, before the latest merge."""
     renewal: Int64[Tensor, "B"]
     """So few active tokens make all lists anew."""
 
@@ -76,7 +78,7 @@ def nearest_candidates(
     rows = torch.arange(len(places), device=places.device)[:, None, None]
     distances = _distances(places[rows, partners.clamp(min=0)], places[:, :, None])
     distances.masked_fill_(partners < 0, torch.inf)
-    return Candidates(partners, distances, active.sum(1) // 2)
+    return Candidates(partners, distances, partners >= 0, active.sum(1) // 2)
 
 
 @torch.no_grad()
@@ -108,7 +110,9 @@ def merged_candidates(
     row, slot = (apart < farthest).nonzero(as_tuple=True)
     partners[row, slot, place[row, slot]] = first[row]
     distances[row, slot, place[row, slot]] = apart[row, slot]
-    made = replace(candidates, partners=partners, distances=distances)
+    fresh = partners == first[:, None, None]
+    fresh[rows, first] = partners[rows, first] >= 0
+    made = Candidates(partners, distances, fresh, candidates.renewal)
     again = (active.sum(1) <= candidates.renewal).nonzero()[:, 0]
     if len(again):
         made = made.with_rows(again, nearest_candidates(places[again], active[again], k))

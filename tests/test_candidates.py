@@ -101,6 +101,12 @@ def test_lists_follow_the_rule_through_whole_episodes(seed, k, dimensions):
         places[running, first] = torch.randn(len(running), dimensions, generator=drawn)
         active[running, second] = False
         after = merged_candidates(some, places[running], active[running], first, second)
+        kept = (after.partners == some.partners) & (some.partners >= 0)
+        kept &= some.partners != first[:, None, None]
+        kept[torch.arange(len(running)), first] = False
+        again = active[running].sum(1) <= some.renewal
+        kept &= ~again[:, None, None]
+        assert torch.equal(after.fresh, (after.partners >= 0) & ~kept)
         candidates = candidates.with_rows(running, after)
         for row, i, j in zip(running.tolist(), first.tolist(), second.tolist(), strict=True):
             plain[row].merge(i, j, places[row, i].tolist())
@@ -132,10 +138,10 @@ def test_long_lists_name_all_pairs(seed):
 def test_nothing_that_was_given_is_changed():
     places, active = torch.randn(1, 5, 2, generator=generator(0)), torch.ones(1, 5).bool()
     before = nearest_candidates(places, active, 2)
-    kept = [tensor.clone() for tensor in (before.partners, before.distances, before.renewal)]
+    kept = [tensor.clone() for tensor in (before.partners, before.distances, before.fresh)]
     active[0, 1] = False
     merged_candidates(before, places, active, torch.tensor([0]), torch.tensor([1]))
-    now = (before.partners, before.distances, before.renewal)
+    now = (before.partners, before.distances, before.fresh)
     assert all(map(torch.equal, kept, now))
 
 

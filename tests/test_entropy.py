@@ -26,10 +26,10 @@ def episodes(*entropies: list[float]) -> Rollout:
         merges,
         torch.zeros(batch, nodes, 2),
         torch.ones(batch, nodes, dtype=torch.int64),
-        active,
         torch.zeros(batch, steps),
         torch.zeros(batch, steps),
         entropy,
+        active,
     )
 
 

@@ -1,0 +1,112 @@
+"""What a pair scorer thinks of episodes among candidates: every pair is scored once."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from agents.candidate_pairs import CandidatePairs
+from agents.intervals import Softmax
+from agents.judgement import Judgement
+from agents.policy import NodePolicy, bounded
+from agents.rollout import Rollout
+
+
+class CandidateJudgement(Judgement):
+    """Of a pair scorer alone; memory grows with the number of candidates, not of all pairs.
+
+    The order within a pair always counts as a choice: one of the two may be no candidate. A merge
+    that was none, of a demonstrator who knows of no candidates, teaches nothing.
+    """
+
+    def __init__(self, policy: NodePolicy, episodes: Rollout) -> None:
+        assert episodes.candidates is not None
+        self.policy, self.episodes = policy, episodes
+        self.pairs: CandidatePairs = episodes.candidates
+        self.features = policy.features(episodes.nodes, episodes.leaf_counts)
+
+    def judged(self, ordered: bool) -> Rollout:
+        softmax = self._softmax
+        return replace(
+            self.episodes,
+            log_prob=self.log_probs.detach(),
+            log_total=softmax.log_total.where(self.episodes.steps, 0.0),
+            entropy=self._nats / self._most,
+        )
+
+    @cached_property
+    def log_probs(self) -> Float[Tensor, "B M"]:
+        totals = self.pairs.intervals.log_totals(self._scores)
+        return (self._chosen - totals).where(self._possible, 0.0).clamp(max=0.0)
+
+    @cached_property
+    def values(self) -> Float[Tensor, "B M"]:
+        return self.policy.values(self.features, self.episodes.members)
+
+    def learn(
+        self,
+        episodes: Rollout,
+        advantages: Float[Tensor, "B M"],
+        entropy_coefficient: Float[Tensor, "B 1"],
+        ordered: bool,
+        generator: torch.Generator | None = None,
+    ) -> dict[str, Float[Tensor, ""]]:
+        size, steps = len(episodes.merges), episodes.steps
+        advantages = advantages * self._possible / size
+        price = entropy_coefficient / steps.sum(1, keepdim=True).clamp(min=1) * steps / size
+        losses = {
+            "policy": -(advantages * episodes.log_prob).sum(),
+            "entropy": (price * episodes.entropy).sum(),
+        }
+        price = price / self._most
+        # In closed form: the gradient of log p(a) is 1[a] - p, of the entropy -p (log p + H).
+        totals, scores = episodes.log_total, self._scores.detach()
+        spread = price * (totals - self._nats)
+        gradient = self.pairs.intervals.sums(scores, totals, advantages + spread)
+        if price.any():
+            gradient -= self.pairs.intervals.sums(scores, totals, price) * scores
+        torch.autograd.backward(
+            [self._scores, self._chosen], [gradient, -advantages], retain_graph=True
+        )
+        return losses
+
+    @cached_property
+    def _scores(self) -> Float[Tensor, "E"]:
+        row, (first, second) = self.pairs.row, self.pairs.nodes.unbind(1)
+        as_first, as_second = self.policy.halves(self.features)
+        return bounded(self.policy.paired_scores(as_first[row, first], as_second[row, second]))
+
+    @cached_property
+    def _chosen(self) -> Float[Tensor, "B M"]:
+        """The scores of the merges that were made; 0 in padding."""
+        rows = torch.arange(self.pairs.size, device=self.features.device)[:, None]
+        first, second = self.episodes.merges.clamp(min=0).unbind(2)
+        as_first, as_second = self.policy.halves(self.features)
+        scores = self.policy.paired_scores(as_first[rows, first], as_second[rows, second])
+        return bounded(scores).where(self.episodes.steps, 0.0)
+
+    @cached_property
+    def _possible(self) -> Bool[Tensor, "B M"]:
+        """True <--> the merge was made, and was a candidate."""
+        return self.pairs.chosen(self.episodes.merges)
+
+    @cached_property
+    def _softmax(self) -> Softmax:
+        return self.pairs.intervals.softmax(self._scores.detach())
+
+    @cached_property
+    def _nats(self) -> Float[Tensor, "B M"]:
+        """The entropy of every choice."""
+        nats = self._softmax.log_total - self._softmax.mean_score
+        return nats.where(self.episodes.steps, 0.0).clamp(min=0.0)
+
+    @cached_property
+    def _most(self) -> Float[Tensor, "B M"]:
+        """The entropy of choosing uniformly, in nats; 1 where there is only one choice."""
+        alike = torch.zeros_like(self._scores.detach())
+        count = self.pairs.intervals.softmax(alike).log_total  # of exp(0) each
+        return count.where(count > 1e-3, 1.0)

@@ -1,0 +1,167 @@
+"""Episodes of a policy that chooses among candidates: O(P k) a merge instead of O(P^2)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from agents.candidate_pairs import CandidatePairs, CandidateRecord
+from agents.listed_scores import listed_scores
+from agents.policy import ILLEGAL, MergePolicy
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import leaf_counts, leftmost_leaves
+from htm_env.types import NONE, TokenBatch
+
+NEIGHBOURS = ("embeddings", "centroids")
+
+
+class Nearest(NamedTuple):
+    """Which pairs are candidates."""
+
+    k: int = 8
+    """Partners of a token at most."""
+    neighbours: str = "embeddings"
+    """Near in what: embeddings, or centroids (mean standardised coordinates of the leaves)."""
+
+
+class CandidateEpisodes(NamedTuple):
+    """What a rollout among candidates makes (see :class:`agents.rollout.Rollout`)."""
+
+    merges: Int64[Tensor, "B M 2"]
+    nodes: Float[Tensor, "B N D"]
+    leaf_counts: Int64[Tensor, "B N"]
+    log_prob: Float[Tensor, "B M"]
+    log_total: Float[Tensor, "B M"]
+    entropy: Float[Tensor, "B M"]
+    """As a share of that of a uniform choice among the candidates."""
+    candidates: CandidatePairs
+
+
+def candidate_episodes(
+    autoencoder: HTMAutoencoder,
+    policy: MergePolicy,
+    batch: TokenBatch,
+    generator: torch.Generator,
+    greedy: bool,
+    to_make: Int64[Tensor, "B"],
+    nearest: Nearest,
+) -> CandidateEpisodes:
+    """Let ``policy`` merge every sample, whose numbers of merges must fall from row to row."""
+    size, slots = batch.present.shape
+    standardised = autoencoder.standardise(batch.tokens)
+    lifted = autoencoder.lifter(standardised) * batch.present[..., None]
+    nodes = lifted.new_zeros(size, 2 * slots - 1, lifted.shape[2])
+    nodes[:, :slots] = lifted
+    counts = batch.num_tokens.new_zeros(size, 2 * slots - 1)
+    counts[:, :slots] = batch.present.long()
+    places = nodes
+    if nearest.neighbours == "centroids":
+        places = standardised.new_zeros(size, 2 * slots - 1, standardised.shape[2])
+        places[:, :slots] = standardised * batch.present[..., None]
+    record = CandidateRecord(places[:, :slots], batch.present, nearest.k, slots - 1)
+    scores = listed_scores(policy, autoencoder, batch, nodes, counts)
+    merges = batch.num_tokens.new_full((size, slots - 1, 2), NONE)
+    log_prob, log_total, entropy = nodes.new_zeros(3, size, slots - 1).unbind()
+    for time, running in enumerate(_running(to_make, slots - 1)):
+        record.run(running, time)
+        row = torch.arange(running, device=nodes.device)
+        now = scores.at(record)  # (R, P, k)
+        first, place, chosen = _choose(now, generator, greedy)
+        second = record.lists.partners[row, first, place]
+        total = now.flatten(1).logsumexp(1)
+        log_total[row, time], log_prob[row, time] = total, chosen - total
+        entropy[row, time] = _relative_entropy(now, total)
+        children = torch.stack([record.nodes[row, first], record.nodes[row, second]], dim=1)
+        parent = batch.num_tokens[:running] + time
+        merges[row, time] = children
+        nodes[row, parent] = autoencoder.merger(nodes[row[:, None], children].flatten(1))
+        counts[row, parent] = counts[row[:, None], children].sum(1)
+        if places is not nodes:
+            _join(places, counts, row, children, parent)
+        record.merge(time, first, second, places[:running], parent)
+        scores.after(record, first, children, parent)
+    record.run(0, int(to_make.max()))
+    return CandidateEpisodes(merges, nodes, counts, log_prob, log_total, entropy, record.pairs())
+
+
+@torch.no_grad()
+def candidates_along(
+    standardised: Float[Tensor, "B P T"],
+    present: Bool[Tensor, "B P"],
+    nodes: Float[Tensor, "B N D"],
+    merges: Int64[Tensor, "B M 2"],
+    nearest: Nearest,
+) -> CandidatePairs:
+    """The pairs that are candidates while these merges are made, whoever chose them."""
+    num_leaves, to_make = present.sum(1), (merges[..., 0] >= 0).sum(1)
+    order = to_make.argsort(descending=True, stable=True)
+    places = nodes
+    if nearest.neighbours == "centroids":
+        places = node_centroids(standardised, present, merges)
+    places, made, leaves = places[order], merges[order], num_leaves[order]
+    slot = leftmost_leaves(made, leaves)
+    record = CandidateRecord(
+        places[:, : present.shape[1]], present[order], nearest.k, made.shape[1]
+    )
+    for time, running in enumerate(_running(to_make, made.shape[1])):
+        record.run(running, time)
+        first, second = slot[:running].gather(1, made[:running, time]).unbind(1)
+        record.merge(time, first, second, places[:running], leaves[:running] + time)
+    record.run(0, int(to_make.max()))
+    return record.pairs(order)
+
+
+def node_centroids(
+    standardised: Float[Tensor, "B P T"],
+    present: Bool[Tensor, "B P"],
+    merges: Int64[Tensor, "B M 2"],
+) -> Float[Tensor, "B N T"]:
+    """The mean of the tokens under every node; zeros for nodes that do not exist."""
+    size, slots, width = standardised.shape
+    counts = leaf_counts(merges, present.sum(1))
+    places = standardised.new_zeros(size, 2 * slots - 1, width)
+    places[:, :slots] = standardised.masked_fill(~present[..., None], 0.0)
+    for time in range(merges.shape[1]):
+        row = (merges[:, time, 0] >= 0).nonzero()[:, 0]
+        _join(places, counts, row, merges[row, time], present[row].sum(1) + time)
+    return places
+
+
+def _join(places: Tensor, counts: Tensor, row: Tensor, children: Tensor, parent: Tensor) -> None:
+    """Write the parents' places: the mean of their children's, by their leaves."""
+    weight = counts[row[:, None], children][..., None] / counts[row, parent][:, None, None]
+    places[row, parent] = (places[row[:, None], children] * weight).sum(1)
+
+
+def _running(to_make: Int64[Tensor, "B"], steps: int) -> list[int]:
+    """How many episodes make a merge at each step, as long as there is one."""
+    time = torch.arange(steps, device=to_make.device)
+    return [rows for rows in (to_make[:, None] > time).sum(0).tolist() if rows]
+
+
+def _choose(
+    scores: Float[Tensor, "R P k"], generator: torch.Generator, greedy: bool
+) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
+    """Slot, place in its list and score, drawn by the scores: first the slot, then the place."""
+    rows = torch.arange(len(scores), device=scores.device)
+    if greedy:
+        best = scores.flatten(1).argmax(1)
+        first, place = best // scores.shape[2], best % scores.shape[2]
+    else:
+        weights = (scores - scores.amax((1, 2), keepdim=True)).exp_()
+        first = torch.multinomial(weights.sum(2), 1, generator=generator).squeeze(1)
+        place = torch.multinomial(weights[rows, first], 1, generator=generator).squeeze(1)
+    return first, place, scores[rows, first, place]
+
+
+def _relative_entropy(
+    scores: Float[Tensor, "R P k"], total: Float[Tensor, "R"]
+) -> Float[Tensor, "R"]:
+    """Entropy over that of a uniform choice among the legal; 0 where there is only one."""
+    log_choice = (scores - total[:, None, None]).flatten(1)
+    nats = -torch.linalg.vecdot(log_choice.exp(), log_choice)
+    choices = (scores > ILLEGAL / 2).flatten(1).sum(1)
+    return torch.where(choices > 1, nats / choices.clamp(min=2).log(), 0.0)

@@ -1,0 +1,190 @@
+"""Episodes among candidates against a plain loop over populations and their lists."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_policy, replayed
+from torch import Tensor
+
+from agents.candidate_rollout import NEIGHBOURS, Nearest
+from agents.judging import judge
+from agents.rollout import Rollout, follow, rollout
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.candidates import merged_candidates, nearest_candidates
+from htm_env.forest import action_to_pair
+from htm_env.observation import observe_population
+from htm_env.standing import Standing, centroids
+from htm_env.types import TokenBatch
+
+CLOSE = {"rtol": 1e-4, "atol": 1e-5}
+EVERY = pytest.mark.parametrize("network", NETWORKS)
+SPACES = pytest.mark.parametrize("neighbours", NEIGHBOURS)
+
+
+@pytest.fixture
+def autoencoder() -> HTMAutoencoder:
+    return HTMAutoencoder(3, 5, 16, generator=generator(1))
+
+
+def plain(autoencoder, policy, batch: TokenBatch, merges: Tensor, nearest: Nearest):
+    """Log-probabilities and entropies (B, M) of a loop that asks the policy at every population."""
+    slots, lists, went = batch.present.shape[1], None, None
+    log_probs, entropies = [], []
+    for population, action in replayed(autoencoder, batch, merges):
+        active, places = population.forest.active, population.embeddings
+        if nearest.neighbours == "centroids":
+            standardised = autoencoder.standardise(batch.tokens)
+            places = centroids(Standing.of(standardised, batch.present, population.forest))
+        if lists is None:
+            lists = nearest_candidates(places, active, nearest.k)
+        else:
+            some = (places[went], active[went], i[went], j[went])
+            lists = lists.with_rows(went, merged_candidates(lists.rows(went), *some))
+        observation = observe_population(autoencoder, population, policy.observes)
+        logits, _ = policy(observation | {"candidates": lists.partners})
+        log_choice = logits.log_softmax(1).view(*lists.partners.shape)
+        i, j = action_to_pair(action.clamp(min=0), slots)
+        went = (action >= 0).nonzero()[:, 0]
+        rows = torch.arange(len(action))
+        places_of_second = (lists.partners[rows, i] == j[:, None]).int().argmax(1)
+        listed = (lists.partners[rows, i] == j[:, None]).any(1) & (action >= 0)
+        log_probs.append(log_choice[rows, i, places_of_second].where(listed, 0.0))
+        count = (lists.partners >= 0).flatten(1).sum(1)
+        nats = -(log_choice.exp() * log_choice.clamp(min=-1e3)).flatten(1).sum(1)
+        share = torch.where(count > 1, nats / count.clamp(min=2).log(), 0.0)
+        entropies.append(share.where(action >= 0, 0.0))
+    return torch.stack(log_probs, 1), torch.stack(entropies, 1)
+
+
+@EVERY
+@SPACES
+@pytest.mark.parametrize("k", [1, 2, 9])
+def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, network, neighbours, k):
+    policy, batch = random_policy(network), random_batch(RAGGED)
+    nearest = Nearest(k, neighbours)
+    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
+    assert torch.equal(episodes.steps.sum(1), batch.num_tokens - 1)
+    log_probs, entropies = plain(autoencoder, policy, batch, episodes.merges, nearest)
+    assert (log_probs[episodes.steps] < 0).any()
+    torch.testing.assert_close(episodes.log_prob, log_probs, **CLOSE)
+    torch.testing.assert_close(episodes.entropy, entropies, **CLOSE)
+    again = follow(autoencoder, batch, episodes.merges, nearest)
+    assert episodes.candidates.chosen(episodes.merges)[episodes.steps].all()
+    for seen in (episodes, again):
+        judgement = judge(policy, autoencoder, batch, seen)
+        torch.testing.assert_close(judgement.log_probs, log_probs, **CLOSE)
+        judged = judgement.judged(ordered=True)
+        for name in ("log_prob", "log_total"):
+            torch.testing.assert_close(getattr(judged, name), getattr(episodes, name), **CLOSE)
+        if network in SCORERS:
+            torch.testing.assert_close(judged.entropy, entropies, **CLOSE)
+
+
+@EVERY
+def test_candidates_of_everyone_are_all_pairs(autoencoder, network):
+    policy, batch = random_policy(network), random_batch(RAGGED)
+    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(5))
+    every = judge(policy, autoencoder, batch, follow(autoencoder, batch, episodes.merges))
+    among = judge(policy, autoencoder, batch, episodes)
+    for name in ("log_prob", "log_total", "entropy"):
+        ours, theirs = (getattr(seen.judged(ordered=True), name) for seen in (among, every))
+        torch.testing.assert_close(ours, theirs, **CLOSE)
+    torch.testing.assert_close(among.values, every.values, **CLOSE)
+
+
+@EVERY
+@pytest.mark.parametrize("priced", [False, True])
+def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced):
+    policy, batch = random_policy(network), random_batch([6, 4, 2])
+    nearest = Nearest(2)
+    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
+    advantages = torch.randn(episodes.steps.shape, generator=generator(5))
+    price = torch.tensor([[0.7], [-0.3], [0.2]]) * priced
+    losses = judge(policy, autoencoder, batch, episodes).learn(
+        episodes, advantages, price, ordered=True
+    )
+    ours = {name: weight.grad.clone() for name, weight in policy.named_parameters()
+            if weight.grad is not None}  # fmt: skip
+    policy.zero_grad()
+    log_probs, entropies = plain(autoencoder, policy, batch, episodes.merges, nearest)
+    steps = episodes.steps
+    if network not in SCORERS:  # their entropy is over that of all pairs
+        judged = judge(policy, autoencoder, batch, episodes).judged(ordered=True)
+        entropies = entropies * (judged.entropy / entropies.detach()).nan_to_num(0.0)
+    policy_loss = -(advantages * steps * log_probs).sum() / 3
+    entropy_loss = (price / steps.sum(1, keepdim=True) * entropies).sum() / 3
+    (policy_loss + entropy_loss).backward()
+    torch.testing.assert_close(losses["policy"], policy_loss.detach(), **CLOSE)
+    torch.testing.assert_close(losses["entropy"], entropy_loss.detach(), **CLOSE)
+    for name, weight in policy.named_parameters():
+        if weight.grad is not None and weight.grad.any():
+            torch.testing.assert_close(ours[name], weight.grad, rtol=1e-3, atol=1e-5)
+
+
+def test_greedy_takes_the_best_candidate(autoencoder):
+    policy, batch = random_policy("pointer"), random_batch(RAGGED)
+    nearest = Nearest(2)
+    first = rollout(autoencoder, policy, batch, generator(0), greedy=True, nearest=nearest)
+    other = rollout(autoencoder, policy, batch, generator(1), greedy=True, nearest=nearest)
+    assert torch.equal(first.merges, other.merges)
+    seen = []
+    plain_policy = policy.forward
+
+    def spying(observation):
+        logits, values = plain_policy(observation)
+        seen.append(logits.log_softmax(1).amax(1))
+        return logits, values
+
+    policy.forward = spying
+    log_probs, _ = plain(autoencoder, policy, batch, first.merges, nearest)
+    torch.testing.assert_close(torch.stack(seen, 1).where(first.steps, 0.0), log_probs, **CLOSE)
+
+
+def test_a_merge_that_is_no_candidate_teaches_nothing(autoencoder):
+    """As a demonstrator's may be."""
+    policy, batch = random_policy("pointer"), random_batch([6])
+    close = rollout(autoencoder, policy, batch, generator(0), nearest=Nearest(1))
+    candidates = {tuple(pair) for pair, times in zip(close.candidates.nodes.tolist(),
+                  close.candidates.times.tolist(), strict=True) if times[0] == 0}  # fmt: skip
+    far = next([i, j] for i in range(6) for j in range(6) if i != j and (i, j) not in candidates)
+    merges = torch.full((1, 5, 2), -1)
+    merges[0, 0] = torch.tensor(far)
+    episodes = follow(autoencoder, batch, merges, Nearest(1))
+    judgement = judge(policy, autoencoder, batch, episodes)
+    judged = judgement.judged(ordered=True)
+    assert judged.steps.sum() == 1 and not judged.log_prob.any()
+    judgement.learn(judged, torch.ones(1, 5), torch.zeros(1, 1), ordered=True)
+    assert not any(w.grad.any() for w in policy.parameters() if w.grad is not None)
+
+
+def test_some_rows_are_those_episodes(autoencoder):
+    policy, batch = random_policy("pointer"), random_batch(RAGGED)
+    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(2))
+    for index in (torch.tensor([4, 0, 4]), slice(1, 3), torch.arange(6) % 2 == 0):
+        some: Rollout = episodes.rows(index)
+        judged = judge(policy, autoencoder, batch.rows(torch.arange(6)[index]), some).judged(True)
+        torch.testing.assert_close(judged.log_prob, episodes.log_prob[index], **CLOSE)
+
+
+def test_partial_episodes_end_where_they_are_told(autoencoder):
+    policy, batch = random_policy("pointer"), random_batch([6, 5, 3])
+    num_merges = torch.tensor([2, 4, 0])
+    episodes = rollout(
+        autoencoder, policy, batch, generator(3), num_merges=num_merges, nearest=Nearest(2)
+    )
+    assert torch.equal(episodes.steps.sum(1), num_merges)
+    judged = judge(policy, autoencoder, batch, replace(episodes, positions=None)).judged(True)
+    torch.testing.assert_close(judged.log_prob, episodes.log_prob, **CLOSE)
+
+
+def test_pairs_grow_as_tokens_and_not_as_their_square(autoencoder):
+    counts = []
+    for tokens in (64, 256):
+        batch = random_batch([tokens])
+        episodes = rollout(autoencoder, random_policy("pointer"), batch, generator(0),
+                           nearest=Nearest(4))  # fmt: skip
+        counts.append(len(episodes.candidates.row) / tokens)
+    assert counts[1] < 2 * counts[0]  # of all pairs there are four times as many a token
