@@ -9,11 +9,14 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.candidate_pairs import CandidatePairs
-from agents.intervals import Softmax
+from agents.intervals import Intervals, Softmax
 from agents.judgement import Judgement
 from agents.policy import NodePolicy, bounded
 from agents.rollout import Rollout
+from replay import CandidatePairs
+
+IMPOSSIBLE = -1e4
+"""The log-probability of a merge that was no candidate: its probability is 0."""
 
 
 class CandidateJudgement(Judgement):
@@ -40,8 +43,9 @@ class CandidateJudgement(Judgement):
 
     @cached_property
     def log_probs(self) -> Float[Tensor, "B M"]:
-        totals = self.pairs.intervals.log_totals(self._scores)
-        return (self._chosen - totals).where(self._possible, 0.0).clamp(max=0.0)
+        log_probs = self._chosen - self._intervals.log_totals(self._scores)
+        never = torch.where(self.episodes.steps, IMPOSSIBLE, 0.0)
+        return torch.where(self._possible, log_probs, never).clamp(max=0.0)
 
     @cached_property
     def values(self) -> Float[Tensor, "B M"]:
@@ -59,20 +63,24 @@ class CandidateJudgement(Judgement):
         advantages = advantages * self._possible / size
         price = entropy_coefficient / steps.sum(1, keepdim=True).clamp(min=1) * steps / size
         losses = {
-            "policy": -(advantages * episodes.log_prob).sum(),
+            "policy": -(advantages * episodes.log_prob).sum(),  # 0 where it was impossible
             "entropy": (price * episodes.entropy).sum(),
         }
         price = price / self._most
         # In closed form: the gradient of log p(a) is 1[a] - p, of the entropy -p (log p + H).
         totals, scores = episodes.log_total, self._scores.detach()
         spread = price * (totals - self._nats)
-        gradient = self.pairs.intervals.sums(scores, totals, advantages + spread)
+        gradient = self._intervals.sums(scores, totals, advantages + spread)
         if price.any():
-            gradient -= self.pairs.intervals.sums(scores, totals, price) * scores
+            gradient -= self._intervals.sums(scores, totals, price) * scores
         torch.autograd.backward(
             [self._scores, self._chosen], [gradient, -advantages], retain_graph=True
         )
         return losses
+
+    @cached_property
+    def _intervals(self) -> Intervals:
+        return Intervals(self.pairs.row, self.pairs.times, self.pairs.size, self.pairs.steps)
 
     @cached_property
     def _scores(self) -> Float[Tensor, "E"]:
@@ -96,7 +104,7 @@ class CandidateJudgement(Judgement):
 
     @cached_property
     def _softmax(self) -> Softmax:
-        return self.pairs.intervals.softmax(self._scores.detach())
+        return self._intervals.softmax(self._scores.detach())
 
     @cached_property
     def _nats(self) -> Float[Tensor, "B M"]:
@@ -108,5 +116,5 @@ class CandidateJudgement(Judgement):
     def _most(self) -> Float[Tensor, "B M"]:
         """The entropy of choosing uniformly, in nats; 1 where there is only one choice."""
         alike = torch.zeros_like(self._scores.detach())
-        count = self.pairs.intervals.softmax(alike).log_total  # of exp(0) each
+        count = self._intervals.softmax(alike).log_total  # of exp(0) each
         return count.where(count > 1e-3, 1.0)

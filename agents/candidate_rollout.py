@@ -8,12 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.candidate_pairs import CandidatePairs, CandidateRecord
+from agents.candidate_record import CandidateRecord
 from agents.listed_scores import listed_scores
 from agents.policy import ILLEGAL, MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts, leftmost_leaves
 from htm_env.types import NONE, TokenBatch
+from replay import CandidatePairs
 
 NEIGHBOURS = ("embeddings", "centroids")
 

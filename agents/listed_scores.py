@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.candidate_pairs import CandidateRecord
+from agents.candidate_record import CandidateRecord
 from agents.pair_scores import FreshScores, pair_scores
 from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig
-from agents.configuration import check_bounds
+from agents.candidate_rollout import NEIGHBOURS, Nearest
+from agents.configuration import check_bounds, check_choice
 from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
 from agents.encoders import NO_ENCODER, ContextConfig
@@ -25,6 +26,7 @@ from agents.schedules import check_points, piecewise_linear
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
 
+CANDIDATES = ("all", "knn")
 Points = tuple[tuple[float, float], ...]
 
 
@@ -42,6 +44,13 @@ class PolicyConfig:
     population: none, attention, glom, hierarchical or spans."""
     context: ContextConfig = field(default_factory=ContextConfig)
     """Of that encoder."""
+    candidates: str = "all"
+    """The pairs to choose from: all, or knn: of every token with its nearest, so that memory grows
+    as the tokens and not as their square."""
+    k: int = 8
+    """knn: the partners of a token at most."""
+    neighbours: str = "embeddings"
+    """knn: near in what: embeddings, or centroids (mean coordinates of a token's leaves)."""
     policy_hidden_dim: int = 128
     """Width of the policy's hidden layers."""
     trees_per_step: int = 32
@@ -64,9 +73,16 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         many = (1, math.inf)
-        check_bounds(self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1))
+        check_bounds(self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1), k=many)
+        check_choice("candidates", self.candidates, CANDIDATES)
+        check_choice("neighbours", self.neighbours, NEIGHBOURS)
         check_points("demonstration_share", self.demonstration_share)
         check_bounds(self, demonstration_race=(0, 1))
+
+    @property
+    def nearest(self) -> Nearest | None:
+        """The rule for candidates; None for all pairs."""
+        return None if self.candidates == "all" else Nearest(self.k, self.neighbours)
 
 
 class PolicyLearner(Learner):
@@ -105,7 +121,11 @@ class PolicyLearner(Learner):
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        return rollout(self.autoencoder, self.policy, batch, generator, greedy=greedy).merges
+        return rollout(
+            *(self.autoencoder, self.policy, batch, generator),
+            greedy=greedy,
+            nearest=self.config.nearest,
+        ).merges
 
     def predict(
         self,

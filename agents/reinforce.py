@@ -189,7 +189,7 @@ class Reinforce(PolicyLearner):
     def _demonstrate(self, batch: TokenBatch, demonstrator: str) -> Rollout:
         policy = self.demonstrators[demonstrator]
         merges = policy.merges(batch, self.autoencoder, self.generator)
-        return follow(self.autoencoder, batch, merges)
+        return follow(self.autoencoder, batch, merges, self.config.nearest)
 
     def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:
         episodes = rollout(
@@ -197,6 +197,7 @@ class Reinforce(PolicyLearner):
             greedy=greedy, num_merges=num_merges,
             ordered_entropy=self.config.entropy.ordered,
             measure_entropy=self.entropy.measured,
+            nearest=self.config.nearest,
         )  # fmt: skip
         self.merges_made += int(episodes.steps.sum())
         return episodes

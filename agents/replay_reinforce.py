@@ -60,6 +60,11 @@ class ReplayReinforce(Reinforce):
             raise ValueError(
                 f"unknown correction {config.correction!r}; choose from {list(CORRECTION_NAMES)}"
             )
+        if config.correction == "tree" and config.nearest is not None:
+            raise ValueError(
+                "the correction tree asks for the probabilities of other merges than were made; "
+                f"with candidates={config.candidates!r} choose another"
+            )
         if config.seed_episodes and not self.demonstrators:
             raise ValueError(
                 f"seed_episodes is {config.seed_episodes}, but nobody demonstrates on "
@@ -118,7 +123,8 @@ class ReplayReinforce(Reinforce):
         config, drawn = self.config, self.buffer.sample(self.config.replay_batch_size)
         stored = drawn.trajectories.to(self.device)
         batch = stored.token_batch
-        episodes = follow(self.autoencoder, batch, stored.merges)
+        followed = follow(self.autoencoder, batch, stored.merges)
+        episodes = replace(followed, candidates=stored.candidates)
         rewards, error = self._rewards_of(batch, episodes)
         judgement = self._judge(batch, episodes)
         episodes = judgement.judged(config.entropy.ordered)
@@ -217,7 +223,8 @@ class ReplayReinforce(Reinforce):
         policy = self.stochastic_demonstrators[demonstrator]
         behaviour = policy.behaviour(batch, self.autoencoder, self.generator)
         merges, log_prob = behaviour.episodes(self.generator)
-        episodes = replace(follow(self.autoencoder, batch, merges), log_prob=log_prob)
+        followed = follow(self.autoencoder, batch, merges, self.config.nearest)
+        episodes = replace(followed, log_prob=log_prob)
         tree_log_prob = None
         if self.config.correction == "tree":
             tree_log_prob = behaviour.tree_log_prob(merges, self.generator)
@@ -255,6 +262,7 @@ class ReplayReinforce(Reinforce):
             policy_version=self.updates,
             source=source,
             tree_log_prob=tree_log_prob,
+            candidates=episodes.candidates,
         )
         self.buffer.add(stored)
 

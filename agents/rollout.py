@@ -12,7 +12,6 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.candidate_pairs import CandidatePairs
 from agents.candidate_rollout import Nearest, candidate_episodes, candidates_along
 from agents.choices import choices, choose_pairs, most_entropy, pair_weights
 from agents.pair_scores import pair_scores
@@ -22,6 +21,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts
 from htm_env.levels import forest_levels
 from htm_env.types import TokenBatch
+from replay import CandidatePairs
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Stored trees, and what they say about a policy that did not make them."""
 
 from replay.buffer import ReplayBuffer
+from replay.candidate_pairs import CandidatePairs
 from replay.importance import (
     VTrace,
     effective_sample_size,
@@ -33,6 +34,7 @@ from replay.tree_states import (
 
 __all__ = [
     "SAMPLERS",
+    "CandidatePairs",
     "ForestStates",
     "ReplayBuffer",
     "Sampled",

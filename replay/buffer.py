@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from replay.candidate_store import CandidateStore
 from replay.files import not_readable, read_tensors, write_tensors
 from replay.packing import Packing
 from replay.ring import Ring
@@ -67,6 +68,7 @@ class ReplayBuffer:
         self._max_staleness, self._num_slots = max_staleness, num_slots
         self._ring = Ring(capacity)
         self._packing: Packing | None = None
+        self._candidates = CandidateStore()
         self._bounds = (0.0, 0.0)  # of the values, when the priorities were computed
         self._tree = SumTree(np.zeros(0))
 
@@ -109,6 +111,7 @@ class ReplayBuffer:
         packing = self._packing or Packing(
             batch.present.shape[1] if self._num_slots is None else self._num_slots,
             batch.tokens.shape[2],
+            batch.candidates is not None,
         )
         packing.check_fits(batch)
         known = known_values(values, batch.size)
@@ -119,6 +122,8 @@ class ReplayBuffer:
         columns = packing.pack(batch, ids[batch.source.cpu()])
         columns["value"] = torch.from_numpy(known)
         columns["priority"] = torch.from_numpy(self._new_priorities(known))
+        if batch.candidates is not None:
+            columns["candidates"] = self._candidates.add(batch.candidates)
         slots, moved = self._ring.append(columns)
         self._packing, self.sources = packing, sources
         if moved:
@@ -128,6 +133,8 @@ class ReplayBuffer:
         if self._max_staleness is not None:
             newest = int(self._ring.unordered("policy_version").max())
             self.drop_older_than(newest - self._max_staleness)
+        if len(self._candidates) > 2 * len(self):
+            self._candidates.keep(self._ring.column("candidates"))
 
     def drop_older_than(self, version: int) -> int:
         """Drop the episodes whose policy version is below this one; returns how many went."""
@@ -231,10 +238,13 @@ class ReplayBuffer:
 
     def _contents(self) -> dict[str, Any]:
         ring, packing = self._ring, self._packing
+        columns = {name: ring.column(name).clone() for name in ring.columns}
+        if packing is not None and packing.listed:
+            columns |= self._candidates.contents(columns["candidates"])
         return {
             "config": self._config,
-            "columns": {name: ring.column(name).clone() for name in ring.columns},
-            "shape": [] if packing is None else [packing.num_slots, packing.token_dim],
+            "columns": columns,
+            "shape": [] if packing is None else [*vars(packing).values()],
             "sources": list(self.sources),
             "place": [ring.first, ring.room],
             "bounds": list(self._bounds),
@@ -243,19 +253,24 @@ class ReplayBuffer:
     def _restore_contents(self, state: dict[str, Any]) -> None:
         """Raises ``ValueError``, ``KeyError`` or ``TypeError``, and has then changed nothing."""
         ring, packing, sources = Ring(self.capacity), None, tuple(map(str, state["sources"]))
+        candidates, columns = CandidateStore(), dict(state["columns"])
         low, high = map(float, state["bounds"])
         first, room = map(int, state["place"])
         if state["shape"]:
             packing = Packing(*state["shape"])
-            packing.check_columns(state["columns"], sources)
-            size = len(state["columns"]["tokens"])
+            if packing.listed:
+                pairs, counts = columns.pop("pairs"), columns.pop("pair_counts").tolist()
+                candidates = CandidateStore.of(columns["candidates"].tolist(), pairs, counts)
+            packing.check_columns(columns, sources, candidates)
+            size = len(columns["tokens"])
             if not (0 <= first < room <= self.capacity and size <= room):
                 raise ValueError(
                     f"{size} episodes stand from {first} on in {room} places; expected them to fit "
                     f"a capacity of {self.capacity}"
                 )
-            ring.place(state["columns"], first, room)
+            ring.place(columns, first, room)
         self._ring, self._packing, self.sources = ring, packing, sources
+        self._candidates = candidates
         self._bounds = (low, high)
         self._rebuild()
 
@@ -291,4 +306,4 @@ class ReplayBuffer:
     def _unpacked(self, slots: Tensor) -> Trajectories:
         if self._packing is None:
             raise ValueError("this buffer is empty; expected at least one episode")
-        return self._packing.unpack(self._ring.rows(slots), self.sources)
+        return self._packing.unpack(self._ring.rows(slots), self.sources, self._candidates)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from replay.candidate_store import CandidateStore
 from replay.trajectory import Trajectories
 
 _CHECKED_AT_ONCE = 65536
@@ -23,6 +24,8 @@ class Packing:
 
     num_slots: int
     token_dim: int
+    listed: bool = False
+    """True <--> the episodes have candidates, under a number in ``candidate_store.py``."""
 
     def __post_init__(self) -> None:
         if self.num_slots < 2 or self.token_dim < 1:
@@ -45,6 +48,7 @@ class Packing:
             "source": (torch.int16, ()),
             "value": (torch.float64, ()),
             "priority": (torch.float64, ()),
+            **({"candidates": (torch.int64, ())} if self.listed else {}),
         }
 
     @property
@@ -70,6 +74,11 @@ class Packing:
                 f"episode 0 has tokens of {batch.tokens.shape[2]} coordinates; the episodes of "
                 f"this buffer have {self.token_dim}"
             )
+        if (batch.candidates is not None) != self.listed:
+            raise ValueError(
+                f"episode 0 has {'no ' if self.listed else ''}candidates; the episodes of this "
+                f"buffer have {'some' if self.listed else 'none'}"
+            )
         too_large = batch.num_tokens > self.num_slots
         if too_large.any():
             row = int(too_large.nonzero()[0])
@@ -78,7 +87,9 @@ class Packing:
                 f"buffer have at most {self.num_slots}"
             )
 
-    def check_columns(self, columns: dict[str, Tensor], sources: tuple[str, ...]) -> None:
+    def check_columns(
+        self, columns: dict[str, Tensor], sources: tuple[str, ...], candidates: CandidateStore
+    ) -> None:
         """Raise ``ValueError`` naming what is wrong with columns that were read from a file."""
         if set(columns) != set(self.dtypes):
             raise ValueError(f"the columns are {sorted(columns)}; expected {sorted(self.dtypes)}")
@@ -96,16 +107,17 @@ class Packing:
             raise ValueError("there are infinite values; expected finite ones, or nan for unknown")
         for start in range(0, count, _CHECKED_AT_ONCE):
             part = {name: column[start:][:_CHECKED_AT_ONCE] for name, column in columns.items()}
-            self.unpack(part, sources).check(first=start)
+            self.unpack(part, sources, candidates).check(first=start)
 
     def pack(self, batch: Trajectories, source: Tensor) -> dict[str, Tensor]:
-        """The columns of episodes that fit, without value and priority; ``source`` holds ids."""
+        """The columns of episodes that fit, without value, priority and candidates; ``source``
+        holds ids."""
         batch = batch.to("cpu")
         count, slots = batch.present.shape
         columns = {
             name: torch.zeros(count, *shape, dtype=dtype)
             for name, (dtype, shape) in self.dtypes.items()
-            if name not in ("value", "priority")
+            if name not in ("value", "priority", "candidates")
         }
         columns["merges"].fill_(-1)
         width = min(slots, self.num_slots)
@@ -119,7 +131,13 @@ class Packing:
         columns["source"][:] = source
         return columns
 
-    def unpack(self, columns: dict[str, Tensor], sources: tuple[str, ...]) -> Trajectories:
+    def unpack(
+        self, columns: dict[str, Tensor], sources: tuple[str, ...], candidates: CandidateStore
+    ) -> Trajectories:
+        """The episodes of columns; the ``candidates`` of those that have some."""
+        pairs = None
+        if self.listed:
+            pairs = candidates.rows(columns["candidates"], self.num_slots - 1)
         return Trajectories(
             columns["tokens"],
             torch.arange(self.num_slots) < columns["num_tokens"][:, None],
@@ -129,4 +147,5 @@ class Packing:
             columns["policy_version"],
             columns["source"].long(),
             sources,
+            pairs,
         )

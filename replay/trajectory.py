@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.types import NONE, TokenBatch
+from replay.candidate_pairs import CandidatePairs
 from replay.forest_check import check_forests
 
 
@@ -39,6 +40,9 @@ class Trajectory:
     """The learner's update count when the episode was collected."""
     source: str = "policy"
     """Where it came from: the policy, or a demonstrator's name."""
+    candidates: Int64[Tensor, "E 4"] | None = None
+    """The pairs that could be merged: two nodes, and the first and the last merge at which they
+    could be; None where all pairs could."""
 
     def __post_init__(self) -> None:
         if self.tokens.ndim != 2:
@@ -83,6 +87,8 @@ class Trajectories(NamedTuple):
     """Index into ``sources``."""
     sources: tuple[str, ...]
     """The names of the sources."""
+    candidates: CandidatePairs | None = None
+    """The pairs that could be merged; None for all of them."""
 
     @property
     def size(self) -> int:
@@ -111,17 +117,23 @@ class Trajectories(NamedTuple):
 
     def to(self, device: torch.device | str) -> Trajectories:
         """The same episodes on another device."""
-        return self._each(lambda tensor: tensor.to(device))
+        candidates = None if self.candidates is None else self.candidates.to(device)
+        return self._each(lambda tensor: tensor.to(device), candidates)
 
     def rows(self, index: Tensor | slice) -> Trajectories:
         """The episodes that ``index`` selects."""
-        return self._each(lambda tensor: tensor[index])
+        candidates = None if self.candidates is None else self.candidates.rows(index)
+        return self._each(lambda tensor: tensor[index], candidates)
 
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Trajectories:
+    def _each(
+        self, change: Callable[[Tensor], Tensor], candidates: CandidatePairs | None
+    ) -> Trajectories:
         changed: dict[str, Any] = {
-            name: change(value) for name, value in self._asdict().items() if name != "sources"
+            name: change(value)
+            for name, value in self._asdict().items()
+            if name not in ("sources", "candidates")
         }
-        return self._replace(**changed)
+        return self._replace(**changed, candidates=candidates)
 
     def check(self, first: int = 0) -> None:
         """Raise ``ValueError`` naming the first episode that is not what :class:`Trajectory` asks.
@@ -134,6 +146,7 @@ class Trajectories(NamedTuple):
     def unpad(self) -> list[Trajectory]:
         """The episodes one by one."""
         made = self.steps.sum(1).tolist()
+        pairs = [None] * self.size if self.candidates is None else self.candidates.of_each()
         return [
             Trajectory(
                 self.tokens[row, :n].clone(),
@@ -142,6 +155,7 @@ class Trajectories(NamedTuple):
                 float(self.tree_log_prob[row]),
                 int(self.policy_version[row]),
                 self.sources[int(self.source[row])],
+                pairs[row],
             )
             for row, n in enumerate(self.num_tokens.tolist())
         ]
@@ -165,6 +179,10 @@ class Trajectories(NamedTuple):
                     f"episode {row} has {n} tokens of {dim} coordinates; expected at most {slots} "
                     f"tokens of {token_dim} coordinates"
                 )
+            if (episode.candidates is None) != (episodes[0].candidates is None):
+                raise ValueError(
+                    f"either episode {row} or episode 0 has candidates; expected both, or neither"
+                )
         return _padded(episodes, slots)
 
     @classmethod
@@ -177,6 +195,7 @@ class Trajectories(NamedTuple):
         policy_version: int,
         source: str = "policy",
         tree_log_prob: Float[Tensor, "B"] | None = None,
+        candidates: CandidatePairs | None = None,
     ) -> Trajectories:
         """The episodes that one policy has just made of ``batch``."""
         version = merges.new_full((len(merges),), policy_version)
@@ -184,7 +203,7 @@ class Trajectories(NamedTuple):
             tree_log_prob = behaviour_log_prob.new_full((len(merges),), math.nan)
         return cls(
             batch.tokens, batch.present, merges, behaviour_log_prob, tree_log_prob,
-            version, torch.zeros_like(version), (source,),
+            version, torch.zeros_like(version), (source,), candidates,
         )  # fmt: skip
 
 
@@ -200,6 +219,7 @@ def _padded(episodes: Sequence[Trajectory], slots: int) -> Trajectories:
         merges[row, : len(episode.merges)] = episode.merges
         log_prob[row, : len(episode.merges)] = episode.behaviour_log_prob
     num_tokens = torch.tensor([len(episode.tokens) for episode in episodes])
+    pairs = [episode.candidates for episode in episodes if episode.candidates is not None]
     return Trajectories(
         tokens,
         torch.arange(slots) < num_tokens[:, None],
@@ -209,6 +229,7 @@ def _padded(episodes: Sequence[Trajectory], slots: int) -> Trajectories:
         torch.tensor([episode.policy_version for episode in episodes], dtype=torch.int64),
         torch.tensor([sources.index(episode.source) for episode in episodes]),
         sources,
+        CandidatePairs.joined(pairs, slots - 1) if pairs else None,
     )
 
 
@@ -228,6 +249,8 @@ def _check(batch: Trajectories, name: Callable[[int], str]) -> None:
             "expected finite coordinates"
         )
     check_forests(batch.merges, num_tokens, name)
+    if batch.candidates is not None:
+        batch.candidates.check(batch.merges, num_tokens, name)
     log_prob, steps = batch.behaviour_log_prob, batch.steps
     wrong = torch.where(steps, ~(log_prob.isfinite() & (log_prob <= 0)), log_prob != 0)
     if (row := _first(wrong.any(1))) is not None:

@@ -1,81 +1,14 @@
-"""Which pairs of nodes were candidates in an episode, and from which merge to which."""
+"""The candidate lists of episodes that go on, and what they were."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.intervals import Intervals
 from htm_env.candidates import Candidates, merged_candidates, nearest_candidates
 from htm_env.types import NONE
-
-
-@dataclass(frozen=True)
-class CandidatePairs:
-    """The ordered pairs of ``B`` episodes, one behind the other.
-
-    An episode of 64 tokens has about 7 k a token and one of 256 tokens 9 k (measured, k = 4): lists
-    that are made anew count anew.
-
-    Neighbours in embedding space move as the autoencoder learns, so that these are kept with the
-    episodes: probabilities are exact within them.
-    """
-
-    size: int
-    """``B``."""
-    steps: int
-    """``M``."""
-    row: Int64[Tensor, "E"]
-    """The episode, in rising order."""
-    nodes: Int64[Tensor, "E 2"]
-    """The nodes of the pair; the first comes first in the merge."""
-    times: Int64[Tensor, "E 2"]
-    """The first and the last merge of the episode at which it could be made."""
-
-    @cached_property
-    def intervals(self) -> Intervals:
-        return Intervals(self.row, self.times, self.size, self.steps)
-
-    @cached_property
-    def starts(self) -> Int64[Tensor, "bounds"]:
-        """Where the pairs of each episode begin."""
-        bounds = torch.arange(self.size + 1, device=self.row.device)
-        return torch.searchsorted(self.row, bounds)
-
-    def rows(self, index: Tensor | slice) -> CandidatePairs:
-        """Those of the episodes that ``index`` (of integers, or True) selects, in this order."""
-        chosen = torch.arange(self.size, device=self.row.device)[index]
-        row, pair = self._of(chosen)
-        return CandidatePairs(len(chosen), self.steps, row, self.nodes[pair], self.times[pair])
-
-    def at(
-        self, episode: Int64[Tensor, "S"], time: Int64[Tensor, "S"]
-    ) -> tuple[Int64[Tensor, "C"], Int64[Tensor, "C"]]:
-        """The candidates before some merges: an index into ``episode``, and one into the pairs."""
-        state, pair = self._of(episode)
-        first, last = self.times[pair].unbind(1)
-        there = (first <= time[state]) & (time[state] <= last)
-        return state[there], pair[there]
-
-    def chosen(self, merges: Int64[Tensor, "B M 2"]) -> Bool[Tensor, "B M"]:
-        """True <--> the merge was one of the candidates before it."""
-        last = self.times[:, 1]
-        right = (self.nodes == merges[self.row, last]).all(1)
-        made = self.row.new_zeros(self.size, self.steps, dtype=torch.bool)
-        made[self.row[right], last[right]] = True
-        return made
-
-    def _of(self, episode: Int64[Tensor, "S"]) -> tuple[Int64[Tensor, "C"], Int64[Tensor, "C"]]:
-        """All pairs of some episodes: an index into ``episode``, and one into the pairs."""
-        start = self.starts[episode]
-        count = self.starts[episode + 1] - start
-        which = torch.arange(len(episode), device=start.device).repeat_interleave(count)
-        before = count.cumsum(0) - count
-        return which, torch.arange(len(which), device=start.device) + (start - before)[which]
+from replay import CandidatePairs
 
 
 class CandidateRecord:
@@ -146,7 +79,7 @@ class CandidateRecord:
 
     def _end(self, over: Bool[Tensor, "R P k"], time: int) -> None:
         """The pairs in these places of the lists were candidates up to ``time``."""
-        row, slot, place = over.nonzero(as_tuple=True)
+        row, slot, place = (over & (self._since <= time)).nonzero(as_tuple=True)
         since = self._since[row, slot, place]
         partner = self.lists.partners[row, slot, place]
         nodes = torch.stack([self.nodes[row, slot], self.nodes[row, partner]], dim=1)

@@ -1,0 +1,116 @@
+"""Which pairs of nodes were candidates in an episode, and from which merge to which."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class CandidatePairs:
+    """The ordered pairs of ``B`` episodes, one behind the other.
+
+    An episode of 64 tokens has about 7 k a token and one of 256 tokens 9 k (measured, k = 4): lists
+    that are made anew count anew.
+
+    Neighbours in embedding space move as the autoencoder learns, so that these are kept with the
+    episodes: probabilities are exact within them.
+    """
+
+    size: int
+    """``B``."""
+    steps: int
+    """``M``."""
+    row: Int64[Tensor, "E"]
+    """The episode, in rising order."""
+    nodes: Int64[Tensor, "E 2"]
+    """The nodes of the pair; the first comes first in the merge."""
+    times: Int64[Tensor, "E 2"]
+    """The first and the last merge of the episode at which it could be made."""
+
+    @cached_property
+    def starts(self) -> Int64[Tensor, "bounds"]:
+        """Where the pairs of each episode begin."""
+        bounds = torch.arange(self.size + 1, device=self.row.device)
+        return torch.searchsorted(self.row, bounds)
+
+    def rows(self, index: Tensor | slice) -> CandidatePairs:
+        """Those of the episodes that ``index`` (of integers, or True) selects, in this order."""
+        chosen = torch.arange(self.size, device=self.row.device)[index]
+        row, pair = self._of(chosen)
+        return CandidatePairs(len(chosen), self.steps, row, self.nodes[pair], self.times[pair])
+
+    def at(
+        self, episode: Int64[Tensor, "S"], time: Int64[Tensor, "S"]
+    ) -> tuple[Int64[Tensor, "C"], Int64[Tensor, "C"]]:
+        """The candidates before some merges: an index into ``episode``, and one into the pairs."""
+        state, pair = self._of(episode)
+        first, last = self.times[pair].unbind(1)
+        there = (first <= time[state]) & (time[state] <= last)
+        return state[there], pair[there]
+
+    def chosen(self, merges: Int64[Tensor, "B M 2"]) -> Bool[Tensor, "B M"]:
+        """True <--> the merge was one of the candidates before it."""
+        last = self.times[:, 1]
+        right = (self.nodes == merges[self.row, last]).all(1)
+        made = self.row.new_zeros(self.size, self.steps, dtype=torch.bool)
+        made[self.row[right], last[right]] = True
+        return made
+
+    def of_each(self) -> list[Int64[Tensor, "_ 4"]]:
+        """The nodes and times of every episode's pairs."""
+        sizes = self.starts.diff().tolist()
+        return list(torch.cat([self.nodes, self.times], dim=1).split(sizes))
+
+    @classmethod
+    def joined(cls, episodes: Sequence[Int[Tensor, "_ 4"]], steps: int) -> CandidatePairs:
+        """Those of several episodes; the inverse of :meth:`of_each`."""
+        sizes = torch.tensor([len(pairs) for pairs in episodes])
+        row = torch.arange(len(episodes)).repeat_interleave(sizes)
+        pairs = torch.cat([torch.zeros(0, 4, dtype=torch.int64), *episodes]).long()
+        return cls(len(episodes), steps, row.to(pairs.device), pairs[:, :2], pairs[:, 2:])
+
+    def to(self, device: torch.device | str) -> CandidatePairs:
+        """The same on another device."""
+        moved = (values.to(device) for values in (self.row, self.nodes, self.times))
+        return CandidatePairs(self.size, self.steps, *moved)
+
+    def check(
+        self,
+        merges: Int64[Tensor, "B M 2"],
+        num_tokens: Int64[Tensor, "B"],
+        name: Callable[[int], str],
+    ) -> None:
+        """Raise ``ValueError`` naming the first episode whose pairs are not of two nodes that it
+        has, at merges that it makes."""
+        if (self.size, self.steps) != merges.shape[:2]:
+            raise ValueError(
+                f"the candidates are of {self.size} episodes of {self.steps} merges; expected "
+                f"those of {merges.shape[0]} episodes of {merges.shape[1]}"
+            )
+        made = (merges[..., 0] >= 0).sum(1)
+        first, last = self.times.unbind(1)
+        nodes = num_tokens[self.row] + first  # that there are by then
+        wrong = (self.nodes < 0).any(1) | (self.nodes >= nodes[:, None]).any(1)
+        wrong |= self.nodes[:, 0] == self.nodes[:, 1]
+        wrong |= (first < 0) | (first > last) | (last >= made[self.row])
+        if wrong.any():
+            pair = int(wrong.nonzero()[0])
+            raise ValueError(
+                f"a candidate of {name(int(self.row[pair]))} is the pair of nodes "
+                f"{self.nodes[pair].tolist()} at merges {self.times[pair].tolist()}; expected two "
+                "of its nodes, at merges that it makes while both are there"
+            )
+
+    def _of(self, episode: Int64[Tensor, "S"]) -> tuple[Int64[Tensor, "C"], Int64[Tensor, "C"]]:
+        """All pairs of some episodes: an index into ``episode``, and one into the pairs."""
+        start = self.starts[episode]
+        count = self.starts[episode + 1] - start
+        which = torch.arange(len(episode), device=start.device).repeat_interleave(count)
+        before = count.cumsum(0) - count
+        return which, torch.arange(len(which), device=start.device) + (start - before)[which]
