@@ -185,8 +185,8 @@ def _check_spaces(
     k = space["candidates"].shape[1] if "candidates" in needed else None
     expected = num_actions(slots, k)
     if not isinstance(action_space, spaces.Discrete) or action_space.n != expected:
-        what = "ordered pair" if k is None else f"of the {k} candidates"
+        each = "every ordered pair" if k is None else f"each of the {k} candidates"
         raise ValueError(
             f"the action space is {action_space}; expected Discrete({expected}), "
-            f"an action for every {what} of {slots} slots"
+            f"an action for {each} of {slots} slots"
         )
