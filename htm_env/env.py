@@ -41,8 +41,9 @@ class HTMEnv(gym.Env):
     actions are legal.
 
     With `candidates="knn"`, `Discrete(P * k)`: every slot has at most `k` candidates, its nearest
-    neighbours. Action `a` merges slots `i = a // k` and `j = candidates[i, a % k]`
-    (`htm_env.candidate_pair`, `htm_env.candidate_action`), and is legal where that is not -1.
+    neighbours, kept up through merges as `htm_env/candidates.py` says. Action `a` merges slots
+    `i = a // k` and `j = candidates[i, a % k]` (`htm_env.candidate_pair`,
+    `htm_env.candidate_action`), and is legal where that is not -1.
 
     ## Observation Space
     A `Dict`:
@@ -111,7 +112,7 @@ class HTMEnv(gym.Env):
     | `render_mode` | `None` | `"rgb_array"`, `"ansi"` or `"human"` |
     | `device` | `"cpu"` | where the autoencoder runs |
 
-    An `HTMAutoencoder` may be trained meanwhile; embeddings already made stay as they are.
+    An `HTMAutoencoder` may be trained meanwhile; what was made of embeddings stays as it is.
     All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees, Crosses and Keys,
     `dataset=` and `spans=` of `HTM-v0`.
 
