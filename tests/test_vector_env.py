@@ -224,6 +224,7 @@ def test_a_reset_mask_starts_those_copies_and_leaves_the_others(pairs, neighbour
     assert options == {"reset_mask": mask}  # the caller's options are not changed
     for key in before:
         assert np.array_equal(after[key][[0, 2]], before[key][[0, 2]])
+        assert not np.array_equal(after[key][1], before[key][1])
     assert batch.merge_tree(0) == trees[0]
     assert len(batch.merge_tree(1).merges) == 0
     assert infos["_num_active"].tolist() == mask.tolist()
