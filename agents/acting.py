@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from agents.context_policy import ContextPolicy
-from agents.policy import ILLEGAL, MergePolicy
-from htm_env.forest import action_mask, action_to_pair, drop_diagonal
+from agents.policy import MergePolicy, action_logits
+from htm_env.actions import action_slots
 
 
 @torch.no_grad()
@@ -36,6 +36,7 @@ def act(
             raise ValueError(
                 f"the observation has no {key!r}; make the environment with observe={keys[3:]}"
             )
+    keys += ("candidates",) if "candidates" in observation else ()
     tensors = {key: torch.as_tensor(observation[key], device=generator.device) for key in keys}
     single = tensors["tokens"].ndim == 2
     if single:
@@ -51,8 +52,7 @@ def act(
     after = None
     if isinstance(policy, ContextPolicy) and policy.encoder.carries:
         scores, after = _carried(policy, tensors, state, starts)
-        legal = action_mask(tensors["active"].bool())
-        logits = drop_diagonal(scores).masked_fill(~legal, ILLEGAL)
+        logits = action_logits(scores, tensors)
     else:
         logits, _ = policy(tensors)
     if deterministic:
@@ -62,7 +62,8 @@ def act(
     actions = actions.masked_fill(ended, 0)
     if isinstance(policy, ContextPolicy) and after is not None:
         rows = torch.arange(len(actions), device=actions.device)
-        first, second = action_to_pair(actions, after.shape[1])
+        active, candidates = tensors["active"].bool(), tensors.get("candidates")
+        first, second, _ = action_slots(actions, active, candidates)
         after[rows, first] = policy.encoder.merged_state(after[rows, first], after[rows, second])
     return int(actions[0]) if single else actions.cpu().numpy(), after
 

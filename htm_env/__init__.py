@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from htm_env.autoencoder import Encoding, HTMAutoencoder
+from htm_env.candidates import candidate_action, candidate_pair
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, pair_to_action
 from htm_env.merge_tree import MergeTree
@@ -24,6 +25,8 @@ __all__ = [
     "RootMixture",
     "TokenBatch",
     "action_to_pair",
+    "candidate_action",
+    "candidate_pair",
     "check_validity",
     "generate",
     "interpolate",

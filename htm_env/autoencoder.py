@@ -10,15 +10,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from htm_env.forest import (
-    active_nodes,
-    check_merges,
-    check_present,
-    leftmost_leaves,
-    pad_merges,
-)
+from htm_env.forest import active_nodes, check_merges, check_present, leftmost_leaves, pad_merges
 from htm_env.levels import Level, forest_levels
 from htm_env.merging import Policy, merge_with
+from htm_env.neighbours import check_candidates
 from htm_env.networks import ARCHITECTURES, seeded_initialisation
 from htm_env.weights_file import not_weights, read_weights, tensors_hash, write_weights
 
@@ -170,18 +165,22 @@ class HTMAutoencoder(nn.Module):
         policy: Policy,
         generator: torch.Generator | None = None,
         observe: Sequence[str] = (),
+        candidates: int | None = None,
+        neighbours: str = "embeddings",
     ) -> Float[Tensor, "B P T"]:
         """Merge with a policy until one root is left, and decode it again.
 
-        ``observe`` names what the policy reads beside tokens, mask and leaf counts, as for the
-        environment. Raises ``ValueError`` for an unknown key, an action that is not legal where a
-        sample has merges to make, and where a sample's tokens leave a gap in its slots.
+        ``observe`` names what the policy reads beside tokens, mask and leaf counts, and
+        ``candidates`` is ``k`` (None: all pairs) of ``neighbours``, as for the environment. Raises
+        ``ValueError`` for an unknown name, an action that is not legal where a sample has merges to
+        make, and where a sample's tokens leave a gap in its slots.
         """
         self._check_tokens(tokens)
         check_present(present)
-        standardised = self.standardise(tokens)
+        nearest = None if candidates is None else check_candidates("knn", candidates, neighbours)
+        networks = self.lifter, self.merger
         forest = merge_with(
-            policy, standardised, present, self.lifter, self.merger, generator, observe
+            policy, self.standardise(tokens), present, *networks, generator, observe, nearest
         )
         return self.decode(
             self.encode(tokens, present, forest.merges).population, forest.merges, present

@@ -132,7 +132,7 @@ def candidate_pair(action: Any, candidates: Any) -> tuple[Any, Any]:
     return slot, candidates[rows, slot, place]
 
 
-def candidate_action(first: int, second: int, candidates: Any) -> int:
+def candidate_action(first: Any, second: Any, candidates: Any) -> int:
     """The action that merges the ordered pair of slots, given the observation's ``(P, k)``.
 
     Raises ``ValueError`` where ``second`` is no candidate of ``first``.
@@ -143,7 +143,7 @@ def candidate_action(first: int, second: int, candidates: Any) -> int:
             f"slot {second} is no candidate of slot {first}, which has "
             f"{[slot for slot in choices if slot >= 0]}"
         )
-    return first * len(choices) + choices.index(second)
+    return int(first) * len(choices) + choices.index(second)
 
 
 def candidate_mask(candidates: Int[Tensor, "B P k"]) -> Bool[Tensor, "B A"]:

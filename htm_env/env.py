@@ -40,6 +40,11 @@ class HTMEnv(gym.Env):
     becomes empty. Order matters: the merger sees `i` first. With `n` active slots, `n (n - 1)`
     actions are legal.
 
+    With `candidates="knn"`, `Discrete(P * k)`: every slot has at most `k` candidates, its nearest
+    neighbours, kept up through merges as `htm_env/candidates.py` says. Action `a` merges slots
+    `i = a // k` and `j = candidates[i, a % k]` (`htm_env.candidate_pair`,
+    `htm_env.candidate_action`), and is legal where that is not -1.
+
     ## Observation Space
     A `Dict`:
 
@@ -48,6 +53,7 @@ class HTMEnv(gym.Env):
     | `tokens` | `(P, D)` float32 | the active embeddings, zeros in empty slots |
     | `active` | `(P,)` int8 | 1 where a slot holds an embedding |
     | `leaf_counts` | `(P,)` int32 | how many of the sample's tokens stand under each slot |
+    | `candidates` | `(P, k)` int32 | `candidates="knn"`: the slots that may be `j`, or -1 |
     | `centroids` | `(P, T)` float32 | `observe=("centroids",)`: mean standardised coordinates |
     | `order` | `(P,)` int32 | `observe=("order",)`: rank along a space-filling curve, or -1 |
     | `leaf_order` | `(P,)` int32 | `observe=("leaf_order",)`: rank by the leftmost leaf, or -1 |
@@ -72,14 +78,14 @@ class HTMEnv(gym.Env):
       tokens under the new embedding are one of them, else 0. The return is the share of the clades
       that were found, from 0 to 1. Only for data that has clades.
 
-    An illegal action (an empty slot) earns `invalid_penalty` and changes nothing.
+    An illegal action (an empty slot, no candidate) earns `invalid_penalty` and changes nothing.
 
     ## Episode End
     - Termination: one embedding is left, after `n - 1` merges.
     - Truncation: `max_invalid_actions` illegal actions in one episode.
 
     ## Information
-    `reset` and `step` return the same keys: `action_mask` int8 `(P * (P - 1),)` (unless
+    `reset` and `step` return the same keys: `action_mask` int8, one number an action (unless
     `mask_in_info=False`; also `env.unwrapped.action_masks()`), `error` (`E_t`), `num_active`, and
     `invalid` (whether the last action was illegal).
 
@@ -100,10 +106,13 @@ class HTMEnv(gym.Env):
     | `max_invalid_actions` | `100` | illegal actions until truncation |
     | `mask_in_info` | `True` | put the mask into `info` |
     | `observe` | `()` | extra observation keys |
+    | `candidates` | `"all"` | pairs that may be merged; `"knn"`: a slot and a near one |
+    | `k` | `8` | candidates of a slot under `"knn"` |
+    | `neighbours` | `"embeddings"` | near by these, or by `"centroids"` of standardised tokens |
     | `render_mode` | `None` | `"rgb_array"`, `"ansi"` or `"human"` |
     | `device` | `"cpu"` | where the autoencoder runs |
 
-    An `HTMAutoencoder` may be trained meanwhile; embeddings already made stay as they are.
+    An `HTMAutoencoder` may be trained meanwhile; what was made of embeddings stays as it is.
     All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees, Crosses and Keys,
     `dataset=` and `spans=` of `HTM-v0`.
 
@@ -131,6 +140,9 @@ class HTMEnv(gym.Env):
         max_invalid_actions: int = 100,
         mask_in_info: bool = True,
         observe: Sequence[str] = (),
+        candidates: str = "all",
+        k: int = 8,
+        neighbours: str = "embeddings",
         render_mode: str | None = None,
         device: str = "cpu",
         **dataset_kwargs: Any,
@@ -146,6 +158,9 @@ class HTMEnv(gym.Env):
             invalid_penalty=invalid_penalty,
             max_invalid_actions=max_invalid_actions,
             observe=observe,
+            candidates=candidates,
+            k=k,
+            neighbours=neighbours,
             device=device,
             dataset_kwargs=dataset_kwargs,
         )
@@ -213,7 +228,7 @@ class HTMEnv(gym.Env):
         return self.simulator.autoencoder
 
     def action_masks(self) -> np.ndarray:
-        """True <--> legal, bool ``(P * (P - 1),)``."""
+        """True <--> legal, bool ``(A,)``, one an action."""
         return self.simulator.action_masks(self._episode())[0]
 
     def merge_tree(self) -> MergeTree:

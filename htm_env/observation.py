@@ -15,9 +15,13 @@ from htm_env.standing import BOUND, Standing, observed_extras
 
 
 def observation_space(
-    num_slots: int, embedding_dim: int, token_dim: int, observe: tuple[str, ...]
+    num_slots: int,
+    embedding_dim: int,
+    token_dim: int,
+    observe: tuple[str, ...],
+    k: int | None = None,
 ) -> spaces.Dict:
-    """The space of one environment's observations."""
+    """The space of one environment's observations; ``k`` candidates a slot, or None."""
     extra: dict[str, spaces.Space[Any]] = {
         "centroids": spaces.Box(-BOUND, BOUND, (num_slots, token_dim), np.float32),
         "order": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
@@ -25,25 +29,28 @@ def observation_space(
         "leaves": spaces.Box(-BOUND, BOUND, (num_slots, token_dim), np.float32),
         "owners": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
     }
-    return spaces.Dict(
-        {
-            "tokens": spaces.Box(-BOUND, BOUND, (num_slots, embedding_dim), np.float32),
-            "active": spaces.Box(0, 1, (num_slots,), np.int8),
-            "leaf_counts": spaces.Box(0, num_slots, (num_slots,), np.int32),
-            **{key: extra[key] for key in observe},
-        }
-    )
+    space: dict[str, spaces.Space[Any]] = {
+        "tokens": spaces.Box(-BOUND, BOUND, (num_slots, embedding_dim), np.float32),
+        "active": spaces.Box(0, 1, (num_slots,), np.int8),
+        "leaf_counts": spaces.Box(0, num_slots, (num_slots,), np.int32),
+    }
+    if k is not None:
+        space["candidates"] = spaces.Box(-1, num_slots - 1, (num_slots, k), np.int32)
+    return spaces.Dict(space | {key: extra[key] for key in observe})
 
 
 def observe_population(
     autoencoder: HTMAutoencoder, population: Population, observe: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
-    """The observations: ``tokens`` (B, P, D), ``active`` (B, P), ``leaf_counts`` (B, P), extras."""
+    """The observations: ``tokens`` (B, P, D), ``active`` (B, P), ``leaf_counts`` (B, P), extras,
+    and ``candidates`` (B, P, k) where the population has them."""
     observation = {
         "tokens": population.embeddings.clamp(-BOUND, BOUND),
         "active": population.forest.active.to(torch.int8),
         "leaf_counts": population.leaf_counts.to(torch.int32),
     }
+    if population.candidates is not None:
+        observation["candidates"] = population.candidates.to(torch.int32)
     if observe:
         batch = population.batch
         standardised = autoencoder.standardise(batch.tokens)

@@ -14,6 +14,7 @@ from torch import Tensor
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import Forest, children_table
 from htm_env.levels import descend
+from htm_env.neighbours import Nearest, Neighbourhood
 from htm_env.types import TokenBatch
 
 
@@ -31,6 +32,13 @@ class Population:
     """Summed squared error of the tokens under each slot, in units of the coordinates' variance."""
     initial_error: Float[Tensor, "B"]
     """``E_0``: the ``nmse`` before the first merge, from lifting and unlifting alone."""
+    neighbourhood: Neighbourhood | None = None
+    """The candidates of every slot; None <--> all pairs may be merged."""
+
+    @property
+    def candidates(self) -> Int64[Tensor, "B P k"] | None:
+        """The slots that each slot may come before in a merge, -1 <--> none; None <--> all."""
+        return None if self.neighbourhood is None else self.neighbourhood.candidates.partners
 
     @property
     def error(self) -> Float[Tensor, "B"]:
@@ -48,6 +56,10 @@ class Population:
             *(replaced(getattr(self.forest, f.name), getattr(other.forest, f.name))
               for f in fields(Forest))
         )  # fmt: skip
+        neighbourhood = self.neighbourhood
+        if neighbourhood is not None:
+            assert other.neighbourhood is not None  # of the same environment
+            neighbourhood = neighbourhood.with_rows(rows, other.neighbourhood)
         return Population(
             TokenBatch(*map(replaced, self.batch, other.batch)),
             forest,
@@ -55,17 +67,24 @@ class Population:
             replaced(self.leaf_counts, other.leaf_counts),
             replaced(self.squared_errors, other.squared_errors),
             replaced(self.initial_error, other.initial_error),
+            neighbourhood,
         )
 
 
 @torch.no_grad()
 def start_population(
-    autoencoder: HTMAutoencoder, batch: TokenBatch, std: Float[Tensor, "T"]
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    std: Float[Tensor, "T"],
+    nearest: Nearest | None = None,
 ) -> Population:
-    """The episodes before their first merge; ``std`` are the units of the error."""
+    """The episodes before their first merge; ``std`` are the units of the error.
+
+    ``nearest`` says who are candidates; None <--> all pairs.
+    """
     batch_size, slots = batch.present.shape
-    embeddings = autoencoder.lifter(autoencoder.standardise(batch.tokens))
-    embeddings = embeddings * batch.present[..., None]
+    standardised = autoencoder.standardise(batch.tokens)
+    embeddings = autoencoder.lifter(standardised) * batch.present[..., None]
     leaves = torch.arange(slots, device=std.device).expand(batch_size, slots)
     leaf_ids = leaves + torch.arange(batch_size, device=std.device)[:, None] * (2 * slots - 1)
     errors = token_errors(
@@ -75,7 +94,10 @@ def start_population(
     population = Population(
         batch, Forest.start(batch.present), embeddings, batch.present.long(), errors, errors[:, 0]
     )
-    return replace(population, initial_error=population.error)
+    neighbourhood = None
+    if nearest is not None:
+        neighbourhood = Neighbourhood.of(nearest, standardised, embeddings, batch.present)
+    return replace(population, initial_error=population.error, neighbourhood=neighbourhood)
 
 
 @torch.no_grad()
@@ -89,7 +111,8 @@ def merge_pairs(
 ) -> Population:
     """The population after merging slots ``(first, second)`` in the samples of ``where``.
 
-    Only the merged subtree is decoded again: the other trees of the forest keep their errors.
+    Only the merged subtree is decoded again: the other trees of the forest keep their errors. The
+    candidates follow where there are any.
     """
     rows = torch.arange(len(first), device=first.device)
     forest = population.forest.merge(first, second, where)
@@ -109,8 +132,17 @@ def merge_pairs(
         autoencoder, merged, nodes, children, population.batch, std
     )
     errors[rows, second] = 0.0
-    return replace(
-        population, forest=forest, embeddings=embeddings, leaf_counts=counts, squared_errors=errors
+    neighbourhood = population.neighbourhood
+    if neighbourhood is not None:
+        neighbourhood = neighbourhood.merged(rows, first, second, embeddings, counts)
+    return Population(
+        population.batch,
+        forest,
+        embeddings,
+        counts,
+        errors,
+        population.initial_error,
+        neighbourhood,
     )
 
 

@@ -12,9 +12,10 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from htm_env.actions import action_slots, legal_actions, num_actions, why_illegal
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, make_dataset
-from htm_env.forest import action_mask, action_to_pair
+from htm_env.neighbours import check_candidates
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, merge_pairs, start_population
 from htm_env.rewards import reward_on, step_reward
@@ -44,6 +45,9 @@ class Simulator:
         invalid_penalty: float,
         max_invalid_actions: int,
         observe: Sequence[str],
+        candidates: str,
+        k: int,
+        neighbours: str,
         device: str,
         dataset_kwargs: dict,
     ) -> None:
@@ -62,19 +66,25 @@ class Simulator:
         self.std = self.dataset.std.to(self.device)
         self.reward = step_reward(reward_on(self.dataset, reward))
         self.observe = check_extras(observe)
+        self.nearest = check_candidates(candidates, k, neighbours)
         self.invalid_action = invalid_action
         self.invalid_penalty = float(invalid_penalty)
         self.max_invalid_actions = max_invalid_actions
         self.num_slots = self.dataset.max_tokens
+        places = None if self.nearest is None else self.nearest.k
         self.observation_space = observation_space(
-            self.num_slots, self.autoencoder.embedding_dim, self.dataset.token_dim, self.observe
+            self.num_slots,
+            self.autoencoder.embedding_dim,
+            self.dataset.token_dim,
+            self.observe,
+            places,
         )
-        self.action_space = spaces.Discrete(self.num_slots * (self.num_slots - 1))
+        self.action_space = spaces.Discrete(num_actions(self.num_slots, places))
 
     def start(self, keys: np.ndarray) -> Population:
         """The episodes of the given 62-bit keys, before their first merge."""
         batch = self.dataset.episodes(keys).to(self.device)
-        return start_population(self.autoencoder, batch, self.std)
+        return start_population(self.autoencoder, batch, self.std, self.nearest)
 
     def step(
         self, population: Population, actions: Int64[Tensor, "B"], where: Bool[Tensor, "B"]
@@ -88,17 +98,14 @@ class Simulator:
         if (outside & where).any():
             wrong = int(actions[outside & where][0])
             raise ValueError(f"action {wrong} is not in Discrete({self.action_space.n})")
-        first, second = action_to_pair(actions.masked_fill(~where, 0), self.num_slots)
-        rows = torch.arange(len(actions), device=actions.device)
-        active = population.forest.active
-        legal = active[rows, first] & active[rows, second]
+        active, candidates = population.forest.active, population.candidates
+        first, second, legal = action_slots(actions, active, candidates)
         invalid = where & ~legal
         if self.invalid_action == "raise" and invalid.any():
             row = int(invalid.nonzero()[0])
-            raise ValueError(
-                f"action {int(actions[row])} merges slots ({int(first[row])}, {int(second[row])}), "
-                f"but the active slots are {active[row].nonzero().flatten().tolist()}"
-            )
+            own = None if candidates is None else candidates[row]
+            reason = why_illegal(int(actions[row]), active[row], own)
+            raise ValueError(f"action {int(actions[row])} {reason}")
         after = merge_pairs(self.autoencoder, population, first, second, self.std, where & legal)
         with torch.no_grad():
             reward = self.reward(self.autoencoder, population, after, first, second)
@@ -111,8 +118,8 @@ class Simulator:
         return {key: np.array(value.cpu().numpy()) for key, value in seen.items()}
 
     def action_masks(self, population: Population) -> np.ndarray:
-        """True <--> legal, ``(B, P (P - 1))``."""
-        return action_mask(population.forest.active).cpu().numpy()
+        """True <--> legal, ``(B, A)``."""
+        return legal_actions(population.forest.active, population.candidates).cpu().numpy()
 
 
 def usable_device(name: str | torch.device) -> torch.device:

@@ -44,6 +44,9 @@ class HTMVectorEnv(VectorEnv):
         max_invalid_actions: int = 100,
         mask_in_info: bool = True,
         observe: Sequence[str] = (),
+        candidates: str = "all",
+        k: int = 8,
+        neighbours: str = "embeddings",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         render_mode: str | None = None,
         device: str = "cpu",
@@ -62,6 +65,9 @@ class HTMVectorEnv(VectorEnv):
             invalid_penalty=invalid_penalty,
             max_invalid_actions=max_invalid_actions,
             observe=observe,
+            candidates=candidates,
+            k=k,
+            neighbours=neighbours,
             device=device,
             dataset_kwargs=dataset_kwargs,
         )
@@ -170,7 +176,7 @@ class HTMVectorEnv(VectorEnv):
         return self.simulator.autoencoder
 
     def action_masks(self) -> np.ndarray:
-        """True <--> legal, bool ``(num_envs, P * (P - 1))``."""
+        """True <--> legal, bool ``(num_envs, A)``, one an action."""
         return self.simulator.action_masks(self._episodes())
 
     def merge_tree(self, copy: int = 0) -> MergeTree:

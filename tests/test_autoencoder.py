@@ -430,3 +430,36 @@ def test_a_policy_outside_the_action_space_is_named(autoencoder, action):
             torch.ones(1, 3, dtype=torch.bool),
             lambda seen, generator: torch.tensor([action]),
         )
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        (-1, r"policy action -1 is not a merge of sample 0: it is not in Discrete\(9\)"),
+        (9, r"policy action 9 is not a merge of sample 0: it is not in Discrete\(9\)"),
+        (2, r"of sample 0: it merges slot 0 with its candidate 2, but .* \[[12], [12], -1\]"),
+    ],
+)
+def test_a_policy_that_takes_no_candidate_is_named(autoencoder, action, message):
+    tokens = torch.arange(9.0).view(1, 3, 3)
+    present = torch.ones(1, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=message):
+        autoencoder.reconstruct(
+            tokens, present, lambda seen, generator: torch.tensor([action]), candidates=3
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"candidates": 0}, "k is 0; expected a whole number of at least 1"),
+        (
+            {"candidates": 2, "neighbours": "all"},
+            r"'all'; choose from \['embeddings', 'centroids'\]",
+        ),
+    ],
+)
+def test_wrong_candidates_to_reconstruct_with(autoencoder, options, message):
+    tokens, present = torch.zeros(1, 3, 3), torch.ones(1, 3, dtype=torch.bool)
+    with pytest.raises(ValueError, match=message):
+        autoencoder.reconstruct(tokens, present, chain_policy, **options)

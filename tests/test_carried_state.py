@@ -5,11 +5,13 @@ from __future__ import annotations
 import gymnasium as gym
 import pytest
 import torch
+from conftest import small_autoencoder
 from episodes import RAGGED, generator, random_batch, replayed
 from torch import nn
 
 import htm_env  # noqa: F401  # registers the ids
 from agents import context_judgement, make_ppo
+from agents.acting import act
 from agents.configuration import config_from_dict
 from agents.context_policy import ContextPolicy
 from agents.encoders import Context, ContextConfig, ContextEncoder
@@ -19,6 +21,7 @@ from agents.judging import judge
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import follow, rollout
 from agents.scorers import make_scorer
+from htm_env.candidates import candidate_pair
 from htm_env.forest import action_to_pair
 from htm_env.observation import observe_population
 
@@ -145,6 +148,25 @@ def test_acting_hands_the_state_on(autoencoder, encoder):
         assert mixed[row] == (anew if begins else goes_on)[row]
         assert torch.equal(after[row], (fresh if begins else continued)[row])
     assert begun.tolist() == anew.tolist()
+
+
+@every_kind
+def test_acting_among_candidates_carries_the_state_of_the_same_merges(encoder):
+    """With every other slot listed: the same pairs, the same states, in another numbering."""
+    autoencoder, policy = small_autoencoder(2), carrying_policy(encoder)
+    options = {"heights": (3,), "autoencoder": autoencoder}
+    everyone = gym.make("HTM-Trees-v0", **options)
+    near = gym.make("HTM-Trees-v0", **options, candidates="knn", k=6)
+    for seed in range(3):
+        one, two = everyone.reset(seed=seed)[0], near.reset(seed=seed)[0]
+        state, other, done = None, None, False
+        while not done:
+            action, state = act(policy, one, generator(), True, state)
+            chosen, other = act(policy, two, generator(), True, other)
+            assert candidate_pair(chosen, two["candidates"]) == action_to_pair(action, 7)
+            torch.testing.assert_close(state, other, **CLOSE)
+            one, two = everyone.step(action)[0], near.step(chosen)[0]
+            done = one["active"].sum() == 1
 
 
 def test_memory_may_be_saved_all_the_same(autoencoder, monkeypatch):

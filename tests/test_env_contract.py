@@ -17,7 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_of_stable_baselines
 
 import htm_env
-from htm_env import HTMAutoencoder, MergeTree, action_to_pair, pair_to_action
+from htm_env import HTMAutoencoder, MergeTree, action_to_pair, candidate_pair, pair_to_action
 from htm_env.forest import leaf_sets, merges_to_actions
 from htm_env.weights import embedding_dim_of
 
@@ -26,6 +26,9 @@ SLOTS = dict(zip(IDS, (15, 6, 16, 9, 5), strict=True))
 TOKEN_DIMS = dict(zip(IDS, (2, 4, 6, 5, 3), strict=True))
 
 every_id = pytest.mark.parametrize("env_id", IDS)
+K = 3
+KNN = {"candidates": "knn", "k": K}
+with_and_without_candidates = pytest.mark.parametrize("pairs", [{}, KNN], ids=["all", "knn"])
 
 
 @pytest.fixture
@@ -78,20 +81,24 @@ def same(left, right) -> bool:
 
 
 @every_id
-def test_the_checker_of_gymnasium_passes_without_a_warning(make, env_id):
-    env = make(env_id).unwrapped
+@with_and_without_candidates
+def test_the_checker_of_gymnasium_passes_without_a_warning(make, env_id, pairs):
+    env = make(env_id, **pairs).unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         check_env(env)
 
 
 @every_id
-def test_the_checker_of_stable_baselines_passes(make, env_id):
+@with_and_without_candidates
+def test_the_checker_of_stable_baselines_passes(make, env_id, pairs):
     """It warns of one thing only: a matrix is neither an image nor a vector."""
-    env = make(env_id).unwrapped
+    env = make(env_id, **pairs).unwrapped
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.filterwarnings("ignore", message="Your observation tokens has an unconventional")
+        for key in ("tokens", "candidates") if pairs else ("tokens",):
+            message = f"Your observation {key} has an unconventional"
+            warnings.filterwarnings("ignore", message=message)
         check_env_of_stable_baselines(env)
 
 
@@ -99,16 +106,18 @@ def test_the_checker_of_stable_baselines_passes(make, env_id):
 
 
 @every_id
-def test_spaces(make, env_id):
-    env = make(env_id)
+@with_and_without_candidates
+def test_spaces(make, env_id, pairs):
+    env = make(env_id, **pairs)
     slots, dim = SLOTS[env_id], embedding_dim_of(env_id)
-    assert env.action_space == gym.spaces.Discrete(slots * (slots - 1))
+    assert env.action_space == gym.spaces.Discrete(slots * (K if pairs else slots - 1))
     spaces = env.observation_space.spaces
     shapes = {key: (space.shape, space.dtype) for key, space in spaces.items()}
     assert shapes == {
         "tokens": ((slots, dim), np.float32),
         "active": ((slots,), np.int8),
         "leaf_counts": ((slots,), np.int32),
+        **({"candidates": ((slots, K), np.int32)} if pairs else {}),
     }
     assert all(np.isfinite(space.low).all() and np.isfinite(space.high).all()
                for space in spaces.values())  # fmt: skip
@@ -117,8 +126,9 @@ def test_spaces(make, env_id):
 
 
 @every_id
-def test_an_episode_merges_down_to_one_root(make, env_id):
-    env = make(env_id)
+@with_and_without_candidates
+def test_an_episode_merges_down_to_one_root(make, env_id, pairs):
+    env = make(env_id, **pairs)
     steps = play(env, seed=1)
     observation, info = steps[0]
     n = info["num_active"]
@@ -128,7 +138,12 @@ def test_an_episode_merges_down_to_one_root(make, env_id):
         info = rest[-1]
         active = observation["active"].astype(bool)
         assert active.sum() == info["num_active"] == n - merges
-        assert info["action_mask"].sum() == (n - merges) * (n - merges - 1)
+        if pairs:
+            listed = observation["candidates"] >= 0
+            assert np.array_equal(info["action_mask"], listed.ravel())
+            assert np.array_equal(listed.any(1), active & (active.sum() > 1))
+        else:
+            assert info["action_mask"].sum() == (n - merges) * (n - merges - 1)
         assert observation["leaf_counts"].sum() == n
         assert not observation["tokens"][~active].any()
         assert observation["tokens"][active].any()
@@ -140,8 +155,9 @@ def test_an_episode_merges_down_to_one_root(make, env_id):
 
 
 @every_id
-def test_info_has_the_same_keys_from_reset_and_step(make, env_id):
-    env = make(env_id)
+@with_and_without_candidates
+def test_info_has_the_same_keys_from_reset_and_step(make, env_id, pairs):
+    env = make(env_id, **pairs)
     _, info = env.reset(seed=0)
     step_info = env.step(int(legal_actions(info)[0]))[4]
     illegal_info = env.step(illegal_action(step_info))[4]
@@ -168,7 +184,7 @@ def test_the_mask_can_be_left_out_of_info(make):
 def test_the_public_names():
     assert set(htm_env.__all__) >= {
         "HTMAutoencoder", "MergeTree", "make_dataset", "TokenBatch", "pair_to_action",
-        "action_to_pair",
+        "action_to_pair", "candidate_action", "candidate_pair",
     }  # fmt: skip
     assert all(hasattr(htm_env, name) for name in htm_env.__all__)
 
@@ -177,8 +193,9 @@ def test_the_public_names():
 
 
 @every_id
-def test_a_seed_fixes_this_episode_and_all_that_follow(make, env_id):
-    first, second = make(env_id), make(env_id)
+@with_and_without_candidates
+def test_a_seed_fixes_this_episode_and_all_that_follow(make, env_id, pairs):
+    first, second = make(env_id, **pairs), make(env_id, **pairs)
     np.random.seed(0)  # noqa: NPY002
     torch.manual_seed(0)
     episodes = play(first, seed=7, episodes=3)
@@ -235,10 +252,11 @@ def test_splits_differ(make):
 # ---------------------------------------------------------------- fresh copies
 
 
-def test_writing_into_what_was_returned_changes_nothing_later(make):
+@with_and_without_candidates
+def test_writing_into_what_was_returned_changes_nothing_later(make, pairs):
     clean, spoiled = (
-        small(make, observe=("centroids", "order")),
-        small(make, observe=("centroids", "order")),
+        small(make, observe=("centroids", "order"), **pairs),
+        small(make, observe=("centroids", "order"), **pairs),
     )
 
     def spoil(observation, info):
@@ -257,8 +275,9 @@ def test_writing_into_what_was_returned_changes_nothing_later(make):
         assert same((observation, rest, info), (expected, expected_rest, expected_info))
 
 
-def test_later_steps_do_not_change_earlier_observations(make):
-    env = small(make)
+@with_and_without_candidates
+def test_later_steps_do_not_change_earlier_observations(make, pairs):
+    env = small(make, **pairs)
     kept = []
     observation, info = env.reset(seed=0)
     while info["num_active"] > 1:
@@ -272,14 +291,18 @@ def test_later_steps_do_not_change_earlier_observations(make):
 # ---------------------------------------------------------------- actions
 
 
-def test_every_legal_action_works_and_puts_the_parent_in_its_first_slot(make):
-    env = make("HTM-v0")
+@with_and_without_candidates
+def test_every_legal_action_works_and_puts_the_parent_in_its_first_slot(make, pairs):
+    env = make("HTM-v0", **pairs)
     _, info = env.reset(options={"key": 3})
-    assert len(legal_actions(info)) == 5 * 4
+    assert len(legal_actions(info)) == 5 * (K if pairs else 4)
     for action in legal_actions(info):
         before, _ = env.reset(options={"key": 3})
         after, _, terminated, truncated, info = env.step(int(action))
-        first, second = action_to_pair(int(action), 5)
+        if pairs:
+            first, second = candidate_pair(int(action), before["candidates"])
+        else:
+            first, second = action_to_pair(int(action), 5)
         expected = before["leaf_counts"].copy()
         expected[first], expected[second] = 2, 0
         assert after["leaf_counts"].tolist() == expected.tolist()
@@ -300,8 +323,9 @@ def test_the_embedding_of_a_merge_is_the_mergers_own(make):
     assert np.allclose(after["tokens"][3], merged, atol=1e-6)
 
 
-def test_illegal_actions_are_penalised_and_change_nothing_until_truncation(make):
-    env = small(make, heights=(2,), max_invalid_actions=3, invalid_penalty=-0.25)
+@with_and_without_candidates
+def test_illegal_actions_are_penalised_and_change_nothing_until_truncation(make, pairs):
+    env = small(make, heights=(2,), max_invalid_actions=3, invalid_penalty=-0.25, **pairs)
     _, info = env.reset(seed=0)
     before, _, _, _, info = env.step(int(legal_actions(info)[0]))
     action = illegal_action(info)
@@ -368,9 +392,12 @@ def test_stepping_without_a_start_or_after_the_end(make):
 
 
 @every_id
+@with_and_without_candidates
 @pytest.mark.parametrize("reward", ["incremental", "terminal"])
-def test_the_return_is_the_error_at_the_start_minus_the_error_at_the_end(make, env_id, reward):
-    steps = play(make(env_id, reward=reward), seed=2)
+def test_the_return_is_the_error_at_the_start_minus_the_error_at_the_end(
+    make, env_id, reward, pairs
+):
+    steps = play(make(env_id, reward=reward, **pairs), seed=2)
     errors = [step[-1]["error"] for step in steps]
     rewards = [step[1] for step in steps[1:]]
     assert sum(rewards) == pytest.approx(errors[0] - errors[-1], abs=1e-5)
@@ -381,8 +408,9 @@ def test_the_return_is_the_error_at_the_start_minus_the_error_at_the_end(make, e
 
 
 @every_id
-def test_the_error_is_that_of_the_plain_loop(make, env_id):
-    env = make(env_id).unwrapped
+@with_and_without_candidates
+def test_the_error_is_that_of_the_plain_loop(make, env_id, pairs):
+    env = make(env_id, **pairs).unwrapped
     steps = play(env, seed=3)
     population = env._population
     n = int(population.forest.num_leaves[0])
@@ -429,6 +457,8 @@ def test_one_step_rewards_are_never_positive(make):
         ({"observe": ("tokens",)}, ["centroids", "order"]),
         ({"observe": "order"}, ["centroids", "leaf_order", "leaves", "order", "owners"]),
         ({"depth": 3}, ["heights", "angle_jitter"]),
+        ({"candidates": "some"}, ["all", "knn"]),
+        ({"neighbours": "nodes"}, ["embeddings", "centroids"]),
     ],
 )
 def test_an_unknown_option_lists_the_choices(env_kwargs, option, choices):
@@ -451,6 +481,8 @@ def test_an_unknown_render_mode_lists_the_choices():
             "invalid_penalty is nan; expected a finite",
         ),
         ({"max_invalid_actions": 0}, ValueError, "max_invalid_actions is 0; expected at least 1"),
+        ({"candidates": "knn", "k": 0}, ValueError, "k is 0; expected a whole number of at least"),
+        ({"k": -2}, ValueError, "k is -2; expected a whole number of at least 1"),
         ({"device": "abacus"}, ValueError, "device 'abacus' cannot be used here"),
         ({"autoencoder": "gone.safetensors"}, FileNotFoundError, "gone.safetensors"),
         ({"autoencoder": "untrained", "embedding_dim": 0}, ValueError, "embedding_dim is 0"),

@@ -36,8 +36,12 @@ SMALL = {"autoencoder": "untrained", "heights": (2, 3), "embedding_dim": 4}
 FAST = OptimizerConfig(learning_rate=1e-2, warm_up_updates=5)
 
 
-def test_the_plainest_way_runs():
-    env = gym.make("HTM-Trees-v0")
+NEAR = {"candidates": "knn", "k": 4}
+
+
+@pytest.mark.parametrize("pairs", [{}, NEAR], ids=["all", "knn"])
+def test_the_plainest_way_runs(pairs):
+    env = gym.make("HTM-Trees-v0", **pairs)
     model = PPO("MultiInputPolicy", env, n_steps=128, n_epochs=1, device="cpu").learn(128)
     observation, _ = env.reset(seed=0)
     action, _ = model.predict(observation)
@@ -71,6 +75,26 @@ def test_a_model_learns_predicts_is_saved_and_loaded(maskable, encoder, tmp_path
             assert not truncated
     loaded.learn(4 * 14)
     assert loaded.num_timesteps == 4 * 14
+
+
+@pytest.mark.parametrize("maskable", [False, True], ids=["ppo", "maskable_ppo"])
+@pytest.mark.parametrize("encoder", ["none", "attention"])
+def test_a_model_learns_among_candidates(maskable, encoder, tmp_path):
+    model = make_ppo("HTM-Trees-v0", maskable=maskable, n_envs=4, encoder=encoder, env_kwargs=NEAR)
+    env = model.env.unwrapped
+    assert model.action_space.n == 15 * 4
+    before, values = model.policy.parameters_to_vector(), model.rollout_buffer
+    model.learn(3 * 4 * 14)
+    assert env.merges_made == 3 * 4 * 14  # not one illegal action
+    assert values.observations["candidates"].shape[-2:] == (15, 4)
+    after = model.policy.parameters_to_vector()
+    assert np.isfinite(after).all() and not np.array_equal(before, after)
+    model.save(tmp_path / "model.zip")
+    loaded = type(model).load(tmp_path / "model.zip", env=HTMVecEnv("HTM-Trees-v0", 4, **NEAR))
+    observation, masks = env.reset(), env.action_masks()
+    actions, again = (m.predict(observation, deterministic=True)[0] for m in (model, loaded))
+    assert actions.tolist() == again.tolist()
+    assert masks[np.arange(4), actions].all()
 
 
 def test_copies_have_the_seeds_of_single_environments():
@@ -150,9 +174,10 @@ FORMS_OF_JOINT = {
 
 
 @pytest.mark.parametrize("form", FORMS_OF_JOINT)
-def test_the_callback_trains_jointly_and_logs_our_names(form, tmp_path):
+@pytest.mark.parametrize("pairs", [{}, {"candidates": "knn", "k": 1}], ids=["all", "knn"])
+def test_the_callback_trains_jointly_and_logs_our_names(form, pairs, tmp_path):
     torch.manual_seed(0)
-    env = HTMVecEnv("HTM-Trees-v0", 16, autoencoder=untrained(), heights=(2,))
+    env = HTMVecEnv("HTM-Trees-v0", 16, autoencoder=untrained(), heights=(2,), **pairs)
     kind, policy = FORMS_OF_JOINT[form]
     model = kind(policy, VecMonitor(env), n_steps=4, batch_size=64, n_epochs=1, device="cpu")
     model.set_logger(configure(str(tmp_path), ["csv"]))

@@ -15,9 +15,11 @@ from agents.context_policy import make_policy
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
 from agents.ppo.distribution import MergeDistribution
-from agents.ppo.entropy import choice_entropy
+from agents.ppo.entropy import candidate_entropy, choice_entropy, observed_entropy
 from agents.ppo.policies import network_of
 from agents.ppo.sharing import Runs, shared_forward
+from htm_env.actions import legal_actions, num_actions
+from htm_env.candidates import nearest_candidates
 from htm_env.forest import action_mask, pair_to_action
 from htm_env.observation import observation_space
 
@@ -25,10 +27,10 @@ POLICIES = [MergeActorCriticPolicy, MaskableMergeActorCriticPolicy]
 DIM = 4
 
 
-def make(policy_class, slots: int, **kwargs):
+def make(policy_class, slots: int, k: int | None = None, **kwargs):
     torch.manual_seed(0)
-    space = observation_space(slots, DIM, 2, ())
-    actions = spaces.Discrete(slots * (slots - 1))
+    space = observation_space(slots, DIM, 2, (), k)
+    actions = spaces.Discrete(num_actions(slots, k))
     return policy_class(space, actions, lambda _: 1e-3, hidden_dim=16, **kwargs)
 
 
@@ -64,14 +66,21 @@ def episodes(slots: int, count: int, seed: int = 0) -> dict[str, torch.Tensor]:
     }
 
 
+def with_candidates(observation: dict[str, torch.Tensor], k: int) -> dict[str, torch.Tensor]:
+    """Every token with its ``k`` nearest."""
+    lists = nearest_candidates(observation["tokens"], observation["active"].bool(), k)
+    return {**observation, "candidates": lists.partners.int()}
+
+
 # ---------------------------------------------------------------- masks and distributions
 
 
 @pytest.mark.parametrize("policy_class", POLICIES)
 @pytest.mark.parametrize("scorer", ["pointer", "pair_mlp"])
-def test_both_forms_give_what_the_network_gives(policy_class, scorer):
-    policy = make(policy_class, 5, scorer=scorer)
-    observation = states(5, 20)
+@pytest.mark.parametrize("k", [None, 2])
+def test_both_forms_give_what_the_network_gives(policy_class, scorer, k):
+    policy = make(policy_class, 5, k, scorer=scorer)
+    observation = states(5, 20) if k is None else with_candidates(states(5, 20), k)
     logits, values = network_of(policy)(observation)
     actions, found, log_prob = policy(observation)
     assert torch.equal(found[:, 0], values)
@@ -106,6 +115,24 @@ def test_no_illegal_action_is_ever_drawn(policy_class, slots):
         assert (probability[~legal] == 0).all()
         numbers = {key: value.numpy() for key, value in observation.items()}
         chosen, _ = policy.predict(numbers)
+        assert legal.gather(1, torch.as_tensor(chosen)[:, None]).all()
+
+
+@pytest.mark.parametrize("policy_class", POLICIES)
+def test_only_candidates_are_drawn(policy_class):
+    policy = make(policy_class, 12, 3)
+    with torch.no_grad():
+        for weight in policy.parameters():
+            weight *= 30.0  # far from uniform
+    observation = with_candidates(states(12, 300), 3)
+    legal = (observation["candidates"] >= 0).flatten(1)
+    assert not legal.all()
+    for deterministic in (False, True):
+        actions, _, log_prob = policy(observation, deterministic=deterministic)
+        assert legal.gather(1, actions[:, None]).all() and torch.isfinite(log_prob).all()
+        chosen, _ = policy.predict(
+            {key: value.numpy() for key, value in observation.items()}, deterministic=deterministic
+        )
         assert legal.gather(1, torch.as_tensor(chosen)[:, None]).all()
 
 
@@ -173,6 +200,28 @@ def test_choice_entropy_counts_pairs_and_not_their_order():
     assert choice_entropy(uniform, torch.tensor([2]), slots).isnan().all()  # nothing to choose
 
 
+def test_the_entropy_of_candidates_counts_pairs_and_not_their_order():
+    """Three slots in a row, the outer two listing the middle one, which lists the first: two pairs,
+    one of them in both orders."""
+    lists = torch.tensor([[[1], [0], [1]]])
+    logs = torch.tensor([[0.2, 0.3, 0.5]]).log()
+    assert candidate_entropy(logs, lists).item() == pytest.approx(1.0, rel=1e-5)
+    logs = torch.tensor([[0.0, 1.0, 0.0]]).log().clamp(min=-1e9)
+    assert candidate_entropy(logs, lists).item() == pytest.approx(0.0, abs=1e-6)
+    assert candidate_entropy(logs, torch.tensor([[[1], [0], [-1]]])).isnan().all()
+
+
+@given(st.integers(2, 7), st.integers(0, 3), st.integers(0, 20))
+def test_the_entropy_of_long_lists_is_that_of_all_pairs(slots, more, seed):
+    observation = states(slots, 6, seed)
+    listed = with_candidates(observation, slots - 1 + more)
+    network = make_policy("pointer", DIM, 16)
+    with torch.no_grad():
+        logs, few = (network(seen)[0].log_softmax(1) for seen in (observation, listed))
+    expected = observed_entropy(logs, observation)
+    torch.testing.assert_close(observed_entropy(few, listed), expected, equal_nan=True)
+
+
 # ---------------------------------------------------------------- a token is computed once
 
 
@@ -186,8 +235,9 @@ def test_sharing_changes_nothing(slots, count, seed, scorer):
     """Values, logits and gradients, on episodes and on rows that have nothing in common."""
     torch.manual_seed(seed)
     network = make_policy(scorer, DIM, 16)
-    for observation in (episodes(max(slots, 3), count, seed), states(slots, 3 * count, seed)):
-        legal = action_mask(observation["active"].bool())
+    plain = (episodes(max(slots, 3), count, seed), states(slots, 3 * count, seed))
+    for observation in (*plain, *(with_candidates(seen, 2) for seen in plain)):
+        legal = legal_actions(observation["active"].bool(), observation.get("candidates"))
         results = []
         for forward in (network, lambda obs: shared_forward(network, obs)):
             logits, values = forward(observation)
@@ -253,5 +303,8 @@ def test_other_spaces_are_refused(policy_class):
         policy_class(box, actions, lambda _: 1e-3)
     with pytest.raises(ValueError, match=r"expected Discrete\(6\)"):
         policy_class(space, spaces.Discrete(9), lambda _: 1e-3)
+    listed = observation_space(3, DIM, 2, (), 2)
+    with pytest.raises(ValueError, match=r"expected Discrete\(6\), an action for each of the 2 c"):
+        policy_class(listed, spaces.Discrete(9), lambda _: 1e-3)
     with pytest.raises(ValueError, match="unknown scorer 'none'"):
         policy_class(space, actions, lambda _: 1e-3, scorer="none")

@@ -16,10 +16,17 @@ from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 from agents.checkpoint import load_state, save_state
 from agents.ppo import HTMVecEnv
 from agents.ppo.vector_env import FinishedEpisodes
-from htm_env.population import Population
+from htm_env.forest import action_to_pair, merges_to_actions
+from htm_env.population import Population, merge_pairs
 
 TREES = {"heights": (2, 3)}
 """Three or seven tokens, so that copies end at different times."""
+
+
+NEAR = {"candidates": "knn", "k": 2}
+kinds_of_pairs = pytest.mark.parametrize(
+    "pairs", [{}, NEAR, {**NEAR, "neighbours": "centroids"}], ids=["all", "knn", "centroids"]
+)
 
 
 def make(num_envs: int = 3, **kwargs) -> HTMVecEnv:
@@ -60,13 +67,15 @@ def test_what_comes_back_is_as_declared():
             assert ("terminal_observation" in info) == done
 
 
-def test_stable_baselines_own_check_of_one_environment():
-    check_env(gym.make("HTM-Trees-v0", autoencoder="untrained"), warn=False)
+@kinds_of_pairs
+def test_stable_baselines_own_check_of_one_environment(pairs):
+    check_env(gym.make("HTM-Trees-v0", autoencoder="untrained", **pairs), warn=False)
 
 
 @pytest.mark.parametrize("illegal", [0.0, 0.3], ids=["legal", "some-illegal"])
-def test_copies_are_the_single_environment_step_by_step(illegal):
-    kwargs = {"max_invalid_actions": 2, "mask_in_info": True}
+@kinds_of_pairs
+def test_copies_are_the_single_environment_step_by_step(illegal, pairs):
+    kwargs = {"max_invalid_actions": 2, "mask_in_info": True, **pairs}
     env = make(**kwargs)
     singles = [
         gym.make("HTM-Trees-v0", autoencoder=small_autoencoder(2), **TREES, **kwargs)
@@ -223,17 +232,29 @@ def assert_populations(one: Population, other: Population) -> None:
         torch.testing.assert_close(getattr(one, name), getattr(other, name), rtol=1e-4, atol=1e-5)
     for field in fields(one.forest):
         assert torch.equal(getattr(one.forest, field.name), getattr(other.forest, field.name))
+    assert (one.candidates is None) == (other.candidates is None)
+    if one.candidates is not None:
+        assert torch.equal(one.candidates, other.candidates)
 
 
 @pytest.mark.parametrize("steps", [0, 1, 4])
-def test_a_refresh_is_as_if_the_weights_had_always_been_so(steps):
-    """The oracle: the same merges made from the start under the new weights."""
-    env, oracle = (make(heights=(3,), autoencoder=small_autoencoder(2, seed=s)) for s in (0, 1))
+@kinds_of_pairs
+def test_a_refresh_is_as_if_the_weights_had_always_been_so(steps, pairs):
+    """The oracle: the same merges made from the start under the new weights, whoever is listed."""
+    env, oracle = (
+        make(heights=(3,), autoencoder=small_autoencoder(2, seed=s), **pairs) for s in (0, 1)
+    )
     for one in (env, oracle):
         one.seed(0)
         one.reset()
-    for actions in play(env, steps):
-        oracle.step(actions)
+    play(env, steps)
+    merges = env.copies.population.forest.merges
+    actions = merges_to_actions(merges, env.copies.population.forest.num_leaves)
+    population, simulator = oracle.copies.population, oracle.copies.simulator
+    for step in range(steps):
+        first, second = action_to_pair(actions[:, step], 7)
+        population = merge_pairs(oracle.autoencoder, population, first, second, simulator.std)
+    oracle.copies._population = population
     env.autoencoder.load_state_dict(oracle.autoencoder.state_dict())
     observation = env.refresh()
     assert_populations(env.copies.population, oracle.copies.population)
@@ -245,7 +266,8 @@ def test_a_refresh_is_as_if_the_weights_had_always_been_so(steps):
     np.testing.assert_allclose(reward, expected, rtol=1e-3, atol=1e-6)
 
 
-def test_a_restored_state_goes_on_bit_for_bit(tmp_path):
+@kinds_of_pairs
+def test_a_restored_state_goes_on_bit_for_bit(tmp_path, pairs):
     def course(env: HTMVecEnv) -> list[np.ndarray]:
         random = np.random.default_rng(1)
         seen = []
@@ -255,7 +277,7 @@ def test_a_restored_state_goes_on_bit_for_bit(tmp_path):
         seen.append(env.take_finished().returns.numpy())
         return seen
 
-    env = make(max_invalid_actions=2)
+    env = make(max_invalid_actions=2, **pairs)
     env.record()
     env.seed(0)
     env.reset()
@@ -266,7 +288,7 @@ def test_a_restored_state_goes_on_bit_for_bit(tmp_path):
     env.refresh()
     expected = course(env)
     for saved in (state, load_state(tmp_path / "state")):
-        other = make(max_invalid_actions=2)
+        other = make(max_invalid_actions=2, **pairs)
         other.record()
         other.restore(saved)
         for here, there in zip(course(other), expected, strict=True):

@@ -9,6 +9,7 @@ import torch
 
 from agents import Reinforce, ReinforceConfig
 from agents.autoencoder_trainer import AutoencoderConfig
+from htm_env import candidate_pair, pair_to_action
 from htm_env.forest import merges_to_actions
 
 HEIGHTS = {"heights": (2, 3)}
@@ -67,6 +68,73 @@ def test_a_batch_is_driven_through_many_episodes(agent):
         assert not truncated.any()
         ends += int(terminated.sum())
     assert ends > 8 * 3
+
+
+NEAR = {"candidates": "knn", "k": 2}
+
+
+def test_the_best_of_the_candidates_is_taken(agent):
+    """One episode at a time or in a batch: of all pairs, the best that is listed."""
+    with torch.no_grad():  # a fresh policy likes what is near
+        for weight in agent.policy.parameters():
+            weight.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    env = environment(agent, **NEAR)
+    other = 0
+    for seed in range(8):
+        observation, info = env.reset(seed=seed)
+        while info["num_active"] > 1:
+            everyone = {key: observation[key] for key in ("tokens", "active", "leaf_counts")}
+            with torch.no_grad():
+                logits, _ = agent.policy({k: torch.tensor(v)[None] for k, v in everyone.items()})
+            pairs = [candidate_pair(int(a), observation["candidates"])
+                     for a in np.flatnonzero(info["action_mask"])]  # fmt: skip
+            scores = [float(logits[0, pair_to_action(*map(int, pair), 7)]) for pair in pairs]
+            best, _ = agent.predict(observation, deterministic=True)
+            batch = {key: np.stack([value] * 3) for key, value in observation.items()}
+            assert agent.predict(batch, deterministic=True)[0].tolist() == [best] * 3
+            chosen = candidate_pair(best, observation["candidates"])
+            assert scores[pairs.index(chosen)] == pytest.approx(max(scores), abs=1e-5)
+            other += float(logits.max()) > max(scores) + 1e-3
+            observation, _, _, _, info = env.step(best)
+    assert other > 0  # sometimes the best of all is not listed
+
+
+def test_a_batch_with_candidates_is_driven_through_many_episodes(agent):
+    envs = gym.make_vec(
+        "HTM-Trees-v0", num_envs=8, autoencoder=agent.autoencoder, heights=(2, 3),
+        invalid_action="raise", **NEAR,
+    )  # fmt: skip
+    observation, _ = envs.reset(seed=0)
+    ends = 0
+    for step in range(30):
+        actions, _ = agent.predict(observation, None, None, step % 2 == 0)
+        observation, _, terminated, truncated, _ = envs.step(actions)
+        assert not truncated.any()
+        ends += int(terminated.sum())
+    assert ends > 8 * 3
+
+
+@pytest.mark.parametrize("neighbours", ["embeddings", "centroids"])
+def test_reconstruct_has_the_candidates_of_the_environment(agent, neighbours):
+    env = environment(agent, split="test", neighbours=neighbours, **NEAR)
+    batch = agent.task.dataset("test").fixed(6)
+
+    def policy(observation, generator):
+        return torch.as_tensor(agent.predict(observation, deterministic=True)[0])
+
+    found = agent.autoencoder.reconstruct(
+        batch.tokens, batch.present, policy, candidates=2, neighbours=neighbours
+    )
+    for row, key in enumerate(env.unwrapped.fixed_keys(6)):
+        observation, info = env.reset(options={"key": int(key)})
+        while info["num_active"] > 1:
+            action, _ = agent.predict(observation, deterministic=True)
+            observation, _, _, _, info = env.step(action)
+        merges = torch.tensor(env.unwrapped.merge_tree().merges)[None]
+        present, n = batch.present[row : row + 1], int(batch.num_tokens[row])
+        roots = agent.autoencoder.encode(batch.tokens[row : row + 1], present, merges).roots
+        expected = agent.autoencoder.decode(roots, merges, present).detach()
+        torch.testing.assert_close(found[row, :n], expected[0, :n], rtol=1e-4, atol=1e-4)
 
 
 def test_acting_does_not_change_training(agent):

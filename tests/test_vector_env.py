@@ -16,6 +16,9 @@ KWARGS = {"autoencoder": "untrained", "heights": (2, 3), "max_invalid_actions": 
 """Three or seven tokens: copies end at different times."""
 IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
 
+with_and_without_candidates = pytest.mark.parametrize(
+    "pairs", [{}, {"candidates": "knn", "k": 2}], ids=["all", "knn"]
+)
 every_mode = pytest.mark.parametrize("mode", list(AutoresetMode), ids=lambda mode: mode.value)
 
 
@@ -68,10 +71,11 @@ def assert_same(left, right, path: str = "") -> None:
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_copy_m_is_the_single_environment_with_seed_s_plus_m(env_id, env_kwargs):
+@with_and_without_candidates
+def test_copy_m_is_the_single_environment_with_seed_s_plus_m(env_id, env_kwargs, pairs):
     """Over several episodes each: the single one resets where the batch does, a step later."""
-    vector = gym.make_vec(env_id, num_envs=3, **env_kwargs(env_id))
-    singles = [gym.make(env_id, **env_kwargs(env_id)) for _ in range(3)]
+    vector = gym.make_vec(env_id, num_envs=3, **env_kwargs(env_id), **pairs)
+    singles = [gym.make(env_id, **env_kwargs(env_id), **pairs) for _ in range(3)]
     observations, infos = vector.reset(seed=11)
     last = [single.reset(seed=11 + copy) for copy, single in enumerate(singles)]
     for copy, (observation, info) in enumerate(last):
@@ -98,9 +102,10 @@ def test_copy_m_is_the_single_environment_with_seed_s_plus_m(env_id, env_kwargs)
 
 
 @every_mode
-def test_every_autoreset_mode_equals_gymnasiums_loop(mode):
+@with_and_without_candidates
+def test_every_autoreset_mode_equals_gymnasiums_loop(mode, pairs):
     """Observations, rewards, flags, and every key of ``info``, with illegal actions among them."""
-    batch, loop = batched(4, mode), looped(4, mode)
+    batch, loop = batched(4, mode, **pairs), looped(4, mode, **pairs)
     assert batch.metadata["autoreset_mode"] is mode
     mine, theirs = batch.reset(seed=3), loop.reset(seed=3)
     assert_same(mine, theirs)
@@ -133,8 +138,11 @@ def test_other_rewards_equal_gymnasiums_loop(reward):
         assert_same(mine, theirs)
 
 
-def test_extra_observations_and_no_mask_equal_gymnasiums_loop():
+@pytest.mark.parametrize("candidates", ["all", "knn"])
+def test_extra_observations_and_no_mask_equal_gymnasiums_loop(candidates):
     options = {
+        "candidates": candidates,
+        "neighbours": "centroids",
         "observe": ("centroids", "order", "leaf_order", "leaves", "owners"),
         "mask_in_info": False,
     }
@@ -175,8 +183,9 @@ def test_final_observations_in_same_step_mode():
 
 
 @every_mode
-def test_a_reset_with_the_same_seed_plays_the_same_again(mode):
-    batch = batched(3, mode)
+@with_and_without_candidates
+def test_a_reset_with_the_same_seed_plays_the_same_again(mode, pairs):
+    batch = batched(3, mode, **pairs)
 
     def starts() -> list:
         return [batch.reset(seed=5), *(batch.reset() for _ in range(3))]
@@ -185,7 +194,7 @@ def test_a_reset_with_the_same_seed_plays_the_same_again(mode):
     batch.step(choose(batch.action_masks(), np.random.default_rng(0)))
     again = starts()
     for left, right in zip(first, again, strict=True):
-        assert np.array_equal(left[0]["tokens"], right[0]["tokens"])
+        assert all(np.array_equal(left[0][key], right[0][key]) for key in left[0])
     assert not np.array_equal(first[0][0]["tokens"], first[1][0]["tokens"])
 
 
@@ -202,8 +211,10 @@ def test_a_reset_with_a_list_of_seeds():
         batch.reset(seed=[1, 2])
 
 
-def test_a_reset_mask_starts_those_copies_and_leaves_the_others():
-    batch = batched(3, AutoresetMode.DISABLED)
+@pytest.mark.parametrize("neighbours", ["embeddings", "centroids"])
+@with_and_without_candidates
+def test_a_reset_mask_starts_those_copies_and_leaves_the_others(pairs, neighbours):
+    batch = batched(3, AutoresetMode.DISABLED, **pairs, neighbours=neighbours)
     _, infos = batch.reset(seed=0)
     before = batch.step(choose(infos["action_mask"], np.random.default_rng(0)))[0]
     trees = [batch.merge_tree(copy) for copy in range(3)]
@@ -213,6 +224,7 @@ def test_a_reset_mask_starts_those_copies_and_leaves_the_others():
     assert options == {"reset_mask": mask}  # the caller's options are not changed
     for key in before:
         assert np.array_equal(after[key][[0, 2]], before[key][[0, 2]])
+        assert not np.array_equal(after[key][1], before[key][1])
     assert batch.merge_tree(0) == trees[0]
     assert len(batch.merge_tree(1).merges) == 0
     assert infos["_num_active"].tolist() == mask.tolist()
@@ -278,8 +290,9 @@ def test_nothing_works_before_the_first_reset():
 # ---------------------------------------------------------------- actions
 
 
-def test_an_illegal_action_in_some_copies_leaves_the_others_alone():
-    batch = batched(3, heights=(3,), invalid_penalty=-0.5)
+@with_and_without_candidates
+def test_an_illegal_action_in_some_copies_leaves_the_others_alone(pairs):
+    batch = batched(3, heights=(3,), invalid_penalty=-0.5, **pairs)
     _, infos = batch.reset(seed=0)
     before, _, _, _, infos = batch.step(choose(infos["action_mask"], np.random.default_rng(0)))
     actions = choose(infos["action_mask"], np.random.default_rng(0))
@@ -323,8 +336,9 @@ def test_wrong_actions(actions, message):
         batch.step(np.array(actions))
 
 
-def test_what_a_copy_that_is_being_reset_is_told_to_do_is_ignored():
-    batch = batched(2, heights=(2,), invalid_action="raise")
+@with_and_without_candidates
+def test_what_a_copy_that_is_being_reset_is_told_to_do_is_ignored(pairs):
+    batch = batched(2, heights=(2,), invalid_action="raise", **pairs)
     batch.reset(seed=0)
     for _ in range(2):
         batch.step(choose(batch.action_masks(), np.random.default_rng(0)))
@@ -338,9 +352,10 @@ def test_what_a_copy_that_is_being_reset_is_told_to_do_is_ignored():
 
 
 @pytest.mark.parametrize("env_id", IDS)
-def test_spaces(env_id, env_kwargs):
-    vector = gym.make_vec(env_id, num_envs=4, **env_kwargs(env_id))
-    single = gym.make(env_id, **env_kwargs(env_id))
+@with_and_without_candidates
+def test_spaces(env_id, env_kwargs, pairs):
+    vector = gym.make_vec(env_id, num_envs=4, **env_kwargs(env_id), **pairs)
+    single = gym.make(env_id, **env_kwargs(env_id), **pairs)
     assert isinstance(vector, VectorEnv)
     assert type(vector.unwrapped) is HTMVectorEnv
     assert vector.num_envs == 4

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.ppo.distribution import MergeDistribution
-from agents.ppo.entropy import choice_entropy
+from agents.ppo.entropy import observed_entropy
 from agents.ppo.vector_env import FinishedEpisodes, HTMVecEnv
 from htm_env.forest import tree_height
 
@@ -81,9 +81,8 @@ class JointTraining(BaseCallback):
     def _on_step(self) -> bool:
         distribution = getattr(self.model.policy, "action_dist", None)
         if isinstance(distribution, MergeDistribution):  # this project's, and of this step
-            active = self.locals["obs_tensor"]["active"]
-            probabilities, num_active = distribution.log_probabilities, active.long().sum(1)
-            self._entropies.append(choice_entropy(probabilities, num_active, active.shape[1]))
+            observation = self.locals["obs_tensor"]
+            self._entropies.append(observed_entropy(distribution.log_probabilities, observation))
         return True
 
     def _on_rollout_end(self) -> None:

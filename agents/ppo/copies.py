@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.rollout import follow
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import Forest, children_table
+from htm_env.neighbours import Nearest
 from htm_env.population import Population, start_population, subtree_errors
 from htm_env.types import TokenBatch
 from htm_env.vector_env import HTMVectorEnv
@@ -20,11 +21,17 @@ from htm_env.vector_env import HTMVectorEnv
 
 @torch.no_grad()
 def reencoded(
-    autoencoder: HTMAutoencoder, population: Population, std: Float[Tensor, "T"]
+    autoencoder: HTMAutoencoder,
+    population: Population,
+    std: Float[Tensor, "T"],
+    nearest: Nearest | None = None,
 ) -> Population:
-    """The same forests through the autoencoder as it is now: its weights may have moved."""
+    """The same forests through the autoencoder as it is now: its weights may have moved.
+
+    The candidates are those that the same merges lead to, ``nearest`` being the environment's.
+    """
     batch, forest = population.batch, population.forest
-    fresh = start_population(autoencoder, batch, std)
+    fresh = start_population(autoencoder, batch, std, nearest)
     if not forest.num_merges.any():
         return fresh
     nodes = follow(autoencoder, batch, forest.merges).nodes  # (B, N, D)
@@ -41,12 +48,16 @@ def reencoded(
         batch,
         std,
     )
+    neighbourhood = fresh.neighbourhood
+    if neighbourhood is not None:
+        neighbourhood = neighbourhood.followed(nodes, forest.merges, forest.num_leaves)
     return replace(
         fresh,
         forest=forest,
         embeddings=embeddings,
         leaf_counts=population.leaf_counts,
         squared_errors=errors,
+        neighbourhood=neighbourhood,
     )
 
 
@@ -66,13 +77,16 @@ class ResumableVectorEnv(HTMVectorEnv):
     def refresh(self) -> dict[str, np.ndarray]:
         """Encode all episodes anew with the autoencoder as it is now; returns the observation."""
         simulator = self.simulator
-        self._population = reencoded(simulator.autoencoder, self._episodes(), simulator.std)
+        self._population = reencoded(
+            simulator.autoencoder, self._episodes(), simulator.std, simulator.nearest
+        )
         return simulator.observation(self._population)
 
     def state(self) -> dict[str, Any]:
         """The episodes in progress and every copy's generator, as ``agents.checkpoint`` takes them.
 
-        Embeddings are left out: they follow from the weights (see :meth:`refresh`).
+        Embeddings and candidates are left out: they follow from the weights and the merges (see
+        :meth:`refresh`).
         """
         population = self._episodes()
         return {

@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
 from agents.choices import TINY, most_entropy
 from htm_env.forest import action_to_pair, pair_to_action
+
+
+def observed_entropy(
+    log_probabilities: Float[Tensor, "B A"], observation: dict[str, Tensor]
+) -> Float[Tensor, "B"]:
+    """That of the actions that the observation allows."""
+    if "candidates" in observation:
+        return candidate_entropy(log_probabilities, observation["candidates"])
+    active = observation["active"]
+    return choice_entropy(log_probabilities, active.long().sum(1), active.shape[1])
 
 
 def choice_entropy(
@@ -22,6 +32,29 @@ def choice_entropy(
     first, second = action_to_pair(actions, num_slots)
     probability = log_probabilities.exp()
     choice = probability + probability[:, pair_to_action(second, first, num_slots)]
-    entropy = -(probability * choice.clamp_min(TINY).log()).sum(1)
-    share = entropy / most_entropy(num_active, ordered=False)
+    share = _entropy(probability, choice) / most_entropy(num_active, ordered=False)
     return share.masked_fill(num_active <= 2, torch.nan)
+
+
+def candidate_entropy(
+    log_probabilities: Float[Tensor, "B A"], candidates: Int[Tensor, "B P k"]
+) -> Float[Tensor, "B"]:
+    """The same where the actions are candidates: a uniform choice is one of the pairs that are
+    listed, in either order or in both."""
+    size, slots, k = candidates.shape
+    rows = torch.arange(size, device=candidates.device)[:, None, None]
+    own = torch.arange(slots, device=candidates.device)[:, None, None]
+    partner = candidates.clamp(min=0).long()
+    turned = candidates[rows, partner] == own  # (B, P, k, k): where the partner lists the slot
+    listed = candidates >= 0
+    probability = log_probabilities.exp().view(size, slots, k)
+    choice = probability + (probability[rows, partner] * turned).sum(3)
+    both = turned.any(3) & listed
+    pairs = listed.sum((1, 2)) - both.sum((1, 2)) // 2
+    entropy = _entropy(probability.flatten(1), choice.flatten(1))
+    return (entropy / pairs.clamp(min=2).log()).masked_fill(pairs <= 1, torch.nan)
+
+
+def _entropy(probability: Float[Tensor, "B A"], choice: Float[Tensor, "B A"]) -> Float[Tensor, "B"]:
+    """In nats, of choices that are several actions each: ``choice`` has their probabilities."""
+    return -(probability * choice.clamp_min(TINY).log()).sum(1)

@@ -1,8 +1,8 @@
 """This project's policy network as policies of Stable-Baselines3 and sb3-contrib.
 
-Both forms compute the same: the mask is read from the observation (``active``), so that no illegal
-action is drawn even by code that knows nothing of masks. ``MaskablePPO`` hands its own masks over
-beside it.
+Both forms compute the same: the mask is read from the observation (``active``, or ``candidates``
+where it has them), so that no illegal action is drawn even by code that knows nothing of masks.
+``MaskablePPO`` hands its own masks over beside it.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from agents.encoders import NO_ENCODER, ContextConfig
 from agents.policy import MergePolicy
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.sharing import shared_forward
+from htm_env.actions import num_actions
 
 Observation = dict[str, Tensor]
 Masks = np.ndarray | Tensor | None
@@ -63,6 +64,8 @@ class _MergeNetwork(BasePolicy):
         **form: Any,
     ) -> None:
         self.keys = KEYS + observed_by(encoder, context)
+        if "candidates" in getattr(observation_space, "spaces", {}):
+            self.keys += ("candidates",)
         _check_spaces(observation_space, action_space, self.keys)
         self.network_arguments = {
             "scorer": scorer,
@@ -177,9 +180,13 @@ def _check_spaces(
         raise ValueError(
             f"the observation space is {observation_space}; expected a Dict with {list(needed)}"
         )
-    slots = observation_space["active"].shape[0]  # type: ignore[index]
-    if not isinstance(action_space, spaces.Discrete) or action_space.n != slots * (slots - 1):
+    space: Any = observation_space
+    slots = space["active"].shape[0]
+    k = space["candidates"].shape[1] if "candidates" in needed else None
+    expected = num_actions(slots, k)
+    if not isinstance(action_space, spaces.Discrete) or action_space.n != expected:
+        each = "every ordered pair" if k is None else f"each of the {k} candidates"
         raise ValueError(
-            f"the action space is {action_space}; expected Discrete({slots * (slots - 1)}), "
-            f"an action for every ordered pair of {slots} slots"
+            f"the action space is {action_space}; expected Discrete({expected}), "
+            f"an action for {each} of {slots} slots"
         )

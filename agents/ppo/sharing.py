@@ -2,7 +2,8 @@
 
 A merge changes two slots, so that the states of one episode share most of their tokens. Rows that
 follow one another are gathered into runs; a run has each of its tokens (its *nodes*) once, and all
-scores of its states are entries of one table of pairs of nodes, as in ``losses.py``.
+scores of its states are entries of one table of pairs of nodes, as in ``losses.py``. Where there
+are candidates, only those are scored.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
+from agents.policy import ILLEGAL, MergePolicy, NodePolicy, action_logits, bounded
 from htm_env.forest import action_mask, action_to_pair
 
 
@@ -79,11 +80,15 @@ def shared_forward(
     active = observation["active"].bool()
     runs = Runs.of(observation["tokens"].float(), observation["leaf_counts"], active)
     features = network.features(runs.tokens, runs.leaf_counts)  # (R, N, F)
+    values = network.values(features, runs.members)[runs.run, runs.step]
+    if "candidates" in observation:  # then a table of all pairs of nodes is too large
+        shown = features[runs.run[:, None], runs.node]  # (B, P, F)
+        scores = bounded(network.listed_scores(shown, observation["candidates"]))
+        return action_logits(scores, observation), values
     needed = (runs.members.transpose(1, 2) @ runs.members) > 0
     scores = bounded(network.node_scores(features, lambda: needed))
     slots, nodes = active.shape[1], scores.shape[1]
     first, second = action_to_pair(torch.arange(slots * (slots - 1), device=active.device), slots)
     pair = (runs.run[:, None] * nodes + runs.node[:, first]) * nodes + runs.node[:, second]
     logits = scores.flatten().gather(0, pair.flatten()).view(pair.shape)  # (B, A)
-    values = network.values(features, runs.members)[runs.run, runs.step]
     return logits.masked_fill(~action_mask(active), ILLEGAL), values

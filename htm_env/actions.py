@@ -1,0 +1,70 @@
+"""What an action means: an ordered pair of slots out of all, or a slot and one of its candidates.
+
+Every function takes the candidates of the populations, or None where all pairs are actions; nothing
+of the size ``P x P`` is made where there are candidates.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Int, Int64
+from torch import Tensor
+
+from htm_env.candidates import candidate_mask, candidate_pair
+from htm_env.forest import action_mask, action_to_pair
+
+
+def num_actions(num_slots: int, k: int | None = None) -> int:
+    """``P (P - 1)`` ordered pairs, or ``P k`` with ``k`` candidates a slot."""
+    return num_slots * (num_slots - 1 if k is None else k)
+
+
+def legal_actions(
+    active: Bool[Tensor, "B P"], candidates: Int[Tensor, "B P k"] | None
+) -> Bool[Tensor, "B A"]:
+    """True <--> the action is legal."""
+    return action_mask(active) if candidates is None else candidate_mask(candidates)
+
+
+def action_slots(
+    actions: Int64[Tensor, "B"],
+    active: Bool[Tensor, "B P"],
+    candidates: Int[Tensor, "B P k"] | None,
+) -> tuple[Int64[Tensor, "B"], Int64[Tensor, "B"], Bool[Tensor, "B"]]:
+    """The slots that every action merges, in this order, and whether it is legal.
+
+    Where it is not, the slots are some that exist.
+    """
+    slots = active.shape[1]
+    inside = (actions >= 0) & (actions < num_actions(slots, _places(candidates)))
+    actions = actions.masked_fill(~inside, 0)
+    if candidates is None:
+        first, second = action_to_pair(actions, slots)
+        rows = torch.arange(len(actions), device=actions.device)
+        return first, second, inside & active[rows, first] & active[rows, second]
+    first, second = candidate_pair(actions, candidates)
+    return first, second.long().clamp(min=0), inside & (second >= 0)
+
+
+def why_illegal(
+    action: int, active: Bool[Tensor, "P"], candidates: Int[Tensor, "P k"] | None
+) -> str:
+    """What an illegal action does wrong, to follow its name in a sentence."""
+    count = num_actions(len(active), _places(candidates))
+    if not 0 <= action < count:
+        return f"is not in Discrete({count})"
+    if candidates is None:
+        first, second = action_to_pair(action, len(active))
+        return (
+            f"merges slots ({first}, {second}), but the active slots are "
+            f"{active.nonzero().flatten().tolist()}"
+        )
+    slot, place = divmod(action, candidates.shape[1])
+    return (
+        f"merges slot {slot} with its candidate {place}, but the candidates of slot {slot} are "
+        f"{candidates[slot].tolist()} (-1: none)"
+    )
+
+
+def _places(candidates: Tensor | None) -> int | None:
+    return None if candidates is None else candidates.shape[-1]
