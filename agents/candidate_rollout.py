@@ -13,19 +13,9 @@ from agents.listed_scores import listed_scores
 from agents.policy import ILLEGAL, MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts, leftmost_leaves
+from htm_env.neighbours import Nearest
 from htm_env.types import NONE, TokenBatch
 from replay import CandidatePairs
-
-NEIGHBOURS = ("embeddings", "centroids")
-
-
-class Nearest(NamedTuple):
-    """Which pairs are candidates."""
-
-    k: int = 8
-    """Partners of a token at most."""
-    neighbours: str = "embeddings"
-    """Near in what: embeddings, or centroids (mean standardised coordinates of the leaves)."""
 
 
 class CandidateEpisodes(NamedTuple):
@@ -59,7 +49,7 @@ def candidate_episodes(
     counts = batch.num_tokens.new_zeros(size, 2 * slots - 1)
     counts[:, :slots] = batch.present.long()
     places = nodes
-    if nearest.neighbours == "centroids":
+    if nearest.by_centroids:
         places = standardised.new_zeros(size, 2 * slots - 1, standardised.shape[2])
         places[:, :slots] = standardised * batch.present[..., None]
     record = CandidateRecord(places[:, :slots], batch.present, nearest.k, slots - 1)
@@ -100,7 +90,7 @@ def candidates_along(
     num_leaves, to_make = present.sum(1), (merges[..., 0] >= 0).sum(1)
     order = to_make.argsort(descending=True, stable=True)
     places = nodes
-    if nearest.neighbours == "centroids":
+    if nearest.by_centroids:
         places = node_centroids(standardised, present, merges)
     places, made, leaves = places[order], merges[order], num_leaves[order]
     slot = leftmost_leaves(made, leaves)

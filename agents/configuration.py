@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -50,9 +49,3 @@ def check_bounds(config: Any, **bounds: tuple[float | int, float | int]) -> None
         if not (isinstance(value, int | float) and low <= value <= high):
             upper = f" and at most {high:g}" if math.isfinite(high) else ""
             raise ValueError(f"{name} is {value}; expected at least {low:g}{upper}")
-
-
-def check_choice(name: str, value: Any, choices: Sequence[str]) -> None:
-    """Raise ``ValueError`` with the choices unless the value is one of them."""
-    if value not in choices:
-        raise ValueError(f"unknown {name} {value!r}; choose from {list(choices)}")

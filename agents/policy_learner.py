@@ -12,8 +12,7 @@ from torch import Tensor
 
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig
-from agents.candidate_rollout import NEIGHBOURS, Nearest
-from agents.configuration import check_bounds, check_choice
+from agents.configuration import check_bounds
 from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
 from agents.encoders import NO_ENCODER, ContextConfig
@@ -23,10 +22,10 @@ from agents.optimisation import OptimizerConfig
 from agents.policy import MergePolicy
 from agents.rollout import rollout
 from agents.schedules import check_points, piecewise_linear
+from htm_env.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
 
-CANDIDATES = ("all", "knn")
 Points = tuple[tuple[float, float], ...]
 
 
@@ -73,16 +72,15 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         many = (1, math.inf)
-        check_bounds(self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1), k=many)
-        check_choice("candidates", self.candidates, CANDIDATES)
-        check_choice("neighbours", self.neighbours, NEIGHBOURS)
+        check_bounds(self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1))
+        check_candidates(self.candidates, self.k, self.neighbours)
         check_points("demonstration_share", self.demonstration_share)
         check_bounds(self, demonstration_race=(0, 1))
 
     @property
     def nearest(self) -> Nearest | None:
         """The rule for candidates; None for all pairs."""
-        return None if self.candidates == "all" else Nearest(self.k, self.neighbours)
+        return check_candidates(self.candidates, self.k, self.neighbours)
 
 
 class PolicyLearner(Learner):

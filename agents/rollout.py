@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.candidate_rollout import Nearest, candidate_episodes, candidates_along
+from agents.candidate_rollout import candidate_episodes, candidates_along
 from agents.choices import choices, choose_pairs, most_entropy, pair_weights
 from agents.pair_scores import pair_scores
 from agents.policy import MergePolicy
@@ -20,6 +20,7 @@ from agents.positions import Positions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts
 from htm_env.levels import forest_levels
+from htm_env.neighbours import Nearest
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 

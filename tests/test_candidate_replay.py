@@ -9,21 +9,22 @@ import pytest
 import torch
 from episodes import RAGGED, generator, random_batch, random_policy
 
-from agents.candidate_rollout import Nearest
 from agents.checkpoint import load_state, save_state
 from agents.configuration import config_from_dict
 from agents.judging import judge
+from agents.ppo import PPOLearner
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.replay_config import ReplayConfig
 from agents.replay_reinforce import ReplayReinforce
 from agents.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.neighbours import Nearest
 from replay import CandidatePairs, ReplayBuffer, Trajectories, Trajectory
 from replay.files import read_tensors, write_tensors
 
 SIZES = [size for size in RAGGED if size > 1]
 SMALL = {
-    "autoencoder": {"hidden_dim": 16}, "policy_hidden_dim": 16, "batch_size": 4,
+    "autoencoder": {"hidden_dim": 16}, "policy_hidden_dim": 16,
     "candidates": "knn", "k": 2,
 }  # fmt: skip
 TREES = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
@@ -167,11 +168,12 @@ def test_probabilities_are_exact_in_the_stored_lists_though_the_autoencoder_move
     assert scalars["replay/effective_sample_share"] > 0.05
 
 
-@pytest.mark.parametrize("learner", [Reinforce, ReplayReinforce])
+@pytest.mark.parametrize("learner", [Reinforce, ReplayReinforce, PPOLearner])
 @pytest.mark.parametrize("neighbours", ["embeddings", "centroids"])
 @pytest.mark.parametrize("encoder", ["none", "attention"])
 def test_learners_learn_among_candidates_and_resume(learner, neighbours, encoder):
-    options = config(learner, neighbours=neighbours, encoder=encoder, context={"width": 8})
+    own = {"n_envs": 3} if learner is PPOLearner else {"batch_size": 4}
+    options = config(learner, neighbours=neighbours, encoder=encoder, context={"width": 8}, **own)
     one, other = (learner("HTM-Trees-v0", options, **TREES) for _ in range(2))
     for step in range(4):
         scalars = one.update(step / 8)
@@ -194,7 +196,7 @@ def test_the_probability_of_trees_is_not_known_among_candidates():
     [
         ({"candidates": "some"}, "unknown candidates 'some'; choose from .*knn"),
         ({"neighbours": "far"}, "unknown neighbours 'far'; choose from .*centroids"),
-        ({"k": 0}, "k is 0; expected at least 1"),
+        ({"k": 0}, "k is 0; expected a whole number of at least 1"),
     ],
 )
 def test_rules_that_are_none_are_named(changes, message):

@@ -10,19 +10,19 @@ from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_
 from torch import Tensor
 
 from agents.candidate_judgement import IMPOSSIBLE
-from agents.candidate_rollout import NEIGHBOURS, Nearest
 from agents.judging import judge
 from agents.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import merged_candidates, nearest_candidates
 from htm_env.forest import action_to_pair
+from htm_env.neighbours import Nearest
 from htm_env.observation import observe_population
 from htm_env.standing import Standing, centroids
 from htm_env.types import TokenBatch
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 EVERY = pytest.mark.parametrize("network", NETWORKS)
-SPACES = pytest.mark.parametrize("neighbours", NEIGHBOURS)
+SPACES = pytest.mark.parametrize("by_centroids", [False, True])
 
 
 @pytest.fixture
@@ -36,7 +36,7 @@ def plain(autoencoder, policy, batch: TokenBatch, merges: Tensor, nearest: Neare
     log_probs, entropies = [], []
     for population, action in replayed(autoencoder, batch, merges):
         active, places = population.forest.active, population.embeddings
-        if nearest.neighbours == "centroids":
+        if nearest.by_centroids:
             standardised = autoencoder.standardise(batch.tokens)
             places = centroids(Standing.of(standardised, batch.present, population.forest))
         if lists is None:
@@ -63,9 +63,9 @@ def plain(autoencoder, policy, batch: TokenBatch, merges: Tensor, nearest: Neare
 @EVERY
 @SPACES
 @pytest.mark.parametrize("k", [1, 2, 9])
-def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, network, neighbours, k):
+def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, network, by_centroids, k):
     policy, batch = random_policy(network), random_batch(RAGGED)
-    nearest = Nearest(k, neighbours)
+    nearest = Nearest(k, by_centroids)
     episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
     assert torch.equal(episodes.steps.sum(1), batch.num_tokens - 1)
     log_probs, entropies = plain(autoencoder, policy, batch, episodes.merges, nearest)

@@ -62,6 +62,9 @@ class PPOLearner(PolicyLearner):
             autoencoder=self.autoencoder,
             reward=self.reward,
             observe=observed_by(config.encoder, config.context),
+            candidates=config.candidates,
+            k=config.k,
+            neighbours=config.neighbours,
             device=self.task.device,
             **self.task.env_kwargs,
         )
@@ -169,7 +172,7 @@ class PPOLearner(PolicyLearner):
 
     def _clone_step(self, batch: TokenBatch, merges: Tensor) -> dict[str, float]:
         config, optimizer = self.config, self.model.policy.optimizer
-        episodes = follow(self.autoencoder, batch, merges)
+        episodes = follow(self.autoencoder, batch, merges, config.nearest)
         self.merges_made += int(episodes.steps.sum())
         rewards, error = episode_rewards(self.autoencoder, batch, episodes, self.std, self.reward)
         judgement = judge(self.policy, self.autoencoder, batch, episodes)
