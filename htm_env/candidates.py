@@ -23,6 +23,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from scipy.spatial import cKDTree
 from torch import Tensor
 
+from htm_env.forest import legal_pairs
 from htm_env.types import NONE
 
 FARTHEST = 1e30
@@ -69,12 +70,18 @@ def nearest_candidates(
     """
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1 candidate a token")
-    partners = torch.full((*active.shape, k), NONE, device=places.device)
-    for row in range(len(places)):
-        slots = active[row].nonzero()[:, 0]
-        if len(slots) > 1:
-            found = slots[_nearest_others(places[row, slots], min(k, len(slots) - 1))]
-            partners[row, slots, : found.shape[1]] = found
+    size, slots = active.shape
+    partners = torch.full((size, slots, k), NONE, device=places.device)
+    if slots < TREE_TOKENS:
+        for part in torch.arange(size, device=places.device).split(max(1, BLOCK // slots**2)):
+            found = _nearest_slots(places[part], active[part], min(k, slots))
+            partners[part, :, : found.shape[2]] = found
+    else:
+        for row in range(size):
+            here = active[row].nonzero()[:, 0]
+            if len(here) > 1:
+                found = here[_nearest_others(places[row, here], min(k, len(here) - 1))]
+                partners[row, here, : found.shape[1]] = found
     rows = torch.arange(len(places), device=places.device)[:, None, None]
     distances = _distances(places[rows, partners.clamp(min=0)], places[:, :, None])
     distances.masked_fill_(partners < 0, torch.inf)
@@ -158,6 +165,18 @@ def _arange(values: Tensor) -> Tensor:
 def _distances(one: Tensor, other: Tensor) -> Tensor:
     apart = (one - other).square().sum(-1)
     return apart.nan_to_num(FARTHEST, posinf=FARTHEST).clamp_max_(FARTHEST)
+
+
+def _nearest_slots(
+    places: Float[Tensor, "B P D"], active: Bool[Tensor, "B P"], k: int
+) -> Int64[Tensor, "B P k"]:
+    """The same in small populations, all samples at once; -1 where there are fewer."""
+    clean = places.masked_fill(~active[..., None], 0.0)
+    apart = torch.baddbmm(clean.square().sum(2)[:, None], clean, clean.transpose(1, 2), alpha=-2.0)
+    apart = apart.nan_to_num(FARTHEST, posinf=FARTHEST, neginf=FARTHEST)
+    apart.masked_fill_(~legal_pairs(active), torch.inf)
+    near, found = apart.topk(k, dim=2, largest=False)
+    return found.masked_fill(near.isinf(), NONE)
 
 
 def _nearest_others(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"]:

@@ -1,0 +1,73 @@
+"""Inference among candidates: against rollouts, and matchings against a plain loop."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_policy
+from hypothesis import given
+from hypothesis import strategies as st
+
+from agents.candidate_search import matching, merge_greedily, merge_matchings
+from agents.policy import ILLEGAL
+from agents.rollout import rollout
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import check_merges, tree_height
+from htm_env.neighbours import Nearest
+
+
+@pytest.fixture(scope="module")
+def autoencoder() -> HTMAutoencoder:
+    return HTMAutoencoder(3, 5, 16, generator=generator(1))
+
+
+@pytest.mark.parametrize("network", SCORERS)
+@pytest.mark.parametrize("k", [1, 3, 40])
+@pytest.mark.parametrize("by_centroids", [False, True])
+def test_greedy_merges_are_those_of_a_greedy_rollout(autoencoder, network, k, by_centroids):
+    nearest = Nearest(k, by_centroids)
+    policy, batch = random_policy(network), random_batch([*RAGGED, 23], seed=2)
+    expected = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest)
+    found = merge_greedily(autoencoder, policy, batch, nearest)
+    assert torch.equal(found, expected.merges)
+
+
+@given(seed=st.integers(0, 10_000), count=st.integers(2, 12), k=st.integers(1, 4))
+def test_a_matching_is_what_is_best_for_both(seed, count, k):
+    drawn = generator(seed)
+    scores = torch.randint(0, 6, (count, k), generator=drawn).float()  # many are equal
+    partners = torch.randint(-1, count, (count, k), generator=drawn)
+    partners[partners == torch.arange(count)[:, None]] = -1
+    if (partners < 0).all():
+        partners[0, 0] = 1
+    first, second = matching(scores, partners)
+    listed = [(-float(scores[i, c]), i * k + c, i, int(partners[i, c]))
+              for i in range(count) for c in range(k) if partners[i, c] >= 0]  # fmt: skip
+    best = {token: min(edge for edge in listed if token in edge[2:]) for token in range(count)
+            if any(token in edge[2:] for edge in listed)}  # fmt: skip
+    expected = [edge[2:] for edge in sorted(listed) if best[edge[2]] == best[edge[3]] == edge]
+    assert list(zip(first.tolist(), second.tolist(), strict=True)) == expected
+    assert min(listed)[2:] in expected
+    together = [*first.tolist(), *second.tolist()]
+    assert len(set(together)) == len(together)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("nearest", [None, Nearest(2), Nearest(2, True)], ids=str)
+def test_rounds_make_whole_trees_that_begin_with_the_best_pair(autoencoder, network, nearest):
+    policy, batch = random_policy(network), random_batch([*RAGGED, 30], seed=2)
+    merges = merge_matchings(autoencoder, policy, batch, nearest)
+    check_merges(merges, batch.num_tokens)
+    assert torch.equal((merges[..., 0] >= 0).sum(1), batch.num_tokens - 1)
+    greedy = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest).merges
+    assert torch.equal(merges[:, 0], greedy[:, 0])
+    few = batch.num_tokens <= 3  # then a round is a merge
+    assert few.sum() == 3
+    assert torch.equal(merges[few], greedy[few])
+    assert int(tree_height(merges, batch.num_tokens)[-1]) < 20
+
+
+def test_scores_of_illegal_places_never_win():
+    scores = torch.tensor([[5.0, ILLEGAL], [1.0, 9.0], [2.0, 0.0]])
+    first, second = matching(scores, torch.tensor([[1, -1], [0, -1], [0, 1]]))
+    assert (first.tolist(), second.tolist()) == ([0], [1])
