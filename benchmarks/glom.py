@@ -8,7 +8,12 @@ attention and once without, with the same data, losses, updates and seed. Then, 
 - the clade F1 of the trees that its islands make, beside clustering by distances. Every point's
   coordinates are seen by all of them.
 
-The settings, a Glom's defaults, were found on the validation split with other seeds.
+The settings were found on the validation split with other seeds. There the islands with attention
+had a clade F1 of 0.51 to 0.53 after 200 updates (200 samples, seeds 21, 23 and 24; with Adam, a
+temperature of 0.1 and a contrastive weight of 0.3 it was 0.28 to 0.45 after 400). But the top
+levels told only rows apart or only columns, always the same of the two in one Glom: F1 above 0.95
+on average on the one, 0 on the other. Joining points by one coordinate alone does as well (0.47 and
+0.53), so this F1 does not show that a column knows from its neighbours which of the two it is in.
 """
 
 from __future__ import annotations
@@ -43,6 +48,7 @@ from htm_env.types import TokenBatch
 TOLERANCE = 0.02
 NEIGHBOURS = 3
 LEARNING = GlomTrainingConfig()
+OPTIMIZER = OptimizerConfig(method="soap", learning_rate=1e-2, warm_up_updates=50)
 
 
 def train(
@@ -57,7 +63,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     with seeded_initialisation(generator):
         model = TokenGlom(dataset.token_dim, config)
-    optimizer = ScheduledOptimizer(model.parameters(), OptimizerConfig(warm_up_updates=50))
+    optimizer = ScheduledOptimizer(model.parameters(), OPTIMIZER)
     for update in range(updates):
         batch = dataset.sample(batch_size, generator)
         tokens = (batch.tokens - dataset.mean) / dataset.std
@@ -122,7 +128,7 @@ def mean_and_error(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=400, help="of each Glom")
+    parser.add_argument("--updates", type=int, default=200, help="of each Glom")
     parser.add_argument("--batch-size", type=int, default=48, help="scenes of an update")
     parser.add_argument("--seeds", type=int, default=4, help="Gloms of each kind")
     parser.add_argument("--first-seed", type=int, default=0, help="that of the first")
