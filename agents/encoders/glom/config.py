@@ -74,9 +74,9 @@ class GlomTrainingConfig:
     """The share of tokens with hidden coordinates."""
     hidden_coordinates: float = 0.5
     """The share of such a token's coordinates that is hidden; 1 hides the whole token."""
-    contrastive_weight: float = 1.0
+    contrastive_weight: float = 0.3
     """Of telling scenes apart."""
-    temperature: float = 0.03
+    temperature: float = 0.1
     """Of the similarities between crops: the lower, the more the nearest scenes count."""
 
     def __post_init__(self) -> None:
