@@ -71,16 +71,17 @@ def _carried(
     policy: ContextPolicy, tensors: dict[str, Tensor], state: Tensor | None, starts: Any
 ) -> tuple[Tensor, Tensor]:
     """Scores and state, from the state before where an episode goes on."""
-    begun = policy.look(tensors)
-    scores, after = begun.scores, begun.state
-    assert after is not None  # since the encoder carries one
-    if state is None:
-        return scores, after
-    goes_on = torch.ones(len(scores), dtype=torch.bool, device=scores.device)
+    begins = torch.full((len(tensors["active"]),), state is None)
     if starts is not None:
-        goes_on &= ~torch.as_tensor(starts, device=scores.device).bool().reshape(-1)
-    continued = policy.look(tensors, state)
-    assert continued.state is not None
-    rows = goes_on.view(-1, *(1 for _ in after.shape[1:]))
-    scores = torch.where(goes_on[:, None, None], continued.scores, scores)
-    return scores, torch.where(rows, continued.state, after)
+        begins |= torch.as_tensor(starts).cpu().bool().reshape(-1)
+    looks = [policy.look(tensors, state)] if not begins.all() else []
+    looks += [policy.look(tensors)] if begins.any() else []
+    scores, after = looks[0].scores, looks[0].state
+    assert after is not None  # since the encoder carries one
+    if len(looks) == 2:
+        fresh = looks[1]
+        assert fresh.state is not None
+        begins = begins.to(scores.device)
+        scores = torch.where(begins[:, None, None], fresh.scores, scores)
+        after = torch.where(begins.view(-1, *(1 for _ in after.shape[1:])), fresh.state, after)
+    return scores, after

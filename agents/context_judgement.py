@@ -18,7 +18,7 @@ from agents.pair_scores import node_states, population_observation
 from agents.policy import ILLEGAL
 from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import leaf_sets
+from htm_env.forest import leaf_sets, legal_pairs
 from htm_env.types import TokenBatch
 
 TOKENS_AT_A_TIME = 65_536
@@ -205,9 +205,7 @@ class ContextJudgement(Judgement):
 
 def steps_of(look: Look, active: Bool[Tensor, "S W"], pair: Int64[Tensor, "S 2"]) -> Steps:
     """What scores say of all choices, and of the pair that was chosen."""
-    legal = active[:, :, None] & active[:, None]
-    legal = legal & ~torch.eye(active.shape[1], dtype=torch.bool, device=active.device)
-    scores = look.scores.masked_fill(~legal, ILLEGAL)
+    scores = look.scores.masked_fill(~legal_pairs(active), ILLEGAL)
     rows = torch.arange(len(pair), device=pair.device)
     log_total = scores.flatten(1).logsumexp(1)
     log_choice = scores - log_total[:, None, None]

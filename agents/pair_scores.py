@@ -12,6 +12,7 @@ from agents.context_policy import ContextPolicy
 from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
 from agents.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import legal_pairs
 from htm_env.standing import Standing, observed_extras
 from htm_env.types import TokenBatch
 
@@ -94,8 +95,6 @@ class FreshScores:
             self.leaves[:size], self.present[:size],
         )  # fmt: skip
         active = here >= 0
-        legal = active[:, :, None] & active[:, None]
-        legal.diagonal(dim1=1, dim2=2).fill_(False)
         state = None
         if self.states is not None:
             state = node_states(self.states, here)
@@ -105,7 +104,7 @@ class FreshScores:
                 self.states = look.state.new_zeros(*self.counts.shape, *look.state.shape[2:])
             row, position = active.nonzero(as_tuple=True)
             self.states[row, here[row, position]] = look.state[row, position]
-        return look.scores.masked_fill(~legal, ILLEGAL)
+        return look.scores.masked_fill(~legal_pairs(active), ILLEGAL)
 
     def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
         row = step.rows

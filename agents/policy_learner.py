@@ -81,7 +81,7 @@ class PolicyLearner(Learner):
         self.reward = reward_on(self.dataset, self.config.reward)
         """The name of the reward that it learns from."""
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
-        names = self.config.demonstrations or demonstrators_of(env_id)
+        names = self.config.demonstrations or demonstrators_of(self.task.env_id)
         self.demonstrators = {name: fixed_policy(name) for name in names}
         self.race = Race(names, self.config.demonstration_race)
         if any(share > 0 for _, share in self.config.demonstration_share):

@@ -11,7 +11,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from htm_env.forest import (
-    Forest,
     active_nodes,
     check_merges,
     check_present,
@@ -21,7 +20,6 @@ from htm_env.forest import (
 from htm_env.levels import Level, forest_levels
 from htm_env.merging import Policy, merge_with
 from htm_env.networks import ARCHITECTURES, seeded_initialisation
-from htm_env.standing import Standing, check_extras, observed_extras
 from htm_env.weights_file import not_weights, read_weights, tensors_hash, write_weights
 
 
@@ -182,15 +180,9 @@ class HTMAutoencoder(nn.Module):
         self._check_tokens(tokens)
         check_present(present)
         standardised = self.standardise(tokens)
-        lifted = self.lifter(standardised) * present[..., None]
-        extras = None
-        if observe:
-            keys = check_extras(observe)
-
-            def extras(forest: Forest) -> dict[str, Tensor]:
-                return observed_extras(Standing.of(standardised, present, forest), keys)
-
-        forest = merge_with(policy, lifted, present, self.merger, generator, extras)
+        forest = merge_with(
+            policy, standardised, present, self.lifter, self.merger, generator, observe
+        )
         return self.decode(
             self.encode(tokens, present, forest.merges).population, forest.merges, present
         )

@@ -93,7 +93,7 @@ class HTMEnv(gym.Env):
     |---|---|---|
     | `autoencoder` | `"pretrained"` (`HTM-v0`: `"untrained"`) | or a path, or an `HTMAutoencoder` |
     | `embedding_dim` | by id | `D` of an untrained autoencoder |
-    | `reward` | `"incremental"` (Keys: `"right_merges"`) | or `"terminal"`, `"one_step"` |
+    | `reward` | `"incremental"` (Keys: `"right_merges"`) | or another of those above |
     | `split` | `"train"` | or `"validation"`, `"test"` |
     | `invalid_action` | `"penalize"` | or `"raise"`: `ValueError`, for debugging |
     | `invalid_penalty` | `-1.0` | reward of an illegal action |
@@ -105,7 +105,7 @@ class HTMEnv(gym.Env):
 
     An `HTMAutoencoder` may be trained meanwhile; embeddings already made stay as they are.
     All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees, Crosses and Keys,
-    `dataset=` of `HTM-v0`.
+    `dataset=` and `spans=` of `HTM-v0`.
 
     ## References
     The action and observation follow the Hierarchical Token Merger; the incremental reward is

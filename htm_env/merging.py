@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.forest import Forest, action_to_pair
+from htm_env.standing import Standing, check_extras, observed_extras
 
 Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
 """``policy(observation batch, generator) -> actions``: the observation keys of the environment."""
@@ -17,25 +18,31 @@ Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"
 @torch.no_grad()
 def merge_with(
     policy: Policy,
-    lifted: Float[Tensor, "B P D"],
+    standardised: Float[Tensor, "B P T"],
     present: Bool[Tensor, "B P"],
+    lifter: Callable[[Tensor], Tensor],
     merger: Callable[[Tensor], Tensor],
     generator: torch.Generator | None = None,
-    extras: Callable[[Forest], dict[str, Tensor]] | None = None,
+    observe: Sequence[str] = (),
 ) -> Forest:
-    """The forest that a policy makes of lifted tokens: the merges only, until one root is left.
+    """The forest that a policy makes of standardised tokens: the merges only, until one root is
+    left.
 
-    ``extras`` gives what the policy observes beside tokens, mask and leaf counts.
+    ``lifter`` and ``merger`` make the embeddings; ``observe`` names what the policy observes beside
+    tokens, mask and leaf counts.
 
-    Raises ``ValueError`` for an action that is not legal where a sample has merges to make.
+    Raises ``ValueError`` for an unknown key, and for an action that is not legal where a sample has
+    merges to make.
     """
+    keys = check_extras(observe)
     forest, slots = Forest.start(present), present.shape[1]
-    population, counts = lifted.clone(), present.long()
-    rows = torch.arange(len(lifted), device=lifted.device)
+    population, counts = lifter(standardised) * present[..., None], present.long()
+    rows = torch.arange(len(present), device=present.device)
     while (running := forest.num_active > 1).any():
         observation = {"tokens": population, "active": forest.active, "leaf_counts": counts}
-        if extras is not None:
-            observation |= extras(forest)
+        if keys:
+            standing = Standing.of(standardised, present, forest)
+            observation |= observed_extras(standing, keys)
         actions = policy(observation, generator).long()
         inside = (actions >= 0) & (actions < slots * (slots - 1))
         first, second = action_to_pair(actions.masked_fill(~(running & inside), 0), slots)

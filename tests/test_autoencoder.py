@@ -226,8 +226,10 @@ def test_the_policy_sees_the_current_embeddings(autoencoder):
         return random_policy(observation, generator)
 
     generator = torch.Generator().manual_seed(0)
-    lifted = autoencoder.lifter(autoencoder.standardise(tokens)) * drawn.present[..., None]
-    forest = merge_with(spying, lifted.detach(), drawn.present, autoencoder.merger, generator)
+    forest = merge_with(
+        spying, autoencoder.standardise(tokens), drawn.present,
+        autoencoder.lifter, autoencoder.merger, generator,
+    )  # fmt: skip
     assert forest.num_active.tolist() == [1, 1]
     assert len(seen) == 3
     for step, observation in enumerate(seen):

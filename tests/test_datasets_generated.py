@@ -437,13 +437,13 @@ def test_statistics_cannot_be_changed_from_outside() -> None:
     ("geometry", "message"),
     [
         ({"heights": ()}, r"heights is \(\): expected at least one choice"),
-        ({"heights": (0, 2)}, r"heights is \(0, 2\): expected whole numbers from 1 to 10"),
-        ({"heights": (11,)}, r"heights is \(11,\).* from 1 to 10"),
-        ({"heights": (2.5,)}, r"heights is \(2.5,\): 2.5 is not a whole number"),
-        ({"heights": "34"}, "heights is '34': '34' is not a whole number"),
-        ({"heights": (True,)}, r"heights is \(True,\)"),
+        ({"heights": (0, 2)}, "heights is 0: expected a whole number from 1 to 10"),
+        ({"heights": (11,)}, "heights is 11.* from 1 to 10"),
+        ({"heights": (2.5,)}, "heights is 2.5: expected a whole number"),
+        ({"heights": "34"}, "heights is '34': expected a whole number"),
+        ({"heights": (True,)}, "heights is True"),
         ({"heights": (1, 3)}, r"heights \(1, 3\) with num_trees \(1,\) allow a sample of one"),
-        ({"num_trees": (0,)}, r"num_trees is \(0,\)"),
+        ({"num_trees": (0,)}, "num_trees is 0"),
         ({"num_trees": []}, r"num_trees is \[\]"),
         ({"separation_angle": 361}, "separation_angle is 361: .* from 0 to 360"),
         ({"deviation_angle": float("nan")}, "deviation_angle is nan"),
@@ -464,7 +464,7 @@ def test_impossible_trees_are_named(geometry: dict[str, Any], message: str) -> N
 @pytest.mark.parametrize(
     ("geometry", "message"),
     [
-        ({"num_crosses": (2, 0)}, r"num_crosses is \(2, 0\)"),
+        ({"num_crosses": (2, 0)}, "num_crosses is 0"),
         ({"num_crosses": ()}, r"num_crosses is \(\)"),
         ({"segment_length": 0}, "segment_length is 0"),
         ({"segment_length": -40}, "segment_length is -40"),

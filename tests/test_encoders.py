@@ -124,6 +124,16 @@ def test_slots_may_stand_in_any_order(name, seed):
 
 
 @ALL
+def test_only_the_ordered_listen_to_the_order(name):
+    encoder, given_ = encoder_of(name), population(some_active())
+    rank = given_["order"]
+    last = rank.amax(1, keepdim=True)
+    backwards = given_ | {"order": torch.where(rank >= 0, last - rank, -1)}
+    pairs = zip(encode(encoder, given_), encode(encoder, backwards), strict=True)
+    assert encoder.ordered == any(not torch.equal(one, other) for one, other in pairs)
+
+
+@ALL
 def test_context_is_heard(name):
     """Another token somewhere changes what a token looks like, or at least the summary."""
     encoder, active = encoder_of(name), torch.ones(1, SLOTS, dtype=torch.bool)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.encoders.glom import Glom, GlomConfig, merged_state, similarity_attention
+from agents.encoders.glom import Glom, GlomConfig, similarity_attention
 from agents.encoders.glom.attention import near
 from htm_env.networks import seeded_initialisation
 
@@ -200,15 +200,6 @@ def test_a_state_of_other_columns_is_refused():
     glom, (tokens, active, _) = make(CONFIGS["default"]), population()
     with pytest.raises(ValueError, match=r"\(4, 6, 2, 8\); expected \(4, 6, 3, 8\)"):
         glom(tokens, active, state=torch.zeros(4, 6, 2, 8))
-
-
-def test_a_merged_token_starts_from_the_mean_of_its_children():
-    state = torch.arange(12.0).reshape(2, 3, 2, 1)
-    merged = merged_state(state, torch.tensor([2, -1]), torch.tensor([0, -1]))
-    # Slot 2 (4, 5) and slot 0 (0, 1) have the mean (2, 3); the second row merges nothing.
-    assert merged[0, :, :, 0].tolist() == [[0.0, 0.0], [2.0, 3.0], [2.0, 3.0]]
-    assert torch.equal(merged[1], state[1])
-    assert state[0, 0].flatten().tolist() == [0.0, 1.0]  # what was given stays as it was
 
 
 @pytest.mark.parametrize(

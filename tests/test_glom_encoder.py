@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from agents.encoders.glom import Glom, GlomConfig, GlomEncoder, GlomEncoderConfig, merged_state
+from agents.encoders.glom import Glom, GlomConfig, GlomEncoder, GlomEncoderConfig
 from htm_env.networks import seeded_initialisation
 
 SMALL = GlomConfig(levels=2, level_width=8)
@@ -78,9 +78,11 @@ def test_it_continues_from_its_state_with_fewer_iterations():
     assert encoder.carries and not make(CONFIGS["default"]).carries
     context = encoder(tokens, active)
     assert torch.equal(context.state, encoder.glom(tokens, active, iterations=6))
-    merged = merged_state(context.state, torch.tensor([0, 1, -1, -1]), torch.tensor([1, 2, -1, -1]))
-    left = active.clone()
-    left[0, 1] = left[1, 2] = False
+    merged, left = context.state.clone(), active.clone()
+    for row, (first, second) in enumerate([(0, 1), (1, 2)]):
+        columns = encoder.merged_state(merged[row, first], merged[row, second])
+        assert torch.equal(columns, (merged[row, first] + merged[row, second]) / 2)
+        merged[row, first], left[row, second] = columns, False
     continued = encoder(tokens, left, state=merged)
     assert torch.equal(continued.state, encoder.glom(tokens, left, iterations=2, state=merged))
 

@@ -268,8 +268,9 @@ def test_a_pattern_of_period_eight_is_learned():
         (lambda model: model(torch.tensor([[0, -1]])), "a token is -1; expected 0 to 10"),
         (lambda model: model.generate(some_tokens(2), -1), "length is -1"),
         (lambda model: model.generate(some_tokens(2), 1, temperature=-1.0), "temperature is -1"),
+        (lambda model: model.generate(some_tokens(2), 1, temperature=float("nan")), "is nan"),
     ],
-    ids=["no tokens", "too large", "negative", "length", "temperature"],
+    ids=["no tokens", "too large", "negative", "length", "temperature", "nan"],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):

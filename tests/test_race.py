@@ -8,6 +8,7 @@ import pytest
 
 from agents.demonstrations.race import ENTRANTS, KNOWN, Race, demonstrators_of
 from agents.fixed import fixed_policy
+from agents.reinforce import Reinforce
 
 
 def run(race: Race, **errors: list[float]) -> None:
@@ -21,6 +22,11 @@ def test_every_known_demonstrator_exists_and_others_race():
         assert demonstrators_of(env_id) == names
         assert [fixed_policy(name).name for name in names] == list(names)
     assert demonstrators_of("HTM-v0") == ENTRANTS
+
+
+def test_an_id_is_known_by_its_full_name_too():
+    for env_id in ("HTM-Trees-v0", "htm_env:HTM-Trees-v0"):
+        assert list(Reinforce(env_id).demonstrators) == ["nearest_sorted"]
 
 
 def test_the_entrants_take_turns_until_the_end():

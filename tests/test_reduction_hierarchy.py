@@ -181,6 +181,10 @@ def test_samples_that_do_not_fit_together_are_named():
 def test_levels_that_do_not_fit_together_are_named():
     with pytest.raises(ValueError, match="has no levels"):
         HierarchyReduction(2, [])
+    with pytest.raises(ValueError, match="the width is 0; expected at least 1"):
+        HierarchyReduction(0, [ReductionLevel()])
+    with pytest.raises(ValueError, match="level 1 has width 0; expected at least 1"):
+        HierarchyReduction(2, [ReductionLevel(), ReductionLevel(encoder="mlp", width=0)])
     with pytest.raises(ValueError, match="unknown reducer 'mode'"):
         HierarchyReduction(2, [ReductionLevel("mode")])
     with pytest.raises(ValueError, match="unknown encoder 'lstm'; choose from linear, mlp"):

@@ -120,12 +120,12 @@ def masked_mean(
 
 
 def attend(
-    query: Float[Tensor, "B H P d"],
-    key: Float[Tensor, "B H P d"],
-    value: Float[Tensor, "B H P v"],
-    mask: Bool[Tensor, "B #H #P P"],
+    query: Float[Tensor, "B H Q d"],
+    key: Float[Tensor, "B H K d"],
+    value: Float[Tensor, "B H K v"],
+    mask: Bool[Tensor, "#B #H #Q K"],
     scale: float | None = None,
-) -> Float[Tensor, "B H P v"]:
+) -> Float[Tensor, "B H Q v"]:
     """Softmax attention to what ``mask`` allows (True <--> may be looked at); 0 where nothing is.
 
     One padded call for all populations: measured twice as fast on CPU as ragged ones at these

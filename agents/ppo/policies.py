@@ -18,8 +18,8 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.context_policy import make_policy, observed_by
-from agents.encoders import NO_ENCODER, ContextConfig, ContextEncoder
+from agents.context_policy import ContextPolicy, make_policy, observed_by
+from agents.encoders import NO_ENCODER, ContextConfig
 from agents.policy import MergePolicy
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.sharing import shared_forward
@@ -161,8 +161,10 @@ def network_of(policy: BasePolicy) -> MergePolicy:
 
 def _check_encoder(network: MergePolicy) -> None:
     """PPO looks at every observation by itself, and its loss is its own."""
-    encoder = getattr(network, "encoder", None)
-    if isinstance(encoder, ContextEncoder) and (encoder.carries or encoder.has_losses):
+    if not isinstance(network, ContextPolicy):
+        return
+    encoder = network.encoder
+    if encoder.carries or encoder.has_losses:
         what = "carries a state from merge to merge" if encoder.carries else "has losses of its own"
         raise ValueError(f"the encoder {what}; PPO expects one that does neither")
 

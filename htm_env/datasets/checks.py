@@ -49,15 +49,7 @@ def whole_numbers(name: str, value: Any, low: int, high: int) -> tuple[int, ...]
     choices = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if not choices:
         raise ValueError(f"{name} is {value!r}: expected at least one choice")
-    result = []
-    for choice in choices:
-        try:
-            result.append(operator.index(choice))
-        except TypeError:
-            raise ValueError(f"{name} is {value!r}: {choice!r} is not a whole number") from None
-        if isinstance(choice, bool) or not low <= result[-1] <= high:
-            raise ValueError(f"{name} is {value!r}: expected whole numbers from {low} to {high}")
-    return tuple(result)
+    return tuple(whole_number(name, choice, low, high) for choice in choices)
 
 
 def whole_number(name: str, value: Any, low: int, high: int) -> int:

@@ -64,7 +64,7 @@ class ArrayDataset(FiniteDataset):
                 empty, or an argument is out of range.
         """
         check_split(split)
-        checks.whole_numbers("threshold", threshold, 0, 255)
+        checks.whole_number("threshold", threshold, 0, 255)
         source = _read(dataset, threshold, spans)
         values, lengths = source.values, source.lengths
         super().__init__(split, values, lengths, split_rows(len(values), split_fractions))

@@ -38,7 +38,7 @@ class WholesGeometry:
         """Raises ``ValueError`` naming the first parameter that is out of range."""
         num_wholes = checks.whole_numbers("num_wholes", self.num_wholes, 1, _MOST)
         object.__setattr__(self, "num_wholes", num_wholes)
-        (num_parts,) = checks.whole_numbers("num_parts", (self.num_parts,), 2, _MOST)
+        num_parts = checks.whole_number("num_parts", self.num_parts, 2, _MOST)
         object.__setattr__(self, "num_parts", num_parts)
         for name in ("spacing", "gap", "image_size"):
             object.__setattr__(self, name, checks.positive(name, getattr(self, name)))

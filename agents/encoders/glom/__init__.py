@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agents.encoders.glom.attention import similarity_attention
-from agents.encoders.glom.columns import Glom, merged_state
+from agents.encoders.glom.columns import Glom
 from agents.encoders.glom.config import GlomConfig, GlomEncoderConfig, GlomTrainingConfig
 from agents.encoders.glom.encoder import GlomEncoder
 from agents.encoders.glom.islands import island_merges
@@ -27,7 +27,6 @@ __all__ = [
     "draw_crops",
     "draw_hidden",
     "island_merges",
-    "merged_state",
     "scene_losses",
     "similarity_attention",
 ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agents.encoders.base import without_junk
@@ -118,19 +118,3 @@ class Glom(nn.Module):
                 columns, allowed, self.config.sharpness, self.config.agreement_decay
             )
         return (voices / self.voices).masked_fill(~active[..., None, None], 0.0)
-
-
-def merged_state(
-    state: Float[Tensor, "B P L d"], first: Int64[Tensor, "B"], second: Int64[Tensor, "B"]
-) -> Float[Tensor, "B P L d"]:
-    """The columns after a merge: the parent, in slot ``first``, starts from the mean of its two
-    children's columns, and slot ``second`` is empty. -1 in a row merges nothing there.
-    """
-    rows = torch.arange(len(state), device=state.device)
-    happens = (first >= 0)[:, None, None]
-    first, second = first.clamp(min=0), second.clamp(min=0)
-    children = state[rows, first], state[rows, second]  # (B, L, d) each
-    merged = state.clone()
-    merged[rows, second] = torch.where(happens, 0.0, children[1])
-    merged[rows, first] = torch.where(happens, (children[0] + children[1]) / 2, children[0])
-    return merged

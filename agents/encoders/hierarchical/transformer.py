@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
+from agents.encoders.hierarchical.cache import Cache
 from agents.encoders.hierarchical.config import HierarchicalTransformerConfig
 from agents.encoders.hierarchical.initialisation import plain_norm, start_small
 from agents.encoders.hierarchical.layers import HierarchicalLayers, Hierarchies
@@ -62,7 +61,7 @@ class HierarchicalTransformer(nn.Module):
             raise ValueError(f"a token is {bad}; expected 0 to {self.config.vocabulary - 1}")
         return self.embedding(tokens)
 
-    def read(self, embedded: Float[Tensor, "B L E"], cache: Any = None) -> Hierarchies:
+    def read(self, embedded: Float[Tensor, "B L E"], cache: Cache | None = None) -> Hierarchies:
         """The vectors of every hierarchy."""
         return self.layers(embedded, None, cache)
 
@@ -102,7 +101,7 @@ class HierarchicalTransformer(nn.Module):
         """
         if length < 0:
             raise ValueError(f"length is {length}; expected at least 0")
-        if temperature < 0:
+        if not temperature >= 0:  # so that NaN is refused as well
             raise ValueError(f"temperature is {temperature}; expected at least 0")
         cache = self.layers.empty_cache() if cached else None
         logits = self.logits(self.read(self.embed(prompt), cache))[:, -1]

@@ -7,6 +7,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn.functional import pad, scaled_dot_product_attention
 
+from agents.encoders.base import attend
+
 
 def full_attention(
     query: Float[Tensor, "B H K d"],
@@ -23,10 +25,7 @@ def full_attention(
     _not_both(causal, present)
     if present is None:
         return scaled_dot_product_attention(query, key, value, is_causal=causal)
-    mask = present[:, None, None]
-    return scaled_dot_product_attention(query, key, value, attn_mask=mask).masked_fill(
-        ~mask.any(3, keepdim=True), 0.0
-    )
+    return attend(query, key, value, present[:, None, None])
 
 
 def local_attention(
@@ -62,8 +61,7 @@ def local_attention(
     there = pad(present, (window, surplus + after)).unfold(1, 2 * window + after, window)
     mask = there[:, :, None] & in_window(window, causal, query.device)  # (B, blocks, w, seen)
     mask = mask[:, None].expand(-1, heads, -1, -1, -1).flatten(1, 2)
-    attended = scaled_dot_product_attention(queries, beside(key), beside(value), attn_mask=mask)
-    attended = attended.masked_fill(~mask.any(3, keepdim=True), 0.0)
+    attended = attend(queries, beside(key), beside(value), mask)
     return attended.reshape(batch, heads, blocks * window, -1)[:, :, :length]
 
 

@@ -55,12 +55,15 @@ class HierarchyReduction(nn.Module):
             generator: draws the initial weights of the encoders made here; torch's own where None.
 
         Raises:
-            ValueError: there is no level, a reducer or an encoder is unknown (the message lists the
-                choices), or a level without an encoder has another width than what comes in.
+            ValueError: there is no level, a width is below 1, a reducer or an encoder is unknown
+                (the message lists the choices), or a level without an encoder has another width
+                than what comes in.
         """
         super().__init__()
         if not levels:
             raise ValueError("a hierarchy reduction has no levels; expected at least one")
+        if width < 1:
+            raise ValueError(f"the width is {width}; expected at least 1")
         self.width = width
         self.widths: list[int] = []
         """Of the vectors that each level gives."""
@@ -68,6 +71,8 @@ class HierarchyReduction(nn.Module):
         with seeded_initialisation(generator):
             for number, level in enumerate(levels):
                 wide = width if level.width is None else level.width
+                if wide < 1:
+                    raise ValueError(f"level {number} has width {wide}; expected at least 1")
                 encoders.append(_encoder(number, level.encoder, width, wide))
                 reducers.append(make_reducer(level.reducer, wide))
                 self.widths.append(width := wide)
