@@ -1,14 +1,18 @@
 """What columns gain from hearing one another: ``python -m benchmarks.glom``.
 
-A Glom learns from the tokens of rows and columns of equal points (``WholesDataset``), once with
-attention and once without, with the same data, losses, updates and seed. Then, on held-out samples:
+A Glom learns to restore hidden coordinates in rows and columns of equal points (``WholesDataset``),
+once with attention and once without, with the same data, losses, updates and seed. Columns hear
+those within a radius that lies between the spacing within a line and the gap between lines. Then,
+on held-out samples:
 
 - how well it restores hidden coordinates, beside the mean of the same coordinate over the sample's
   three whole tokens that are nearest in what is not hidden (of all, where nothing is left);
-- the clade F1 of the trees that its islands make, beside clustering by distances. Every point's
-  coordinates are seen by all of them.
+- the clade F1 of the trees that its islands make, for rows and for columns too: what joins points
+  by one coordinate is right for one of the two only (F1 0.5), and has not looked at the others;
+- clustering by distances, of which single linkage knows what the radius knows, and nothing else.
 
-The settings, a Glom's defaults, were found on the validation split with other seeds.
+The settings were found on the validation split with seeds 20 to 24. Without a radius, and with the
+contrastive loss, a Glom told rows apart or columns, never both (F1 0.51 to 0.53).
 """
 
 from __future__ import annotations
@@ -16,10 +20,13 @@ from __future__ import annotations
 import argparse
 import math
 import statistics
+from collections.abc import Sequence
+from dataclasses import replace
 from time import process_time
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
+from scipy.cluster.hierarchy import linkage
 from torch import Tensor
 
 from agents.encoders.glom import (
@@ -42,7 +49,11 @@ from htm_env.types import TokenBatch
 
 TOLERANCE = 0.02
 NEIGHBOURS = 3
-LEARNING = GlomTrainingConfig()
+LEARNING = GlomTrainingConfig(contrastive_weight=0.0)
+COLUMNS = GlomConfig(iterations=16, sharpness=0.0)
+RADIUS = 20.0
+"""How far a column hears, in the data's units: the spacing is 16, the gap 24."""
+OPTIMIZER = OptimizerConfig(method="soap", learning_rate=1e-2, warm_up_updates=50)
 
 
 def train(
@@ -57,7 +68,7 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     with seeded_initialisation(generator):
         model = TokenGlom(dataset.token_dim, config)
-    optimizer = ScheduledOptimizer(model.parameters(), OptimizerConfig(warm_up_updates=50))
+    optimizer = ScheduledOptimizer(model.parameters(), OPTIMIZER)
     for update in range(updates):
         batch = dataset.sample(batch_size, generator)
         tokens = (batch.tokens - dataset.mean) / dataset.std
@@ -98,18 +109,51 @@ def restoring(model: TokenGlom | None, dataset: WholesDataset, batch: TokenBatch
 
 
 @torch.no_grad()
-def island_f1(model: TokenGlom, dataset: WholesDataset, batch: TokenBatch) -> float:
+def island_f1(
+    model: TokenGlom, dataset: WholesDataset, batch: TokenBatch
+) -> tuple[float, float, float]:
     columns = model((batch.tokens - dataset.mean) / dataset.std, batch.present)
     return f1(island_merges(columns, batch.present, TOLERANCE), batch)
 
 
-def f1(merges: Tensor, batch: TokenBatch) -> float:
-    found = clade_scores(leaf_sets(merges, batch.num_tokens), batch.clades, batch.present)
-    return float(found.f1.mean())
+def f1(merges: Tensor, batch: TokenBatch) -> tuple[float, float, float]:
+    """The clade F1 of all samples, of rows, and of columns."""
+    found = clade_scores(leaf_sets(merges, batch.num_tokens), batch.clades, batch.present).f1
+    rows = are_rows(batch)
+    return float(found.mean()), float(found[rows].mean()), float(found[~rows].mean())
 
 
-def _row(who: str, error: str = "-", score: str = "-", seconds: str = "-") -> dict[str, str]:
-    return {"who": who, "hidden, error": error, "clade F1": score, "CPU s": seconds}
+def are_rows(batch: TokenBatch) -> Bool[Tensor, "B"]:
+    """True <--> the lines of the sample are rows: those of one differ less in y than in x."""
+    first = batch.clades[:, 0, :, None]  # (B, P, 1)
+    mean = (batch.tokens * first).sum(1, keepdim=True) / first.sum(1, keepdim=True)
+    spread = ((batch.tokens - mean) * first).square().sum(1)  # (B, 2)
+    return spread[:, 1] < spread[:, 0]
+
+
+def single_linkage(batch: TokenBatch) -> Int64[Tensor, "B M 2"]:
+    """The nearest points of two clusters say how far apart they are."""
+    merges = torch.full_like(batch.merges, -1)
+    for row, count in enumerate(batch.num_tokens.tolist()):
+        joins = linkage(batch.tokens[row, :count].double().numpy(), "single")
+        merges[row, : count - 1] = torch.as_tensor(joins[:, :2]).long()
+    return merges
+
+
+def _row(
+    who: str, error: str = "-", scores: Sequence[str] = ("-", "-", "-"), seconds: str = "-"
+) -> dict[str, str]:
+    names = ("clade F1", "of rows", "of columns")
+    return {
+        "who": who,
+        "hidden, error": error,
+        **dict(zip(names, scores, strict=True)),
+        "CPU s": seconds,
+    }
+
+
+def _shown(scores: Sequence[float]) -> list[str]:
+    return [f"{score:.3f}" for score in scores]
 
 
 def mean_and_error(values: list[float]) -> str:
@@ -122,7 +166,7 @@ def mean_and_error(values: list[float]) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=400, help="of each Glom")
+    parser.add_argument("--updates", type=int, default=200, help="of each Glom")
     parser.add_argument("--batch-size", type=int, default=48, help="scenes of an update")
     parser.add_argument("--seeds", type=int, default=4, help="Gloms of each kind")
     parser.add_argument("--first-seed", type=int, default=0, help="that of the first")
@@ -137,21 +181,29 @@ def main() -> None:
         errors, scores, seconds = [], [], []
         for seed in range(options.first_seed, options.first_seed + options.seeds):
             started = process_time()
-            config = GlomConfig(attention=attention)
+            radius = RADIUS / float(training.std.mean())
+            config = replace(COLUMNS, attention=attention, radius=radius)
             model = train(training, config, options.updates, options.batch_size, seed)
             seconds.append(process_time() - started)
             errors.append(restoring(model, held_out, batch))
             scores.append(island_f1(model, held_out, batch))
-            print(f"attention {attention}  seed {seed}  f1 {scores[-1]:.3f}", flush=True)
+            every, by_row, by_column = scores[-1]
+            print(
+                f"attention {attention}  seed {seed}  F1 {every:.3f}  of rows {by_row:.3f}  "
+                f"of columns {by_column:.3f}",
+                flush=True,
+            )
         name = f"Glom, attention {'on' if attention else 'off'}"
         time = f"{sum(seconds) / len(seconds):.0f}"
-        rows.append(_row(name, mean_and_error(errors), mean_and_error(scores), time))
+        columns = [mean_and_error(list(values)) for values in zip(*scores, strict=True)]
+        rows.append(_row(name, mean_and_error(errors), columns, time))
     autoencoder = HTMAutoencoder(training.token_dim, 2, 8)
     autoencoder.set_statistics(training.mean, training.std)
     rows.append(_row("mean of neighbours", error=f"{restoring(None, held_out, batch):.3f}"))
     for name in ("nearest", "average", "ward"):
         merges = fixed_policy(name).merges(batch, autoencoder, torch.Generator().manual_seed(0))
-        rows.append(_row(f"{name}, by distances", score=f"{f1(merges, batch):.3f}"))
+        rows.append(_row(f"{name}, by distances", scores=_shown(f1(merges, batch))))
+    rows.append(_row("single linkage", scores=_shown(f1(single_linkage(batch), batch))))
     report("glom", rows)
 
 
