@@ -31,8 +31,7 @@ class _Tokens(NamedTuple):
 
     node: Int64[Tensor, "n"]
     embedding: Float[Tensor, "n D"]
-    count: Int64[Tensor, "n"]
-    """Leaves under it."""
+    leaf_counts: Int64[Tensor, "n"]
     centroid: Float[Tensor, "n T"]
 
     @classmethod
@@ -51,8 +50,8 @@ class _Tokens(NamedTuple):
         """The parents of these disjoint pairs."""
         node = next_node + torch.arange(len(first), device=first.device)
         pair = torch.cat([self.embedding[first], self.embedding[second]], dim=1)
-        count = self.count[first] + self.count[second]
-        share = (self.count[first] / count)[:, None]
+        count = self.leaf_counts[first] + self.leaf_counts[second]
+        share = (self.leaf_counts[first] / count)[:, None]
         centroid = torch.lerp(self.centroid[second], self.centroid[first], share)
         return _Tokens(node, autoencoder.merger(pair), count, centroid)
 
@@ -164,7 +163,7 @@ class _Under:
         observation = {
             "tokens": tokens.embedding[None],
             "active": active,
-            "leaf_counts": tokens.count[None],
+            "leaf_counts": tokens.leaf_counts[None],
             "candidates": partners[None],
         }
         if self.sets is not None:
@@ -189,7 +188,7 @@ class _Lists:
         self.tokens = _Tokens(*(values.clone() for values in tokens))
         self.alive = torch.ones_like(tokens.node, dtype=torch.bool)
         self.partners, self.distances = tokens.candidates(nearest)
-        features = policy.features(tokens.embedding, tokens.count)
+        features = policy.features(tokens.embedding, tokens.leaf_counts)
         self.first, self.second = (half.clone() for half in policy.halves(features))
         row, place = (self.partners >= 0).nonzero(as_tuple=True)
         self.scores = self.first.new_full(self.partners.shape, GONE)
@@ -206,7 +205,7 @@ class _Lists:
         for values, new in zip(tokens, parent, strict=True):
             values[first] = new
         self.alive[second] = False
-        features = self.policy.features(parent.embedding, parent.count)
+        features = self.policy.features(parent.embedding, parent.leaf_counts)
         self.first[first], self.second[first] = self.policy.halves(features)
         self._replace(first, second, parent.places(self.nearest))
         return pair

@@ -25,6 +25,7 @@ from agents.options import (
     set_threads,
     train_options,
 )
+from agents.policy_learner import merge_in_rounds
 from agents.run import build_learner, load_learner, resume_run, start_run
 from agents.run_directory import RunDirectory
 from htm_env.datasets import environment_id
@@ -75,6 +76,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
         raise UsageError(f"--episodes is {options.episodes}; expected at least 1")
     directory = RunDirectory(options.directory)
     learner = load_learner(directory)
+    if options.merge_rounds:
+        merge_in_rounds(learner)
     task = learner.task
     task = replace(
         task, env_kwargs=task.env_kwargs | json_object("--env-kwargs", options.env_kwargs)
@@ -101,6 +104,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
         "embedding_dim": learner.autoencoder.embedding_dim,
         "weights_hash": learner.autoencoder.weights_hash(),
         "episodes": episodes,
+        "merge_rounds": options.merge_rounds,
     }
     semantics = None
     if dataset.has_labels:

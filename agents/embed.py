@@ -10,6 +10,7 @@ from jaxtyping import Int64
 
 from agents.figures import write_figure
 from agents.options import EmbedOptions, UsageError, set_threads
+from agents.policy_learner import merge_in_rounds
 from agents.roots import RootEmbeddings, root_embeddings
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
@@ -33,6 +34,8 @@ def embed(options: EmbedOptions) -> None:
         raise UsageError(f"--samples is {options.samples}; expected at least 2")
     directory = RunDirectory(options.directory)
     learner = load_learner(directory)
+    if options.merge_rounds:
+        merge_in_rounds(learner)
     out = directory.path / FOLDER if options.out is None else options.out
     projector = out / "projector"
     _check_ours(projector)

@@ -64,6 +64,9 @@ class EvaluateOptions:
     """Arguments of other data as JSON; what is left out stays as in training."""
     episodes: int = TEST_EPISODES
     """Test episodes; finite data gives each of its rows once at most."""
+    merge_rounds: bool = False
+    """Merge a matching of disjoint pairs at a time, in about log P rounds: each token with its best
+    partner, where the choice is mutual."""
     json: bool = False
     """Print JSON instead of a table."""
     threads: int = 1
@@ -239,6 +242,8 @@ class EmbedOptions:
     """Samples of the split; finite data gives each of its rows once at most."""
     split: Literal["train", "validation", "test"] = "test"
     """Which samples."""
+    merge_rounds: bool = False
+    """Merge a matching of disjoint pairs at a time, as in ``htm evaluate``."""
     format: PictureFormat = "png"
     """Of the map."""
     threads: int = 1

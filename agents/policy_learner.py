@@ -12,6 +12,7 @@ from torch import Tensor
 
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig
+from agents.candidate_search import merge_greedily, merge_matchings
 from agents.configuration import check_bounds
 from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
@@ -19,13 +20,15 @@ from agents.encoders import NO_ENCODER, ContextConfig
 from agents.fixed import fixed_policy
 from agents.learner import Learner
 from agents.optimisation import OptimizerConfig
-from agents.policy import MergePolicy
+from agents.policy import MergePolicy, NodePolicy
 from agents.rollout import rollout
 from agents.schedules import check_points, piecewise_linear
 from htm_env.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
 
+MANY = 256
+"""From so many token slots on samples are merged one by one, which then is faster than together."""
 Points = tuple[tuple[float, float], ...]
 
 
@@ -89,6 +92,8 @@ class PolicyLearner(Learner):
     policy: MergePolicy
     """The network; the same one for every learner, so that a comparison compares algorithms."""
     config: PolicyConfig
+    merge_rounds: bool = False
+    """Whether greedy plans merge a whole matching of disjoint pairs at a time."""
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
@@ -119,11 +124,14 @@ class PolicyLearner(Learner):
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        return rollout(
-            *(self.autoencoder, self.policy, batch, generator),
-            greedy=greedy,
-            nearest=self.config.nearest,
-        ).merges
+        autoencoder, policy, nearest = self.autoencoder, self.policy, self.config.nearest
+        if greedy and self.merge_rounds:
+            return merge_matchings(autoencoder, policy, batch, nearest)
+        many = batch.present.shape[1] >= MANY
+        if greedy and many and nearest is not None and isinstance(policy, NodePolicy):
+            return merge_greedily(autoencoder, policy, batch, nearest)
+        made = rollout(autoencoder, policy, batch, generator, greedy=greedy, nearest=nearest)
+        return made.merges
 
     def predict(
         self,
@@ -164,3 +172,16 @@ class PolicyLearner(Learner):
         super().restore(state)
         if "race" in state:  # checkpoints that are older know one demonstrator, and need none
             self.race.restore(state["race"])
+
+
+def merge_in_rounds(learner: Learner) -> None:
+    """Let the greedy plans of a learner merge matchings from now on.
+
+    Raises ``ValueError`` for a learner without a policy network.
+    """
+    if not isinstance(learner, PolicyLearner):
+        raise ValueError(
+            f"{learner.algo} has no policy network, whose scores merge rounds would be made by; "
+            "expected a learned policy"
+        )
+    learner.merge_rounds = True

@@ -8,8 +8,12 @@ from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents import policy_learner
 from agents.candidate_search import matching, merge_greedily, merge_matchings
+from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.policy import ILLEGAL
+from agents.policy_learner import merge_in_rounds
+from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import check_merges, tree_height
@@ -71,3 +75,36 @@ def test_scores_of_illegal_places_never_win():
     scores = torch.tensor([[5.0, ILLEGAL], [1.0, 9.0], [2.0, 0.0]])
     first, second = matching(scores, torch.tensor([[1, -1], [0, -1], [0, 1]]))
     assert (first.tolist(), second.tolist()) == ([0], [1])
+
+
+# ---------------------------------------------------------------- learners
+
+
+def test_plans_of_many_tokens_are_those_of_few(monkeypatch):
+    """Above a size they are made one sample after the other; the trees are the same."""
+    config = ReinforceConfig(candidates="knn", k=3)
+    learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=4)
+    sample = learner.dataset.fixed(9)
+    together = learner.plan(sample, generator(), greedy=True)
+    monkeypatch.setattr(policy_learner, "MANY", 2)
+    assert torch.equal(learner.plan(sample, generator(), greedy=True), together)
+
+
+@pytest.mark.parametrize("candidates", ["all", "knn"])
+def test_greedy_plans_can_be_made_in_rounds(candidates):
+    config = ReinforceConfig(candidates=candidates, k=3)
+    learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (4,)}, embedding_dim=4)
+    sample = learner.dataset.fixed(9)
+    merge_in_rounds(learner)
+    rounds = learner.plan(sample, generator(), greedy=True)
+    rule = Nearest(3) if candidates == "knn" else None
+    expected = merge_matchings(learner.autoencoder, learner.policy, sample, rule)
+    assert torch.equal(rounds, expected)
+    drawn = learner.plan(sample, generator(), greedy=False)
+    assert not torch.equal(drawn, rounds)
+
+
+def test_orders_that_nobody_learned_have_no_rounds():
+    learner = FixedOrder("HTM-Trees-v0", FixedOrderConfig(policy="nearest"))
+    with pytest.raises(ValueError, match="nearest has no policy network"):
+        merge_in_rounds(learner)

@@ -106,6 +106,23 @@ def test_evaluate_repeats_the_result_of_the_run(run, capsys):
     assert scores["own_hierarchy"]["tree_recall"] is None  # and no clade among them
 
 
+def test_evaluate_can_merge_in_rounds(run, tmp_path, capsys):
+    learned = tmp_path / "learned"
+    options = ("--algo", "reinforce", "--candidates", "knn", "--k", "3", "--merges", "40")
+    seven = ("--env-kwargs", '{"heights": [3]}')
+    assert status("train", *TINY, *options, "--out", learned) == 0
+    capsys.readouterr()
+    scores = {}
+    for rounds in ((), ("--merge-rounds",)):
+        assert status("evaluate", learned, "--json", "--episodes", "20", *seven, *rounds) == 0
+        scores[bool(rounds)] = json.loads(capsys.readouterr().out)
+        assert scores[bool(rounds)]["merge_rounds"] == bool(rounds)
+    assert scores[True]["sampled_nmse"] == scores[False]["sampled_nmse"]
+    assert scores[True]["nmse"] != scores[False]["nmse"]
+    assert status("evaluate", run, "--merge-rounds") == 1
+    assert "nearest has no policy network" in capsys.readouterr().err
+
+
 def test_evaluate_takes_other_data_and_prints_a_table(run, capsys):
     arguments = ["--env-kwargs", '{"heights": [3]}', "--episodes", "50"]
     assert status("evaluate", run, *arguments) == 0
