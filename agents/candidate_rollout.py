@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.candidate_record import CandidateRecord
+from agents.deviation import Deviation
 from agents.listed_scores import listed_scores
 from agents.policy import ILLEGAL, MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
@@ -39,6 +40,7 @@ def candidate_episodes(
     greedy: bool,
     to_make: Int64[Tensor, "B"],
     nearest: Nearest,
+    deviation: Deviation | None = None,
 ) -> CandidateEpisodes:
     """Let ``policy`` merge every sample, whose numbers of merges must fall from row to row."""
     size, slots = batch.present.shape
@@ -61,6 +63,8 @@ def candidate_episodes(
         row = torch.arange(running, device=nodes.device)
         now = scores.at(record)  # (R, P, k)
         first, place, chosen = _choose(now, generator, greedy)
+        if deviation is not None:
+            first, place = deviation.chosen(time, now, first, place)
         second = record.lists.partners[row, first, place]
         total = now.flatten(1).logsumexp(1)
         log_total[row, time], log_prob[row, time] = total, chosen - total

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from agents.candidate_rollout import candidate_episodes, candidates_along
 from agents.choices import choices, choose_pairs, most_entropy, pair_weights
+from agents.deviation import Deviation
 from agents.pair_scores import pair_scores
 from agents.policy import MergePolicy
 from agents.positions import Positions
@@ -115,21 +116,24 @@ def rollout(
     ordered_entropy: bool = True,
     measure_entropy: bool = True,
     nearest: Nearest | None = None,
+    deviation: Deviation | None = None,
 ) -> Rollout:
     """Let ``policy`` merge every sample of ``batch``.
 
     ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one
     root; ``ordered_entropy`` says whether the order within a pair counts as a choice;
     without ``measure_entropy``, which costs time at every step, entropies are estimated.
-    ``nearest`` lets it choose among candidates only, whose order always counts as a choice.
+    ``nearest`` lets it choose among candidates only, whose order always counts as a choice. A
+    ``deviation`` takes another pair at one step, where log-probability and total say nothing.
     """
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
     arguments = (autoencoder, policy, batch.rows(order), generator, greedy, to_make[order])
+    deviation = None if deviation is None else deviation.rows(order)
     if nearest is None:
-        made = _rollout_sorted(*arguments, ordered_entropy, measure_entropy)
+        made = _rollout_sorted(*arguments, ordered_entropy, measure_entropy, deviation)
     else:
-        made = Rollout(**candidate_episodes(*arguments, nearest)._asdict())
+        made = Rollout(**candidate_episodes(*arguments, nearest, deviation)._asdict())
     return made.rows(order.argsort())
 
 
@@ -142,6 +146,7 @@ def _rollout_sorted(
     to_make: Tensor,
     ordered_entropy: bool,
     measure_entropy: bool,
+    deviation: Deviation | None,
 ) -> Rollout:
     size, slots = batch.present.shape
     num_leaves = batch.num_tokens
@@ -165,6 +170,8 @@ def _rollout_sorted(
             if not ordered_entropy:
                 turned = weights[row, second, first] / weights[row, first, second]
                 spread = (spread - turned.log1p()).clamp(min=0.0)
+        if deviation is not None:
+            first, second = deviation.chosen(step.time, now, first, second)
         entropy[row, step.time] = spread / most_entropy(step.num_active, ordered_entropy)
         log_prob[row, step.time] = chosen
         log_total[row, step.time] = now[row, first, second] - chosen

@@ -1,0 +1,143 @@
+"""Failures, the deviations that are tried on them, and what is learned from the best."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from episodes import NETWORKS, generator, random_batch, random_policy, replayed
+
+from agents import reinforce
+from agents.configuration import config_from_dict
+from agents.deviation import Deviation
+from agents.failures import MOST_TREES, RANKS, deviations, failures, lesson
+from agents.reinforce import Reinforce, ReinforceConfig
+from agents.rollout import rollout
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import merges_to_actions
+from htm_env.neighbours import Nearest
+from htm_env.observation import observe_population
+
+
+@pytest.fixture
+def autoencoder() -> HTMAutoencoder:
+    return HTMAutoencoder(3, 5, 16, generator=generator(1))
+
+
+def test_failures_are_far_above_the_median():
+    errors = torch.tensor([1.0, 1.2, 0.9, 101.0, 1.1, 99.0, 500.0])
+    assert failures(errors, 83.0).tolist() == [6, 3]  # the median is 1.2
+    assert failures(errors, 80.0).tolist() == [6, 3, 5]
+    assert failures(errors, 0.9).tolist() == [6, 3, 5, 1]  # four at most
+    assert failures(errors, 1000.0).tolist() == []
+    assert failures(torch.tensor([1.0, math.inf, math.nan, 1.0, 1.0]), 2.0).tolist() == []
+
+
+def test_every_merge_and_rank_is_tried():
+    sample, deviation = deviations(torch.tensor([4, 2]), generator())
+    tried = list(
+        zip(sample.tolist(), deviation.step.tolist(), deviation.rank.tolist(), strict=True)
+    )
+    ranks = range(1, RANKS + 1)
+    assert tried == [(0, s, r) for s in range(3) for r in ranks] + [(1, 0, r) for r in ranks]
+
+
+def test_of_many_so_many_are_drawn():
+    count = torch.tensor([100, 3])
+    sample, deviation = deviations(count, generator())
+    assert len(sample) == MOST_TREES
+    assert (deviation.step < count[sample] - 1).all()
+    assert not torch.equal(deviations(count, generator(1))[1].step, deviation.step)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+@pytest.mark.parametrize("nearest", [None, Nearest(9)], ids=["all", "knn"])
+def test_a_deviation_takes_another_pair_once(autoencoder, network, nearest):
+    """The same merges before it, the pair of that rank, and the best pairs after it."""
+    policy, batch = random_policy(network), random_batch([6, 4, 5, 6])
+    step, rank = torch.tensor([0, 2, 1, 4]), torch.tensor([3, 0, 5, 9])
+    made = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest,
+                   deviation=Deviation(step, rank)).merges  # fmt: skip
+    actions = merges_to_actions(made, batch.num_tokens)
+    for time, (population, action) in enumerate(replayed(autoencoder, batch, made)):
+        logits, _ = policy(observe_population(autoencoder, population, policy.observes))
+        order = logits.argsort(1, descending=True)
+        choices = population.forest.num_active * (population.forest.num_active - 1)
+        for row in (action >= 0).nonzero()[:, 0].tolist():
+            place = 0
+            if time == int(step[row]):
+                place = min(int(rank[row]), int(choices[row]) - 1)  # two are left: one other
+            assert int(actions[row, time]) == int(order[row, place]), (row, time)
+
+
+def test_the_best_tree_of_a_sample_is_the_lesson_if_it_is_much_better(autoencoder):
+    policy, batch = random_policy("pointer"), random_batch([4, 4])
+    seen = []
+
+    def roll(tried, deviation):
+        seen.append(deviation)
+        return rollout(autoencoder, policy, tried, generator(), greedy=True, deviation=deviation)
+
+    def errors_of(tried, episodes):
+        return torch.arange(len(tried.tokens), 0, -1).float()  # the last is the best, with 1.0
+
+    found = lesson(batch, torch.tensor([30.0, 30.0]), roll, errors_of, generator())
+    assert found.step.tolist() == [2]  # 16 is the least of the first sample, too much
+    assert torch.equal(found.batch.tokens[0], batch.tokens[1])
+    (deviation,) = seen
+    assert (int(deviation.step[-1]), int(deviation.rank[-1])) == (2, RANKS)
+    assert lesson(batch, torch.tensor([5.0, 9.0]), roll, errors_of, generator()) is None
+    both = lesson(batch, torch.tensor([160.0, 10.0]), roll, errors_of, generator())
+    assert both.step.tolist() == [2, 2]
+
+
+def learner(**changes) -> Reinforce:
+    options = {
+        "autoencoder": {"hidden_dim": 16}, "policy_hidden_dim": 16, "batch_size": 8,
+        "demonstration_share": [[0.0, 0.0]], **changes,
+    }  # fmt: skip
+    return Reinforce("HTM-Trees-v0", config_from_dict(ReinforceConfig, options), embedding_dim=4,
+                     env_kwargs={"heights": (3,)})  # fmt: skip
+
+
+def test_a_choice_that_is_sure_and_wrong_becomes_less_sure(monkeypatch):
+    """Policy gradients cannot do it: their part of the gradient is switched off here."""
+    one = learner(failure=1.0)
+    monkeypatch.setattr("agents.failures.MUCH_BETTER", math.inf)
+    monkeypatch.setattr(
+        one.baseline, "advantages", lambda returns: torch.zeros_like(returns.values)
+    )
+    with torch.no_grad():
+        one.policy.head.weight.mul_(300)  # sure of itself
+    taught = []
+    plain = reinforce.lesson
+
+    def spying(*arguments):
+        taught.append(plain(*arguments))
+        return taught[-1]
+
+    monkeypatch.setattr(reinforce, "lesson", spying)
+    before = {name: weight.clone() for name, weight in one.policy.named_parameters()}
+    scalars = one.update(0.5)
+    (found,) = taught
+    assert scalars["loss/failures"] > 1.0  # nats: it was improbable
+    assert any(not torch.equal(before[n], w) for n, w in one.policy.named_parameters())
+    again = one._judge(found.batch, found.episodes).judged(False).log_prob
+    chosen = again.gather(1, found.step[:, None]).sum()
+    assert float(-chosen / len(found.step)) < scalars["loss/failures"]
+
+
+def test_its_merges_count_and_no_failure_costs_none():
+    with_search, without = learner(failure=1.0), learner(failure=0.0)
+    for one in (with_search, without):
+        one.update(0.5)
+    assert without.merges_made == 8 * 2 * 6
+    assert with_search.merges_made == 8 * 2 * 6 + 4 * 6 * RANKS * 6
+    assert "loss/failures" not in without.update(0.6)
+
+
+def test_errors_are_no_failures_where_something_else_is_rewarded():
+    one = learner(failure=1.0, reward="right_merges")
+    one.update(0.5)
+    assert one.merges_made == 8 * 2 * 6
