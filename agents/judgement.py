@@ -78,7 +78,9 @@ class NodeJudgement(Judgement):
 
     @cached_property
     def values(self) -> Float[Tensor, "B M"]:
-        return self.policy.values(self.features, self.episodes.members)
+        return self.policy.values_along(
+            self.features, self.episodes.merges, self.episodes.num_leaves
+        )
 
     def learn(
         self,

@@ -12,7 +12,7 @@ from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
 from htm_env.candidates import candidate_mask
@@ -73,6 +73,9 @@ def action_logits(
 class NodePolicy(MergePolicy):
     """A policy to which a token looks the same whatever stands beside it: the pair scorers."""
 
+    value_head: nn.Module
+    """From the mean of what is :meth:`pooled` and the logarithm of the count."""
+
     @abstractmethod
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
@@ -116,10 +119,43 @@ class NodePolicy(MergePolicy):
         return self.scores(features, features)
 
     @abstractmethod
+    def pooled(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch V"]:
+        """What the value of a state takes from each of its tokens: the mean of it."""
+
     def values(
         self, features: Float[Tensor, "B N F"], members: Float[Tensor, "B S N"]
     ) -> Float[Tensor, "B S"]:
         """The value of states, each a set of nodes: ``members`` is 1 where a node is active."""
+        return self._value(members @ self.pooled(features), members.sum(-1, keepdim=True))
+
+    def values_along(
+        self,
+        features: Float[Tensor, "B N F"],
+        merges: Int64[Tensor, "B M 2"],
+        num_leaves: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B M"]:
+        """The value of the state before every merge of an episode; anything finite in padding.
+
+        A merge changes the sum over a state by its parent less its children, so that the sums of
+        all states are running totals: O(M), where a table of who is active would be O(M N).
+        """
+        pooled, (size, steps, _) = self.pooled(features), merges.shape
+        rows = torch.arange(size, device=merges.device)[:, None]
+        time = torch.arange(steps, device=merges.device)
+        made = merges[..., :1] >= 0
+        children = pooled[rows[..., None], merges.clamp(min=0)].sum(2)
+        change = (pooled[rows, num_leaves[:, None] + time] - children).where(made, 0.0)
+        leaves = torch.arange(features.shape[1], device=merges.device) < num_leaves[:, None]
+        first = pooled.masked_fill(~leaves[..., None], 0.0).sum(1, keepdim=True)
+        sums = first + change.cumsum(1) - change
+        return self._value(sums, (num_leaves[:, None] - time)[..., None].to(sums.dtype))
+
+    def _value(
+        self, sums: Float[Tensor, "B S V"], count: Float[Tensor, "B S 1"]
+    ) -> Float[Tensor, "B S"]:
+        """The value of states of ``count`` tokens, over which ``sums`` are summed."""
+        count = count.clamp(min=1)
+        return self.value_head(torch.cat([sums / count, count.log2()], dim=-1)).squeeze(-1)
 
     def state_scores(
         self, observation: dict[str, Tensor]

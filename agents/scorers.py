@@ -72,12 +72,8 @@ class PointerPolicy(NodePolicy):
     ) -> Float[Tensor, "*pairs"]:
         return torch.linalg.vecdot(first, second)
 
-    def values(
-        self, features: Float[Tensor, "B N F"], members: Float[Tensor, "B S N"]
-    ) -> Float[Tensor, "B S"]:
-        count = members.sum(-1, keepdim=True).clamp(min=1)  # (B, S, 1)
-        summary = members @ features[..., 2 * self._width :] / count
-        return self.value_head(torch.cat([summary, count.log2()], dim=-1)).squeeze(-1)
+    def pooled(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch V"]:
+        return features[..., 2 * self._width :]
 
 
 class PairPolicy(NodePolicy):
@@ -135,12 +131,8 @@ class PairPolicy(NodePolicy):
         scores = features.new_zeros(pairs.shape)
         return scores.index_put((sample, first, second), self.rest(hidden).squeeze(-1))
 
-    def values(
-        self, features: Float[Tensor, "B N F"], members: Float[Tensor, "B S N"]
-    ) -> Float[Tensor, "B S"]:
-        count = members.sum(-1, keepdim=True).clamp(min=1)
-        summary = members @ features / count
-        return self.value_head(torch.cat([summary, count.log2()], dim=-1)).squeeze(-1)
+    def pooled(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch V"]:
+        return features
 
 
 SCORERS: dict[str, type[NodePolicy]] = {"pointer": PointerPolicy, "pair_mlp": PairPolicy}

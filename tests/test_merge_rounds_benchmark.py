@@ -20,6 +20,6 @@ def test_rounds_make_lower_trees(tmp_path, monkeypatch):
     for row in rows:
         assert row["samples"] == 20
         assert row["height, in rounds"] < row["height, one at a time"]
-        assert 4 <= row["height, in rounds"]  # fifteen tokens need four levels
+        assert row["height, in rounds"] >= 4  # fifteen tokens need four levels
         errors = row["nmse, in rounds"], row["nmse, one at a time"]
         assert row["nmse, ratio"] == pytest.approx(errors[0] / errors[1])

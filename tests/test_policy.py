@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 import torch
-from episodes import SCORERS, generator, random_policy
+from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
 from agents.context_policy import make_policy
 from agents.policy import ILLEGAL
+from agents.rollout import rollout
 from agents.scorers import PairPolicy, PointerPolicy
+from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import pair_to_action
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -188,6 +190,19 @@ def test_values_of_many_states_are_those_of_each(scorer):
         alone["active"][0, state] = 1
         torch.testing.assert_close(value, policy(alone)[1][0], **CLOSE)
     assert len({round(float(value.detach()), 4) for value in values}) == 3
+
+
+@pytest.mark.parametrize("scorer", SCORERS)
+def test_values_along_an_episode_are_those_of_its_states(scorer):
+    policy, batch = random_policy(scorer), random_batch([*RAGGED, 12])
+    autoencoder = HTMAutoencoder(3, 5, 16, generator=generator(1))
+    num_merges = (batch.num_tokens - 1).clamp(max=8)  # the last one ends early
+    episodes = rollout(autoencoder, policy, batch, generator(2), num_merges=num_merges)
+    features = policy.features(episodes.nodes, episodes.leaf_counts)
+    along = policy.values_along(features, episodes.merges, episodes.num_leaves)
+    states = policy.values(features, episodes.members)
+    assert along.isfinite().all()
+    torch.testing.assert_close(along[episodes.steps], states[episodes.steps], **CLOSE)
 
 
 def test_an_unknown_scorer_lists_the_choices():
