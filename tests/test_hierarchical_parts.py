@@ -90,6 +90,14 @@ def test_the_quantiser_is_frozen_and_comes_from_its_generator():
     assert set(first.state_dict()) == {"projection", "codebook"}
 
 
+def test_the_projection_is_drawn_evenly_around_0():
+    """Xavier: uniform up to sqrt(6 / (100 + 50)) = 0.2 either way, whose deviation is 0.2 / 3**0.5;
+    the mean of 5,000 is within five of its own."""
+    drawn = RandomProjectionQuantiser(100, 1, 50, generator=torch.Generator().manual_seed(0))
+    assert 0.199 < drawn.projection.max() <= 0.2 and -0.2 <= drawn.projection.min() < -0.199
+    assert abs(drawn.projection.mean()) < 5 * 0.2 / 3**0.5 / 5000**0.5
+
+
 def test_the_length_of_a_vector_does_not_change_its_code():
     generator = torch.Generator().manual_seed(0)
     quantiser = RandomProjectionQuantiser(6, 50, generator=generator)
