@@ -24,6 +24,7 @@ from agents.encoders.hierarchical.losses import (
     next_vector_loss,
     token_loss,
 )
+from agents.encoders.hierarchical.merge import Merge
 
 RATES = st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (8, 1), (8, 2), (8, 8)])
 
@@ -61,6 +62,27 @@ def test_strands_take_every_so_many_th_vector_and_come_back(strands, length):
         wanted = vectors[1, strand::strands, 0].tolist()
         assert split[strands + strand, : len(wanted), 0].tolist() == wanted
     assert torch.equal(from_strands(split, strands, length), vectors)
+
+
+@pytest.mark.parametrize("into_all", [False, True])
+def test_a_merge_is_one_network_over_all_hierarchies_at_a_token(into_all):
+    drawn = torch.Generator().manual_seed(0)
+    hierarchies = [HierarchyConfig(1, 1, 8, 2), HierarchyConfig(3, 3, 4, 1)]
+    merge = Merge(hierarchies, into_all)
+    with torch.no_grad():
+        for weight in merge.parameters():
+            weight.normal_(generator=drawn)
+    vectors = [torch.randn(1, 7, 8, generator=drawn), torch.randn(1, 3, 4, generator=drawn)]
+    expected = [each.clone() for each in vectors]
+    for t in range(7):
+        here = [vectors[0][0, t], vectors[1][0, t // 3]]
+        hidden = sum(merge.hidden[i](merge.norms[i](here[i])) for i in range(2))
+        update = merge.output(torch.nn.functional.silu(hidden))
+        expected[0][0, t] += update[:8]
+        if into_all and t % 3 == 0:
+            expected[1][0, t // 3] += update[8:]
+    for one, other in zip(merge(vectors)[0], expected, strict=True):
+        torch.testing.assert_close(one, other)
 
 
 # ---------------------------------------------------------------- quantiser
