@@ -20,6 +20,7 @@ from agents.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.neighbours import Nearest
 from replay import CandidatePairs, ReplayBuffer, Trajectories, Trajectory
+from replay.candidate_store import CandidateStore
 from replay.files import read_tensors, write_tensors
 
 SIZES = [size for size in RAGGED if size > 1]
@@ -112,6 +113,21 @@ def test_files_with_lists_that_are_none_are_named(column, value, message, tmp_pa
     write_tensors(tmp_path / "buffer", "replay buffer", tensors, config)
     with pytest.raises(ValueError, match=message):
         ReplayBuffer.load(tmp_path / "buffer")
+
+
+@pytest.mark.parametrize(("tokens", "size"), [(16_384, 2), (16_385, 4)])
+def test_numbers_of_large_trees_fit(tokens, size):
+    """The root of 16,384 tokens is node 32,766: the last but one that two bytes hold."""
+    store, steps, root = CandidateStore(), tokens - 1, 2 * tokens - 2
+    nodes, times = torch.tensor([[root, 0]]), torch.tensor([[0, steps - 1]])
+    numbers = store.add(CandidatePairs(1, steps, torch.zeros(1).long(), nodes, times))
+    assert store.contents(numbers)["pairs"].element_size() == size
+    assert pairs(store.rows(numbers, steps)) == [[[root, 0, 0, steps - 1]]]
+
+
+def test_counts_below_0_are_refused():
+    with pytest.raises(ValueError, match="1 candidates of 2 episodes have 2 counts"):
+        CandidateStore.of([0, 1], torch.zeros(1, 4).long(), [2, -1])
 
 
 def test_pairs_that_cannot_be_are_refused():

@@ -144,6 +144,21 @@ def test_greedy_takes_the_best_candidate(autoencoder):
     torch.testing.assert_close(torch.stack(seen, 1).where(first.steps, 0.0), log_probs, **CLOSE)
 
 
+def test_merges_are_drawn_as_often_as_their_probability_says(autoencoder):
+    """Of 4,000 draws in one population each pair's share, within five standard deviations."""
+    policy, batch = random_policy("pointer"), random_batch([4]).rows(torch.zeros(4000).long())
+    episodes = rollout(autoencoder, policy, batch, generator(0), nearest=Nearest(2),
+                       num_merges=torch.ones(4000).long())  # fmt: skip
+    drawn, probability = episodes.merges[:, 0], episodes.log_prob[:, 0].exp()
+    expected = 0.0
+    for pair in drawn.unique(dim=0):
+        here = (drawn == pair).all(1)
+        share = float(probability[here][0])
+        expected += share
+        assert abs(int(here.sum()) - 4000 * share) < 5 * (4000 * share * (1 - share)) ** 0.5
+    assert len(drawn.unique(dim=0)) == 8 and expected == pytest.approx(1, abs=1e-4)
+
+
 def test_a_merge_that_is_no_candidate_teaches_nothing(autoencoder):
     """As a demonstrator's may be."""
     policy, batch = random_policy("pointer"), random_batch([6])

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
-from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_policy
+from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_policy, replayed
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agents import policy_learner
-from agents.candidate_search import matching, merge_greedily, merge_matchings
+from agents.candidate_search import _rounds, matching, merge_greedily, merge_matchings
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.policy import ILLEGAL
 from agents.policy_learner import merge_in_rounds
@@ -18,6 +18,7 @@ from agents.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import check_merges, tree_height
 from htm_env.neighbours import Nearest
+from htm_env.observation import observe_population
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +35,14 @@ def test_greedy_merges_are_those_of_a_greedy_rollout(autoencoder, network, k, by
     expected = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest)
     found = merge_greedily(autoencoder, policy, batch, nearest)
     assert torch.equal(found, expected.merges)
+
+
+def test_tokens_too_far_for_a_distance_are_merged_too(autoencoder):
+    policy, batch = random_policy("pointer"), random_batch([12] * 30)
+    batch.tokens[:, 4] = 1e25  # whose square is no number
+    nearest = Nearest(2, by_centroids=True)
+    expected = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest)
+    assert torch.equal(merge_greedily(autoencoder, policy, batch, nearest), expected.merges)
 
 
 @given(seed=st.integers(0, 10_000), count=st.integers(2, 12), k=st.integers(1, 4))
@@ -69,6 +78,18 @@ def test_rounds_make_whole_trees_that_begin_with_the_best_pair(autoencoder, netw
     assert few.sum() == 3
     assert torch.equal(merges[few], greedy[few])
     assert int(tree_height(merges, batch.num_tokens)[-1]) < 20
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_every_round_begins_with_the_best_pair(autoencoder, network):
+    """Of the population that the rounds before it left, as the environment would show it."""
+    policy, batch = random_policy(network), random_batch([12])
+    rounds = list(_rounds(autoencoder, policy, batch.tokens[0], Nearest(11)))
+    begins = {sum(map(len, rounds[:number])) for number in range(len(rounds))}
+    for time, (seen, action) in enumerate(replayed(autoencoder, batch, torch.cat(rounds)[None])):
+        if time in begins:
+            logits, _ = policy(observe_population(autoencoder, seen, policy.observes))
+            assert int(action) == int(logits.argmax())
 
 
 def test_scores_of_illegal_places_never_win():

@@ -154,6 +154,10 @@ def test_places_that_are_no_numbers_still_have_partners(value):
         assert torch.equal((candidates.partners >= 0).any(2), active)
         named = candidates.partners >= 0
         assert (candidates.distances[named] <= FARTHEST).all()
+        to_it = named & ((candidates.partners == 2) | (torch.arange(6) == 2)[:, None])
+        assert (candidates.distances[to_it] == FARTHEST).all()
+        if active.sum() > 3:  # the parent has two that are nearer
+            assert not (candidates.partners[0, 0] == 2).any()
         active[0, second] = False
         candidates = merged_candidates(
             candidates, places, active, torch.tensor([0]), torch.tensor([second])
@@ -180,6 +184,29 @@ def test_trees_and_blocks_find_equally_near_others(seed, count, k):
     exact.fill_diagonal_(torch.inf)
     assert torch.equal(distances[0], exact.sort(1).values[:, :k])
     assert torch.equal(distances[0], distances[1])
+
+
+@pytest.mark.parametrize("dimensions", [2, 6])  # by the tree, and by blocks
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_large_populations_have_the_lists_of_small_ones(monkeypatch, dimensions, value):
+    """Also with empty slots between the tokens, and where fewer than ``k`` others are there."""
+    places = torch.randn(4, 30, dimensions, generator=generator(2))
+    active = torch.rand(4, 30, generator=generator(3)) < 0.8
+    active[1:, 4:] = torch.tensor([[False], [False], [True]])
+    active[1, :4], active[2, :4] = torch.tensor([[1, 0, 1, 1], [0, 1, 0, 0]]).bool()
+    if value is not None:
+        places[0, active[0].nonzero()[3]] = value
+    small = nearest_candidates(places, active, 5)
+    monkeypatch.setattr(module, "TREE_TOKENS", 20)
+    large = nearest_candidates(places, active, 5)
+    for row in range(4):
+        mine, theirs = lists_of(large, row), lists_of(small, row)
+        if value is None or row:  # those that are all as far as can be are told apart by nothing
+            assert {s: set(p) for s, p in mine.items()} == {s: set(p) for s, p in theirs.items()}
+        assert mine.keys() == theirs.keys()
+    torch.testing.assert_close(large.distances, small.distances)
+    assert (small.partners[1] >= 0).sum(1)[:4].tolist() == [2, 0, 2, 2]
+    assert not (small.partners[2] >= 0).any()
 
 
 def test_many_tokens_of_few_coordinates_go_through_the_tree(monkeypatch):

@@ -122,8 +122,9 @@ def test_colours_and_shapes_go_all_round() -> None:
     tokens = keys().fixed(1000).tokens.numpy()
     items = tokens[tokens[..., 0] == 0]
     for place in (COLOUR, SHAPE):
-        shares = np.histogram(turns(items[:, place]), bins=5, range=(0, 1))[0] / len(items)
-        assert shares == pytest.approx(np.full(5, 0.2), abs=0.02)
+        for bins in (5, 16):  # 16: two for each angle of the palette
+            shares = np.histogram(turns(items[:, place]), bins, range=(0, 1))[0] / len(items)
+            assert shares == pytest.approx(np.full(bins, 1 / bins), abs=0.02)
 
 
 @pytest.mark.parametrize(

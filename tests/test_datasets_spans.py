@@ -215,6 +215,7 @@ def spoiled(row: int, levels: Any) -> list[Any]:
         (spoiled(3, [[(0, 3), (3, 3)]]), r"row 3, level 0, span 1, \(3, 3\), is empty"),
         (spoiled(3, [[(0, 3), (3, 7)]]), r"row 3, level 0, span 1, \(3, 7\), is out of range"),
         (spoiled(3, [[(0, 3), (2, 6)]]), r"row 3, level 0, span 1, \(2, 6\), overlaps span 0"),
+        (spoiled(3, [[(0, 3), (0, 6)]]), r"row 3, level 0, span 1, \(0, 6\), overlaps span 0"),
         (spoiled(3, [[(3, 6), (0, 3)]]), r"row 3, level 0, span 1, \(0, 3\), is unordered"),
         (spoiled(3, [[(0, 6)], [(0, 2)]]), r"row 3, level 1, span 0, \(0, 2\), is out of range"),
         (spoiled(3, [(0, 3), (3, 6)]), r"row 3, level 0 has int64 numbers of shape \(2,\)"),

@@ -180,6 +180,8 @@ def test_nothing_of_the_size_of_all_pairs_is_ever_made(neighbours, monkeypatch):
     """All pairs of 200 tokens, in contrast, are that many at once."""
     slots = 200
     monkeypatch.setattr(candidates, "BLOCK", 20 * slots)  # of what is left to compare at a time
+    monkeypatch.setattr(candidates, "TREE_TOKENS", slots)  # fewer are compared all at once
+    monkeypatch.setattr(candidates, "TREE_DIMENSIONS", 0)  # nor by the tree, which holds no table
     data = np.random.default_rng(0).normal(size=(10, slots, 2))
     sizes, choices = {}, np.random.default_rng(0)
     for pairs in ("knn", "all"):

@@ -53,6 +53,14 @@ def test_islands_are_compared_as_their_columns_are_on_average():
     assert frozenset({2, 3}) in clades(columns, 0.0)
 
 
+def test_an_island_of_two_weighs_twice_as_much_as_one_column():
+    """Square distances from 6: 36, 25 and 11.56 to 0, 1 and 2.6, on average 24.2, farther than 22.6
+    to 10.75; were {0, 1} to weigh as much as 2.6 alone, it would be 21.0."""
+    columns = levels([0.0, 1.0, 2.6, 6.0, 10.75])
+    pairs = [{0, 1}, {0, 1, 2}, {3, 4}, set(range(5))]
+    assert clades(columns, 0.0) == {frozenset(clade) for clade in pairs}
+
+
 def test_equal_columns_are_one_island():
     columns = torch.ones(4, 2, 3)
     assert len(clades(columns)) == 3
@@ -61,10 +69,12 @@ def test_equal_columns_are_one_island():
 def test_distances_are_shares_of_the_samples_mean():
     """Squares of 1, 2 and 3 have the mean 14/3; a level of equal columns has 0."""
     columns = levels([0.0, 1.0, 3.0], [2.0, 2.0, 2.0])[None]
-    found = relative_distances(columns, torch.ones(1, 3, dtype=torch.bool))
     expected = torch.tensor([[0, 1, 9], [1, 0, 4], [9, 4, 0]]) / (14 / 3)
-    assert found[0, 0].flatten().tolist() == pytest.approx(expected.flatten().tolist())
-    assert not found[0, 1].any()
+    for slots in (3, 5):  # nobody is in the last two
+        padded = torch.nn.functional.pad(columns, (0, 0, 0, 0, 0, slots - 3))
+        found = relative_distances(padded, torch.arange(slots)[None] < 3)
+        assert found[0, 0, :3, :3].flatten().tolist() == pytest.approx(expected.flatten().tolist())
+        assert not found[0, 1].any()
 
 
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([1e-3, 1.0, 1e3]))

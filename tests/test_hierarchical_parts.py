@@ -24,6 +24,7 @@ from agents.encoders.hierarchical.losses import (
     next_vector_loss,
     token_loss,
 )
+from agents.encoders.hierarchical.merge import Merge
 
 RATES = st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (8, 1), (8, 2), (8, 8)])
 
@@ -63,6 +64,27 @@ def test_strands_take_every_so_many_th_vector_and_come_back(strands, length):
     assert torch.equal(from_strands(split, strands, length), vectors)
 
 
+@pytest.mark.parametrize("into_all", [False, True])
+def test_a_merge_is_one_network_over_all_hierarchies_at_a_token(into_all):
+    drawn = torch.Generator().manual_seed(0)
+    hierarchies = [HierarchyConfig(1, 1, 8, 2), HierarchyConfig(3, 3, 4, 1)]
+    merge = Merge(hierarchies, into_all)
+    with torch.no_grad():
+        for weight in merge.parameters():
+            weight.normal_(generator=drawn)
+    vectors = [torch.randn(1, 7, 8, generator=drawn), torch.randn(1, 3, 4, generator=drawn)]
+    expected = [each.clone() for each in vectors]
+    for t in range(7):
+        here = [vectors[0][0, t], vectors[1][0, t // 3]]
+        hidden = sum(merge.hidden[i](merge.norms[i](here[i])) for i in range(2))
+        update = merge.output(torch.nn.functional.silu(hidden))
+        expected[0][0, t] += update[:8]
+        if into_all and t % 3 == 0:
+            expected[1][0, t // 3] += update[8:]
+    for one, other in zip(merge(vectors)[0], expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 # ---------------------------------------------------------------- quantiser
 
 
@@ -88,6 +110,14 @@ def test_the_quantiser_is_frozen_and_comes_from_its_generator():
     assert torch.equal(first.codebook, again.codebook)
     torch.testing.assert_close(first.codebook.norm(dim=1), torch.ones(5))
     assert set(first.state_dict()) == {"projection", "codebook"}
+
+
+def test_the_projection_is_drawn_evenly_around_0():
+    """Xavier: uniform up to sqrt(6 / (100 + 50)) = 0.2 either way, whose deviation is 0.2 / 3**0.5;
+    the mean of 5,000 is within five of its own."""
+    drawn = RandomProjectionQuantiser(100, 1, 50, generator=torch.Generator().manual_seed(0))
+    assert 0.199 < drawn.projection.max() <= 0.2 and -0.2 <= drawn.projection.min() < -0.199
+    assert abs(drawn.projection.mean()) < 5 * 0.2 / 3**0.5 / 5000**0.5
 
 
 def test_the_length_of_a_vector_does_not_change_its_code():

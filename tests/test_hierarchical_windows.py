@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from agents.encoders.hierarchical.rotary import rotate
@@ -32,6 +32,9 @@ def plain_attention(query, key, value, window, causal, present):
 @given(
     length=st.integers(1, 23), window=st.integers(1, 9), causal=st.booleans(), gaps=st.booleans()
 )
+@example(length=5, window=4, causal=True, gaps=False)  # the first length with more than one block
+@example(length=5, window=4, causal=False, gaps=True)
+@example(length=4, window=5, causal=False, gaps=True)  # the whole sequence is one block
 def test_windows_equal_a_loop(length, window, causal, gaps):
     generator = torch.Generator().manual_seed(length)
     query, key, value = torch.randn(3, 2, 2, length, 4, generator=generator)

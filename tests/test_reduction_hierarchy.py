@@ -131,6 +131,7 @@ def test_the_same_generator_makes_the_same_weights():
     before = torch.get_rng_state()
     one, other = (HierarchyReduction(4, levels, generator=generator(7)) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), before)
+    assert one.widths == [6, 6]  # the second is as wide as what comes in
     pairs = zip(one.parameters(), other.parameters(), strict=True)
     assert all(torch.equal(*pair) for pair in pairs)
 
@@ -171,6 +172,8 @@ def test_samples_that_do_not_fit_together_are_named():
         join_samples(values, [levels[0], [[(0, 2)], [(0, 2)]]])
     with pytest.raises(ValueError, match="sample 1 has spans of 1 levels; expected 2, as in sam"):
         join_samples(values, [levels[0], [[(0, 2)]]])
+    with pytest.raises(ValueError, match="sample 1 has spans of 2 levels; expected 1, as in sam"):
+        join_samples(values, [[[(0, 2)]], levels[1]])
     with pytest.raises(ValueError, match="values of 2 samples and spans of 1"):
         join_samples(values, levels[:1])
     joined, spans = join_samples(values, levels)
