@@ -18,7 +18,7 @@ from torch import Tensor
 
 from agents.policy import MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates import nearest_candidates
+from htm_env.candidates import nearest_candidates, squared_distances
 from htm_env.neighbours import Nearest
 from htm_env.standing import Standing, observed_extras
 from htm_env.types import NONE, TokenBatch
@@ -216,9 +216,8 @@ class _Lists:
         row, spot = named.nonzero(as_tuple=True)
         self._forget(row, spot)
         self._forget(torch.cat([parent, gone]), slice(None))
-        apart = (self.tokens.places(self.nearest) - place).square_().sum(1)
-        largest = torch.finfo(apart.dtype).max
-        apart = apart.nan_to_num_(largest, posinf=largest).masked_fill_(~self.alive, torch.inf)
+        apart = squared_distances(self.tokens.places(self.nearest), place)
+        apart.masked_fill_(~self.alive, torch.inf)
         apart[parent] = torch.inf
         near, who = apart.topk(min(self.partners.shape[1], len(apart)), largest=False)
         who = who[near < torch.inf]

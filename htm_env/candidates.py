@@ -9,7 +9,8 @@ over the population, O(P (D + k)):
 
 Lists in crowded places run short that way, so that all are made anew whenever half of the tokens
 have been merged away. Every active token has a partner until one is left, and with ``k >= P - 1``
-the lists always name all of the others.
+the lists always name all of the others. Populations of fewer than 256 slots are compared in
+one table each when lists are made anew; beyond, no table of all pairs is ever held.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def nearest_candidates(
                 found = here[_nearest_others(places[row, here], min(k, len(here) - 1))]
                 partners[row, here, : found.shape[1]] = found
     rows = torch.arange(len(places), device=places.device)[:, None, None]
-    distances = _distances(places[rows, partners.clamp(min=0)], places[:, :, None])
+    distances = squared_distances(places[rows, partners.clamp(min=0)], places[:, :, None])
     distances.masked_fill_(partners < 0, torch.inf)
     return Candidates(partners, distances, partners >= 0, active.sum(1) // 2)
 
@@ -105,7 +106,7 @@ def merged_candidates(
     gone[rows, second] = True
     partners = partners.masked_fill(gone, NONE)
     distances = candidates.distances.masked_fill(gone, torch.inf)
-    apart = _distances(places, places[rows, first, None])  # (B, P)
+    apart = squared_distances(places, places[rows, first, None])  # (B, P)
     others = active.clone()
     others[rows, first] = False
     apart.masked_fill_(~others, torch.inf)
@@ -162,7 +163,8 @@ def _arange(values: Tensor) -> Tensor:
     return torch.arange(len(values), device=values.device)
 
 
-def _distances(one: Tensor, other: Tensor) -> Tensor:
+def squared_distances(one: Tensor, other: Tensor) -> Tensor:
+    """Between places, over the last axis; those that are no numbers are :data:`FARTHEST` away."""
     apart = (one - other).square().sum(-1)
     return apart.nan_to_num(FARTHEST, posinf=FARTHEST).clamp_max_(FARTHEST)
 
