@@ -117,7 +117,7 @@ def rows_of(case: dict[str, Any], seconds: float) -> list[Row]:
     rows = [own_process(measure, case, algo, seconds) for algo in (REFERENCE, *CONFIGS)]
     for row in rows:
         row["times the reference"] = row["merges/s"] / rows[0]["merges/s"]
-        row["target"] = case["target"] if row["algo"] == "reinforce" else ""
+        row["target"] = case["target"] if row["algo"] == "reinforce" else None
     return rows
 
 
