@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import pytest
+import torch
+from conftest import small_autoencoder
 
-from benchmarks import against_reference
+from benchmarks import against_reference, limit, scaling
 
 TREES7 = {"env": "HTM-Trees-v0", "geometry": {"heights": (3,)}, "trees": 4, "target": 5}
 
@@ -19,14 +21,96 @@ def test_ours_is_compared_with_the_plain_reference(monkeypatch):
     monkeypatch.setattr(against_reference, "own_process", at_once)
     rows = against_reference.rows_of(TREES7, seconds=0.0)
     assert [row["algo"] for row in rows] == ["plain reference", *against_reference.CONFIGS]
-    assert [row["target"] for row in rows] == ["", 5, "", ""]
+    assert [row["target"] for row in rows] == [None, 5, None, None]
     for row in rows:
         assert (row["tokens"], row["trees a step"]) == (7, 4)
         assert row["times the reference"] * rows[0]["merges/s"] == pytest.approx(row["merges/s"])
 
 
+@pytest.mark.slow  # what an optimizer imports takes seconds
 @pytest.mark.parametrize("algo", against_reference.CONFIGS)
 def test_an_update_of_ours_makes_as_many_merges_as_a_step_of_the_reference(algo):
     learner = against_reference.learner(TREES7, algo)
     learner.update(0.5)
     assert learner.merges_made == 4 * 6
+
+
+# ---------------------------------------------------------------- scaling
+
+
+def test_exponents_are_slopes_over_their_range():
+    """Time grows as the square within the range and otherwise outside it; memory as the tokens."""
+    name = "knn, matching rounds"
+    rows = [
+        {"way": name, "tokens": tokens, "seconds": tokens**2.0, "memory, GB": tokens / 1024}
+        for tokens in (256, 512, 1024, 2048)
+    ]
+    rows.append({"way": name, "tokens": 4096, "seconds": 1.0, "memory, GB": 4.0})
+    time, memory = scaling.exponents(rows)
+    assert time["exponent"] == pytest.approx(2.0)
+    assert (time["from"], time["to"], time["target, at most"]) == (256, 2048, 1.3)
+    assert memory["exponent"] == pytest.approx(1.0)
+    assert (memory["from"], memory["to"], memory["target, at most"]) == (1024, 4096, 1.1)
+
+
+def test_one_row_has_no_exponent():
+    rows = [{"way": "training, knn", "tokens": 64, "seconds": 1.0, "memory, GB": 0.0}]
+    assert all(row["exponent"] is None for row in scaling.exponents(rows))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", scaling.WAYS)
+def test_every_way_of_merging_is_measured(name):
+    row = scaling.measure(name, 16, seconds=0.0)
+    assert (row["way"], row["tokens"], row["limits"]) == (name, 16, "")
+    assert row["seconds"] > 0
+    assert row["memory, GB"] >= 0
+
+
+def test_a_row_of_4096_tokens_says_whether_it_keeps_its_limits():
+    limits = [
+        scaling.within("knn, matching rounds", 4096, seconds, memory)
+        for seconds, memory in ((0.9, 0.9), (1.1, 0.9), (0.9, 1.1))
+    ]
+    assert [limit.rsplit(maxsplit=1)[1] for limit in limits] == ["kept", "missed", "missed"]
+
+
+# ---------------------------------------------------------------- the matrix-product limit
+
+
+def test_the_rows_of_every_network_are_counted():
+    """Two samples of three tokens: 6 tokens lifted, 2 merges each, 4 states and 6 leaves back."""
+    autoencoder = small_autoencoder(2)
+    tokens = torch.randn(2, 3, 2)
+    merges = torch.tensor([[[0, 1], [3, 2]]] * 2)
+    present = torch.ones(2, 3, dtype=torch.bool)
+
+    def step():
+        roots = autoencoder.encode(tokens, present, merges).roots
+        autoencoder.decode(roots, merges, present)
+
+    seen = limit.rows_seen(autoencoder, step)
+    assert [
+        seen[getattr(autoencoder, name)]
+        for name in ("lifter", "merger", "unmerger", "unlifter", "classifier")
+    ] == [6, 4, 4, 6, 0]
+
+
+@pytest.mark.slow
+def test_shares_are_of_what_is_measured_in_the_same_run():
+    rows = {row["what"]: row for row in limit.shares(seconds=0.0, trees=4)}
+    fastest = rows["matrix products"]
+    assert fastest["share of products"] == 1 == rows["whole networks"]["share of networks"]
+    for row in rows.values():
+        assert row["share of products"] == pytest.approx(
+            fastest["milliseconds"] / row["milliseconds"]
+        )
+        assert row["merges/s"] * row["milliseconds"] == pytest.approx(4 * 14 * 1e3)
+
+
+@pytest.mark.slow
+def test_joint_steps_are_compared_with_the_autoencoders_part():
+    rows = limit.joint_steps(seconds=0.0, trees=4)
+    assert [row["trees a step of the autoencoder"] for row in rows] == [4, 32]
+    for row in rows:
+        assert row["joint step, ms"] > row["autoencoder, ms"] > 0
