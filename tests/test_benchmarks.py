@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_autoencoder
 
-from benchmarks import against_reference, limit, scaling
+from benchmarks import against_reference, environment, limit, scaling
+from htm_env.forest import action_mask
 
 TREES7 = {"env": "HTM-Trees-v0", "geometry": {"heights": (3,)}, "trees": 4, "target": 5}
 
@@ -114,3 +116,39 @@ def test_joint_steps_are_compared_with_the_autoencoders_part():
     assert [row["trees a step of the autoencoder"] for row in rows] == [4, 32]
     for row in rows:
         assert row["joint step, ms"] > row["autoencoder, ms"] > 0
+
+
+# ---------------------------------------------------------------- the environment
+
+
+def test_random_actions_are_legal_and_all_of_them_are_drawn():
+    """Three of four slots are active: six ordered pairs."""
+    active = np.tile(np.array([True, False, True, True]), (600, 1))
+    actions = environment.random_legal(active, np.random.default_rng(0))
+    legal = action_mask(torch.from_numpy(active[:1]))[0].nonzero()[:, 0].tolist()
+    assert sorted(set(actions.tolist())) == legal
+    assert len(legal) == 6
+
+
+@pytest.mark.parametrize("way", environment.WAYS)
+@pytest.mark.parametrize("reward", environment.REWARDS)
+def test_every_way_to_have_copies_is_measured(way, reward):
+    copies = 1 if way == "single" else 2
+    row = environment.measure(way, "7", copies, reward, seconds=0.01)
+    assert (row["way"], row["tokens"], row["copies"], row["target"]) == (way, "7", copies, None)
+    assert row["steps/s"] > 0
+
+
+@pytest.mark.parametrize("way", environment.WAYS)
+def test_copies_go_from_all_tokens_to_one_and_start_again(way):
+    """Seven tokens are merged six times; only behind sb3 does the same step start the next."""
+    copies = 1 if way == "single" else 2
+    env_id, geometry = environment.GEOMETRIES["7"]
+    step = environment.WAYS[way](env_id, copies, autoencoder="untrained", **geometry)
+    generator, active = np.random.default_rng(0), step(None)
+    counts = [active.sum(1).tolist()]
+    for _ in range(7):
+        active = step(environment.random_legal(active, generator))
+        counts.append(active.sum(1).tolist())
+    last = [7, 6] if way == "sb3" else [1, 7]
+    assert counts == [[count] * copies for count in (7, 6, 5, 4, 3, 2, *last)]
