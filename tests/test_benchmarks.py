@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from conftest import small_autoencoder
 
-from benchmarks import against_reference, environment, limit, scaling
+from agents.cli import main as htm
+from benchmarks import against_reference, environment, limit, running, scaling
+from benchmarks.__main__ import main as bench_main
 from htm_env.forest import action_mask
 
 TREES7 = {"env": "HTM-Trees-v0", "geometry": {"heights": (3,)}, "trees": 4, "target": 5}
@@ -152,3 +157,59 @@ def test_copies_go_from_all_tokens_to_one_and_start_again(way):
         counts.append(active.sum(1).tolist())
     last = [7, 6] if way == "sb3" else [1, 7]
     assert counts == [[count] * copies for count in (7, 6, 5, 4, 3, 2, *last)]
+
+
+# ---------------------------------------------------------------- htm bench
+
+HELPERS = {"__init__", "__main__", "measuring", "plain_reference", "running", "table"}
+
+
+def test_every_benchmark_is_listed(capsys):
+    folder = Path(running.__file__).parent
+    assert {path.stem for path in folder.glob("*.py")} - HELPERS == set(running.BENCHMARKS)
+    assert htm(["bench", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line[2:].split()[0] for line in lines] == list(running.BENCHMARKS)
+    assert [line[2:].split()[0] for line in lines if line[0] == "*"] == list(running.THROUGHPUT)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "modules"),
+    [
+        (["text", "limit"], ["text", "limit"]),
+        ([], list(running.THROUGHPUT)),
+        (["--quick"], list(running.QUICK)),
+    ],
+)
+def test_benchmarks_run_in_processes_of_their_own_and_failures_are_named(
+    monkeypatch, capsys, arguments, modules
+):
+    """Every ``limit`` fails here; the others are run all the same."""
+    commands = []
+
+    def pretended(command, check):
+        commands.append(command)
+        return subprocess.CompletedProcess(command, int("benchmarks.limit" in command))
+
+    monkeypatch.setattr(running.subprocess, "run", pretended)
+    assert htm(["bench", *arguments]) == 1
+    assert capsys.readouterr().err == "htm: benchmarks that failed: limit\n"
+    assert [command[2] for command in commands] == [f"benchmarks.{name}" for name in modules]
+    quick = "--quick" in arguments
+    assert [command[3:] for command in commands] == [
+        running.QUICK[name] if quick else [] for name in modules
+    ]
+    assert bench_main(arguments) == 1
+
+
+def test_an_unknown_benchmark_is_wrong_usage(capsys):
+    assert htm(["bench", "speed"]) == 2
+    assert "unknown benchmark 'speed'; choose from ['against_reference'," in capsys.readouterr().err
+    assert bench_main(["speed"]) == 1
+
+
+def test_without_the_repository_one_sentence_says_so(monkeypatch, capsys):
+    monkeypatch.setattr("agents.bench.find_spec", lambda name: None)
+    assert htm(["bench"]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "not part of the installed package" in line
