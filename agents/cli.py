@@ -16,6 +16,7 @@ from agents.algorithms import algorithm
 from agents.commands import resumed_options
 from agents.interruption import terminate_as_interrupt
 from agents.options import (
+    BenchOptions,
     CompareOptions,
     EmbedOptions,
     EvaluateOptions,
@@ -37,6 +38,7 @@ COMMANDS = {
     EmbedOptions: "agents.embed:embed",
     GenerateOptions: "agents.generate:generate_run",
     PretrainOptions: "agents.pretrain:pretrain",
+    BenchOptions: "agents.bench:bench",
 }
 """What each command does, imported when it is asked for; ``train``, whose options depend on the
 algorithm, is the other one."""

@@ -250,6 +250,21 @@ class EmbedOptions:
     """Threads of one operation."""
 
 
+@dataclass(frozen=True)
+class BenchOptions:
+    """Run benchmarks of the repository: each prints tables, and writes runs/benchmarks/NAME.json.
+
+    Without names: the throughput benchmarks, one after the other.
+    """
+
+    names: tyro.conf.Positional[tuple[str, ...]] = ()
+    """Which ones; --list says which there are."""
+    list: bool = False
+    """List the benchmarks and run none."""
+    quick: bool = False
+    """A first look, in minutes."""
+
+
 def json_object(flag: str, text: str | None) -> dict[str, Any]:
     """The JSON object behind a flag, empty without one; :class:`UsageError` for anything else."""
     if text is None:

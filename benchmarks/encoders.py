@@ -7,9 +7,6 @@ learn from them (log-probabilities and their gradient). One thread.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
-
 import torch
 
 from agents.context_policy import make_policy
@@ -17,6 +14,7 @@ from agents.encoders import ENCODERS, NO_ENCODER
 from agents.judging import judge
 from agents.policy import MergePolicy
 from agents.rollout import Rollout, rollout
+from benchmarks.measuring import seconds_of
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
 from htm_env.networks import seeded_initialisation
@@ -35,16 +33,6 @@ def random_batch(samples: int, tokens: int, generator: torch.Generator) -> Token
         torch.zeros(samples, 0, tokens, dtype=torch.bool),
         torch.full((samples, tokens - 1, 2), -1),
     )
-
-
-def seconds_of(work: Callable[[], object]) -> float:
-    """The mean time of a call, after one to warm up."""
-    work()
-    calls, started = 0, time.perf_counter()
-    while (elapsed := time.perf_counter() - started) < SECONDS or calls < 2:
-        work()
-        calls += 1
-    return elapsed / calls
 
 
 def learn(
@@ -69,8 +57,14 @@ def main() -> None:
             batch = random_batch(samples, tokens, generator)
             episodes = rollout(autoencoder, policy, batch, generator)
             merges = samples * (tokens - 1)
-            choosing = seconds_of(lambda: rollout(autoencoder, policy, batch, generator))  # noqa: B023
-            learning = seconds_of(lambda: learn(policy, autoencoder, batch, episodes))  # noqa: B023
+            choosing = seconds_of(
+                lambda: rollout(autoencoder, policy, batch, generator),  # noqa: B023
+                SECONDS,
+            )
+            learning = seconds_of(
+                lambda: learn(policy, autoencoder, batch, episodes),  # noqa: B023
+                SECONDS,
+            )
             row[f"P = {tokens}: choose, µs"] = choosing / merges * 1e6
             row[f"P = {tokens}: learn, µs"] = learning / merges * 1e6
         rows.append(row)

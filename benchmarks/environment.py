@@ -1,62 +1,160 @@
-"""Environment steps per second with random legal actions: ``python -m benchmarks.environment``."""
+"""Environment steps per second with random legal actions: ``python -m benchmarks.environment``.
+
+The frozen autoencoder is untrained, one thread, and a step gives the mask of the next legal actions
+too; choosing among them is left out of the time. Four ways to have copies: ``native`` (one batch),
+``sb3`` (the same behind Stable-Baselines3's interface), ``sync`` (Gymnasium's ``SyncVectorEnv`` of
+single environments) and ``single`` (one). A reset of a copy counts as a step, but behind ``sb3``,
+where the step that ends an episode starts the next one too. ``--quick`` takes a few of the rows.
+"""
 
 from __future__ import annotations
 
+import argparse
 import time
+from collections.abc import Callable
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
 import torch
 
 import htm_env  # noqa: F401  # registers the ids
+from agents.ppo.vector_env import HTMVecEnv
+from benchmarks.measuring import Row
 from benchmarks.table import report
+from htm_env.forest import pair_to_action
 
-SECONDS = 5.0
-CASES = [
-    *(("incremental", (2, 3, 4), copies) for copies in (1, 16, 64, 256, 1024)),
-    ("terminal", (2, 3, 4), 256),
-    ("incremental", (4,), 256),
-]
-"""Reward, heights of the trees, copies."""
+SECONDS, PATIENCE = 2.0, 4
+"""Each row takes so long, and until one whole episode is over, up to ``PATIENCE`` times that."""
+TREES, CROSSES = "HTM-Trees-v0", "HTM-Crosses-v0"
+GEOMETRIES: dict[str, tuple[str, dict[str, Any]]] = {
+    "7": (TREES, {"heights": (3,)}),
+    "15": (TREES, {"heights": (4,)}),
+    "31": (TREES, {"heights": (5,)}),
+    "64": (CROSSES, {"num_crosses": (32,)}),
+    "128": (CROSSES, {"num_crosses": (64,)}),
+    "512": (CROSSES, {"num_crosses": (256,)}),
+    "3, 7 or 15": (TREES, {"heights": (2, 3, 4)}),
+}
+"""By the tokens of a sample."""
+COPIES, QUICK_COPIES = (1, 4, 16, 64, 256, 1024), (1, 16, 256)
+REWARDS = ("incremental", "terminal")
+TARGETS = {"native": 60_000, "sb3": 40_000}
+"""Steps per second of 256 copies of 15 tokens with the incremental reward."""
+Step = Callable[[np.ndarray | None], np.ndarray]
+"""Takes actions, or None for the first reset; returns which slots are active, bool ``(B, P)``."""
 
 
-def random_legal(masks: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """A uniformly random legal action a copy; action 0 where an episode has just ended."""
-    return (generator.random(masks.shape, dtype=np.float32) * masks).argmax(axis=1)
+def single(env_id: str, copies: int, **kwargs: Any) -> Step:
+    env, ended = gym.make(env_id, **kwargs), [True]
+
+    def step(actions: np.ndarray | None) -> np.ndarray:
+        if ended[0]:
+            observation, _ = env.reset(seed=0 if actions is None else None)
+            ended[0] = False
+        else:
+            assert actions is not None
+            observation, _, terminated, truncated, _ = env.step(int(actions[0]))
+            ended[0] = terminated or truncated
+        return observation["active"][None].astype(bool)
+
+    return step
 
 
-def steps_per_second(copies: int, **kwargs: object) -> float:
-    """Steps per second, the time of choosing actions left out.
+def vector(mode: str) -> Callable[..., Step]:
+    """Gymnasium's vector environments; they reset a copy in the step after its end."""
 
-    A step in which a copy only starts its next episode counts as one: the copy is reset in it.
-    """
-    env = gym.make_vec("HTM-Trees-v0", num_envs=copies, autoencoder="untrained", **kwargs)
+    def made(env_id: str, copies: int, **kwargs: Any) -> Step:
+        env = gym.make_vec(env_id, num_envs=copies, vectorization_mode=mode, **kwargs)
+
+        def step(actions: np.ndarray | None) -> np.ndarray:
+            observation = env.reset(seed=0)[0] if actions is None else env.step(actions)[0]
+            return observation["active"].astype(bool)
+
+        return step
+
+    return made
+
+
+def sb3(env_id: str, copies: int, **kwargs: Any) -> Step:
+    env = HTMVecEnv(env_id, copies, **kwargs)
+    env.seed(0)
+
+    def step(actions: np.ndarray | None) -> np.ndarray:
+        observation = env.reset() if actions is None else env.step(actions)[0]
+        env.action_masks()
+        return observation["active"].astype(bool)
+
+    return step
+
+
+WAYS: dict[str, Callable[..., Step]] = {
+    "single": single,
+    "sync": vector("sync"),
+    "native": vector("vector_entry_point"),
+    "sb3": sb3,
+}
+
+
+def random_legal(active: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """A uniformly random pair of active slots a copy; any action where an episode has ended."""
+    rows, keys = np.arange(len(active)), generator.random(active.shape, dtype=np.float32) + active
+    first = keys.argmax(axis=1)
+    keys[rows, first] = -1.0
+    return pair_to_action(first, keys.argmax(axis=1), active.shape[1])
+
+
+def steps_per_second(way: str, tokens: str, copies: int, reward: str, seconds: float) -> float:
+    """Steps of all copies together."""
+    env_id, geometry = GEOMETRIES[tokens]
+    step = WAYS[way](env_id, copies, autoencoder="untrained", reward=reward, **geometry)
     generator = np.random.default_rng(0)
-    env.reset(seed=0)
-    stepping, steps, warm_up = 0.0, 0, 20
-    while stepping < SECONDS:
-        actions = random_legal(env.unwrapped.action_masks(), generator)
+    active = step(None)
+    for _ in range(2):  # to warm up
+        active = step(random_legal(active, generator))
+    stepping, steps = 0.0, 0
+    while stepping < seconds or (steps < active.shape[1] and stepping < PATIENCE * seconds):
+        actions = random_legal(active, generator)
         started = time.perf_counter()
-        env.step(actions)
-        if warm_up:
-            warm_up -= 1
-            continue
+        active = step(actions)
         stepping += time.perf_counter() - started
-        steps += copies
-    env.close()
-    return steps / stepping
+        steps += 1
+    return steps * copies / stepping
 
 
-def main() -> None:
+def measure(way: str, tokens: str, copies: int, reward: str, seconds: float) -> Row:
+    """One row."""
+    asked = (tokens, copies, reward) == ("15", 256, "incremental")
+    return {
+        "way": way,
+        "tokens": tokens,
+        "copies": copies,
+        "reward": reward,
+        "steps/s": steps_per_second(way, tokens, copies, reward, seconds),
+        "target": TARGETS.get(way) if asked else None,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="15 tokens, few copies, a second each")
+    parser.add_argument("--seconds", type=float, help="of each row, at least")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
+    parser.add_argument("--tokens", nargs="*", choices=list(GEOMETRIES))
+    parser.add_argument("--copies", nargs="*", type=int)
+    parser.add_argument("--rewards", nargs="*", default=list(REWARDS), choices=list(REWARDS))
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    quick = options.quick
+    all_tokens = options.tokens or (["15"] if quick else list(GEOMETRIES))
+    all_copies = options.copies or (QUICK_COPIES if quick else COPIES)
+    seconds = options.seconds or (0.5 * SECONDS if quick else SECONDS)
     rows = [
-        {
-            "reward": reward,
-            "heights": str(heights),
-            "copies": copies,
-            "steps/s": steps_per_second(copies, reward=reward, heights=heights),
-        }
-        for reward, heights, copies in CASES
+        measure(way, tokens, copies, reward, seconds)
+        for tokens in all_tokens
+        for reward in options.rewards
+        for way in options.ways
+        for copies in ((1,) if way == "single" else all_copies)
     ]
     report("environment", rows)
 

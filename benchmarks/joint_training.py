@@ -5,8 +5,6 @@ Every row runs in a process of its own, so that its peak memory is its own.
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
 import time
 from dataclasses import replace
 from typing import Any
@@ -14,6 +12,7 @@ from typing import Any
 import torch
 
 from agents import FixedOrder, FixedOrderConfig, Reinforce, ReinforceConfig
+from benchmarks.measuring import own_process, peak_gigabytes
 from benchmarks.table import report
 
 SECONDS = 20.0
@@ -53,17 +52,12 @@ def measure(case: dict[str, Any], algo: str) -> dict[str, Any]:
         "tokens": case["tokens"],
         "trees an update": 2 * case["samples"],
         "merges/s": (learner.merges_made - merges) / elapsed,
-        "peak memory, GB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak memory, GB": peak_gigabytes(),
     }
 
 
 def main() -> None:
-    context = multiprocessing.get_context("spawn")
-    rows = []
-    for case in CASES:
-        for algo in ("reinforce", "random"):
-            with context.Pool(1) as pool:
-                rows.append(pool.apply(measure, (case, algo)))
+    rows = [own_process(measure, case, algo) for case in CASES for algo in ("reinforce", "random")]
     report("joint_training", rows)
 
 

@@ -38,6 +38,8 @@ def report(name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS) ->
 
 
 def _text(value: Any) -> str:
+    if value is None:
+        return ""
     if isinstance(value, float):
         return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
     return f"{value:,}" if isinstance(value, int) else str(value)

@@ -29,7 +29,7 @@ from htm_env.types import NONE
 
 FARTHEST = 1e30
 """Places that are not numbers count as this far away: still nearer than nobody."""
-BLOCK = 2**22
+BLOCK = 2**20
 """Distances that are held at a time."""
 TREE_DIMENSIONS, TREE_TOKENS = 4, 256
 """Up to so many coordinates, and from so many tokens on, a KD-tree is faster (measured: 4,096
@@ -187,15 +187,18 @@ def _nearest_others(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"
     if dimensions <= TREE_DIMENSIONS and count >= TREE_TOKENS and points.isfinite().all():
         return _by_tree(points, k)
     squares = points.square().sum(1)
-    found = []
-    for start in range(0, count, step := max(1, BLOCK // count)):
+    step = max(1, BLOCK // count)
+    found = torch.empty(count, k, dtype=torch.int64, device=points.device)
+    # One table for all blocks: results between new ones would keep the allocator from reusing them.
+    table = points.new_empty(min(step, count), count)
+    for start in range(0, count, step):
         block = points[start : start + step]
         # Less the own square, which is the same for all that are compared.
-        apart = torch.addmm(squares, block, points.T, alpha=-2.0)
-        apart = apart.nan_to_num(FARTHEST, posinf=FARTHEST, neginf=FARTHEST)
+        apart = torch.addmm(squares, block, points.T, alpha=-2.0, out=table[: len(block)])
+        apart.nan_to_num_(FARTHEST, posinf=FARTHEST, neginf=FARTHEST)
         apart.diagonal(offset=start).fill_(torch.inf)
-        found.append(apart.topk(k, dim=1, largest=False).indices)
-    return torch.cat(found)
+        found[start : start + step] = apart.topk(k, dim=1, largest=False).indices
+    return found
 
 
 def _by_tree(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"]:

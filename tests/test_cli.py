@@ -336,6 +336,7 @@ def test_damaged_runs_are_named(run, tmp_path, capsys):
         (["train", "--algo", "chain"], ["--batch-size", "--autoencoder.hidden-dim"]),
         (["evaluate"], ["--env-kwargs", "--episodes", "--json"]),
         (["pretrain"], ["--env", "--merges", "--out"]),
+        (["bench"], ["--list", "--quick"]),
     ],
 )  # fmt: skip
 def test_help_lists_every_option_with_what_it_does(command, options, capsys):

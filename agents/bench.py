@@ -1,0 +1,32 @@
+"""What ``htm bench`` does; the benchmarks are part of the repository, not of the package."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from importlib.util import find_spec
+
+from agents.options import BenchOptions, UsageError
+
+RUNNING = "benchmarks.running"
+
+
+def bench(options: BenchOptions) -> None:
+    """Lists or runs benchmarks.
+
+    Raises :class:`UsageError` for an unknown name, ``FileNotFoundError`` where there are no
+    benchmarks, and ``ChildProcessError`` where one failed.
+    """
+    if find_spec("benchmarks") is None or find_spec(RUNNING) is None:
+        raise FileNotFoundError(
+            "the benchmarks are not part of the installed package; htm bench needs a checkout of "
+            "the repository, installed with make install"
+        )
+    running = import_module(RUNNING)
+    if options.list:
+        print(running.listing())
+        return
+    try:
+        running.chosen(options.names)
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+    running.run(options.names, options.quick)

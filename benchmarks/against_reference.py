@@ -1,0 +1,132 @@
+"""Joint training against a plain reference: ``python -m benchmarks.against_reference``.
+
+Merges per second of whole training steps (samples, merges, losses, gradients, optimizers), one
+thread, embedding 64 and hidden width 256 everywhere, the same data and trees a step. The reference
+is ``plain_reference.py``. Ours is REINFORCE as it is shipped (``reinforce``), the same with Adam as
+its only optimizer, and the published recipe on our machinery (``original``), whose networks are the
+reference's. Every row has a process of its own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from agents import Reinforce, ReinforceConfig
+from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optimisation import OptimizerConfig
+from agents.original import ORIGINAL
+from agents.scorers import PairPolicy
+from benchmarks import plain_reference
+from benchmarks.measuring import Row, own_process, peak_gigabytes
+from benchmarks.table import report
+from htm_env import HTMAutoencoder
+from htm_env.datasets import make_dataset
+
+SECONDS = 20.0
+EMBEDDING_DIM, HIDDEN_DIM = 64, 256
+REFERENCE = "plain reference"
+CASES: list[dict[str, Any]] = [
+    {"env": "HTM-Trees-v0", "geometry": {"heights": (4,)}, "trees": 64, "target": 5},
+    {"env": "HTM-Trees-v0", "geometry": {"heights": (5,)}, "trees": 64, "target": 12},
+    {"env": "HTM-Crosses-v0", "geometry": {"num_crosses": (64,)}, "trees": 8, "target": 150},
+]
+"""15, 31 and 128 tokens; trees a step; how many times the reference's merges ours should make."""
+_ADAM = OptimizerConfig()
+CONFIGS = {
+    "reinforce": ReinforceConfig(policy_hidden_dim=HIDDEN_DIM),
+    "reinforce, Adam": ReinforceConfig(
+        policy_hidden_dim=HIDDEN_DIM, autoencoder=AutoencoderConfig(lifter=_ADAM, merger=_ADAM)
+    ),
+    "original": ORIGINAL,
+}
+
+
+def learner(case: dict[str, Any], algo: str) -> Reinforce:
+    """Ours, with one step of policy and autoencoder on all trees of an update.
+
+    No demonstrations: the merges that are counted are the policy's own.
+    """
+    config = CONFIGS[algo]
+    config = replace(
+        config,
+        batch_size=max(1, case["trees"] // config.trees_per_sample),
+        batch_growth=0.0,
+        trees_per_step=case["trees"],
+        demonstration_share=((0.0, 0.0),),
+    )
+    return Reinforce(case["env"], config, env_kwargs=case["geometry"], embedding_dim=EMBEDDING_DIM)
+
+
+def ours(case: dict[str, Any], algo: str, seconds: float) -> float:
+    """Merges per second, from the beginning of the schedules to their end."""
+    made = learner(case, algo)
+    for _ in range(3):
+        made.update(0.1)
+    started, before, updates = time.perf_counter(), made.merges_made, 0
+    while (elapsed := time.perf_counter() - started) < seconds or not updates:
+        made.update(min(1.0, elapsed / seconds) if seconds else 1.0)
+        updates += 1
+    return (made.merges_made - before) / elapsed
+
+
+def reference(case: dict[str, Any], seconds: float) -> float:
+    """Merges per second of the plain reference, drawing its samples included."""
+    dataset = make_dataset(case["env"], split="train", **case["geometry"])
+    generator = torch.Generator().manual_seed(0)
+    autoencoder = HTMAutoencoder(
+        dataset.token_dim, EMBEDDING_DIM, HIDDEN_DIM, "mlp", generator=generator
+    )
+    autoencoder.set_statistics(dataset.mean, dataset.std)
+    policy = PairPolicy(EMBEDDING_DIM, HIDDEN_DIM)
+    optimizer = torch.optim.Adam([*autoencoder.parameters(), *policy.parameters()], lr=3e-3)
+
+    def step() -> None:
+        tokens = autoencoder.standardise(dataset.sample(case["trees"], generator).tokens)
+        plain_reference.training_step(autoencoder, policy, optimizer, tokens, generator)
+
+    step()
+    started, merges = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - started) < seconds or not merges:
+        step()
+        merges += case["trees"] * (dataset.max_tokens - 1)
+    return merges / elapsed
+
+
+def measure(case: dict[str, Any], algo: str, seconds: float) -> Row:
+    """One row, without its ratio."""
+    torch.set_num_threads(1)
+    plain = algo == REFERENCE
+    speed = reference(case, seconds) if plain else ours(case, algo, seconds)
+    tokens = make_dataset(case["env"], split="train", **case["geometry"]).max_tokens
+    return {
+        "algo": algo,
+        "tokens": tokens,
+        "trees a step": case["trees"],
+        "merges/s": speed,
+        "peak memory, GB": peak_gigabytes(),
+    }
+
+
+def rows_of(case: dict[str, Any], seconds: float) -> list[Row]:
+    """The reference and ours, each with its ratio to the reference."""
+    rows = [own_process(measure, case, algo, seconds) for algo in (REFERENCE, *CONFIGS)]
+    for row in rows:
+        row["times the reference"] = row["merges/s"] / rows[0]["merges/s"]
+        row["target"] = case["target"] if row["algo"] == "reinforce" else None
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row")
+    options = parser.parse_args(arguments)
+    report("against_reference", [row for case in CASES for row in rows_of(case, options.seconds)])
+
+
+if __name__ == "__main__":
+    main()

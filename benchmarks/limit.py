@@ -1,0 +1,188 @@
+"""How near training is to what its matrix products need: ``python -m benchmarks.limit``.
+
+The limit is the time of the products of the autoencoder's layers, forward and backward, for all
+rows that a layer sees in one step, as one large product a layer: no activations, no trees, no
+optimizer. Beside it stands the same with whole networks, activations included. What is compared
+runs by turns with it, on one thread: losses and gradients alone, whole updates with the shipped
+optimizer and with Adam. Below: the whole joint step (rollout, rewards, policy, autoencoder) against
+the autoencoder's part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+
+from agents import Reinforce, ReinforceConfig
+from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.fixed import fixed_policy
+from agents.optimisation import OptimizerConfig
+from agents.schedules import piecewise_linear
+from benchmarks.measuring import Row, own_process, seconds_by_turns
+from benchmarks.table import report
+from htm_env import HTMAutoencoder
+from htm_env.datasets import make_dataset
+from htm_env.losses import autoencoder_losses
+
+SECONDS = 20.0
+ENV, GEOMETRY, TREES, EMBEDDING_DIM = "HTM-Trees-v0", {"heights": (4,)}, 256, 64
+PROGRESS = 0.5
+"""Of the schedules: halfway through training."""
+SHARE_TARGET, STEP_TARGET = 0.7, 1.6
+_ADAM = OptimizerConfig()
+Work = Callable[[], object]
+
+
+def rows_seen(autoencoder: HTMAutoencoder, step: Work) -> dict[nn.Module, int]:
+    """How many rows each network of the autoencoder sees in ``step``."""
+    seen = dict.fromkeys(autoencoder.children(), 0)
+
+    def count(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        seen[network] += inputs[0].shape[:-1].numel()
+
+    hooks = [network.register_forward_hook(count) for network in seen]
+    step()
+    for hook in hooks:
+        hook.remove()
+    return seen
+
+
+def products(autoencoder: HTMAutoencoder, seen: dict[nn.Module, int]) -> Work:
+    """The three products of every layer: its output, and both gradients.
+
+    Tokens and the inputs of a lifter have no gradient.
+    """
+    layers = []
+    for network, rows in seen.items():
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear):
+                weight = layer.weight.detach()
+                inputs, grads = torch.randn(rows, weight.shape[1]), torch.randn(rows, len(weight))
+                layers.append((weight, inputs, grads, network is not autoencoder.lifter))
+
+    def multiply() -> None:
+        for weight, inputs, grads, passes_on in layers:
+            inputs @ weight.T
+            grads.T @ inputs
+            if passes_on:
+                grads @ weight
+
+    return multiply
+
+
+def networks(autoencoder: HTMAutoencoder, seen: dict[nn.Module, int]) -> Work:
+    """Every network once forward and backward, activations included."""
+    inputs = {
+        network: torch.randn(rows, next(network.parameters()).shape[1])
+        .requires_grad_(network is not autoencoder.lifter)
+        for network, rows in seen.items()
+    }  # fmt: skip
+
+    def run() -> None:
+        for network, values in inputs.items():
+            values.grad = None
+            network(values).sum().backward()
+
+    return run
+
+
+def losses_and_gradients(trainer: AutoencoderTrainer, batch: object, merges: Tensor) -> None:
+    """An update without its optimizers."""
+    config = trainer.config
+    losses = autoencoder_losses(
+        trainer.autoencoder, batch, merges, config.loss,
+        subtree_share=piecewise_linear(config.subtree_share, PROGRESS),
+        generator=trainer.generator,
+    )  # fmt: skip
+    trainer.autoencoder.zero_grad()
+    losses["total"].backward()
+
+
+def shares(seconds: float, trees: int) -> list[Row]:
+    """Autoencoder training on random merges against the limit."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    dataset = make_dataset(ENV, split="train", **GEOMETRY)
+    autoencoder = HTMAutoencoder(dataset.token_dim, EMBEDDING_DIM, generator=generator)
+    autoencoder.set_statistics(dataset.mean, dataset.std)
+    batch = dataset.sample(trees, generator)
+    merges = fixed_policy("random").merges(batch, autoencoder, generator)
+    adam = AutoencoderConfig(lifter=_ADAM, merger=_ADAM)
+    shipped = AutoencoderTrainer(autoencoder, AutoencoderConfig(), generator)
+    plain = AutoencoderTrainer(autoencoder, adam, generator)
+    bare = partial(losses_and_gradients, shipped, batch, merges)
+    seen = rows_seen(autoencoder, bare)
+    times = seconds_by_turns(
+        {
+            "matrix products": products(autoencoder, seen),
+            "whole networks": networks(autoencoder, seen),
+            "losses and gradients": bare,
+            "update, Adam": lambda: plain.update(batch, merges, PROGRESS),
+            "update, as shipped": lambda: shipped.update(batch, merges, PROGRESS),
+        },
+        seconds,
+    )
+    made = int((merges[..., 0] >= 0).sum())
+    return [
+        {
+            "what": name,
+            "milliseconds": taken * 1e3,
+            "merges/s": made / taken,
+            "share of products": times["matrix products"] / taken,
+            "share of networks": times["whole networks"] / taken,
+            "target": SHARE_TARGET if name.startswith("update") else None,
+        }
+        for name, taken in times.items()
+    ]
+
+
+def joint_steps(seconds: float, trees: int) -> list[Row]:
+    """A whole update of REINFORCE against the autoencoder's part, on trees of the same policy."""
+    torch.set_num_threads(1)
+    rows = []
+    for trees_per_step in dict.fromkeys((trees, ReinforceConfig.trees_per_step)):
+        config = replace(
+            ReinforceConfig(),
+            batch_size=trees // 2, batch_growth=0.0, trees_per_step=trees_per_step,
+            demonstration_share=((0.0, 0.0),),
+        )  # fmt: skip
+        learner = Reinforce(ENV, config, env_kwargs=GEOMETRY, embedding_dim=EMBEDDING_DIM)
+        batch = learner.dataset.sample(trees, learner.generator)
+        merges = learner.plan(batch, learner.generator, greedy=False)
+        train = learner.trainer.update_in_parts
+        times = seconds_by_turns(
+            {
+                "whole": partial(learner.update, PROGRESS),
+                "autoencoder": partial(train, batch, merges, trees_per_step, PROGRESS),
+            },
+            seconds,
+        )
+        rows.append(
+            {
+                "trees": trees,
+                "trees a step of the autoencoder": trees_per_step,
+                "joint step, ms": times["whole"] * 1e3,
+                "autoencoder, ms": times["autoencoder"] * 1e3,
+                "joint / autoencoder": times["whole"] / times["autoencoder"],
+                "target, at most": STEP_TARGET,
+            }
+        )
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each comparison")
+    parser.add_argument("--trees", type=int, default=TREES, help="of a step")
+    options = parser.parse_args(arguments)
+    report("limit", own_process(shares, options.seconds, options.trees))
+    report("joint_step", own_process(joint_steps, options.seconds, options.trees))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""How every benchmark takes time and memory: calls timed after a warm-up, rows in processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import multiprocessing.context
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+Row = dict[str, Any]
+Made = TypeVar("Made")
+
+
+def own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
+    """What ``measure(*arguments)`` gives in a fresh process, so that its peak memory is its own.
+
+    Where the system can fork, it is a copy of one that has imported everything and done nothing.
+    """
+    forks = "forkserver" in multiprocessing.get_all_start_methods()
+    context = multiprocessing.get_context("forkserver" if forks else "spawn")
+    if isinstance(context, multiprocessing.context.ForkServerContext):
+        context.set_forkserver_preload(["agents", "agents.soap", "benchmarks.table"])
+    with context.Pool(1) as pool:
+        return pool.apply(measure, arguments)
+
+
+def peak_gigabytes() -> float:
+    """The most memory that this process has held so far.
+
+    Linux says it of the process alone; ``getrusage`` starts where the process that started this one
+    stood, and is asked elsewhere.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 2**20  # of kilobytes
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def seconds_of(work: Callable[[], object], seconds: float) -> float:
+    """The mean time of a call, over ``seconds`` and two calls at least, after one to warm up."""
+    work()
+    calls, started = 0, time.perf_counter()
+    while (elapsed := time.perf_counter() - started) < seconds or calls < 2:
+        work()
+        calls += 1
+    return elapsed / calls
+
+
+def seconds_by_turns(works: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """The median time of a call of each, called by turns so that all meet the same machine.
+
+    ``seconds`` are of all together; each is called once to warm up, and twice at least.
+    """
+    for work in works.values():
+        work()
+    taken: dict[str, list[float]] = {name: [] for name in works}
+    started, rounds = time.perf_counter(), 0
+    while time.perf_counter() - started < seconds or rounds < 2:
+        for name, work in works.items():
+            before = time.perf_counter()
+            work()
+            taken[name].append(time.perf_counter() - before)
+        rounds += 1
+    return {name: statistics.median(times) for name, times in taken.items()}

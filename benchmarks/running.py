@@ -1,0 +1,74 @@
+"""Which benchmarks there are, and running them: ``htm bench`` and ``python -m benchmarks``."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+THROUGHPUT = {
+    "environment": "environment steps per second, four ways to have copies",
+    "joint_training": "merges per second and memory of joint training",
+    "against_reference": "joint training against a plain reference",
+    "limit": "training against the limit of its matrix products",
+    "scaling": "time and memory against the number of tokens",
+    "generation": "seconds in which roots become token sets",
+}
+"""What runs where no name is given."""
+QUALITY = {
+    "encoders": "what each context encoder costs",
+    "fixed_returns": "mean return of every fixed policy",
+    "held_out": "held-out errors after 100 s of training",
+    "full_comparison": "every learner on every problem, a day and a half",
+    "glom": "what Glom's columns gain from hearing one another",
+    "key_scenes": "the merges that context makes right",
+    "text": "hierarchies against flat models of text",
+}
+"""What learns for longer, or measures other things than throughput."""
+BENCHMARKS = THROUGHPUT | QUALITY
+QUICK: dict[str, list[str]] = {
+    "environment": ["--quick"],
+    "against_reference": ["--seconds", "3"],
+    "limit": ["--seconds", "3"],
+    "scaling": ["--most", "512", "--seconds", "0.2"],
+}
+"""What each is told for a first look; the others have no shorter form."""
+
+
+def listing() -> str:
+    """One line a benchmark; a star <--> it runs where no name is given."""
+    width = max(map(len, BENCHMARKS))
+    return "\n".join(
+        f"{'*' if name in THROUGHPUT else ' '} {name:<{width}}  {about}"
+        for name, about in BENCHMARKS.items()
+    )
+
+
+def chosen(names: Sequence[str], quick: bool = False) -> list[list[str]]:
+    """The commands of these benchmarks, of the throughput ones where none is named; with ``quick``,
+    in their short form, and where none is named only those that have one.
+
+    Raises ``ValueError`` with the choices for an unknown name.
+    """
+    for name in names:
+        if name not in BENCHMARKS:
+            raise ValueError(f"unknown benchmark {name!r}; choose from {sorted(BENCHMARKS)}")
+    taken = names or [name for name in THROUGHPUT if not quick or name in QUICK]
+    return [
+        [sys.executable, "-m", f"benchmarks.{name}", *(QUICK.get(name, []) if quick else [])]
+        for name in taken
+    ]
+
+
+def run(names: Sequence[str], quick: bool = False) -> None:
+    """Run them, each in a process of its own.
+
+    Raises what :func:`chosen` raises; at the end ``ChildProcessError`` names those that failed.
+    """
+    failed = [
+        command[2].removeprefix("benchmarks.")
+        for command in chosen(names, quick)
+        if subprocess.run(command, check=False).returncode != 0
+    ]
+    if failed:
+        raise ChildProcessError(f"benchmarks that failed: {', '.join(failed)}")

@@ -1,0 +1,213 @@
+"""Time and memory against the number of tokens: ``python -m benchmarks.scaling``.
+
+One sample of random points is merged by an untrained pointer policy, encoded along the merges and
+reconstructed: one merge at a time and in matching rounds, choosing among each token's 8 nearest
+(knn), and among all pairs. And a joint update of REINFORCE, two trees of one sample. Memory is what
+the process holds at its peak beyond what it held after its imports; every row has a process of its
+own. The exponents are the slopes of the logarithms (least squares).
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from agents import Reinforce, ReinforceConfig
+from agents.candidate_search import merge_greedily, merge_matchings
+from agents.rollout import rollout
+from agents.scorers import PointerPolicy
+from benchmarks.measuring import Row, own_process, peak_gigabytes
+from benchmarks.table import report
+from htm_env import HTMAutoencoder
+from htm_env.neighbours import Nearest
+from htm_env.networks import seeded_initialisation
+from htm_env.types import NONE, TokenBatch
+
+COORDINATES, EMBEDDING_DIM, K = 2, 64, 8
+LEAST, MOST = 16, 8192
+SECONDS = 1.0
+"""Calls are repeated for so long, and made once at least."""
+
+
+class Way(NamedTuple):
+    """One way of merging, and how far it is followed."""
+
+    work: Callable[[int], Callable[[], object]]
+    """Of the number of tokens: what is timed, ready to be called."""
+    most: int
+
+
+class Fit(NamedTuple):
+    """An exponent, the tokens that it is fitted over, and its target where there is one."""
+
+    column: str
+    least: int
+    most: int
+    target: float | None
+
+
+def points(tokens: int) -> TokenBatch:
+    """One sample of random points without a hierarchy."""
+    return TokenBatch(
+        torch.randn(1, tokens, COORDINATES, generator=torch.Generator().manual_seed(0)),
+        torch.ones(1, tokens, dtype=torch.bool),
+        torch.zeros(1, 0, tokens, dtype=torch.bool),
+        torch.full((1, tokens - 1, 2), NONE),
+    )
+
+
+def reconstructing(merging: Callable) -> Callable[[int], Callable[[], object]]:
+    """Merge, encode along the merges, decode."""
+
+    def prepared(tokens: int) -> Callable[[], object]:
+        generator = torch.Generator().manual_seed(1)
+        autoencoder = HTMAutoencoder(COORDINATES, EMBEDDING_DIM, generator=generator)
+        with seeded_initialisation(generator):
+            policy = PointerPolicy(EMBEDDING_DIM)
+        batch = points(tokens)
+
+        @torch.no_grad()
+        def once() -> object:
+            merges = merging(autoencoder, policy, batch)
+            encoding = autoencoder.encode(batch.tokens, batch.present, merges)
+            return autoencoder.decode(encoding.population, merges, batch.present)
+
+        return once
+
+    return prepared
+
+
+def training(candidates: str) -> Callable[[int], Callable[[], object]]:
+    """A joint update on two trees of a sample of an array of points."""
+
+    def prepared(tokens: int) -> Callable[[], object]:
+        config = replace(
+            ReinforceConfig(),
+            candidates=candidates, k=K, batch_size=1, batch_growth=0.0,
+            demonstration_share=((0.0, 0.0),),
+        )  # fmt: skip
+        samples = np.random.default_rng(0).standard_normal((16, tokens, COORDINATES))
+        learner = Reinforce(
+            "HTM-v0",
+            config,
+            env_kwargs={"dataset": samples.astype(np.float32)},
+            embedding_dim=EMBEDDING_DIM,
+        )
+        return lambda: learner.update(0.5)
+
+    return prepared
+
+
+NEAREST = Nearest(K)
+WAYS = {
+    "knn, one merge at a time": Way(
+        reconstructing(lambda a, p, batch: merge_greedily(a, p, batch, NEAREST)), MOST
+    ),
+    "knn, matching rounds": Way(
+        reconstructing(lambda a, p, batch: merge_matchings(a, p, batch, NEAREST)), MOST
+    ),
+    "all pairs, one merge at a time": Way(
+        reconstructing(
+            lambda a, p, batch: rollout(a, p, batch, torch.Generator(), greedy=True).merges
+        ),
+        512,
+    ),
+    "training, knn": Way(training("knn"), 1024),
+    "training, all pairs": Way(training("all"), 256),
+}
+TIME, MEMORY = "seconds", "memory, GB"
+FITS = {
+    "knn, one merge at a time": [Fit(TIME, 256, MOST, None), Fit(MEMORY, 1024, MOST, 1.1)],
+    "knn, matching rounds": [Fit(TIME, 256, 2048, 1.3), Fit(MEMORY, 1024, MOST, 1.1)],
+    "all pairs, one merge at a time": [Fit(TIME, 64, 512, None), Fit(MEMORY, 128, 512, None)],
+    "training, knn": [Fit(TIME, 64, 1024, None), Fit(MEMORY, 128, 1024, None)],
+    "training, all pairs": [Fit(TIME, 64, 256, None), Fit(MEMORY, 64, 256, None)],
+}
+"""Below their least number of tokens, what does not depend on them covers what does."""
+LIMITS = {"knn, one merge at a time": 10.0, "knn, matching rounds": 1.0}
+"""Seconds and, with both, GB that 4,096 tokens may take."""
+LIMIT_TOKENS, LIMIT_MEMORY = 4096, 1.0
+
+
+def measure(name: str, tokens: int, seconds: float) -> Row:
+    """One row."""
+    torch.set_num_threads(1)
+    WAYS[name].work(LEAST)()  # what is imported late, and the buffers of matrix products
+    work, before = WAYS[name].work(tokens), peak_gigabytes()
+    started, calls = time.perf_counter(), 0
+    while (elapsed := time.perf_counter() - started) < seconds or not calls:
+        work()
+        calls += 1
+    return {
+        "way": name,
+        "tokens": tokens,
+        TIME: elapsed / calls,
+        MEMORY: peak_gigabytes() - before,
+        "limits": within(name, tokens, elapsed / calls, peak_gigabytes() - before),
+    }
+
+
+def within(name: str, tokens: int, seconds: float, memory: float) -> str:
+    """Whether the row keeps its limits; empty for a row that has none."""
+    if tokens != LIMIT_TOKENS or name not in LIMITS:
+        return ""
+    kept = seconds < LIMITS[name] and memory < LIMIT_MEMORY
+    return f"under {LIMITS[name]:g} s, {LIMIT_MEMORY:g} GB: {'kept' if kept else 'missed'}"
+
+
+def exponent(tokens: list[int], values: list[float]) -> float | None:
+    """The slope of ``log values`` over ``log tokens``; None without two values above 0."""
+    points = [(size, value) for size, value in zip(tokens, values, strict=True) if value > 0]
+    if len(points) < 2:
+        return None
+    return float(np.polyfit(*np.log(np.array(points)).T, deg=1)[0])
+
+
+def exponents(rows: list[Row]) -> list[Row]:
+    """The fits of every way that was measured."""
+    found = []
+    for name in dict.fromkeys(row["way"] for row in rows):
+        for fit in FITS[name]:
+            used = [
+                row for row in rows if row["way"] == name and fit.least <= row["tokens"] <= fit.most
+            ]
+            tokens = [row["tokens"] for row in used]
+            found.append(
+                {
+                    "way": name,
+                    "of": fit.column,
+                    "from": min(tokens, default=0),
+                    "to": max(tokens, default=0),
+                    "exponent": exponent(tokens, [row[fit.column] for row in used]),
+                    "target, at most": fit.target,
+                }
+            )
+    return found
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--most", type=int, default=MOST, help="tokens")
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row, at least")
+    parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
+    options = parser.parse_args(arguments)
+    rows = []
+    for name in options.ways:
+        tokens = LEAST
+        while tokens <= min(WAYS[name].most, options.most):
+            row = own_process(measure, name, tokens, options.seconds)
+            print(", ".join(f"{key} {value}" for key, value in row.items() if value), flush=True)
+            rows.append(row)
+            tokens *= 2
+    report("scaling", rows)
+    report("scaling_exponents", exponents(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,101 @@
+"""The fast implementation is the plain reference: encodings, reconstructions, scores, gradients."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from agents.fixed import fixed_policy
+from agents.rollout import rollout
+from agents.scorers import PairPolicy
+from benchmarks import plain_reference as plain
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.datasets import make_dataset
+from htm_env.networks import seeded_initialisation
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+@pytest.fixture(params=["residual", "mlp"])
+def autoencoder(request) -> HTMAutoencoder:
+    generator = torch.Generator().manual_seed(1)
+    made = HTMAutoencoder(2, 8, 16, request.param, generator=generator)
+    made.set_statistics(torch.tensor([3.0, -1.0]), torch.tensor([20.0, 10.0]))
+    return made
+
+
+@pytest.fixture
+def policy() -> PairPolicy:
+    with seeded_initialisation(torch.Generator().manual_seed(2)):
+        return PairPolicy(8, 16)
+
+
+@pytest.fixture
+def batch():
+    dataset = make_dataset("HTM-Trees-v0", split="train", heights=(3,))
+    return dataset.sample(5, torch.Generator().manual_seed(3))
+
+
+def test_encoding_and_reconstruction_are_the_plain_ones(autoencoder, policy, batch):
+    merges = fixed_policy("random").merges(batch, autoencoder, torch.Generator().manual_seed(4))
+    encoded = plain.encode(autoencoder, policy, autoencoder.standardise(batch.tokens), None, merges)
+    ours = autoencoder.encode(batch.tokens, batch.present, merges)
+    leaves, *merged = encoded.states
+    nodes = torch.cat([leaves, torch.stack(merged, dim=1)], dim=1)
+    torch.testing.assert_close(ours.nodes, nodes, **CLOSE)
+    where = encoded.pairs[-1][0]
+    torch.testing.assert_close(ours.roots, encoded.slots[torch.arange(5), where], **CLOSE)
+    plainly = autoencoder.unlifter(plain.decode(autoencoder, encoded))
+    decoded = autoencoder.decode(ours.population, merges, batch.present)
+    torch.testing.assert_close(autoencoder.standardise(decoded), plainly, **CLOSE)
+
+
+def test_the_gradient_of_the_reconstruction_is_the_plain_one(autoencoder, policy, batch):
+    merges = fixed_policy("random").merges(batch, autoencoder, torch.Generator().manual_seed(4))
+    standardised = autoencoder.standardise(batch.tokens)
+    encoded = plain.encode(autoencoder, policy, standardised, None, merges)
+    ours = autoencoder.encode(batch.tokens, batch.present, merges)
+    decoded = autoencoder.decode(ours.population, merges, batch.present)
+    outputs = (autoencoder.unlifter(plain.decode(autoencoder, encoded)),
+               autoencoder.standardise(decoded))  # fmt: skip
+    weights = [*autoencoder.merger.parameters(), *autoencoder.unmerger.parameters()]
+    plainly, fast = (
+        torch.autograd.grad((output - standardised).square().mean(), weights) for output in outputs
+    )
+    for one, other in zip(plainly, fast, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
+
+
+def test_pair_scores_are_the_plain_ones(autoencoder, policy, batch):
+    embeddings = autoencoder.lifter(autoencoder.standardise(batch.tokens))
+    features = policy.features(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.long))
+    table = plain.score_table(policy, embeddings)
+    torch.testing.assert_close(policy.scores(features, features), table, **CLOSE)
+
+
+def test_log_probabilities_of_given_merges_are_the_plain_ones(autoencoder, policy, batch):
+    """Those of a rollout, which keeps its scores from merge to merge in its own way."""
+    episodes = rollout(autoencoder, policy, batch, torch.Generator().manual_seed(5))
+    standardised = autoencoder.standardise(batch.tokens)
+    encoded = plain.encode(autoencoder, policy, standardised, None, episodes.merges)
+    torch.testing.assert_close(episodes.log_prob, encoded.log_prob.detach(), **CLOSE)
+
+
+def test_its_own_merges_are_trees_and_it_learns(autoencoder, policy, batch):
+    """Every slot but the root's is emptied once, and twenty steps on one batch lower the error."""
+    standardised, generator = (
+        autoencoder.standardise(batch.tokens),
+        torch.Generator().manual_seed(6),
+    )
+    encoded = plain.encode(autoencoder, policy, standardised, generator)
+    emptied = torch.stack([second for _, second in encoded.pairs], dim=1)
+    root = encoded.pairs[-1][0][:, None]
+    slots = torch.cat([emptied, root], dim=1).sort(dim=1).values
+    assert slots.tolist() == [list(range(7))] * 5
+    optimizer = torch.optim.Adam([*autoencoder.parameters(), *policy.parameters()], lr=3e-3)
+    errors = [
+        plain.training_step(autoencoder, policy, optimizer, standardised, generator)
+        for _ in range(20)
+    ]
+    assert errors[-1]["reconstruction"] < errors[0]["reconstruction"]
+    assert errors[-1]["classifier"] < errors[0]["classifier"]
