@@ -20,6 +20,7 @@ QUALITY = {
     "fixed_returns": "mean return of every fixed policy",
     "held_out": "held-out errors after 100 s of training",
     "full_comparison": "every learner on every problem, a day and a half",
+    "merge_rounds": "what merging in rounds costs and saves",
     "glom": "what Glom's columns gain from hearing one another",
     "key_scenes": "the merges that context makes right",
     "text": "hierarchies against flat models of text",
@@ -30,6 +31,7 @@ QUICK: dict[str, list[str]] = {
     "environment": ["--quick"],
     "against_reference": ["--seconds", "3"],
     "limit": ["--seconds", "3"],
+    "merge_rounds": ["--seconds", "10", "--most", "6"],
     "scaling": ["--most", "512", "--seconds", "0.2"],
 }
 """What each is told for a first look; the others have no shorter form."""
