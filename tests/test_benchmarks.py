@@ -178,7 +178,7 @@ def test_every_benchmark_is_listed(capsys):
     [
         (["text", "limit"], ["text", "limit"]),
         ([], list(running.THROUGHPUT)),
-        (["--quick"], list(running.QUICK)),
+        (["--quick"], [name for name in running.THROUGHPUT if name in running.QUICK]),
     ],
 )
 def test_benchmarks_run_in_processes_of_their_own_and_failures_are_named(
