@@ -90,12 +90,11 @@ class Intervals:
             summed = torch.zeros_like(lowest)
             here = slice(leaves, leaves + self.steps)
             lowest[:, here], summed[:, here] = log_totals, weights
-            lowest[:, here].masked_fill_(log_totals.isinf(), torch.inf)
             for level in reversed(range(self.depth)):
                 above, below = slice(1 << level, 2 << level), slice(2 << level, 4 << level)
                 low, part = (v[:, below].unflatten(1, (-1, 2)) for v in (lowest, summed))
                 lower = low.amin(2)
-                kept = (lower[..., None] - low).exp().nan_to_num(0.0)  # inf - inf: no step at all
+                kept = (lower[..., None] - low).exp()  # NaN where no choice is at every step
                 lowest[:, above], summed[:, above] = lower, (part * kept).sum(2)
             share = (scores[self._choice] - lowest.flatten()[self._node]).exp()
             share = share * summed.flatten()[self._node]

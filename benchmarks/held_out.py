@@ -1,7 +1,7 @@
 """Held-out errors after 100 s of joint training on one thread: ``python -m benchmarks.held_out``.
 
 Every run is ``htm train``, as a user would start it. Runs whose result exists are not repeated, so
-that the benchmark can be stopped and resumed. The README reports ``--jobs 2`` on two cores.
+that the benchmark can be stopped and resumed.
 """
 
 from __future__ import annotations

@@ -114,7 +114,6 @@ def merged_candidates(
     partners[rows, first, : near.shape[1]] = who.masked_fill(near.isinf(), NONE)
     distances[rows, first, : near.shape[1]] = near
     farthest, place = distances.max(2)
-    farthest[rows, first] = -torch.inf  # its own list is made already
     row, slot = (apart < farthest).nonzero(as_tuple=True)
     partners[row, slot, place[row, slot]] = first[row]
     distances[row, slot, place[row, slot]] = apart[row, slot]
