@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from htm_env.candidates import Candidates, merged_candidates, nearest_candidates
+from htm_env.candidates import Candidates
+from htm_env.neighbours import Nearest, Neighbourhood
 from htm_env.types import NONE
 from replay import CandidatePairs
 
@@ -18,26 +19,31 @@ class CandidateRecord:
     running are the first rows.
 
     Args:
-        places: where the tokens stand that are near one another or not.
+        nearest: the rule for candidates.
+        standardised: the tokens.
+        nodes: the embeddings of all nodes, of which the leaves are known by now.
         present: True <--> a token is here.
-        k: partners of a token at most.
-        steps: ``M`` of the episodes.
     """
 
     def __init__(
         self,
-        places: Float[Tensor, "B P D"],
+        nearest: Nearest,
+        standardised: Float[Tensor, "B P T"],
+        nodes: Float[Tensor, "B N D"],
         present: Bool[Tensor, "B P"],
-        k: int,
-        steps: int,
     ) -> None:
-        self.lists: Candidates = nearest_candidates(places, present, k)
-        slots = torch.arange(present.shape[1], device=places.device)
+        slots = torch.arange(present.shape[1], device=nodes.device)
         self.nodes = slots.expand(present.shape).masked_fill(~present, NONE)
         """(R, P) the node in each slot of the rows that are running; -1 where there is none."""
-        self._size, self._steps = len(present), steps
+        self._near = Neighbourhood.of(nearest, standardised, nodes[:, : len(slots)], present)
+        self._size, self._steps = len(present), len(slots) - 1
         self._since = torch.zeros_like(self.lists.partners)
         self._ended: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    @property
+    def lists(self) -> Candidates:
+        """Of the rows that are running."""
+        return self._near.candidates
 
     def run(self, rows: int, time: int) -> None:
         """Only the first ``rows`` make a merge at ``time``; the others have ended."""
@@ -45,8 +51,7 @@ class CandidateRecord:
             over = self.lists.partners >= 0
             over[:rows] = False
             self._end(over, time - 1)
-            first = torch.arange(rows, device=self.nodes.device)
-            self.lists = self.lists.rows(first)
+            self._near = self._near.rows(torch.arange(rows, device=self.nodes.device))
             self.nodes, self._since = self.nodes[:rows], self._since[:rows]
 
     def merge(
@@ -54,20 +59,22 @@ class CandidateRecord:
         time: int,
         first: Int64[Tensor, "R"],
         second: Int64[Tensor, "R"],
-        places: Float[Tensor, "R N D"],
         parent: Int64[Tensor, "R"],
+        nodes: Float[Tensor, "B N D"],
+        leaf_counts: Int64[Tensor, "B N"],
     ) -> None:
         """The slots ``first`` and ``second`` of all rows were merged, and ``parent`` stands in the
-        first; ``places`` are those of all nodes."""
+        first; ``nodes`` and ``leaf_counts`` are those of all nodes, of which it is known by now."""
         rows = torch.arange(len(first), device=first.device)
-        nodes = self.nodes.clone()
-        nodes[rows, first], nodes[rows, second] = parent, NONE
-        active, places = nodes >= 0, places[rows[:, None], nodes.clamp(min=0)]
-        after = merged_candidates(self.lists, places, active, first, second)
-        before = self.lists.partners
+        here = self.nodes.clone()
+        here[rows, first], here[rows, second] = parent, NONE
+        node, before = here.clamp(min=0), self.lists.partners
+        counts = leaf_counts[rows[:, None], node].masked_fill(here < 0, 0)
+        near = self._near.merged(rows, first, second, nodes[rows[:, None], node], counts)
+        after = near.candidates
         self._end((before >= 0) & ((after.partners != before) | after.fresh), time)
         self._since = self._since.masked_fill(after.fresh, time + 1)
-        self.nodes, self.lists = nodes, after
+        self.nodes, self._near = here, near
 
     def pairs(self, order: Int64[Tensor, "B"] | None = None) -> CandidatePairs:
         """What has ended by now; row ``r`` is episode ``order[r]``."""

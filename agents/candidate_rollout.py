@@ -50,11 +50,7 @@ def candidate_episodes(
     nodes[:, :slots] = lifted
     counts = batch.num_tokens.new_zeros(size, 2 * slots - 1)
     counts[:, :slots] = batch.present.long()
-    places = nodes
-    if nearest.by_centroids:
-        places = standardised.new_zeros(size, 2 * slots - 1, standardised.shape[2])
-        places[:, :slots] = standardised * batch.present[..., None]
-    record = CandidateRecord(places[:, :slots], batch.present, nearest.k, slots - 1)
+    record = CandidateRecord(nearest, standardised, nodes, batch.present)
     scores = listed_scores(policy, autoencoder, batch, nodes, counts)
     merges = batch.num_tokens.new_full((size, slots - 1, 2), NONE)
     log_prob, log_total, entropy = nodes.new_zeros(3, size, slots - 1).unbind()
@@ -74,9 +70,7 @@ def candidate_episodes(
         merges[row, time] = children
         nodes[row, parent] = autoencoder.merger(nodes[row[:, None], children].flatten(1))
         counts[row, parent] = counts[row[:, None], children].sum(1)
-        if places is not nodes:
-            _join(places, counts, row, children, parent)
-        record.merge(time, first, second, places[:running], parent)
+        record.merge(time, first, second, parent, nodes, counts)
         scores.after(record, first, children, parent)
     record.run(0, int(to_make.max()))
     return CandidateEpisodes(merges, nodes, counts, log_prob, log_total, entropy, record.pairs())
@@ -93,42 +87,15 @@ def candidates_along(
     """The pairs that are candidates while these merges are made, whoever chose them."""
     num_leaves, to_make = present.sum(1), (merges[..., 0] >= 0).sum(1)
     order = to_make.argsort(descending=True, stable=True)
-    places = nodes
-    if nearest.by_centroids:
-        places = node_centroids(standardised, present, merges)
-    places, made, leaves = places[order], merges[order], num_leaves[order]
-    slot = leftmost_leaves(made, leaves)
-    record = CandidateRecord(
-        places[:, : present.shape[1]], present[order], nearest.k, made.shape[1]
-    )
+    nodes, made, leaves = nodes[order], merges[order], num_leaves[order]
+    slot, counts = leftmost_leaves(made, leaves), leaf_counts(made, leaves)
+    record = CandidateRecord(nearest, standardised[order], nodes, present[order])
     for time, running in enumerate(_running(to_make, made.shape[1])):
         record.run(running, time)
         first, second = slot[:running].gather(1, made[:running, time]).unbind(1)
-        record.merge(time, first, second, places[:running], leaves[:running] + time)
+        record.merge(time, first, second, leaves[:running] + time, nodes, counts)
     record.run(0, int(to_make.max()))
     return record.pairs(order)
-
-
-def node_centroids(
-    standardised: Float[Tensor, "B P T"],
-    present: Bool[Tensor, "B P"],
-    merges: Int64[Tensor, "B M 2"],
-) -> Float[Tensor, "B N T"]:
-    """The mean of the tokens under every node; zeros for nodes that do not exist."""
-    size, slots, width = standardised.shape
-    counts = leaf_counts(merges, present.sum(1))
-    places = standardised.new_zeros(size, 2 * slots - 1, width)
-    places[:, :slots] = standardised.masked_fill(~present[..., None], 0.0)
-    for time in range(merges.shape[1]):
-        row = (merges[:, time, 0] >= 0).nonzero()[:, 0]
-        _join(places, counts, row, merges[row, time], present[row].sum(1) + time)
-    return places
-
-
-def _join(places: Tensor, counts: Tensor, row: Tensor, children: Tensor, parent: Tensor) -> None:
-    """Write the parents' places: the mean of their children's, by their leaves."""
-    weight = counts[row[:, None], children][..., None] / counts[row, parent][:, None, None]
-    places[row, parent] = (places[row[:, None], children] * weight).sum(1)
 
 
 def _running(to_make: Int64[Tensor, "B"], steps: int) -> list[int]:

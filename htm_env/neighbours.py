@@ -108,6 +108,11 @@ class Neighbourhood:
             made = made.merged(rows, first, second, embeddings, counts)
         return made
 
+    def rows(self, index: Int64[Tensor, "R"]) -> Neighbourhood:
+        """That of some samples."""
+        sums = None if self.sums is None else self.sums[index]
+        return Neighbourhood(self.candidates.rows(index), sums)
+
     def with_rows(self, index: Int64[Tensor, "R"], other: Neighbourhood) -> Neighbourhood:
         """This one with the samples of ``index`` replaced by the ``R`` of another."""
         sums = self.sums
