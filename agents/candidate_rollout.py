@@ -9,9 +9,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.candidate_record import CandidateRecord
+from agents.choices import choices, choose_pairs
 from agents.deviation import Deviation
 from agents.listed_scores import listed_scores
-from agents.policy import ILLEGAL, MergePolicy
+from agents.policy import MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts, leftmost_leaves
 from htm_env.neighbours import Nearest
@@ -58,13 +59,14 @@ def candidate_episodes(
         record.run(running, time)
         row = torch.arange(running, device=nodes.device)
         now = scores.at(record)  # (R, P, k)
-        first, place, chosen = _choose(now, generator, greedy)
+        weights, nats = choices(now, ordered=True)
+        first, place, chosen = choose_pairs(weights, generator, greedy)
+        log_prob[row, time], log_total[row, time] = chosen, now[row, first, place] - chosen
+        number = (record.lists.partners >= 0).flatten(1).sum(1)
+        entropy[row, time] = nats / torch.where(number > 1, number.clamp(min=2).log(), 1.0)
         if deviation is not None:
             first, place = deviation.chosen(time, now, first, place)
         second = record.lists.partners[row, first, place]
-        total = now.flatten(1).logsumexp(1)
-        log_total[row, time], log_prob[row, time] = total, chosen - total
-        entropy[row, time] = _relative_entropy(now, total)
         children = torch.stack([record.nodes[row, first], record.nodes[row, second]], dim=1)
         parent = batch.num_tokens[:running] + time
         merges[row, time] = children
@@ -102,28 +104,3 @@ def _running(to_make: Int64[Tensor, "B"], steps: int) -> list[int]:
     """How many episodes make a merge at each step, as long as there is one."""
     time = torch.arange(steps, device=to_make.device)
     return [rows for rows in (to_make[:, None] > time).sum(0).tolist() if rows]
-
-
-def _choose(
-    scores: Float[Tensor, "R P k"], generator: torch.Generator, greedy: bool
-) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
-    """Slot, place in its list and score, drawn by the scores: first the slot, then the place."""
-    rows = torch.arange(len(scores), device=scores.device)
-    if greedy:
-        best = scores.flatten(1).argmax(1)
-        first, place = best // scores.shape[2], best % scores.shape[2]
-    else:
-        weights = (scores - scores.amax((1, 2), keepdim=True)).exp_()
-        first = torch.multinomial(weights.sum(2), 1, generator=generator).squeeze(1)
-        place = torch.multinomial(weights[rows, first], 1, generator=generator).squeeze(1)
-    return first, place, scores[rows, first, place]
-
-
-def _relative_entropy(
-    scores: Float[Tensor, "R P k"], total: Float[Tensor, "R"]
-) -> Float[Tensor, "R"]:
-    """Entropy over that of a uniform choice among the legal; 0 where there is only one."""
-    log_choice = (scores - total[:, None, None]).flatten(1)
-    nats = -torch.linalg.vecdot(log_choice.exp(), log_choice)
-    choices = (scores > ILLEGAL / 2).flatten(1).sum(1)
-    return torch.where(choices > 1, nats / choices.clamp(min=2).log(), 0.0)

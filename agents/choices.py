@@ -13,17 +13,18 @@ TINY = 1e-30
 
 
 class Choices(NamedTuple):
-    """The distribution over the ordered pairs of each sample."""
+    """The distribution over the ordered pairs of each sample; a token's are a row."""
 
-    probability: Float[Tensor, "R W W"]
+    probability: Float[Tensor, "R W C"]
     entropy: Float[Tensor, "R"]
     """In nats."""
 
 
-def choices(scores: Float[Tensor, "R W W"], ordered: bool) -> Choices:
-    """``ordered`` counts ``(i, j)`` and ``(j, i)`` as two choices; otherwise they are one.
+def choices(scores: Float[Tensor, "R W C"], ordered: bool) -> Choices:
+    """Of the scores of every token with all others (C = W), or with its candidates (C = k).
 
-    Which tokens to merge is then worth exploring, which of them comes first is not.
+    ``ordered`` counts ``(i, j)`` and ``(j, i)`` as two choices. Otherwise they are one, which needs
+    all pairs: which tokens to merge is then worth exploring, which of them comes first is not.
     """
     probability = pair_weights(scores)
     probability /= probability.sum(dim=(1, 2), keepdim=True)
@@ -33,15 +34,15 @@ def choices(scores: Float[Tensor, "R W W"], ordered: bool) -> Choices:
     return Choices(probability, entropy)
 
 
-def pair_weights(scores: Float[Tensor, "R W W"]) -> Float[Tensor, "R W W"]:
+def pair_weights(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
     """Weights proportional to the probabilities, the largest 1."""
     return (scores - scores.amax(dim=(1, 2), keepdim=True)).exp_()
 
 
 def choose_pairs(
-    weights: Float[Tensor, "R W W"], generator: torch.Generator, greedy: bool
+    weights: Float[Tensor, "R W C"], generator: torch.Generator, greedy: bool
 ) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
-    """An ordered pair of positions a sample, drawn by weight, and its log-probability.
+    """A row and a column of the weights a sample, drawn by weight, and its log-probability.
 
     Sampled in two stages, the first position and then the second given the first, so that a step
     draws ``2 W`` random numbers a sample instead of ``W^2``.
