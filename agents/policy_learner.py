@@ -16,12 +16,16 @@ from agents.candidate_search import merge_greedily, merge_matchings
 from agents.configuration import check_bounds
 from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
+from agents.deviation import Deviation
 from agents.encoders import NO_ENCODER, ContextConfig
+from agents.episode_rewards import episode_rewards
+from agents.failures import OF_ERRORS, failures, lesson
 from agents.fixed import fixed_policy
+from agents.judging import judge
 from agents.learner import Learner
 from agents.optimisation import OptimizerConfig
 from agents.policy import MergePolicy, NodePolicy
-from agents.rollout import rollout
+from agents.rollout import Rollout, rollout
 from agents.schedules import check_points, piecewise_linear
 from htm_env.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on
@@ -63,6 +67,9 @@ class PolicyConfig:
     right_merges for Keys, incremental for all others."""
     discount: float = 0.8
     """Of a reward one merge later."""
+    failure: float = 100.0
+    """A sample whose error is so many times the median is a failure: a better tree is searched for,
+    and imitated; 0 for none."""
     demonstrations: tuple[str, ...] = ()
     """The fixed policies that are cloned at first. Several take turns, until it shows whose trees
     the autoencoder learns best; without any, the one that is known to suit the environment (on Keys
@@ -75,7 +82,10 @@ class PolicyConfig:
 
     def __post_init__(self) -> None:
         many = (1, math.inf)
-        check_bounds(self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1))
+        check_bounds(
+            self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1),
+            failure=(0, math.inf),
+        )  # fmt: skip
         check_candidates(self.candidates, self.k, self.neighbours)
         check_points("demonstration_share", self.demonstration_share)
         check_bounds(self, demonstration_race=(0, 1))
@@ -152,6 +162,44 @@ class PolicyLearner(Learner):
         another embedding dimension, or for the observation of a single episode that has ended.
         """
         return act(self.policy, observation, self._acting, deterministic, state, episode_start)
+
+    def _rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
+        return episode_rewards(self.autoencoder, batch, episodes, self.std, self.reward)
+
+    def _learn_from_failures(self, batch: TokenBatch, errors: Tensor) -> dict[str, Tensor]:
+        """Imitate what a search finds better where the policy fails (see ``failures.py``).
+
+        Accumulates the gradient; returns the loss, if anything was found.
+        """
+        if not self.config.failure or self.reward not in OF_ERRORS:
+            return {}
+        failed = failures(errors, self.config.failure)
+        if not len(failed):
+            return {}
+
+        def roll(tried: TokenBatch, deviation: Deviation) -> Rollout:
+            episodes = rollout(
+                self.autoencoder, self.policy, tried, self.generator,
+                greedy=True, measure_entropy=False, nearest=self.config.nearest,
+                deviation=deviation,
+            )  # fmt: skip
+            self.merges_made += int(episodes.steps.sum())
+            return episodes
+
+        found = lesson(
+            batch.rows(failed),
+            errors[failed],
+            roll,
+            lambda tried, episodes: self._rewards_of(tried, episodes)[1],
+            self.generator,
+        )
+        if found is None:
+            return {}
+        judgement = judge(self.policy, self.autoencoder, found.batch, found.episodes)
+        seen = judgement.judged(ordered=True)
+        once = torch.zeros_like(seen.log_prob).scatter_(1, found.step[:, None], 1.0)
+        losses = judgement.learn(seen, once, once[:, :1] * 0, ordered=True)
+        return {"failures": losses["policy"]}
 
     def _clones_now(self, progress: float) -> bool:
         """Whether this update imitates a demonstrator, by lot."""

@@ -14,10 +14,7 @@ from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.baselines import Returns, make_baseline
 from agents.configuration import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
-from agents.deviation import Deviation
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
-from agents.episode_rewards import episode_rewards
-from agents.failures import failures, lesson
 from agents.judgement import Judgement
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
@@ -27,9 +24,6 @@ from agents.rollout import Rollout, follow, rollout
 from htm_env.forest import tree_height
 from htm_env.networks import seeded_initialisation
 from htm_env.types import TokenBatch
-
-OF_ERRORS = ("incremental", "terminal")
-"""The rewards whose return is the fall of the error: with another, a large error is no failure."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +46,6 @@ class ReinforceConfig(PolicyConfig):
     """Divide the advantages of a batch by their root mean square: rewards shrink as errors do."""
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     """How exploration is held open."""
-    failure: float = 100.0
-    """A sample whose error is so many times the median is a failure: a better tree is searched for,
-    and imitated; 0 for none."""
     merges_curriculum: float = 0.0
     """Share over which episodes grow from one merge to all of them; 0 for none."""
     population_curriculum: float = 0.0
@@ -65,7 +56,7 @@ class ReinforceConfig(PolicyConfig):
         many = (1, math.inf)
         check_bounds(
             self, batch_size=many, trees_per_sample=many,
-            batch_growth=(0, math.inf), max_batch_size=many, failure=(0, math.inf),
+            batch_growth=(0, math.inf), max_batch_size=many,
             merges_curriculum=(0, 1), population_curriculum=(0, 1),
         )  # fmt: skip
 
@@ -152,8 +143,8 @@ class Reinforce(PolicyLearner):
         losses = judgement.learn(
             episodes, advantages, coefficient, config.entropy.ordered, self.generator
         )
-        if config.failure and self.reward in OF_ERRORS:
-            losses |= self._learn_from_failures(batch, error)
+        own = slice(None, None, config.trees_per_sample)  # the first tree of every sample
+        losses |= self._learn_from_failures(batch.rows(own), error[own])
         if self.baseline.learns_values:
             losses["value"] = value_loss(values, returns.values, episodes.steps)
             losses["value"].backward()
@@ -165,31 +156,6 @@ class Reinforce(PolicyLearner):
             "policy/entropy": mean_entropy(episodes, config.entropy.ordered),
             **({} if target is None else {"policy/entropy_target": target}),
         }
-
-    def _learn_from_failures(self, batch: TokenBatch, error: Tensor) -> dict[str, Tensor]:
-        """Imitate what a search finds better, where the policy fails (see ``failures.py``)."""
-        errors = error.view(-1, self.config.trees_per_sample)[:, 0]
-        failed = failures(errors, self.config.failure)
-        if not len(failed):
-            return {}
-
-        def roll(tried: TokenBatch, deviation: Deviation) -> Rollout:
-            return self._roll(tried, tried.num_tokens - 1, greedy=True, deviation=deviation)
-
-        found = lesson(
-            batch.rows(failed * self.config.trees_per_sample),
-            errors[failed],
-            roll,
-            lambda tried, episodes: self._rewards_of(tried, episodes)[1],
-            self.generator,
-        )
-        if found is None:
-            return {}
-        judgement, ordered = self._judge(found.batch, found.episodes), self.config.entropy.ordered
-        seen = judgement.judged(ordered)
-        once = torch.zeros_like(seen.log_prob).scatter_(1, found.step[:, None], 1.0)
-        losses = judgement.learn(seen, once, once[:, :1] * 0, ordered)
-        return {"failures": losses["policy"]}
 
     def _clone(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
         """Behaviour cloning: raise the likelihood of a demonstrator's merges."""
@@ -226,21 +192,13 @@ class Reinforce(PolicyLearner):
         merges = policy.merges(batch, self.autoencoder, self.generator)
         return follow(self.autoencoder, batch, merges, self.config.nearest)
 
-    def _roll(
-        self,
-        batch: TokenBatch,
-        num_merges: Tensor,
-        *,
-        greedy: bool,
-        deviation: Deviation | None = None,
-    ) -> Rollout:
+    def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:
         episodes = rollout(
             self.autoencoder, self.policy, batch, self.generator,
             greedy=greedy, num_merges=num_merges,
             ordered_entropy=self.config.entropy.ordered,
             measure_entropy=self.entropy.measured,
             nearest=self.config.nearest,
-            deviation=deviation,
         )  # fmt: skip
         self.merges_made += int(episodes.steps.sum())
         return episodes
@@ -253,9 +211,6 @@ class Reinforce(PolicyLearner):
             return advantages
         mean_square = advantages.square().sum() / steps.sum().clamp(min=1)
         return advantages / (mean_square + 1e-20).sqrt()
-
-    def _rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
-        return episode_rewards(self.autoencoder, batch, episodes, self.std, self.reward)
 
     def _step_policy(self, losses: dict[str, Tensor], progress: float) -> dict[str, float]:
         norm = self.optimizer.clip()

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from agents.corrections import CORRECTIONS, Limits, Replayed
 from agents.demonstrations import Demonstrator
-from agents.deviation import Deviation
 from agents.entropy import mean_entropy
 from agents.evaluation import root_errors
 from agents.judgement import Judgement
@@ -207,16 +206,9 @@ class ReplayReinforce(Reinforce):
 
     # ------------------------------------------------------------ store
 
-    def _roll(
-        self,
-        batch: TokenBatch,
-        num_merges: Tensor,
-        *,
-        greedy: bool,
-        deviation: Deviation | None = None,
-    ) -> Rollout:
-        episodes = super()._roll(batch, num_merges, greedy=greedy, deviation=deviation)
-        if not greedy:  # those are a baseline, or a search
+    def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:
+        episodes = super()._roll(batch, num_merges, greedy=greedy)
+        if not greedy:  # those are a baseline
             tree_log_prob = None
             if self.config.correction == "tree":
                 with torch.no_grad():

@@ -8,7 +8,7 @@ import pytest
 import torch
 from episodes import NETWORKS, generator, random_batch, random_policy, replayed
 
-from agents import reinforce
+from agents import policy_learner
 from agents.configuration import config_from_dict
 from agents.deviation import Deviation
 from agents.failures import MOST_TREES, RANKS, deviations, failures, lesson
@@ -111,13 +111,13 @@ def test_a_choice_that_is_sure_and_wrong_becomes_less_sure(monkeypatch):
     with torch.no_grad():
         one.policy.head.weight.mul_(300)  # sure of itself
     taught = []
-    plain = reinforce.lesson
+    plain = policy_learner.lesson
 
     def spying(*arguments):
         taught.append(plain(*arguments))
         return taught[-1]
 
-    monkeypatch.setattr(reinforce, "lesson", spying)
+    monkeypatch.setattr(policy_learner, "lesson", spying)
     before = {name: weight.clone() for name, weight in one.policy.named_parameters()}
     scalars = one.update(0.5)
     (found,) = taught

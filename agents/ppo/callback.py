@@ -60,6 +60,8 @@ class JointTraining(BaseCallback):
         self._entropies: list[Tensor] = []
         self.progress: float | None = None
         """The share of the budget that is used; None for that of ``model.learn``."""
+        self.finished: FinishedEpisodes | None = None
+        """The episodes that ended in the latest rollout; None if none has."""
 
     def _init_callback(self) -> None:
         env = self.training_env.unwrapped
@@ -88,7 +90,7 @@ class JointTraining(BaseCallback):
     def _on_rollout_end(self) -> None:
         if self._entropies:
             self.logger.record("policy/entropy", float(torch.cat(self._entropies).nanmean()))
-        finished = self.env.take_finished()
+        finished = self.finished = self.env.take_finished()
         if finished is None:
             return
         heights = tree_height(finished.merges, finished.batch.num_tokens)

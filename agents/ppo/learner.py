@@ -16,7 +16,6 @@ from torch import Tensor
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.context_policy import observed_by
 from agents.entropy import mean_entropy
-from agents.episode_rewards import episode_rewards
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
 from agents.optimisation import NonFiniteGuard, optimizer_of
@@ -153,7 +152,18 @@ class PPOLearner(PolicyLearner):
             if tag in TAGS or tag.startswith(OWN)
         }
         logger.dump()  # to nowhere, which clears it
-        return scalars
+        return scalars | self._imitate()
+
+    def _imitate(self) -> dict[str, float]:
+        """A step of its own away from the failures of the rollout."""
+        finished = self.callback.finished
+        if finished is None:
+            return {}
+        self.model.policy.optimizer.zero_grad()
+        losses = self._learn_from_failures(finished.batch, finished.error)
+        if losses:
+            self._step()
+        return {f"loss/{name}": float(loss) for name, loss in losses.items()}
 
     def _clone(self, progress: float) -> dict[str, float]:
         """Behaviour cloning on as many trees as a rollout has; the critic learns their returns."""
@@ -171,21 +181,19 @@ class PPOLearner(PolicyLearner):
         return scalars | self._report_to_race(name, scalars["train/nmse"], progress)
 
     def _clone_step(self, batch: TokenBatch, merges: Tensor) -> dict[str, float]:
-        config, optimizer = self.config, self.model.policy.optimizer
+        config = self.config
         episodes = follow(self.autoencoder, batch, merges, config.nearest)
         self.merges_made += int(episodes.steps.sum())
-        rewards, error = episode_rewards(self.autoencoder, batch, episodes, self.std, self.reward)
+        rewards, error = self._rewards_of(batch, episodes)
         judgement = judge(self.policy, self.autoencoder, batch, episodes)
-        optimizer.zero_grad()
+        self.model.policy.optimizer.zero_grad()
         episodes = judgement.judged(ordered=False)
         ones = torch.ones_like(episodes.log_prob)
         losses = judgement.learn(episodes, ones * episodes.steps, ones[:, :1] * 0, ordered=False)
         returns = discounted_returns(rewards, config.discount)
         critic = value_loss(judgement.values, returns, episodes.steps)
         (config.value_weight * critic).backward()
-        for group in optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        optimizer.step()
+        self._step()
         return {
             "loss/cloning": float(losses["policy"]),
             "loss/value": float(critic.detach()),
@@ -194,6 +202,12 @@ class PPOLearner(PolicyLearner):
             "train/nmse": float(error.mean()),
             "train/tree_height": float(tree_height(merges, batch.num_tokens).float().mean()),
         }
+
+    def _step(self) -> None:
+        """Take a step beside the model's own, along the gradient that was accumulated."""
+        for group in self.model.policy.optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        self.model.policy.optimizer.step()
 
     # ------------------------------------------------------------ resume
 
