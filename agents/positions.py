@@ -72,14 +72,14 @@ class Positions:
         self, step: Step, first: Int64[Tensor, "R"], second: Int64[Tensor, "R"]
     ) -> tuple[Int64[Tensor, "R 2"], Int64[Tensor, "R"]]:
         """Merge the nodes at two positions of every row; returns the children and the parent."""
-        rows, here = step.rows, self.here
+        here = self.here[: len(step.rows)]
         step.low, step.high = torch.minimum(first, second), torch.maximum(first, second)
-        children = torch.stack([here[rows, first], here[rows, second]], dim=1)
-        parent = self.num_leaves[: len(rows)] + step.time
-        self.merges[rows, step.time] = children
-        here[rows, step.high] = here[rows, step.last]
-        here[rows, step.last] = NONE
-        here[rows, step.low] = parent
+        children = here.gather(1, torch.stack([first, second], dim=1))
+        parent = self.num_leaves[: len(here)] + step.time
+        self.merges[: len(here), step.time] = children
+        here.scatter_(1, step.high[:, None], here.gather(1, step.last[:, None]))
+        here.scatter_(1, step.last[:, None], NONE)
+        here.scatter_(1, step.low[:, None], parent[:, None])
         return children, parent
 
     @classmethod
@@ -124,12 +124,14 @@ class PairTable:
         self, step: Step, as_first: Float[Tensor, "R W"], as_second: Float[Tensor, "R W"]
     ) -> None:
         """After a merge: the last node moves up, and the parent's row and column are given."""
-        values, rows = self.values, step.rows
+        values, rows, width = self.values[: len(step.rows)], step.rows, step.width
         values[rows, step.high] = values[rows, step.last]
-        values[rows, :, step.high] = values[rows, :, step.last]
-        beyond = self._position[: step.width] >= step.last[:, None]
-        values[rows, step.low, : step.width] = as_first.masked_fill(beyond, self.nothing)
-        values[rows, : step.width, step.low] = as_second.masked_fill(beyond, self.nothing)
+        columns = (len(rows), values.shape[1], 1)
+        high, last = (at[:, None, None].expand(columns) for at in (step.high, step.last))
+        values.scatter_(2, high, values.gather(2, last))
+        here = self._position[:width]
+        none = (here >= step.last[:, None]) | (here == step.low[:, None])
+        values[rows, step.low, :width] = as_first.masked_fill(none, self.nothing)
+        values[rows, :width, step.low] = as_second.masked_fill(none, self.nothing)
         values[rows, step.last] = self.nothing
-        values[rows, :, step.last] = self.nothing
-        values[rows, step.low, step.low] = self.nothing
+        values.scatter_(2, last, self.nothing)

@@ -5,7 +5,7 @@ What is computed shrinks with the populations (see ``positions.py``).
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 
 import torch
@@ -157,30 +157,31 @@ def _rollout_sorted(
     counts[:, :slots] = batch.present.long()
     scores = pair_scores(policy, autoencoder, batch, nodes, counts)
     positions = Positions(batch.present, to_make)
-    log_prob, log_total, entropy = nodes.new_zeros(3, size, slots - 1).unbind()
+    log_prob, score, turned, spread = nodes.new_zeros(4, size, slots - 1).unbind()
     for step in positions.steps():
-        row, now = step.rows, scores.at(step, positions)
+        now, row, running = scores.at(step, positions), step.rows, len(step.rows)
         if measure_entropy:
-            weights, spread = choices(now, ordered_entropy)
-            first, second, chosen = choose_pairs(weights, generator, greedy)
+            weights, spread[:running, step.time] = choices(now, ordered_entropy)
         else:
             weights = pair_weights(now)
-            first, second, chosen = choose_pairs(weights, generator, greedy)
-            spread = -chosen
-            if not ordered_entropy:
-                turned = weights[row, second, first] / weights[row, first, second]
-                spread = (spread - turned.log1p()).clamp(min=0.0)
+        first, second, log_prob[:running, step.time] = choose_pairs(weights, generator, greedy)
         if deviation is not None:
             first, second = deviation.chosen(step.time, now, first, second)
-        entropy[row, step.time] = spread / most_entropy(step.num_active, ordered_entropy)
-        log_prob[row, step.time] = chosen
-        log_total[row, step.time] = now[row, first, second] - chosen
+        score[:running, step.time] = now[row, first, second]
+        turned[:running, step.time] = now[row, second, first]
         children, parent = positions.merge(step, first, second)
         merged = autoencoder.merger(nodes[row[:, None], children].flatten(1))
         nodes[row, parent] = merged
-        counts[row, parent] = counts[row[:, None], children].sum(1)
+        counts[row, parent] = counts[:running].gather(1, children).sum(1)
         scores.after(step, children, parent)
-    return Rollout(positions.merges, nodes, counts, log_prob, log_total, entropy, positions.active)
+    if not measure_entropy:
+        spread = -log_prob
+        if not ordered_entropy:
+            spread = (spread - (turned - score).exp().log1p()).clamp(min=0.0)
+    made = Rollout(
+        positions.merges, nodes, counts, log_prob, score - log_prob, spread, positions.active
+    )
+    return replace(made, entropy=spread / most_entropy(made.num_active, ordered_entropy))
 
 
 @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -13,6 +14,8 @@ from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
 from agents.algorithms import algorithm
 from agents.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
+from agents.failures import RANKS, lesson
+from agents.judging import judge
 from agents.learner import Learner
 from htm_env.datasets import make_dataset
 
@@ -98,6 +101,33 @@ def test_cloning_reaches_the_demonstrators_merges():
     assert learner.merges_made == 25 * 64 * 6
 
 
+def test_it_imitates_what_a_search_finds_better_where_it_fails(monkeypatch):
+    monkeypatch.setattr("agents.failures.MUCH_BETTER", math.inf)
+    task = {"env_kwargs": {"heights": (3,)}, "embedding_dim": 4}
+    searching = PPOLearner("HTM-Trees-v0", replace(TINY, failure=1.0), **task)
+    plain = PPOLearner("HTM-Trees-v0", replace(TINY, failure=0.0), **task)
+    taught = []
+
+    def spying(*arguments):
+        taught.append(lesson(*arguments))
+        before.append([weight.clone() for weight in searching.policy.parameters()])
+        return taught[-1]
+
+    before: list[list[torch.Tensor]] = []
+    monkeypatch.setattr("agents.policy_learner.lesson", spying)
+    scalars = searching.update(0.5)
+    assert "loss/failures" not in plain.update(0.5)
+    assert plain.merges_made == 16 * 6
+    assert searching.merges_made == 16 * 6 + 4 * 6 * RANKS * 6  # what the search makes counts
+    (found,), (weights_before,) = taught, before
+    judgement = judge(searching.policy, searching.autoencoder, found.batch, found.episodes)
+    chosen = judgement.log_probs.detach().gather(1, found.step[:, None])
+    assert float(-chosen.sum() / len(chosen)) < scalars["loss/failures"]
+    after = searching.policy.parameters()
+    assert any(not torch.equal(*pair) for pair in zip(weights_before, after, strict=True))
+    assert searching._gradient_steps == plain._gradient_steps + 1  # clipped and counted too
+
+
 def test_frozen_the_autoencoder_stays_as_it_is():
     config = replace(TINY, n_envs=8)
     learner = PPOLearner("HTM-Trees-v0", config, mode="frozen")
@@ -113,10 +143,10 @@ def test_frozen_the_autoencoder_stays_as_it_is():
 
 @both
 def test_a_restored_state_continues_bit_for_bit(maskable, tmp_path):
-    """In memory and through a file, with episodes in progress, cloning, and noise."""
+    """In memory and through a file, with episodes in progress, cloning, noise, and failures."""
     config = replace(
         TINY, autoencoder=replace(SMALL, noise_std=0.1), n_envs=8, maskable=maskable,
-        demonstration_share=((0.0, 0.5),),
+        demonstration_share=((0.0, 0.5),), failure=1.0,
     )  # fmt: skip
 
     def learner(seed: int) -> PPOLearner:
