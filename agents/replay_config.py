@@ -18,14 +18,15 @@ class ReplayConfig(ReinforceConfig):
 
     batch_growth: float = 0.0
     """As REINFORCE's, but none: fresh episodes would outgrow those that are replayed."""
-    replays: int = 2
+    replays: int = 8
     """Updates on stored episodes after each update on fresh ones."""
     replay_batch_size: int = 64
     """Stored episodes an update."""
     capacity: int = 20_000
     """Episodes stored at most."""
-    max_staleness: int | None = None
-    """Episodes older than this many updates are dropped; 0 keeps the latest batch only, None leaves
+    max_staleness: int | None = 50
+    """Episodes older than this many updates are dropped, since an autoencoder that goes on learning
+    the trees of a policy long gone is held back by them; 0 keeps the latest batch only, None leaves
     it to the capacity."""
     sampler: str = "uniform"
     """Which episodes are replayed more often: uniform (none), advantage or return."""

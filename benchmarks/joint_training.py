@@ -1,64 +1,128 @@
-"""Merges per second and peak memory of joint training: ``python -m benchmarks.joint_training``.
+"""Joint training of every learner, at every size: ``python -m benchmarks.joint_training``.
 
-Every row runs in a process of its own, so that its peak memory is its own.
+Merges per second of whole updates as they are shipped (rollout, rewards, policy, autoencoder; of
+replay, a round of one fresh batch and its replays), one thread, embedding 64 and hidden width 256.
+Beside it stands what the machine could do: the merges per second if an update were nothing but the
+products of its linear layers, each as one large batched product (``matrix_products.py``). Every row
+has a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
 
+import argparse
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
-from agents import FixedOrder, FixedOrderConfig, Reinforce, ReinforceConfig
-from benchmarks.measuring import own_process, peak_gigabytes
+from agents.algorithms import algorithm
+from agents.learner import Learner
+from agents.policy_learner import PolicyLearner
+from agents.replay_config import ReplayConfig
+from benchmarks.matrix_products import products, rows_seen
+from benchmarks.measuring import Row, own_process, peak_gigabytes, seconds_of
 from benchmarks.table import report
 
-SECONDS = 20.0
-CASES: list[dict[str, Any]] = [
-    {"tokens": 15, "env": "HTM-Trees-v0", "env_kwargs": {"heights": (4,)}, "samples": 128},
-    {"tokens": 128, "env": "HTM-Crosses-v0", "env_kwargs": {"num_crosses": (64,)}, "samples": 16},
-]
-"""REINFORCE makes two trees of every sample; the fixed order gets as many trees."""
+SECONDS = 5.0
+EMBEDDING_DIM = 64
+ALGORITHMS = ("reinforce", "replay", "ppo", "maskable_ppo", "original", "nearest")
 
 
-def measure(case: dict[str, Any], algo: str) -> dict[str, Any]:
-    """One row: joint training with embedding 64 and hidden width 256 on one thread."""
-    torch.set_num_threads(1)
-    task = {"env_kwargs": case["env_kwargs"], "embedding_dim": 64}
-    if algo == "reinforce":
-        # No demonstrations: the merges that are counted are the policy's own. One step of policy
-        # and autoencoder on all trees of an update: this is throughput, not quality in equal time.
-        config = replace(
-            ReinforceConfig(),
-            batch_size=case["samples"],
-            batch_growth=0.0,
-            trees_per_step=2 * case["samples"],
-            demonstration_share=((0.0, 0.0),),
-        )
-        learner: Any = Reinforce(case["env"], config, **task)
+class Size(NamedTuple):
+    """Data of so many tokens, and the trees that are made at a time."""
+
+    env: str
+    geometry: dict[str, Any]
+    trees: int
+    candidates: tuple[str, ...] = ("all",)
+
+
+SIZES = {
+    7: Size("HTM-Trees-v0", {"heights": (3,)}, 256),
+    15: Size("HTM-Trees-v0", {"heights": (4,)}, 256),
+    31: Size("HTM-Trees-v0", {"heights": (5,)}, 128, ("all", "knn")),
+    64: Size("HTM-Crosses-v0", {"num_crosses": (32,)}, 64, ("all", "knn")),
+    128: Size("HTM-Crosses-v0", {"num_crosses": (64,)}, 32, ("all", "knn")),
+    512: Size("HTM-Crosses-v0", {"num_crosses": (256,)}, 8, ("knn",)),
+}
+
+
+def learner(algo: str, tokens: int, candidates: str) -> Learner:
+    """One that makes as many trees an update as the size says, none of them demonstrated."""
+    size, known = SIZES[tokens], algorithm(algo)
+    config, changes = known.config, dict[str, Any]()
+    if hasattr(config, "n_envs"):
+        changes["n_envs"] = size.trees
     else:
-        trees = 2 * case["samples"]
-        learner = FixedOrder(case["env"], FixedOrderConfig(policy=algo, batch_size=trees), **task)
-    for _ in range(3):
-        learner.update(0.1)
-    started, merges = time.perf_counter(), learner.merges_made
-    # From the beginning of the schedules to their end, as in a run of this length.
-    while (elapsed := time.perf_counter() - started) < SECONDS:
-        learner.update(elapsed / SECONDS)
+        changes["batch_size"] = size.trees // getattr(config, "trees_per_sample", 1)
+    if isinstance(config, ReplayConfig):
+        changes["replay_batch_size"] = size.trees
+    if hasattr(config, "demonstration_share"):
+        changes["demonstration_share"] = ((0.0, 0.0),)
+        changes["candidates"] = candidates
+    if hasattr(config, "batch_growth"):
+        changes["batch_growth"] = 0.0
+    return known.learner(
+        size.env,
+        replace(config, **changes),
+        env_kwargs=size.geometry,
+        embedding_dim=EMBEDDING_DIM,
+    )
+
+
+def measure(algo: str, tokens: int, candidates: str, seconds: float) -> Row:
+    """One row."""
+    torch.set_num_threads(1)
+    made = learner(algo, tokens, candidates)
+    rounds = 1 + made.config.replays if isinstance(made.config, ReplayConfig) else 1
+
+    def learn(progress: float = 0.5) -> None:
+        for _ in range(rounds):
+            made.update(progress)
+
+    learn(0.0)
+    started, before = time.perf_counter(), made.merges_made
+    while (elapsed := time.perf_counter() - started) < seconds or made.merges_made == before:
+        learn(min(1.0, elapsed / seconds) if seconds else 1.0)
+    speed = (made.merges_made - before) / elapsed
+    peak, before = peak_gigabytes(), made.merges_made
+    networks = [made.autoencoder, *([made.policy] if isinstance(made, PolicyLearner) else [])]
+    seen = rows_seen(networks, learn)
+    possible = (made.merges_made - before) / seconds_of(products(seen), seconds / 5)
     return {
         "algo": algo,
-        "tokens": case["tokens"],
-        "trees an update": 2 * case["samples"],
-        "merges/s": (learner.merges_made - merges) / elapsed,
-        "peak memory, GB": peak_gigabytes(),
+        "tokens": tokens,
+        "candidates": candidates,
+        "trees": SIZES[tokens].trees,
+        "merges/s": speed,
+        "products alone, merges/s": possible,
+        "share": speed / possible,
+        "peak memory, GB": peak,
     }
 
 
-def main() -> None:
-    rows = [own_process(measure, case, algo) for case in CASES for algo in ("reinforce", "random")]
-    report("joint_training", rows)
+def cases(most: int) -> list[tuple[str, int, str]]:
+    """Every learner at every size; candidates only where a policy network chooses."""
+    return [
+        (algo, tokens, candidates)
+        for tokens, size in SIZES.items()
+        if tokens <= most
+        for candidates in size.candidates
+        for algo in ALGORITHMS
+        if candidates == "all" or hasattr(algorithm(algo).config, "candidates")
+    ]
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row")
+    parser.add_argument("--most", type=int, default=max(SIZES), help="tokens, at most")
+    options = parser.parse_args(arguments)
+    report(
+        "joint_training",
+        [own_process(measure, *case, options.seconds) for case in cases(options.most)],
+    )
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ the autoencoder's part of it.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -23,6 +22,7 @@ from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.fixed import fixed_policy
 from agents.optimisation import OptimizerConfig
 from agents.schedules import piecewise_linear
+from benchmarks.matrix_products import Rows, Work, products, rows_seen
 from benchmarks.measuring import Row, own_process, seconds_by_turns
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
@@ -35,52 +35,19 @@ PROGRESS = 0.5
 """Of the schedules: halfway through training."""
 SHARE_TARGET, STEP_TARGET = 0.7, 1.6
 _ADAM = OptimizerConfig()
-Work = Callable[[], object]
 
 
-def rows_seen(autoencoder: HTMAutoencoder, step: Work) -> dict[nn.Module, int]:
-    """How many rows each network of the autoencoder sees in ``step``."""
-    seen = dict.fromkeys(autoencoder.children(), 0)
-
-    def count(network: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        seen[network] += inputs[0].shape[:-1].numel()
-
-    hooks = [network.register_forward_hook(count) for network in seen]
-    step()
-    for hook in hooks:
-        hook.remove()
-    return seen
+def rows_of(seen: dict[nn.Linear, Rows], network: nn.Module) -> int:
+    """How many rows a whole network saw."""
+    return max(seen[layer].forward for layer in network.modules() if isinstance(layer, nn.Linear))
 
 
-def products(autoencoder: HTMAutoencoder, seen: dict[nn.Module, int]) -> Work:
-    """The three products of every layer: its output, and both gradients.
-
-    Tokens and the inputs of a lifter have no gradient.
-    """
-    layers = []
-    for network, rows in seen.items():
-        for layer in network.modules():
-            if isinstance(layer, nn.Linear):
-                weight = layer.weight.detach()
-                inputs, grads = torch.randn(rows, weight.shape[1]), torch.randn(rows, len(weight))
-                layers.append((weight, inputs, grads, network is not autoencoder.lifter))
-
-    def multiply() -> None:
-        for weight, inputs, grads, passes_on in layers:
-            inputs @ weight.T
-            grads.T @ inputs
-            if passes_on:
-                grads @ weight
-
-    return multiply
-
-
-def networks(autoencoder: HTMAutoencoder, seen: dict[nn.Module, int]) -> Work:
+def networks(autoencoder: HTMAutoencoder, seen: dict[nn.Linear, Rows]) -> Work:
     """Every network once forward and backward, activations included."""
     inputs = {
-        network: torch.randn(rows, next(network.parameters()).shape[1])
+        network: torch.randn(rows_of(seen, network), next(network.parameters()).shape[1])
         .requires_grad_(network is not autoencoder.lifter)
-        for network, rows in seen.items()
+        for network in autoencoder.children()
     }  # fmt: skip
 
     def run() -> None:
@@ -116,10 +83,10 @@ def shares(seconds: float, trees: int) -> list[Row]:
     shipped = AutoencoderTrainer(autoencoder, AutoencoderConfig(), generator)
     plain = AutoencoderTrainer(autoencoder, adam, generator)
     bare = partial(losses_and_gradients, shipped, batch, merges)
-    seen = rows_seen(autoencoder, bare)
+    seen = rows_seen([autoencoder], bare)
     times = seconds_by_turns(
         {
-            "matrix products": products(autoencoder, seen),
+            "matrix products": products(seen),
             "whole networks": networks(autoencoder, seen),
             "losses and gradients": bare,
             "update, Adam": lambda: plain.update(batch, merges, PROGRESS),
