@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 THROUGHPUT = {
     "environment": "environment steps per second, four ways to have copies",
-    "joint_training": "merges per second and memory of joint training",
+    "joint_training": "every learner's merges per second, against its matrix products",
     "against_reference": "joint training against a plain reference",
     "limit": "training against the limit of its matrix products",
     "scaling": "time and memory against the number of tokens",
@@ -20,6 +20,9 @@ QUALITY = {
     "fixed_returns": "mean return of every fixed policy",
     "held_out": "held-out errors after 100 s of training",
     "full_comparison": "every learner on every problem, a day and a half",
+    "time_to_error": "how soon ours is as good as the published recipe",
+    "candidates": "what choosing among nearest neighbours costs and saves",
+    "lit_pixels": "joint training on images of a hundred to two hundred points",
     "merge_rounds": "what merging in rounds costs and saves",
     "glom": "what Glom's columns gain from hearing one another",
     "key_scenes": "the merges that context makes right",
@@ -31,6 +34,8 @@ QUICK: dict[str, list[str]] = {
     "environment": ["--quick"],
     "against_reference": ["--seconds", "3"],
     "limit": ["--seconds", "3"],
+    "joint_training": ["--seconds", "0.5", "--most", "15"],
+    "time_to_error": ["--seconds", "10", "--problems", "trees7"],
     "merge_rounds": ["--seconds", "10", "--most", "6"],
     "scaling": ["--most", "512", "--seconds", "0.2"],
 }

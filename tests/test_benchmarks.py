@@ -11,7 +11,16 @@ import torch
 from conftest import small_autoencoder
 
 from agents.cli import main as htm
-from benchmarks import against_reference, environment, limit, running, scaling
+from benchmarks import (
+    against_reference,
+    environment,
+    joint_training,
+    limit,
+    matrix_products,
+    running,
+    scaling,
+    time_to_error,
+)
 from benchmarks.__main__ import main as bench_main
 from htm_env.forest import action_mask
 
@@ -96,11 +105,86 @@ def test_the_rows_of_every_network_are_counted():
         roots = autoencoder.encode(tokens, present, merges).roots
         autoencoder.decode(roots, merges, present)
 
-    seen = limit.rows_seen(autoencoder, step)
-    assert [
-        seen[getattr(autoencoder, name)]
-        for name in ("lifter", "merger", "unmerger", "unlifter", "classifier")
-    ] == [6, 4, 4, 6, 0]
+    seen = matrix_products.rows_seen([autoencoder], step)
+    lifter, *others = autoencoder.children()
+    assert [limit.rows_of(seen, network) for network in (lifter, *others)] == [6, 4, 4, 6, 0]
+    for network in (lifter, *others):
+        for layer in network.modules():
+            if isinstance(layer, torch.nn.Linear):
+                rows = seen[layer]
+                assert rows.weight_gradients == rows.forward
+                first = network is lifter and layer is not lifter.last
+                assert rows.input_gradients == (0 if first else rows.forward)
+    with torch.no_grad():
+        without = matrix_products.rows_seen([autoencoder.merger], step)
+    assert {(rows.forward, rows.weight_gradients) for rows in without.values()} == {(4, 0)}
+
+
+def test_products_are_those_of_the_rows(monkeypatch):
+    """Of 5 rows, 3 with the weight's gradient and 2 with the input's; and in two parts."""
+    layer, made = torch.nn.Linear(4, 6), []
+    seen = {layer: matrix_products.Rows(5, 3, 2)}
+
+    class Counting(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, function, types, arguments=(), kwargs=None):
+            if function is torch.Tensor.__matmul__:
+                made.append(tuple(operand.shape for operand in arguments))
+            return function(*arguments, **(kwargs or {}))
+
+    with Counting():
+        matrix_products.products(seen)()
+    assert made == [((5, 4), (4, 6)), ((6, 3), (3, 4)), ((2, 6), (6, 4))]
+    monkeypatch.setattr(matrix_products, "MOST", 4)
+    with Counting():
+        matrix_products.products(seen)()
+    assert made[3:] == 2 * [((2, 4), (4, 6)), ((6, 1), (1, 4)), ((1, 6), (6, 4))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", joint_training.ALGORITHMS)
+def test_joint_training_of_every_learner_is_measured(algo, monkeypatch):
+    small = joint_training.SIZES[7]._replace(trees=16, candidates=("all", "knn"))
+    monkeypatch.setattr(joint_training, "SIZES", {7: small})
+    for name, tokens, candidates in joint_training.cases(7):
+        if name != algo:
+            continue
+        row = joint_training.measure(name, tokens, candidates, seconds=0.0)
+        assert (row["algo"], row["tokens"], row["candidates"]) == (algo, 7, candidates)
+        assert row["share"] == pytest.approx(row["merges/s"] / row["products alone, merges/s"])
+
+
+@pytest.mark.parametrize("algo", joint_training.ALGORITHMS)
+def test_an_update_makes_as_many_trees_as_the_size_says(algo, monkeypatch):
+    small = joint_training.SIZES[7]._replace(trees=16)
+    monkeypatch.setattr(joint_training, "SIZES", {7: small})
+    learner = joint_training.learner(algo, 7, "all")
+    learner.update(0.5)
+    assert learner.merges_made == 16 * 6
+
+
+# ---------------------------------------------------------------- time to a given error
+
+
+@pytest.mark.slow
+def test_ours_stops_as_soon_as_it_is_as_good(monkeypatch):
+    monkeypatch.setattr(time_to_error, "own_process", at_once)
+    monkeypatch.setattr(time_to_error, "ALGORITHMS", ("reinforce", "nearest"))
+    monkeypatch.setattr(time_to_error, "EPISODES", 20)
+    rows = time_to_error.rows_of("trees7", seed=0, seconds=1.0)
+    assert [row["algo"] for row in rows] == ["original", "reinforce", "nearest"]
+    assert rows[0]["to reach"] is None
+    assert rows[0]["times as fast"] == 1
+    for row in rows[1:]:
+        assert row["to reach"] == rows[0]["held-out nmse"]
+        assert row["held-out nmse"] <= row["to reach"]
+        assert row["seconds"] < rows[0]["seconds"]
+
+
+@pytest.mark.slow
+def test_what_is_not_reached_has_no_time():
+    row = time_to_error.measure("trees7", "random", 0, seconds=0.1, enough=0.0)
+    assert row["seconds"] is None
+    assert row["held-out nmse"] > 0
 
 
 @pytest.mark.slow
@@ -161,7 +245,15 @@ def test_copies_go_from_all_tokens_to_one_and_start_again(way):
 
 # ---------------------------------------------------------------- htm bench
 
-HELPERS = {"__init__", "__main__", "measuring", "plain_reference", "running", "table"}
+HELPERS = {
+    "__init__",
+    "__main__",
+    "matrix_products",
+    "measuring",
+    "plain_reference",
+    "running",
+    "table",
+}
 
 
 def test_every_benchmark_is_listed(capsys):

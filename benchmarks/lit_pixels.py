@@ -1,0 +1,96 @@
+"""Joint training on images of many points: ``python -m benchmarks.lit_pixels``.
+
+scikit-learn's digits, as large as MNIST's (20 of 28 pixels a side) and written as its IDX file, are
+read as anybody's would be: a token is a lit pixel. Images with 100 to 200 of them are kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import struct
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import UInt8
+
+from agents import Reinforce, ReinforceConfig
+from agents.budget import Budget
+from agents.training import Logged, Training
+from benchmarks.measuring import Row, own_process, peak_gigabytes
+from benchmarks.table import report
+from htm_env.datasets.files import IDX_IMAGES
+
+SECONDS = 600.0
+SIDE, INNER, THRESHOLD = 28, 20, 127
+"""Pixels of an image, of the digit within it as in MNIST, and the grey above which one is lit."""
+FEWEST, MOST = 100, 200
+"""Lit pixels of an image."""
+EMBEDDING_DIM = 64
+SPEED_TARGET, MEMORY_TARGET, ERROR_TARGET = 3000, 2.0, 0.1
+CONFIG = ReinforceConfig(candidates="knn", neighbours="centroids")
+
+
+def scaled_digits() -> UInt8[np.ndarray, "N 28 28"]:
+    """The digits as large as MNIST's, those with as many lit pixels as are wanted."""
+    from scipy.ndimage import zoom
+    from sklearn.datasets import load_digits
+
+    small = load_digits().images  # (N, 8, 8), 0 to 16
+    large = zoom(small, (1, INNER / 8, INNER / 8), order=1)
+    large = np.pad(large, ((0, 0), *2 * [((SIDE - INNER) // 2,) * 2]))
+    images = (large * (255 / 16)).round().clip(0, 255).astype(np.uint8)
+    lit = (images > THRESHOLD).sum((1, 2))
+    return images[(lit >= FEWEST) & (lit <= MOST)]
+
+
+def write_idx(path: Path, images: UInt8[np.ndarray, "N rows columns"]) -> None:
+    """An IDX file of unsigned bytes."""
+    path.write_bytes(IDX_IMAGES + struct.pack(">3I", *images.shape) + images.tobytes())
+
+
+def measure(seconds: float, seed: int, split: str, config: ReinforceConfig = CONFIG) -> Row:
+    """One row."""
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "images-idx3-ubyte"
+        images = scaled_digits()
+        write_idx(path, images)
+        data = {"dataset": str(path), "threshold": THRESHOLD}
+        learner = Reinforce("HTM-v0", config, env_kwargs=data, embedding_dim=EMBEDDING_DIM,
+                            seed=seed)  # fmt: skip
+        started = time.perf_counter()
+        for event in Training(learner, Budget(seconds=seconds)).events():
+            if isinstance(event, Logged) and event.evaluation is not None:
+                error = event.scalars["train/nmse"]
+                print(f"{event.position.seconds:.0f} s  train nmse {error:.4f}", flush=True)
+        speed = learner.merges_made / (time.perf_counter() - started)
+        peak = peak_gigabytes()
+        found = learner.evaluate(learner.task.dataset(split), sampled=False)
+    tokens = learner.dataset.fixed(10**6).num_tokens
+    return {
+        "images": len(images),
+        "tokens, median": float(tokens.median()),
+        "tokens, most": int(tokens.max()),
+        "merges/s": speed,
+        "merges/s, at least": SPEED_TARGET,
+        "peak memory, GB": peak,
+        "GB, at most": MEMORY_TARGET,
+        "held-out nmse": found["nmse"],
+        "nmse, at most": ERROR_TARGET,
+    }
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of joint training")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--split", default="test", help="of the samples that are reconstructed")
+    options = parser.parse_args(arguments)
+    report("lit_pixels", [own_process(measure, options.seconds, options.seed, options.split)])
+
+
+if __name__ == "__main__":
+    main()

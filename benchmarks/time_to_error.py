@@ -1,0 +1,96 @@
+"""How soon ours is as good as the published recipe: ``python -m benchmarks.time_to_error``.
+
+``original`` is trained for all of the seconds, and the held-out ``nmse`` that it then has is to be
+reached. The others are given the same seconds, so that their schedules are those of a run of this
+length, and stop as soon as they are there; what looking takes is not counted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+
+import torch
+
+from agents.algorithms import algorithm
+from agents.learner import Learner
+from agents.problems import PROBLEMS, Problem
+from benchmarks.measuring import Row, own_process
+from benchmarks.table import report
+
+SECONDS = 100.0
+EPISODES = 500
+"""Held-out samples."""
+LOOKS = 100
+"""In all of the seconds."""
+ORIGINAL = "original"
+ALGORITHMS = ("reinforce", "replay", "ppo")
+NAMES = ("trees7", "crosses10", "trees15", "digits")
+
+
+def learner(problem: Problem, algo: str, seed: int) -> Learner:
+    """As it is shipped."""
+    known = algorithm(algo)
+    return known.learner(
+        problem.env,
+        known.config,
+        env_kwargs=problem.env_kwargs,
+        embedding_dim=problem.embedding_dim,
+        seed=seed,
+    )
+
+
+def measure(name: str, algo: str, seed: int, seconds: float, enough: float | None) -> Row:
+    """Train until the held-out error is ``enough``, or for all of the seconds; one row."""
+    torch.set_num_threads(1)
+    problem = PROBLEMS[name]
+    made = learner(problem, algo, seed)
+    held_out = made.task.dataset("test")
+    taken, looks, error = 0.0, 0, float("inf")
+    while taken < seconds:
+        started = time.perf_counter()
+        made.update(min(1.0, taken / seconds))
+        taken += time.perf_counter() - started
+        due = int(LOOKS * taken / seconds)
+        if taken >= seconds or (enough is not None and due > looks):
+            looks = due
+            error = float(made.evaluate(held_out, EPISODES, sampled=False)["nmse"] or 0.0)
+            if enough is not None and error <= enough:
+                break
+    reached = enough is None or error <= enough
+    return {
+        "data": problem.title,
+        "algo": algo,
+        "seed": seed,
+        "held-out nmse": error,
+        "to reach": enough,
+        "seconds": taken if reached else None,
+        "merges": made.merges_made,
+    }
+
+
+def rows_of(name: str, seed: int, seconds: float) -> list[Row]:
+    """The published recipe, and ours until they are as good."""
+    rows = [own_process(measure, name, ORIGINAL, seed, seconds, None)]
+    enough = rows[0]["held-out nmse"]
+    rows += [own_process(measure, name, algo, seed, seconds, enough) for algo in ALGORITHMS]
+    for row in rows:
+        there = row["seconds"]
+        row["times as fast"] = rows[0]["seconds"] / there if there else None
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of the published recipe")
+    parser.add_argument("--seed", type=int, default=0, help="of all runs")
+    parser.add_argument("--problems", nargs="+", default=NAMES, choices=NAMES, help="which data")
+    options = parser.parse_args(arguments)
+    report(
+        "time_to_error",
+        [row for name in options.problems for row in rows_of(name, options.seed, options.seconds)],
+    )
+
+
+if __name__ == "__main__":
+    main()
