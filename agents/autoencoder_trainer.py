@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from agents.configuration import check_bounds
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from agents.parts import equal_parts, mean_scalars
+from agents.precision import check_precision, products_in, usable_precision
 from agents.schedules import check_points, piecewise_linear
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
@@ -41,6 +42,10 @@ class AutoencoderConfig:
     state, the rest the encoder's."""
     noise_std: float = 0.0
     """Gaussian noise after lifting and merging in training."""
+    precision: str = "float32"
+    """Of the matrix products of training: float32, or bfloat16, three digits of it, for large
+    networks on devices that have it (elsewhere it stays float32). At the default sizes processors
+    lose time by it, even those that have it."""
     lifter: OptimizerConfig = _SOAP
     """Lifter and unlifter."""
     merger: OptimizerConfig = _SOAP
@@ -50,6 +55,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden_dim=(1, math.inf), noise_std=(0, math.inf))
+        check_precision(self.precision)
         check_points("subtree_share", self.subtree_share)
         check_points("transport_interpolation", self.transport_interpolation)
 
@@ -74,6 +80,8 @@ class AutoencoderTrainer:
             for name, modules in parts.items()
         }
         self.guard = NonFiniteGuard()
+        self.device = autoencoder.token_mean.device
+        self.precision = usable_precision(config.precision, self.device)
 
     def update(
         self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"], progress: float
@@ -82,16 +90,17 @@ class AutoencoderTrainer:
 
         A non-finite loss or gradient skips the step; ``FloatingPointError`` if that persists.
         """
-        losses = autoencoder_losses(
-            self.autoencoder,
-            batch,
-            merges,
-            self.config.loss,
-            subtree_share=piecewise_linear(self.config.subtree_share, progress),
-            interpolation=piecewise_linear(self.config.transport_interpolation, progress),
-            noise_std=self.config.noise_std,
-            generator=self.generator,
-        )
+        with products_in(self.precision, self.device):
+            losses = autoencoder_losses(
+                self.autoencoder,
+                batch,
+                merges,
+                self.config.loss,
+                subtree_share=piecewise_linear(self.config.subtree_share, progress),
+                interpolation=piecewise_linear(self.config.transport_interpolation, progress),
+                noise_std=self.config.noise_std,
+                generator=self.generator,
+            )
         total = losses.pop("total")
         for optimizer in self.optimizers.values():
             optimizer.zero()

@@ -124,6 +124,7 @@ def autoencoder_losses(
         walk = descend(children, start)
     decoded = autoencoder.decode_levels(encoded[row[start]], walk)
     leaf_ids, predicted = autoencoder.unlift_leaves(decoded, walk)
+    predicted = predicted.to(standardised.dtype)  # shorter where products are
     origin = torch.cat([level.origin[level.leaves] for level in walk])
     sample, slot = leaf_ids // num_nodes, leaf_ids % num_nodes
     target = standardised[sample, slot]
@@ -148,7 +149,7 @@ def autoencoder_losses(
         seen = torch.cat([nodes, *[level.nodes for level in walk]])
         states = torch.cat([encoded, *decoded])
         states = states.detach() if weights.classifier_detached else states
-        logits = autoencoder.classifier(states).squeeze(1)
+        logits = autoencoder.classifier(states).squeeze(1).to(standardised.dtype)
         losses["classifier"] = classifier_loss(
             logits, seen % num_nodes < num_tokens[seen // num_nodes]
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.checkpoint import load_state, save_state
 from agents.fixed import fixed_policy
 from agents.optimisation import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
+from agents.precision import PRECISIONS
 from htm_env.losses import LossWeights
 
 NAN, INF = float("nan"), float("inf")
@@ -154,6 +156,41 @@ def trainer(autoencoder, **changes) -> AutoencoderTrainer:
 
 def merges_of(autoencoder, batch):
     return fixed_policy("random").merges(batch, autoencoder, generator())
+
+
+def test_bfloat16_learns_nearly_the_same_and_keeps_float32_weights(autoencoder, monkeypatch):
+    monkeypatch.setattr("agents.precision.has_bfloat16", lambda device: True)
+    batch = random_batch([4, 3, 4])
+    merges = merges_of(autoencoder, batch)
+    found = {}
+    for precision in PRECISIONS:
+        one = copy.deepcopy(autoencoder)
+        training = trainer(one, precision=precision, noise_std=0.01)
+        found[precision] = training.update(batch, merges, 0.5)
+        assert all(weight.dtype == torch.float32 for weight in one.parameters())
+        assert one.weights_hash() != autoencoder.weights_hash()
+    exact, short = (found[precision] for precision in PRECISIONS)
+    assert short["loss/reconstruction"] == pytest.approx(exact["loss/reconstruction"], rel=0.03)
+    assert short["loss/reconstruction"] != exact["loss/reconstruction"]
+    assert short["gradient_norm/merger"] == pytest.approx(exact["gradient_norm/merger"], rel=0.1)
+
+
+def test_without_bfloat16_it_stays_float32_and_says_so(autoencoder, monkeypatch):
+    monkeypatch.setattr("agents.precision.has_bfloat16", lambda device: False)
+    batch = random_batch([4, 3, 4])
+    merges = merges_of(autoencoder, batch)
+    other = copy.deepcopy(autoencoder)
+    with pytest.warns(RuntimeWarning, match="cpu has no bfloat16; training in float32"):
+        training = trainer(other, precision="bfloat16")
+    training.update(batch, merges, 0.5)
+    trainer(autoencoder).update(batch, merges, 0.5)
+    assert other.weights_hash() == autoencoder.weights_hash()
+
+
+def test_an_unknown_precision_is_refused_with_the_choices():
+    choices = r"unknown precision 'half'; choose from \['float32', 'bfloat16'\]"
+    with pytest.raises(ValueError, match=choices):
+        AutoencoderConfig(precision="half")
 
 
 @pytest.mark.parametrize("broken", [NAN, INF])
