@@ -6,7 +6,7 @@ from dataclasses import replace
 from functools import cached_property
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.intervals import Intervals, Softmax
@@ -86,18 +86,26 @@ class CandidateJudgement(Judgement):
 
     @cached_property
     def _scores(self) -> Float[Tensor, "E"]:
-        row, (first, second) = self.pairs.row, self.pairs.nodes.unbind(1)
-        as_first, as_second = self.policy.halves(self.features)
-        return bounded(self.policy.paired_scores(as_first[row, first], as_second[row, second]))
+        return self._scores_of(self.pairs.row[:, None], self.pairs.nodes)
 
     @cached_property
     def _chosen(self) -> Float[Tensor, "B M"]:
         """The scores of the merges that were made; 0 in padding."""
-        rows = torch.arange(self.pairs.size, device=self.features.device)[:, None]
-        first, second = self.episodes.merges.clamp(min=0).unbind(2)
-        as_first, as_second = self.policy.halves(self.features)
-        scores = self.policy.paired_scores(as_first[rows, first], as_second[rows, second])
-        return bounded(scores).where(self.episodes.steps, 0.0)
+        merges = self.episodes.merges
+        rows = torch.arange(self.pairs.size, device=merges.device)[:, None, None]
+        scores = self._scores_of(rows, merges.clamp(min=0))
+        return scores.where(self.episodes.steps, 0.0)
+
+    def _scores_of(
+        self, rows: Int64[Tensor, "..."], nodes: Int64[Tensor, "*pairs 2"]
+    ) -> Float[Tensor, "*pairs"]:
+        """Of pairs of nodes; gathered by one index, whose gradient is several times faster."""
+        at = rows * self.features.shape[1] + nodes
+        chosen = (
+            half.flatten(0, 1).index_select(0, at[..., end].flatten())
+            for end, half in enumerate(self.policy.halves(self.features))
+        )
+        return bounded(self.policy.paired_scores(*chosen)).view(at.shape[:-1])
 
     @cached_property
     def _possible(self) -> Bool[Tensor, "B M"]:

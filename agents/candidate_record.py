@@ -35,7 +35,9 @@ class CandidateRecord:
         slots = torch.arange(present.shape[1], device=nodes.device)
         self.nodes = slots.expand(present.shape).masked_fill(~present, NONE)
         """(R, P) the node in each slot of the rows that are running; -1 where there is none."""
-        self._near = Neighbourhood.of(nearest, standardised, nodes[:, : len(slots)], present)
+        self._embeddings = nodes[:, : len(slots)].clone()
+        self._counts = present.long()
+        self._near = Neighbourhood.of(nearest, standardised, self._embeddings, present)
         self._size, self._steps = len(present), len(slots) - 1
         self._since = torch.zeros_like(self.lists.partners)
         self._ended: list[tuple[Tensor, Tensor, Tensor]] = []
@@ -53,6 +55,7 @@ class CandidateRecord:
             self._end(over, time - 1)
             self._near = self._near.rows(torch.arange(rows, device=self.nodes.device))
             self.nodes, self._since = self.nodes[:rows], self._since[:rows]
+            self._embeddings, self._counts = self._embeddings[:rows], self._counts[:rows]
 
     def merge(
         self,
@@ -61,16 +64,16 @@ class CandidateRecord:
         second: Int64[Tensor, "R"],
         parent: Int64[Tensor, "R"],
         nodes: Float[Tensor, "B N D"],
-        leaf_counts: Int64[Tensor, "B N"],
     ) -> None:
         """The slots ``first`` and ``second`` of all rows were merged, and ``parent`` stands in the
-        first; ``nodes`` and ``leaf_counts`` are those of all nodes, of which it is known by now."""
+        first; ``nodes`` are the embeddings of all nodes, of which it is known by now."""
         rows = torch.arange(len(first), device=first.device)
-        here = self.nodes.clone()
+        here, before = self.nodes.clone(), self.lists.partners
         here[rows, first], here[rows, second] = parent, NONE
-        node, before = here.clamp(min=0), self.lists.partners
-        counts = leaf_counts[rows[:, None], node].masked_fill(here < 0, 0)
-        near = self._near.merged(rows, first, second, nodes[rows[:, None], node], counts)
+        self._embeddings[rows, first] = nodes[rows, parent]
+        self._counts[rows, first] += self._counts[rows, second]
+        self._counts[rows, second] = 0
+        near = self._near.merged(rows, first, second, self._embeddings, self._counts)
         after = near.candidates
         self._end((before >= 0) & ((after.partners != before) | after.fresh), time)
         self._since = self._since.masked_fill(after.fresh, time + 1)

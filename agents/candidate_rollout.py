@@ -14,7 +14,7 @@ from agents.deviation import Deviation
 from agents.listed_scores import listed_scores
 from agents.policy import MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import leaf_counts, leftmost_leaves
+from htm_env.forest import leftmost_leaves
 from htm_env.neighbours import Nearest
 from htm_env.types import NONE, TokenBatch
 from replay import CandidatePairs
@@ -72,7 +72,7 @@ def candidate_episodes(
         merges[row, time] = children
         nodes[row, parent] = autoencoder.merger(nodes[row[:, None], children].flatten(1))
         counts[row, parent] = counts[row[:, None], children].sum(1)
-        record.merge(time, first, second, parent, nodes, counts)
+        record.merge(time, first, second, parent, nodes)
         scores.after(record, first, children, parent)
     record.run(0, int(to_make.max()))
     return CandidateEpisodes(merges, nodes, counts, log_prob, log_total, entropy, record.pairs())
@@ -90,12 +90,12 @@ def candidates_along(
     num_leaves, to_make = present.sum(1), (merges[..., 0] >= 0).sum(1)
     order = to_make.argsort(descending=True, stable=True)
     nodes, made, leaves = nodes[order], merges[order], num_leaves[order]
-    slot, counts = leftmost_leaves(made, leaves), leaf_counts(made, leaves)
+    slot = leftmost_leaves(made, leaves)
     record = CandidateRecord(nearest, standardised[order], nodes, present[order])
     for time, running in enumerate(_running(to_make, made.shape[1])):
         record.run(running, time)
         first, second = slot[:running].gather(1, made[:running, time]).unbind(1)
-        record.merge(time, first, second, leaves[:running] + time, nodes, counts)
+        record.merge(time, first, second, leaves[:running] + time, nodes)
     record.run(0, int(to_make.max()))
     return record.pairs(order)
 

@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from replay.exponential import weights_of
+
 TINY = 1e-30
 """Below every probability that matters; keeps the logarithm of an illegal pair's finite."""
 
@@ -36,7 +38,7 @@ def choices(scores: Float[Tensor, "R W C"], ordered: bool) -> Choices:
 
 def pair_weights(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
     """Weights proportional to the probabilities, the largest 1."""
-    return (scores - scores.amax(dim=(1, 2), keepdim=True)).exp_()
+    return weights_of(scores - scores.amax(dim=(1, 2), keepdim=True))
 
 
 def choose_pairs(

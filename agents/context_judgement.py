@@ -20,6 +20,7 @@ from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_sets, legal_pairs
 from htm_env.types import TokenBatch
+from replay.exponential import weights_of
 
 TOKENS_AT_A_TIME = 65_536
 """Tokens that are looked at together; beyond them memory is saved by looking twice."""
@@ -221,9 +222,9 @@ def steps_of(look: Look, legal: Bool[Tensor, "S W W"], pair: Int64[Tensor, "S 2"
     """What scores say of all choices, and of the pair that was chosen."""
     scores = look.scores.masked_fill(~legal, ILLEGAL)
     rows = torch.arange(len(pair), device=pair.device)
-    log_total = scores.flatten(1).logsumexp(1)
-    log_choice = scores - log_total[:, None, None]
-    probability = log_choice.exp()
+    log_choice = scores.flatten(1).log_softmax(1).view_as(scores)  # faster than logsumexp
+    log_total = scores.amax((1, 2)) - log_choice.amax((1, 2))
+    probability = weights_of(log_choice)
     either = (probability + probability.transpose(1, 2)).clamp_min(TINY).log()
     return Steps(
         log_prob=log_choice[rows, pair[:, 0], pair[:, 1]],

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from replay.exponential import weights_of
+
 
 class Softmax(NamedTuple):
     """Of every step of every episode."""
@@ -51,7 +53,7 @@ class Intervals:
             mine = scores[self._choice]
             most = scores.new_full((nodes,), -torch.inf)
             most.scatter_reduce_(0, self._node, mine, "amax")
-            share = (mine - most[self._node]).exp()
+            share = weights_of(mine - most[self._node])
             total = torch.zeros_like(most).index_add_(0, self._node, share)
             summed = torch.zeros_like(most).index_add_(0, self._node, share * mine)
             most, total, summed = (v.view(self.size, -1) for v in (most, total, summed))
@@ -60,7 +62,7 @@ class Intervals:
                 parents = [v[:, above].repeat_interleave(2, 1) for v in (most, total, summed)]
                 higher = torch.maximum(most[:, here], parents[0])
                 finite = higher.clamp(min=torch.finfo(higher.dtype).min)
-                old, new = (most[:, here] - finite).exp(), (parents[0] - finite).exp()
+                old, new = weights_of(most[:, here] - finite), weights_of(parents[0] - finite)
                 total[:, here] = total[:, here] * old + parents[1] * new
                 summed[:, here] = summed[:, here] * old + parents[2] * new
                 most[:, here] = higher
@@ -94,9 +96,9 @@ class Intervals:
                 above, below = slice(1 << level, 2 << level), slice(2 << level, 4 << level)
                 low, part = (v[:, below].unflatten(1, (-1, 2)) for v in (lowest, summed))
                 lower = low.amin(2)
-                kept = (lower[..., None] - low).exp()  # NaN where no choice is at every step
+                kept = weights_of(lower[..., None] - low)  # NaN where no choice is at every step
                 lowest[:, above], summed[:, above] = lower, (part * kept).sum(2)
-            share = (scores[self._choice] - lowest.flatten()[self._node]).exp()
+            share = weights_of(scores[self._choice] - lowest.flatten()[self._node])
             share = share * summed.flatten()[self._node]
             return torch.zeros_like(scores).index_add_(0, self._choice, share)
 

@@ -12,6 +12,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from replay.exponential import weights_of
+
 
 class Lifetimes:
     """When each pair of nodes of ``B`` episodes could be merged.
@@ -63,12 +65,12 @@ class Lifetimes:
         for last in range(self.steps):
             now = log_totals[:, last, None]
             lower = torch.minimum(low[:, : last + 1], now)
-            kept = total[:, : last + 1] * (lower - low[:, : last + 1]).exp()
-            total[:, : last + 1] = torch.addcmul(kept, weights[:, last, None], (lower - now).exp())
+            kept = total[:, : last + 1] * weights_of(lower - low[:, : last + 1])
+            added = weights_of(lower - now)
+            total[:, : last + 1] = torch.addcmul(kept, weights[:, last, None], added)
             low[:, : last + 1] = lower
             smallest[:, : last + 1, last], summed[:, : last + 1, last] = lower, total[:, : last + 1]
         index = (self.first_step * self.steps + self.last_step).where(self.pairs, 0).flatten(1)
         lowest = smallest.flatten(1).gather(1, index).view_as(scores)
-        return ((scores - lowest).exp() * summed.flatten(1).gather(1, index).view_as(scores)).where(
-            self.pairs, 0.0
-        )
+        held = summed.flatten(1).gather(1, index).view_as(scores)
+        return (weights_of(scores - lowest) * held).where(self.pairs, 0.0)

@@ -72,16 +72,26 @@ class Neighbourhood:
     ) -> Neighbourhood:
         """After merging slots ``(first, second)`` in the samples ``rows``.
 
-        Embeddings and leaf counts, 0 in empty slots, are those after it.
+        The samples stand in order, each at most once. Embeddings and leaf counts, 0 in empty slots,
+        are those after it.
         """
-        places, sums, counts = embeddings[rows], None, leaf_counts[rows]
+        if len(rows) < len(leaf_counts):
+            some = self.rows(rows)._all_merged(first, second, embeddings[rows], leaf_counts[rows])
+            return self.with_rows(rows, some)
+        return self._all_merged(first, second, embeddings, leaf_counts)
+
+    def _all_merged(
+        self, first: Tensor, second: Tensor, places: Tensor, leaf_counts: Tensor
+    ) -> Neighbourhood:
+        sums = None
         if self.sums is not None:
+            rows = torch.arange(len(first), device=first.device)
             sums = self.sums.clone()
             sums[rows, first] += sums[rows, second]
             sums[rows, second] = 0.0
-            places = sums[rows] / counts.clamp(min=1)[..., None]
-        after = merged_candidates(self.candidates.rows(rows), places, counts > 0, first, second)
-        return Neighbourhood(self.candidates.with_rows(rows, after), sums)
+            places = sums / leaf_counts.clamp(min=1)[..., None]
+        after = merged_candidates(self.candidates, places, leaf_counts > 0, first, second)
+        return Neighbourhood(after, sums)
 
     def followed(
         self,

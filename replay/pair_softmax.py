@@ -8,6 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from replay.exponential import weights_of
+
 UNDERFLOW = 1e-200
 """A sum of weights below this is computed again, relative to its own largest."""
 AT_A_TIME = 256
@@ -23,7 +25,7 @@ def log_totals(
     sums all states of a sample: every pair's weight is computed once.
     """
     best, relative = _relative(scores)
-    total = _summed(relative.exp(), active)
+    total = _summed(weights_of(relative), active)
     log_total = total.clamp_min(UNDERFLOW).log()
     open_states = active.sum(2) > 1
     low = (open_states & (total < UNDERFLOW)).nonzero()  # far below the best pair of another state
@@ -46,7 +48,7 @@ def choice_entropy(
     e^700 times less likely than the best pair of another state it is 0.
     """
     _, relative = _relative(scores)
-    weights = relative.exp()
+    weights = weights_of(relative)
     log_choice = relative if ordered else relative.logaddexp(relative.transpose(1, 2))
     total = _summed(weights, active)
     mean = _summed(weights * log_choice.where(weights > 0, 0.0), active) / total

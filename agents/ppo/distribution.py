@@ -8,6 +8,7 @@ from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistrib
 from torch import Tensor
 
 from agents.policy import ILLEGAL
+from replay.exponential import weights_of
 
 
 class MergeDistribution(MaskableCategoricalDistribution):
@@ -39,11 +40,11 @@ class MergeDistribution(MaskableCategoricalDistribution):
 
     def entropy(self) -> Float[Tensor, "B"]:
         """In nats; an illegal action adds nothing, since 0 times a finite number is 0."""
-        return -(self.log_probabilities.exp() * self.log_probabilities).sum(1)
+        return -(weights_of(self.log_probabilities) * self.log_probabilities).sum(1)
 
     def sample(self) -> Int64[Tensor, "B"]:
         """Drawn with torch's global generator, as everything in Stable-Baselines3 is."""
-        return torch.multinomial(self.log_probabilities.exp(), 1).squeeze(1)
+        return torch.multinomial(weights_of(self.log_probabilities), 1).squeeze(1)
 
     def mode(self) -> Int64[Tensor, "B"]:
         return self.log_probabilities.argmax(dim=1)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from agents.choices import TINY, most_entropy
 from htm_env.forest import action_to_pair, pair_to_action
+from replay.exponential import weights_of
 
 
 def observed_entropy(
@@ -30,7 +31,7 @@ def choice_entropy(
     """
     actions = torch.arange(log_probabilities.shape[1], device=log_probabilities.device)
     first, second = action_to_pair(actions, num_slots)
-    probability = log_probabilities.exp()
+    probability = weights_of(log_probabilities)
     choice = probability + probability[:, pair_to_action(second, first, num_slots)]
     share = _entropy(probability, choice) / most_entropy(num_active, ordered=False)
     return share.masked_fill(num_active <= 2, torch.nan)
@@ -47,7 +48,7 @@ def candidate_entropy(
     partner = candidates.clamp(min=0).long()
     turned = candidates[rows, partner] == own  # (B, P, k, k): where the partner lists the slot
     listed = candidates >= 0
-    probability = log_probabilities.exp().view(size, slots, k)
+    probability = weights_of(log_probabilities).view(size, slots, k)
     choice = probability + (probability[rows, partner] * turned).sum(3)
     both = turned.any(3) & listed
     pairs = listed.sum((1, 2)) - both.sum((1, 2)) // 2
