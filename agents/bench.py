@@ -14,7 +14,7 @@ def bench(options: BenchOptions) -> None:
     """Lists or runs benchmarks.
 
     Raises :class:`UsageError` for an unknown name, ``FileNotFoundError`` where there are no
-    benchmarks, and ``ChildProcessError`` where one failed.
+    benchmarks or no folder for the JSON file, and ``ChildProcessError`` where one failed.
     """
     if find_spec("benchmarks") is None or find_spec(RUNNING) is None:
         raise FileNotFoundError(
@@ -29,4 +29,6 @@ def bench(options: BenchOptions) -> None:
         running.chosen(options.names)
     except ValueError as error:
         raise UsageError(str(error)) from None
-    running.run(options.names, options.quick)
+    if options.json is not None and not options.json.parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {str(options.json.parent)!r} for --json")
+    running.run(options.names, options.quick, options.json)

@@ -263,6 +263,8 @@ class BenchOptions:
     """List the benchmarks and run none."""
     quick: bool = False
     """A first look, in minutes."""
+    json: Path | None = None
+    """File for the tables of this run, all in one JSON object by their names."""
 
 
 def json_object(flag: str, text: str | None) -> dict[str, Any]:

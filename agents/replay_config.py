@@ -23,7 +23,7 @@ class ReplayConfig(ReinforceConfig):
     replay_batch_size: int = 64
     """Stored episodes an update."""
     capacity: int = 20_000
-    """Episodes stored at most."""
+    """Episodes stored at most; with the default staleness there are some 400."""
     max_staleness: int | None = 50
     """Episodes older than this many updates are dropped, since an autoencoder that goes on learning
     the trees of a policy long gone is held back by them; 0 keeps the latest batch only, None leaves
@@ -44,7 +44,8 @@ class ReplayConfig(ReinforceConfig):
     lambda_: float = 1.0
     """Of V-trace's traces: 1 looks ahead to the end, 0 by one merge."""
     seed_episodes: int = 0
-    """Demonstrations stored before the first update."""
+    """Demonstrations stored before the first update. They grow old as all others do: to keep them,
+    set max_staleness to None."""
     demonstration_epsilon: float = 0.1
     """Share of random episodes among the demonstrations, so that every probability is known and
     none is 0; for other policies than the nearest ones."""

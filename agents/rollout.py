@@ -162,7 +162,7 @@ def _rollout_sorted(
         now, row, running = scores.at(step, positions), step.rows, len(step.rows)
         if measure_entropy:
             weights, spread[:running, step.time] = choices(now, ordered_entropy)
-        else:
+        else:  # it follows from the scores of what was drawn, after the last step
             weights = pair_weights(now)
         first, second, log_prob[:running, step.time] = choose_pairs(weights, generator, greedy)
         if deviation is not None:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
 from agents.policy import NodePolicy
 
@@ -103,7 +104,7 @@ class PairPolicy(NodePolicy):
     ) -> Float[Tensor, "*batch F"]:
         as_first, as_second = self.first.weight.chunk(2, dim=1)
         return torch.cat(
-            [embeddings @ as_first.T + self.first.bias, embeddings @ as_second.T], dim=-1
+            [linear(embeddings, as_first, self.first.bias), linear(embeddings, as_second)], dim=-1
         )
 
     def scores(

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
 
 from agents.evaluation import EVALUATION_SEED
 from agents.learner import Learner
@@ -19,6 +21,7 @@ from htm_env.merge_tree import MergeTree
 from htm_env.metrics import nmse_per_sample
 from htm_env.trace import Considered, Trace
 from htm_env.types import TokenBatch
+from replay import CandidatePairs
 
 
 def traces(learner: Learner, dataset: Dataset, count: int) -> list[Trace]:
@@ -53,7 +56,8 @@ def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
     batch = dataset.episodes(np.array([key], dtype=np.int64)).to(device)
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED + key)
     merges = learner.plan(batch, generator, greedy=True)
-    episode = follow(learner.autoencoder, batch, merges)
+    nearest = learner.config.nearest if isinstance(learner, PolicyLearner) else None
+    episode = follow(learner.autoencoder, batch, merges, nearest)
     tokens = int(batch.num_tokens)
     merges = episode.merges[0, : tokens - 1]
     # The same sample once for each number of merges, all decoded together.
@@ -80,7 +84,8 @@ def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
 def _considered(
     learner: PolicyLearner, batch: TokenBatch, episode: Rollout
 ) -> tuple[Considered, ...]:
-    """The policy's probabilities of all ordered pairs before every merge."""
+    """The policy's probabilities of all ordered pairs before every merge; 0 of those that were no
+    candidates."""
     scores = pair_scores(
         learner.policy, learner.autoencoder, batch, episode.nodes, episode.leaf_counts
     )
@@ -90,8 +95,22 @@ def _considered(
         table = scores.at(step, positions)[0].double()
         nodes, place = positions.here[0, : step.width].sort()
         own = table[place[:, None], place].fill_diagonal_(-torch.inf)
+        if episode.candidates is not None:
+            own = own.masked_fill(~_candidates_at(episode.candidates, step.time, nodes), -torch.inf)
         probabilities = own.flatten().softmax(0).view_as(own)
         steps.append(Considered(nodes.cpu().numpy().astype(np.int64), probabilities.cpu().numpy()))
         children, parent = positions.merge(step, *positions.find(step, episode.merges))
         scores.after(step, children, parent)
     return tuple(steps)
+
+
+def _candidates_at(
+    candidates: CandidatePairs, time: int, nodes: Int64[Tensor, "k"]
+) -> Bool[Tensor, "k k"]:
+    """True <--> the pair of these nodes, in ascending order, was a candidate before the merge."""
+    now = torch.tensor([0], device=nodes.device), torch.tensor([time], device=nodes.device)
+    _, pair = candidates.at(*now)
+    first, second = torch.searchsorted(nodes, candidates.nodes[pair]).unbind(1)
+    listed = torch.zeros(len(nodes), len(nodes), dtype=torch.bool, device=nodes.device)
+    listed[first, second] = True
+    return listed

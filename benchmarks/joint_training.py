@@ -1,10 +1,12 @@
 """Joint training of every learner, at every size: ``python -m benchmarks.joint_training``.
 
-Merges per second of whole updates as they are shipped (rollout, rewards, policy, autoencoder; of
-replay, a round of one fresh batch and its replays), one thread, embedding 64 and hidden width 256.
-Beside it stands what the machine could do: the merges per second if an update were nothing but the
-products of its linear layers, each as one large batched product (``matrix_products.py``). Every row
-has a process of its own, so that its peak memory is its own.
+Merges per second of whole updates (rollout, rewards, policy, autoencoder), one thread, embedding
+64, with the shipped networks, optimizers and autoencoder steps, and with the same number of trees
+at a time for all, none of them demonstrated. Of replay it is a round of one fresh batch and its
+replays, and the merges are those of the fresh batch. Beside it stands what the machine could do:
+the merges per second if an update were nothing but the products of its linear layers, each as one
+large batched product (``matrix_products.py``). Every row has a process of its own, so that its peak
+memory is its own.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ import torch
 
 from agents.algorithms import algorithm
 from agents.learner import Learner
-from agents.policy_learner import PolicyLearner
 from agents.replay_config import ReplayConfig
 from benchmarks.matrix_products import products, rows_seen
 from benchmarks.measuring import Row, own_process, peak_gigabytes, seconds_of
@@ -26,7 +27,10 @@ from benchmarks.table import report
 
 SECONDS = 5.0
 EMBEDDING_DIM = 64
-ALGORITHMS = ("reinforce", "replay", "ppo", "maskable_ppo", "original", "nearest")
+ALGORITHMS = (
+    *("reinforce", "replay", "ppo", "maskable_ppo"),
+    *("original", "original_policy", "nearest"),
+)
 
 
 class Size(NamedTuple):
@@ -87,8 +91,7 @@ def measure(algo: str, tokens: int, candidates: str, seconds: float) -> Row:
         learn(min(1.0, elapsed / seconds) if seconds else 1.0)
     speed = (made.merges_made - before) / elapsed
     peak, before = peak_gigabytes(), made.merges_made
-    networks = [made.autoencoder, *([made.policy] if isinstance(made, PolicyLearner) else [])]
-    seen = rows_seen(networks, learn)
+    seen = rows_seen(learn)
     possible = (made.merges_made - before) / seconds_of(products(seen), seconds / 5)
     return {
         "algo": algo,
@@ -103,14 +106,14 @@ def measure(algo: str, tokens: int, candidates: str, seconds: float) -> Row:
 
 
 def cases(most: int) -> list[tuple[str, int, str]]:
-    """Every learner at every size; candidates only where a policy network chooses."""
+    """Every learner at every size; a fixed order, which knows no candidates, once."""
     return [
         (algo, tokens, candidates)
         for tokens, size in SIZES.items()
         if tokens <= most
         for candidates in size.candidates
         for algo in ALGORITHMS
-        if candidates == "all" or hasattr(algorithm(algo).config, "candidates")
+        if candidates == size.candidates[0] or hasattr(algorithm(algo).config, "candidates")
     ]
 
 

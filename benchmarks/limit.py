@@ -22,7 +22,7 @@ from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.fixed import fixed_policy
 from agents.optimisation import OptimizerConfig
 from agents.schedules import piecewise_linear
-from benchmarks.matrix_products import Rows, Work, products, rows_seen
+from benchmarks.matrix_products import Rows, Work, key_of, products, rows_seen
 from benchmarks.measuring import Row, own_process, seconds_by_turns
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
@@ -37,12 +37,13 @@ SHARE_TARGET, STEP_TARGET = 0.7, 1.6
 _ADAM = OptimizerConfig()
 
 
-def rows_of(seen: dict[nn.Linear, Rows], network: nn.Module) -> int:
+def rows_of(seen: dict[tuple[int, torch.Size], Rows], network: nn.Module) -> int:
     """How many rows a whole network saw."""
-    return max(seen[layer].forward for layer in network.modules() if isinstance(layer, nn.Linear))
+    keys = [key_of(weight) for weight in network.parameters()]
+    return max((seen[key].forward for key in keys if key in seen), default=0)
 
 
-def networks(autoencoder: HTMAutoencoder, seen: dict[nn.Linear, Rows]) -> Work:
+def networks(autoencoder: HTMAutoencoder, seen: dict[tuple[int, torch.Size], Rows]) -> Work:
     """Every network once forward and backward, activations included."""
     inputs = {
         network: torch.randn(rows_of(seen, network), next(network.parameters()).shape[1])
@@ -83,7 +84,7 @@ def shares(seconds: float, trees: int) -> list[Row]:
     shipped = AutoencoderTrainer(autoencoder, AutoencoderConfig(), generator)
     plain = AutoencoderTrainer(autoencoder, adam, generator)
     bare = partial(losses_and_gradients, shipped, batch, merges)
-    seen = rows_seen([autoencoder], bare)
+    seen = rows_seen(bare)
     times = seconds_by_turns(
         {
             "matrix products": products(seen),

@@ -1,7 +1,8 @@
 """Joint training on images of many points: ``python -m benchmarks.lit_pixels``.
 
 scikit-learn's digits, as large as MNIST's (20 of 28 pixels a side) and written as its IDX file, are
-read as anybody's would be: a token is a lit pixel. Images with 100 to 200 of them are kept.
+read as anybody's would be: a token is a lit pixel. Images with 100 to 200 of them are kept. Merges
+per second are of the whole run: cloned ones, searches for better trees and evaluations included.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn.functional import linear
+from torch.overrides import TorchFunctionMode
 
 Work = Callable[[], object]
 MOST = 2**16
@@ -26,39 +29,51 @@ class Rows:
     """And for how many the gradient was to be passed on; tokens have none."""
 
 
-def rows_seen(networks: Iterable[nn.Module], step: Work) -> dict[nn.Linear, Rows]:
-    """What every linear layer of these networks sees in ``step``."""
-    layers = dict.fromkeys(
-        layer for network in networks for layer in network.modules() if isinstance(layer, nn.Linear)
-    )
-    seen = {layer: Rows() for layer in layers}
+class RowsSeen(TorchFunctionMode):
+    """Counts, while it is entered, the rows of every linear layer, by its weight."""
 
-    def count(layer: nn.Linear, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        rows, counted = inputs[0].shape[:-1].numel(), seen[layer]
-        counted.forward += rows
-        if output.requires_grad:
-            counted.weight_gradients += rows
-            counted.input_gradients += rows if inputs[0].requires_grad else 0
+    def __init__(self) -> None:
+        super().__init__()
+        self.of: dict[tuple[int, torch.Size], Rows] = {}
+        """By the address and the shape of a weight (half of a weight is one of its own)."""
 
-    hooks = [layer.register_forward_hook(count) for layer in seen]
-    try:
+    def __torch_function__(
+        self, function: Any, types: Any, arguments: Any = (), kwargs: Any = None
+    ) -> Any:
+        made = function(*arguments, **(kwargs or {}))
+        if function is linear:
+            inputs, weight = arguments[:2]
+            seen = self.of.setdefault(key_of(weight), Rows())
+            rows = inputs.shape[:-1].numel()
+            seen.forward += rows
+            if made.requires_grad:
+                seen.weight_gradients += rows
+                seen.input_gradients += rows if inputs.requires_grad else 0
+        return made
+
+
+def key_of(weight: Tensor) -> tuple[int, torch.Size]:
+    """What a weight is known by."""
+    return weight.data_ptr(), weight.shape
+
+
+def rows_seen(step: Work) -> dict[tuple[int, torch.Size], Rows]:
+    """What every linear layer sees in ``step``, by :func:`key_of` its weight."""
+    with RowsSeen() as seen:
         step()
-    finally:
-        for hook in hooks:
-            hook.remove()
-    return seen
+    return seen.of
 
 
-def products(seen: dict[nn.Linear, Rows]) -> Work:
+def products(seen: dict[tuple[int, torch.Size], Rows]) -> Work:
     """The products of every layer as one large one each: its output, and both gradients.
 
     More rows than :data:`MOST`, whose memory nothing else here would need, are several of them.
     """
     operands = []
-    for layer, rows in seen.items():
-        weight, times = layer.weight.detach(), max(1, math.ceil(rows.forward / MOST))
-        inputs = torch.randn(rows.forward // times, weight.shape[1])
-        gradients = torch.randn(rows.weight_gradients // times, len(weight))
+    for (_, shape), rows in seen.items():
+        weight, times = torch.randn(shape), max(1, math.ceil(rows.forward / MOST))
+        inputs = torch.randn(rows.forward // times, shape[1])
+        gradients = torch.randn(rows.weight_gradients // times, shape[0])
         operands.append((weight, inputs, gradients, rows.input_gradients // times, times))
 
     def multiply() -> None:

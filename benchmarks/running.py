@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.table import RESULTS
 
 THROUGHPUT = {
     "environment": "environment steps per second, four ways to have copies",
@@ -67,15 +72,20 @@ def chosen(names: Sequence[str], quick: bool = False) -> list[list[str]]:
     ]
 
 
-def run(names: Sequence[str], quick: bool = False) -> None:
-    """Run them, each in a process of its own.
+def run(names: Sequence[str], quick: bool = False, file: Path | None = None) -> None:
+    """Run them, each in a process of its own; ``file`` gets the tables of all that did not fail.
 
     Raises what :func:`chosen` raises; at the end ``ChildProcessError`` names those that failed.
     """
+    started = time.time_ns()
     failed = [
         command[2].removeprefix("benchmarks.")
         for command in chosen(names, quick)
         if subprocess.run(command, check=False).returncode != 0
     ]
+    if file is not None:
+        made = (path for path in RESULTS.glob("*.json") if path.stat().st_mtime_ns >= started)
+        tables = {path.stem: json.loads(path.read_text()) for path in sorted(made)}
+        file.write_text(json.dumps(tables, indent=2) + "\n")
     if failed:
         raise ChildProcessError(f"benchmarks that failed: {', '.join(failed)}")

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 BLOCK = 512
-"""Rows at a time where no gradient is needed: what lies between two layers then stays in the
-processor's cache, which halves the time of many rows. On other devices a block is only a split."""
+"""Rows that a processor takes at a time where no gradient is needed: what lies between two layers
+then stays in its cache, which halves the time of many rows."""
 
 
 class ResidualNetwork(nn.Module):
@@ -39,7 +39,8 @@ class ResidualNetwork(nn.Module):
         nn.init.ones_(self.gate.bias)  # open at first: plain units, which learn faster early on
 
     def forward(self, values: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or values.ndim != 2 or len(values) <= BLOCK:
+        whole = torch.is_grad_enabled() or values.ndim != 2 or len(values) <= BLOCK
+        if whole or values.device.type != "cpu":
             return self._forward(values)
         return torch.cat([self._forward(block) for block in values.split(BLOCK)])
 

@@ -19,7 +19,8 @@ class Considered(NamedTuple):
     nodes: NDArray[np.int64]
     """(k,) the active nodes, in ascending order."""
     probabilities: Numbers
-    """(k, k) of merging the row's node with the column's, in this order; 0 on the diagonal."""
+    """(k, k) of merging the row's node with the column's, in this order; 0 on the diagonal,
+    and where the policy could not choose the pair."""
 
 
 @dataclass(frozen=True, eq=False)

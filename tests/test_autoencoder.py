@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_mask
 from htm_env.merging import merge_with
+from htm_env.networks import ResidualNetwork
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -463,3 +464,14 @@ def test_wrong_candidates_to_reconstruct_with(autoencoder, options, message):
     tokens, present = torch.zeros(1, 3, 3), torch.ones(1, 3, dtype=torch.bool)
     with pytest.raises(ValueError, match=message):
         autoencoder.reconstruct(tokens, present, chain_policy, **options)
+
+
+def test_many_rows_without_gradients_go_through_a_network_in_blocks(monkeypatch):
+    network, values = ResidualNetwork(3, 8, 2), torch.randn(10, 3)
+    with torch.no_grad():
+        whole = network(values)
+        monkeypatch.setattr("htm_env.networks.BLOCK", 3)
+        torch.testing.assert_close(network(values), whole)
+        torch.testing.assert_close(network(values.view(2, 5, 3)), whole.view(2, 5, 2))
+        assert network(values[:0]).shape == (0, 2)
+    assert network(values).requires_grad

@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from conftest import small_autoencoder
+from episodes import random_policy
 
 from agents.cli import main as htm
 from benchmarks import (
     against_reference,
+    candidates,
     environment,
     joint_training,
     limit,
+    lit_pixels,
     matrix_products,
     running,
     scaling,
     time_to_error,
 )
 from benchmarks.__main__ import main as bench_main
+from htm_env.datasets import make_dataset
 from htm_env.forest import action_mask
 
 TREES7 = {"env": "HTM-Trees-v0", "geometry": {"heights": (3,)}, "trees": 4, "target": 5}
@@ -105,29 +112,48 @@ def test_the_rows_of_every_network_are_counted():
         roots = autoencoder.encode(tokens, present, merges).roots
         autoencoder.decode(roots, merges, present)
 
-    seen = matrix_products.rows_seen([autoencoder], step)
+    seen = matrix_products.rows_seen(step)
     lifter, *others = autoencoder.children()
     assert [limit.rows_of(seen, network) for network in (lifter, *others)] == [6, 4, 4, 6, 0]
-    for network in (lifter, *others):
+    for network in (lifter, *others[:-1]):
         for layer in network.modules():
             if isinstance(layer, torch.nn.Linear):
-                rows = seen[layer]
+                rows = seen[matrix_products.key_of(layer.weight)]
                 assert rows.weight_gradients == rows.forward
                 first = network is lifter and layer is not lifter.last
                 assert rows.input_gradients == (0 if first else rows.forward)
     with torch.no_grad():
-        without = matrix_products.rows_seen([autoencoder.merger], step)
-    assert {(rows.forward, rows.weight_gradients) for rows in without.values()} == {(4, 0)}
+        without = matrix_products.rows_seen(step)
+    assert without.keys() == seen.keys()
+    assert {rows.weight_gradients for rows in without.values()} == {0}
+
+
+@pytest.mark.parametrize("network", ["pointer", "pair_mlp"])
+def test_every_linear_layer_of_a_policy_is_counted(network):
+    policy = random_policy(network)
+    layers = [layer for layer in policy.modules() if isinstance(layer, torch.nn.Linear)]
+    tokens = torch.randn(2, 3, policy.embedding_dim)
+    counts = torch.ones(2, 3, dtype=torch.int64)
+
+    def step():
+        features = policy.features(tokens, counts)
+        policy.scores(features, features)
+        policy.values(features, torch.ones(2, 1, 3))
+
+    seen = matrix_products.rows_seen(step)
+    parameters = sum(layer.weight.numel() for layer in layers)
+    assert sum(shape.numel() for _, shape in seen) == parameters
+    assert all(rows.forward > 0 for rows in seen.values())
 
 
 def test_products_are_those_of_the_rows(monkeypatch):
     """Of 5 rows, 3 with the weight's gradient and 2 with the input's; and in two parts."""
-    layer, made = torch.nn.Linear(4, 6), []
-    seen = {layer: matrix_products.Rows(5, 3, 2)}
+    made = []
+    seen = {(0, torch.Size((6, 4))): matrix_products.Rows(5, 3, 2)}
 
     class Counting(torch.overrides.TorchFunctionMode):
         def __torch_function__(self, function, types, arguments=(), kwargs=None):
-            if function is torch.Tensor.__matmul__:
+            if function is torch.Tensor.matmul:
                 made.append(tuple(operand.shape for operand in arguments))
             return function(*arguments, **(kwargs or {}))
 
@@ -145,12 +171,25 @@ def test_products_are_those_of_the_rows(monkeypatch):
 def test_joint_training_of_every_learner_is_measured(algo, monkeypatch):
     small = joint_training.SIZES[7]._replace(trees=16, candidates=("all", "knn"))
     monkeypatch.setattr(joint_training, "SIZES", {7: small})
-    for name, tokens, candidates in joint_training.cases(7):
+    for name, tokens, among in joint_training.cases(7):
         if name != algo:
             continue
-        row = joint_training.measure(name, tokens, candidates, seconds=0.0)
-        assert (row["algo"], row["tokens"], row["candidates"]) == (algo, 7, candidates)
+        row = joint_training.measure(name, tokens, among, seconds=0.0)
+        assert (row["algo"], row["tokens"], row["candidates"]) == (algo, 7, among)
         assert row["share"] == pytest.approx(row["merges/s"] / row["products alone, merges/s"])
+
+
+@pytest.mark.parametrize("algo", joint_training.ALGORITHMS)
+def test_the_merger_learns_from_every_merge(algo, monkeypatch):
+    """Of replay in the fresh update of a round; it also encodes what it does not learn from."""
+    small = joint_training.SIZES[7]._replace(trees=16)
+    monkeypatch.setattr(joint_training, "SIZES", {7: small})
+    learner = joint_training.learner(algo, 7, "all")
+    seen = matrix_products.rows_seen(lambda: learner.update(0.5))
+    weight = next(learner.autoencoder.merger.parameters())
+    rows = seen[matrix_products.key_of(weight)]
+    times = 2 if learner.config.autoencoder.loss.cycle else 1  # that loss merges once more
+    assert rows.weight_gradients == times * 16 * 6 <= rows.forward
 
 
 @pytest.mark.parametrize("algo", joint_training.ALGORITHMS)
@@ -162,29 +201,98 @@ def test_an_update_makes_as_many_trees_as_the_size_says(algo, monkeypatch):
     assert learner.merges_made == 16 * 6
 
 
+# ---------------------------------------------------------------- candidates, and lit pixels
+
+
+def test_errors_among_candidates_are_compared_by_their_medians():
+    errors = {"all": (0.1, 0.3, 0.2), "knn": (0.5, 0.15, 0.22)}
+    rows = [{"candidates": way, "held-out nmse": error} for way in errors for error in errors[way]]
+    found = candidates.ratio(rows)
+    assert (found["median nmse, all"], found["median nmse, knn"]) == (0.2, 0.22)
+    assert found["knn / all"] == pytest.approx(1.1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", candidates.WAYS)
+def test_a_run_among_candidates_is_measured(way, monkeypatch):
+    monkeypatch.setattr(candidates, "EPISODES", 4)
+    row = candidates.measure(way, 2, seed=0, merges=100, split="validation")
+    assert (row["candidates"], row["seed"]) == (way, 0)
+    assert row["held-out nmse"] > 0
+
+
+@pytest.fixture(scope="module")
+def images():
+    return lit_pixels.scaled_digits()
+
+
+def test_digits_as_large_as_mnists_have_a_hundred_to_two_hundred_points(images, tmp_path):
+    assert images.shape == (1726, 28, 28)
+    lit_pixels.write_idx(tmp_path / "images", images)
+    dataset = make_dataset("HTM-v0", dataset=str(tmp_path / "images"),
+                           threshold=lit_pixels.THRESHOLD)  # fmt: skip
+    counts = dataset.fixed(10**4).num_tokens
+    assert 100 <= int(counts.min()) <= int(counts.max()) <= 200
+    x, y = dataset.fixed(1).tokens[0, : int(counts[0])].T
+    assert (x.min(), y.min()) >= (4, 4)  # within the frame
+    assert max(x.max(), y.max()) < 24
+
+
+@pytest.mark.slow
+def test_training_on_lit_pixels_is_measured(images, monkeypatch):
+    monkeypatch.setattr(lit_pixels, "scaled_digits", lambda: images[:40])
+    config = replace(lit_pixels.CONFIG, batch_size=2)
+    row = lit_pixels.measure(0.5, 0, "validation", config)
+    assert row["images"] == 40
+    assert 100 <= row["tokens, median"] <= row["tokens, most"] <= 200
+    assert row["held-out nmse"] > 0
+
+
 # ---------------------------------------------------------------- time to a given error
 
 
-@pytest.mark.slow
-def test_ours_stops_as_soon_as_it_is_as_good(monkeypatch):
+class Scripted:
+    """A learner whose held-out errors are given, one a look; an update takes a second."""
+
+    def __init__(self, errors: list[float]) -> None:
+        self.errors, self.merges_made, self.seconds, self.task = iter(errors), 0, 0.0, self
+
+    def dataset(self, split: str) -> None:
+        assert split == "test"
+
+    def update(self, progress: float) -> None:
+        assert progress == pytest.approx(self.seconds / 4)
+        self.seconds += 1
+        self.merges_made += 10
+
+    def evaluate(self, data: None, count: int, *, sampled: bool) -> dict[str, float]:
+        return {"nmse": next(self.errors)}
+
+
+def test_times_are_the_first_at_which_the_last_error_of_the_published_recipe_is_reached(
+    monkeypatch,
+):
+    made = {
+        "original": Scripted([0.5, 0.3, 0.4, 0.3]),
+        "reinforce": Scripted([0.3]),
+        "replay": Scripted([0.6, 0.4, 0.31, 0.1]),
+        "ppo": Scripted([0.6, 0.5, 0.5, 0.31]),
+    }
+    now = [Scripted([])]
+
+    def learner(problem, algo, seed):
+        now[0] = made[algo]
+        return made[algo]
+
     monkeypatch.setattr(time_to_error, "own_process", at_once)
-    monkeypatch.setattr(time_to_error, "ALGORITHMS", ("reinforce", "nearest"))
-    monkeypatch.setattr(time_to_error, "EPISODES", 20)
-    rows = time_to_error.rows_of("trees7", seed=0, seconds=1.0)
-    assert [row["algo"] for row in rows] == ["original", "reinforce", "nearest"]
-    assert rows[0]["to reach"] is None
-    assert rows[0]["times as fast"] == 1
-    for row in rows[1:]:
-        assert row["to reach"] == rows[0]["held-out nmse"]
-        assert row["held-out nmse"] <= row["to reach"]
-        assert row["seconds"] < rows[0]["seconds"]
-
-
-@pytest.mark.slow
-def test_what_is_not_reached_has_no_time():
-    row = time_to_error.measure("trees7", "random", 0, seconds=0.1, enough=0.0)
-    assert row["seconds"] is None
-    assert row["held-out nmse"] > 0
+    monkeypatch.setattr(time_to_error, "learner", learner)
+    monkeypatch.setattr(time_to_error.time, "perf_counter", lambda: now[0].seconds)
+    rows = time_to_error.rows_of("trees7", seed=0, seconds=4.0)
+    assert [row["algo"] for row in rows] == list(made)
+    assert [row["seconds"] for row in rows] == [2.0, 1.0, 4.0, None]
+    assert [row["merges"] for row in rows] == [40, 10, 40, 40]
+    assert [row["times as fast"] for row in rows] == [1.0, 2.0, 0.5, None]
+    assert [row["to reach"] for row in rows] == [None, 0.3, 0.3, 0.3]
 
 
 @pytest.mark.slow
@@ -305,3 +413,25 @@ def test_without_the_repository_one_sentence_says_so(monkeypatch, capsys):
     assert htm(["bench"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "not part of the installed package" in line
+
+
+def test_one_file_holds_the_tables_of_a_run_and_no_older_ones(tmp_path, monkeypatch):
+    (tmp_path / "older.json").write_text("{}")
+    os.utime(tmp_path / "older.json", (0, 0))
+
+    def pretended(command, check):
+        (tmp_path / "limit.json").write_text('{"rows": [1]}')
+        (tmp_path / "joint_step.json").write_text('{"rows": [2]}')
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(running, "RESULTS", tmp_path)
+    monkeypatch.setattr(running.subprocess, "run", pretended)
+    assert htm(["bench", "limit", "--json", str(tmp_path / "all.txt")]) == 0
+    tables = json.loads((tmp_path / "all.txt").read_text())
+    assert tables == {"joint_step": {"rows": [2]}, "limit": {"rows": [1]}}
+
+
+def test_a_file_in_no_folder_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(running.subprocess, "run", None)
+    assert htm(["bench", "limit", "--json", str(tmp_path / "none" / "all.json")]) == 1
+    assert "there is no folder" in capsys.readouterr().err

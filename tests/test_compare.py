@@ -20,6 +20,7 @@ from agents.cli import main, parse
 from agents.comparison_plan import plan_runs
 from agents.options import CompareOptions
 from agents.problems import PROBLEMS, describe, find_problem
+from agents.replay_config import ReplayConfig
 from agents.results import ResultRow, metrics_points, read_results, write_results
 from agents.run import build_learner
 from benchmarks.full_comparison import commands
@@ -198,7 +199,10 @@ def test_an_algorithm_can_stand_there_twice_under_a_label(tmp_path):
     )  # fmt: skip
     runs, _ = plan_runs(given)
     assert [run.config["algo"] for run in runs] == ["replay", "replay:control"]
-    assert [run.config["config"]["max_staleness"] for run in runs] == [None, 0]
+    assert [run.config["config"]["max_staleness"] for run in runs] == [
+        ReplayConfig.max_staleness,
+        0,
+    ]
     assert build_learner(runs[1].config).algo == "replay:control"
 
 

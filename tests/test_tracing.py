@@ -11,6 +11,7 @@ import htm_env
 from agents import Reinforce, ReinforceConfig
 from agents.algorithms import algorithm
 from agents.tracing import traces, traces_of
+from htm_env.candidates import candidate_action
 
 DATA = {"heights": [2, 3]}
 
@@ -116,3 +117,27 @@ def test_a_fixed_policy_has_no_probabilities_and_a_set_autoencoder_no_trees():
     flat = learner("flat")
     with pytest.raises(ValueError, match="flat makes no trees"):
         traces(flat, flat.task.dataset("test"), 1)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_only_candidates_have_a_probability(k):
+    config = ReinforceConfig(candidates="knn", k=k)
+    learner = Reinforce("HTM-Trees-v0", config, env_kwargs=DATA, embedding_dim=6)
+    for key, trace in enumerate(traces(learner, learner.task.dataset("test"), 3)):
+        env = gymnasium.make(
+            "HTM-Trees-v0", split="test", autoencoder=learner.autoencoder,
+            candidates="knn", k=k, **DATA,
+        )  # fmt: skip
+        observation, _ = env.reset(options={"key": key})
+        slot_of = dict(enumerate(range(trace.tree.num_leaves)))
+        for considered, (parent, first, second) in zip(
+            trace.considered, trace.tree.children(), strict=True
+        ):
+            slots = np.array([slot_of[node] for node in considered.nodes.tolist()])
+            listed = observation["candidates"][slots]  # (nodes, k)
+            expected = (listed[:, :, None] == slots).any(1)
+            assert np.array_equal(considered.probabilities > 0, expected)
+            assert considered.probabilities.sum() == pytest.approx(1.0)
+            slot_of[parent] = slot_of[first]
+            action = candidate_action(slot_of[first], slot_of[second], observation["candidates"])
+            observation, *_ = env.step(action)

@@ -16,6 +16,7 @@ from torch import Tensor
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.context_policy import observed_by
 from agents.entropy import mean_entropy
+from agents.evaluation import root_errors
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
 from agents.optimisation import NonFiniteGuard, optimizer_of
@@ -160,7 +161,9 @@ class PPOLearner(PolicyLearner):
         if finished is None:
             return {}
         self.model.policy.optimizer.zero_grad()
-        losses = self._learn_from_failures(finished.batch, finished.error)
+        # Anew: the autoencoder has learned since these episodes ended.
+        error = root_errors(self.autoencoder, finished.batch, finished.merges, self.std)
+        losses = self._learn_from_failures(finished.batch, error)
         if losses:
             self._step()
         return {f"loss/{name}": float(loss) for name, loss in losses.items()}

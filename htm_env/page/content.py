@@ -59,7 +59,7 @@ def _sample(name: str, trace: Trace) -> dict[str, Any]:
 def _considered(considered: Considered, chosen: tuple[int, int]) -> dict[str, Any]:
     """The most probable pairs ``[first, second, probability]`` and the chosen one, best first."""
     nodes, probabilities = considered
-    pairs = ~np.eye(len(nodes), dtype=bool)
+    pairs = probabilities > 0  # the others could not be chosen
     first, second = np.nonzero(pairs)
     best = np.argsort(-probabilities[pairs], kind="stable")[:SHOWN_PAIRS]
     shown = [(int(nodes[first[pair]]), int(nodes[second[pair]])) for pair in best]
