@@ -14,7 +14,7 @@ class PPOConfig(PolicyConfig):
     """Everything that PPO (Schulman et al. 2017) can be told; the policy's updates are gradient
     steps, one a minibatch."""
 
-    n_envs: int = 128
+    n_envs: int = 256
     """Copies of the environment, stepped together."""
     rollout_episodes: int = 1
     """Longest episodes that each copy could finish in one rollout: steps are P - 1 times this."""
