@@ -4,7 +4,8 @@ One sample of random points is merged by an untrained pointer policy, encoded al
 reconstructed: one merge at a time and in matching rounds, choosing among each token's 8 nearest
 (knn), and among all pairs. And a joint update of REINFORCE, two trees of one sample. Memory is what
 the process holds at its peak beyond what it held after its imports; every row has a process of its
-own. The exponents are the slopes of the logarithms (least squares).
+own. The exponents are the slopes of the logarithms (least squares). Last, what following the lists
+costs: repairing them after a merge, and making all of them anew, in embedding space.
 """
 
 from __future__ import annotations
@@ -22,9 +23,10 @@ from agents import Reinforce, ReinforceConfig
 from agents.candidate_search import merge_greedily, merge_matchings
 from agents.rollout import rollout
 from agents.scorers import PointerPolicy
-from benchmarks.measuring import Row, own_process, peak_gigabytes
+from benchmarks.measuring import Row, own_process, peak_gigabytes, seconds_of
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
+from htm_env.candidates import merged_candidates, nearest_candidates
 from htm_env.neighbours import Nearest
 from htm_env.networks import seeded_initialisation
 from htm_env.types import NONE, TokenBatch
@@ -191,6 +193,26 @@ def exponents(rows: list[Row]) -> list[Row]:
     return found
 
 
+def repairs(tokens: int, seconds: float) -> Row:
+    """The lists of one population of random embeddings: repaired after a merge, and made anew."""
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(0)
+    places = torch.randn(1, tokens, EMBEDDING_DIM, generator=generator)
+    active = torch.ones(1, tokens, dtype=torch.bool)
+    lists = nearest_candidates(places, active, K)
+    first, second = torch.tensor([0]), lists.partners[:, 0, 0]
+    active[0, second] = False
+    repaired = seconds_of(
+        lambda: merged_candidates(lists, places, active, first, second), seconds / 2
+    )
+    anew = seconds_of(lambda: nearest_candidates(places, active, K), seconds / 2)
+    return {
+        "tokens": tokens,
+        "lists repaired after a merge, ms": repaired * 1e3,
+        "all lists made anew, ms": anew * 1e3,
+    }
+
+
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=MOST, help="tokens")
@@ -207,6 +229,8 @@ def main(arguments: list[str] | None = None) -> None:
             tokens *= 2
     report("scaling", rows)
     report("scaling_exponents", exponents(rows))
+    sizes = [2**power for power in range(4, 14) if 2**power <= options.most]
+    report("scaling_repairs", [own_process(repairs, size, options.seconds) for size in sizes])
 
 
 if __name__ == "__main__":

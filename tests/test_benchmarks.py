@@ -90,6 +90,12 @@ def test_every_way_of_merging_is_measured(name):
     assert row["memory, GB"] >= 0
 
 
+def test_repairing_the_lists_of_many_tokens_is_cheaper_than_making_them_anew():
+    row = scaling.repairs(2048, seconds=0.0)
+    assert row["tokens"] == 2048
+    assert 0 < row["lists repaired after a merge, ms"] < row["all lists made anew, ms"]
+
+
 def test_a_row_of_4096_tokens_says_whether_it_keeps_its_limits():
     limits = [
         scaling.within("knn, matching rounds", 4096, seconds, memory)
