@@ -39,14 +39,18 @@ class ResidualNetwork(nn.Module):
         nn.init.ones_(self.gate.bias)  # open at first: plain units, which learn faster early on
 
     def forward(self, values: Tensor) -> Tensor:
-        whole = torch.is_grad_enabled() or values.ndim != 2 or len(values) <= BLOCK
-        if whole or values.device.type != "cpu":
-            return self._forward(values)
-        return torch.cat([self._forward(block) for block in values.split(BLOCK)])
+        if torch.is_grad_enabled():
+            hidden = nn.functional.silu(self.value(values)) * torch.tanh(self.gate(values))
+            return self.skip(values) + self.last(hidden)
+        if values.ndim != 2 or len(values) <= BLOCK or values.device.type != "cpu":
+            return self._without_gradients(values)
+        return torch.cat([self._without_gradients(block) for block in values.split(BLOCK)])
 
-    def _forward(self, values: Tensor) -> Tensor:
-        hidden = nn.functional.silu(self.value(values)) * torch.tanh(self.gate(values))
-        return self.skip(values) + self.last(hidden)
+    def _without_gradients(self, values: Tensor) -> Tensor:
+        """The same in place."""
+        hidden = nn.functional.silu(self.value(values), inplace=True)
+        hidden *= self.gate(values).tanh_()
+        return self.last(hidden).add_(self.skip(values))
 
 
 def plain_network(inputs: int, hidden: int, outputs: int) -> nn.Module:
