@@ -119,10 +119,10 @@ def test_interrupted_it_writes_a_checkpoint_and_exits_130(undisturbed, tmp_path,
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("algo", ["reinforce", "replay"])
+@pytest.mark.parametrize("algo", ["reinforce", "replay --replays 2"])
 def test_a_learner_is_killed_and_resumed_bit_identical(tmp_path, algo):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    arguments = [*LEARNED, "--algo", algo]
+    arguments = [*LEARNED, "--algo", *algo.split()]
     finish(start(*arguments, "--out", whole))
     kill_at(start(*arguments, "--out", killed), killed, 30)
     kill_at(start("--resume", killed), killed, 75)
