@@ -276,13 +276,13 @@ def test_by_default_the_demonstrator_is_the_environments(env_id, name):
 
 @pytest.mark.parametrize(
     ("learner", "config"),
-    [(Reinforce, TINY), (ReplayReinforce, ReplayConfig(**vars(TINY)))],
+    [(Reinforce, TINY), (ReplayReinforce, ReplayConfig(**vars(TINY), replays=1))],
 )
 def test_on_keys_nobody_is_cloned_and_right_merges_pay(learner, config):
     """Random merges of nine tokens make three of the 36 pairs (a third of the tokens, as in every
     coalescent tree), so that a clade is found with probability 1/12."""
     learner = learner("HTM-Keys-v0", replace(config, demonstration_share=((0.0, 1.0),)))
-    rows = [learner.update(0.0) for _ in range(4)]
+    rows = [learner.update(0.0) for _ in range(8)]
     assert not any(tag.startswith("demonstrations/") for row in rows for tag in row)
     assert not any("loss/cloning" in row for row in rows)
     assert np.mean([row["train/return"] for row in rows]) == pytest.approx(1 / 12, abs=0.05)
