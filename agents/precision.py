@@ -16,7 +16,8 @@ def has_bfloat16(device: str | torch.device) -> bool:
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if kind == "cpu":
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        mkldnn = torch.backends.mkldnn.is_available()  # not on every build
+        return mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
     return False
 
 

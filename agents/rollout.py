@@ -168,7 +168,8 @@ def _rollout_sorted(
         if deviation is not None:
             first, second = deviation.chosen(step.time, now, first, second)
         score[:running, step.time] = now[row, first, second]
-        turned[:running, step.time] = now[row, second, first]
+        if not (measure_entropy or ordered_entropy):
+            turned[:running, step.time] = now[row, second, first]
         children, parent = positions.merge(step, first, second)
         merged = autoencoder.merger(nodes[row[:, None], children].flatten(1))
         nodes[row, parent] = merged

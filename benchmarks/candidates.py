@@ -13,8 +13,6 @@ import time
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from agents.budget import Budget
-from agents.training import Training
 from benchmarks.measuring import Row, own_process, peak_gigabytes
 from benchmarks.table import report
 
@@ -32,8 +30,7 @@ def measure(candidates: str, k: int, seed: int, merges: int, split: str) -> Row:
     config = ReinforceConfig(candidates=candidates, k=k)
     learner = Reinforce(ENV, config, env_kwargs=GEOMETRY, embedding_dim=EMBEDDING_DIM, seed=seed)
     started = time.perf_counter()
-    for _ in Training(learner, Budget(merges=merges)).events():
-        pass
+    learner.train(merges=merges)
     seconds = time.perf_counter() - started
     found = learner.evaluate(learner.task.dataset(split), EPISODES, sampled=False)
     return {

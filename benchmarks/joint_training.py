@@ -55,7 +55,8 @@ SIZES = {
 def learner(algo: str, tokens: int, candidates: str) -> Learner:
     """One that makes as many trees an update as the size says, none of them demonstrated."""
     size, known = SIZES[tokens], algorithm(algo)
-    config, changes = known.config, dict[str, Any]()
+    config = known.config
+    changes: dict[str, Any] = {}
     if hasattr(config, "n_envs"):
         changes["n_envs"] = size.trees
     else:

@@ -18,8 +18,6 @@ import torch
 from jaxtyping import UInt8
 
 from agents import Reinforce, ReinforceConfig
-from agents.budget import Budget
-from agents.training import Logged, Training
 from benchmarks.measuring import Row, own_process, peak_gigabytes
 from benchmarks.table import report
 from htm_env.datasets.files import IDX_IMAGES
@@ -63,10 +61,7 @@ def measure(seconds: float, seed: int, split: str, config: ReinforceConfig = CON
         learner = Reinforce("HTM-v0", config, env_kwargs=data, embedding_dim=EMBEDDING_DIM,
                             seed=seed)  # fmt: skip
         started = time.perf_counter()
-        for event in Training(learner, Budget(seconds=seconds)).events():
-            if isinstance(event, Logged) and event.evaluation is not None:
-                error = event.scalars["train/nmse"]
-                print(f"{event.position.seconds:.0f} s  train nmse {error:.4f}", flush=True)
+        learner.train(seconds=seconds, progress_bar=True)
         speed = learner.merges_made / (time.perf_counter() - started)
         peak = peak_gigabytes()
         found = learner.evaluate(learner.task.dataset(split), sampled=False)

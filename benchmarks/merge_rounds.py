@@ -14,10 +14,8 @@ from typing import Any
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from agents.budget import Budget
 from agents.candidate_search import merge_greedily, merge_matchings
 from agents.evaluation import root_errors
-from agents.training import Training
 from benchmarks.table import report
 from htm_env import make_dataset
 from htm_env.forest import tree_height
@@ -32,8 +30,7 @@ def learned(seconds: float, k: int, seed: int) -> Reinforce:
     config = ReinforceConfig(candidates="knn", k=k)
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": TRAINED_ON},
                         embedding_dim=16, seed=seed)  # fmt: skip
-    for _ in Training(learner, Budget(seconds=seconds)).events():
-        pass
+    learner.train(seconds=seconds)
     return learner
 
 

@@ -90,10 +90,23 @@ def test_every_way_of_merging_is_measured(name):
     assert row["memory, GB"] >= 0
 
 
-def test_repairing_the_lists_of_many_tokens_is_cheaper_than_making_them_anew():
-    row = scaling.repairs(2048, seconds=0.0)
-    assert row["tokens"] == 2048
-    assert 0 < row["lists repaired after a merge, ms"] < row["all lists made anew, ms"]
+def test_lists_are_repaired_after_a_merge_and_made_anew_without_the_merged_slot(monkeypatch):
+    made = []
+
+    def count(work, seconds):
+        made.append(work())
+        return float(len(made))
+
+    monkeypatch.setattr(scaling, "seconds_of", count)
+    row = scaling.repairs(64, seconds=0.0)
+    assert (row["tokens"], *list(row.values())[1:]) == (64, 1e3, 2e3)
+    repaired, anew = made
+    (gone,) = (anew.partners[0] < 0).all(1).nonzero()[:, 0].tolist()  # has no list
+    for lists in (repaired, anew):
+        assert not (lists.partners == gone).any()
+        assert (lists.partners[0, gone] == -1).all()
+    assert repaired.fresh[0, 0].any()  # the parent has a list
+    assert anew.fresh.sum() == (anew.partners >= 0).sum() == 63 * scaling.K
 
 
 def test_a_row_of_4096_tokens_says_whether_it_keeps_its_limits():

@@ -15,7 +15,7 @@ from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.checkpoint import load_state, save_state
 from agents.fixed import fixed_policy
 from agents.optimisation import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
-from agents.precision import PRECISIONS
+from agents.precision import PRECISIONS, has_bfloat16
 from htm_env.losses import LossWeights
 
 NAN, INF = float("nan"), float("inf")
@@ -185,6 +185,11 @@ def test_without_bfloat16_it_stays_float32_and_says_so(autoencoder, monkeypatch)
     training.update(batch, merges, 0.5)
     trainer(autoencoder).update(batch, merges, 0.5)
     assert other.weights_hash() == autoencoder.weights_hash()
+
+
+def test_a_device_of_no_known_kind_has_no_bfloat16():
+    assert not has_bfloat16("meta")
+    assert has_bfloat16("cpu") in (True, False)
 
 
 def test_an_unknown_precision_is_refused_with_the_choices():
