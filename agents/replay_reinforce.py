@@ -2,51 +2,38 @@
 
 After each update on fresh episodes come ``replays`` updates on stored ones. The autoencoder has
 moved since they were made, so they are encoded and scored anew, level by level; the policy has
-moved too, so its gradient is corrected for what it would have chosen (see ``corrections.py``).
+moved too, so its gradient is corrected for what it would have chosen (see ``off_policy.py``).
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool
 from torch import Tensor
 
-from agents.corrections import CORRECTIONS, Limits, Replayed
+from agents.corrections import CORRECTIONS, Limits
 from agents.demonstrations import Demonstrator
 from agents.entropy import mean_entropy
 from agents.evaluation import root_errors
-from agents.judgement import Judgement
-from agents.losses import value_loss
+from agents.off_policy import Again, OffPolicy, learn_sequences, learn_trees
 from agents.reinforce import Reinforce
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.rollout import Rollout, follow
 from agents.tree_probabilities import tree_log_probs
 from htm_env.types import TokenBatch
-from replay import ReplayBuffer, Trajectories, effective_sample_size, log_ratios
-
-
-class Again(NamedTuple):
-    """A batch of stored episodes, seen with the autoencoder and the policy as they are now."""
-
-    stored: Trajectories
-    batch: TokenBatch
-    episodes: Rollout
-    rewards: Float[Tensor, "B M"]
-    judgement: Judgement
-    """The policy's, with gradients."""
-    importance: Float[Tensor, "B"]
-    """What corrects for the sampling of the buffer."""
+from replay import ReplayBuffer, Trajectories, effective_sample_size
 
 
 class ReplayReinforce(Reinforce):
     """Policy gradients on fresh episodes and on stored ones; the autoencoder learns from both.
 
-    It clones the *stochastic* version of its demonstrator, whose probabilities are known. Weights
-    that correct for prioritised sampling are those of the policy and its critic; the autoencoder
-    learns from the trees as they were drawn.
+    It clones the *stochastic* version of its demonstrator, whose probabilities are known, and as
+    long as it clones, stored demonstrations are imitated again: a policy that could not have made
+    them learns nothing from their returns. Weights that correct for prioritised sampling are those
+    of the policy and its critic; the autoencoder learns from the trees as they were drawn.
     """
 
     algo = "replay"
@@ -130,15 +117,15 @@ class ReplayReinforce(Reinforce):
         episodes = judgement.judged(config.entropy.ordered)
         importance = drawn.weights.to(self.device)
         self.optimizer.zero()
-        learn = self._learn_trees if config.correction == "tree" else self._learn_sequences
-        losses, log_weights, advantages, clipped = learn(
-            Again(stored, batch, episodes, rewards, judgement, importance)
+        imitated = self._demonstrated(stored) & self._clones_now(progress)
+        learned = self._learn_from(
+            Again(stored, batch, episodes, rewards, judgement, importance, imitated)
         )
         if config.sampler != "uniform":
-            value = rewards.sum(1) if config.sampler == "return" else advantages
+            value = rewards.sum(1) if config.sampler == "return" else learned.advantages
             finite = value.isfinite().cpu()  # a bad episode keeps the priority that it had
             self.buffer.update_priorities(drawn.indices[finite], value.cpu()[finite])
-        scalars = self._step_policy(losses, progress)
+        scalars = self._step_policy(learned.losses, progress)
         staleness = (self.updates - stored.policy_version).float()
         return (
             batch,
@@ -148,61 +135,31 @@ class ReplayReinforce(Reinforce):
                 "train/return": float(rewards.sum(1).mean()),
                 "train/nmse": float(error.mean()),
                 "policy/entropy": mean_entropy(episodes, config.entropy.ordered),
-                "replay/effective_sample_share": float(effective_sample_size(log_weights))
+                "replay/effective_sample_share": float(effective_sample_size(learned.log_weights))
                 / len(error),
-                "replay/clipped_share": clipped,
+                "replay/clipped_share": learned.clipped_share,
+                "replay/imitated_share": float(imitated.float().mean()),
                 "replay/staleness": float(staleness.mean()),
             },
         )
 
-    def _learn_sequences(self, again: Again) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
-        """By the ratio of the probabilities of the merges, one after the other.
+    def _learn_from(self, again: Again) -> OffPolicy:
+        """The policy's half, by the ratio of the probabilities of trees or of their merges."""
+        config = self.config
+        if config.correction == "tree":
+            log_prob = tree_log_probs(
+                *(self.policy, self.autoencoder, again.batch, again.episodes),
+                *(again.judgement, self.generator),
+            )
+            return learn_trees(again, log_prob, config.rho_bar, self._scaled, self.generator)
+        correct = CORRECTIONS[config.correction]
+        ordered = config.entropy.ordered
+        return learn_sequences(again, correct, self.limits, self._scaled, ordered, self.generator)
 
-        Returns the losses, whose gradients are accumulated, the logarithm of every episode's
-        weight, its mean absolute advantage in units of the batch's, and the share of the merges
-        whose weight was cut.
-        """
-        stored, _, episodes, rewards, judgement, importance = again
-        target_log_prob, values = episodes.log_prob, judgement.values
-        replayed = Replayed(
-            stored.behaviour_log_prob, target_log_prob, rewards, values.detach(), episodes.steps
-        )
-        corrected = CORRECTIONS[self.config.correction](replayed, self.limits)
-        advantages = self._scaled(corrected.advantages, episodes.steps)
-        weighted = corrected.weights * advantages * importance[:, None]
-        nothing = torch.zeros_like(rewards[:, :1])
-        losses = judgement.learn(
-            episodes, weighted, nothing, self.config.entropy.ordered, self.generator
-        )
-        del losses["entropy"]  # nothing is paid for it here
-        losses["value"] = value_loss(values, corrected.targets, episodes.steps, importance)
-        losses["value"].backward()
-        log_weights = log_ratios(stored.behaviour_log_prob, target_log_prob, episodes.steps).sum(1)
-        size = advantages.abs().sum(1) / episodes.steps.sum(1).clamp(min=1)
-        clipped = (corrected.clipped.sum() / episodes.steps.sum().clamp(min=1)).item()
-        return losses, log_weights, size, clipped
-
-    def _learn_trees(self, again: Again) -> tuple[dict[str, Tensor], Tensor, Tensor, float]:
-        """By the ratio of the probabilities of the whole trees, whatever sequence made them."""
-        stored, batch, episodes, rewards, judgement, importance = again
-        target = tree_log_probs(
-            self.policy, self.autoencoder, batch, episodes, judgement, self.generator
-        )
-        log_weights = target.detach() - stored.tree_log_prob
-        weights = log_weights.exp().clamp(max=self.config.rho_bar)
-        returns, start = rewards.sum(1), judgement.values[:, 0]
-        advantages = self._scaled(
-            (returns - start.detach())[:, None], torch.ones_like(episodes.steps[:, :1])
-        )[:, 0]
-        gone = start.detach() + weights * (returns - start.detach())
-        losses = {
-            "policy": -(importance * weights * advantages * target).mean(),
-            "value": (importance * (start - gone).square()).mean(),
-            **judgement.encoder_losses(self.generator),
-        }
-        torch.stack(list(losses.values())).sum().backward()
-        clipped = (log_weights.exp() > self.config.rho_bar).float().mean().item()
-        return losses, log_weights, advantages.abs(), clipped
+    def _demonstrated(self, stored: Trajectories) -> Bool[Tensor, "B"]:
+        """True <--> a demonstrator made the episode."""
+        known = torch.tensor([name in self.demonstrators for name in stored.sources])
+        return known.to(self.device)[stored.source]
 
     # ------------------------------------------------------------ store
 

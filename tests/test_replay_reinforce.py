@@ -131,6 +131,48 @@ def test_demonstrations_are_stored_with_exact_probabilities(name):
     )
 
 
+@pytest.mark.parametrize("correction", ["vtrace", "tree"])
+def test_while_it_clones_stored_demonstrations_are_imitated_again(correction):
+    """A policy that could hardly have made them learns them; their returns alone teach it nothing.
+
+    All updates but the first are on the same four stored plans.
+    """
+    at_once = replace(TINY.policy, warm_up_updates=0, learning_rate=1e-2)
+
+    def likelihoods(share: float) -> tuple[float, float, float]:
+        learner = made(
+            demonstrations=("balanced_sorted",), correction=correction, replays=20,
+            policy=at_once, demonstration_share=((0.0, 1.0), (0.001, 1.0), (0.002, share)), max_staleness=None,
+        )  # fmt: skip
+        learner.update(0.0)
+        stored = learner.buffer.trajectories()
+
+        def likelihood() -> float:
+            episodes = follow(learner.autoencoder, stored.token_batch, stored.merges)
+            seen = judge(learner.policy, learner.autoencoder, stored.token_batch, episodes)
+            return float(seen.log_probs.sum(1).mean().detach())
+
+        before = likelihood()
+        imitated = [learner.update(0.5)["replay/imitated_share"] for _ in range(20)]
+        return before, likelihood(), sum(imitated) / 20
+
+    before, after, imitated = likelihoods(1.0)
+    assert imitated == 1.0
+    assert after > before + 1.0
+    before, after, imitated = likelihoods(0.0)
+    assert imitated == 0.0
+    assert after < before + 1.0
+
+
+def test_the_policys_own_episodes_are_never_imitated():
+    learner = made(
+        demonstrations=("balanced_sorted",), demonstration_share=((0.0, 0.0), (1.0, 1.0))
+    )
+    learner.update(0.0)
+    assert learner.buffer.trajectories().sources == ("policy",)
+    assert learner.update(1.0)["replay/imitated_share"] == 0.0
+
+
 @pytest.mark.parametrize("correction", CORRECTION_NAMES)
 @pytest.mark.parametrize("sampler", ["uniform", "advantage", "return"])
 def test_a_saved_state_continues_bit_for_bit(tmp_path, correction, sampler):

@@ -1,0 +1,108 @@
+"""Learning from episodes that somebody else made: the policy's gradient, corrected for who did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from agents.corrections import Corrected, Limits, Replayed
+from agents.judgement import Judgement
+from agents.losses import value_loss
+from agents.rollout import Rollout
+from htm_env.types import TokenBatch
+from replay import Trajectories, log_ratios
+
+
+class Again(NamedTuple):
+    """A batch of stored episodes, seen with the autoencoder and the policy as they are now."""
+
+    stored: Trajectories
+    batch: TokenBatch
+    episodes: Rollout
+    rewards: Float[Tensor, "B M"]
+    judgement: Judgement
+    """The policy's, with gradients."""
+    importance: Float[Tensor, "B"]
+    """What corrects for the sampling of the buffer."""
+    imitated: Bool[Tensor, "B"]
+    """True <--> imitated, whatever it earned, instead of weighed."""
+
+
+class OffPolicy(NamedTuple):
+    """What was learned; the gradients are accumulated."""
+
+    losses: dict[str, Float[Tensor, ""]]
+    log_weights: Float[Tensor, "B"]
+    """The logarithm of every episode's importance weight, before it is cut."""
+    advantages: Float[Tensor, "B"]
+    """The mean absolute advantage of every episode, in units of the batch's."""
+    clipped_share: float
+    """Of the merges (or trees) whose weight was cut."""
+
+
+def learn_sequences(
+    again: Again,
+    correct: Callable[[Replayed, Limits], Corrected],
+    limits: Limits,
+    scaled: Callable[[Tensor, Tensor], Tensor],
+    ordered: bool,
+    generator: torch.Generator,
+) -> OffPolicy:
+    """By the ratio of the probabilities of the merges, one after the other.
+
+    ``scaled`` brings advantages to the scale of a batch, given where there are any; ``ordered``
+    says whether the order within a pair counts as a choice.
+    """
+    stored, _, episodes, rewards, judgement, importance, imitated = again
+    steps, values = episodes.steps, judgement.values
+    corrected = correct(
+        Replayed(stored.behaviour_log_prob, episodes.log_prob, rewards, values.detach(), steps),
+        limits,
+    )
+    advantages = scaled(corrected.advantages, steps)
+    signal = torch.where(imitated[:, None], 1.0, corrected.weights * advantages) * steps
+    nothing = torch.zeros_like(rewards[:, :1])
+    losses = judgement.learn(episodes, signal * importance[:, None], nothing, ordered, generator)
+    del losses["entropy"]  # nothing is paid for it here
+    losses["value"] = value_loss(values, corrected.targets, steps, importance)
+    losses["value"].backward()
+    made = steps.sum(1).clamp(min=1)
+    return OffPolicy(
+        losses,
+        log_ratios(stored.behaviour_log_prob, episodes.log_prob, steps).sum(1),
+        advantages.abs().sum(1) / made,
+        (corrected.clipped.sum() / made.sum()).item(),
+    )
+
+
+def learn_trees(
+    again: Again,
+    target_log_prob: Float[Tensor, "B"],
+    rho_bar: float,
+    scaled: Callable[[Tensor, Tensor], Tensor],
+    generator: torch.Generator,
+) -> OffPolicy:
+    """By the ratio of the probabilities of the whole trees, whatever sequence made them.
+
+    ``target_log_prob`` is that of the policy as it is now, with gradients; weights are cut at
+    ``rho_bar``. The whole return counts as earned at the end.
+    """
+    log_weights = target_log_prob.detach() - again.stored.tree_log_prob
+    weights = log_weights.exp().clamp(max=rho_bar)
+    start, importance = again.judgement.values[:, 0], again.importance
+    surprise = again.rewards.sum(1) - start.detach()
+    advantages = scaled(surprise[:, None], torch.ones_like(again.episodes.steps[:, :1]))[:, 0]
+    signal = torch.where(again.imitated, 1.0, weights * advantages)
+    gone = start.detach() + weights * surprise
+    losses = {
+        "policy": -(importance * signal * target_log_prob).mean(),
+        "value": (importance * (start - gone).square()).mean(),
+        **again.judgement.encoder_losses(generator),
+    }
+    torch.stack(list(losses.values())).sum().backward()
+    clipped = (log_weights.exp() > rho_bar).float().mean().item()
+    return OffPolicy(losses, log_weights, advantages.abs(), clipped)
