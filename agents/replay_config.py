@@ -46,7 +46,7 @@ class ReplayConfig(ReinforceConfig):
     seed_episodes: int = 0
     """Demonstrations stored before the first update. They grow old as all others do: to keep them,
     set max_staleness to None."""
-    demonstration_epsilon: float = 0.1
+    demonstration_epsilon: float = 0.02
     """Share of random episodes among the demonstrations, so that every probability is known and
     none is 0; for other policies than the nearest ones."""
     demonstration_temperature: float = 0.05

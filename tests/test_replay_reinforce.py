@@ -142,7 +142,8 @@ def test_while_it_clones_stored_demonstrations_are_imitated_again(correction):
     def likelihoods(share: float) -> tuple[float, float, float]:
         learner = made(
             demonstrations=("balanced_sorted",), correction=correction, replays=20,
-            policy=at_once, demonstration_share=((0.0, 1.0), (0.001, 1.0), (0.002, share)), max_staleness=None,
+            policy=at_once, demonstration_share=((0.0, 1.0), (0.001, 1.0), (0.002, share)),
+            max_staleness=None,
         )  # fmt: skip
         learner.update(0.0)
         stored = learner.buffer.trajectories()
