@@ -44,18 +44,35 @@ class OffPolicy(NamedTuple):
     """Of the merges (or trees) whose weight was cut."""
 
 
+# Schulman et al. (2017), "Proximal policy optimization algorithms", equation 7: where the clipped
+# objective has no gradient. There the reference is the policy a rollout ago, here the one that made
+# the stored episode. Without it, replays let the noise of a critic undo what was cloned before.
+def trusted(
+    log_ratio: Float[Tensor, "*batch"], advantages: Float[Tensor, "*batch"], trust: float
+) -> Bool[Tensor, "*batch"]:
+    """True <--> the probability may still move to where the advantage asks it to.
+
+    It may not where it is already more than ``1 + trust`` times (or less than ``1 - trust`` times)
+    the behaviour policy's; ``math.inf`` lets it move anywhere.
+    """
+    ratio = log_ratio.exp()
+    too_far = torch.where(advantages > 0, ratio > 1 + trust, ratio < 1 - trust)
+    return ~too_far
+
+
 def learn_sequences(
     again: Again,
     correct: Callable[[Replayed, Limits], Corrected],
     limits: Limits,
+    trust: float,
     scaled: Callable[[Tensor, Tensor], Tensor],
     ordered: bool,
     generator: torch.Generator,
 ) -> OffPolicy:
     """By the ratio of the probabilities of the merges, one after the other.
 
-    ``scaled`` brings advantages to the scale of a batch, given where there are any; ``ordered``
-    says whether the order within a pair counts as a choice.
+    ``trust``: see :func:`trusted`. ``scaled`` brings advantages to the scale of a batch, given
+    where there are any; ``ordered`` says whether the order within a pair counts as a choice.
     """
     stored, _, episodes, rewards, judgement, importance, imitated = again
     steps, values = episodes.steps, judgement.values
@@ -63,8 +80,10 @@ def learn_sequences(
         Replayed(stored.behaviour_log_prob, episodes.log_prob, rewards, values.detach(), steps),
         limits,
     )
+    log_ratio = log_ratios(stored.behaviour_log_prob, episodes.log_prob, steps)
     advantages = scaled(corrected.advantages, steps)
-    signal = torch.where(imitated[:, None], 1.0, corrected.weights * advantages) * steps
+    weighed = corrected.weights * advantages * trusted(log_ratio, advantages, trust)
+    signal = torch.where(imitated[:, None], 1.0, weighed) * steps
     nothing = torch.zeros_like(rewards[:, :1])
     losses = judgement.learn(episodes, signal * importance[:, None], nothing, ordered, generator)
     del losses["entropy"]  # nothing is paid for it here
@@ -73,7 +92,7 @@ def learn_sequences(
     made = steps.sum(1).clamp(min=1)
     return OffPolicy(
         losses,
-        log_ratios(stored.behaviour_log_prob, episodes.log_prob, steps).sum(1),
+        log_ratio.sum(1),
         advantages.abs().sum(1) / made,
         (corrected.clipped.sum() / made.sum()).item(),
     )
@@ -83,6 +102,7 @@ def learn_trees(
     again: Again,
     target_log_prob: Float[Tensor, "B"],
     rho_bar: float,
+    trust: float,
     scaled: Callable[[Tensor, Tensor], Tensor],
     generator: torch.Generator,
 ) -> OffPolicy:
@@ -96,7 +116,8 @@ def learn_trees(
     start, importance = again.judgement.values[:, 0], again.importance
     surprise = again.rewards.sum(1) - start.detach()
     advantages = scaled(surprise[:, None], torch.ones_like(again.episodes.steps[:, :1]))[:, 0]
-    signal = torch.where(again.imitated, 1.0, weights * advantages)
+    weighed = weights * advantages * trusted(log_weights, advantages, trust)
+    signal = torch.where(again.imitated, 1.0, weighed)
     gone = start.detach() + weights * surprise
     losses = {
         "policy": -(importance * signal * target_log_prob).mean(),

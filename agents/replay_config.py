@@ -43,6 +43,9 @@ class ReplayConfig(ReinforceConfig):
     """Where V-trace cuts its traces."""
     lambda_: float = 1.0
     """Of V-trace's traces: 1 looks ahead to the end, 0 by one merge."""
+    trust: float = 0.2
+    """How far a stored merge's probability may have moved towards what its advantage asks for, as a
+    ratio, before it teaches the policy no more (as PPO's clip); inf for any distance."""
     seed_episodes: int = 0
     """Demonstrations stored before the first update. They grow old as all others do: to keep them,
     set max_staleness to None."""
@@ -60,6 +63,7 @@ class ReplayConfig(ReinforceConfig):
         check_bounds(
             self, replays=any_number, replay_batch_size=some, capacity=some,
             seed_episodes=any_number, c_bar=any_number, lambda_=(0, 1),
+            trust=(0, math.inf),
         )  # fmt: skip
         if not self.rho_bar > 0:
             raise ValueError(f"rho_bar is {self.rho_bar}; expected more than 0")

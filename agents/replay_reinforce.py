@@ -151,10 +151,12 @@ class ReplayReinforce(Reinforce):
                 *(self.policy, self.autoencoder, again.batch, again.episodes),
                 *(again.judgement, self.generator),
             )
-            return learn_trees(again, log_prob, config.rho_bar, self._scaled, self.generator)
-        correct = CORRECTIONS[config.correction]
-        ordered = config.entropy.ordered
-        return learn_sequences(again, correct, self.limits, self._scaled, ordered, self.generator)
+            limits = config.rho_bar, config.trust
+            return learn_trees(again, log_prob, *limits, self._scaled, self.generator)
+        return learn_sequences(
+            again, CORRECTIONS[config.correction], self.limits, config.trust, self._scaled,
+            config.entropy.ordered, self.generator,
+        )  # fmt: skip
 
     def _demonstrated(self, stored: Trajectories) -> Bool[Tensor, "B"]:
         """True <--> a demonstrator made the episode."""
