@@ -3,7 +3,8 @@ diagnoses, and the frozen environments: ``python -m benchmarks.full_comparison``
 
 It is a sequence of ``htm compare``, printed as they are run. It takes about a day and a half on two
 cores, and can be stopped (Ctrl-C) and started again at any moment: finished runs stay, interrupted
-ones go on. ``--share 0.1`` gives every run a tenth of its time.
+ones go on. ``--share 0.1`` gives every run a tenth of its time. Seeds can be spread over machines, one
+``--first-seed`` each; ``htm compare --report A B --out C`` joins what they made.
 """
 
 from __future__ import annotations
@@ -29,10 +30,12 @@ NOT_FROZEN = ("flat", "original")
 SEEDS = 5
 
 
-def commands(out: Path, share: float, jobs: int, seeds: int) -> list[list[str]]:
+def commands(
+    out: Path, share: float, jobs: int, seeds: int, first_seed: int = 0
+) -> list[list[str]]:
     """The arguments of ``htm``, in the order in which they are run."""
     algos = [name for name in ALGORITHMS if name != "retrained"]
-    common = ["--seeds", str(seeds), "--jobs", str(jobs)]
+    common = ["--first-seed", str(first_seed), "--seeds", str(seeds), "--jobs", str(jobs)]
     made = [
         [
             *("compare", "--envs", problem, "--algos", ",".join(algos), "--retrain"),
@@ -65,10 +68,12 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=RESULTS / "full_comparison")
     parser.add_argument("--share", type=float, default=1.0, help="of every run's training time")
     parser.add_argument("--seeds", type=int, default=SEEDS)
+    parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="runs side by side")
     options = parser.parse_args()
     worst = 0
-    for arguments in commands(options.out, options.share, options.jobs, options.seeds):
+    asked = options.share, options.jobs, options.seeds, options.first_seed
+    for arguments in commands(options.out, *asked):
         print(f"htm {shlex.join(arguments)}", flush=True)
         status = htm(arguments)
         if status not in (0, 1):  # 1: some runs failed, and all others are worth having

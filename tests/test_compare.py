@@ -239,12 +239,12 @@ def test_where_all_fail_the_failure_is_said(tmp_path, monkeypatch, capsys):
 
 
 def test_the_full_comparison_is_made_of_commands_that_exist(tmp_path):
-    given = commands(tmp_path, 0.1, 2, 5)
+    given = commands(tmp_path, 0.1, 2, 5, first_seed=3)
     parsed = [parse(one) for one in given]
     assert [options.seconds for options in parsed] == [30, 30, 60, 30, 30, 1, None, None]
     for options in parsed[:-2]:
         assert set(options.algos.split(",")) <= set(ALGORITHMS)
-        assert options.seeds == 5
+        assert (options.first_seed, options.seeds) == (3, 5)
     assert parsed[-2].report == tuple(options.out for options in parsed[:4])
     assert parsed[-1].report == tuple(options.out for options in parsed[4:6])
 
