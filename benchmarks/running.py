@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,15 +76,21 @@ def run(names: Sequence[str], quick: bool = False, file: Path | None = None) -> 
 
     Raises what :func:`chosen` raises; at the end ``ChildProcessError`` names those that failed.
     """
-    started = time.time_ns()
+    before = _written()
     failed = [
         command[2].removeprefix("benchmarks.")
         for command in chosen(names, quick)
         if subprocess.run(command, check=False).returncode != 0
     ]
     if file is not None:
-        made = (path for path in RESULTS.glob("*.json") if path.stat().st_mtime_ns >= started)
-        tables = {path.stem: json.loads(path.read_text()) for path in sorted(made)}
+        made = sorted(path for path, _ in _written() - before)
+        tables = {path.stem: json.loads(path.read_text()) for path in made}
         file.write_text(json.dumps(tables, indent=2) + "\n")
     if failed:
         raise ChildProcessError(f"benchmarks that failed: {', '.join(failed)}")
+
+
+def _written() -> set[tuple[Path, int]]:
+    """The tables that there are, and when each was written: of two such times the order is certain,
+    of one and a clock's it is not."""
+    return {(path, path.stat().st_mtime_ns) for path in RESULTS.glob("*.json")}
