@@ -84,9 +84,8 @@ class ExponentialAverage(Baseline):
 
     def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
         mean = returns.values.masked_fill(~returns.steps, 0.0).sum(0) / returns.steps.sum(0)
-        if self.average is None:
-            self.average = mean  # NaN where no episode came so far
-        average = torch.where(self.average.isnan(), mean, self.average)
+        average = mean if self.average is None else self.average.to(mean.device)
+        average = torch.where(average.isnan(), mean, average)  # NaN where no episode came so far
         moved = average + self.rate * (mean - average)
         self.average = torch.where(mean.isfinite(), moved, average)
         return (returns.values - average).masked_fill(~returns.steps, 0.0)
