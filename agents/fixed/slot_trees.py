@@ -84,7 +84,8 @@ def sorted_slots(batch: TokenBatch) -> Int64[Tensor, "B P"]:
     """The slots by the coordinates of their tokens, the first counting most; empty ones last."""
     order = torch.arange(batch.present.shape[1], device=batch.tokens.device)
     order = order.expand_as(batch.present)
-    for key in (*batch.tokens.unbind(2)[::-1], ~batch.present):
+    empty = (~batch.present).int()  # GPUs sort no booleans before torch 2.6
+    for key in (*batch.tokens.unbind(2)[::-1], empty):
         order = order.gather(1, key.gather(1, order).argsort(dim=1, stable=True))
     return order
 
