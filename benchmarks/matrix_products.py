@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,6 +28,8 @@ class Rows:
     """Of those, how many the weight's gradient was to be computed from."""
     input_gradients: int = 0
     """And for how many the gradient was to be passed on; tokens have none."""
+    device: torch.device | str = "cpu"
+    """Where its weight is."""
 
 
 class RowsSeen(TorchFunctionMode):
@@ -43,7 +46,7 @@ class RowsSeen(TorchFunctionMode):
         made = function(*arguments, **(kwargs or {}))
         if function is linear:
             inputs, weight = arguments[:2]
-            seen = self.of.setdefault(key_of(weight), Rows())
+            seen = self.of.setdefault(key_of(weight), Rows(device=weight.device))
             rows = inputs.shape[:-1].numel()
             seen.forward += rows
             if made.requires_grad:
@@ -65,15 +68,17 @@ def rows_seen(step: Work) -> dict[tuple[int, torch.Size], Rows]:
 
 
 def products(seen: dict[tuple[int, torch.Size], Rows]) -> Work:
-    """The products of every layer as one large one each: its output, and both gradients.
+    """The products of every layer as one large one each: its output, and both gradients; each
+    where its weight is.
 
     More rows than :data:`MOST`, whose memory nothing else here would need, are several of them.
     """
     operands = []
     for (_, shape), rows in seen.items():
-        weight, times = torch.randn(shape), max(1, math.ceil(rows.forward / MOST))
-        inputs = torch.randn(rows.forward // times, shape[1])
-        gradients = torch.randn(rows.weight_gradients // times, shape[0])
+        drawn, times = partial(torch.randn, device=rows.device), math.ceil(rows.forward / MOST)
+        weight, times = drawn(shape), max(1, times)
+        inputs = drawn(rows.forward // times, shape[1])
+        gradients = drawn(rows.weight_gradients // times, shape[0])
         operands.append((weight, inputs, gradients, rows.input_gradients // times, times))
 
     def multiply() -> None:

@@ -54,7 +54,7 @@ def score_table(policy: PairPolicy, slots: Float[Tensor, "B P D"]) -> Float[Tens
 def legal_table(active: Bool[Tensor, "B P"]) -> Bool[Tensor, "B P P"]:
     """True <--> both slots hold a token, and they are two."""
     both = active[:, :, None] & active[:, None, :]
-    return both & ~torch.eye(active.shape[1], dtype=torch.bool)
+    return both & ~torch.eye(active.shape[1], dtype=torch.bool, device=active.device)
 
 
 def encode(
@@ -65,11 +65,11 @@ def encode(
     merges: Int64[Tensor, "B M 2"] | None = None,
 ) -> Encoded:
     """Merge to one token a sample: the pairs that the policy draws, or the nodes of ``merges``."""
-    batch, size, _ = standardised.shape
-    row = torch.arange(batch)
+    (batch, size, _), device = standardised.shape, standardised.device
+    row = torch.arange(batch, device=device)
     slots = autoencoder.lifter(standardised)  # (B, P, D)
-    active = torch.ones(batch, size, dtype=torch.bool)
-    node = torch.arange(size).repeat(batch, 1)  # which node stands in which slot
+    active = torch.ones(batch, size, dtype=torch.bool, device=device)
+    node = torch.arange(size, device=device).repeat(batch, 1)  # which node stands in which slot
     table = score_table(policy, slots.detach())
     states, pairs, log_probs, rewards = [slots], [], [], []
     for step in range(size - 1):
@@ -102,7 +102,8 @@ def encode(
 
 def decode(autoencoder: HTMAutoencoder, encoded: Encoded) -> Float[Tensor, "B P D"]:
     """Unmerge the roots in the reverse order, down to the embedding of every token."""
-    slots, row = encoded.slots, torch.arange(len(encoded.slots))
+    slots = encoded.slots
+    row = torch.arange(len(slots), device=slots.device)
     for first, second in reversed(encoded.pairs):
         left, right = autoencoder.unmerger(slots[row, first]).chunk(2, dim=1)
         slots = slots.index_put((row, first), left).index_put((row, second), right)
@@ -126,7 +127,7 @@ def losses(
     lifted, *merged = encoded.states
     leaves = torch.cat([lifted, decoded], dim=1).flatten(0, 1)
     logits = autoencoder.classifier(torch.cat([leaves, *merged]).detach()).squeeze(1)
-    is_leaf = torch.arange(len(logits)) < len(leaves)
+    is_leaf = torch.arange(len(logits), device=logits.device) < len(leaves)
     return {
         "reconstruction": (autoencoder.unlifter(decoded) - standardised).square().mean(),
         "policy": -(advantages * encoded.log_prob).sum(1).mean(),
