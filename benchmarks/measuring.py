@@ -1,7 +1,8 @@
-"""How every benchmark takes time and memory: calls timed after a warm-up, rows in processes."""
+"""How every benchmark takes time and memory, on any device: warmed up, each row in a process."""
 
 from __future__ import annotations
 
+import argparse
 import multiprocessing
 import multiprocessing.context
 import resource
@@ -12,8 +13,31 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
+
+from htm_env.simulator import usable_device
+
 Row = dict[str, Any]
 Made = TypeVar("Made")
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    """Give a benchmark ``--device``; a name that cannot be used here is wrong usage."""
+
+    def usable(name: str) -> str:
+        try:
+            usable_device(name)
+        except ValueError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return name
+
+    parser.add_argument("--device", type=usable, default="cpu", help="where: cpu, cuda, ...")
+
+
+def settle(device: str) -> None:
+    """Wait until the device has done what it was asked for; the processor always has."""
+    if torch.device(device).type != "cpu":
+        torch.accelerator.synchronize(device)
 
 
 def own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
@@ -29,12 +53,14 @@ def own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
         return pool.apply(measure, arguments)
 
 
-def peak_gigabytes() -> float:
-    """The most memory that this process has held so far.
+def peak_gigabytes(device: str = "cpu") -> float:
+    """The most memory that this process has held so far: tensors on the device, if it is a GPU.
 
     Linux says it of the process alone; ``getrusage`` starts where the process that started this one
     stood, and is asked elsewhere.
     """
+    if torch.device(device).type != "cpu":
+        return torch.cuda.max_memory_allocated(device) / 2**30
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():
@@ -44,29 +70,35 @@ def peak_gigabytes() -> float:
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
 
 
-def seconds_of(work: Callable[[], object], seconds: float) -> float:
+def seconds_of(work: Callable[[], object], seconds: float, device: str = "cpu") -> float:
     """The mean time of a call, over ``seconds`` and two calls at least, after one to warm up."""
     work()
+    settle(device)
     calls, started = 0, time.perf_counter()
     while (elapsed := time.perf_counter() - started) < seconds or calls < 2:
         work()
+        settle(device)
         calls += 1
     return elapsed / calls
 
 
-def seconds_by_turns(works: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+def seconds_by_turns(
+    works: dict[str, Callable[[], object]], seconds: float, device: str = "cpu"
+) -> dict[str, float]:
     """The median time of a call of each, called by turns so that all meet the same machine.
 
     ``seconds`` are of all together; each is called once to warm up, and twice at least.
     """
     for work in works.values():
         work()
+    settle(device)
     taken: dict[str, list[float]] = {name: [] for name in works}
     started, rounds = time.perf_counter(), 0
     while time.perf_counter() - started < seconds or rounds < 2:
         for name, work in works.items():
             before = time.perf_counter()
             work()
+            settle(device)
             taken[name].append(time.perf_counter() - before)
         rounds += 1
     return {name: statistics.median(times) for name, times in taken.items()}

@@ -16,8 +16,10 @@ from rich.table import Table
 RESULTS = Path("runs/benchmarks")
 
 
-def report(name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS) -> None:
-    """Print the rows, and write ``folder/name.json``."""
+def report(
+    name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS, device: str = "cpu"
+) -> None:
+    """Print the rows, and write ``folder/name.json``; they were measured on ``device``."""
     table = Table(title=name)
     columns = list(rows[0])
     for column in columns:
@@ -30,11 +32,17 @@ def report(name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS) ->
         "processor": platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "device": _called(device),
         "torch": torch.__version__,
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
     print(f"written to {path}")
+
+
+def _called(device: str) -> str:
+    """What the makers call a GPU; the name that it was asked for by, of anything else."""
+    return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
 def _text(value: Any) -> str:
