@@ -22,7 +22,7 @@ from agents.optimisation import OptimizerConfig
 from agents.original import ORIGINAL
 from agents.scorers import PairPolicy
 from benchmarks import plain_reference
-from benchmarks.measuring import Row, own_process, peak_gigabytes
+from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, settle
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
 from htm_env.datasets import make_dataset
@@ -46,7 +46,7 @@ CONFIGS = {
 }
 
 
-def learner(case: dict[str, Any], algo: str) -> Reinforce:
+def learner(case: dict[str, Any], algo: str, device: str = "cpu") -> Reinforce:
     """Ours, with one step of policy and autoencoder on all trees of an update.
 
     No demonstrations: the merges that are counted are the policy's own.
@@ -59,35 +59,46 @@ def learner(case: dict[str, Any], algo: str) -> Reinforce:
         trees_per_step=case["trees"],
         demonstration_share=((0.0, 0.0),),
     )
-    return Reinforce(case["env"], config, env_kwargs=case["geometry"], embedding_dim=EMBEDDING_DIM)
+    return Reinforce(
+        case["env"],
+        config,
+        env_kwargs=case["geometry"],
+        embedding_dim=EMBEDDING_DIM,
+        device=device,
+    )
 
 
-def ours(case: dict[str, Any], algo: str, seconds: float) -> float:
+def ours(case: dict[str, Any], algo: str, seconds: float, device: str) -> float:
     """Merges per second, from the beginning of the schedules to their end."""
-    made = learner(case, algo)
+    made = learner(case, algo, device)
     for _ in range(3):
         made.update(0.1)
+    settle(device)
     started, before, updates = time.perf_counter(), made.merges_made, 0
     while (elapsed := time.perf_counter() - started) < seconds or not updates:
         made.update(min(1.0, elapsed / seconds) if seconds else 1.0)
+        settle(device)
         updates += 1
     return (made.merges_made - before) / elapsed
 
 
-def reference(case: dict[str, Any], seconds: float) -> float:
+def reference(case: dict[str, Any], seconds: float, device: str) -> float:
     """Merges per second of the plain reference, drawing its samples included."""
     dataset = make_dataset(case["env"], split="train", **case["geometry"])
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     autoencoder = HTMAutoencoder(
         dataset.token_dim, EMBEDDING_DIM, HIDDEN_DIM, "mlp", generator=generator
     )
     autoencoder.set_statistics(dataset.mean, dataset.std)
-    policy = PairPolicy(EMBEDDING_DIM, HIDDEN_DIM)
+    autoencoder.to(device)
+    policy = PairPolicy(EMBEDDING_DIM, HIDDEN_DIM).to(device)
     optimizer = torch.optim.Adam([*autoencoder.parameters(), *policy.parameters()], lr=3e-3)
 
     def step() -> None:
-        tokens = autoencoder.standardise(dataset.sample(case["trees"], generator).tokens)
-        plain_reference.training_step(autoencoder, policy, optimizer, tokens, generator)
+        tokens = dataset.sample(case["trees"], generator).tokens.to(device)
+        standardised = autoencoder.standardise(tokens)
+        plain_reference.training_step(autoencoder, policy, optimizer, standardised, generator)
+        settle(device)
 
     step()
     started, merges = time.perf_counter(), 0
@@ -97,24 +108,24 @@ def reference(case: dict[str, Any], seconds: float) -> float:
     return merges / elapsed
 
 
-def measure(case: dict[str, Any], algo: str, seconds: float) -> Row:
+def measure(case: dict[str, Any], algo: str, seconds: float, device: str) -> Row:
     """One row, without its ratio."""
     torch.set_num_threads(1)
     plain = algo == REFERENCE
-    speed = reference(case, seconds) if plain else ours(case, algo, seconds)
+    speed = reference(case, seconds, device) if plain else ours(case, algo, seconds, device)
     tokens = make_dataset(case["env"], split="train", **case["geometry"]).max_tokens
     return {
         "algo": algo,
         "tokens": tokens,
         "trees a step": case["trees"],
         "merges/s": speed,
-        "peak memory, GB": peak_gigabytes(),
+        "peak memory, GB": peak_gigabytes(device),
     }
 
 
-def rows_of(case: dict[str, Any], seconds: float) -> list[Row]:
+def rows_of(case: dict[str, Any], seconds: float, device: str = "cpu") -> list[Row]:
     """The reference and ours, each with its ratio to the reference."""
-    rows = [own_process(measure, case, algo, seconds) for algo in (REFERENCE, *CONFIGS)]
+    rows = [own_process(measure, case, algo, seconds, device) for algo in (REFERENCE, *CONFIGS)]
     for row in rows:
         row["times the reference"] = row["merges/s"] / rows[0]["merges/s"]
         row["target"] = case["target"] if row["algo"] == "reinforce" else None
@@ -124,8 +135,10 @@ def rows_of(case: dict[str, Any], seconds: float) -> list[Row]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row")
+    add_device(parser)
     options = parser.parse_args(arguments)
-    report("against_reference", [row for case in CASES for row in rows_of(case, options.seconds)])
+    rows = [row for case in CASES for row in rows_of(case, options.seconds, options.device)]
+    report("against_reference", rows, device=options.device)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ too; choosing among them is left out of the time. Four ways to have copies: ``na
 ``sb3`` (the same behind Stable-Baselines3's interface), ``sync`` (Gymnasium's ``SyncVectorEnv`` of
 single environments) and ``single`` (one). A reset of a copy counts as a step, but behind ``sb3``,
 where the step that ends an episode starts the next one too. ``--quick`` takes a few of the rows.
+Wherever the autoencoder runs, a step is over when its observation is in the processor's memory.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ import torch
 
 import htm_env  # noqa: F401  # registers the ids
 from agents.ppo.vector_env import HTMVecEnv
-from benchmarks.measuring import Row
+from benchmarks.measuring import Row, add_device
 from benchmarks.table import report
 from htm_env.forest import pair_to_action
 
@@ -104,10 +105,14 @@ def random_legal(active: np.ndarray, generator: np.random.Generator) -> np.ndarr
     return pair_to_action(first, keys.argmax(axis=1), active.shape[1])
 
 
-def steps_per_second(way: str, tokens: str, copies: int, reward: str, seconds: float) -> float:
+def steps_per_second(
+    way: str, tokens: str, copies: int, reward: str, seconds: float, device: str
+) -> float:
     """Steps of all copies together."""
     env_id, geometry = GEOMETRIES[tokens]
-    step = WAYS[way](env_id, copies, autoencoder="untrained", reward=reward, **geometry)
+    step = WAYS[way](
+        env_id, copies, autoencoder="untrained", reward=reward, device=device, **geometry
+    )
     generator = np.random.default_rng(0)
     active = step(None)
     for _ in range(2):  # to warm up
@@ -122,7 +127,9 @@ def steps_per_second(way: str, tokens: str, copies: int, reward: str, seconds: f
     return steps * copies / stepping
 
 
-def measure(way: str, tokens: str, copies: int, reward: str, seconds: float) -> Row:
+def measure(
+    way: str, tokens: str, copies: int, reward: str, seconds: float, device: str = "cpu"
+) -> Row:
     """One row."""
     asked = (tokens, copies, reward) == ("15", 256, "incremental")
     return {
@@ -130,7 +137,7 @@ def measure(way: str, tokens: str, copies: int, reward: str, seconds: float) -> 
         "tokens": tokens,
         "copies": copies,
         "reward": reward,
-        "steps/s": steps_per_second(way, tokens, copies, reward, seconds),
+        "steps/s": steps_per_second(way, tokens, copies, reward, seconds, device),
         "target": TARGETS.get(way) if asked else None,
     }
 
@@ -143,6 +150,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--tokens", nargs="*", choices=list(GEOMETRIES))
     parser.add_argument("--copies", nargs="*", type=int)
     parser.add_argument("--rewards", nargs="*", default=list(REWARDS), choices=list(REWARDS))
+    add_device(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     quick = options.quick
@@ -150,13 +158,13 @@ def main(arguments: list[str] | None = None) -> None:
     all_copies = options.copies or (QUICK_COPIES if quick else COPIES)
     seconds = options.seconds or (0.5 * SECONDS if quick else SECONDS)
     rows = [
-        measure(way, tokens, copies, reward, seconds)
+        measure(way, tokens, copies, reward, seconds, options.device)
         for tokens in all_tokens
         for reward in options.rewards
         for way in options.ways
         for copies in ((1,) if way == "single" else all_copies)
     ]
-    report("environment", rows)
+    report("environment", rows, device=options.device)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from agents.algorithms import algorithm
 from agents.learner import Learner
 from agents.replay_config import ReplayConfig
 from benchmarks.matrix_products import products, rows_seen
-from benchmarks.measuring import Row, own_process, peak_gigabytes, seconds_of
+from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, seconds_of, settle
 from benchmarks.table import report
 
 SECONDS = 5.0
@@ -52,7 +52,7 @@ SIZES = {
 }
 
 
-def learner(algo: str, tokens: int, candidates: str) -> Learner:
+def learner(algo: str, tokens: int, candidates: str, device: str = "cpu") -> Learner:
     """One that makes as many trees an update as the size says, none of them demonstrated."""
     size, known = SIZES[tokens], algorithm(algo)
     config = known.config
@@ -73,27 +73,29 @@ def learner(algo: str, tokens: int, candidates: str) -> Learner:
         replace(config, **changes),
         env_kwargs=size.geometry,
         embedding_dim=EMBEDDING_DIM,
+        device=device,
     )
 
 
-def measure(algo: str, tokens: int, candidates: str, seconds: float) -> Row:
+def measure(algo: str, tokens: int, candidates: str, seconds: float, device: str = "cpu") -> Row:
     """One row."""
     torch.set_num_threads(1)
-    made = learner(algo, tokens, candidates)
+    made = learner(algo, tokens, candidates, device)
     rounds = 1 + made.config.replays if isinstance(made.config, ReplayConfig) else 1
 
     def learn(progress: float = 0.5) -> None:
         for _ in range(rounds):
             made.update(progress)
+        settle(device)
 
     learn(0.0)
     started, before = time.perf_counter(), made.merges_made
     while (elapsed := time.perf_counter() - started) < seconds or made.merges_made == before:
         learn(min(1.0, elapsed / seconds) if seconds else 1.0)
     speed = (made.merges_made - before) / elapsed
-    peak, before = peak_gigabytes(), made.merges_made
+    peak, before = peak_gigabytes(device), made.merges_made
     seen = rows_seen(learn)
-    possible = (made.merges_made - before) / seconds_of(products(seen), seconds / 5)
+    possible = (made.merges_made - before) / seconds_of(products(seen), seconds / 5, device)
     return {
         "algo": algo,
         "tokens": tokens,
@@ -122,11 +124,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row")
     parser.add_argument("--most", type=int, default=max(SIZES), help="tokens, at most")
+    add_device(parser)
     options = parser.parse_args(arguments)
-    report(
-        "joint_training",
-        [own_process(measure, *case, options.seconds) for case in cases(options.most)],
-    )
+    rows = [
+        own_process(measure, *case, options.seconds, options.device) for case in cases(options.most)
+    ]
+    report("joint_training", rows, device=options.device)
 
 
 if __name__ == "__main__":

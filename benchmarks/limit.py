@@ -23,7 +23,7 @@ from agents.fixed import fixed_policy
 from agents.optimisation import OptimizerConfig
 from agents.schedules import piecewise_linear
 from benchmarks.matrix_products import Rows, Work, key_of, products, rows_seen
-from benchmarks.measuring import Row, own_process, seconds_by_turns
+from benchmarks.measuring import Row, add_device, own_process, seconds_by_turns
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
 from htm_env.datasets import make_dataset
@@ -45,11 +45,11 @@ def rows_of(seen: dict[tuple[int, torch.Size], Rows], network: nn.Module) -> int
 
 def networks(autoencoder: HTMAutoencoder, seen: dict[tuple[int, torch.Size], Rows]) -> Work:
     """Every network once forward and backward, activations included."""
-    inputs = {
-        network: torch.randn(rows_of(seen, network), next(network.parameters()).shape[1])
-        .requires_grad_(network is not autoencoder.lifter)
-        for network in autoencoder.children()
-    }  # fmt: skip
+    inputs = {}
+    for network in autoencoder.children():
+        weight = next(network.parameters())
+        values = torch.randn(rows_of(seen, network), weight.shape[1], device=weight.device)
+        inputs[network] = values.requires_grad_(network is not autoencoder.lifter)
 
     def run() -> None:
         for network, values in inputs.items():
@@ -71,14 +71,15 @@ def losses_and_gradients(trainer: AutoencoderTrainer, batch: object, merges: Ten
     losses["total"].backward()
 
 
-def shares(seconds: float, trees: int) -> list[Row]:
+def shares(seconds: float, trees: int, device: str = "cpu") -> list[Row]:
     """Autoencoder training on random merges against the limit."""
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(device).manual_seed(0)
     dataset = make_dataset(ENV, split="train", **GEOMETRY)
     autoencoder = HTMAutoencoder(dataset.token_dim, EMBEDDING_DIM, generator=generator)
     autoencoder.set_statistics(dataset.mean, dataset.std)
-    batch = dataset.sample(trees, generator)
+    autoencoder.to(device)
+    batch = dataset.sample(trees, generator).to(device)
     merges = fixed_policy("random").merges(batch, autoencoder, generator)
     adam = AutoencoderConfig(lifter=_ADAM, merger=_ADAM)
     shipped = AutoencoderTrainer(autoencoder, AutoencoderConfig(), generator)
@@ -94,6 +95,7 @@ def shares(seconds: float, trees: int) -> list[Row]:
             "update, as shipped": lambda: shipped.update(batch, merges, PROGRESS),
         },
         seconds,
+        device,
     )
     made = int((merges[..., 0] >= 0).sum())
     return [
@@ -109,7 +111,7 @@ def shares(seconds: float, trees: int) -> list[Row]:
     ]
 
 
-def joint_steps(seconds: float, trees: int) -> list[Row]:
+def joint_steps(seconds: float, trees: int, device: str = "cpu") -> list[Row]:
     """A whole update of REINFORCE against the autoencoder's part, on trees of the same policy."""
     torch.set_num_threads(1)
     rows = []
@@ -119,8 +121,10 @@ def joint_steps(seconds: float, trees: int) -> list[Row]:
             batch_size=trees // 2, batch_growth=0.0, trees_per_step=trees_per_step,
             demonstration_share=((0.0, 0.0),),
         )  # fmt: skip
-        learner = Reinforce(ENV, config, env_kwargs=GEOMETRY, embedding_dim=EMBEDDING_DIM)
-        batch = learner.dataset.sample(trees, learner.generator)
+        learner = Reinforce(
+            ENV, config, env_kwargs=GEOMETRY, embedding_dim=EMBEDDING_DIM, device=device
+        )
+        batch = learner.dataset.sample(trees, learner.generator).to(device)
         merges = learner.plan(batch, learner.generator, greedy=False)
         train = learner.trainer.update_in_parts
         times = seconds_by_turns(
@@ -129,6 +133,7 @@ def joint_steps(seconds: float, trees: int) -> list[Row]:
                 "autoencoder": partial(train, batch, merges, trees_per_step, PROGRESS),
             },
             seconds,
+            device,
         )
         rows.append(
             {
@@ -147,9 +152,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each comparison")
     parser.add_argument("--trees", type=int, default=TREES, help="of a step")
+    add_device(parser)
     options = parser.parse_args(arguments)
-    report("limit", own_process(shares, options.seconds, options.trees))
-    report("joint_step", own_process(joint_steps, options.seconds, options.trees))
+    for name, measure in (("limit", shares), ("joint_step", joint_steps)):
+        rows = own_process(measure, options.seconds, options.trees, options.device)
+        report(name, rows, device=options.device)
 
 
 if __name__ == "__main__":

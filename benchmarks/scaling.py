@@ -3,9 +3,10 @@
 One sample of random points is merged by an untrained pointer policy, encoded along the merges and
 reconstructed: one merge at a time and in matching rounds, choosing among each token's 8 nearest
 (knn), and among all pairs. And a joint update of REINFORCE, two trees of one sample. Memory is what
-the process holds at its peak beyond what it held after its imports; every row has a process of its
-own. The exponents are the slopes of the logarithms (least squares). Last, what following the lists
-costs: repairing them after a merge, and making all of them anew, in embedding space.
+the process (of a GPU: its tensors there) holds at its peak beyond what it held after its imports;
+every row has a process of its own. The exponents are the slopes of the logarithms (least squares).
+Last, what following the lists costs: repairing them after a merge, and making all of them anew, in
+embedding space.
 """
 
 from __future__ import annotations
@@ -18,12 +19,13 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from agents import Reinforce, ReinforceConfig
 from agents.candidate_search import merge_greedily, merge_matchings
 from agents.rollout import rollout
 from agents.scorers import PointerPolicy
-from benchmarks.measuring import Row, own_process, peak_gigabytes, seconds_of
+from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, seconds_of, settle
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
 from htm_env.candidates import merged_candidates, nearest_candidates
@@ -37,11 +39,14 @@ SECONDS = 1.0
 """Calls are repeated for so long, and made once at least."""
 
 
+Prepare = Callable[[int, str], Callable[[], object]]
+"""Of the number of tokens and the device: what is timed, ready to be called."""
+
+
 class Way(NamedTuple):
     """One way of merging, and how far it is followed."""
 
-    work: Callable[[int], Callable[[], object]]
-    """Of the number of tokens: what is timed, ready to be called."""
+    prepare: Prepare
     most: int
 
 
@@ -64,15 +69,15 @@ def points(tokens: int) -> TokenBatch:
     )
 
 
-def reconstructing(merging: Callable) -> Callable[[int], Callable[[], object]]:
+def reconstructing(merging: Callable) -> Prepare:
     """Merge, encode along the merges, decode."""
 
-    def prepared(tokens: int) -> Callable[[], object]:
-        generator = torch.Generator().manual_seed(1)
-        autoencoder = HTMAutoencoder(COORDINATES, EMBEDDING_DIM, generator=generator)
+    def prepared(tokens: int, device: str) -> Callable[[], object]:
+        generator = torch.Generator(device).manual_seed(1)
+        autoencoder = HTMAutoencoder(COORDINATES, EMBEDDING_DIM, generator=generator).to(device)
         with seeded_initialisation(generator):
-            policy = PointerPolicy(EMBEDDING_DIM)
-        batch = points(tokens)
+            policy = PointerPolicy(EMBEDDING_DIM).to(device)
+        batch = points(tokens).to(device)
 
         @torch.no_grad()
         def once() -> object:
@@ -85,10 +90,18 @@ def reconstructing(merging: Callable) -> Callable[[int], Callable[[], object]]:
     return prepared
 
 
-def training(candidates: str) -> Callable[[int], Callable[[], object]]:
+def merge_among_all(
+    autoencoder: HTMAutoencoder, policy: PointerPolicy, batch: TokenBatch
+) -> Tensor:
+    """The merges of the best pair at every step."""
+    generator = torch.Generator(batch.tokens.device)
+    return rollout(autoencoder, policy, batch, generator, greedy=True).merges
+
+
+def training(candidates: str) -> Prepare:
     """A joint update on two trees of a sample of an array of points."""
 
-    def prepared(tokens: int) -> Callable[[], object]:
+    def prepared(tokens: int, device: str) -> Callable[[], object]:
         config = replace(
             ReinforceConfig(),
             candidates=candidates, k=K, batch_size=1, batch_growth=0.0,
@@ -100,6 +113,7 @@ def training(candidates: str) -> Callable[[int], Callable[[], object]]:
             config,
             env_kwargs={"dataset": samples.astype(np.float32)},
             embedding_dim=EMBEDDING_DIM,
+            device=device,
         )
         return lambda: learner.update(0.5)
 
@@ -114,12 +128,7 @@ WAYS = {
     "knn, matching rounds": Way(
         reconstructing(lambda a, p, batch: merge_matchings(a, p, batch, NEAREST)), MOST
     ),
-    "all pairs, one merge at a time": Way(
-        reconstructing(
-            lambda a, p, batch: rollout(a, p, batch, torch.Generator(), greedy=True).merges
-        ),
-        512,
-    ),
+    "all pairs, one merge at a time": Way(reconstructing(merge_among_all), 512),
     "training, knn": Way(training("knn"), 1024),
     "training, all pairs": Way(training("all"), 256),
 }
@@ -137,21 +146,24 @@ LIMITS = {"knn, one merge at a time": 10.0, "knn, matching rounds": 1.0}
 LIMIT_TOKENS, LIMIT_MEMORY = 4096, 1.0
 
 
-def measure(name: str, tokens: int, seconds: float) -> Row:
+def measure(name: str, tokens: int, seconds: float, device: str = "cpu") -> Row:
     """One row."""
     torch.set_num_threads(1)
-    WAYS[name].work(LEAST)()  # what is imported late, and the buffers of matrix products
-    work, before = WAYS[name].work(tokens), peak_gigabytes()
+    WAYS[name].prepare(LEAST, device)()  # what is imported late, and the buffers of matrix products
+    work, before = WAYS[name].prepare(tokens, device), peak_gigabytes(device)
+    settle(device)
     started, calls = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < seconds or not calls:
         work()
+        settle(device)
         calls += 1
+    memory = peak_gigabytes(device) - before
     return {
         "way": name,
         "tokens": tokens,
         TIME: elapsed / calls,
-        MEMORY: peak_gigabytes() - before,
-        "limits": within(name, tokens, elapsed / calls, peak_gigabytes() - before),
+        MEMORY: memory,
+        "limits": within(name, tokens, elapsed / calls, memory),
     }
 
 
@@ -193,19 +205,19 @@ def exponents(rows: list[Row]) -> list[Row]:
     return found
 
 
-def repairs(tokens: int, seconds: float) -> Row:
+def repairs(tokens: int, seconds: float, device: str = "cpu") -> Row:
     """The lists of one population of random embeddings: repaired after a merge, and made anew."""
     torch.set_num_threads(1)
-    generator = torch.Generator().manual_seed(0)
-    places = torch.randn(1, tokens, EMBEDDING_DIM, generator=generator)
-    active = torch.ones(1, tokens, dtype=torch.bool)
+    generator = torch.Generator(device).manual_seed(0)
+    places = torch.randn(1, tokens, EMBEDDING_DIM, generator=generator, device=device)
+    active = torch.ones(1, tokens, dtype=torch.bool, device=device)
     lists = nearest_candidates(places, active, K)
-    first, second = torch.tensor([0]), lists.partners[:, 0, 0]
+    first, second = torch.tensor([0], device=device), lists.partners[:, 0, 0]
     active[0, second] = False
     repaired = seconds_of(
-        lambda: merged_candidates(lists, places, active, first, second), seconds / 2
+        lambda: merged_candidates(lists, places, active, first, second), seconds / 2, device
     )
-    anew = seconds_of(lambda: nearest_candidates(places, active, K), seconds / 2)
+    anew = seconds_of(lambda: nearest_candidates(places, active, K), seconds / 2, device)
     return {
         "tokens": tokens,
         "lists repaired after a merge, ms": repaired * 1e3,
@@ -218,19 +230,21 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=MOST, help="tokens")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row, at least")
     parser.add_argument("--ways", nargs="*", default=list(WAYS), choices=list(WAYS))
+    add_device(parser)
     options = parser.parse_args(arguments)
     rows = []
     for name in options.ways:
         tokens = LEAST
         while tokens <= min(WAYS[name].most, options.most):
-            row = own_process(measure, name, tokens, options.seconds)
+            row = own_process(measure, name, tokens, options.seconds, options.device)
             print(", ".join(f"{key} {value}" for key, value in row.items() if value), flush=True)
             rows.append(row)
             tokens *= 2
-    report("scaling", rows)
-    report("scaling_exponents", exponents(rows))
+    report("scaling", rows, device=options.device)
+    report("scaling_exponents", exponents(rows), device=options.device)
     sizes = [2**power for power in range(4, 14) if 2**power <= options.most]
-    report("scaling_repairs", [own_process(repairs, size, options.seconds) for size in sizes])
+    rows = [own_process(repairs, size, options.seconds, options.device) for size in sizes]
+    report("scaling_repairs", rows, device=options.device)
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ def test_every_way_of_merging_is_measured(name):
 def test_lists_are_repaired_after_a_merge_and_made_anew_without_the_merged_slot(monkeypatch):
     made = []
 
-    def count(work, seconds):
+    def count(work, seconds, device):
         made.append(work())
         return float(len(made))
 
