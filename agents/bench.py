@@ -13,8 +13,9 @@ RUNNING = "benchmarks.running"
 def bench(options: BenchOptions) -> None:
     """Lists or runs benchmarks.
 
-    Raises :class:`UsageError` for an unknown name, ``FileNotFoundError`` where there are no
-    benchmarks or no folder for the JSON file, and ``ChildProcessError`` where one failed.
+    Raises :class:`UsageError` for an unknown name and for a device that is not there or that a
+    benchmark does not know, ``FileNotFoundError`` where there are no benchmarks or no folder for
+    the JSON file, and ``ChildProcessError`` where one failed.
     """
     if find_spec("benchmarks") is None or find_spec(RUNNING) is None:
         raise FileNotFoundError(
@@ -26,9 +27,9 @@ def bench(options: BenchOptions) -> None:
         print(running.listing())
         return
     try:
-        running.chosen(options.names)
+        running.chosen(options.names, options.quick, options.device)
     except ValueError as error:
         raise UsageError(str(error)) from None
     if options.json is not None and not options.json.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(options.json.parent)!r} for --json")
-    running.run(options.names, options.quick, options.json)
+    running.run(options.names, options.quick, options.json, options.device)

@@ -265,6 +265,8 @@ class BenchOptions:
     """A first look, in minutes."""
     json: Path | None = None
     """File for the tables of this run, all in one JSON object by their names."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, ...; the throughput benchmarks run anywhere, the others on cpu."""
 
 
 def json_object(flag: str, text: str | None) -> dict[str, Any]:

@@ -6,6 +6,7 @@ import argparse
 import sys
 
 from benchmarks import running
+from benchmarks.measuring import add_device
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -13,12 +14,13 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="see --list; without any, those with a star")
     parser.add_argument("--list", action="store_true", help="say which there are")
     parser.add_argument("--quick", action="store_true", help="a first look, in minutes")
+    add_device(parser)
     options = parser.parse_args(arguments)
     try:
         if options.list:
             print(running.listing())
         else:
-            running.run(options.names, options.quick)
+            running.run(options.names, options.quick, device=options.device)
     except (ValueError, ChildProcessError) as error:
         print(f"benchmarks: {error}", file=sys.stderr)
         return 1

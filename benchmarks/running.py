@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.table import RESULTS
+from htm_env.simulator import usable_device
 
 THROUGHPUT = {
     "environment": "environment steps per second, four ways to have copies",
@@ -18,7 +19,7 @@ THROUGHPUT = {
     "scaling": "time and memory against the number of tokens",
     "generation": "seconds in which roots become token sets",
 }
-"""What runs where no name is given."""
+"""What runs where no name is given; each knows ``--device``."""
 QUALITY = {
     "encoders": "what each context encoder costs",
     "fixed_returns": "mean return of every fixed policy",
@@ -55,23 +56,34 @@ def listing() -> str:
     )
 
 
-def chosen(names: Sequence[str], quick: bool = False) -> list[list[str]]:
+def chosen(names: Sequence[str], quick: bool = False, device: str = "cpu") -> list[list[str]]:
     """The commands of these benchmarks, of the throughput ones where none is named; with ``quick``,
     in their short form, and where none is named only those that have one.
 
-    Raises ``ValueError`` with the choices for an unknown name.
+    Raises ``ValueError`` for an unknown name, a device that cannot be used here, and a benchmark
+    that knows no other device than the processor.
     """
+    usable_device(device)
+    elsewhere = [] if device == "cpu" else ["--device", device]
     for name in names:
         if name not in BENCHMARKS:
             raise ValueError(f"unknown benchmark {name!r}; choose from {sorted(BENCHMARKS)}")
+        if elsewhere and name not in THROUGHPUT:
+            raise ValueError(
+                f"benchmark {name!r} runs on the processor only; those that run on {device} are "
+                f"{sorted(THROUGHPUT)}"
+            )
     taken = names or [name for name in THROUGHPUT if not quick or name in QUICK]
+    short = QUICK if quick else {}
     return [
-        [sys.executable, "-m", f"benchmarks.{name}", *(QUICK.get(name, []) if quick else [])]
+        [sys.executable, "-m", f"benchmarks.{name}", *short.get(name, []), *elsewhere]
         for name in taken
     ]
 
 
-def run(names: Sequence[str], quick: bool = False, file: Path | None = None) -> None:
+def run(
+    names: Sequence[str], quick: bool = False, file: Path | None = None, device: str = "cpu"
+) -> None:
     """Run them, each in a process of its own; ``file`` gets the tables of all that did not fail.
 
     Raises what :func:`chosen` raises; at the end ``ChildProcessError`` names those that failed.
@@ -79,7 +91,7 @@ def run(names: Sequence[str], quick: bool = False, file: Path | None = None) -> 
     before = _written()
     failed = [
         command[2].removeprefix("benchmarks.")
-        for command in chosen(names, quick)
+        for command in chosen(names, quick, device)
         if subprocess.run(command, check=False).returncode != 0
     ]
     if file is not None:
