@@ -42,6 +42,12 @@ def small_autoencoder(token_dim: int, embedding_dim: int = 5, seed: int = 0) -> 
     return autoencoder
 
 
+@pytest.fixture(params=["cpu", *["cuda"] * torch.cuda.is_available()])
+def device(request: pytest.FixtureRequest) -> str:
+    """Every kind of device that this machine has."""
+    return request.param
+
+
 @pytest.fixture
 def autoencoder() -> HTMAutoencoder:
     """Takes tokens of three coordinates."""
