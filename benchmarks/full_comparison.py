@@ -3,8 +3,8 @@ diagnoses, and the frozen environments: ``python -m benchmarks.full_comparison``
 
 It is a sequence of ``htm compare``, printed as they are run. It takes about a day and a half on two
 cores, and can be stopped (Ctrl-C) and started again at any moment: finished runs stay, interrupted
-ones go on. ``--share 0.1`` gives every run a tenth of its time. Seeds can be spread over machines, one
-``--first-seed`` each; ``htm compare --report A B --out C`` joins what they made.
+ones go on. ``--share 0.1`` gives every run a tenth of its time. Seeds can be spread over machines,
+one ``--first-seed`` each; ``htm compare --report A B --out C`` joins what they made.
 """
 
 from __future__ import annotations
