@@ -45,7 +45,8 @@ class ReplayConfig(ReinforceConfig):
     """Of V-trace's traces: 1 looks ahead to the end, 0 by one merge."""
     trust: float = 0.2
     """How far a stored merge's probability may have moved towards what its advantage asks for, as a
-    ratio, before it teaches the policy no more (as PPO's clip); inf for any distance."""
+    ratio, before it teaches the policy no more (as PPO's clip); inf for any distance, as learning
+    from stored episodes alone needs it."""
     seed_episodes: int = 0
     """Demonstrations stored before the first update. They grow old as all others do: to keep them,
     set max_staleness to None."""

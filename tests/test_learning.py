@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import fields, replace
 from itertools import pairwise
 
@@ -156,10 +157,12 @@ def replaying(**changes) -> ReplayConfig:
 @pytest.mark.parametrize("correction", CORRECTION_NAMES)
 def test_stored_episodes_alone_teach_the_policy(correction):
     """Demonstrations at random, never cloned and none of them fresh: what they earned is all that
-    there is to learn from, and the correction has to make the right thing of it."""
+    there is to learn from, and the correction has to make the right thing of it.
+
+    Nothing holds the policy near the random one that it is to leave."""
     config = replaying(
         correction=correction, entropy=FREE, discount=1.0, demonstrations=("random",),
-        seed_episodes=1000, replay_batch_size=64, rho_bar=10.0,
+        seed_episodes=1000, replay_batch_size=64, rho_bar=10.0, trust=math.inf,
     )  # fmt: skip
     learner = counting_learner(config, ReplayReinforce)
     before = held_out(learner)
