@@ -5,7 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-from agents.options import BenchOptions, UsageError
+from agents.options import BenchOptions
+from agents.usage import UsageError
 
 RUNNING = "benchmarks.running"
 

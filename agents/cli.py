@@ -24,10 +24,10 @@ from agents.options import (
     PlotOptions,
     PretrainOptions,
     TrainOptions,
-    UsageError,
     ViewOptions,
     train_options,
 )
+from agents.usage import UsageError
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
 COMMANDS = {

@@ -17,17 +17,11 @@ from agents.budget import Budget
 from agents.configuration import config_from_dict
 from agents.evaluation import reference_scores
 from agents.learner import Task
-from agents.options import (
-    EvaluateOptions,
-    TrainOptions,
-    UsageError,
-    json_object,
-    set_threads,
-    train_options,
-)
+from agents.options import EvaluateOptions, TrainOptions, train_options
 from agents.policy_learner import merge_in_rounds
 from agents.run import build_learner, load_learner, resume_run, start_run
 from agents.run_directory import RunDirectory
+from agents.usage import UsageError, json_object, set_threads
 from htm_env.datasets import environment_id
 
 Scores = dict[str, float | None]

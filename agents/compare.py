@@ -12,11 +12,12 @@ from pathlib import Path
 from agents.comparison_plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
 from agents.diagnoses import CrossPlayRow, cross_play, read_cross_play, retrained_runs
 from agents.live_table import LiveTable, Watched
-from agents.options import CompareOptions, UsageError
+from agents.options import CompareOptions
 from agents.processes import Job, State, run_jobs
 from agents.report import write_report
 from agents.results import ResultRow, read_results, run_rows, write_results
 from agents.run_directory import RunDirectory
+from agents.usage import UsageError
 
 RESULTS, RETRAIN_RESULTS, CROSS_PLAY = "results.csv", "retrained.csv", "cross_play.csv"
 

@@ -13,11 +13,12 @@ from agents.budget import Budget
 from agents.configuration import config_from_dict
 from agents.encoders import NO_ENCODER, check_encoder
 from agents.fixed import FIXED_POLICIES
-from agents.options import CompareOptions, UsageError, json_object
+from agents.options import CompareOptions
 from agents.problems import PROBLEMS, Problem, find_problem
 from agents.results import load_result
 from agents.run import build_learner, check_plan, learner_config, run_config
 from agents.run_directory import RunDirectory
+from agents.usage import UsageError, json_object
 
 DEFAULT_ALGORITHMS = (
     "reinforce", "replay", "ppo", "maskable_ppo", "original", "random", "nearest", "structure",

@@ -7,6 +7,7 @@ compared with it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -55,6 +56,8 @@ class Limits(NamedTuple):
     rho_bar: float
     c_bar: float
     lambda_: float
+    trust: float = math.inf
+    """How far a probability may move from the behaviour policy's (see ``off_policy.trusted``)."""
 
 
 def by_vtrace(episodes: Replayed, limits: Limits) -> Corrected:

@@ -9,12 +9,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from agents.figures import write_figure
-from agents.options import EmbedOptions, UsageError, set_threads
+from agents.options import EmbedOptions
 from agents.policy_learner import merge_in_rounds
 from agents.roots import RootEmbeddings, root_embeddings
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from agents.tensorboard_logger import PROJECTOR_CONFIG, write_projector
+from agents.usage import UsageError, set_threads
 from htm_env.figures.roots import root_figure
 from htm_env.files import atomic_folder, atomic_write_bytes
 from htm_env.thumbnails import thumbnails

@@ -29,9 +29,10 @@ from agents.generation_samples import (
 )
 from agents.generation_scores import Judge, Scores, gaussian_tokens
 from agents.learner import Learner
-from agents.options import GenerateOptions, UsageError, set_threads
+from agents.options import GenerateOptions
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
+from agents.usage import UsageError, set_threads
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.classifier_scores import classifier_scores
 from htm_env.files import atomic_write_bytes, atomic_write_text

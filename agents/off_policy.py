@@ -64,15 +64,14 @@ def learn_sequences(
     again: Again,
     correct: Callable[[Replayed, Limits], Corrected],
     limits: Limits,
-    trust: float,
     scaled: Callable[[Tensor, Tensor], Tensor],
     ordered: bool,
     generator: torch.Generator,
 ) -> OffPolicy:
     """By the ratio of the probabilities of the merges, one after the other.
 
-    ``trust``: see :func:`trusted`. ``scaled`` brings advantages to the scale of a batch, given
-    where there are any; ``ordered`` says whether the order within a pair counts as a choice.
+    ``scaled`` brings advantages to the scale of a batch, given where there are any; ``ordered``
+    says whether the order within a pair counts as a choice.
     """
     stored, _, episodes, rewards, judgement, importance, imitated = again
     steps, values = episodes.steps, judgement.values
@@ -82,7 +81,7 @@ def learn_sequences(
     )
     log_ratio = log_ratios(stored.behaviour_log_prob, episodes.log_prob, steps)
     advantages = scaled(corrected.advantages, steps)
-    weighed = corrected.weights * advantages * trusted(log_ratio, advantages, trust)
+    weighed = corrected.weights * advantages * trusted(log_ratio, advantages, limits.trust)
     signal = torch.where(imitated[:, None], 1.0, weighed) * steps
     nothing = torch.zeros_like(rewards[:, :1])
     losses = judgement.learn(episodes, signal * importance[:, None], nothing, ordered, generator)
@@ -101,22 +100,21 @@ def learn_sequences(
 def learn_trees(
     again: Again,
     target_log_prob: Float[Tensor, "B"],
-    rho_bar: float,
-    trust: float,
+    limits: Limits,
     scaled: Callable[[Tensor, Tensor], Tensor],
     generator: torch.Generator,
 ) -> OffPolicy:
     """By the ratio of the probabilities of the whole trees, whatever sequence made them.
 
-    ``target_log_prob`` is that of the policy as it is now, with gradients; weights are cut at
-    ``rho_bar``. The whole return counts as earned at the end.
+    ``target_log_prob`` is that of the policy as it is now, with gradients. Of the limits weights
+    know ``rho_bar`` and ``trust``; the whole return counts as earned at the end.
     """
     log_weights = target_log_prob.detach() - again.stored.tree_log_prob
-    weights = log_weights.exp().clamp(max=rho_bar)
+    weights = log_weights.exp().clamp(max=limits.rho_bar)
     start, importance = again.judgement.values[:, 0], again.importance
     surprise = again.rewards.sum(1) - start.detach()
     advantages = scaled(surprise[:, None], torch.ones_like(again.episodes.steps[:, :1]))[:, 0]
-    weighed = weights * advantages * trusted(log_weights, advantages, trust)
+    weighed = weights * advantages * trusted(log_weights, advantages, limits.trust)
     signal = torch.where(again.imitated, 1.0, weighed)
     gone = start.detach() + weights * surprise
     losses = {
@@ -125,5 +123,5 @@ def learn_trees(
         **again.judgement.encoder_losses(generator),
     }
     torch.stack(list(losses.values())).sum().backward()
-    clipped = (log_weights.exp() > rho_bar).float().mean().item()
+    clipped = (log_weights.exp() > limits.rho_bar).float().mean().item()
     return OffPolicy(losses, log_weights, advantages.abs(), clipped)

@@ -2,21 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import torch
 import tyro
 
 from agents.evaluation import TEST_EPISODES
 
 PictureFormat = Literal["png", "pdf", "svg"]
-
-
-class UsageError(Exception):
-    """The command line asks for something that cannot be meant."""
 
 
 @dataclass(frozen=True)
@@ -267,26 +261,6 @@ class BenchOptions:
     """File for the tables of this run, all in one JSON object by their names."""
     device: str = "cpu"
     """Where to run: cpu, cuda, ...; the throughput benchmarks run anywhere, the others on cpu."""
-
-
-def json_object(flag: str, text: str | None) -> dict[str, Any]:
-    """The JSON object behind a flag, empty without one; :class:`UsageError` for anything else."""
-    if text is None:
-        return {}
-    try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise UsageError(f"{flag} {text!r} is not JSON: {error}") from None
-    if not isinstance(values, dict):
-        raise UsageError(f"{flag} {text!r} is not a JSON object, such as '{{\"k\": 1}}'")
-    return values
-
-
-def set_threads(count: int) -> None:
-    """Let one operation of torch use so many threads; raises :class:`UsageError` below one."""
-    if count < 1:
-        raise UsageError(f"--threads is {count}; expected at least 1")
-    torch.set_num_threads(count)
 
 
 def train_options(config: Any, **defaults: Any) -> Any:

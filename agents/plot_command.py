@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.progress import track
 
 from agents.figures import write_figure
-from agents.options import PlotOptions, UsageError, set_threads
+from agents.options import PlotOptions
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from agents.tracing import traces_of
+from agents.usage import UsageError, set_threads
 from htm_env.figures import (
     charges_figure,
     filmstrip_figure,

@@ -18,9 +18,10 @@ from agents.evaluation import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optimisation import OptimizerConfig
-from agents.options import PretrainOptions, UsageError, set_threads
+from agents.options import PretrainOptions
 from agents.progress_bar import ProgressBar
 from agents.training import Logged, Training, Updated
+from agents.usage import UsageError, set_threads
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.losses import LossWeights

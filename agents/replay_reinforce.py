@@ -77,7 +77,9 @@ class ReplayReinforce(Reinforce):
             max_staleness=config.max_staleness,
             num_slots=self.dataset.max_tokens,
         )
-        self.limits = Limits(config.discount, config.rho_bar, config.c_bar, config.lambda_)
+        self.limits = Limits(
+            config.discount, config.rho_bar, config.c_bar, config.lambda_, config.trust
+        )
         self.replays_left = 0
         """Updates on stored episodes until fresh ones are due."""
         self.fresh_episodes, self.replayed_episodes = 0, 0
@@ -151,12 +153,9 @@ class ReplayReinforce(Reinforce):
                 *(self.policy, self.autoencoder, again.batch, again.episodes),
                 *(again.judgement, self.generator),
             )
-            limits = config.rho_bar, config.trust
-            return learn_trees(again, log_prob, *limits, self._scaled, self.generator)
-        return learn_sequences(
-            again, CORRECTIONS[config.correction], self.limits, config.trust, self._scaled,
-            config.entropy.ordered, self.generator,
-        )  # fmt: skip
+            return learn_trees(again, log_prob, self.limits, self._scaled, self.generator)
+        correct, ordered = CORRECTIONS[config.correction], config.entropy.ordered
+        return learn_sequences(again, correct, self.limits, self._scaled, ordered, self.generator)
 
     def _demonstrated(self, stored: Trajectories) -> Bool[Tensor, "B"]:
         """True <--> a demonstrator made the episode."""

@@ -5,10 +5,11 @@ from __future__ import annotations
 import sys
 import webbrowser
 
-from agents.options import UsageError, ViewOptions, set_threads
+from agents.options import ViewOptions
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from agents.tracing import traces_of
+from agents.usage import UsageError, set_threads
 from htm_env.files import atomic_write_text
 from htm_env.page import viewer_page
 

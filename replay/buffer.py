@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -14,9 +13,9 @@ from torch import Tensor
 from replay.candidate_store import CandidateStore
 from replay.files import not_readable, read_tensors, write_tensors
 from replay.packing import Packing
+from replay.priorities import Priorities
 from replay.ring import Ring
 from replay.samplers import Sampled, known_values, make_sampler
-from replay.sum_tree import SumTree
 from replay.trajectory import Trajectories, Trajectory
 
 _KIND = "replay buffer"
@@ -69,8 +68,7 @@ class ReplayBuffer:
         self._ring = Ring(capacity)
         self._packing: Packing | None = None
         self._candidates = CandidateStore()
-        self._bounds = (0.0, 0.0)  # of the values, when the priorities were computed
-        self._tree = SumTree(np.zeros(0))
+        self._priorities = Priorities(self._ring, self.sampler)
 
     def __len__(self) -> int:
         return self._ring.size
@@ -120,16 +118,15 @@ class ReplayBuffer:
             raise ValueError(f"there are {len(sources)} sources; expected at most {_MOST_SOURCES}")
         ids = torch.tensor([sources.index(name) for name in batch.sources])
         columns = packing.pack(batch, ids[batch.source.cpu()])
-        columns["value"] = torch.from_numpy(known)
-        columns["priority"] = torch.from_numpy(self._new_priorities(known))
+        columns |= self._priorities.columns(known)
         if batch.candidates is not None:
             columns["candidates"] = self._candidates.add(batch.candidates)
         slots, moved = self._ring.append(columns)
         self._packing, self.sources = packing, sources
         if moved:
-            self._rebuild()
+            self._priorities.rebuild()
         else:
-            self._tree[slots.numpy()] = self._ring.columns["priority"][slots].numpy()
+            self._priorities.enter(slots)
         if self._max_staleness is not None:
             newest = int(self._ring.unordered("policy_version").max())
             self.drop_older_than(newest - self._max_staleness)
@@ -145,11 +142,11 @@ class ReplayBuffer:
         stale = self._ring.column("policy_version") < version
         count = int(stale.sum())
         if stale[:count].all():  # as a rule the oldest
-            self._tree[self._ring.slots(count).numpy()] = np.zeros(count)
+            self._priorities.leave(self._ring.slots(count))
             self._ring.drop_oldest(count)
         else:
             self._ring.keep(self._ring.slots()[~stale])
-            self._rebuild()
+            self._priorities.rebuild()
         return count
 
     # ------------------------------------------------------------ sample
@@ -164,17 +161,8 @@ class ReplayBuffer:
             raise ValueError(
                 f"cannot draw {batch} of {len(self)} episodes; expected at least 1 of each"
             )
-        self._refresh()
-        drawn = torch.rand(
-            batch, generator=self.generator, device=self.generator.device, dtype=torch.float64
-        )
-        positions = (np.arange(batch) + drawn.cpu().numpy()) / batch * self._tree.total
-        indices = self._tree.find(positions)
-        # N and the total cancel when the weights are divided by that of the rarest episode.
-        rarest = float(self._ring.unordered("priority").min())
-        weights = (self._tree[indices] / rarest) ** -self.sampler.beta
-        slots = torch.from_numpy(indices)
-        return Sampled(self._unpacked(slots), torch.from_numpy(weights).float(), slots)
+        slots, weights = self._priorities.draw(batch, self.generator)
+        return Sampled(self._unpacked(slots), weights, slots)
 
     def update_priorities(self, indices: Int64[Tensor, "B"], values: Float[Tensor, "B"]) -> None:
         """Give drawn episodes new values (advantages or returns); the last of equal indices counts.
@@ -189,10 +177,7 @@ class ReplayBuffer:
             raise ValueError(
                 f"index {int(indices[row])} holds no episode; expected those of a sample"
             )
-        slots, columns = indices.numpy(), self._ring.columns
-        columns["value"].numpy()[slots] = known
-        columns["priority"].numpy()[slots] = self.sampler.priorities(known, *self._bounds)
-        self._tree[slots] = columns["priority"].numpy()[slots]
+        self._priorities.update(indices, known)
 
     # ------------------------------------------------------------ save and resume
 
@@ -247,7 +232,7 @@ class ReplayBuffer:
             "shape": [] if packing is None else [*vars(packing).values()],
             "sources": list(self.sources),
             "place": [ring.first, ring.room],
-            "bounds": list(self._bounds),
+            "bounds": list(self._priorities.bounds),
         }
 
     def _restore_contents(self, state: dict[str, Any]) -> None:
@@ -271,37 +256,7 @@ class ReplayBuffer:
             ring.place(columns, first, room)
         self._ring, self._packing, self.sources = ring, packing, sources
         self._candidates = candidates
-        self._bounds = (low, high)
-        self._rebuild()
-
-    # ------------------------------------------------------------ priorities
-
-    def _new_priorities(self, known: np.ndarray) -> np.ndarray:
-        largest = 1.0
-        if len(self):
-            largest = float(self._ring.unordered("priority").max())
-        given = self.sampler.priorities(known, *self._bounds)
-        return np.where(np.isnan(known), largest, given)
-
-    def _refresh(self) -> None:
-        """Compute all priorities anew where the values that they are relative to have moved."""
-        if not self.sampler.relative:
-            return
-        values = self._ring.unordered("value").numpy()
-        bounds = float(np.fmin.reduce(values)), float(np.fmax.reduce(values))  # nan is left out
-        if bounds != self._bounds and not np.isnan(bounds[0]):
-            self._bounds = bounds
-            values = self._ring.column("value").numpy()
-            optimistic = np.where(np.isnan(values), bounds[1], values)
-            priorities = self.sampler.priorities(optimistic, *bounds)
-            self._ring.columns["priority"][self._ring.slots()] = torch.from_numpy(priorities)
-            self._rebuild()
-
-    def _rebuild(self) -> None:
-        leaves = np.zeros(self._ring.room)
-        if len(self):
-            leaves[self._ring.slots().numpy()] = self._ring.column("priority").numpy()
-        self._tree = SumTree(leaves)
+        self._priorities = Priorities(ring, self.sampler, (low, high))
 
     def _unpacked(self, slots: Tensor) -> Trajectories:
         if self._packing is None:
