@@ -218,8 +218,10 @@ class Learner(ABC):
     def load(cls: type[LearnerType], directory: str | Path) -> LearnerType:
         """The agent that :meth:`save` or a training run left in a folder.
 
-        It continues bit for bit. Raises ``FileNotFoundError`` where there is none, ``ValueError``
-        for files that cannot be read and for an agent of another class.
+        It continues bit for bit, on the device that it had; where there is no such device it comes
+        to the processor, with a warning and other random numbers. Raises ``FileNotFoundError``
+        where there is none, ``ValueError`` for files that cannot be read and for an agent of
+        another class.
         """
         from agents.run import load_learner
         from agents.run_directory import RunDirectory

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import warnings
 from dataclasses import asdict
 from importlib.metadata import version
 from typing import Any
@@ -22,6 +23,7 @@ from agents.run_directory import RunDirectory
 from agents.tensorboard_logger import TensorBoardLogger
 from agents.training import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
 from htm_env.rendering import figure_to_array
+from htm_env.simulator import is_usable
 
 FIGURES = 4
 """Pictures of the learner over the whole budget, the last after it; divides the evaluations."""
@@ -75,13 +77,27 @@ def build_learner(config: dict[str, Any]) -> Learner:
 def load_learner(directory: RunDirectory) -> Learner:
     """The learner of a run as its last checkpoint has it.
 
+    Where the device of the run cannot be used here, it comes to the processor, with a warning and
+    with random numbers of its own: a generator's state means nothing on another device.
+
     Raises ``FileNotFoundError`` without a run or a checkpoint, ``ValueError`` for files that cannot
     be read.
     """
-    learner = build_learner(directory.load_config())
+    config = directory.load_config()
+    away = not is_usable(config.get("device", "cpu"))
+    if away:
+        warnings.warn(
+            f"{directory.path} was trained on {config['device']!r}, which cannot be used here; it "
+            "is opened on the processor",
+            stacklevel=2,
+        )
+        config = config | {"device": "cpu"}
+    learner = build_learner(config)
     state = directory.load_checkpoint()
     if state is None:
         raise FileNotFoundError(f"no checkpoint yet at {directory.checkpoint_path}")
+    if away:
+        state["learner"]["generator"] = learner.generator.get_state()
     _restore(learner, state, directory)
     return learner
 

@@ -25,6 +25,7 @@ from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.learner import Learner
 from agents.ppo.vector_env import HTMVecEnv
 from agents.roots import root_embeddings
+from agents.run_directory import RunDirectory
 from htm_env.forest import check_merges
 from htm_env.generation import generate, refine
 from htm_env.neighbours import Nearest
@@ -238,6 +239,21 @@ def test_policies_with_context_learn_and_resume(device, encoder, tmp_path):
     options = {"encoder": encoder, "context": ContextConfig(width=8)}
     twins = (small_learner("reinforce", device, **options) for _ in range(2))
     learns_and_resumes(*twins, tmp_path / "state")
+
+
+@pytest.mark.parametrize("name", ["reinforce", "replay", "ppo"])
+def test_a_run_of_a_device_that_is_not_here_is_opened_on_the_processor(name, tmp_path):
+    """With the networks that it has, and another generator: a GPU's state is shorter."""
+    learner, folder = small_learner(name, "cpu"), RunDirectory(tmp_path)
+    learner.save(tmp_path)
+    folder.save_config(folder.load_config() | {"device": "cuda:63"})
+    state = load_state(folder.checkpoint_path)
+    state["learner"]["generator"] = torch.zeros(16, dtype=torch.uint8)
+    save_state(folder.checkpoint_path, state)
+    with pytest.warns(UserWarning, match="cuda:63.* opened on the processor"):
+        opened = type(learner).load(tmp_path)
+    assert opened.autoencoder.weights_hash() == learner.autoencoder.weights_hash()
+    opened.update(0.5)
 
 
 @pytest.mark.slow
