@@ -22,14 +22,21 @@ from agents.optimisation import OptimizerConfig
 from agents.original import ORIGINAL
 from agents.scorers import PairPolicy
 from benchmarks import plain_reference
-from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, settle
+from benchmarks.measuring import (
+    REFERENCE,
+    Row,
+    add_device,
+    add_ratios,
+    own_process,
+    peak_gigabytes,
+    settle,
+)
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
 from htm_env.datasets import make_dataset
 
 SECONDS = 20.0
 EMBEDDING_DIM, HIDDEN_DIM = 64, 256
-REFERENCE = "plain reference"
 CASES: list[dict[str, Any]] = [
     {"env": "HTM-Trees-v0", "geometry": {"heights": (4,)}, "trees": 64, "target": 5},
     {"env": "HTM-Trees-v0", "geometry": {"heights": (5,)}, "trees": 64, "target": 12},
@@ -82,9 +89,9 @@ def ours(case: dict[str, Any], algo: str, seconds: float, device: str) -> float:
     return (made.merges_made - before) / elapsed
 
 
-def reference(case: dict[str, Any], seconds: float, device: str) -> float:
+def reference(env: str, geometry: dict[str, Any], trees: int, seconds: float, device: str) -> float:
     """Merges per second of the plain reference, drawing its samples included."""
-    dataset = make_dataset(case["env"], split="train", **case["geometry"])
+    dataset = make_dataset(env, split="train", **geometry)
     generator = torch.Generator(device).manual_seed(0)
     autoencoder = HTMAutoencoder(
         dataset.token_dim, EMBEDDING_DIM, HIDDEN_DIM, "mlp", generator=generator
@@ -95,7 +102,7 @@ def reference(case: dict[str, Any], seconds: float, device: str) -> float:
     optimizer = torch.optim.Adam([*autoencoder.parameters(), *policy.parameters()], lr=3e-3)
 
     def step() -> None:
-        tokens = dataset.sample(case["trees"], generator).tokens.to(device)
+        tokens = dataset.sample(trees, generator).tokens.to(device)
         standardised = autoencoder.standardise(tokens)
         plain_reference.training_step(autoencoder, policy, optimizer, standardised, generator)
         settle(device)
@@ -104,15 +111,17 @@ def reference(case: dict[str, Any], seconds: float, device: str) -> float:
     started, merges = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < seconds or not merges:
         step()
-        merges += case["trees"] * (dataset.max_tokens - 1)
+        merges += trees * (dataset.max_tokens - 1)
     return merges / elapsed
 
 
 def measure(case: dict[str, Any], algo: str, seconds: float, device: str) -> Row:
     """One row, without its ratio."""
     torch.set_num_threads(1)
-    plain = algo == REFERENCE
-    speed = reference(case, seconds, device) if plain else ours(case, algo, seconds, device)
+    if algo == REFERENCE:
+        speed = reference(case["env"], case["geometry"], case["trees"], seconds, device)
+    else:
+        speed = ours(case, algo, seconds, device)
     tokens = make_dataset(case["env"], split="train", **case["geometry"]).max_tokens
     return {
         "algo": algo,
@@ -126,8 +135,8 @@ def measure(case: dict[str, Any], algo: str, seconds: float, device: str) -> Row
 def rows_of(case: dict[str, Any], seconds: float, device: str = "cpu") -> list[Row]:
     """The reference and ours, each with its ratio to the reference."""
     rows = [own_process(measure, case, algo, seconds, device) for algo in (REFERENCE, *CONFIGS)]
+    add_ratios(rows, "algo", lambda row: row["tokens"], "merges/s")
     for row in rows:
-        row["times the reference"] = row["merges/s"] / rows[0]["merges/s"]
         row["target"] = case["target"] if row["algo"] == "reinforce" else None
     return rows
 

@@ -1,10 +1,12 @@
 """Environment steps per second with random legal actions: ``python -m benchmarks.environment``.
 
 The frozen autoencoder is untrained, one thread, and a step gives the mask of the next legal actions
-too; choosing among them is left out of the time. Four ways to have copies: ``native`` (one batch),
+too; choosing among them is left out of the time. Ways to have copies: ``native`` (one batch),
 ``sb3`` (the same behind Stable-Baselines3's interface), ``sync`` (Gymnasium's ``SyncVectorEnv`` of
-single environments) and ``single`` (one). A reset of a copy counts as a step, but behind ``sb3``,
-where the step that ends an episode starts the next one too. ``--quick`` takes a few of the rows.
+single environments), ``single`` (one) and ``plain reference`` (``plain_environment.py``: samples of
+equally many tokens, up to 128, and 256 copies at most; what is not over in time is the cheaper part
+of its episode). A reset of a copy counts as a step, but behind ``sb3``, where the step that ends an
+episode starts the next one too. ``--quick`` takes a few of the rows.
 Wherever the autoencoder runs, a step is over when its observation is in the processor's memory.
 """
 
@@ -21,9 +23,12 @@ import torch
 
 import htm_env  # noqa: F401  # registers the ids
 from agents.ppo.vector_env import HTMVecEnv
-from benchmarks.measuring import Row, add_device
+from benchmarks.measuring import REFERENCE, Row, add_device, add_ratios
+from benchmarks.plain_environment import PlainEnvironment
 from benchmarks.table import report
-from htm_env.forest import pair_to_action
+from htm_env.datasets import make_dataset
+from htm_env.forest import action_to_pair, pair_to_action
+from htm_env.simulator import make_autoencoder
 
 SECONDS, PATIENCE = 2.0, 4
 """Each row takes so long, and until one whole episode is over, up to ``PATIENCE`` times that."""
@@ -89,12 +94,42 @@ def sb3(env_id: str, copies: int, **kwargs: Any) -> Step:
     return step
 
 
+def plain(
+    env_id: str,
+    copies: int,
+    *,
+    autoencoder: str,
+    reward: str = "incremental",
+    device: str = "cpu",
+    **geometry: Any,
+) -> Step:
+    dataset = make_dataset(env_id, split="train", **geometry)
+    network = make_autoencoder(env_id, dataset, autoencoder).to(device)
+    env, generator = PlainEnvironment(network, reward), torch.Generator().manual_seed(0)
+
+    def step(actions: np.ndarray | None) -> np.ndarray:
+        if actions is None or env.over:
+            env.reset(dataset.sample(copies, generator).tokens.to(device))
+        else:
+            first, second = action_to_pair(torch.from_numpy(actions), dataset.max_tokens)
+            env.step(first.to(device), second.to(device)).cpu()
+        env.slots.cpu()
+        env.action_masks().cpu()
+        return env.active.cpu().numpy()
+
+    return step
+
+
 WAYS: dict[str, Callable[..., Step]] = {
     "single": single,
     "sync": vector("sync"),
     "native": vector("vector_entry_point"),
     "sb3": sb3,
+    REFERENCE: plain,
 }
+PLAIN_SIZES = ("7", "15", "31", "64", "128")
+MOST_PLAIN = 256
+"""Tokens and copies of the plain reference."""
 
 
 def random_legal(active: np.ndarray, generator: np.random.Generator) -> np.ndarray:
@@ -163,7 +198,9 @@ def main(arguments: list[str] | None = None) -> None:
         for reward in options.rewards
         for way in options.ways
         for copies in ((1,) if way == "single" else all_copies)
+        if way != REFERENCE or (tokens in PLAIN_SIZES and copies <= MOST_PLAIN)
     ]
+    add_ratios(rows, "way", lambda row: (row["tokens"], row["copies"], row["reward"]), "steps/s")
     report("environment", rows, device=options.device)
 
 

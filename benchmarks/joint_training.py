@@ -5,8 +5,9 @@ Merges per second of whole updates (rollout, rewards, policy, autoencoder), one 
 at a time for all, none of them demonstrated. Of replay it is a round of one fresh batch and its
 replays, and the merges are those of the fresh batch. Beside it stands what the machine could do:
 the merges per second if an update were nothing but the products of its linear layers, each as one
-large batched product (``matrix_products.py``). Every row has a process of its own, so that its peak
-memory is its own.
+large batched product (``matrix_products.py``), and the plain reference with as many trees a step,
+up to 128 tokens: beyond, its table of pairs takes tens of gigabytes. Every row has a process of its
+own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -21,12 +22,24 @@ import torch
 from agents.algorithms import algorithm
 from agents.learner import Learner
 from agents.replay_config import ReplayConfig
+from benchmarks.against_reference import reference
 from benchmarks.matrix_products import products, rows_seen
-from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, seconds_of, settle
+from benchmarks.measuring import (
+    REFERENCE,
+    Row,
+    add_device,
+    add_ratios,
+    own_process,
+    peak_gigabytes,
+    seconds_of,
+    settle,
+)
 from benchmarks.table import report
 
 SECONDS = 5.0
 EMBEDDING_DIM = 64
+MOST_OF_REFERENCE = 128
+"""Tokens."""
 ALGORITHMS = (
     *("reinforce", "replay", "ppo", "maskable_ppo"),
     *("original", "original_policy", "nearest"),
@@ -78,8 +91,13 @@ def learner(algo: str, tokens: int, candidates: str, device: str = "cpu") -> Lea
 
 
 def measure(algo: str, tokens: int, candidates: str, seconds: float, device: str = "cpu") -> Row:
-    """One row."""
+    """One row, without its ratio."""
     torch.set_num_threads(1)
+    size = SIZES[tokens]
+    row: Row = {"algo": algo, "tokens": tokens, "candidates": candidates, "trees": size.trees}
+    if algo == REFERENCE:
+        speed = reference(size.env, size.geometry, size.trees, seconds, device)
+        return row | _speeds(speed, None, peak_gigabytes(device))
     made = learner(algo, tokens, candidates, device)
     rounds = 1 + made.config.replays if isinstance(made.config, ReplayConfig) else 1
 
@@ -96,28 +114,33 @@ def measure(algo: str, tokens: int, candidates: str, seconds: float, device: str
     peak, before = peak_gigabytes(device), made.merges_made
     seen = rows_seen(learn)
     possible = (made.merges_made - before) / seconds_of(products(seen), seconds / 5, device)
+    return row | _speeds(speed, possible, peak)
+
+
+def _speeds(speed: float, possible: float | None, peak: float) -> Row:
     return {
-        "algo": algo,
-        "tokens": tokens,
-        "candidates": candidates,
-        "trees": SIZES[tokens].trees,
         "merges/s": speed,
         "products alone, merges/s": possible,
-        "share": speed / possible,
+        "share": None if possible is None else speed / possible,
         "peak memory, GB": peak,
     }
 
 
 def cases(most: int) -> list[tuple[str, int, str]]:
-    """Every learner at every size; a fixed order, which knows no candidates, once."""
-    return [
-        (algo, tokens, candidates)
-        for tokens, size in SIZES.items()
-        if tokens <= most
-        for candidates in size.candidates
-        for algo in ALGORITHMS
-        if candidates == size.candidates[0] or hasattr(algorithm(algo).config, "candidates")
-    ]
+    """Every learner at every size; the reference and a fixed order, without candidates, once."""
+    made = []
+    for tokens, size in SIZES.items():
+        if tokens > most:
+            continue
+        if tokens <= MOST_OF_REFERENCE:
+            made.append((REFERENCE, tokens, "all"))
+        made += [
+            (algo, tokens, candidates)
+            for candidates in size.candidates
+            for algo in ALGORITHMS
+            if candidates == size.candidates[0] or hasattr(algorithm(algo).config, "candidates")
+        ]
+    return made
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -129,6 +152,7 @@ def main(arguments: list[str] | None = None) -> None:
     rows = [
         own_process(measure, *case, options.seconds, options.device) for case in cases(options.most)
     ]
+    add_ratios(rows, "algo", lambda row: row["tokens"], "merges/s")
     report("joint_training", rows, device=options.device)
 
 

@@ -18,6 +18,11 @@ import torch
 from htm_env.simulator import usable_device
 
 Row = dict[str, Any]
+REFERENCE = "plain reference"
+"""The name of its rows."""
+RATIO = "times the reference"
+TIME = "seconds"
+"""The name of a column of times."""
 Made = TypeVar("Made")
 
 
@@ -68,6 +73,21 @@ def peak_gigabytes(device: str = "cpu") -> float:
                 return int(line.split()[1]) / 2**20  # of kilobytes
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def add_ratios(rows: list[Row], name: str, alike: Callable[[Row], object], column: str) -> None:
+    """Say of every row how many times as fast as the plain reference it is.
+
+    Its row has the same ``alike`` and :data:`REFERENCE` in the column ``name``; without one, the
+    ratio is None. ``column`` holds a speed, unless it is :data:`TIME`.
+    """
+    references = {alike(row): row[column] for row in rows if REFERENCE in row[name]}
+    for row in rows:
+        reference = references.get(alike(row))
+        if reference is None:
+            row[RATIO] = None
+        else:
+            row[RATIO] = reference / row[column] if column == TIME else row[column] / reference
 
 
 def seconds_of(work: Callable[[], object], seconds: float, device: str = "cpu") -> float:

@@ -2,11 +2,12 @@
 
 One sample of random points is merged by an untrained pointer policy, encoded along the merges and
 reconstructed: one merge at a time and in matching rounds, choosing among each token's 8 nearest
-(knn), and among all pairs. And a joint update of REINFORCE, two trees of one sample. Memory is what
-the process (of a GPU: its tensors there) holds at its peak beyond what it held after its imports;
-every row has a process of its own. The exponents are the slopes of the logarithms (least squares).
-Last, what following the lists costs: repairing them after a merge, and making all of them anew, in
-embedding space.
+(knn), among all pairs, and by the plain reference (``plain_reference.py``), as far as its table of
+pairs is bearable. And a joint update of REINFORCE, two trees of one sample, and of the reference,
+with two samples. Memory is what the process (of a GPU: its tensors there) holds at its peak beyond
+what it held after its imports; every row has a process of its own. The exponents are the slopes of
+the logarithms (least squares). Last, what following the lists costs: repairing them after a merge,
+and making all of them anew, in embedding space.
 """
 
 from __future__ import annotations
@@ -24,8 +25,19 @@ from torch import Tensor
 from agents import Reinforce, ReinforceConfig
 from agents.candidate_search import merge_greedily, merge_matchings
 from agents.rollout import rollout
-from agents.scorers import PointerPolicy
-from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, seconds_of, settle
+from agents.scorers import PairPolicy, PointerPolicy
+from benchmarks import plain_reference
+from benchmarks.measuring import (
+    REFERENCE,
+    TIME,
+    Row,
+    add_device,
+    add_ratios,
+    own_process,
+    peak_gigabytes,
+    seconds_of,
+    settle,
+)
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
 from htm_env.candidates import merged_candidates, nearest_candidates
@@ -33,7 +45,7 @@ from htm_env.neighbours import Nearest
 from htm_env.networks import seeded_initialisation
 from htm_env.types import NONE, TokenBatch
 
-COORDINATES, EMBEDDING_DIM, K = 2, 64, 8
+COORDINATES, EMBEDDING_DIM, HIDDEN_DIM, K = 2, 64, 256, 8
 LEAST, MOST = 16, 8192
 SECONDS = 1.0
 """Calls are repeated for so long, and made once at least."""
@@ -120,6 +132,34 @@ def training(candidates: str) -> Prepare:
     return prepared
 
 
+def plainly(trained: bool) -> Prepare:
+    """The same by the plain reference; or its joint update, on two samples."""
+
+    def prepared(tokens: int, device: str) -> Callable[[], object]:
+        generator = torch.Generator(device).manual_seed(1)
+        autoencoder = HTMAutoencoder(
+            COORDINATES, EMBEDDING_DIM, HIDDEN_DIM, "mlp", generator=generator
+        ).to(device)
+        with seeded_initialisation(generator):
+            policy = PairPolicy(EMBEDDING_DIM, HIDDEN_DIM).to(device)
+        sample = points(tokens).tokens.to(device)
+        if not trained:
+
+            @torch.no_grad()
+            def once() -> object:
+                encoded = plain_reference.encode(autoencoder, policy, sample, generator)
+                return autoencoder.unlifter(plain_reference.decode(autoencoder, encoded))
+
+            return once
+        optimizer = torch.optim.Adam([*autoencoder.parameters(), *policy.parameters()], lr=3e-3)
+        both = sample.repeat(2, 1, 1)
+        return lambda: plain_reference.training_step(
+            autoencoder, policy, optimizer, both, generator
+        )
+
+    return prepared
+
+
 NEAREST = Nearest(K)
 WAYS = {
     "knn, one merge at a time": Way(
@@ -131,14 +171,18 @@ WAYS = {
     "all pairs, one merge at a time": Way(reconstructing(merge_among_all), 512),
     "training, knn": Way(training("knn"), 1024),
     "training, all pairs": Way(training("all"), 256),
+    REFERENCE: Way(plainly(trained=False), 512),
+    f"training, {REFERENCE}": Way(plainly(trained=True), 256),
 }
-TIME, MEMORY = "seconds", "memory, GB"
+MEMORY = "memory, GB"
 FITS = {
     "knn, one merge at a time": [Fit(TIME, 256, MOST, None), Fit(MEMORY, 1024, MOST, 1.1)],
     "knn, matching rounds": [Fit(TIME, 256, 2048, 1.3), Fit(MEMORY, 1024, MOST, 1.1)],
     "all pairs, one merge at a time": [Fit(TIME, 64, 512, None), Fit(MEMORY, 128, 512, None)],
     "training, knn": [Fit(TIME, 64, 1024, None), Fit(MEMORY, 128, 1024, None)],
     "training, all pairs": [Fit(TIME, 64, 256, None), Fit(MEMORY, 64, 256, None)],
+    REFERENCE: [Fit(TIME, 64, 512, None), Fit(MEMORY, 64, 512, None)],
+    f"training, {REFERENCE}": [Fit(TIME, 64, 256, None), Fit(MEMORY, 64, 256, None)],
 }
 """Below their least number of tokens, what does not depend on them covers what does."""
 LIMITS = {"knn, one merge at a time": 10.0, "knn, matching rounds": 1.0}
@@ -240,6 +284,7 @@ def main(arguments: list[str] | None = None) -> None:
             print(", ".join(f"{key} {value}" for key, value in row.items() if value), flush=True)
             rows.append(row)
             tokens *= 2
+    add_ratios(rows, "way", lambda row: (row["tokens"], "training" in row["way"]), TIME)
     report("scaling", rows, device=options.device)
     report("scaling_exponents", exponents(rows), device=options.device)
     sizes = [2**power for power in range(4, 14) if 2**power <= options.most]

@@ -23,6 +23,7 @@ from benchmarks import (
     limit,
     lit_pixels,
     matrix_products,
+    measuring,
     running,
     scaling,
     time_to_error,
@@ -48,6 +49,18 @@ def test_ours_is_compared_with_the_plain_reference(monkeypatch):
     for row in rows:
         assert (row["tokens"], row["trees a step"]) == (7, 4)
         assert row["times the reference"] * rows[0]["merges/s"] == pytest.approx(row["merges/s"])
+
+
+def test_the_ratio_to_the_reference_is_that_of_speeds_or_of_times():
+    """Among rows with as many tokens; of 31 there is no reference."""
+    rows = [
+        {"way": "ours", "tokens": 7, "steps/s": 30.0, "seconds": 2.0},
+        {"way": "the plain reference", "tokens": 7, "steps/s": 10.0, "seconds": 8.0},
+        {"way": "ours", "tokens": 31, "steps/s": 3.0, "seconds": 9.0},
+    ]
+    for column, ratio in (("steps/s", 3.0), ("seconds", 4.0)):
+        measuring.add_ratios(rows, "way", lambda row: row["tokens"], column)
+        assert [row["times the reference"] for row in rows] == [ratio, 1.0, None]
 
 
 @pytest.mark.slow  # what an optimizer imports takes seconds
@@ -196,6 +209,17 @@ def test_joint_training_of_every_learner_is_measured(algo, monkeypatch):
         row = joint_training.measure(name, tokens, among, seconds=0.0)
         assert (row["algo"], row["tokens"], row["candidates"]) == (algo, 7, among)
         assert row["share"] == pytest.approx(row["merges/s"] / row["products alone, merges/s"])
+
+
+def test_the_reference_stands_beside_every_learner_up_to_128_tokens(monkeypatch):
+    cases = joint_training.cases(512)
+    known = [tokens for name, tokens, _ in cases if name == measuring.REFERENCE]
+    assert known == [7, 15, 31, 64, 128]
+    small = joint_training.SIZES[7]._replace(trees=4)
+    monkeypatch.setattr(joint_training, "SIZES", {7: small})
+    row = joint_training.measure(measuring.REFERENCE, 7, "all", seconds=0.0)
+    assert row["merges/s"] > 0
+    assert row["share"] is None
 
 
 @pytest.mark.parametrize("algo", joint_training.ALGORITHMS)
@@ -377,6 +401,7 @@ HELPERS = {
     "__main__",
     "matrix_products",
     "measuring",
+    "plain_environment",
     "plain_reference",
     "running",
     "table",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gymnasium as gym
+import numpy as np
 import pytest
 import torch
 
@@ -9,8 +11,10 @@ from agents.fixed import fixed_policy
 from agents.rollout import rollout
 from agents.scorers import PairPolicy
 from benchmarks import plain_reference as plain
+from benchmarks.plain_environment import PlainEnvironment
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
+from htm_env.forest import action_to_pair
 from htm_env.networks import seeded_initialisation
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -99,3 +103,30 @@ def test_its_own_merges_are_trees_and_it_learns(autoencoder, policy, batch):
     ]
     assert errors[-1]["reconstruction"] < errors[0]["reconstruction"]
     assert errors[-1]["classifier"] < errors[0]["classifier"]
+
+
+@pytest.mark.parametrize("reward", ["incremental", "terminal"])
+def test_the_environment_is_the_plain_one(autoencoder, reward):
+    """Masks, embeddings and rewards of one episode of random legal merges."""
+    data = make_dataset("HTM-Trees-v0", split="train", heights=(3,))
+    autoencoder.set_statistics(data.mean, data.std)
+    envs = gym.make_vec(
+        "htm_env:HTM-Trees-v0", num_envs=5, autoencoder=autoencoder, reward=reward, heights=(3,)
+    )
+    observation, info = envs.reset(seed=1)
+    plainly = PlainEnvironment(autoencoder, reward)
+    plainly.reset(envs.unwrapped._population.batch.tokens)
+    drawn = np.random.default_rng(2)
+    for _ in range(6):
+        masks = info["action_mask"]
+        diagonal = torch.eye(7, dtype=torch.bool)
+        assert (plainly.action_masks()[:, ~diagonal].numpy() == masks).all()
+        actions = (drawn.random(masks.shape) * masks).argmax(1)
+        expected = plainly.step(*action_to_pair(torch.from_numpy(actions), 7))
+        observation, rewards, ended, _, info = envs.step(actions)
+        torch.testing.assert_close(torch.from_numpy(rewards).float(), expected, **CLOSE)
+        active = plainly.active.numpy()
+        assert (observation["active"] == active).all()
+        np.testing.assert_allclose(observation["tokens"][active], plainly.slots[active], atol=1e-5)
+    assert plainly.over
+    assert ended.all()
