@@ -19,7 +19,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
 from htm_env.types import TokenBatch
 
-_SOAP = OptimizerConfig(method="soap", learning_rate=1e-2)
+AUTOENCODER_OPTIMIZER = OptimizerConfig(method="soap", learning_rate=1e-2)
 """The numbers of an embedding have no axes of their own, so Adam, which scales every weight by
 itself, scales along the wrong ones; in equal time SOAP left a sixth of its error (Trees, D=16)."""
 
@@ -46,9 +46,9 @@ class AutoencoderConfig:
     """Of the matrix products of training: float32, or bfloat16, three digits of it, for large
     networks on devices that have it (elsewhere it stays float32). At the default sizes processors
     lose time by it, even those that have it."""
-    lifter: OptimizerConfig = _SOAP
+    lifter: OptimizerConfig = AUTOENCODER_OPTIMIZER
     """Lifter and unlifter."""
-    merger: OptimizerConfig = _SOAP
+    merger: OptimizerConfig = AUTOENCODER_OPTIMIZER
     """Merger and unmerger."""
     classifier: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Leaf classifier."""

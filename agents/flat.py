@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from agents.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.configuration import check_bounds
 from agents.evaluation import CHUNK, TEST_EPISODES, TREE_SCORES
 from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width
@@ -27,8 +28,8 @@ class FlatConfig:
 
     hidden_dim: int = 256
     """Hidden width of the tree autoencoder whose number of parameters it is given."""
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """Of all parts."""
+    optimizer: OptimizerConfig = AUTOENCODER_OPTIMIZER
+    """Of all parts; that of the trees' autoencoders."""
     batch_size: int = 64
     """Samples an update."""
 
