@@ -44,9 +44,10 @@ class Corrected(NamedTuple):
     advantages: Float[Tensor, "B M"]
     weights: Float[Tensor, "B M"]
     targets: Float[Tensor, "B M"]
-    """What the critic's values should become."""
+    """What the critic's values should become; whatever the correction, ratios in them are cut at
+    ``rho_bar``, since one large target undoes a critic."""
     clipped: Bool[Tensor, "B M"]
-    """True <--> the weight of this merge was cut."""
+    """True <--> the weight of this merge in the policy's gradient was cut."""
 
 
 class Limits(NamedTuple):

@@ -14,7 +14,7 @@ from agents.judgement import Judgement
 from agents.losses import value_loss
 from agents.rollout import Rollout
 from htm_env.types import TokenBatch
-from replay import Trajectories, log_ratios
+from replay import Trajectories, effective_sample_size, log_ratios
 
 
 class Again(NamedTuple):
@@ -36,12 +36,12 @@ class OffPolicy(NamedTuple):
     """What was learned; the gradients are accumulated."""
 
     losses: dict[str, Float[Tensor, ""]]
-    log_weights: Float[Tensor, "B"]
-    """The logarithm of every episode's importance weight, before it is cut."""
     advantages: Float[Tensor, "B"]
     """The mean absolute advantage of every episode, in units of the batch's."""
-    clipped_share: float
-    """Of the merges (or trees) whose weight was cut."""
+    weighed: dict[str, float]
+    """Of what was weighed, not imitated: the effective sample size as a share of the episodes, and
+    the shares of merges (or trees) whose weight was cut, and that may move no further. Empty where
+    all were imitated."""
 
 
 # Schulman et al. (2017), "Proximal policy optimization algorithms", equation 7: where the clipped
@@ -81,19 +81,18 @@ def learn_sequences(
     )
     log_ratio = log_ratios(stored.behaviour_log_prob, episodes.log_prob, steps)
     advantages = scaled(corrected.advantages, steps)
-    weighed = corrected.weights * advantages * trusted(log_ratio, advantages, limits.trust)
+    moves = trusted(log_ratio, advantages, limits.trust)
+    weighed = corrected.weights * advantages * moves
     signal = torch.where(imitated[:, None], 1.0, weighed) * steps
     nothing = torch.zeros_like(rewards[:, :1])
     losses = judgement.learn(episodes, signal * importance[:, None], nothing, ordered, generator)
     del losses["entropy"]  # nothing is paid for it here
     losses["value"] = value_loss(values, corrected.targets, steps, importance)
     losses["value"].backward()
-    made = steps.sum(1).clamp(min=1)
     return OffPolicy(
         losses,
-        log_ratio.sum(1),
-        advantages.abs().sum(1) / made,
-        (corrected.clipped.sum() / made.sum()).item(),
+        advantages.abs().sum(1) / steps.sum(1).clamp(min=1),
+        _shares(~imitated, log_ratio.sum(1), steps, corrected.clipped, moves),
     )
 
 
@@ -114,7 +113,8 @@ def learn_trees(
     start, importance = again.judgement.values[:, 0], again.importance
     surprise = again.rewards.sum(1) - start.detach()
     advantages = scaled(surprise[:, None], torch.ones_like(again.episodes.steps[:, :1]))[:, 0]
-    weighed = weights * advantages * trusted(log_weights, advantages, limits.trust)
+    moves = trusted(log_weights, advantages, limits.trust)
+    weighed = weights * advantages * moves
     signal = torch.where(again.imitated, 1.0, weighed)
     gone = start.detach() + weights * surprise
     losses = {
@@ -123,5 +123,26 @@ def learn_trees(
         **again.judgement.encoder_losses(generator),
     }
     torch.stack(list(losses.values())).sum().backward()
-    clipped = (log_weights.exp() > limits.rho_bar).float().mean().item()
-    return OffPolicy(losses, log_weights, advantages.abs(), clipped)
+    clipped = log_weights.exp() > limits.rho_bar
+    shares = _shares(~again.imitated, log_weights, torch.ones_like(clipped), clipped, moves)
+    return OffPolicy(losses, advantages.abs(), shares)
+
+
+def _shares(
+    weighed: Bool[Tensor, "B"],
+    log_weights: Float[Tensor, "B"],
+    made: Bool[Tensor, "B *merges"],
+    clipped: Bool[Tensor, "B *merges"],
+    moves: Bool[Tensor, "B *merges"],
+) -> dict[str, float]:
+    """See :attr:`OffPolicy.weighed`; ``made`` is True where there is a merge (or tree)."""
+    if not weighed.any():
+        return {}
+    number = made[weighed].sum().clamp(min=1)
+    return {
+        "effective_sample_share": float(
+            effective_sample_size(log_weights[weighed]) / weighed.sum()
+        ),
+        "clipped_share": float((clipped & made)[weighed].sum() / number),
+        "untrusted_share": float((~moves & made)[weighed].sum() / number),
+    }

@@ -38,7 +38,8 @@ class ReplayConfig(ReinforceConfig):
     """vtrace, per_decision, self_normalised, truncated, or tree (ratios of whole trees; it takes
     the whole return as earned at the end)."""
     rho_bar: float = 1.0
-    """Where importance weights are cut; inf for never."""
+    """Where importance weights are cut; inf for never. Those of per_decision and self_normalised
+    are cut in the critic's targets only."""
     c_bar: float = 1.0
     """Where V-trace cuts its traces."""
     lambda_: float = 1.0

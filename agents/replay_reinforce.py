@@ -24,7 +24,7 @@ from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.rollout import Rollout, follow
 from agents.tree_probabilities import tree_log_probs
 from htm_env.types import TokenBatch
-from replay import ReplayBuffer, Trajectories, effective_sample_size
+from replay import ReplayBuffer, Trajectories
 
 
 class ReplayReinforce(Reinforce):
@@ -51,6 +51,12 @@ class ReplayReinforce(Reinforce):
             raise ValueError(
                 "the correction tree asks for the probabilities of other merges than were made; "
                 f"with candidates={config.candidates!r} choose another"
+            )
+        if config.correction == "tree" and self.baseline.learns_values and config.discount != 1:
+            raise ValueError(
+                f"the correction tree learns the value of whole returns, the baseline "
+                f"{config.baseline!r} that of returns discounted by {config.discount}; expected "
+                "discount 1, or another baseline"
             )
         if config.seed_episodes and not self.demonstrators:
             raise ValueError(
@@ -137,9 +143,7 @@ class ReplayReinforce(Reinforce):
                 "train/return": float(rewards.sum(1).mean()),
                 "train/nmse": float(error.mean()),
                 "policy/entropy": mean_entropy(episodes, config.entropy.ordered),
-                "replay/effective_sample_share": float(effective_sample_size(learned.log_weights))
-                / len(error),
-                "replay/clipped_share": learned.clipped_share,
+                **{f"replay/{name}": value for name, value in learned.weighed.items()},
                 "replay/imitated_share": float(imitated.float().mean()),
                 "replay/staleness": float(staleness.mean()),
             },

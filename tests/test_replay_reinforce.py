@@ -46,8 +46,6 @@ def test_fresh_episodes_are_followed_by_stored_ones():
     assert learner.merges_made == int(stored.steps.sum())  # replays make none
     assert rows[1]["replay/staleness"] == 1.0
     assert rows[2]["replay/staleness"] == 2.0
-    for name in ("effective_sample_share", "clipped_share"):
-        assert 0 <= rows[1][f"replay/{name}"] <= 1
     assert {"train/return", "train/nmse", "loss/policy", "loss/value", "loss/reconstruction",
             "gradient_norm/policy", "train/tree_height"} <= set(rows[1])  # fmt: skip
 
@@ -217,12 +215,17 @@ def test_a_bad_episode_is_skipped_and_keeps_its_priority(sampler):
 
 def test_trees_of_any_size_can_be_demonstrated_and_replayed():
     """31 tokens: too many forests lead to such a tree for its exact probability."""
-    learner = ReplayReinforce(
-        "HTM-Trees-v0", replace(TINY, correction="tree", demonstration_share=((0.0, 1.0),)),
-        env_kwargs={"heights": (5,)}, embedding_dim=4,
-    )  # fmt: skip
-    rows = [learner.update(0.0) for _ in range(2)]
-    assert 0 < rows[1]["replay/effective_sample_share"] <= 1
+    config = replace(
+        TINY, correction="tree", replays=2, demonstration_share=((0.0, 1.0), (1.0, 0.0))
+    )
+    learner = ReplayReinforce("HTM-Trees-v0", config, env_kwargs={"heights": (5,)}, embedding_dim=4)
+    learner.update(0.0)
+    again = learner.update(0.0)
+    assert again["replay/imitated_share"] == 1.0
+    assert "replay/effective_sample_share" not in again  # nothing was weighed
+    weighed = learner.update(1.0)  # nobody clones any more
+    assert 0 < weighed["replay/effective_sample_share"] <= 1
+    assert math.isfinite(weighed["loss/policy"])
 
 
 def test_on_policy_replays_weigh_every_merge_alike():
@@ -266,3 +269,9 @@ def test_the_buffer_draws_from_a_stream_of_its_own():
 def test_wrong_options_are_refused(changes, says):
     with pytest.raises(ValueError, match=says):
         made(**changes)
+
+
+def test_trees_and_a_critic_of_discounted_returns_do_not_go_together():
+    with pytest.raises(ValueError, match="expected discount 1, or another baseline"):
+        made(correction="tree", baseline="value", discount=0.8)
+    made(correction="tree", baseline="value", discount=1.0)
