@@ -13,7 +13,7 @@ import time
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from benchmarks.measuring import Row, own_process, peak_gigabytes
+from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, settle
 from benchmarks.table import report
 
 ENV, GEOMETRY, EMBEDDING_DIM = "HTM-Trees-v0", {"heights": (5,)}, 16
@@ -24,13 +24,18 @@ TARGET = 1.1
 """The error among neighbours over that among all pairs, at most."""
 
 
-def measure(candidates: str, k: int, seed: int, merges: int, split: str) -> Row:
+def measure(
+    candidates: str, k: int, seed: int, merges: int, split: str, device: str = "cpu"
+) -> Row:
     """One run; its row."""
     torch.set_num_threads(1)
     config = ReinforceConfig(candidates=candidates, k=k)
-    learner = Reinforce(ENV, config, env_kwargs=GEOMETRY, embedding_dim=EMBEDDING_DIM, seed=seed)
+    learner = Reinforce(
+        ENV, config, env_kwargs=GEOMETRY, embedding_dim=EMBEDDING_DIM, seed=seed, device=device
+    )
     started = time.perf_counter()
     learner.train(merges=merges)
+    settle(device)
     seconds = time.perf_counter() - started
     found = learner.evaluate(learner.task.dataset(split), EPISODES, sampled=False)
     return {
@@ -39,7 +44,7 @@ def measure(candidates: str, k: int, seed: int, merges: int, split: str) -> Row:
         "held-out nmse": found["nmse"],
         "clades found": found["tree_recall"],
         "merges/s": learner.merges_made / seconds,
-        "peak memory, GB": peak_gigabytes(),
+        "peak memory, GB": peak_gigabytes(device),
     }
 
 
@@ -63,15 +68,16 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--first-seed", type=int, default=0)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--split", default="test", help="of the samples that are merged")
+    add_device(parser)
     options = parser.parse_args(arguments)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     rows = [
-        own_process(measure, way, options.k, seed, options.merges, options.split)
+        own_process(measure, way, options.k, seed, options.merges, options.split, options.device)
         for seed in seeds
         for way in WAYS
     ]
-    report("candidates", rows)
-    report("candidates_ratio", [ratio(rows)])
+    report("candidates", rows, device=options.device)
+    report("candidates_ratio", [ratio(rows)], device=options.device)
 
 
 if __name__ == "__main__":

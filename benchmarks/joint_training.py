@@ -2,12 +2,12 @@
 
 Merges per second of whole updates (rollout, rewards, policy, autoencoder), one thread, embedding
 64, with the shipped networks, optimizers and autoencoder steps, and with the same number of trees
-at a time for all, none of them demonstrated. Of replay it is a round of one fresh batch and its
-replays, and the merges are those of the fresh batch. Beside it stands what the machine could do:
-the merges per second if an update were nothing but the products of its linear layers, each as one
-large batched product (``matrix_products.py``), and the plain reference with as many trees a step,
-up to 128 tokens: beyond, its table of pairs takes tens of gigabytes. Every row has a process of its
-own, so that its peak memory is its own.
+at a time for all, none of them demonstrated or searched for. Of replay it is a round of one fresh
+batch and its replays, and the merges are those of the fresh batch. Beside it stands what the
+machine could do: the merges per second if an update were nothing but the products of its linear
+layers, each as one large batched product (``matrix_products.py``), and the plain reference with as
+many trees a step, up to 128 tokens: beyond, its table of pairs takes tens of gigabytes. Every row
+has a process of its own, so that its peak memory is its own.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ SIZES = {
 
 
 def learner(algo: str, tokens: int, candidates: str, device: str = "cpu") -> Learner:
-    """One that makes as many trees an update as the size says, none of them demonstrated."""
+    """One that makes as many trees an update as the size says, all of them its own."""
     size, known = SIZES[tokens], algorithm(algo)
     config = known.config
     changes: dict[str, Any] = {}
@@ -78,7 +78,7 @@ def learner(algo: str, tokens: int, candidates: str, device: str = "cpu") -> Lea
         changes["replay_batch_size"] = size.trees
     if hasattr(config, "demonstration_share"):
         changes["demonstration_share"] = ((0.0, 0.0),)
-        changes["candidates"] = candidates
+        changes |= {"candidates": candidates, "failure": 0.0}
     if hasattr(config, "batch_growth"):
         changes["batch_growth"] = 0.0
     return known.learner(

@@ -119,7 +119,7 @@ def joint_steps(seconds: float, trees: int, device: str = "cpu") -> list[Row]:
         config = replace(
             ReinforceConfig(),
             batch_size=trees // 2, batch_growth=0.0, trees_per_step=trees_per_step,
-            demonstration_share=((0.0, 0.0),),
+            demonstration_share=((0.0, 0.0),), failure=0.0,
         )  # fmt: skip
         learner = Reinforce(
             ENV, config, env_kwargs=GEOMETRY, embedding_dim=EMBEDDING_DIM, device=device

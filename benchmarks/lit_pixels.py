@@ -2,7 +2,7 @@
 
 scikit-learn's digits, as large as MNIST's (20 of 28 pixels a side) and written as its IDX file, are
 read as anybody's would be: a token is a lit pixel. Images with 100 to 200 of them are kept. Merges
-per second are of the whole run: cloned ones, searches for better trees and evaluations included.
+per second are of the whole training: cloned ones and searches for better trees included.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import torch
 from jaxtyping import UInt8
 
 from agents import Reinforce, ReinforceConfig
-from benchmarks.measuring import Row, own_process, peak_gigabytes
+from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, settle
 from benchmarks.table import report
 from htm_env.datasets.files import IDX_IMAGES
 
@@ -50,7 +50,9 @@ def write_idx(path: Path, images: UInt8[np.ndarray, "N rows columns"]) -> None:
     path.write_bytes(IDX_IMAGES + struct.pack(">3I", *images.shape) + images.tobytes())
 
 
-def measure(seconds: float, seed: int, split: str, config: ReinforceConfig = CONFIG) -> Row:
+def measure(
+    seconds: float, seed: int, split: str, device: str = "cpu", config: ReinforceConfig = CONFIG
+) -> Row:
     """One row."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -59,12 +61,13 @@ def measure(seconds: float, seed: int, split: str, config: ReinforceConfig = CON
         write_idx(path, images)
         data = {"dataset": str(path), "threshold": THRESHOLD}
         learner = Reinforce("HTM-v0", config, env_kwargs=data, embedding_dim=EMBEDDING_DIM,
-                            seed=seed)  # fmt: skip
+                            seed=seed, device=device)  # fmt: skip
         started = time.perf_counter()
         learner.train(seconds=seconds, progress_bar=True)
+        settle(device)
         speed = learner.merges_made / (time.perf_counter() - started)
-        peak = peak_gigabytes()
         found = learner.evaluate(learner.task.dataset(split), sampled=False)
+        peak = peak_gigabytes(device)
     tokens = learner.dataset.fixed(10**6).num_tokens
     return {
         "images": len(images),
@@ -84,8 +87,10 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of joint training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--split", default="test", help="of the samples that are reconstructed")
+    add_device(parser)
     options = parser.parse_args(arguments)
-    report("lit_pixels", [own_process(measure, options.seconds, options.seed, options.split)])
+    asked = options.seconds, options.seed, options.split, options.device
+    report("lit_pixels", [own_process(measure, *asked)], device=options.device)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ import torch
 from agents import Reinforce, ReinforceConfig
 from agents.candidate_search import merge_greedily, merge_matchings
 from agents.evaluation import root_errors
+from benchmarks.measuring import add_device, settle
 from benchmarks.table import report
 from htm_env import make_dataset
 from htm_env.forest import tree_height
@@ -25,11 +26,11 @@ HEIGHTS = (4, 5, 6, 7, 8, 9, 10)
 EPISODES = {4: 500, 5: 500, 6: 200, 7: 100, 8: 40, 9: 20, 10: 10}
 
 
-def learned(seconds: float, k: int, seed: int) -> Reinforce:
+def learned(seconds: float, k: int, seed: int, device: str = "cpu") -> Reinforce:
     """A policy and an autoencoder that have learned together for so long."""
     config = ReinforceConfig(candidates="knn", k=k)
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": TRAINED_ON},
-                        embedding_dim=16, seed=seed)  # fmt: skip
+                        embedding_dim=16, seed=seed, device=device)  # fmt: skip
     learner.train(seconds=seconds)
     return learner
 
@@ -38,7 +39,7 @@ def learned(seconds: float, k: int, seed: int) -> Reinforce:
 def row(learner: Reinforce, height: int, split: str) -> dict[str, Any]:
     """Both ways of merging on Trees of one height."""
     dataset = make_dataset("HTM-Trees-v0", split=split, heights=(height,))
-    batch = dataset.fixed(EPISODES[height])
+    batch = dataset.fixed(EPISODES[height]).to(learner.device)
     nearest, autoencoder = learner.config.nearest, learner.autoencoder
     assert nearest is not None
     found: dict[str, Any] = {"tokens": 2**height - 1, "samples": len(batch.tokens)}
@@ -47,6 +48,7 @@ def row(learner: Reinforce, height: int, split: str) -> dict[str, Any]:
         started = time.perf_counter()
         merges = merge(autoencoder, learner.policy, batch, nearest)
         error = root_errors(autoencoder, batch, merges, learner.std)
+        settle(learner.device.type)
         seconds = (time.perf_counter() - started) / len(batch.tokens)
         errors[name] = float(error.mean())
         found |= {
@@ -57,18 +59,19 @@ def row(learner: Reinforce, height: int, split: str) -> dict[str, Any]:
     return found | {"nmse, ratio": errors["in rounds"] / errors["one at a time"]}
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=300.0, help="of joint training")
     parser.add_argument("--k", type=int, default=8, help="candidates of a token")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=HEIGHTS[-1], help="height of the largest trees")
     parser.add_argument("--split", default="test", help="of the trees that are merged")
-    options = parser.parse_args()
+    add_device(parser)
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    learner = learned(options.seconds, options.k, options.seed)
+    learner = learned(options.seconds, options.k, options.seed, options.device)
     rows = [row(learner, h, options.split) for h in HEIGHTS if h <= options.most]
-    report("merge_rounds", rows)
+    report("merge_rounds", rows, device=options.device)
 
 
 if __name__ == "__main__":

@@ -18,7 +18,7 @@ import torch
 from agents.algorithms import algorithm
 from agents.learner import Learner
 from agents.problems import PROBLEMS, Problem
-from benchmarks.measuring import Row, own_process
+from benchmarks.measuring import Row, add_device, own_process, settle
 from benchmarks.table import report
 
 SECONDS = 100.0
@@ -31,7 +31,7 @@ ALGORITHMS = ("reinforce", "replay", "ppo")
 NAMES = ("trees7", "crosses10", "trees15", "digits")
 
 
-def learner(problem: Problem, algo: str, seed: int) -> Learner:
+def learner(problem: Problem, algo: str, seed: int, device: str = "cpu") -> Learner:
     """As it is shipped."""
     known = algorithm(algo)
     return known.learner(
@@ -40,14 +40,17 @@ def learner(problem: Problem, algo: str, seed: int) -> Learner:
         env_kwargs=problem.env_kwargs,
         embedding_dim=problem.embedding_dim,
         seed=seed,
+        device=device,
     )
 
 
-def measure(name: str, algo: str, seed: int, seconds: float, enough: float | None) -> Row:
+def measure(
+    name: str, algo: str, seed: int, seconds: float, enough: float | None, device: str = "cpu"
+) -> Row:
     """Train until the held-out error is ``enough``, or for all of the seconds; one row."""
     torch.set_num_threads(1)
     problem = PROBLEMS[name]
-    made = learner(problem, algo, seed)
+    made = learner(problem, algo, seed, device)
     held_out = made.task.dataset("test")
     course = []
     for taken in looks(made, seconds):
@@ -74,17 +77,18 @@ def looks(made: Learner, seconds: float) -> Iterator[float]:
     while taken < seconds:
         started = time.perf_counter()
         made.update(min(1.0, taken / seconds))
+        settle(made.device.type)
         taken += time.perf_counter() - started
         if taken >= seconds or int(LOOKS * taken / seconds) > seen:
             seen = int(LOOKS * taken / seconds)
             yield taken
 
 
-def rows_of(name: str, seed: int, seconds: float) -> list[Row]:
+def rows_of(name: str, seed: int, seconds: float, device: str = "cpu") -> list[Row]:
     """The published recipe, and ours until they are as good."""
-    rows = [own_process(measure, name, ORIGINAL, seed, seconds, None)]
+    rows = [own_process(measure, name, ORIGINAL, seed, seconds, None, device)]
     enough = rows[0]["held-out nmse"]
-    rows += [own_process(measure, name, algo, seed, seconds, enough) for algo in ALGORITHMS]
+    rows += [own_process(measure, name, algo, seed, seconds, enough, device) for algo in ALGORITHMS]
     for row in rows:
         there = row["seconds"]
         row["times as fast"] = None if there is None else rows[0]["seconds"] / there
@@ -96,11 +100,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of the published recipe")
     parser.add_argument("--seed", type=int, default=0, help="of all runs")
     parser.add_argument("--problems", nargs="+", default=NAMES, choices=NAMES, help="which data")
+    add_device(parser)
     options = parser.parse_args(arguments)
-    report(
-        "time_to_error",
-        [row for name in options.problems for row in rows_of(name, options.seed, options.seconds)],
-    )
+    asked = options.seed, options.seconds, options.device
+    rows = [row for name in options.problems for row in rows_of(name, *asked)]
+    report("time_to_error", rows, device=options.device)
 
 
 if __name__ == "__main__":

@@ -285,7 +285,7 @@ def test_digits_as_large_as_mnists_have_a_hundred_to_two_hundred_points(images, 
 def test_training_on_lit_pixels_is_measured(images, monkeypatch):
     monkeypatch.setattr(lit_pixels, "scaled_digits", lambda: images[:40])
     config = replace(lit_pixels.CONFIG, batch_size=2)
-    row = lit_pixels.measure(0.5, 0, "validation", config)
+    row = lit_pixels.measure(0.5, 0, "validation", config=config)
     assert row["images"] == 40
     assert 100 <= row["tokens, median"] <= row["tokens, most"] <= 200
     assert row["held-out nmse"] > 0
@@ -296,6 +296,8 @@ def test_training_on_lit_pixels_is_measured(images, monkeypatch):
 
 class Scripted:
     """A learner whose held-out errors are given, one a look; an update takes a second."""
+
+    device = torch.device("cpu")
 
     def __init__(self, errors: list[float]) -> None:
         self.errors, self.merges_made, self.seconds, self.task = iter(errors), 0, 0.0, self
@@ -323,7 +325,7 @@ def test_times_are_the_first_at_which_the_last_error_of_the_published_recipe_is_
     }
     now = [Scripted([])]
 
-    def learner(problem, algo, seed):
+    def learner(problem, algo, seed, device):
         now[0] = made[algo]
         return made[algo]
 

@@ -14,6 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from agents.cli import main as htm
 from benchmarks import (
     against_reference,
+    candidates,
     environment,
     generation,
     joint_training,
@@ -23,6 +24,7 @@ from benchmarks import (
     running,
     scaling,
     table,
+    time_to_error,
 )
 from benchmarks.__main__ import main as bench_main
 
@@ -84,10 +86,12 @@ class ReachedError(Exception):
     """Stands in for measuring."""
 
 
-@pytest.mark.parametrize("name", running.THROUGHPUT)
+@pytest.mark.parametrize("name", running.ANYWHERE)
 def test_what_is_measured_is_told_the_device(name, monkeypatch):
     module = import_module(f"benchmarks.{name}")
-    measuring_calls = {"environment": "measure", "generation": "seconds"}
+    measuring_calls = {
+        "environment": "measure", "generation": "seconds", "merge_rounds": "learned",
+    }  # fmt: skip
 
     def reached(*arguments):
         raise ReachedError(arguments)
@@ -99,7 +103,7 @@ def test_what_is_measured_is_told_the_device(name, monkeypatch):
         assert found.value.args[0][-1] == device
 
 
-@pytest.mark.parametrize("name", running.THROUGHPUT)
+@pytest.mark.parametrize("name", running.ANYWHERE)
 def test_a_device_that_is_not_there_is_wrong_usage(name, capsys):
     with pytest.raises(SystemExit) as stopped:
         import_module(f"benchmarks.{name}").main(["--device", "abacus"])
@@ -129,7 +133,7 @@ def test_benchmarks_of_the_processor_alone_refuse_a_device(monkeypatch, capsys):
     assert htm(["bench", "limit", "text", "--device", "meta"]) == 2
     error = capsys.readouterr().err
     assert "'text' runs on the processor only" in error
-    assert str(sorted(running.THROUGHPUT)) in error
+    assert str(sorted(running.ANYWHERE)) in error
     assert htm(["bench", "--device", "abacus"]) == 2
     assert "device 'abacus' cannot be used here" in capsys.readouterr().err
 
@@ -167,6 +171,8 @@ MEASURES = {
     **{way: partial(scaling.measure, way, 16, 0.0) for way in scaling.WAYS},
     "repairs": partial(scaling.repairs, 16, 0.0),
     "generation": partial(generation.seconds, 7, 4),
+    "candidates": partial(candidates.measure, "knn", 2, 0, 100, "validation"),
+    "time to error": partial(time_to_error.measure, "trees7", "reinforce", 0, 0.2, None),
 }
 
 
