@@ -6,13 +6,14 @@ never in pairs, except for the mask of legal pairs that small populations ask fo
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from htm_env.types import NONE
 
@@ -201,56 +202,73 @@ def _num_slots(merges: Tensor) -> int:
     return merges.shape[1] + 1
 
 
-def _fold_up(
-    initial: Tensor,
-    merges: Tensor,
-    num_leaves: Tensor,
-    combine: Callable[[Tensor, Tensor], Tensor],
-) -> Tensor:
-    """Fill ``initial (B, N, ...)`` for the made nodes, each from its two children's values."""
-    values = initial.clone()
-    rows = torch.arange(len(merges), device=merges.device)
-    for step in range(merges.shape[1]):
-        first, second = merges[:, step].unbind(-1)
-        combined = combine(values[rows, first.clamp(min=0)], values[rows, second.clamp(min=0)])
-        parent = num_leaves + step
-        real = (first >= 0).view(-1, *[1] * (values.ndim - 2))
-        values[rows, parent] = torch.where(real, combined, values[rows, parent])
-    return values
+def _ancestors(merges: Tensor, num_leaves: Tensor) -> Iterator[Tensor]:
+    """``(B, N + 1)`` the node that stands 1, 2, 4, ... merges above every node, until all are there
+    (pointer doubling, Hillis and Steele 1986, "Data parallel algorithms").
+
+    Node ``N`` stands above the roots, above nodes that do not exist, and above itself.
+    """
+    size, steps, _ = merges.shape
+    top = 2 * steps + 1
+    made = num_leaves[:, None] + torch.arange(steps, device=merges.device)  # (B, M)
+    above = merges.new_full((size, top + 1), top)
+    above.scatter_(1, merges.flatten(1) % (top + 1), made.repeat_interleave(2, dim=1))
+    above[:, top] = top  # padding went there
+    for _ in range(steps.bit_length()):
+        yield above
+        above = above.gather(1, above)
 
 
-def heights(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> Int64[Tensor, "B N"]:
-    """The height of every node: 0 for a leaf, one more than its higher child otherwise."""
-    initial = merges.new_zeros(len(merges), 2 * _num_slots(merges) - 1)
-    return _fold_up(initial, merges, num_leaves, lambda a, b: 1 + torch.maximum(a, b))
+def _summed_down(values: Tensor, merges: Tensor, num_leaves: Tensor) -> Tensor:
+    """``(B, N)`` the values of every node and of all its ancestors, summed."""
+    values = pad(values, (0, 1))
+    for above in _ancestors(merges, num_leaves):
+        values = values + values.gather(1, above)
+    return values[:, :-1]
 
 
 def leaf_counts(
     merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
 ) -> Int64[Tensor, "B N"]:
     """How many leaves stand under every node: 1 for a leaf, 0 for a node that does not exist."""
-    nodes = torch.arange(2 * _num_slots(merges) - 1, device=merges.device)
-    initial = (nodes < num_leaves[:, None]).long()
-    return _fold_up(initial, merges, num_leaves, torch.add)
+    nodes = torch.arange(2 * _num_slots(merges), device=merges.device)  # and node N
+    counts = (nodes < num_leaves[:, None]).long()
+    for above in _ancestors(merges, num_leaves):
+        counts = counts.scatter_add(1, above, counts)
+    return counts[:, :-1]
 
 
 def leftmost_leaves(
     merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
 ) -> Int64[Tensor, "B N"]:
-    """The first leaf under every node, following first children: the slot that the node is in."""
-    nodes = torch.arange(2 * _num_slots(merges) - 1, device=merges.device)
-    initial = nodes.expand(len(merges), -1)
-    return _fold_up(initial, merges, num_leaves, lambda a, b: a)
+    """The first leaf under every node, following first children: the slot that the node is in.
+
+    A node that does not exist is its own.
+    """
+    below = children_table(merges, num_leaves)[..., 0]
+    below = torch.where(below >= 0, below, torch.arange(below.shape[1], device=merges.device))
+    for _ in range(merges.shape[1].bit_length()):  # 1, 2, 4, ... merges down
+        below = below.gather(1, below)
+    return below
 
 
 def leaf_sets(
     merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
 ) -> Bool[Tensor, "B N P"]:
-    """The clade of every node: True <--> the leaf stands under the node."""
-    slots = _num_slots(merges)
-    leaves = torch.eye(2 * slots - 1, slots, dtype=torch.bool, device=merges.device)
-    exists = torch.arange(2 * slots - 1, device=merges.device) < num_leaves[:, None]
-    return _fold_up(leaves & exists[..., None], merges, num_leaves, torch.logical_or)
+    """The clade of every node: True <--> the leaf stands under the node.
+
+    With the trees side by side, and first children before second ones, they are runs of leaves.
+    """
+    counts, roots = leaf_counts(merges, num_leaves), active_nodes(merges, num_leaves)
+    whole = counts * roots
+    offset = pad((whole.cumsum(1) - whole) * roots, (0, 1))  # (B, N + 1): after what is beside it
+    first, second = (merges % offset.shape[1]).unbind(2)
+    offset.scatter_(1, second, pad(counts, (0, 1)).gather(1, first))
+    start = _summed_down(offset[:, :-1], merges, num_leaves)
+    leaf = start[:, : _num_slots(merges)].clone()  # (B, P): its place in that order
+    leaf[torch.arange(leaf.shape[1], device=leaf.device) >= num_leaves[:, None]] = NONE
+    start, end, leaf = start[:, :, None], (start + counts)[:, :, None], leaf[:, None]
+    return (start <= leaf) & (leaf < end)
 
 
 def are_clades(sets: Bool[Tensor, "B K P"], clades: Bool[Tensor, "B C P"]) -> Bool[Tensor, "B K"]:
@@ -262,18 +280,12 @@ def are_clades(sets: Bool[Tensor, "B K P"], clades: Bool[Tensor, "B C P"]) -> Bo
 
 def depths(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> Int64[Tensor, "B N"]:
     """How many merges stand above every node: 0 for the roots of the forest."""
-    values = merges.new_zeros(len(merges), 2 * _num_slots(merges) - 1)
-    rows = torch.arange(len(merges), device=merges.device)
-    for step in reversed(range(merges.shape[1])):
-        below = values[rows, num_leaves + step] + 1
-        for child in merges[:, step].unbind(-1):
-            here = child.clamp(min=0)
-            values[rows, here] = torch.where(child >= 0, below, values[rows, here])
-    return values
+    ones = merges.new_ones(len(merges), 2 * _num_slots(merges) - 1)
+    return _summed_down(ones, merges, num_leaves) - 1
 
 
 def tree_height(
     merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
 ) -> Int64[Tensor, "B"]:
     """The height of the highest tree of each forest: merges from its root to its deepest leaf."""
-    return heights(merges, num_leaves).amax(dim=1)
+    return depths(merges, num_leaves).amax(dim=1)

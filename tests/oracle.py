@@ -49,6 +49,10 @@ class PlainForest:
                 return 1 + self.depth(self.n + step)
         return 0
 
+    def first_leaf(self, node: int) -> int:
+        pair = self.children(node)
+        return node if pair is None else self.first_leaf(pair[0])
+
     def leaves(self, node: int) -> set[int]:
         pair = self.children(node)
         return {node} if pair is None else self.leaves(pair[0]) | self.leaves(pair[1])

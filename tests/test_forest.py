@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from oracle import Drawn, PlainForest, batched, forests
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from htm_env import forest as forest_module
 from htm_env.forest import (
@@ -18,7 +19,6 @@ from htm_env.forest import (
     children_table,
     depths,
     drop_diagonal,
-    heights,
     leaf_counts,
     leaf_sets,
     leftmost_leaves,
@@ -63,7 +63,6 @@ def assert_equal(left: torch.Tensor, right: torch.Tensor) -> None:
 
 
 def test_three_tokens_by_hand():
-    assert heights(BY_HAND, THREE)[0].tolist() == [0, 0, 0, 1, 2, 0, 0]
     assert depths(BY_HAND, THREE)[0].tolist() == [2, 1, 2, 1, 0, 0, 0]
     assert leaf_counts(BY_HAND, THREE)[0].tolist() == [1, 1, 1, 2, 3, 0, 0]
     assert tree_height(BY_HAND, THREE).tolist() == [2]
@@ -159,7 +158,6 @@ def test_merges_survive_the_way_through_actions(drawn):
 @given(forests())
 def test_what_is_known_of_every_node(drawn):
     merges, num_leaves = drawn.merges, drawn.num_leaves
-    assert_equal(heights(merges, num_leaves), of_every_node(drawn, PlainForest.height))
     assert_equal(depths(merges, num_leaves), of_every_node(drawn, PlainForest.depth))
     assert_equal(
         leaf_counts(merges, num_leaves),
@@ -172,6 +170,10 @@ def test_what_is_known_of_every_node(drawn):
     sets = leaf_sets(merges, num_leaves)
     table = children_table(merges, num_leaves)
     first_leaves = leftmost_leaves(merges, num_leaves)
+    assert_equal(
+        first_leaves.where(leaf_counts(merges, num_leaves) > 0, 0),
+        of_every_node(drawn, PlainForest.first_leaf),
+    )
     for row, plain in enumerate(drawn.plain):
         for node in range(sets.shape[1]):
             exists = node in plain.nodes()
@@ -183,6 +185,51 @@ def test_what_is_known_of_every_node(drawn):
             assert int(first_leaves[row, node]) == slot
     highest = [max(map(plain.height, plain.nodes())) for plain in drawn.plain]
     assert tree_height(merges, num_leaves).tolist() == highest
+
+
+def chain(n: int) -> PlainForest:
+    """Every merge joins the next token and what has been merged so far, in this order."""
+    forest = PlainForest(n)
+    for first in range(1, n):
+        forest.merge(first, first - 1)
+    return forest
+
+
+def test_a_chain_beside_a_shorter_one_and_one_that_is_not_finished():
+    unfinished = chain(100)
+    del unfinished.merges[60:]
+    drawn = batched([chain(100), chain(33), unfinished], slots=100)
+    merges, num_leaves = drawn.merges, drawn.num_leaves
+    assert tree_height(merges, num_leaves).tolist() == [99, 32, 60]
+    assert_equal(depths(merges, num_leaves), of_every_node(drawn, PlainForest.depth))
+    assert_equal(
+        leaf_sets(merges, num_leaves).sum(2),
+        of_every_node(drawn, lambda plain, node: len(plain.leaves(node))),
+    )
+    assert leftmost_leaves(merges, num_leaves)[0, 100:].tolist() == list(range(1, 100))
+
+
+class Operations(TorchDispatchMode):
+    """How many there were."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(
+    "known", [depths, leaf_counts, leaf_sets, leftmost_leaves, merges_to_actions, tree_height]
+)
+def test_sixteen_times_the_merges_take_a_few_operations_more(known):
+    counts = []
+    for n in (16, 256):
+        drawn = batched([chain(n)], slots=n)
+        with Operations() as operations:
+            known(drawn.merges, drawn.num_leaves)
+        counts.append(operations.count)
+    assert counts[1] < 2 * counts[0]
 
 
 @given(forests())
@@ -246,7 +293,7 @@ def test_padding_merges():
 
 def test_a_forest_without_any_merge():
     drawn = batched([PlainForest(2), PlainForest(1)], slots=3)
-    assert not heights(drawn.merges, drawn.num_leaves).any()
+    assert not tree_height(drawn.merges, drawn.num_leaves).any()
     assert active_nodes(drawn.merges, drawn.num_leaves).sum(1).tolist() == [2, 1]
     check_merges(drawn.merges, drawn.num_leaves)
 
@@ -254,4 +301,4 @@ def test_a_forest_without_any_merge():
 def test_shapes_are_checked_in_tests():
     """The import hook of conftest.py is on: a wrong rank is refused by name."""
     with pytest.raises(Exception, match="merges"):
-        forest_module.heights(torch.zeros(3, 2, dtype=torch.long), THREE)
+        forest_module.depths(torch.zeros(3, 2, dtype=torch.long), THREE)
