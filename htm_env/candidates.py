@@ -10,7 +10,7 @@ over the population, O(P (D + k)):
 Lists in crowded places run short that way, so that all are made anew whenever half of the tokens
 have been merged away. Every active token has a partner until one is left, and with ``k >= P - 1``
 the lists always name all of the others. Populations of fewer than 256 slots are compared in
-one table each when lists are made anew; beyond, no table of all pairs is ever held.
+one table each when lists are made anew; beyond, a sixteenth of all pairs at most.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from htm_env.types import NONE
 
 FARTHEST = 1e30
 """Places that are not numbers count as this far away: still nearer than nobody."""
-BLOCK = 2**20
-"""Distances that are held at a time."""
+BLOCK, FEWEST_ROWS = 2**20, 16
+"""Distances that are held at a time; of large populations at most those of a sixteenth of the
+tokens, or of so few."""
 TREE_DIMENSIONS, TREE_TOKENS = 4, 256
 """Up to so many coordinates, and from so many tokens on, a KD-tree is faster (measured: 4,096
 tokens of two coordinates in 5 ms instead of 170, of eight in 150)."""
@@ -181,12 +182,12 @@ def _nearest_slots(
 
 
 def _nearest_others(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"]:
-    """The ``k < n`` nearest others of every point; no table of ``n^2`` distances is ever held."""
+    """The ``k < n`` nearest others of every point, a block of points at a time."""
     count, dimensions = points.shape
     if dimensions <= TREE_DIMENSIONS and count >= TREE_TOKENS and points.isfinite().all():
         return _by_tree(points, k)
     squares = points.square().sum(1)
-    step = max(1, BLOCK // count)
+    step = max(1, min(BLOCK // count, max(FEWEST_ROWS, count // 16)))
     found = torch.empty(count, k, dtype=torch.int64, device=points.device)
     # One table for all blocks: results between new ones would keep the allocator from reusing them.
     table = points.new_empty(min(step, count), count)

@@ -10,15 +10,15 @@ import torch
 from conftest import small_autoencoder
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
+from memory import Largest
 
 from htm_env import (
     action_to_pair,
     candidate_action,
     candidate_pair,
-    candidates,
     pair_to_action,
 )
+from htm_env.candidates import _nearest_others
 from htm_env.env import HTMEnv
 
 SLOTS = 7
@@ -162,37 +162,31 @@ def test_a_transition_changes_nothing_that_it_was_given(neighbours):
 # ---------------------------------------------------------------- memory
 
 
-class Largest(TorchDispatchMode):
-    """The size of the largest tensor that an operation gave."""
-
-    size = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, tuple | list) else (out,):
-            if isinstance(tensor, torch.Tensor):
-                self.size = max(self.size, tensor.numel())
-        return out
-
-
 @every_space
-def test_nothing_of_the_size_of_all_pairs_is_ever_made(neighbours, monkeypatch):
-    """All pairs of 200 tokens, in contrast, are that many at once."""
-    slots = 200
-    monkeypatch.setattr(candidates, "BLOCK", 20 * slots)  # of what is left to compare at a time
-    monkeypatch.setattr(candidates, "TREE_TOKENS", slots)  # fewer are compared all at once
-    monkeypatch.setattr(candidates, "TREE_DIMENSIONS", 0)  # nor by the tree, which holds no table
-    data = np.random.default_rng(0).normal(size=(10, slots, 2))
+@pytest.mark.parametrize(("slots", "merges"), [(300, 155), (1000, 20)])
+def test_nothing_of_the_size_of_all_pairs_is_ever_made(neighbours, slots, merges):
+    """All pairs of as many tokens, in contrast, are that many at once.
+
+    By centroids of two coordinates the first lists come from a tree, by embeddings from blocks;
+    those of 150 tokens that are left of 300 are made anew.
+    """
+    data = np.random.default_rng(0).normal(size=(10, slots, 2)).astype(np.float32)
     sizes, choices = {}, np.random.default_rng(0)
     for pairs in ("knn", "all"):
         env = HTMEnv(
-            "HTM-v0", dataset=data, autoencoder=small_autoencoder(2, embedding_dim=4), k=2,
+            "HTM-v0", dataset=data, autoencoder=small_autoencoder(2, embedding_dim=8), k=2,
             candidates=pairs, neighbours=neighbours,
         )  # fmt: skip
         with Largest() as largest:
             env.reset(seed=0)
-            for _ in range(slots - 1 if pairs == "knn" else 1):
-                _, _, done, _, _ = env.step(random_legal(env, choices))
-        assert done is (pairs == "knn")
+            for _ in range(merges if pairs == "knn" else 1):
+                env.step(random_legal(env, choices))
         sizes[pairs] = largest.size
-    assert sizes["knn"] <= slots * 40 < slots * (slots - 1) <= sizes["all"]
+    assert sizes["knn"] < slots**2 / 8 < slots * (slots - 1) <= sizes["all"]
+
+
+@pytest.mark.parametrize("count", [256, 300, 1000, 1024, 5000])
+def test_blocks_are_a_sixteenth_of_all_pairs_at_most(count):
+    with Largest() as largest:
+        _nearest_others(torch.randn(count, 5, generator=torch.Generator().manual_seed(0)), 3)
+    assert largest.size <= max(count**2 / 16, 5 * count)
