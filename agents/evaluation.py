@@ -24,6 +24,8 @@ EVALUATION_SEED = 0
 """Draws of policies that draw: the same ones in every evaluation of every run."""
 CHUNK = 256
 """Episodes evaluated at once; bounds the memory and changes no number."""
+PAIRS_AT_A_TIME = 2**22
+"""And pairs of tokens whose clades are compared together."""
 
 TREE_SCORES = (*(f"tree_{name}" for name in CladeScores._fields), "mean_height")
 """What :func:`tree_scores` gives, in its order."""
@@ -109,9 +111,22 @@ def tree_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> dict[str, 
     ``tree_robinson_foulds`` (see :func:`htm_env.metrics.clade_scores`; NaN where the data has no
     clade), and ``mean_height``.
     """
-    clades = leaf_sets(merges, batch.num_tokens)  # (B, N, P); single leaves never count
-    found = clade_scores(clades, batch.clades, batch.present)
+    if batch.clades.any():
+        found = _clade_scores(batch, merges)
+    else:
+        nothing = batch.tokens.new_full((len(merges),), torch.nan)
+        found = CladeScores(*[nothing] * len(CladeScores._fields))
     return dict(zip(TREE_SCORES, (*found, tree_height(merges, batch.num_tokens)), strict=True))
+
+
+def _clade_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> CladeScores:
+    """A few samples at a time: each takes tables of all pairs of nodes."""
+    size = max(1, PAIRS_AT_A_TIME // batch.present.shape[1] ** 2)
+    found = []
+    for part, made in zip(batch.parts(size), merges.split(size), strict=True):
+        sets = leaf_sets(made, part.num_tokens)  # (B, N, P); single leaves never count
+        found.append(clade_scores(sets, part.clades, part.present))
+    return CladeScores(*map(torch.cat, zip(*found, strict=True)))
 
 
 def _means(chunks: Sequence[dict[str, Tensor]]) -> dict[str, float | None]:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from conftest import small_autoencoder
+from memory import Largest
 
 from agents import evaluation
-from agents.evaluation import TREE_SCORES, evaluate, reference_scores
+from agents.evaluation import TREE_SCORES, evaluate, reference_scores, tree_scores
 from agents.fixed import fixed_policy
 from htm_env import HTMAutoencoder, make_dataset
 from htm_env.forest import pad_merges
@@ -114,6 +115,40 @@ def test_the_same_scores_again_and_in_chunks_of_any_size(monkeypatch):
     chunked = evaluate(plan, autoencoder, dataset, 30)
     assert chunked["nmse"] == pytest.approx(whole["nmse"], rel=1e-5)
     assert chunked["tree_f1"] == pytest.approx(whole["tree_f1"], rel=1e-5)
+
+
+def largest_table(data, tokens: int) -> int:
+    """That an evaluation of a few samples makes."""
+    dataset = make_dataset(data, split="test")
+    assert dataset.max_tokens == tokens
+    autoencoder = small_autoencoder(2)
+    with Largest() as largest:
+        scores = evaluate(policy_plan("chain", autoencoder), autoencoder, dataset, 4)
+    assert (scores["tree_recall"], scores["mean_height"]) == (None, tokens - 1)
+    return largest.size
+
+
+def test_evaluations_without_clades_grow_as_the_tokens():
+    """A table of all pairs would be sixteen times as large."""
+    numbers = np.random.default_rng(0)
+    sizes = [largest_table(numbers.normal(size=(40, n, 2)), n) for n in (64, 256)]
+    assert sizes[1] < 5 * sizes[0]
+
+
+def test_clades_are_compared_a_few_samples_at_a_time(monkeypatch):
+    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(2, 3))
+    batch = dataset.fixed(40)
+    merges = fixed_policy("random").merges(
+        batch, small_autoencoder(2), torch.Generator().manual_seed(0)
+    )
+    with Largest() as whole:
+        expected = tree_scores(batch, merges)
+    monkeypatch.setattr(evaluation, "PAIRS_AT_A_TIME", 7 * 7**2)
+    with Largest() as parts:
+        found = tree_scores(batch, merges)
+    for name, values in expected.items():
+        torch.testing.assert_close(found[name], values, rtol=0, atol=0, equal_nan=True)
+    assert parts.size <= 7 * 13**2 < 40 * 13**2 <= whole.size
 
 
 def test_random_policies_repeat_with_the_seed_and_change_with_it():
