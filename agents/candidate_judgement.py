@@ -38,7 +38,7 @@ class CandidateJudgement(Judgement):
             self.episodes,
             log_prob=self.log_probs.detach(),
             log_total=softmax.log_total.where(self.episodes.steps, 0.0),
-            entropy=self._nats / self._most,
+            entropy=self._nats / self.episodes.most_entropy(ordered),
         )
 
     @cached_property
@@ -68,13 +68,15 @@ class CandidateJudgement(Judgement):
             "policy": -(advantages * episodes.log_prob).sum(),  # 0 where it was impossible
             "entropy": (price * episodes.entropy).sum(),
         }
-        price = price / self._most
         # In closed form: the gradient of log p(a) is 1[a] - p, of the entropy -p (log p + H).
         totals, scores = episodes.log_total, self._scores.detach()
-        spread = price * (totals - self._nats)
-        gradient = self._intervals.sums(scores, totals, advantages + spread)
         if price.any():
+            price = price / episodes.most_entropy(ordered)
+            spread = price * (totals - self._nats)
+            gradient = self._intervals.sums(scores, totals, advantages + spread)
             gradient -= self._intervals.sums(scores, totals, price) * scores
+        else:
+            gradient = self._intervals.sums(scores, totals, advantages)
         torch.autograd.backward(
             [self._scores, self._chosen], [gradient, -advantages], retain_graph=True
         )
@@ -121,10 +123,3 @@ class CandidateJudgement(Judgement):
         """The entropy of every choice."""
         nats = self._softmax.log_total - self._softmax.mean_score
         return nats.where(self.episodes.steps, 0.0).clamp(min=0.0)
-
-    @cached_property
-    def _most(self) -> Float[Tensor, "B M"]:
-        """The entropy of choosing uniformly, in nats; 1 where there is only one choice."""
-        alike = torch.zeros_like(self._scores.detach())
-        count = self._intervals.softmax(alike).log_total  # of exp(0) each
-        return count.where(count > 1e-3, 1.0)

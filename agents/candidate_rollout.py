@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.candidate_record import CandidateRecord
-from agents.choices import choices, choose_pairs
+from agents.choices import choices, choose_pairs, pair_weights
 from agents.deviation import Deviation
 from agents.listed_scores import listed_scores
 from agents.policy import MergePolicy
@@ -29,7 +29,7 @@ class CandidateEpisodes(NamedTuple):
     log_prob: Float[Tensor, "B M"]
     log_total: Float[Tensor, "B M"]
     entropy: Float[Tensor, "B M"]
-    """As a share of that of a uniform choice among the candidates."""
+    """In nats; where it was not measured, minus the log-probability of what was drawn."""
     candidates: CandidatePairs
 
 
@@ -41,6 +41,7 @@ def candidate_episodes(
     greedy: bool,
     to_make: Int64[Tensor, "B"],
     nearest: Nearest,
+    measure_entropy: bool = True,
     deviation: Deviation | None = None,
 ) -> CandidateEpisodes:
     """Let ``policy`` merge every sample, whose numbers of merges must fall from row to row."""
@@ -59,11 +60,12 @@ def candidate_episodes(
         record.run(running, time)
         row = torch.arange(running, device=nodes.device)
         now = scores.at(record)  # (R, P, k)
-        weights, nats = choices(now, ordered=True)
+        if measure_entropy:
+            weights, entropy[row, time] = choices(now, ordered=True)
+        else:
+            weights = pair_weights(now)
         first, place, chosen = choose_pairs(weights, generator, greedy)
         log_prob[row, time], log_total[row, time] = chosen, now[row, first, place] - chosen
-        number = (record.lists.partners >= 0).flatten(1).sum(1)
-        entropy[row, time] = nats / torch.where(number > 1, number.clamp(min=2).log(), 1.0)
         if deviation is not None:
             first, place = deviation.chosen(time, now, first, place)
         second = record.lists.partners[row, first, place]
@@ -75,6 +77,7 @@ def candidate_episodes(
         record.merge(time, first, second, parent, nodes)
         scores.after(record, first, children, parent)
     record.run(0, int(to_make.max()))
+    entropy = entropy if measure_entropy else -log_prob
     return CandidateEpisodes(merges, nodes, counts, log_prob, log_total, entropy, record.pairs())
 
 

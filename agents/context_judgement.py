@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from agents.choices import TINY, most_entropy
+from agents.choices import TINY
 from agents.context_policy import ContextPolicy, Look
 from agents.judgement import Judgement
 from agents.pair_scores import node_states, population_observation
@@ -104,9 +104,10 @@ class ContextJudgement(Judgement):
         return self.policy.look(self._observation(episode, here), generator=generator).losses
 
     def _entropy(self, ordered: bool) -> Float[Tensor, "B M"]:
-        nats = self._steps.entropy if ordered else self._steps.unordered_entropy
-        most = most_entropy(self.episodes.num_active, ordered)
-        return self._spread(nats) / most
+        among_all = self.episodes.candidates is None  # else the order always counts as a choice
+        either_order = among_all and not ordered
+        nats = self._steps.unordered_entropy if either_order else self._steps.entropy
+        return self._spread(nats) / self.episodes.most_entropy(ordered)
 
     def _spread(self, values: Float[Tensor, "S"]) -> Float[Tensor, "B M"]:
         """Numbers of the steps that were made, where they belong; 0 in padding."""

@@ -29,7 +29,7 @@ class EntropyConfig:
     """(share, normalised entropy) points that the mean entropy is drawn to, from 1 at first to 0 at
     the end for a policy that starts from nothing; None for no target."""
     ordered: bool = False
-    """Whether the order within a pair counts as a choice to keep open."""
+    """Whether the order within a pair counts as a choice to keep open; among candidates it does."""
     control: str = "adaptive"
     """``adaptive``: the price of entropy moves until the target is met (as the temperature of
     Haarnoja et al. 2018, "Soft actor-critic algorithms and applications"); ``distance``: a penalty

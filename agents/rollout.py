@@ -72,8 +72,16 @@ class Rollout:
         return Positions.of(present, self.merges).active
 
     def open_steps(self, ordered: bool) -> Bool[Tensor, "B M"]:
-        """True <--> there was more than one choice; two nodes leave only their order to choose."""
-        return self.num_active > (1 if ordered else 2)
+        """True <--> there was more than one choice; two nodes leave only their order to choose,
+        which counts as a choice where it is ``ordered``, and among candidates always."""
+        return self.num_active > (2 if self.candidates is None and not ordered else 1)
+
+    def most_entropy(self, ordered: bool) -> Float[Tensor, "B M"]:
+        """That of choosing uniformly, in nats; 1 where there is only one choice."""
+        if self.candidates is None:
+            return most_entropy(self.num_active, ordered)
+        number = self.candidates.numbers
+        return torch.where(number > 1, number.clamp(min=2).log(), 1.0)
 
     @property
     def members(self) -> Float[Tensor, "B M N"]:
@@ -133,7 +141,9 @@ def rollout(
     if nearest is None:
         made = _rollout_sorted(*arguments, ordered_entropy, measure_entropy, deviation)
     else:
-        made = Rollout(**candidate_episodes(*arguments, nearest, deviation)._asdict())
+        found = candidate_episodes(*arguments, nearest, measure_entropy, deviation)
+        made = Rollout(**found._asdict())
+    made = replace(made, entropy=made.entropy / made.most_entropy(ordered_entropy))
     return made.rows(order.argsort())
 
 
@@ -148,6 +158,7 @@ def _rollout_sorted(
     measure_entropy: bool,
     deviation: Deviation | None,
 ) -> Rollout:
+    """Entropies in nats."""
     size, slots = batch.present.shape
     num_leaves = batch.num_tokens
     lifted = autoencoder.lifter(autoencoder.standardise(batch.tokens)) * batch.present[..., None]
@@ -179,10 +190,9 @@ def _rollout_sorted(
         spread = -log_prob
         if not ordered_entropy:
             spread = (spread - (turned - score).exp().log1p()).clamp(min=0.0)
-    made = Rollout(
+    return Rollout(
         positions.merges, nodes, counts, log_prob, score - log_prob, spread, positions.active
     )
-    return replace(made, entropy=spread / most_entropy(made.num_active, ordered_entropy))
 
 
 @torch.no_grad()

@@ -39,6 +39,15 @@ class CandidatePairs:
         bounds = torch.arange(self.size + 1, device=self.row.device)
         return torch.searchsorted(self.row, bounds)
 
+    @cached_property
+    def numbers(self) -> Int64[Tensor, "B M"]:
+        """How many pairs could be merged before each merge; 0 in padding."""
+        change = self.row.new_zeros(self.size, self.steps + 1)
+        one = torch.ones_like(self.row)
+        change.index_put_((self.row, self.times[:, 0]), one, accumulate=True)
+        change.index_put_((self.row, self.times[:, 1] + 1), -one, accumulate=True)
+        return change.cumsum(1)[:, :-1]
+
     def rows(self, index: Tensor | slice) -> CandidatePairs:
         """Those of the episodes that ``index`` (of integers, or True) selects, in this order."""
         chosen = torch.arange(self.size, device=self.row.device)[index]

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
-from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_policy, replayed
+from episodes import NETWORKS, RAGGED, generator, random_batch, random_policy, replayed
 from torch import Tensor
 
+from agents import candidate_rollout
 from agents.candidate_judgement import IMPOSSIBLE
+from agents.intervals import Intervals
 from agents.judging import judge
 from agents.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
@@ -80,8 +82,9 @@ def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, network, by_
         judged = judgement.judged(ordered=True)
         for name in ("log_prob", "log_total"):
             torch.testing.assert_close(getattr(judged, name), getattr(episodes, name), **CLOSE)
-        if network in SCORERS:
-            torch.testing.assert_close(judged.entropy, entropies, **CLOSE)
+        for ordered in (False, True):  # among candidates it always is
+            entropy = judgement.judged(ordered).entropy
+            torch.testing.assert_close(entropy, entropies, **CLOSE)
 
 
 @EVERY
@@ -112,9 +115,6 @@ def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced):
     policy.zero_grad()
     log_probs, entropies = plain(autoencoder, policy, batch, episodes.merges, nearest)
     steps = episodes.steps
-    if network not in SCORERS:  # their entropy is over that of all pairs
-        judged = judge(policy, autoencoder, batch, episodes).judged(ordered=True)
-        entropies = entropies * (judged.entropy / entropies.detach()).nan_to_num(0.0)
     policy_loss = -(advantages * steps * log_probs).sum() / 3
     entropy_loss = (price / steps.sum(1, keepdim=True) * entropies).sum() / 3
     (policy_loss + entropy_loss).backward()
@@ -123,6 +123,29 @@ def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced):
     for name, weight in policy.named_parameters():
         if weight.grad is not None and weight.grad.any():
             torch.testing.assert_close(ours[name], weight.grad, rtol=1e-3, atol=1e-5)
+
+
+def refused(*arguments, **named):
+    raise AssertionError("an entropy was computed that nobody asked for")
+
+
+def test_nothing_is_computed_of_an_entropy_that_costs_nothing(autoencoder, monkeypatch):
+    policy, batch = random_policy("pointer"), random_batch(RAGGED)
+    arguments = {"autoencoder": autoencoder, "policy": policy, "batch": batch}
+    nearest = Nearest(2)
+    measured = rollout(**arguments, generator=generator(3), nearest=nearest)
+    monkeypatch.setattr(candidate_rollout, "choices", refused)
+    estimated = rollout(**arguments, generator=generator(3), nearest=nearest, measure_entropy=False)
+    assert torch.equal(estimated.merges, measured.merges)
+    torch.testing.assert_close(estimated.log_prob, measured.log_prob, **CLOSE)
+    share = -measured.log_prob / measured.most_entropy(ordered=True)
+    torch.testing.assert_close(estimated.entropy, share, **CLOSE)
+    monkeypatch.setattr(Intervals, "softmax", refused)
+    ones = torch.ones(estimated.steps.shape)
+    judge(policy, autoencoder, batch, estimated).learn(
+        estimated, ones, torch.zeros(len(ones), 1), ordered=False
+    )
+    assert any(weight.grad.any() for weight in policy.parameters() if weight.grad is not None)
 
 
 def test_greedy_takes_the_best_candidate(autoencoder):

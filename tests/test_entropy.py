@@ -6,9 +6,13 @@ import pytest
 import torch
 from episodes import generator, random_batch, random_policy
 
-from agents.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl
+from agents.context_policy import make_policy
+from agents.encoders import NO_ENCODER
+from agents.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl, mean_entropy
+from agents.judging import judge
 from agents.losses import policy_gradient_step
 from agents.rollout import Rollout, rollout
+from htm_env.neighbours import Nearest
 
 
 def episodes(*entropies: list[float]) -> Rollout:
@@ -83,6 +87,25 @@ def test_a_restored_price():
 def test_an_unknown_control_lists_the_choices():
     with pytest.raises(ValueError, match=r"'fixed'; choose from \['adaptive', 'distance'\]"):
         EntropyControl(EntropyConfig(control="fixed"))
+
+
+@pytest.mark.parametrize("network", ["pointer", "attention"])
+@pytest.mark.parametrize("nearest", [None, Nearest(1), Nearest(4)])
+@pytest.mark.parametrize("ordered", [True, False])
+def test_an_untrained_policy_has_an_entropy_of_one_at_most(autoencoder, network, nearest, ordered):
+    """And nearly so: the order of the last two tokens is a choice or it is none, in the sum as in
+    the number of choices."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        policy = make_policy("pointer", 5, 12, NO_ENCODER if network == "pointer" else network)
+    for tokens in (3, 7):
+        batch = random_batch([tokens] * 8)
+        made = rollout(
+            autoencoder, policy, batch, generator(1), ordered_entropy=ordered, nearest=nearest
+        )
+        judged = judge(policy, autoencoder, batch, made).judged(ordered)
+        for seen in (made, judged):
+            assert 0.8 < mean_entropy(seen, ordered) <= 1 + 1e-5
 
 
 @pytest.mark.parametrize("control", ["adaptive", "distance"])
