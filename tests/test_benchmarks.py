@@ -96,11 +96,13 @@ def test_one_row_has_no_exponent():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", scaling.WAYS)
-def test_every_way_of_merging_is_measured(name):
+def test_every_way_of_merging_is_measured(name, monkeypatch):
+    peaks = iter((2.0, 3.5))  # before the work and after it
+    monkeypatch.setattr(scaling, "peak_gigabytes", lambda device: next(peaks))
     row = scaling.measure(name, 16, seconds=0.0)
     assert (row["way"], row["tokens"], row["limits"]) == (name, 16, "")
     assert row["seconds"] > 0
-    assert row["memory, GB"] >= 0
+    assert row["memory, GB"] == 1.5
 
 
 def test_lists_are_repaired_after_a_merge_and_made_anew_without_the_merged_slot(monkeypatch):
@@ -284,8 +286,17 @@ def test_digits_as_large_as_mnists_have_a_hundred_to_two_hundred_points(images, 
 @pytest.mark.slow
 def test_training_on_lit_pixels_is_measured(images, monkeypatch):
     monkeypatch.setattr(lit_pixels, "scaled_digits", lambda: images[:40])
+    evaluate, evaluated = lit_pixels.Reinforce.evaluate, []
+
+    def noted(*arguments, **named):
+        evaluated.append(evaluate(*arguments, **named))
+        return evaluated[-1]
+
+    monkeypatch.setattr(lit_pixels.Reinforce, "evaluate", noted)
+    monkeypatch.setattr(lit_pixels, "peak_gigabytes", lambda device: 1.5 * len(evaluated))
     config = replace(lit_pixels.CONFIG, batch_size=2)
     row = lit_pixels.measure(0.5, 0, "validation", config=config)
+    assert row["peak memory, GB"] == 1.5  # the evaluation included
     assert row["images"] == 40
     assert 100 <= row["tokens, median"] <= row["tokens, most"] <= 200
     assert row["held-out nmse"] > 0
