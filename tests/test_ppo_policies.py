@@ -11,6 +11,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.choices import most_entropy
 from agents.context_policy import make_policy
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
@@ -200,25 +201,28 @@ def test_choice_entropy_counts_pairs_and_not_their_order():
     assert choice_entropy(uniform, torch.tensor([2]), slots).isnan().all()  # nothing to choose
 
 
-def test_the_entropy_of_candidates_counts_pairs_and_not_their_order():
-    """Three slots in a row, the outer two listing the middle one, which lists the first: two pairs,
-    one of them in both orders."""
+def test_the_entropy_of_candidates_counts_the_order():
+    """Three slots in a row, the outer two listing the middle one, which lists the first."""
     lists = torch.tensor([[[1], [0], [1]]])
-    logs = torch.tensor([[0.2, 0.3, 0.5]]).log()
-    assert candidate_entropy(logs, lists).item() == pytest.approx(1.0, rel=1e-5)
+    logs = torch.tensor([[0.25, 0.25, 0.5]]).log()
+    expected = 1.5 * math.log(2) / math.log(3)
+    assert candidate_entropy(logs, lists).item() == pytest.approx(expected, rel=1e-5)
     logs = torch.tensor([[0.0, 1.0, 0.0]]).log().clamp(min=-1e9)
     assert candidate_entropy(logs, lists).item() == pytest.approx(0.0, abs=1e-6)
-    assert candidate_entropy(logs, torch.tensor([[[1], [0], [-1]]])).isnan().all()
+    alone = torch.tensor([[[1], [-1], [-1]]])
+    assert candidate_entropy(logs, alone).isnan().all()
 
 
 @given(st.integers(2, 7), st.integers(0, 3), st.integers(0, 20))
-def test_the_entropy_of_long_lists_is_that_of_all_pairs(slots, more, seed):
+def test_the_entropy_of_long_lists_is_that_of_all_ordered_pairs(slots, more, seed):
     observation = states(slots, 6, seed)
     listed = with_candidates(observation, slots - 1 + more)
     network = make_policy("pointer", DIM, 16)
     with torch.no_grad():
         logs, few = (network(seen)[0].log_softmax(1) for seen in (observation, listed))
-    expected = observed_entropy(logs, observation)
+    active = observation["active"].long().sum(1)
+    nats = torch.special.entr(logs.exp()).sum(1)
+    expected = (nats / most_entropy(active, ordered=True)).masked_fill(active < 2, torch.nan)
     torch.testing.assert_close(observed_entropy(few, listed), expected, equal_nan=True)
 
 

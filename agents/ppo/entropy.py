@@ -40,20 +40,12 @@ def choice_entropy(
 def candidate_entropy(
     log_probabilities: Float[Tensor, "B A"], candidates: Int[Tensor, "B P k"]
 ) -> Float[Tensor, "B"]:
-    """The same where the actions are candidates: a uniform choice is one of the pairs that are
-    listed, in either order or in both."""
-    size, slots, k = candidates.shape
-    rows = torch.arange(size, device=candidates.device)[:, None, None]
-    own = torch.arange(slots, device=candidates.device)[:, None, None]
-    partner = candidates.clamp(min=0).long()
-    turned = candidates[rows, partner] == own  # (B, P, k, k): where the partner lists the slot
-    listed = candidates >= 0
-    probability = weights_of(log_probabilities).view(size, slots, k)
-    choice = probability + (probability[rows, partner] * turned).sum(3)
-    both = turned.any(3) & listed
-    pairs = listed.sum((1, 2)) - both.sum((1, 2)) // 2
-    entropy = _entropy(probability.flatten(1), choice.flatten(1))
-    return (entropy / pairs.clamp(min=2).log()).masked_fill(pairs <= 1, torch.nan)
+    """The same where the actions are candidates; there the order counts, as in REINFORCE's, since a
+    token's candidates need not list the token."""
+    number = (candidates >= 0).sum((1, 2))
+    probability = weights_of(log_probabilities)
+    entropy = _entropy(probability, probability)
+    return (entropy / number.clamp(min=2).log()).masked_fill(number <= 1, torch.nan)
 
 
 def _entropy(probability: Float[Tensor, "B A"], choice: Float[Tensor, "B A"]) -> Float[Tensor, "B"]:
