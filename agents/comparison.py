@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from agents.algorithms import ALGORITHMS, unlabelled
 from agents.fixed import FIXED_POLICIES
@@ -16,7 +16,7 @@ from agents.results import ResultRow, Task
 from agents.statistics import ratio_to_reference, step_curve
 
 REFERENCES = ("nearest", "structure", "random")
-"""Whose error the others are divided by where problems are pooled: the first that has them all."""
+"""Whose error the others are divided by where problems are pooled: the first that can be."""
 GRID_POINTS = 200
 
 
@@ -95,23 +95,44 @@ class Comparison:
 
     @property
     def reference(self) -> str | None:
-        """Whose median error the errors of a task are divided by; None: the median of all runs."""
-        complete = [name for name in REFERENCES if self.tasks_of(name) == self.tasks]
-        return complete[0] if complete else None
+        """Whose median error the errors of a task are divided by; None: that of all finite ones.
+
+        Its own median has to be a number to divide by on every task that has one.
+        """
+        for name in REFERENCES:
+            if set(self.pooled) <= set(self.tasks_of(name)):
+                medians = [float(np.median(self.errors(task, name))) for task in self.pooled]
+                if _divisors(np.array(medians)).all():
+                    return name
+        return None
+
+    @property
+    def pooled(self) -> list[Task]:
+        """The tasks with an error to divide by: a run that did not diverge, nor was perfect."""
+        return [task for task in self.tasks if _divisors(self._all_errors(task)).any()]
 
     def reference_error(self, task: Task) -> float:
-        """The error that the others of the task are divided by."""
-        algos = self.algos_on(task) if self.reference is None else [self.reference]
-        return float(np.median(np.concatenate([self.errors(task, algo) for algo in algos])))
+        """The error that the others of the task are divided by; the task is one of ``pooled``."""
+        if self.reference is not None:
+            return float(np.median(self.errors(task, self.reference)))
+        errors = self._all_errors(task)
+        return float(np.median(errors[_divisors(errors)]))
 
-    def ratios(self, algo: str, tasks: Sequence[Task]) -> Float[np.ndarray, "runs tasks"]:
-        """log10 of the errors over the reference's, NaN where there is no such run."""
+    def scores(self, algo: str, tasks: Sequence[Task]) -> Float[np.ndarray, "runs tasks"]:
+        """The errors as a matrix, NaN where there is no such run."""
         columns = [self.errors(task, algo) for task in tasks]
         scores = np.full((max(map(len, columns), default=0), len(tasks)), np.nan)
         for task, column in enumerate(columns):
             scores[: len(column), task] = column
+        return scores
+
+    def ratios(self, algo: str, tasks: Sequence[Task]) -> Float[np.ndarray, "runs tasks"]:
+        """log10 of the scores over the reference's, infinity where a run diverged."""
         reference = np.array([self.reference_error(task) for task in tasks])
-        return ratio_to_reference(scores, reference)
+        return ratio_to_reference(self.scores(algo, tasks), reference)
+
+    def _all_errors(self, task: Task) -> Float[np.ndarray, "runs"]:
+        return np.concatenate([self.errors(task, algo) for algo in self.algos_on(task)])
 
     # ------------------------------------------------------------ along the training
 
@@ -146,6 +167,11 @@ def task_name(task: Task) -> Name:
     if task.mode == "frozen":
         return Name(f"{short}-frozen", f"{title}, frozen autoencoder")
     return Name(short, title)
+
+
+def _divisors(errors: Float[np.ndarray, "runs"]) -> Bool[np.ndarray, "runs"]:
+    """True <--> the others can be divided by it."""
+    return np.isfinite(errors) & (errors > 0)
 
 
 def _place(algo: str) -> tuple[bool, int, str]:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
@@ -75,7 +76,7 @@ def curves_figure(comparison: Comparison, along: str) -> Figure:
                 color=style[algo]["color"], alpha=0.12, lw=0,
             )  # fmt: skip
         _logarithmic(axes, horizontal=False)
-        if along == "merges":
+        if along == "merges" and _has_positive(axes.xaxis):
             axes.set_xscale("log")
         axes.set_xlabel("merges for learning" if along == "merges" else "seconds of training")
         axes.set_ylabel("validation nmse")
@@ -140,7 +141,7 @@ def matrix_figure(
     axes = figure.subplots()
     shown = np.log10(values) if logarithmic else values
     finite = shown[np.isfinite(shown)]
-    low, high = (0.0, 1.0) if not logarithmic else (finite.min(), finite.max())
+    low, high = (finite.min(), finite.max()) if logarithmic and finite.size else (0.0, 1.0)
     axes.imshow(shown, cmap="cividis", vmin=low, vmax=high if high > low else low + 1)
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
@@ -185,6 +186,8 @@ def _panels(
 
 def _logarithmic(axes: Axes, *, horizontal: bool) -> None:
     """A logarithmic axis with plain numbers, at 1, 2 and 5 where it spans few decades."""
+    if not _has_positive(axes.xaxis if horizontal else axes.yaxis):
+        return
     (axes.set_xscale if horizontal else axes.set_yscale)("log")
     axis = axes.xaxis if horizontal else axes.yaxis
     low, high = sorted(axis.get_view_interval())
@@ -192,6 +195,11 @@ def _logarithmic(axes: Axes, *, horizontal: bool) -> None:
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if few else (1.0,)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.set_minor_formatter(NullFormatter())
+
+
+def _has_positive(axis: Axis) -> bool:
+    """Whether a finite point is drawn that a logarithmic axis can show."""
+    return bool(np.isfinite(axis.get_minpos()))
 
 
 def _figure(width: float, height: float) -> Figure:

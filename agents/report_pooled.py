@@ -21,35 +21,41 @@ from agents.statistics import (
     probability_of_improvement,
 )
 
+POOLED = "## All problems together"
 THRESHOLDS = 120
 """Places at which performance profiles are drawn."""
 
 
 def pooled_section(comparison: Comparison, figures: Path) -> str:
     """Every algorithm's errors over a reference's: IQM, median and performance profiles."""
+    pooled_tasks = comparison.pooled
+    if not pooled_tasks:
+        return f"{POOLED}\n\nNo run has a finite error to divide by.\n"
     reference = comparison.reference
-    unit = "the median of all runs" if reference is None else f"`{reference}`"
+    unit = "all runs that did not diverge" if reference is None else f"`{reference}`"
     label = f"error / {unit.strip('`')}"
     ratios: dict[str, Estimate] = {}
     rows = []
     for algo in comparison.algos:
-        tasks = comparison.tasks_of(algo)
+        tasks = [task for task in comparison.tasks_of(algo) if task in pooled_tasks]
+        if not tasks:
+            continue
         scores = comparison.ratios(algo, tasks)
         pooled, middle = estimate(iqm, scores), median(by_task(scores))
         ratios[algo] = Estimate(*(10.0**number for number in pooled))
         rows.append(
             (
                 float(pooled.value),
-                [f"`{algo}`", f"{len(tasks)} of {len(comparison.tasks)}", span(ratios[algo]),
+                [f"`{algo}`", f"{len(tasks)} of {len(pooled_tasks)}", span(ratios[algo]),
                  cell(10.0 ** float(middle[0]))],
             )
         )  # fmt: skip
     rows.sort(key=lambda row: row[0])
     write_png(figures / "pooled.png", intervals_figure(ratios, f"IQM of {label}"))
-    everywhere = [a for a in comparison.algos if comparison.tasks_of(a) == comparison.tasks]
-    finite = np.concatenate([comparison.ratios(a, comparison.tasks).ravel() for a in everywhere])
+    everywhere = [a for a in comparison.algos if set(pooled_tasks) <= set(comparison.tasks_of(a))]
+    finite = np.concatenate([[], *(comparison.ratios(a, pooled_tasks).ravel() for a in everywhere)])
     finite = finite[np.isfinite(finite)]
-    text = f"""## All problems together
+    text = f"""{POOLED}
 
 Errors of different problems lie orders of magnitude apart. Here each is divided by the median error
 of {unit} on the same problem, and the logarithms of these ratios are averaged: the IQM of 0.5 means
@@ -66,12 +72,15 @@ comparable with the others.
 ![pooled](figures/pooled.png)
 
 """
+    nothing = [task_name(t).title for t in comparison.tasks if t not in pooled_tasks]
+    if nothing:
+        text += f"No run has a finite error on {'; '.join(nothing)}: left out here.\n\n"
     if everywhere and len(finite):
         places = np.linspace(finite.min() - 0.1, finite.max() + 0.1, THRESHOLDS)
         profiles = {
             algo: estimate(
                 lambda draws: performance_profile(draws, places),
-                comparison.ratios(algo, comparison.tasks),
+                comparison.ratios(algo, pooled_tasks),
             )
             for algo in everywhere
         }
@@ -99,8 +108,8 @@ def improvement_section(comparison: Comparison, figures: Path) -> str:
                 continue
             found = estimate(
                 probability_of_improvement,
-                comparison.ratios(algo, shared),
-                comparison.ratios(other, shared),
+                comparison.scores(algo, shared),
+                comparison.scores(other, shared),
             )
             values[row, column] = found.value
             cells.append(f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})")

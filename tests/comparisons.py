@@ -13,6 +13,7 @@ from agents.cli import main
 from agents.flat import Flat
 from agents.learner import Learner
 from agents.processes import State
+from agents.results import ResultRow, Task
 
 SMALL_AUTOENCODER = {"autoencoder": {"hidden_dim": 8}, "batch_size": 4}
 OPTIONS = {
@@ -22,6 +23,8 @@ OPTIONS = {
     "structure": SMALL_AUTOENCODER,
     "flat": {"hidden_dim": 8, "batch_size": 4},
 }
+TREES = Task("HTM-Trees-v0", '{"heights": [3]}', 6, "joint")
+DIGITS = Task("HTM-Digits-v0", "{}", 32, "joint")
 
 
 def arguments(algos: str, merges: int, out: Path, *more: str) -> list[str]:
@@ -49,6 +52,33 @@ def here(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(compare, "run_jobs", run_here)
     for learner in (Learner, Flat):
         patch.setattr(learner, "figure", lambda self, dataset: Figure(figsize=(0.1, 0.1)))
+
+
+def rows(
+    task: Task, algo: str, seed: int, errors: list[float | None], budget: str = "30 seconds"
+) -> list[ResultRow]:
+    """A run with a validation point every 100 merges and 10 s; the last error is the test's."""
+    made = []
+    for point, error in enumerate(errors, start=1):
+        last = point == len(errors)
+        step = point - 1 if last else point
+        tree = None if algo == "flat" else 0.5
+        made.append(
+            ResultRow(
+                *task[:3], algo, "none", task.mode, seed, budget, "test" if last else "validation",
+                10.0 * step, 100 * step, step, error, error if last else None,
+                None if task is DIGITS else tree, None, None if algo == "flat" else 3.0,
+                "0123456789ab" if last else "",
+            )
+        )  # fmt: skip
+    return made
+
+
+def line_of(report: str, heading: str, algo: str) -> list[str]:
+    """The first row of an algorithm behind a heading, cell by cell."""
+    after = report[report.index(heading) :]
+    line = next(line for line in after.splitlines() if line.startswith(f"| `{algo}`"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
 
 
 def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
