@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from agents.comparison_plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
@@ -15,7 +16,7 @@ from agents.live_table import LiveTable, Watched
 from agents.options import CompareOptions
 from agents.processes import Job, State, run_jobs
 from agents.report import write_report
-from agents.results import ResultRow, read_results, run_rows, write_results
+from agents.results import ResultRow, changed_options, read_results, run_rows, write_results
 from agents.run_directory import RunDirectory
 from agents.usage import UsageError
 
@@ -117,9 +118,12 @@ def _train(runs: Sequence[PlannedRun], workers: int, title: str, lock: int) -> l
 
 
 def _retrained_rows(directory: RunDirectory) -> list[ResultRow]:
-    """The rows of a retrained run under the name of the run whose trees it took."""
-    algo, _, _ = directory.path.name.rpartition("-")
-    return run_rows(directory, algo)
+    """The rows of a retrained run under the name and options of the run whose trees it took."""
+    problem, name = directory.path.parts[-2:]
+    source = RunDirectory(directory.path.parents[2] / RUNS / problem / name)
+    options = changed_options(source.load_config()) if source.holds_run else ""
+    algo, _, _ = name.rpartition("-")
+    return [replace(row, algo=algo, options=options) for row in run_rows(directory)]
 
 
 @contextmanager

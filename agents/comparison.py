@@ -46,8 +46,8 @@ class Comparison:
     Args:
         rows: of one machine or several. Runs without an end are left out (see ``unfinished``).
 
-    Raises ``ValueError`` where runs of one algorithm on one task had different budgets: they are
-    pooled, so each kind needs a label of its own.
+    Raises ``ValueError`` where runs of one algorithm on one task had different budgets, encoders or
+    options, as far as these are known: they are pooled, so each kind needs a label of its own.
     """
 
     def __init__(self, rows: Sequence[ResultRow]) -> None:
@@ -59,12 +59,14 @@ class Comparison:
             else:
                 self._points.setdefault(row.run, []).append(row)
         for (task, algo), ends in self._ends.items():
-            budgets = sorted({row.budget for row in ends})
-            if len(budgets) > 1:
-                raise ValueError(
-                    f"{algo} on {task_name(task).title} has runs with budgets of "
-                    f"{' and '.join(budgets)}; run one kind under a label, such as {algo}:long"
-                )
+            for column in ("budget", "encoder", "options"):
+                kinds = sorted({getattr(row, column) for row in ends} - {""})
+                if len(kinds) > 1:
+                    raise ValueError(
+                        f"{algo} on {task_name(task).title} has runs with {column.rstrip('s')}s of "
+                        f"{' and '.join(kinds)}; run one kind under a label, such as "
+                        f"{unlabelled(algo)}:other"
+                    )
             ends.sort(key=lambda row: row.seed)
         self.tasks = sorted({task for task, _ in self._ends})
         """The tasks that have a finished run."""

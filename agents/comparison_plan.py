@@ -15,7 +15,7 @@ from agents.encoders import NO_ENCODER, check_encoder
 from agents.fixed import FIXED_POLICIES
 from agents.options import CompareOptions
 from agents.problems import PROBLEMS, Problem, find_problem
-from agents.results import load_result
+from agents.results import changed_options, load_result
 from agents.run import build_learner, check_plan, learner_config, run_config
 from agents.run_directory import RunDirectory
 from agents.usage import UsageError, json_object
@@ -93,10 +93,12 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
     """Raise ``ValueError`` where the folder's runs are not of this comparison.
 
     The planned runs have to have the configuration that they would be given now. All others need
-    the same mode and budget, and the same data where they stand under the same problem.
+    the same mode and budget, the same data where they stand under the same problem, and the same
+    options where they also have the same name.
     """
     planned = {run.directory.path.resolve(): run.config for run in runs}
     problems = {run.problem: run.config for run in runs}
+    options = {(run.problem, run.algo): changed_options(run.config) for run in runs}
     for directory in found_runs(out, RUNS):
         found = directory.load_config()
         expected = planned.get(directory.path.resolve())
@@ -106,6 +108,13 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
                 "mode", "budget", "env", "env_kwargs", "embedding_dim",
             )  # fmt: skip
             expected = {name: (shared or runs[0].config)[name] for name in names}
+            own = changed_options(found)
+            planned_options = options.get((directory.path.parent.name, found["algo"]), own)
+            if own != planned_options:
+                raise ValueError(
+                    f"{directory.path} has the options {own} and not {planned_options}; runs of "
+                    "one name are pooled, so use a label or choose another --out"
+                )
         found = {name: found.get(name) for name in expected if name != "versions"}
         expected = {name: value for name, value in expected.items() if name != "versions"}
         place = _difference(json.loads(json.dumps(found)), json.loads(json.dumps(expected)))

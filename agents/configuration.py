@@ -36,6 +36,17 @@ def _restored(hint: Any, value: Any) -> Any:
     return value
 
 
+def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, with dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = value
+    return flat
+
+
 def check_bounds(config: Any, **bounds: tuple[float | int, float | int]) -> None:
     """Raise ``ValueError`` naming the first field that is not a number within its bounds.
 

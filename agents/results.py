@@ -1,6 +1,6 @@
 """The rows of a comparison: one for each run and evaluation point, in a CSV that says everything.
 
-Tables of several machines are concatenated by reading them together.
+Tables of several machines are joined by reading them together.
 """
 
 from __future__ import annotations
@@ -10,11 +10,13 @@ import io
 import json
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from agents.algorithms import ALGORITHMS, algorithm, unlabelled
 from agents.budget import Budget
+from agents.configuration import flattened
 from agents.encoders import NO_ENCODER
 from agents.run_directory import RunDirectory
 from htm_env.files import atomic_write_text
@@ -59,6 +61,9 @@ class ResultRow:
     mean_height: float | None
     weights_hash: str
     """Of the autoencoder at the end; empty before it."""
+    options: str = ""
+    """What of its options is not the algorithm's default: JSON, dotted names, keys sorted. Empty
+    where it is not known."""
 
     @property
     def task(self) -> Task:
@@ -73,21 +78,19 @@ class ResultRow:
 SCORES = ("nmse", "sampled_nmse", "tree_recall", "tree_f1", "mean_height")
 
 
-def run_rows(directory: RunDirectory, algo: str | None = None) -> list[ResultRow]:
-    """The rows of a run as far as it is: validation points, and the test row of a finished one.
-
-    ``algo`` is the name to report, if not the run's own.
-    """
+def run_rows(directory: RunDirectory) -> list[ResultRow]:
+    """The rows of a run as far as it is: validation points, and the test row of a finished one."""
     config = directory.load_config()
     about: dict[str, Any] = {
         "env": config["env"],
         "env_kwargs": json.dumps(config["env_kwargs"], sort_keys=True),
         "embedding_dim": config["embedding_dim"],
-        "algo": config["algo"] if algo is None else algo,
+        "algo": config["algo"],
         "encoder": config["config"].get("encoder", NO_ENCODER),
         "mode": config["mode"],
         "seed": config["seed"],
         "budget": str(Budget(**config["budget"])),
+        "options": changed_options(config),
     }
     rows = [_validation_row(about, point) for point in metrics_points(directory.metrics_path)]
     result = load_result(directory)
@@ -96,6 +99,21 @@ def run_rows(directory: RunDirectory, algo: str | None = None) -> list[ResultRow
         scores = {name: result["test"][name] for name in SCORES}
         rows.append(ResultRow(**about, split="test", **counts, **scores))
     return rows
+
+
+def changed_options(config: dict[str, Any]) -> str:
+    """The column ``options`` of a run, from its ``config.json``.
+
+    Empty for an algorithm that there is no more, so that nobody knows its defaults.
+    """
+    if unlabelled(config["algo"]) not in ALGORITHMS:
+        return ""
+    defaults = json.loads(json.dumps(asdict(algorithm(config["algo"]).config)))
+    usual, given = flattened(defaults), flattened(json.loads(json.dumps(config["config"])))
+    changed = {
+        name: value for name, value in given.items() if name not in usual or usual[name] != value
+    }
+    return json.dumps(changed, sort_keys=True)
 
 
 def load_result(directory: RunDirectory) -> dict[str, Any] | None:
@@ -134,29 +152,53 @@ def write_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
 
 
 def read_results(paths: Sequence[Path]) -> list[ResultRow]:
-    """The rows of all tables; one that stands in several of them counts once.
+    """The rows of all tables, run by run; one that stands in several of them counts once.
 
     Raises ``FileNotFoundError`` or ``ValueError`` naming a table that cannot be read, and
-    ``ValueError`` where two tables disagree about one run.
+    ``ValueError`` where two tables disagree about the end of one run.
     """
-    rows: dict[ResultRow, None] = {}
+    runs: dict[tuple, list[list[ResultRow]]] = {}
     for path in paths:
-        if not path.is_file():
-            raise FileNotFoundError(f"no results at {path}")
-        with open(path, newline="") as file:
-            for number, values in enumerate(csv.DictReader(file), start=2):
-                try:
-                    rows[_row_from(values)] = None
-                except (KeyError, TypeError, ValueError) as error:
-                    raise ValueError(f"{path} line {number} is not a result: {error}") from error
-    ends: dict[tuple, ResultRow] = {}
-    for row in rows:
-        if row.split == "test" and ends.setdefault(row.run, row) != row:
-            raise ValueError(
-                f"the tables hold two different runs of {row.algo} on {row.env} {row.env_kwargs} "
-                f"with seed {row.seed}; they need different seeds, or a label"
-            )
-    return list(rows)
+        table: dict[tuple, list[ResultRow]] = {}
+        for row in _read_table(path):
+            table.setdefault(row.run, []).append(row)
+        for run, rows in table.items():
+            runs.setdefault(run, []).append(rows)
+    return [row for versions in runs.values() for row in _one_run(versions)]
+
+
+def _one_run(versions: Sequence[list[ResultRow]]) -> list[ResultRow]:
+    """The rows of one run by position, from what each table says about it.
+
+    A table may be an early look at a run that was killed later and went on from a checkpoint, so
+    the points of two tables are never mixed: those beside the test row count, or the most ones.
+    """
+    ends = [row for rows in versions for row in rows if row.split == "test"]
+    known = {row.options for row in ends if row.options}
+    if len({replace(row, options="") for row in ends}) > 1 or len(known) > 1:
+        raise ValueError(
+            f"the tables hold two different runs of {ends[0].algo} on {ends[0].env} "
+            f"{ends[0].env_kwargs} with seed {ends[0].seed}; they need different seeds, or a label"
+        )
+    kept = max(versions, key=lambda rows: (any(row.split == "test" for row in rows), len(rows)))
+    if known:
+        kept = [replace(row, options=min(known)) for row in kept]
+    return sorted(
+        dict.fromkeys(kept), key=lambda row: (row.split == "test", row.merges, row.seconds)
+    )
+
+
+def _read_table(path: Path) -> list[ResultRow]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no results at {path}")
+    rows = []
+    with open(path, newline="") as file:
+        for number, values in enumerate(csv.DictReader(file), start=2):
+            try:
+                rows.append(_row_from(values))
+            except (KeyError, TypeError, ValueError) as error:
+                raise ValueError(f"{path} line {number} is not a result: {error}") from error
+    return rows
 
 
 def _validation_row(about: dict[str, Any], point: dict[str, str]) -> ResultRow:
@@ -172,6 +214,7 @@ def _validation_row(about: dict[str, Any], point: dict[str, str]) -> ResultRow:
 
 
 def _row_from(values: dict[str, str]) -> ResultRow:
+    values = {"options": ""} | values  # tables of earlier versions do not have the column
     converted: dict[str, Any] = {field.name: values[field.name] for field in fields(ResultRow)}
     for name in ("embedding_dim", "seed", "merges", "updates"):
         converted[name] = int(converted[name])
@@ -179,6 +222,8 @@ def _row_from(values: dict[str, str]) -> ResultRow:
         converted[name] = _number(converted[name])
     if converted["split"] not in ("validation", "test"):
         raise ValueError(f"split is {converted['split']!r}; expected validation or test")
+    if converted["options"] and not isinstance(json.loads(converted["options"]), dict):
+        raise ValueError(f"options is {converted['options']!r}; expected a JSON object")
     return ResultRow(**converted | {"seconds": float(converted["seconds"])})
 
 

@@ -12,7 +12,7 @@ import torch
 
 from agents.algorithms import algorithm
 from agents.budget import Budget
-from agents.configuration import config_from_dict
+from agents.configuration import config_from_dict, flattened
 from agents.evaluation import VALIDATION_EPISODES
 from agents.figures import write_png
 from agents.interruption import Interruption
@@ -176,7 +176,7 @@ def _run(
         picture(training.position)
         result = _result(learner, training.position, directory)
         events.hyperparameters(
-            _flat(directory.load_config()),
+            flattened(directory.load_config()),
             {f"test/{name}": value for name, value in result["test"].items()},
         )
     finally:
@@ -218,14 +218,3 @@ def check_plan(learner: Learner) -> None:
     """Raise what the learner has against its data before anything is written."""
     generator = torch.Generator(learner.device)
     learner.plan(learner.dataset.fixed(1).to(learner.device), generator, greedy=True)
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dicts as one, with dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat

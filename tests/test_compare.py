@@ -64,6 +64,9 @@ def test_the_table_has_a_row_for_every_run_and_evaluation(finished):
         "split", "seconds", "merges", "updates", "nmse", "sampled_nmse", "tree_recall",
     ]  # fmt: skip
     assert {row["encoder"] for row in rows} == {"none"}
+    assert {row["options"] for row in rows if row["algo"] == "flat"} == {
+        '{"batch_size": 4, "hidden_dim": 8}'
+    }
     ends = [row for row in rows if row["split"] == "test"]
     assert [(row["algo"], row["seed"]) for row in ends] == [
         ("flat", "0"), ("flat", "1"), ("nearest", "0"), ("nearest", "1"),
@@ -111,6 +114,19 @@ def test_more_algorithms_and_seeds_can_follow(finished, tmp_path):
     assert (ends[0].algo, ends[0].seed) == ("chain", 7)
     assert len(ends) == 5
     assert "`chain`" in (out / "report.md").read_text()
+
+
+def test_more_seeds_with_other_options_need_a_label(finished, capsys):
+    before = contents(finished)
+    given = arguments("nearest", 96, finished, "--seeds", "1", "--first-seed", "7")
+    given[given.index("--algo-options") + 1] = '{"nearest": {"batch_size": 5}}'
+    assert status(given) == 1
+    line = capsys.readouterr().err
+    assert (
+        'nearest-0 has the options {"autoencoder.hidden_dim": 8, "batch_size": 4} and not' in line
+    )
+    assert "use a label" in line
+    assert contents(finished) == before
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,9 @@ def test_the_rest_is_a_policys_trees_through_another_autoencoder(out):
 def test_only_the_learned_policy_is_retrained(out):
     rows = [row for row in read_results([out / "retrained.csv"]) if row.split == "test"]
     assert [(row.algo, row.seed) for row in rows] == [("reinforce", 0)]
+    own = read_results([out / "results.csv"])
+    assert {row.options for row in rows} == {row.options for row in own if row.algo == "reinforce"}
+    assert "policy_hidden_dim" in rows[0].options
     config = json.loads((out / "retrained" / "HTM-Trees-v0" / "reinforce-0" / "config.json")
                         .read_text())  # fmt: skip
     assert config["budget"] == {"seconds": None, "merges": 96}

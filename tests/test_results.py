@@ -1,0 +1,145 @@
+"""Tables of results: what one run's rows say, and what tables of several machines say together."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from comparisons import TREES, rows
+
+from agents.algorithms import ALGORITHMS
+from agents.comparison import Comparison
+from agents.optimisation import OptimizerConfig
+from agents.reinforce import ReinforceConfig
+from agents.replay_config import ReplayConfig
+from agents.results import ResultRow, changed_options, read_results, write_results
+
+COMMITTED = sorted(Path(__file__).parents[1].glob("docs/comparison/*/results.csv"))
+CONTROL = '{"max_staleness": 0}'
+
+
+def with_options(options: str, made: list[ResultRow]) -> list[ResultRow]:
+    return [replace(row, options=options) for row in made]
+
+
+def errors(found: list[ResultRow]) -> list[float | None]:
+    return [row.nmse for row in found]
+
+
+def table(path: Path, found: list[ResultRow]) -> Path:
+    write_results(path, found)
+    return path
+
+
+def old_table(path: Path, found: list[ResultRow]) -> Path:
+    """As it was written before there was a column of options."""
+    names = [name for name in asdict(found[0]) if name != "options"]
+    with open(path, "w", newline="") as file:
+        writer = csv.DictWriter(file, names, extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(asdict(row) for row in found)
+    return path
+
+
+# ---------------------------------------------------------------- options
+
+
+def test_options_are_what_differs_from_the_algorithms_defaults():
+    control = asdict(replace(ReplayConfig(), max_staleness=0))
+    assert changed_options({"algo": "replay:control", "config": control}) == CONTROL
+    slow = ReinforceConfig(policy=OptimizerConfig(learning_rate=0.25), discount=0.5)
+    found = json.loads(changed_options({"algo": "reinforce", "config": asdict(slow)}))
+    assert found.items() >= {"policy.learning_rate": 0.25, "discount": 0.5}.items()
+    assert all(name == "discount" or name.startswith("policy.") for name in found)
+
+
+@pytest.mark.parametrize("algo", ALGORITHMS)
+def test_an_algorithm_as_it_is_has_no_options(algo):
+    config = json.loads(json.dumps(asdict(ALGORITHMS[algo].config)))  # as config.json has it
+    assert changed_options({"algo": algo, "config": config}) == "{}"
+
+
+def test_the_defaults_of_an_algorithm_that_is_gone_are_not_known():
+    assert changed_options({"algo": "magic", "config": {"power": 3}}) == ""
+
+
+def test_options_survive_the_table(tmp_path):
+    made = with_options(CONTROL, rows(TREES, "replay", 0, [0.5, 0.1]))
+    assert read_results([table(tmp_path / "new.csv", made)]) == made
+    (tmp_path / "new.csv").write_text((tmp_path / "new.csv").read_text().replace(":", ";"))
+    with pytest.raises(ValueError, match="line 2 is not a result"):
+        read_results([tmp_path / "new.csv"])
+
+
+def test_a_run_in_an_old_and_a_new_table_counts_once(tmp_path):
+    made = with_options(CONTROL, rows(TREES, "replay", 0, [0.5, 0.3, 0.1]))
+    old, new = old_table(tmp_path / "old.csv", made), table(tmp_path / "new.csv", made)
+    assert {row.options for row in read_results([old])} == {""}
+    assert read_results([old, new]) == read_results([new, old]) == made
+
+
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: path.parent.name)
+def test_committed_tables_are_read_and_joined(path, tmp_path):
+    found = read_results([path])
+    with open(path, newline="") as file:
+        assert len(found) == len(list(csv.DictReader(file)))
+    new = table(tmp_path / "new.csv", with_options("{}", found))
+    again = read_results([path, new])
+    assert again == with_options("{}", found)
+    assert Comparison(again).algos == Comparison(found).algos
+
+
+def test_one_run_has_one_kind_of_options(tmp_path):
+    made = rows(TREES, "replay", 0, [0.5, 0.1])
+    paths = [table(tmp_path / f"{number}.csv", with_options(options, made))
+             for number, options in enumerate(("{}", CONTROL))]  # fmt: skip
+    with pytest.raises(ValueError, match="two different runs of replay"):
+        read_results(paths)
+
+
+def test_runs_of_different_options_are_not_pooled():
+    plain = with_options("{}", rows(TREES, "replay", 0, [0.5, 0.4]))
+    control = with_options(CONTROL, rows(TREES, "replay", 1, [0.5, 0.1]))
+    with pytest.raises(ValueError, match=r'options of \{"max_staleness": 0\} and \{\}; run one'):
+        Comparison([*plain, *control])
+    labelled = [replace(row, algo="replay:control") for row in control]
+    assert Comparison([*plain, *labelled]).algos == ["replay", "replay:control"]
+    unknown = with_options("", control)
+    assert Comparison([*plain, *unknown]).errors(TREES, "replay").tolist() == [0.4, 0.1]
+
+
+def test_runs_of_different_encoders_are_not_pooled():
+    plain = rows(TREES, "reinforce:x", 0, [0.5, 0.4])
+    other = [replace(row, encoder="glom") for row in rows(TREES, "reinforce:x", 0, [0.5, 0.1])]
+    message = r"encoders of glom and none; run one kind under a label, such as reinforce:other"
+    with pytest.raises(ValueError, match=message):
+        Comparison([*plain, *other])
+
+
+# ---------------------------------------------------------------- one run in several tables
+
+
+def test_the_course_of_a_run_is_that_of_the_table_with_its_end(tmp_path):
+    """The early look has two points that the run, killed and continued, came to anew."""
+    early = rows(TREES, "replay", 0, [0.9, 0.7, 0.6, None])[:3]
+    whole = rows(TREES, "replay", 0, [0.9, 0.5, 0.2])
+    first, second = table(tmp_path / "a.csv", early), table(tmp_path / "b.csv", whole)
+    for paths in ([first, second], [second, first]):
+        assert errors(read_results(paths)) == [0.9, 0.5, 0.2]
+
+
+def test_the_course_of_an_unfinished_run_is_the_longest(tmp_path):
+    early = rows(TREES, "replay", 0, [0.9, 0.7, None])[:2]
+    later = rows(TREES, "replay", 0, [0.9, 0.6, 0.5, None])[:3]
+    first, second = table(tmp_path / "a.csv", early), table(tmp_path / "b.csv", later)
+    for paths in ([first, second], [second, first]):
+        assert errors(read_results(paths)) == [0.9, 0.6, 0.5]
+
+
+def test_points_are_sorted_by_position(tmp_path):
+    whole = rows(TREES, "replay", 0, [0.9, 0.5, 0.4, 0.2])
+    mixed = table(tmp_path / "a.csv", [whole[3], whole[2], whole[0], whole[1], whole[0]])
+    assert read_results([mixed]) == whole
