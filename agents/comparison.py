@@ -85,6 +85,15 @@ class Comparison:
         found = [np.inf if row.nmse is None else row.nmse for row in self.ends(task, algo)]
         return np.array(found, dtype=float)
 
+    def pairs(self, task: Task, algo: str, other: str) -> Float[np.ndarray, "2 seeds"]:
+        """The errors of two algorithms on the seeds that both have."""
+        names = (algo, other)
+        first, second = ([row.seed for row in self.ends(task, name)] for name in names)
+        shared = [np.isin(first, second), np.isin(second, first)]  # both are sorted by seed
+        return np.stack(
+            [self.errors(task, name)[mask] for name, mask in zip(names, shared, strict=True)]
+        )
+
     def algos_on(self, task: Task) -> list[str]:
         """The algorithms that have a finished run on a task."""
         return [algo for algo in self.algos if self.ends(task, algo)]

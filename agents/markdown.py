@@ -25,6 +25,7 @@ def cell(value: float, *, share: bool = False) -> str:
 
 
 def span(found: Estimate) -> str:
-    """A single estimate with its interval."""
+    """A single estimate with its interval, if it has one."""
     value, low, high = (float(number) for number in found)
-    return cell(value) if math.isnan(value) else f"{cell(value)} ({cell(low)} to {cell(high)})"
+    bare = math.isnan(low) or math.isnan(high)
+    return cell(value) if bare else f"{cell(value)} ({cell(low)} to {cell(high)})"

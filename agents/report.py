@@ -16,7 +16,7 @@ from agents.plots import errors_figure
 from agents.report_diagnoses import cross_play_section, retrained_section
 from agents.report_pooled import curves_section, improvement_section, pooled_section
 from agents.results import ResultRow, Task
-from agents.statistics import estimate, iqm, median
+from agents.statistics import estimate, iqm, median, paired_ratio
 from htm_env.files import atomic_write_text
 
 HELD_AGAINST = (
@@ -24,6 +24,8 @@ HELD_AGAINST = (
     "original", "original_policy", "reinforce",
 )  # fmt: skip
 """Rows that every other one is divided by, where they are among the rows; labelled ones too."""
+PAIRS = 2
+"""Seeds that two rows share at least, where they are compared pair by pair."""
 INTRODUCTION = """\
 # Comparison of merge policies
 
@@ -118,7 +120,32 @@ def _task_section(comparison: Comparison, task: Task) -> str:
             "they are; an\ninterval without 1 is a difference whose interval leaves out 0):\n\n"
             f"{table(['', *(f'/ `{name}`' for name in against)], ratios)}\n"
         )
-    return text
+    return text + _paired_table(comparison, task, algos, against)
+
+
+def _paired_table(
+    comparison: Comparison, task: Task, algos: Sequence[str], against: Sequence[str]
+) -> str:
+    """Only rows and columns that have a cell; nothing where no two algorithms share two seeds."""
+    cells: dict[tuple[str, str], str] = {}
+    for algo in algos:
+        for other in against:
+            mine, theirs = comparison.pairs(task, algo, other)
+            if algo != other and len(mine) >= PAIRS:
+                cells[algo, other] = span(paired_ratio(mine, theirs))
+    columns = [other for other in against if any((algo, other) in cells for algo in algos)]
+    if not columns:
+        return ""
+    rows = [
+        [f"`{algo}`", *(cells.get((algo, other), MISSING) for other in columns)]
+        for algo in algos
+        if any((algo, other) in cells for other in columns)
+    ]
+    return (
+        "\nThe same seeds, pair by pair: geometric mean of the ratios (95 % interval, Student's t\n"
+        "of the logarithms):\n\n"
+        f"{table(['', *(f'/ `{name}`' for name in columns)], rows)}\n"
+    )
 
 
 def _ratio(comparison: Comparison, task: Task, algo: str, other: str) -> str:

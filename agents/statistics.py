@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
-from scipy.stats import trim_mean
+from scipy.stats import t, trim_mean
 
 Draws = Sequence[np.ndarray]
 """One array ``(S, runs)`` a task: ``S`` resamples of that task's runs."""
@@ -85,6 +85,33 @@ def probability_of_improvement(first: Draws, second: Draws) -> Float[np.ndarray,
         left, right = mine[:, :, None], theirs[:, None, :]
         shares.append(((left < right) + 0.5 * (left == right)).mean(axis=(1, 2)))
     return np.mean(shares, axis=0)
+
+
+def paired_ratio(
+    first: Float[np.ndarray, "pairs"],
+    second: Float[np.ndarray, "pairs"],
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """The geometric mean of the ratios of paired errors, with the interval of Student's t for the
+    mean of their logarithms; no interval (NaN) of a single pair.
+
+    A pair of which both are infinite, or both 0, says nothing and is left out; without any other
+    all is NaN. Where one of a pair is infinite or 0, so is the mean, or NaN where such pairs
+    contradict each other, and there is no interval.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        logarithms = np.log(first) - np.log(second)
+    logarithms = logarithms[~np.isnan(logarithms)]
+    count = len(logarithms)
+    if not np.isfinite(logarithms).all():
+        signs = set(np.sign(logarithms[np.isinf(logarithms)]))
+        value = np.nan if len(signs) == 2 else np.exp(np.inf * signs.pop())
+        return Estimate(np.array(value), np.array(np.nan), np.array(np.nan))
+    mean = logarithms.mean() if count else np.nan
+    reach = np.nan
+    if count > 1:
+        reach = t.ppf((1 + confidence) / 2, count - 1) * logarithms.std(ddof=1) / np.sqrt(count)
+    return Estimate(*(np.exp(np.array(place)) for place in (mean, mean - reach, mean + reach)))
 
 
 def performance_profile(

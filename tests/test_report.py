@@ -128,6 +128,29 @@ def test_the_report_says_what_the_rows_say(tmp_path):
         assert content.startswith(b"\x89PNG")
 
 
+PAIRED = "The same seeds, pair by pair"
+
+
+def test_the_same_seeds_are_compared_pair_by_pair(tmp_path):
+    """Seed 0: 0.1 / 0.4, seed 1: 0.2 / 0.8, so 1/4 without a doubt; seed 2 has no partner."""
+    made = [
+        *rows(TREES, "nearest", 0, [0.8, 0.4]), *rows(TREES, "nearest", 1, [0.8, 0.8]),
+        *rows(TREES, "reinforce", 0, [0.8, 0.1]), *rows(TREES, "reinforce", 1, [0.8, 0.2]),
+        *rows(TREES, "reinforce", 2, [0.8, 0.7]), *rows(TREES, "structure", 0, [0.5, 0.25]),
+    ]  # fmt: skip
+    report = write_report(tmp_path, made).read_text()
+    assert "| / `nearest` | / `reinforce` |" in report[report.index(PAIRED) :]
+    assert line_of(report, PAIRED, "reinforce")[1:] == ["0.25 (0.25 to 0.25)", "-"]
+    assert line_of(report, PAIRED, "nearest")[1:] == ["-", "4 (4 to 4)"]
+    section = report[report.index(PAIRED) : report.index("## All problems")]
+    assert "`structure`" not in section
+
+
+def test_without_shared_seeds_there_are_no_pairs(tmp_path):
+    made = [*rows(TREES, "nearest", 0, [0.8, 0.4]), *rows(TREES, "reinforce", 0, [0.8, 0.1])]
+    assert PAIRED not in write_report(tmp_path, made).read_text()
+
+
 def test_merges_until_the_first_learners_end(tmp_path):
     """On Trees ``reinforce`` ends with 0.3 after 300 merges; ``structure`` stays at 0.5."""
     report = write_report(tmp_path, ROWS).read_text()
@@ -185,3 +208,4 @@ def test_numbers_in_tables():
     assert (cell(0.012345), cell(float("nan")), cell(0.5, share=True)) == ("0.0123", "-", "50%")
     estimate = Estimate(*(np.array(number) for number in (0.5, 0.25, float("inf"))))
     assert span(estimate) == "0.5 (0.25 to inf)"
+    assert span(estimate._replace(low=np.array(np.nan))) == "0.5"

@@ -14,6 +14,7 @@ from agents.statistics import (
     first_reached,
     iqm,
     median,
+    paired_ratio,
     performance_profile,
     probability_of_improvement,
     ratio_to_reference,
@@ -84,6 +85,41 @@ def test_probability_of_improvement_is_mann_whitneys_u(first, second):
     # scipy counts the pairs in which the first is larger.
     u = mannwhitneyu(second, first).statistic
     assert found == pytest.approx(u / (len(first) * len(second)))
+
+
+def test_paired_ratios_have_the_interval_of_students_t():
+    """Ratios of 1/2 and 1/8 are -1 and -3 in powers of two: mean -2, standard error 1, and t of one
+    degree of freedom is 12.7062. Of 1, 2, 4: mean 1, standard error 1 / sqrt(3), and 4.30265."""
+    found = paired_ratio(np.array([1.0, 1.0]), np.array([2.0, 8.0]))
+    assert found.value == pytest.approx(0.25)
+    assert np.log2([found.low, found.high]) == pytest.approx([-14.7062, 10.7062], abs=1e-4)
+    found = paired_ratio(np.array([3.0, 2.0, 20.0]), np.array([3.0, 1.0, 5.0]))
+    assert found.value == pytest.approx(2)
+    reach = 4.30265 / np.sqrt(3)
+    assert np.log2([found.low, found.high]) == pytest.approx([1 - reach, 1 + reach], abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "value"),
+    [
+        ([3], [6], 0.5),  # one pair has no spread
+        ([np.inf, 1], [1, 1], np.inf),
+        ([1, 1], [np.inf, 1], 0.0),
+        ([0, 1], [1, 1], 0.0),
+        ([np.inf, 1], [1, np.inf], NOTHING),  # each diverged once
+        ([np.inf], [np.inf], NOTHING),
+        ([], [], NOTHING),
+    ],
+)
+def test_paired_ratios_without_an_interval(first, second, value):
+    found = paired_ratio(np.array(first, dtype=float), np.array(second, dtype=float))
+    assert found.value == pytest.approx(value, nan_ok=True)
+    assert np.isnan([found.low, found.high]).all()
+
+
+def test_a_pair_of_which_both_diverged_says_nothing():
+    with_it = paired_ratio(np.array([1.0, np.inf, 0.0, 1]), np.array([2.0, np.inf, 0.0, 8]))
+    assert with_it == paired_ratio(np.array([1.0, 1]), np.array([2.0, 8]))
 
 
 def test_profiles_count_runs_up_to_a_threshold():
