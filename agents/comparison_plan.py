@@ -61,6 +61,10 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
         if name not in changes:
             known = list(changes)
             raise UsageError(f"--algo-options has {name!r}; expected one of --algos: {known}")
+        if not isinstance(given[name], dict):
+            raise UsageError(
+                f"--algo-options of {name} are {json.dumps(given[name])}; expected an object"
+            )
     if options.seeds < 1 or options.first_seed < 0:
         raise UsageError(
             f"--seeds is {options.seeds} from {options.first_seed}; expected at least 1 from 0"
@@ -201,27 +205,37 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
 def _learner_config(
     problem: Problem, algo: str, changes: Mapping[str, Any], mode: str
 ) -> dict[str, Any] | None:
-    """How the learner of a run is made; None where it needs a hierarchy that the data has not."""
+    """How the learner of a run is made; None where it needs a hierarchy that the data has not.
+
+    Raises :class:`UsageError` for changes that the algorithm cannot have.
+    """
     entry = algorithm(algo)
     for name in changes:
         if name in entry.decided:
             raise UsageError(f"{algo} decides {name}; choose another algorithm")
-    config = config_from_dict(type(entry.config), _merged(asdict(entry.config), changes))
+    try:
+        config = config_from_dict(type(entry.config), _merged(asdict(entry.config), changes))
+    except ValueError as error:
+        raise UsageError(f"the options of {algo}: {error}") from None
     kwargs = dict(problem.env_kwargs)
     if isinstance(kwargs.get("dataset"), str):
         kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
-    learner = build_learner(
-        {
-            "env": problem.env,
-            "env_kwargs": kwargs,
-            "algo": algo,
-            "config": asdict(config),
-            "embedding_dim": problem.embedding_dim,
-            "mode": mode,
-            "seed": 0,
-            "device": "cpu",
-        }
-    )
+    made = {
+        "env": problem.env,
+        "env_kwargs": kwargs,
+        "algo": algo,
+        "config": asdict(config),
+        "embedding_dim": problem.embedding_dim,
+        "mode": mode,
+        "seed": 0,
+        "device": "cpu",
+    }
+    try:
+        learner = build_learner(made)
+    except ValueError as error:
+        if changes:
+            raise UsageError(f"{algo} with its options on {problem.name}: {error}") from None
+        raise
     fixed = FIXED_POLICIES.get(unlabelled(algo))
     if fixed is not None and fixed.needs_hierarchy and not learner.dataset.has_hierarchy:
         return None

@@ -2,38 +2,87 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import fields, is_dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
+JSON_WORDS = {
+    int: "a whole number", float: "a number", bool: "true or false", str: "a string",
+    type(None): "null",
+}  # fmt: skip
 
 
 def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:
     """The dataclass of which ``dataclasses.asdict`` gave ``values``, perhaps through JSON.
 
     A field that is missing takes its default. Raises ``ValueError`` naming a field that
-    ``config_class`` does not have.
+    ``config_class`` does not have, or whose value is not of its type.
     """
     known = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
     for name in values:
         if name not in known:
             raise ValueError(f"{config_class.__name__} has no field {name!r}; expected {known}")
     hints = get_type_hints(config_class)
-    return config_class(**{name: _restored(hints[name], value) for name, value in values.items()})
+    restored = {name: _restored(hints[name], value) for name, value in values.items()}
+    for name, value in restored.items():
+        if not _fits(hints[name], value):
+            expected = " or ".join(_words(choice) for choice in _choices(hints[name]))
+            raise ValueError(f"{name} is {json.dumps(value, default=str)}; expected {expected}")
+    return config_class(**restored)
 
 
 def _restored(hint: Any, value: Any) -> Any:
     """JSON has no dataclasses, which the annotation names, and no tuples: all lists were some."""
     if isinstance(value, dict):
-        for choice in (hint, *get_args(hint)):  # of a union, the member that it can be
-            if isinstance(choice, type) and is_dataclass(choice):
-                return config_from_dict(choice, value)
+        for choice in _choices(hint):
+            if is_dataclass(choice):
+                return config_from_dict(choice, value)  # type: ignore[type-var, arg-type]
     if isinstance(value, str) and get_origin(hint) is tuple:  # one name may stand for itself
         return (value,)
     if isinstance(value, list | tuple):
         return tuple(_restored(None, item) for item in value)
     return value
+
+
+def _choices(hint: Any) -> tuple[Any, ...]:
+    """The members of a union, or the annotation itself."""
+    return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+
+
+def _fits(hint: Any, value: Any) -> bool:
+    """Whether a value is of the annotated type; a whole number is a number, a truth value is none.
+
+    A tuple has a length of its own, or any where the annotation ends in ``...``.
+    """
+    for choice in _choices(hint):
+        if get_origin(choice) is tuple:
+            inside = get_args(choice)
+            if not isinstance(value, tuple):
+                continue
+            kinds = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
+            if len(kinds) == len(value) and all(map(_fits, kinds, value)):
+                return True
+        elif isinstance(value, bool):
+            if choice is bool:
+                return True
+        elif isinstance(value, (int, float) if choice is float else choice):
+            return True
+    return False
+
+
+def _words(choice: Any) -> str:
+    """A type as whoever writes JSON knows it."""
+    if is_dataclass(choice):
+        return f"an object with some of {[field.name for field in fields(choice)]}"
+    if get_origin(choice) is tuple:
+        inside = next(iter(get_args(choice)))
+        return (
+            "a list of lists" if get_origin(inside) is tuple else f"a list, each {_words(inside)}"
+        )
+    return JSON_WORDS[choice]
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

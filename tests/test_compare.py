@@ -194,6 +194,17 @@ def test_two_runs_of_one_seed_do_not_go_together(finished, tmp_path):
         (["--algos", "nearest", "--algo-options", '{"chain": {}}'], "expected one of --algos"),
         (["--algos", "nearest", "--algo-options", '{"nearest": {"policy": "ward"}}'], "decides"),
         (["--algo-options", "[]"], "not a JSON object"),
+        (["--algo-options", '{"reinforce": 3}'], "of reinforce are 3; expected an object"),
+        (["--algo-options", '{"ppo": {"speed": 3}}'], "PPOConfig has no field 'speed'"),
+        (["--algo-options", '{"ppo": {"policy": {"speed": 3}}}'], "has no field 'speed'"),
+        (["--algo-options", '{"ppo": {"policy": 3}}'], "policy is 3; expected an object with"),
+        (["--algo-options", '{"ppo": {"n_envs": 0}}'], "n_envs is 0; expected at least 1"),
+        (["--algo-options", '{"ppo": {"n_envs": "x"}}'], 'is "x"; expected a whole number'),
+        (["--algo-options", '{"ppo": {"n_envs": null}}'], "is null; expected a whole number"),
+        (["--algo-options", '{"replay": {"scale_advantages": 1}}'], "expected true or false"),
+        (["--algo-options", '{"replay": {"entropy": {"target": [[0]]}}}'], "a list of lists or"),
+        (["--algo-options", '{"replay": {"encoder": "lstm"}}'], "unknown encoder 'lstm'"),
+        (["--algo-options", '{"ppo": {"encoder": "attention", "context": {"width": 7}}}'], "width"),
         (["--env-kwargs", "{"], "is not JSON"),
         (["--seconds", "1", "--merges", "1"], "two budgets"),
         (["--merges", "0"], "budget is 0"),
@@ -204,7 +215,9 @@ def test_two_runs_of_one_seed_do_not_go_together(finished, tmp_path):
 )
 def test_wrong_usage_exits_2_and_writes_nothing(given, says, capsys, tmp_path):
     assert status(["compare", *given, "--out", str(tmp_path / "out")]) == 2
-    assert says in capsys.readouterr().err
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
