@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 from agents.comparison_plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
@@ -31,7 +31,7 @@ def compare(options: CompareOptions) -> None:
     (all others are finished and reported), and ``KeyboardInterrupt`` when interrupted.
     """
     if options.report:
-        report_again(options.report, options.out)
+        report_again(options.report, _folder_of_report(options))
         return
     jobs = (os.cpu_count() or 1) if options.jobs is None else options.jobs
     if jobs < 1:
@@ -42,19 +42,19 @@ def compare(options: CompareOptions) -> None:
     for line in left_out:
         print(line, file=sys.stderr)
     try:
-        with _locked(options.out) as lock:
-            check_folder(runs, options.out)
+        with _locked(options.folder) as lock:
+            check_folder(runs, options.folder)
             failed = _train(runs, jobs, "htm compare", lock)
             if options.retrain:
-                again = retrained_runs(runs, options.out)
+                again = retrained_runs(runs, options.folder)
                 failed += _train(again, jobs, "retraining", lock)
             if options.cross_play:
-                cross_play(runs, options.out / CROSS_PLAY, lambda line: print(line, flush=True))
-            rows = collect(options.out)
+                cross_play(runs, options.folder / CROSS_PLAY, lambda line: print(line, flush=True))
+            rows = collect(options.folder)
     except KeyboardInterrupt:
         raise KeyboardInterrupt("interrupted, continue with the same command") from None
     if any(row.split == "test" for row in rows):
-        report_again([options.out], options.out)
+        report_again([options.folder], options.folder)
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of the runs failed, the same command tries again: {'; '.join(failed)}"
@@ -90,6 +90,23 @@ def report_again(paths: Sequence[Path], out: Path) -> None:
     print(f"report    {report}")
     if (out / RUNS).exists():
         print(f"logs      tensorboard --logdir {out / RUNS}")
+
+
+def _folder_of_report(options: CompareOptions) -> Path:
+    """``--out`` of a report; :class:`UsageError` where it is missing or holds runs of its own, and
+    for options of training, which would be ignored."""
+    ignored = [
+        f"--{field.name.replace('_', '-')}"
+        for field in fields(options)
+        if field.name not in ("report", "out") and getattr(options, field.name) != field.default
+    ]
+    if ignored:
+        raise UsageError(f"--report trains nothing; leave out {', '.join(ignored)}")
+    if options.out is None:
+        raise UsageError("--report needs --out, a folder for the report")
+    if (options.out / RUNS).exists():
+        raise UsageError(f"{options.out} holds runs of its own; choose another --out for --report")
+    return options.out
 
 
 def _train(runs: Sequence[PlannedRun], workers: int, title: str, lock: int) -> list[str]:

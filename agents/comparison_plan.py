@@ -83,7 +83,7 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     runs = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for (problem_name, algo), config in configs.items():
-            path = options.out / RUNS / problem_name / f"{algo}-{seed}"
+            path = options.folder / RUNS / problem_name / f"{algo}-{seed}"
             runs.append(
                 PlannedRun(
                     f"{problem_name}/{algo}-{seed}", problem_name, algo, seed,

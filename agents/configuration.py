@@ -39,7 +39,7 @@ def _restored(hint: Any, value: Any) -> Any:
     if isinstance(value, dict):
         for choice in _choices(hint):
             if is_dataclass(choice):
-                return config_from_dict(choice, value)  # type: ignore[type-var, arg-type]
+                return config_from_dict(choice, value)  # type: ignore[arg-type]
     if isinstance(value, str) and get_origin(hint) is tuple:  # one name may stand for itself
         return (value,)
     if isinstance(value, list | tuple):

@@ -96,8 +96,9 @@ class CompareOptions:
     """Budget of a run: merges made for learning."""
     jobs: int | None = None
     """Runs at a time; one a core if not given."""
-    out: Path = Path("runs/compare")
-    """Folder of runs, results.csv, report.md and figures."""
+    out: Path | None = None
+    """Folder of runs, results.csv, report.md and figures; runs/compare if not given. --report needs
+    one."""
     mode: Literal["joint", "frozen"] = "joint"
     """As for htm train."""
     env_kwargs: str | None = None
@@ -116,6 +117,11 @@ class CompareOptions:
     only learn each other?"""
     report: tuple[Path, ...] = ()
     """Train nothing: make the report of these results.csv files, or folders of comparisons."""
+
+    @property
+    def folder(self) -> Path:
+        """Where a comparison is that is trained."""
+        return Path("runs/compare") if self.out is None else self.out
 
 
 @dataclass(frozen=True)

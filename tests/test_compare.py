@@ -221,6 +221,24 @@ def test_wrong_usage_exits_2_and_writes_nothing(given, says, capsys, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_report_needs_a_folder_that_no_comparison_has(finished, tmp_path, monkeypatch, capsys):
+    before = contents(finished)
+    monkeypatch.chdir(tmp_path)
+    given = ["compare", "--report", str(finished)]
+    for more, says in (
+        ([], "--report needs --out"),
+        (["--out", str(finished)], "holds runs of its own"),
+        (["--out", "new", "--seeds", "5", "--algo-options", "{}"], "leave out --seeds, --algo-opt"),
+    ):
+        assert status([*given, *more]) == 2
+        error = capsys.readouterr().err
+        assert says in error
+        assert len(error.splitlines()) == 1
+    assert contents(finished) == before
+    assert not list(tmp_path.iterdir())
+    assert CompareOptions().folder == Path("runs/compare")
+
+
 def test_an_algorithm_can_stand_there_twice_under_a_label(tmp_path):
     given = CompareOptions(
         algos="replay,replay:control", envs="trees7", seeds=1, out=tmp_path,
