@@ -112,7 +112,8 @@ def improvement_section(comparison: Comparison, figures: Path) -> str:
                 comparison.scores(other, shared),
             )
             values[row, column] = found.value
-            cells.append(f"{found.value:.2f} ({found.low:.2f} to {found.high:.2f})")
+            interval = "" if np.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
+            cells.append(f"{found.value:.2f}{interval}")
         rows.append(cells)
     labels = ("a run of this ...", "... is better than one of this, with probability")
     write_png(figures / "improvement.png", matrix_figure(values, algos, labels))

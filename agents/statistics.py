@@ -42,13 +42,17 @@ def estimate(
     """A statistic of one or several algorithms' scores, with a stratified bootstrap interval.
 
     Runs are resampled within each task, independently for each algorithm; the interval is between
-    percentiles of the resampled statistic. The same seed gives the same interval.
+    percentiles of the resampled statistic. The same seed gives the same interval. Single runs have
+    none (NaN): nothing says how far another would be from them.
 
     Raises ``ValueError`` where an algorithm has no run on a task.
     """
     generator = np.random.default_rng(seed)
     observed = [by_task(matrix) for matrix in scores]
     value = statistic(*observed)[0]
+    if all(task.shape[1] == 1 for tasks in observed for task in tasks):
+        nothing = np.full_like(value, np.nan, dtype=float)
+        return Estimate(np.asarray(value), nothing, nothing)
     drawn = [[_resampled(task, resamples, generator) for task in tasks] for tasks in observed]
     tail = (1 - confidence) / 2
     # Without interpolation: between two infinities there is nothing.

@@ -144,9 +144,16 @@ def test_equal_runs_leave_no_doubt():
     assert (interval.low, interval.value, interval.high) == (3.0, 3.0, 3.0)
 
 
+def test_single_runs_have_no_interval():
+    found = estimate(median, np.array([[1.0, 3.0]]))
+    assert found.value == 2.0
+    assert np.isnan([found.low, found.high]).all()
+    assert not np.isnan(estimate(median, np.array([[1.0, 3.0], [1.0, np.nan]])).low)
+
+
 def test_resampling_stays_within_a_task():
-    """One run at 0 and one at 100, each alone on its task: every resample has both."""
-    interval = estimate(median, np.array([[0.0, 100.0]]))
+    """All runs at 0 on one task, at 100 on the other: every resample has both."""
+    interval = estimate(median, np.array([[0.0, 100.0], [0.0, 100.0]]))
     assert (interval.low, interval.high) == (50.0, 50.0)
 
 
