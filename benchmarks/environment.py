@@ -5,9 +5,10 @@ too; choosing among them is left out of the time. Ways to have copies: ``native`
 ``sb3`` (the same behind Stable-Baselines3's interface), ``sync`` (Gymnasium's ``SyncVectorEnv`` of
 single environments), ``single`` (one) and ``plain reference`` (``plain_environment.py``: samples of
 equally many tokens, up to 128, and 256 copies at most; what is not over in time is the cheaper part
-of its episode). A reset of a copy counts as a step, but behind ``sb3``, where the step that ends an
-episode starts the next one too. ``--quick`` takes a few of the rows.
-Wherever the autoencoder runs, a step is over when its observation is in the processor's memory.
+of its episode; with the terminal reward it decodes at the end alone, ours at every step, for
+``info["error"]``). A reset of a copy counts as a step, but behind ``sb3``, where the step that ends
+an episode starts the next one too. ``--quick`` takes a few of the rows. Wherever the autoencoder
+runs, a step is over when its observation is in the processor's memory.
 """
 
 from __future__ import annotations
