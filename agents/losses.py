@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.choices import most_entropy
 from agents.lifetimes import Lifetimes
 from agents.policy import NodePolicy
 from agents.rollout import Rollout
@@ -67,7 +66,7 @@ def episode_gradient(
     size, steps = len(scores), rollout.steps
     advantages = advantages * steps / size
     price = entropy_coefficient / steps.sum(1, keepdim=True).clamp(min=1) * steps / size
-    most = most_entropy(rollout.num_active, ordered_entropy)
+    most = rollout.most_entropy(ordered_entropy)
     losses = {
         "policy": -(advantages * rollout.log_prob).sum(),
         "entropy": (price * rollout.entropy).sum(),

@@ -9,7 +9,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.choices import most_entropy
 from agents.policy import NodePolicy, bounded
 from agents.rollout import Rollout, membership
 from replay import (
@@ -37,9 +36,8 @@ def judged(
     scores = policy.node_scores(features, lambda: episodes.coactive)
     log_prob, log_total = sequence_log_probs(scores, episodes.merges, episodes.active)
     active = membership(episodes.active, scores.shape[1])
-    entropy = choice_entropy(bounded(scores), active, ordered) / most_entropy(
-        active.sum(2), ordered
-    )
+    nats = choice_entropy(bounded(scores), active, ordered)
+    entropy = nats / episodes.most_entropy(ordered)
     return replace(
         episodes,
         log_prob=log_prob.to(scores.dtype),

@@ -23,7 +23,7 @@ from agents.run_directory import RunDirectory
 from agents.tensorboard_logger import TensorBoardLogger
 from agents.training import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
 from htm_env.rendering import figure_to_array
-from htm_env.simulator import is_usable
+from htm_env.simulator import usable_device
 
 FIGURES = 4
 """Pictures of the learner over the whole budget, the last after it; divides the evaluations."""
@@ -84,13 +84,12 @@ def load_learner(directory: RunDirectory) -> Learner:
     be read.
     """
     config = directory.load_config()
-    away = not is_usable(config.get("device", "cpu"))
-    if away:
-        warnings.warn(
-            f"{directory.path} was trained on {config['device']!r}, which cannot be used here; it "
-            "is opened on the processor",
-            stacklevel=2,
-        )
+    away = False
+    try:
+        usable_device(config.get("device", "cpu"))
+    except ValueError as error:
+        away = True
+        warnings.warn(f"{error}; {directory.path} is opened on the processor", stacklevel=2)
         config = config | {"device": "cpu"}
     learner = build_learner(config)
     state = directory.load_checkpoint()

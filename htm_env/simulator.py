@@ -133,15 +133,6 @@ def usable_device(name: str | torch.device) -> torch.device:
     return device
 
 
-def is_usable(name: str) -> bool:
-    """Whether torch knows the device of that name and has access to it."""
-    try:
-        usable_device(name)
-    except ValueError:
-        return False
-    return True
-
-
 def make_autoencoder(
     env_id: str,
     dataset: Dataset,
