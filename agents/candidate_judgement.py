@@ -8,6 +8,7 @@ from functools import cached_property
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from agents.intervals import Intervals, Softmax
 from agents.judgement import Judgement
@@ -17,6 +18,10 @@ from replay import CandidatePairs
 
 IMPOSSIBLE = -1e4
 """The log-probability of a merge that was no candidate: its probability is 0."""
+BLOCK = 1 << 14
+"""Pairs that are scored at a time. What a score is made of takes some hundred times the memory of
+the score: of a long episode it is computed again for the gradient (Chen et al. 2016, "Training deep
+nets with sublinear memory cost")."""
 
 
 class CandidateJudgement(Judgement):
@@ -101,13 +106,27 @@ class CandidateJudgement(Judgement):
     def _scores_of(
         self, rows: Int64[Tensor, "..."], nodes: Int64[Tensor, "*pairs 2"]
     ) -> Float[Tensor, "*pairs"]:
-        """Of pairs of nodes; gathered by one index, whose gradient is several times faster."""
+        """Of pairs of nodes, a block at a time."""
         at = rows * self.features.shape[1] + nodes
-        chosen = (
-            half.flatten(0, 1).index_select(0, at[..., end].flatten())
-            for end, half in enumerate(self.policy.halves(self.features))
-        )
-        return bounded(self.policy.paired_scores(*chosen)).view(at.shape[:-1])
+        first, second = (half.flatten(0, 1) for half in self.policy.halves(self.features))
+        blocks = at.view(-1, 2).split(BLOCK)
+        if len(blocks) == 1:
+            scores = self._block(first, second, *blocks)
+        else:
+            scores = torch.cat(
+                [
+                    checkpoint(self._block, first, second, block, use_reentrant=False)
+                    for block in blocks
+                ]
+            )
+        return scores.view(at.shape[:-1])
+
+    def _block(
+        self, first: Float[Tensor, "R H"], second: Float[Tensor, "R H"], at: Int64[Tensor, "E 2"]
+    ) -> Float[Tensor, "E"]:
+        """Gathered by one index, whose gradient is several times faster."""
+        pairs = first.index_select(0, at[:, 0]), second.index_select(0, at[:, 1])
+        return bounded(self.policy.paired_scores(*pairs))
 
     @cached_property
     def _possible(self) -> Bool[Tensor, "B M"]:

@@ -179,7 +179,7 @@ FITS = {
     "knn, one merge at a time": [Fit(TIME, 256, MOST, None), Fit(MEMORY, 1024, MOST, 1.1)],
     "knn, matching rounds": [Fit(TIME, 256, 2048, 1.3), Fit(MEMORY, 1024, MOST, 1.1)],
     "all pairs, one merge at a time": [Fit(TIME, 64, 512, None), Fit(MEMORY, 128, 512, None)],
-    "training, knn": [Fit(TIME, 64, 1024, None), Fit(MEMORY, 128, 1024, None)],
+    "training, knn": [Fit(TIME, 64, 1024, None), Fit(MEMORY, 128, 1024, 1.1)],
     "training, all pairs": [Fit(TIME, 64, 256, None), Fit(MEMORY, 64, 256, None)],
     REFERENCE: [Fit(TIME, 64, 512, None), Fit(MEMORY, 64, 512, None)],
     f"training, {REFERENCE}": [Fit(TIME, 64, 256, None), Fit(MEMORY, 64, 256, None)],

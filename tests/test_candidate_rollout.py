@@ -9,7 +9,7 @@ import torch
 from episodes import NETWORKS, RAGGED, generator, random_batch, random_policy, replayed
 from torch import Tensor
 
-from agents import candidate_rollout
+from agents import candidate_judgement, candidate_rollout
 from agents.candidate_judgement import IMPOSSIBLE
 from agents.intervals import Intervals
 from agents.judging import judge
@@ -101,7 +101,9 @@ def test_candidates_of_everyone_are_all_pairs(autoencoder, network):
 
 @EVERY
 @pytest.mark.parametrize("priced", [False, True])
-def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced):
+@pytest.mark.parametrize("block", [candidate_judgement.BLOCK, 7])
+def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced, block, monkeypatch):
+    monkeypatch.setattr(candidate_judgement, "BLOCK", block)
     policy, batch = random_policy(network), random_batch([6, 4, 2])
     nearest = Nearest(2)
     episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
@@ -227,3 +229,27 @@ def test_pairs_grow_as_tokens_and_not_as_their_square(autoencoder):
                            nearest=Nearest(4))  # fmt: skip
         counts.append(len(episodes.candidates.row) / tokens)
     assert counts[1] < 2 * counts[0]  # of all pairs there are four times as many a token
+
+
+@pytest.mark.parametrize("network", ["pointer", "pair_mlp"])
+def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
+    autoencoder, network, monkeypatch
+):
+    policy, batch = random_policy(network), random_batch([40])
+    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(4))
+    width = policy.halves(judge(policy, autoencoder, batch, episodes).features)[0].shape[-1]
+    made_of = len(episodes.candidates.row) * width
+    kept = []
+    for block in (candidate_judgement.BLOCK, 16):
+        monkeypatch.setattr(candidate_judgement, "BLOCK", block)
+        tensors = {}  # one entry for a storage, whoever keeps it
+
+        def keep(tensor, tensors=tensors):
+            tensors[tensor.untyped_storage().data_ptr()] = tensor
+            return tensor
+
+        judgement = judge(policy, autoencoder, batch, episodes)
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            assert judgement.log_probs.requires_grad
+        kept.append(sum(tensor.untyped_storage().nbytes() // 4 for tensor in tensors.values()))
+    assert kept[1] < made_of < kept[0]
