@@ -49,8 +49,19 @@ class ResidualNetwork(nn.Module):
     def _without_gradients(self, values: Tensor) -> Tensor:
         """The same in place."""
         hidden = nn.functional.silu(self.value(values), inplace=True)
-        hidden *= self.gate(values).tanh_()
+        hidden *= _tanh_(self.gate(values))
         return self.last(hidden).add_(self.skip(values))
+
+
+def _tanh_(values: Tensor) -> Tensor:
+    """In place; of float32 as ``2 sigmoid(2 x) - 1``, which a processor has in a fifth of the time.
+
+    The difference loses what of a gate lies below 1e-7. With gradients it gains nothing: what is
+    saved going forward is spent coming back.
+    """
+    if values.device.type != "cpu" or values.dtype != torch.float32:
+        return values.tanh_()
+    return values.mul_(2).sigmoid_().mul_(2).sub_(1)
 
 
 def plain_network(inputs: int, hidden: int, outputs: int) -> nn.Module:
