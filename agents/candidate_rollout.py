@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.candidate_record import CandidateRecord
-from agents.choices import choices, choose_pairs, pair_weights
+from agents.choices import choices, choose_pairs, probabilities
 from agents.deviation import Deviation
 from agents.listed_scores import listed_scores
 from agents.policy import MergePolicy
@@ -61,10 +61,10 @@ def candidate_episodes(
         row = torch.arange(running, device=nodes.device)
         now = scores.at(record)  # (R, P, k)
         if measure_entropy:
-            weights, entropy[row, time] = choices(now, ordered=True)
+            probability, entropy[row, time] = choices(now, ordered=True)
         else:
-            weights = pair_weights(now)
-        first, place, chosen = choose_pairs(weights, generator, greedy)
+            probability = probabilities(now)
+        first, place, chosen = choose_pairs(probability, generator, greedy)
         log_prob[row, time], log_total[row, time] = chosen, now[row, first, place] - chosen
         if deviation is not None:
             first, place = deviation.chosen(time, now, first, place)

@@ -8,8 +8,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from replay.exponential import weights_of
-
 TINY = 1e-30
 """Below every probability that matters; keeps the logarithm of an illegal pair's finite."""
 
@@ -28,36 +26,38 @@ def choices(scores: Float[Tensor, "R W C"], ordered: bool) -> Choices:
     ``ordered`` counts ``(i, j)`` and ``(j, i)`` as two choices. Otherwise they are one, which needs
     all pairs: which tokens to merge is then worth exploring, which of them comes first is not.
     """
-    probability = pair_weights(scores)
-    probability /= probability.sum(dim=(1, 2), keepdim=True)
+    probability = probabilities(scores)
     choice = probability if ordered else probability + probability.transpose(1, 2)
     log_choice = choice.clamp_min(TINY).log_()
     entropy = -torch.linalg.vecdot(probability.flatten(1), log_choice.flatten(1))
     return Choices(probability, entropy)
 
 
-def pair_weights(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
-    """Weights proportional to the probabilities, the largest 1."""
-    return weights_of(scores - scores.amax(dim=(1, 2), keepdim=True))
+def probabilities(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
+    """Of all pairs of a sample together; exactly 0 where they are too small to matter.
+
+    Numbers so small that they are no normal ones would make everything that follows slow.
+    """
+    probability = scores.flatten(1).softmax(1)
+    return torch.nn.functional.threshold(probability, TINY, 0.0, inplace=True).view_as(scores)
 
 
 def choose_pairs(
-    weights: Float[Tensor, "R W C"], generator: torch.Generator, greedy: bool
+    probability: Float[Tensor, "R W C"], generator: torch.Generator, greedy: bool
 ) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
-    """A row and a column of the weights a sample, drawn by weight, and its log-probability.
+    """A row and a column a sample, drawn by probability, and its logarithm.
 
     Sampled in two stages, the first position and then the second given the first, so that a step
     draws ``2 W`` random numbers a sample instead of ``W^2``.
     """
-    rows = torch.arange(len(weights), device=weights.device)
-    by_first = weights.sum(2)
+    rows = torch.arange(len(probability), device=probability.device)
     if greedy:
-        pair, width = weights.flatten(1).argmax(1), weights.shape[2]
+        pair, width = probability.flatten(1).argmax(1), probability.shape[2]
         first, second = pair // width, pair % width
     else:
-        first = _drawn(by_first, generator)
-        second = _drawn(weights[rows, first], generator)
-    return first, second, (weights[rows, first, second] / by_first.sum(1)).log()
+        first = _drawn(probability.sum(2), generator)
+        second = _drawn(probability[rows, first], generator)
+    return first, second, probability[rows, first, second].log()
 
 
 def _drawn(weights: Float[Tensor, "R C"], generator: torch.Generator) -> Int64[Tensor, "R"]:

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.candidate_rollout import candidate_episodes, candidates_along
-from agents.choices import choices, choose_pairs, most_entropy, pair_weights
+from agents.choices import choices, choose_pairs, most_entropy, probabilities
 from agents.deviation import Deviation
 from agents.pair_scores import pair_scores
 from agents.policy import MergePolicy
@@ -172,10 +172,10 @@ def _rollout_sorted(
     for step in positions.steps():
         now, row, running = scores.at(step, positions), step.rows, len(step.rows)
         if measure_entropy:
-            weights, spread[:running, step.time] = choices(now, ordered_entropy)
+            probability, spread[:running, step.time] = choices(now, ordered_entropy)
         else:  # it follows from the scores of what was drawn, after the last step
-            weights = pair_weights(now)
-        first, second, log_prob[:running, step.time] = choose_pairs(weights, generator, greedy)
+            probability = probabilities(now)
+        first, second, log_prob[:running, step.time] = choose_pairs(probability, generator, greedy)
         if deviation is not None:
             first, second = deviation.chosen(step.time, now, first, second)
         score[:running, step.time] = now[row, first, second]

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.choices import choose_pairs, pair_weights
+from agents.choices import choose_pairs, probabilities
 from agents.demonstrations.behaviour import Behaviour
 from agents.fixed.order import compare, node_centroids
 from agents.policy import ILLEGAL, bounded
@@ -55,7 +55,7 @@ class SoftNearest(Behaviour):
         log_prob = torch.zeros_like(batch.tokens[:, 1:, 0])
         for step in positions.steps():
             now, rows = scores.view(step), step.rows
-            first, second, _ = choose_pairs(pair_weights(now), generator, False)
+            first, second, _ = choose_pairs(probabilities(now), generator, False)
             chosen = now[rows, first, second] - now.flatten(1).logsumexp(1)
             log_prob[rows, step.time] = chosen.clamp(max=0.0).to(log_prob.dtype)
             positions.merge(step, first, second)
