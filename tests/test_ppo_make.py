@@ -24,6 +24,7 @@ from agents import make_ppo
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.optimisation import OptimizerConfig
 from agents.ppo import (
+    HeldOutEvaluation,
     HTMVecEnv,
     JointTraining,
     MergeActorCriticPolicy,
@@ -218,6 +219,55 @@ def test_the_callback_refuses_what_it_cannot_train():
         model.learn(1, joint(env))
     with pytest.raises(ValueError, match="trees_per_step is 0"):
         JointTraining(trees_per_step=0)
+
+
+def test_held_out_scores_are_those_of_the_greedy_masked_policy(tmp_path):
+    torch.manual_seed(0)
+    validation = htm_env.make_dataset("HTM-Trees-v0", split="validation", heights=(2,))
+    env = HTMVecEnv("HTM-Trees-v0", 8, autoencoder=untrained(), heights=(2,))
+    model = PPO(MergeActorCriticPolicy, VecMonitor(env), n_steps=4, batch_size=32, device="cpu")
+    model.set_logger(configure(str(tmp_path), ["csv"]))
+    held_out = HeldOutEvaluation(validation, every=2, episodes=20)
+    model.learn(3 * 8 * 4, [joint(env), held_out])
+    with open(tmp_path / "progress.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    errors = [row["validation/nmse"] for row in rows]
+    assert errors[0] and not errors[1] and errors[2]  # after the first rollout and the third
+    assert float(rows[2]["validation/mean_height"]) > 0
+    held_out._on_rollout_end()
+    held_out._on_rollout_end()
+    logged = model.logger.name_to_value["validation/nmse"]
+    # the same by hand: the environment steps through the episodes, the model says how
+    copies = HTMVecEnv(
+        "HTM-Trees-v0", 20, autoencoder=env.autoencoder, heights=(2,), split="validation"
+    )
+    keys = copies.env_method("fixed_keys", 20, indices=0)[0]
+    copies.set_options([{"key": int(key)} for key in keys])
+    observation, last = copies.reset(), np.full(20, np.nan)
+    while np.isnan(last).any():
+        actions, _ = model.predict(observation, deterministic=True)
+        observation, _, dones, infos = copies.step(actions)
+        for row in np.flatnonzero(dones & np.isnan(last)):
+            last[row] = infos[row]["error"]
+    np.testing.assert_allclose(logged, last.mean(), rtol=1e-4)
+
+
+def test_held_out_evaluation_refuses_what_it_cannot_plan_with():
+    validation = htm_env.make_dataset("HTM-Trees-v0", split="validation")
+    env = HTMVecEnv("HTM-Trees-v0", 2, **SMALL)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=16, device="cpu")
+    with pytest.raises(ValueError, match="expected one of this project"):
+        model.learn(1, HeldOutEvaluation(validation))
+    crosses = htm_env.make_dataset("HTM-Crosses-v0", split="validation")
+    model = PPO(MergeActorCriticPolicy, env, n_steps=8, batch_size=16, device="cpu")
+    with pytest.raises(ValueError, match="have 4 coordinates; expected 2"):
+        model.learn(1, HeldOutEvaluation(crosses))
+    other = gym.make("HTM-Trees-v0", **SMALL)
+    with pytest.raises(ValueError, match="is a DummyVecEnv; expected an HTMVecEnv"):
+        PPO("MultiInputPolicy", other, device="cpu").learn(1, HeldOutEvaluation(validation))
+    for name in ("every", "episodes"):
+        with pytest.raises(ValueError, match=f"{name} is 0"):
+            HeldOutEvaluation(validation, **{name: 0})
 
 
 def test_importing_agents_does_not_import_stable_baselines():

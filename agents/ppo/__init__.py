@@ -13,6 +13,7 @@ from agents.ppo.config import PPOConfig
 
 if TYPE_CHECKING:
     from agents.ppo.callback import JointTraining
+    from agents.ppo.held_out import HeldOutEvaluation
     from agents.ppo.learner import PPOLearner
     from agents.ppo.make import make_ppo
     from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "HTMVecEnv",
+    "HeldOutEvaluation",
     "JointTraining",
     "MaskableMergeActorCriticPolicy",
     "MergeActorCriticPolicy",
@@ -30,6 +32,7 @@ __all__ = [
 
 _PLACES = {
     "HTMVecEnv": "vector_env",
+    "HeldOutEvaluation": "held_out",
     "JointTraining": "callback",
     "MaskableMergeActorCriticPolicy": "policies",
     "MergeActorCriticPolicy": "policies",

@@ -35,8 +35,8 @@ class JointTraining(BaseCallback):
         trees_per_step: trees that one autoencoder step learns from, about.
         verbose: as in Stable-Baselines3.
 
-    Held-out evaluation, and checkpoints that resume exactly, are :class:`PPOLearner`'s, which wraps
-    a model with this callback.
+    :class:`HeldOutEvaluation` beside it evaluates; checkpoints that resume exactly, as files that
+    run no code, are :class:`PPOLearner`'s, which wraps a model with this callback.
 
     ``model.learn`` raises ``ValueError`` when the model's environment is not an :class:`HTMVecEnv`
     (``VecMonitor`` may stand around it, what changes observations may not) or when the trainer has

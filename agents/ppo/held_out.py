@@ -1,0 +1,86 @@
+"""Held-out scores inside anybody's ``model.learn``: a callback of Stable-Baselines3."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Int64
+from stable_baselines3.common.callbacks import BaseCallback
+from torch import Tensor
+
+from agents.evaluation import VALIDATION_EPISODES, evaluate
+from agents.ppo.policies import network_of
+from agents.ppo.vector_env import HTMVecEnv
+from agents.rollout import rollout
+from htm_env.datasets import Dataset
+from htm_env.types import TokenBatch
+
+
+class HeldOutEvaluation(BaseCallback):
+    """Evaluates policy and autoencoder on fixed episodes, and logs what every learner logs.
+
+    Merges are the best legal ones of the policy network; the model's environment, its random
+    numbers and its autoencoder stay as they are. The scores (:func:`agents.evaluation.evaluate`)
+    go to the model's logger as ``validation/nmse``, ``validation/tree_recall`` and so on.
+
+    Args:
+        dataset: the held-out split, such as ``make_dataset("HTM-Trees-v0", split="validation")``.
+        every: rollouts from one evaluation to the next; the first rollout is followed by one.
+        episodes: how many, at most.
+        verbose: as in Stable-Baselines3.
+
+    Raises ``ValueError`` for ``every`` or ``episodes`` below 1. ``model.learn`` raises it when the
+    model's environment is not an :class:`HTMVecEnv`, its policy not one of this project's (whose
+    network plans whole trees), or the data's tokens have another dimension than the environment's.
+
+    Example::
+
+        held_out = HeldOutEvaluation(make_dataset("HTM-Trees-v0", split="validation"), every=20)
+        model.learn(100_000, [JointTraining(trainer), held_out])
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        every: int = 10,
+        episodes: int = VALIDATION_EPISODES,
+        verbose: int = 0,
+    ) -> None:
+        super().__init__(verbose)
+        for name, number in (("every", every), ("episodes", episodes)):
+            if number < 1:
+                raise ValueError(f"{name} is {number}; expected at least 1")
+        self.dataset, self.every, self.episodes = dataset, every, episodes
+        self._rollouts = 0
+
+    def _init_callback(self) -> None:
+        env = self.training_env.unwrapped
+        if not isinstance(env, HTMVecEnv):
+            raise ValueError(f"the environment is a {type(env).__name__}; expected an HTMVecEnv")
+        if env.autoencoder.token_dim != self.dataset.token_dim:
+            raise ValueError(
+                f"the held-out tokens have {self.dataset.token_dim} coordinates; expected "
+                f"{env.autoencoder.token_dim}, as the environment's"
+            )
+        network_of(self.model.policy)  # knows whose it is
+        self.env = env
+
+    def _on_step(self) -> bool:
+        return True
+
+    def _on_rollout_end(self) -> None:
+        self._rollouts += 1
+        if (self._rollouts - 1) % self.every:
+            return
+        autoencoder = self.env.autoencoder
+        scores = evaluate(self._plan, autoencoder, self.dataset, self.episodes, sampled=False)
+        for name, score in scores.items():
+            if score is not None:
+                self.logger.record(f"validation/{name}", score)
+
+    def _plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        return rollout(
+            self.env.autoencoder, network_of(self.model.policy), batch, generator,
+            greedy=greedy, nearest=self.env.copies.simulator.nearest,
+        ).merges  # fmt: skip
