@@ -8,6 +8,8 @@ from torch import Tensor
 
 from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.forest import active_nodes, children_table
+from htm_env.population import subtree_errors
 from htm_env.rewards import (
     incremental_rewards,
     node_errors,
@@ -42,6 +44,21 @@ def episode_rewards(
     elif reward == "one_step":
         rewards = one_step_rewards(autoencoder, episodes.nodes, episodes.merges, batch.num_tokens)
     return rewards, error
+
+
+@torch.no_grad()
+def final_errors(
+    autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Rollout, std: Float[Tensor, "T"]
+) -> Float[Tensor, "B"]:
+    """The ``nmse`` where each episode ends, without the rewards on the way there."""
+    children = children_table(episodes.merges, batch.num_tokens)
+    last = active_nodes(episodes.merges, batch.num_tokens)
+    ids = last.flatten().nonzero().squeeze(1)
+    errors = subtree_errors(
+        autoencoder, episodes.nodes.flatten(0, 1)[ids], ids, children, batch, std
+    )
+    summed = errors.new_zeros(len(last)).index_add_(0, ids // last.shape[1], errors)
+    return summed / (batch.num_tokens * batch.tokens.shape[2])
 
 
 def at_the_end(rewards: Float[Tensor, "B M"], steps: Bool[Tensor, "B M"]) -> Float[Tensor, "B M"]:

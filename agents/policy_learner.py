@@ -18,7 +18,7 @@ from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
 from agents.deviation import Deviation
 from agents.encoders import NO_ENCODER, ContextConfig
-from agents.episode_rewards import episode_rewards
+from agents.episode_rewards import episode_rewards, final_errors
 from agents.failures import OF_ERRORS, failures, lesson
 from agents.fixed import fixed_policy
 from agents.judging import judge
@@ -34,6 +34,8 @@ from htm_env.types import TokenBatch
 MANY = 256
 """From so many token slots on samples are merged one by one, which then is faster than together."""
 Points = tuple[tuple[float, float], ...]
+EVERY_UPDATE: Points = ((0.0, 1.0),)
+"""A share of 1 from the beginning to the end."""
 
 
 @dataclass(frozen=True)
@@ -79,6 +81,12 @@ class PolicyConfig:
     """Share of the budget after which only that one is cloned."""
     demonstration_share: Points = ((0.12, 1.0), (0.3, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
+    policy_share: Points = EVERY_UPDATE
+    """(share, probability) points: how many of the other updates teach the policy. In the rest the
+    autoencoder learns alone, from the trees that the policy thinks best, and of the policy only
+    failures are mended. What it learns from holds still then, and the trees are those that count;
+    0 1 for every update. Where the autoencoder is frozen, or the reward does not come from its
+    error, every update teaches anyway."""
 
     def __post_init__(self) -> None:
         many = (1, math.inf)
@@ -88,6 +96,7 @@ class PolicyConfig:
         )  # fmt: skip
         check_candidates(self.candidates, self.k, self.neighbours)
         check_points("demonstration_share", self.demonstration_share)
+        check_points("policy_share", self.policy_share)
         check_bounds(self, demonstration_race=(0, 1))
 
     @property
@@ -177,20 +186,11 @@ class PolicyLearner(Learner):
         if not len(failed):
             return {}
 
-        def roll(tried: TokenBatch, deviation: Deviation) -> Rollout:
-            episodes = rollout(
-                self.autoencoder, self.policy, tried, self.generator,
-                greedy=True, measure_entropy=False, nearest=self.config.nearest,
-                deviation=deviation,
-            )  # fmt: skip
-            self.merges_made += int(episodes.steps.sum())
-            return episodes
-
         found = lesson(
             batch.rows(failed),
             errors[failed],
-            roll,
-            lambda tried, episodes: self._rewards_of(tried, episodes)[1],
+            self._greedy,
+            lambda tried, episodes: final_errors(self.autoencoder, tried, episodes, self.std),
             self.generator,
         )
         if found is None:
@@ -201,12 +201,28 @@ class PolicyLearner(Learner):
         losses = judgement.learn(seen, once, once[:, :1] * 0, ordered=True)
         return {"failures": losses["policy"]}
 
+    def _greedy(self, batch: TokenBatch, deviation: Deviation | None = None) -> Rollout:
+        """The trees that the policy thinks best, but for a deviation."""
+        episodes = rollout(
+            self.autoencoder, self.policy, batch, self.generator,
+            greedy=True, measure_entropy=False, nearest=self.config.nearest, deviation=deviation,
+        )  # fmt: skip
+        self.merges_made += int(episodes.steps.sum())
+        return episodes
+
     def _clones_now(self, progress: float) -> bool:
         """Whether this update imitates a demonstrator, by lot."""
         share = piecewise_linear(self.config.demonstration_share, progress)
         if share <= 0 or not self.demonstrators:
             return False
         return float(torch.rand((), generator=self.generator, device=self.device)) < share
+
+    def _rests_now(self, progress: float) -> bool:
+        """Whether the autoencoder learns alone in this update, by lot."""
+        share = piecewise_linear(self.config.policy_share, progress)
+        if share >= 1 or self.task.mode == "frozen" or self.reward not in OF_ERRORS:
+            return False
+        return float(torch.rand((), generator=self.generator, device=self.device)) >= share
 
     def _report_to_race(self, demonstrator: str, error: float, progress: float) -> dict[str, float]:
         """Let the race know how well the trees of this update were reconstructed."""

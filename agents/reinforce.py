@@ -15,6 +15,7 @@ from agents.baselines import Returns, make_baseline
 from agents.configuration import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
+from agents.episode_rewards import final_errors
 from agents.judgement import Judgement
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
@@ -95,6 +96,8 @@ class Reinforce(PolicyLearner):
         ).to(self.device)
         if self._clones_now(progress):
             return batch, *self._clone(batch, progress)
+        if self._rests_now(progress):
+            return batch, *self._rest(batch, progress)
         rows = torch.arange(len(batch.tokens), device=self.device)
         batch = batch.rows(rows.repeat_interleave(config.trees_per_sample))
         return batch, *self._reinforce(batch, progress)
@@ -180,6 +183,15 @@ class Reinforce(PolicyLearner):
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
         }
+
+    def _rest(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
+        """Trees for the autoencoder; of the policy only its failures are mended."""
+        episodes = self._greedy(batch)
+        error = final_errors(self.autoencoder, batch, episodes, self.std)
+        self.optimizer.zero()
+        losses = self._learn_from_failures(batch, error)
+        scalars = self._step_policy(losses, progress) if losses else {}
+        return episodes, {**scalars, "train/nmse": float(error.mean())}
 
     def _plan_error(
         self, batch: TokenBatch, demonstrator: str, error: Tensor, progress: float

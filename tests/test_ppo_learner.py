@@ -28,6 +28,7 @@ TINY = PPOConfig(
     n_epochs=2,
     trees_per_step=8,
     demonstration_share=((0.0, 0.0),),
+    policy_share=((0.0, 1.0),),
 )
 MIXED = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
 """Three or seven tokens: some episodes are in progress when a rollout ends."""
@@ -143,10 +144,10 @@ def test_frozen_the_autoencoder_stays_as_it_is():
 
 @both
 def test_a_restored_state_continues_bit_for_bit(maskable, tmp_path):
-    """In memory and through a file, with episodes in progress, cloning, noise, and failures."""
+    """In memory and through a file, with episodes in progress, cloning, rests, noise, failures."""
     config = replace(
         TINY, autoencoder=replace(SMALL, noise_std=0.1), n_envs=8, maskable=maskable,
-        demonstration_share=((0.0, 0.5),), failure=1.0,
+        demonstration_share=((0.0, 0.5),), policy_share=((0.0, 0.5),), failure=1.0,
     )  # fmt: skip
 
     def learner(seed: int) -> PPOLearner:
@@ -158,7 +159,8 @@ def test_a_restored_state_continues_bit_for_bit(maskable, tmp_path):
     state = one.state()
     save_state(tmp_path / "state", state)
     scalars += [one.update(step / 8) for step in range(4, 8)]
-    assert {"loss/cloning" in row for row in scalars} == {True, False}
+    for tag in ("loss/cloning", "loss/policy"):
+        assert {tag in row for row in scalars} == {True, False}
     for restored in (state, load_state(tmp_path / "state"), state):
         other = learner(1)
         other.restore(restored)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from agents.configuration import check_bounds
-from agents.policy_learner import PolicyConfig
+from agents.policy_learner import Points, PolicyConfig
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,8 @@ class PPOConfig(PolicyConfig):
     """Everything that PPO (Schulman et al. 2017) can be told; the policy's updates are gradient
     steps, one a minibatch."""
 
+    policy_share: Points = ((0.4, 1.0), (0.9, 0.25))
+    """As the other learners', but fewer and fewer: a rollout takes Stable-Baselines3 longer."""
     n_envs: int = 256
     """Copies of the environment, stepped together."""
     rollout_episodes: int = 1

@@ -16,6 +16,7 @@ from torch import Tensor
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.context_policy import observed_by
 from agents.entropy import mean_entropy
+from agents.episode_rewards import final_errors
 from agents.evaluation import root_errors
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
@@ -128,7 +129,12 @@ class PPOLearner(PolicyLearner):
 
     def update(self, progress: float) -> dict[str, float]:
         self._progress = progress
-        scalars = self._clone(progress) if self._clones_now(progress) else self._roll(progress)
+        if self._clones_now(progress):
+            scalars = self._clone(progress)
+        elif self._rests_now(progress):
+            scalars = self._rest(progress)
+        else:
+            scalars = self._roll(progress)
         norms = self.gate.take()
         self._gradient_steps += len(norms)
         self.guard.allows("policy", torch.tensor(norms).sum())  # steps were skipped one by one
@@ -153,20 +159,36 @@ class PPOLearner(PolicyLearner):
             if tag in TAGS or tag.startswith(OWN)
         }
         logger.dump()  # to nowhere, which clears it
-        return scalars | self._imitate()
-
-    def _imitate(self) -> dict[str, float]:
-        """A step of its own away from the failures of the rollout."""
         finished = self.callback.finished
         if finished is None:
-            return {}
-        self.model.policy.optimizer.zero_grad()
+            return scalars
         # Anew: the autoencoder has learned since these episodes ended.
         error = root_errors(self.autoencoder, finished.batch, finished.merges, self.std)
-        losses = self._learn_from_failures(finished.batch, error)
+        return scalars | self._mend(finished.batch, error)
+
+    def _mend(self, batch: TokenBatch, error: Tensor) -> dict[str, float]:
+        """A step of its own away from failures among these."""
+        self.model.policy.optimizer.zero_grad()
+        losses = self._learn_from_failures(batch, error)
         if losses:
             self._step()
         return {f"loss/{name}": float(loss) for name, loss in losses.items()}
+
+    def _rest(self, progress: float) -> dict[str, float]:
+        """As many trees as a rollout has for the autoencoder; failures are mended."""
+        trees = self.config.n_envs * self.config.rollout_episodes
+        batch = self.dataset.sample(trees, self.generator).to(self.device)
+        episodes = self._greedy(batch)
+        error = final_errors(self.autoencoder, batch, episodes, self.std)
+        heights = tree_height(episodes.merges, batch.num_tokens)
+        return {
+            **self._mend(batch, error),
+            **self.trainer.update_in_parts(
+                batch, episodes.merges, self.config.trees_per_step, progress
+            ),
+            "train/nmse": float(error.mean()),
+            "train/tree_height": float(heights.float().mean()),
+        }
 
     def _clone(self, progress: float) -> dict[str, float]:
         """Behaviour cloning on as many trees as a rollout has; the critic learns their returns."""

@@ -1,0 +1,108 @@
+"""Updates in which the policy rests: the autoencoder alone learns, from the best trees."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from episodes import RAGGED, generator, random_batch, random_policy
+
+from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
+from agents.configuration import config_from_dict
+from agents.episode_rewards import episode_rewards, final_errors
+from agents.policy_learner import PolicyLearner
+from agents.rollout import rollout
+from htm_env.autoencoder import HTMAutoencoder
+
+LEARNERS = {"reinforce": (Reinforce, ReinforceConfig), "ppo": (PPOLearner, PPOConfig)}
+SIZE = {"reinforce": {"batch_size": 8}, "ppo": {"n_envs": 8, "batch_size": 8}}
+both = pytest.mark.parametrize("algo", LEARNERS)
+
+
+def learner(algo: str, mode: str = "joint", **changes) -> PolicyLearner:
+    """Trees of seven tokens, eight a batch."""
+    made, config_class = LEARNERS[algo]
+    options = {
+        "autoencoder": {"hidden_dim": 16}, "policy_hidden_dim": 16, "failure": 0.0,
+        "demonstration_share": [[0.0, 0.0]], "policy_share": [[0.0, 0.0]],
+        **SIZE[algo], **changes,
+    }  # fmt: skip
+    task = {"env_kwargs": {"heights": (3,)}}
+    if mode == "joint":
+        task["embedding_dim"] = 4
+    return made("HTM-Trees-v0", config_from_dict(config_class, options), mode=mode, **task)
+
+
+def weights(network: torch.nn.Module) -> list[torch.Tensor]:
+    return [weight.detach().clone() for weight in network.parameters()]
+
+
+def same(before: list[torch.Tensor], network: torch.nn.Module) -> list[bool]:
+    return [torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True)]
+
+
+@both
+def test_the_autoencoder_learns_from_greedy_trees_and_the_policy_rests(algo, monkeypatch):
+    one, other = learner(algo), learner(algo)
+    seen = []
+    update = one.trainer.update_in_parts
+
+    def spying(batch, merges, *rest):
+        seen.append((batch, merges))
+        return update(batch, merges, *rest)
+
+    monkeypatch.setattr(one.trainer, "update_in_parts", spying)
+    policy, autoencoder = weights(one.policy), weights(one.autoencoder)
+    scalars = one.update(0.5)
+    one.update(0.5)  # SOAP's first step only measures
+    assert all(same(policy, one.policy))
+    assert not all(same(autoencoder, one.autoencoder))
+    assert one.merges_made == 2 * 8 * 6 and one.updates == 2
+    (batch, merges), _ = seen
+    assert torch.equal(merges, other.plan(batch, torch.Generator(), greedy=True))
+    assert 0 < scalars["train/nmse"] < math.inf and "loss/policy" not in scalars
+
+
+@both
+def test_failures_are_mended_while_it_rests(algo, monkeypatch):
+    monkeypatch.setattr("agents.failures.MUCH_BETTER", math.inf)
+    one = learner(algo, failure=1.0)
+    before = weights(one.policy)
+    assert "loss/failures" in one.update(0.5)
+    assert not all(same(before, one.policy))
+
+
+@both
+def test_a_frozen_autoencoder_lets_nobody_rest(algo):
+    one = learner(algo, "frozen")
+    before = weights(one.policy)
+    assert "loss/policy" in one.update(0.5)
+    assert not all(same(before, one.policy))
+
+
+@both
+def test_at_a_share_of_one_every_update_teaches(algo):
+    one = learner(algo, policy_share=[[0.5, 1.0], [0.5, 0.0]])
+    assert "loss/policy" in one.update(0.4)
+    assert "loss/policy" not in one.update(0.6)
+
+
+@both
+def test_shares_are_probabilities(algo):
+    with pytest.raises(ValueError, match="policy_share"):
+        learner(algo, policy_share=[[0.0, 1.5]])
+
+
+@pytest.mark.parametrize("most", [1, 2, 5])
+def test_the_final_error_is_that_which_the_rewards_leave(most):
+    """Of whole trees and of forests: decoded from every node that is active at the end."""
+    autoencoder, batch = HTMAutoencoder(3, 5, 16, generator=generator(1)), random_batch(RAGGED)
+    std = torch.tensor([0.5, 2.0, 3.0])
+    episodes = rollout(
+        autoencoder, random_policy("pointer"), batch, generator(3),
+        num_merges=(batch.num_tokens - 1).clamp(max=most),
+    )  # fmt: skip
+    _, expected = episode_rewards(autoencoder, batch, episodes, std, "incremental")
+    found = final_errors(autoencoder, batch, episodes, std)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
