@@ -19,9 +19,10 @@ from replay import CandidatePairs
 IMPOSSIBLE = -1e4
 """The log-probability of a merge that was no candidate: its probability is 0."""
 BLOCK = 1 << 14
-"""Pairs that are scored at a time. What a score is made of takes some hundred times the memory of
-the score: of a long episode it is computed again for the gradient (Chen et al. 2016, "Training deep
-nets with sublinear memory cost")."""
+"""Pairs that are scored at a time, or as many as there are nodes if these are more: the gradient of
+a block is one for all nodes. What a score is made of takes some hundred times the memory of the
+score: of long episodes it is computed again for the gradient (Chen et al. 2016, "Training deep nets
+with sublinear memory cost")."""
 
 
 class CandidateJudgement(Judgement):
@@ -109,13 +110,17 @@ class CandidateJudgement(Judgement):
         """Of pairs of nodes, a block at a time."""
         at = rows * self.features.shape[1] + nodes
         first, second = (half.flatten(0, 1) for half in self.policy.halves(self.features))
-        blocks = at.view(-1, 2).split(BLOCK)
+        blocks = at.view(-1, 2).split(max(BLOCK, len(first)))
         if len(blocks) == 1:
             scores = self._block(first, second, *blocks)
         else:
             scores = torch.cat(
                 [
-                    checkpoint(self._block, first, second, block, use_reentrant=False)
+                    checkpoint(
+                        *(self._block, first, second, block),
+                        use_reentrant=False,
+                        preserve_rng_state=False,
+                    )
                     for block in blocks
                 ]
             )

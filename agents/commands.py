@@ -17,8 +17,8 @@ from agents.budget import Budget
 from agents.configuration import config_from_dict
 from agents.evaluation import reference_scores
 from agents.learner import Task
+from agents.merge_rounds import merge_in_rounds
 from agents.options import EvaluateOptions, TrainOptions, train_options
-from agents.policy_learner import merge_in_rounds
 from agents.run import build_learner, load_learner, resume_run, start_run
 from agents.run_directory import RunDirectory
 from agents.usage import UsageError, json_object, set_threads

@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from agents.figures import write_figure
+from agents.merge_rounds import merge_in_rounds
 from agents.options import EmbedOptions
-from agents.policy_learner import merge_in_rounds
 from agents.roots import RootEmbeddings, root_embeddings
 from agents.run import load_learner
 from agents.run_directory import RunDirectory

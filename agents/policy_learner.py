@@ -26,16 +26,13 @@ from agents.learner import Learner
 from agents.optimisation import OptimizerConfig
 from agents.policy import MergePolicy, NodePolicy
 from agents.rollout import Rollout, rollout
-from agents.schedules import check_points, piecewise_linear
+from agents.schedules import ALWAYS, Points, check_points, piecewise_linear
 from htm_env.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
 
 MANY = 256
 """From so many token slots on samples are merged one by one, which then is faster than together."""
-Points = tuple[tuple[float, float], ...]
-EVERY_UPDATE: Points = ((0.0, 1.0),)
-"""A share of 1 from the beginning to the end."""
 
 
 @dataclass(frozen=True)
@@ -81,12 +78,11 @@ class PolicyConfig:
     """Share of the budget after which only that one is cloned."""
     demonstration_share: Points = ((0.12, 1.0), (0.3, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
-    policy_share: Points = EVERY_UPDATE
-    """(share, probability) points: how many of the other updates teach the policy. In the rest the
-    autoencoder learns alone, from the trees that the policy thinks best, and of the policy only
-    failures are mended. What it learns from holds still then, and the trees are those that count;
-    0 1 for every update. Where the autoencoder is frozen, or the reward does not come from its
-    error, every update teaches anyway."""
+    policy_share: Points = ALWAYS
+    """(share, probability) points: how many of the updates that do not clone teach the policy. In
+    the rest the autoencoder learns alone, from the whole trees that the policy thinks best, and of
+    the policy only failures are mended. Where the autoencoder is frozen, or the reward is neither
+    incremental nor terminal, every update teaches anyway. 0 1 for every update."""
 
     def __post_init__(self) -> None:
         many = (1, math.inf)
@@ -217,6 +213,17 @@ class PolicyLearner(Learner):
             return False
         return float(torch.rand((), generator=self.generator, device=self.device)) < share
 
+    def _mended(self, batch: TokenBatch) -> tuple[Rollout, dict[str, Tensor], dict[str, float]]:
+        """Greedy trees for an autoencoder that learns alone.
+
+        Accumulates the gradient of what mends failures among them; returns its loss, if there is
+        one, and what to log.
+        """
+        episodes = self._greedy(batch)
+        error = final_errors(self.autoencoder, batch, episodes, self.std)
+        losses = self._learn_from_failures(batch, error)
+        return episodes, losses, {"train/greedy_nmse": float(error.mean())}
+
     def _rests_now(self, progress: float) -> bool:
         """Whether the autoencoder learns alone in this update, by lot."""
         share = piecewise_linear(self.config.policy_share, progress)
@@ -236,16 +243,3 @@ class PolicyLearner(Learner):
         super().restore(state)
         if "race" in state:  # checkpoints that are older know one demonstrator, and need none
             self.race.restore(state["race"])
-
-
-def merge_in_rounds(learner: Learner) -> None:
-    """Let the greedy plans of a learner merge matchings from now on.
-
-    Raises ``ValueError`` for a learner without a policy network.
-    """
-    if not isinstance(learner, PolicyLearner):
-        raise ValueError(
-            f"{learner.algo} has no policy network, whose scores merge rounds would be made by; "
-            "expected a learned policy"
-        )
-    learner.merge_rounds = True

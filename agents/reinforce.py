@@ -15,7 +15,6 @@ from agents.baselines import Returns, make_baseline
 from agents.configuration import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
-from agents.episode_rewards import final_errors
 from agents.judgement import Judgement
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
@@ -185,13 +184,9 @@ class Reinforce(PolicyLearner):
         }
 
     def _rest(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
-        """Trees for the autoencoder; of the policy only its failures are mended."""
-        episodes = self._greedy(batch)
-        error = final_errors(self.autoencoder, batch, episodes, self.std)
         self.optimizer.zero()
-        losses = self._learn_from_failures(batch, error)
-        scalars = self._step_policy(losses, progress) if losses else {}
-        return episodes, {**scalars, "train/nmse": float(error.mean())}
+        episodes, losses, scalars = self._mended(batch)
+        return episodes, scalars | (self._step_policy(losses, progress) if losses else {})
 
     def _plan_error(
         self, batch: TokenBatch, demonstrator: str, error: Tensor, progress: float

@@ -67,5 +67,10 @@ class ReplayConfig(ReinforceConfig):
             seed_episodes=any_number, c_bar=any_number, lambda_=(0, 1),
             trust=(0, math.inf),
         )  # fmt: skip
+        if any(share < 1 for _, share in self.policy_share):
+            raise ValueError(
+                f"policy_share is {self.policy_share}; expected 1 throughout: in between, "
+                "replay's autoencoder learns from stored episodes"
+            )
         if not self.rho_bar > 0:
             raise ValueError(f"rho_bar is {self.rho_bar}; expected more than 0")

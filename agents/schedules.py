@@ -6,6 +6,11 @@ import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+Points = tuple[tuple[float, float], ...]
+"""(share of the budget, value), shares rising; see :func:`piecewise_linear`."""
+ALWAYS: Points = ((0.0, 1.0),)
+"""1 from the beginning to the end."""
+
 
 def check_points(name: str, points: Sequence[tuple[float, float]]) -> None:
     """Raise ``ValueError`` unless these are points with rising shares, all between 0 and 1."""

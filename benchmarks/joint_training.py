@@ -21,8 +21,8 @@ import torch
 
 from agents.algorithms import algorithm
 from agents.learner import Learner
-from agents.policy_learner import EVERY_UPDATE
 from agents.replay_config import ReplayConfig
+from agents.schedules import ALWAYS
 from benchmarks.against_reference import reference
 from benchmarks.matrix_products import products, rows_seen
 from benchmarks.measuring import (
@@ -79,7 +79,7 @@ def learner(algo: str, tokens: int, candidates: str, device: str = "cpu") -> Lea
         changes["replay_batch_size"] = size.trees
     if hasattr(config, "demonstration_share"):
         changes["demonstration_share"] = ((0.0, 0.0),)
-        changes |= {"candidates": candidates, "failure": 0.0, "policy_share": EVERY_UPDATE}
+        changes |= {"candidates": candidates, "failure": 0.0, "policy_share": ALWAYS}
     if hasattr(config, "batch_growth"):
         changes["batch_growth"] = 0.0
     return known.learner(

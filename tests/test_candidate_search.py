@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from agents import policy_learner
 from agents.candidate_search import _rounds, matching, merge_greedily, merge_matchings
 from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.merge_rounds import merge_in_rounds
 from agents.policy import ILLEGAL
-from agents.policy_learner import merge_in_rounds
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder

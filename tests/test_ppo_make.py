@@ -27,6 +27,7 @@ from agents.ppo import (
     HeldOutEvaluation,
     HTMVecEnv,
     JointTraining,
+    MaskableMergeActorCriticPolicy,
     MergeActorCriticPolicy,
 )
 from agents.ppo.make import minibatch
@@ -221,11 +222,16 @@ def test_the_callback_refuses_what_it_cannot_train():
         JointTraining(trees_per_step=0)
 
 
-def test_held_out_scores_are_those_of_the_greedy_masked_policy(tmp_path):
+@pytest.mark.parametrize("form", ["ours", "maskable", "knn"])
+def test_held_out_scores_are_those_of_the_greedy_masked_policy(form, tmp_path):
     torch.manual_seed(0)
+    pairs = {"candidates": "knn", "k": 1} if form == "knn" else {}
+    kind, policy = PPO, MergeActorCriticPolicy
+    if form == "maskable":
+        kind, policy = MaskablePPO, MaskableMergeActorCriticPolicy
     validation = htm_env.make_dataset("HTM-Trees-v0", split="validation", heights=(2,))
-    env = HTMVecEnv("HTM-Trees-v0", 8, autoencoder=untrained(), heights=(2,))
-    model = PPO(MergeActorCriticPolicy, VecMonitor(env), n_steps=4, batch_size=32, device="cpu")
+    env = HTMVecEnv("HTM-Trees-v0", 8, autoencoder=untrained(), heights=(2,), **pairs)
+    model = kind(policy, VecMonitor(env), n_steps=4, batch_size=32, device="cpu")
     model.set_logger(configure(str(tmp_path), ["csv"]))
     held_out = HeldOutEvaluation(validation, every=2, episodes=20)
     model.learn(3 * 8 * 4, [joint(env), held_out])
@@ -233,19 +239,21 @@ def test_held_out_scores_are_those_of_the_greedy_masked_policy(tmp_path):
         rows = list(csv.DictReader(file))
     errors = [row["validation/nmse"] for row in rows]
     assert errors[0] and not errors[1] and errors[2]  # after the first rollout and the third
-    assert float(rows[2]["validation/mean_height"]) > 0
+    assert float(rows[2]["validation/mean_height"]) == 2  # three tokens: no other tree
     held_out._on_rollout_end()
     held_out._on_rollout_end()
     logged = model.logger.name_to_value["validation/nmse"]
     # the same by hand: the environment steps through the episodes, the model says how
     copies = HTMVecEnv(
-        "HTM-Trees-v0", 20, autoencoder=env.autoencoder, heights=(2,), split="validation"
-    )
+        *("HTM-Trees-v0", 20), autoencoder=env.autoencoder, heights=(2,), split="validation",
+        **pairs,
+    )  # fmt: skip
     keys = copies.env_method("fixed_keys", 20, indices=0)[0]
     copies.set_options([{"key": int(key)} for key in keys])
     observation, last = copies.reset(), np.full(20, np.nan)
     while np.isnan(last).any():
-        actions, _ = model.predict(observation, deterministic=True)
+        masks = {"action_masks": copies.action_masks()} if form == "maskable" else {}
+        actions, _ = model.predict(observation, deterministic=True, **masks)
         observation, _, dones, infos = copies.step(actions)
         for row in np.flatnonzero(dones & np.isnan(last)):
             last[row] = infos[row]["error"]
@@ -262,6 +270,9 @@ def test_held_out_evaluation_refuses_what_it_cannot_plan_with():
     model = PPO(MergeActorCriticPolicy, env, n_steps=8, batch_size=16, device="cpu")
     with pytest.raises(ValueError, match="have 4 coordinates; expected 2"):
         model.learn(1, HeldOutEvaluation(crosses))
+    model = PPO("MultiInputPolicy", VecFrameStack(env, 2), n_steps=8, batch_size=16, device="cpu")
+    with pytest.raises(ValueError, match="changes its observations"):
+        model.learn(1, HeldOutEvaluation(validation))
     other = gym.make("HTM-Trees-v0", **SMALL)
     with pytest.raises(ValueError, match="is a DummyVecEnv; expected an HTMVecEnv"):
         PPO("MultiInputPolicy", other, device="cpu").learn(1, HeldOutEvaluation(validation))

@@ -8,7 +8,7 @@ import pytest
 import torch
 from episodes import RAGGED, generator, random_batch, random_policy
 
-from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
+from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig, ReplayConfig
 from agents.configuration import config_from_dict
 from agents.episode_rewards import episode_rewards, final_errors
 from agents.policy_learner import PolicyLearner
@@ -42,6 +42,11 @@ def same(before: list[torch.Tensor], network: torch.nn.Module) -> list[bool]:
     return [torch.equal(*pair) for pair in zip(before, network.parameters(), strict=True)]
 
 
+def updates(one: PolicyLearner, number: int) -> None:
+    for _ in range(number):
+        one.update(0.5)
+
+
 @both
 def test_the_autoencoder_learns_from_greedy_trees_and_the_policy_rests(algo, monkeypatch):
     one, other = learner(algo), learner(algo)
@@ -61,7 +66,30 @@ def test_the_autoencoder_learns_from_greedy_trees_and_the_policy_rests(algo, mon
     assert one.merges_made == 2 * 8 * 6 and one.updates == 2
     (batch, merges), _ = seen
     assert torch.equal(merges, other.plan(batch, torch.Generator(), greedy=True))
-    assert 0 < scalars["train/nmse"] < math.inf and "loss/policy" not in scalars
+    assert 0 < scalars["train/greedy_nmse"] < math.inf
+    assert not {"loss/policy", "gradient_norm/policy", "train/return"} & set(scalars)
+
+
+@both
+def test_among_candidates_too(algo):
+    one = learner(algo, candidates="knn", k=2)
+    before = weights(one.policy)
+    assert one.update(0.5)["train/greedy_nmse"] > 0
+    assert all(same(before, one.policy))
+
+
+@both
+def test_rests_do_not_hide_that_learning_has_stopped_being_finite(algo):
+    one = learner(algo, policy_share=[[0.0, 0.5]])
+    with torch.no_grad():
+        next(one.policy.parameters()).fill_(math.nan)
+    with pytest.raises(FloatingPointError, match="not finite in 20 updates"):
+        updates(one, 100)
+
+
+def test_replay_lets_nobody_rest():
+    with pytest.raises(ValueError, match="expected 1 throughout"):
+        ReplayConfig(policy_share=((0.5, 1.0), (1.0, 0.5)))
 
 
 @both

@@ -6,7 +6,8 @@ import math
 from dataclasses import dataclass
 
 from agents.configuration import check_bounds
-from agents.policy_learner import Points, PolicyConfig
+from agents.policy_learner import PolicyConfig
+from agents.schedules import Points
 
 
 @dataclass(frozen=True)
@@ -15,7 +16,10 @@ class PPOConfig(PolicyConfig):
     steps, one a minibatch."""
 
     policy_share: Points = ((0.4, 1.0), (0.9, 0.25))
-    """As the other learners', but fewer and fewer: a rollout takes Stable-Baselines3 longer."""
+    """(share, probability) points: how many of the updates that do not clone are PPO's. In the rest
+    the autoencoder learns alone, from as many greedy trees of fresh samples as a rollout has, and
+    of the policy only failures are mended. Fewer and fewer, since a rollout takes Stable-Baselines3
+    longer. 0 1 for every update."""
     n_envs: int = 256
     """Copies of the environment, stepped together."""
     rollout_episodes: int = 1

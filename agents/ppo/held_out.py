@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from jaxtyping import Int64
 from stable_baselines3.common.callbacks import BaseCallback
@@ -22,6 +24,9 @@ class HeldOutEvaluation(BaseCallback):
     numbers and its autoencoder stay as they are. The scores (:func:`agents.evaluation.evaluate`)
     go to the model's logger as ``validation/nmse``, ``validation/tree_recall`` and so on.
 
+    Stand it behind ``JointTraining``: it sees the autoencoder that has learned from the rollout,
+    and the policy before it does. Rollouts are counted on from one ``learn`` to the next.
+
     Args:
         dataset: the held-out split, such as ``make_dataset("HTM-Trees-v0", split="validation")``.
         every: rollouts from one evaluation to the next; the first rollout is followed by one.
@@ -29,8 +34,9 @@ class HeldOutEvaluation(BaseCallback):
         verbose: as in Stable-Baselines3.
 
     Raises ``ValueError`` for ``every`` or ``episodes`` below 1. ``model.learn`` raises it when the
-    model's environment is not an :class:`HTMVecEnv`, its policy not one of this project's (whose
-    network plans whole trees), or the data's tokens have another dimension than the environment's.
+    model's environment is not an :class:`HTMVecEnv` or in a wrapper that changes its observations,
+    its policy not one of this project's (whose network plans whole trees), or the data's tokens
+    have another dimension than the environment's.
 
     Example::
 
@@ -56,6 +62,8 @@ class HeldOutEvaluation(BaseCallback):
         env = self.training_env.unwrapped
         if not isinstance(env, HTMVecEnv):
             raise ValueError(f"the environment is a {type(env).__name__}; expected an HTMVecEnv")
+        if self.training_env.observation_space != env.observation_space:
+            raise ValueError("the environment is in a wrapper that changes its observations")
         if env.autoencoder.token_dim != self.dataset.token_dim:
             raise ValueError(
                 f"the held-out tokens have {self.dataset.token_dim} coordinates; expected "
@@ -72,6 +80,9 @@ class HeldOutEvaluation(BaseCallback):
         if (self._rollouts - 1) % self.every:
             return
         autoencoder = self.env.autoencoder
+        # Stable-Baselines3 may have put the model on another device than the environment's.
+        device = autoencoder.token_mean.device
+        self._network = copy.deepcopy(network_of(self.model.policy)).to(device)
         scores = evaluate(self._plan, autoencoder, self.dataset, self.episodes, sampled=False)
         for name, score in scores.items():
             if score is not None:
@@ -81,6 +92,6 @@ class HeldOutEvaluation(BaseCallback):
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
         return rollout(
-            self.env.autoencoder, network_of(self.model.policy), batch, generator,
+            self.env.autoencoder, self._network, batch, generator,
             greedy=greedy, nearest=self.env.copies.simulator.nearest,
         ).merges  # fmt: skip

@@ -3,30 +3,25 @@
 from __future__ import annotations
 
 import copy
-import math
 from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib import MaskablePPO
-from stable_baselines3 import PPO
-from stable_baselines3.common.logger import Logger
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.context_policy import observed_by
 from agents.entropy import mean_entropy
-from agents.episode_rewards import final_errors
 from agents.evaluation import root_errors
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
-from agents.optimisation import NonFiniteGuard, optimizer_of
+from agents.optimisation import NonFiniteGuard
 from agents.parts import equal_parts, mean_of_finite, mean_scalars
 from agents.policy_learner import PolicyLearner
 from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig
 from agents.ppo.gradients import GradientGate
-from agents.ppo.make import FORMS, minibatch
+from agents.ppo.make import joint_model
 from agents.ppo.policies import network_of
 from agents.ppo.randomness import seeded_globals
 from agents.ppo.vector_env import HTMVecEnv
@@ -42,7 +37,8 @@ OWN = ("policy/", "loss/", "gradient_norm/")
 
 class PPOLearner(PolicyLearner):
     """One update is one rollout and one ``train`` of a Stable-Baselines3 model, and autoencoder
-    steps on the trees that ended in the rollout.
+    steps on the trees that ended in the rollout; or cloning of a demonstrator, or a rest (see
+    ``policy_share``), with autoencoder steps on as many trees.
 
     The model draws from the global generators of torch and NumPy; around each update they are
     seeded from this learner's generator, and put back.
@@ -76,43 +72,11 @@ class PPOLearner(PolicyLearner):
         self.guard = NonFiniteGuard()
         self._progress, self._gradient_steps = 0.0, 0
         with seeded_globals(self.generator):
-            self.model = self._make_model()
+            self.model = joint_model(config, self.env, self._learning_rate, self.device)
         self.policy = network_of(self.model.policy)
         self.gate = GradientGate(self.model.policy.optimizer, config.policy.clip_norm)
         self.env.seed(int(torch.randint(2**31, (), generator=self.generator, device=self.device)))
         self._continue_from(self.env.reset())
-
-    def _make_model(self) -> PPO | MaskablePPO:
-        config = self.config
-        steps = config.rollout_episodes * (self.dataset.max_tokens - 1)
-        form = FORMS[config.maskable]
-        optimizer_class, optimizer_arguments = optimizer_of(config.policy)
-        model = form.model(
-            form.policy,
-            self.env,
-            learning_rate=self._learning_rate,
-            rollout_buffer_class=form.buffer,
-            n_steps=steps,
-            batch_size=minibatch(steps * config.n_envs, config.batch_size),
-            n_epochs=config.n_epochs,
-            gamma=config.discount,
-            gae_lambda=config.gae_lambda,
-            clip_range=config.clip_range,
-            ent_coef=config.entropy_bonus,
-            vf_coef=config.value_weight,
-            max_grad_norm=math.inf,  # the gate clips, and measures
-            policy_kwargs={
-                "scorer": config.scorer,
-                "hidden_dim": config.policy_hidden_dim,
-                "encoder": config.encoder,
-                "context": config.context,
-                "optimizer_class": optimizer_class,
-                "optimizer_kwargs": optimizer_arguments,
-            },
-            device=self.device,
-        )
-        model.set_logger(Logger(None, []))
-        return model
 
     def _continue_from(self, observation: dict[str, np.ndarray]) -> None:
         """Let the model's next rollout begin here, instead of with a reset."""
@@ -135,13 +99,13 @@ class PPOLearner(PolicyLearner):
             scalars = self._rest(progress)
         else:
             scalars = self._roll(progress)
-        norms = self.gate.take()
-        self._gradient_steps += len(norms)
-        self.guard.allows("policy", torch.tensor(norms).sum())  # steps were skipped one by one
+        if norms := self.gate.take():
+            self._gradient_steps += len(norms)
+            self.guard.allows("policy", torch.tensor(norms).sum())  # steps were skipped one by one
+            scalars["gradient_norm/policy"] = mean_of_finite(norms)
         self.updates += 1
         return {
             **scalars,
-            "gradient_norm/policy": mean_of_finite(norms),
             "train/skipped_updates": float(self.guard.skipped + self.trainer.guard.skipped),
         }
 
@@ -164,31 +128,26 @@ class PPOLearner(PolicyLearner):
             return scalars
         # Anew: the autoencoder has learned since these episodes ended.
         error = root_errors(self.autoencoder, finished.batch, finished.merges, self.std)
-        return scalars | self._mend(finished.batch, error)
-
-    def _mend(self, batch: TokenBatch, error: Tensor) -> dict[str, float]:
-        """A step of its own away from failures among these."""
         self.model.policy.optimizer.zero_grad()
-        losses = self._learn_from_failures(batch, error)
+        return scalars | self._mend(self._learn_from_failures(finished.batch, error))
+
+    def _mend(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """A step of its own away from failures, if there are any."""
         if losses:
             self._step()
         return {f"loss/{name}": float(loss) for name, loss in losses.items()}
 
     def _rest(self, progress: float) -> dict[str, float]:
-        """As many trees as a rollout has for the autoencoder; failures are mended."""
-        trees = self.config.n_envs * self.config.rollout_episodes
+        config = self.config
+        trees = config.n_envs * config.rollout_episodes
         batch = self.dataset.sample(trees, self.generator).to(self.device)
-        episodes = self._greedy(batch)
-        error = final_errors(self.autoencoder, batch, episodes, self.std)
+        self.model.policy.optimizer.zero_grad()
+        episodes, losses, scalars = self._mended(batch)
+        scalars |= self._mend(losses) | self.trainer.update_in_parts(
+            batch, episodes.merges, config.trees_per_step, progress
+        )
         heights = tree_height(episodes.merges, batch.num_tokens)
-        return {
-            **self._mend(batch, error),
-            **self.trainer.update_in_parts(
-                batch, episodes.merges, self.config.trees_per_step, progress
-            ),
-            "train/nmse": float(error.mean()),
-            "train/tree_height": float(heights.float().mean()),
-        }
+        return {**scalars, "train/tree_height": float(heights.float().mean())}
 
     def _clone(self, progress: float) -> dict[str, float]:
         """Behaviour cloning on as many trees as a rollout has; the critic learns their returns."""

@@ -1,15 +1,20 @@
-"""``make_ppo``: a model of Stable-Baselines3 on a frozen, pretrained environment."""
+"""Models of Stable-Baselines3: ``make_ppo``, on a frozen environment, and that of joint learning."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import torch
 from sb3_contrib import MaskablePPO
 from stable_baselines3 import PPO
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.context_policy import observed_by
 from agents.encoders import NO_ENCODER
+from agents.optimisation import optimizer_of
 from agents.ppo.buffers import MaskableRunsRolloutBuffer, RunsRolloutBuffer
 from agents.ppo.config import PPOConfig
 from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
@@ -90,3 +95,38 @@ def make_ppo(
 def minibatch(total: int, wanted: int) -> int:
     """The size nearest to ``wanted`` that cuts ``total`` steps into about equal minibatches."""
     return -(-total // max(1, round(total / wanted)))
+
+
+def joint_model(
+    config: PPOConfig, env: HTMVecEnv, learning_rate: Callable[[float], float], device: torch.device
+) -> PPO | MaskablePPO:
+    """The model of a configuration, which logs to nowhere and clips no gradient itself."""
+    steps = config.rollout_episodes * (env.observation_space["active"].shape[0] - 1)  # type: ignore[index]
+    form = FORMS[config.maskable]
+    optimizer_class, optimizer_arguments = optimizer_of(config.policy)
+    model = form.model(
+        form.policy,
+        env,
+        learning_rate=learning_rate,
+        rollout_buffer_class=form.buffer,
+        n_steps=steps,
+        batch_size=minibatch(steps * config.n_envs, config.batch_size),
+        n_epochs=config.n_epochs,
+        gamma=config.discount,
+        gae_lambda=config.gae_lambda,
+        clip_range=config.clip_range,
+        ent_coef=config.entropy_bonus,
+        vf_coef=config.value_weight,
+        max_grad_norm=math.inf,  # the learner's gate clips, and measures
+        policy_kwargs={
+            "scorer": config.scorer,
+            "hidden_dim": config.policy_hidden_dim,
+            "encoder": config.encoder,
+            "context": config.context,
+            "optimizer_class": optimizer_class,
+            "optimizer_kwargs": optimizer_arguments,
+        },
+        device=device,
+    )
+    model.set_logger(Logger(None, []))
+    return model
