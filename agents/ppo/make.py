@@ -1,4 +1,4 @@
-"""Models of Stable-Baselines3: ``make_ppo``, on a frozen environment, and that of joint learning."""
+"""Models of Stable-Baselines3: ``make_ppo`` on a frozen environment, and that of joint learning."""
 
 from __future__ import annotations
 
