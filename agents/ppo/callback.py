@@ -9,7 +9,7 @@ from torch import Tensor
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.entropy import observed_entropy
-from agents.ppo.vector_env import FinishedEpisodes, HTMVecEnv
+from agents.ppo.vector_env import FinishedEpisodes, inside
 from htm_env.forest import tree_height
 
 SAME = {
@@ -64,11 +64,7 @@ class JointTraining(BaseCallback):
         """The episodes that ended in the latest rollout; None if none has."""
 
     def _init_callback(self) -> None:
-        env = self.training_env.unwrapped
-        if not isinstance(env, HTMVecEnv):
-            raise ValueError(f"the environment is a {type(env).__name__}; expected an HTMVecEnv")
-        if self.training_env.observation_space != env.observation_space:
-            raise ValueError("the environment is in a wrapper that changes its observations")
+        env = inside(self.training_env)
         if self.trainer is not None and self.trainer.autoencoder is not env.autoencoder:
             raise ValueError("the trainer has another autoencoder than the environment")
         self.env = env

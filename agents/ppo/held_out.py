@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.evaluation import VALIDATION_EPISODES, evaluate
 from agents.ppo.policies import network_of
-from agents.ppo.vector_env import HTMVecEnv
+from agents.ppo.vector_env import inside
 from agents.rollout import rollout
 from htm_env.datasets import Dataset
 from htm_env.types import TokenBatch
@@ -59,11 +59,7 @@ class HeldOutEvaluation(BaseCallback):
         self._rollouts = 0
 
     def _init_callback(self) -> None:
-        env = self.training_env.unwrapped
-        if not isinstance(env, HTMVecEnv):
-            raise ValueError(f"the environment is a {type(env).__name__}; expected an HTMVecEnv")
-        if self.training_env.observation_space != env.observation_space:
-            raise ValueError("the environment is in a wrapper that changes its observations")
+        env = inside(self.training_env)
         if env.autoencoder.token_dim != self.dataset.token_dim:
             raise ValueError(
                 f"the held-out tokens have {self.dataset.token_dim} coordinates; expected "

@@ -231,3 +231,16 @@ class HTMVecEnv(VecEnv):
         if indices is None:
             return list(range(self.num_envs))
         return [indices] if isinstance(indices, int) else [int(copy) for copy in indices]
+
+
+def inside(env: VecEnv) -> HTMVecEnv:
+    """The environment inside wrappers such as ``VecMonitor``.
+
+    Raises ``ValueError`` for another environment, and for wrappers that change what is observed.
+    """
+    found = env.unwrapped
+    if not isinstance(found, HTMVecEnv):
+        raise ValueError(f"the environment is a {type(found).__name__}; expected an HTMVecEnv")
+    if env.observation_space != found.observation_space:
+        raise ValueError("the environment is in a wrapper that changes its observations")
+    return found
