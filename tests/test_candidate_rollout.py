@@ -107,6 +107,7 @@ def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced, block, m
     policy, batch = random_policy(network), random_batch([6, 4, 2])
     nearest = Nearest(2)
     episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
+    assert len(episodes.candidates.row) > episodes.leaf_counts.numel()  # several blocks of 7
     advantages = torch.randn(episodes.steps.shape, generator=generator(5))
     price = torch.tensor([[0.7], [-0.3], [0.2]]) * priced
     losses = judge(policy, autoencoder, batch, episodes).learn(
