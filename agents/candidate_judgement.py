@@ -12,8 +12,10 @@ from torch.utils.checkpoint import checkpoint
 
 from agents.intervals import Intervals, Softmax
 from agents.judgement import Judgement
+from agents.node_features import NodeFeatures
 from agents.policy import NodePolicy, bounded
 from agents.rollout import Rollout
+from htm_env.types import TokenBatch
 from replay import CandidatePairs
 
 IMPOSSIBLE = -1e4
@@ -32,11 +34,11 @@ class CandidateJudgement(Judgement):
     that was none, of a demonstrator who knows of no candidates, teaches nothing.
     """
 
-    def __init__(self, policy: NodePolicy, episodes: Rollout) -> None:
+    def __init__(self, policy: NodePolicy, batch: TokenBatch, episodes: Rollout) -> None:
         assert episodes.candidates is not None
         self.policy, self.episodes = policy, episodes
         self.pairs: CandidatePairs = episodes.candidates
-        self.features = policy.features(episodes.nodes, episodes.leaf_counts)
+        self.features = NodeFeatures(policy, batch, episodes)
 
     def judged(self, ordered: bool) -> Rollout:
         softmax = self._softmax
@@ -56,7 +58,7 @@ class CandidateJudgement(Judgement):
     @cached_property
     def values(self) -> Float[Tensor, "B M"]:
         return self.policy.values_along(
-            self.features, self.episodes.merges, self.episodes.num_leaves
+            self.features.table.pooled, self.episodes.merges, self.episodes.num_leaves
         )
 
     def learn(
@@ -108,8 +110,8 @@ class CandidateJudgement(Judgement):
         self, rows: Int64[Tensor, "..."], nodes: Int64[Tensor, "*pairs 2"]
     ) -> Float[Tensor, "*pairs"]:
         """Of pairs of nodes, a block at a time."""
-        at = rows * self.features.shape[1] + nodes
-        first, second = (half.flatten(0, 1) for half in self.policy.halves(self.features))
+        at = self.features.place[rows, nodes]
+        first, second, _ = self.features.features
         blocks = at.view(-1, 2).split(max(BLOCK, len(first)))
         if len(blocks) == 1:
             scores = self._block(first, second, *blocks)

@@ -189,7 +189,8 @@ class _Lists:
         self.alive = torch.ones_like(tokens.node, dtype=torch.bool)
         self.partners, self.distances = tokens.candidates(nearest)
         features = policy.features(tokens.embedding, tokens.leaf_counts)
-        self.first, self.second = (half.clone() for half in policy.halves(features))
+        # Of copies: they are written to, and may be the embeddings themselves.
+        self.first, self.second = features.first.clone(), features.second.clone()
         row, place = (self.partners >= 0).nonzero(as_tuple=True)
         self.scores = self.first.new_full(self.partners.shape, GONE)
         self.scores[row, place] = self._score(row, self.partners[row, place])
@@ -206,7 +207,7 @@ class _Lists:
             values[first] = new
         self.alive[second] = False
         features = self.policy.features(parent.embedding, parent.leaf_counts)
-        self.first[first], self.second[first] = self.policy.halves(features)
+        self.first[first], self.second[first] = features.first, features.second
         self._replace(first, second, parent.places(self.nearest))
         return pair
 

@@ -102,7 +102,7 @@ class ContextPolicy(MergePolicy):
         summary = context.summary[:, None].expand_as(context.tokens)
         seen = torch.cat([tokens, context.tokens, summary], dim=-1)
         features = self.scorer.features(seen, observation["leaf_counts"])
-        values = self.scorer.values(features, active[:, None].float())[:, 0]
+        values = self.scorer.values(features.pooled, active[:, None].float())[:, 0]
         scores = bounded(self.scorer.population_scores(features, observation))
         carried = context.state if self.encoder.carries else None
         return Look(scores, values, context.losses, carried)

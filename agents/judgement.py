@@ -15,9 +15,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.losses import policy_gradient_step
+from agents.node_features import NodeFeatures
 from agents.policy import NodePolicy
 from agents.probabilities import judged, sequence_log_probs
 from agents.rollout import Rollout
+from htm_env.types import TokenBatch
 
 
 class Judgement(ABC):
@@ -64,9 +66,9 @@ class Judgement(ABC):
 class NodeJudgement(Judgement):
     """Of a pair scorer alone: every node is looked at once."""
 
-    def __init__(self, policy: NodePolicy, episodes: Rollout) -> None:
+    def __init__(self, policy: NodePolicy, batch: TokenBatch, episodes: Rollout) -> None:
         self.policy, self.episodes = policy, episodes
-        self.features = policy.features(episodes.nodes, episodes.leaf_counts)
+        self.features = NodeFeatures(policy, batch, episodes).table
 
     def judged(self, ordered: bool) -> Rollout:
         return judged(self.policy, self.episodes, self.features, ordered)
@@ -79,7 +81,7 @@ class NodeJudgement(Judgement):
     @cached_property
     def values(self) -> Float[Tensor, "B M"]:
         return self.policy.values_along(
-            self.features, self.episodes.merges, self.episodes.num_leaves
+            self.features.pooled, self.episodes.merges, self.episodes.num_leaves
         )
 
     def learn(

@@ -21,7 +21,7 @@ def judge(
     """
     if isinstance(policy, NodePolicy):
         among_all = episodes.candidates is None
-        return (NodeJudgement if among_all else CandidateJudgement)(policy, episodes)
+        return (NodeJudgement if among_all else CandidateJudgement)(policy, batch, episodes)
     if isinstance(policy, ContextPolicy):
         return ContextJudgement(policy, autoencoder, batch, episodes)
     raise TypeError(f"{type(policy).__name__} is neither a NodePolicy nor a ContextPolicy")

@@ -12,6 +12,7 @@ from agents.candidate_record import CandidateRecord
 from agents.pair_scores import FreshScores, pair_scores
 from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.shared_nodes import SharedNodes
 from htm_env.types import TokenBatch
 
 
@@ -39,15 +40,20 @@ class KeptListedScores:
     Only what is fresh in the lists is scored.
     """
 
-    def __init__(self, policy: NodePolicy, nodes: Tensor, counts: Tensor, slots: int) -> None:
+    def __init__(
+        self, policy: NodePolicy, batch: TokenBatch, nodes: Tensor, counts: Tensor
+    ) -> None:
+        slots, shared = batch.present.shape[1], SharedNodes.of(batch)
         self.policy, self.nodes, self.counts = policy, nodes, counts
-        # Of a copy: the features are written to, and may be the embeddings themselves.
-        self.features = policy.features(nodes[:, :slots].clone(), counts[:, :slots])
+        first, second, _ = policy.features(
+            nodes[shared.first, :slots], counts[shared.first, :slots]
+        )
+        self.first, self.second = shared.spread(first), shared.spread(second)
         self.scores: Tensor | None = None
 
     def at(self, record: CandidateRecord) -> Float[Tensor, "R P k"]:
         if self.scores is None:
-            self.scores = self.features.new_full(record.lists.partners.shape, ILLEGAL)
+            self.scores = self.first.new_full(record.lists.partners.shape, ILLEGAL)
             self._score_fresh(record)
         return self.scores[: len(record.nodes)]
 
@@ -60,7 +66,8 @@ class KeptListedScores:
     ) -> None:
         row = torch.arange(len(slot), device=slot.device)
         embeddings, counts = self.nodes[row, parent], self.counts[row, parent]
-        self.features[row, slot] = self.policy.features(embeddings, counts)
+        new = self.policy.features(embeddings, counts)
+        self.first[row, slot], self.second[row, slot] = new.first, new.second
         assert self.scores is not None  # since a merge was chosen by them
         self.scores = self.scores[: len(row)].masked_fill(record.lists.partners < 0, ILLEGAL)
         self._score_fresh(record)
@@ -69,8 +76,7 @@ class KeptListedScores:
         assert self.scores is not None
         row, slot, place = record.lists.fresh.nonzero(as_tuple=True)
         partner = record.lists.partners[row, slot, place]
-        first, second = self.policy.halves(self.features)
-        scores = self.policy.paired_scores(first[row, slot], second[row, partner])
+        scores = self.policy.paired_scores(self.first[row, slot], self.second[row, partner])
         self.scores[row, slot, place] = bounded(scores)
 
 
@@ -106,7 +112,7 @@ def listed_scores(
     Raises ``TypeError`` for a policy network of neither kind.
     """
     if isinstance(policy, NodePolicy):
-        return KeptListedScores(policy, nodes, counts, batch.present.shape[1])
+        return KeptListedScores(policy, batch, nodes, counts)
     scores = pair_scores(policy, autoencoder, batch, nodes, counts)
     assert isinstance(scores, FreshScores)  # the only other kind there is
     return FreshListedScores(scores)

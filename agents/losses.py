@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agents.lifetimes import Lifetimes
-from agents.policy import NodePolicy
+from agents.policy import Features, NodePolicy
 from agents.rollout import Rollout
 
 
@@ -33,7 +33,7 @@ def policy_gradient_step(
     rollout: Rollout,
     advantages: Float[Tensor, "B M"],
     entropy_coefficient: Float[Tensor, "B 1"],
-    features: Float[Tensor, "B N F"],
+    features: Features,
     ordered_entropy: bool = True,
 ) -> dict[str, Float[Tensor, ""]]:
     """Accumulate the gradient of REINFORCE's loss (Williams 1992); returns its parts.

@@ -13,6 +13,7 @@ from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
 from agents.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import legal_pairs
+from htm_env.shared_nodes import SharedNodes
 from htm_env.standing import Standing, observed_extras
 from htm_env.types import TokenBatch
 
@@ -37,30 +38,33 @@ class KeptScores:
     def __init__(
         self,
         policy: NodePolicy,
-        present: Bool[Tensor, "B P"],
+        batch: TokenBatch,
         nodes: Float[Tensor, "B N D"],
         counts: Int64[Tensor, "B N"],
     ) -> None:
-        slots = present.shape[1]
+        slots, shared = batch.present.shape[1], SharedNodes.of(batch)
         self.policy, self.nodes, self.counts = policy, nodes, counts
-        # Of a copy: the features are written to, and may be the embeddings themselves.
-        self.features = policy.features(nodes[:, :slots].clone(), counts[:, :slots])
-        scores = bounded(policy.scores(self.features, self.features))
-        self.table = PairTable(scores, present, ILLEGAL)
+        first, second, _ = policy.features(
+            nodes[shared.first, :slots], counts[shared.first, :slots]
+        )
+        self.halves = shared.spread(torch.cat([first, second], dim=2))
+        """(B, P, 2 H) what a score needs of the token at each position: as first, as second."""
+        scores = shared.spread(bounded(policy.scores(first, second)))
+        self.table = PairTable(scores, batch.present, ILLEGAL)
 
     def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
         return self.table.view(step)
 
     def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
-        row, features = step.rows, self.features
+        row = step.rows
         new = self.policy.features(self.nodes[row, parent], self.counts[row, parent])
-        features[row, step.high] = features[row, step.last]
-        features[row, step.low] = new
-        known = features[: len(row), : step.width]
+        self.halves[row, step.high] = self.halves[row, step.last]
+        self.halves[row, step.low] = torch.cat([new.first, new.second], dim=1)
+        first, second = self.halves[: len(row), : step.width].chunk(2, dim=2)
         self.table.replace(
             step,
-            bounded(self.policy.scores(new[:, None], known)[:, 0]),
-            bounded(self.policy.scores(known, new[:, None])[..., 0]),
+            bounded(self.policy.scores(new.first[:, None], second)[:, 0]),
+            bounded(self.policy.scores(first, new.second[:, None])[..., 0]),
         )
 
 
@@ -138,7 +142,7 @@ def pair_scores(
     Raises ``TypeError`` for a policy network that is neither.
     """
     if isinstance(policy, NodePolicy):
-        return KeptScores(policy, batch.present, nodes, counts)
+        return KeptScores(policy, batch, nodes, counts)
     if isinstance(policy, ContextPolicy):
         leaves = autoencoder.standardise(batch.tokens)
         return FreshScores(policy, leaves, batch.present, nodes, counts)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -70,67 +71,73 @@ def action_logits(
     return drop_diagonal(scores).masked_fill(~legal, ILLEGAL)
 
 
+class Features(NamedTuple):
+    """What a pair scorer has to know of tokens, once it has looked at them."""
+
+    first: Float[Tensor, "*batch H"]
+    """What a score needs of a token that comes first in a pair."""
+    second: Float[Tensor, "*batch H"]
+    """... and of one that comes second."""
+    pooled: Float[Tensor, "*batch V"]
+    """What the value of a state takes from each of its tokens: the mean of it."""
+
+    def at(self, index: Any) -> Features:
+        """Those of some tokens, as tensors are indexed."""
+        return Features(*(values[index] for values in self))
+
+
 class NodePolicy(MergePolicy):
     """A policy to which a token looks the same whatever stands beside it: the pair scorers."""
 
     value_head: nn.Module
-    """From the mean of what is :meth:`pooled` and the logarithm of the count."""
+    """From the mean of what is pooled and the logarithm of the count."""
 
     @abstractmethod
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
-    ) -> Float[Tensor, "*batch F"]:
-        """What :meth:`scores` needs of each token."""
+    ) -> Features:
+        """What is to know of each token."""
 
     @abstractmethod
     def scores(
-        self, first: Float[Tensor, "B I F"], second: Float[Tensor, "B J F"]
+        self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
     ) -> Float[Tensor, "B I J"]:
         """The score of merging each of ``first`` with each of ``second``, in this order."""
-
-    @abstractmethod
-    def halves(self, features: Float[Tensor, "*batch F"]) -> tuple[Tensor, Tensor]:
-        """What a score needs of a token that comes first, and of one that comes second."""
 
     @abstractmethod
     def paired_scores(
         self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
     ) -> Float[Tensor, "*pairs"]:
-        """The score of merging each of ``first`` with the one of ``second`` in its place, each
-        given by its half (see :meth:`halves`)."""
+        """The score of merging each of ``first`` with the one of ``second`` in its place."""
 
     def listed_scores(
-        self, features: Float[Tensor, "B P F"], candidates: Int[Tensor, "B P k"]
+        self, features: Features, candidates: Int[Tensor, "B P k"]
     ) -> Float[Tensor, "B P k"]:
         """The scores of every token with its candidates; those of empty places are finite."""
-        rows = torch.arange(len(features), device=features.device)[:, None, None]
-        first, second = self.halves(features)
+        first, second, _ = features
+        rows = torch.arange(len(first), device=first.device)[:, None, None]
         partners = second[rows, candidates.clamp(min=0).long()]  # (B, P, k, H)
         return self.paired_scores(first[:, :, None].expand_as(partners), partners)
 
     def node_scores(
-        self, features: Float[Tensor, "B N F"], needed: Callable[[], Tensor]
+        self, features: Features, needed: Callable[[], Tensor]
     ) -> Float[Tensor, "B N N"]:
         """The scores of all pairs of nodes.
 
         ``needed`` gives the pairs that will be looked at, bool ``(B, N, N)``, to a scorer for which
         it pays to leave out the others, which may then hold anything finite.
         """
-        return self.scores(features, features)
-
-    @abstractmethod
-    def pooled(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch V"]:
-        """What the value of a state takes from each of its tokens: the mean of it."""
+        return self.scores(features.first, features.second)
 
     def values(
-        self, features: Float[Tensor, "B N F"], members: Float[Tensor, "B S N"]
+        self, pooled: Float[Tensor, "B N V"], members: Float[Tensor, "B S N"]
     ) -> Float[Tensor, "B S"]:
         """The value of states, each a set of nodes: ``members`` is 1 where a node is active."""
-        return self._value(members @ self.pooled(features), members.sum(-1, keepdim=True))
+        return self._value(members @ pooled, members.sum(-1, keepdim=True))
 
     def values_along(
         self,
-        features: Float[Tensor, "B N F"],
+        pooled: Float[Tensor, "B N V"],
         merges: Int64[Tensor, "B M 2"],
         num_leaves: Int64[Tensor, "B"],
     ) -> Float[Tensor, "B M"]:
@@ -139,13 +146,13 @@ class NodePolicy(MergePolicy):
         A merge changes the sum over a state by its parent less its children, so that the sums of
         all states are running totals: O(M), where a table of who is active would be O(M N).
         """
-        pooled, (size, steps, _) = self.pooled(features), merges.shape
+        size, steps, _ = merges.shape
         rows = torch.arange(size, device=merges.device)[:, None]
         time = torch.arange(steps, device=merges.device)
         made = merges[..., :1] >= 0
         children = pooled[rows[..., None], merges.clamp(min=0)].sum(2)
         change = (pooled[rows, num_leaves[:, None] + time] - children).where(made, 0.0)
-        leaves = torch.arange(features.shape[1], device=merges.device) < num_leaves[:, None]
+        leaves = torch.arange(pooled.shape[1], device=merges.device) < num_leaves[:, None]
         first = pooled.masked_fill(~leaves[..., None], 0.0).sum(1, keepdim=True)
         sums = first + change.cumsum(1) - change
         return self._value(sums, (num_leaves[:, None] - time)[..., None].to(sums.dtype))
@@ -164,13 +171,13 @@ class NodePolicy(MergePolicy):
         # What stands in empty slots must not reach a sum, not even as 0 * NaN.
         tokens = observation["tokens"].float().masked_fill(~active[..., None], 0.0)
         features = self.features(tokens, observation["leaf_counts"])
-        values = self.values(features, active[:, None].float())[:, 0]
+        values = self.values(features.pooled, active[:, None].float())[:, 0]
         return bounded(self.population_scores(features, observation)), values
 
     def population_scores(
-        self, features: Float[Tensor, "B P F"], observation: dict[str, Tensor]
+        self, features: Features, observation: dict[str, Tensor]
     ) -> Float[Tensor, "B P C"]:
         """The scores of all pairs, or of those that the observation has as candidates."""
         if "candidates" in observation:
             return self.listed_scores(features, observation["candidates"])
-        return self.scores(features, features)
+        return self.scores(features.first, features.second)

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig
-from agents.candidate_search import merge_greedily, merge_matchings
 from agents.configuration import check_bounds
 from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
@@ -24,15 +23,13 @@ from agents.fixed import fixed_policy
 from agents.judging import judge
 from agents.learner import Learner
 from agents.optimisation import OptimizerConfig
-from agents.policy import MergePolicy, NodePolicy
+from agents.planning import planned_merges
+from agents.policy import MergePolicy
 from agents.rollout import Rollout, rollout
 from agents.schedules import ALWAYS, Points, check_points, piecewise_linear
 from htm_env.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
-
-MANY = 256
-"""From so many token slots on samples are merged one by one, which then is faster than together."""
 
 
 @dataclass(frozen=True)
@@ -139,14 +136,10 @@ class PolicyLearner(Learner):
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        autoencoder, policy, nearest = self.autoencoder, self.policy, self.config.nearest
-        if greedy and self.merge_rounds:
-            return merge_matchings(autoencoder, policy, batch, nearest)
-        many = batch.present.shape[1] >= MANY
-        if greedy and many and nearest is not None and isinstance(policy, NodePolicy):
-            return merge_greedily(autoencoder, policy, batch, nearest)
-        made = rollout(autoencoder, policy, batch, generator, greedy=greedy, nearest=nearest)
-        return made.merges
+        return planned_merges(
+            self.autoencoder, self.policy, batch, self.config.nearest, generator,
+            greedy=greedy, rounds=self.merge_rounds,
+        )  # fmt: skip
 
     def predict(
         self,

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.policy import NodePolicy, bounded
+from agents.policy import Features, NodePolicy, bounded
 from agents.rollout import Rollout, membership
 from replay import (
     choice_entropy,
@@ -26,9 +26,7 @@ MOST_STATES = 4096
 
 
 @torch.no_grad()
-def judged(
-    policy: NodePolicy, episodes: Rollout, features: Float[Tensor, "B N F"], ordered: bool
-) -> Rollout:
+def judged(policy: NodePolicy, episodes: Rollout, features: Features, ordered: bool) -> Rollout:
     """The same episodes, with what this policy thinks of their merges, whoever made them.
 
     ``ordered`` says whether the order within a pair counts as a choice in the entropy.

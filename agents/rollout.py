@@ -22,6 +22,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts
 from htm_env.levels import forest_levels
 from htm_env.neighbours import Nearest
+from htm_env.shared_nodes import SharedNodes
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 
@@ -161,7 +162,9 @@ def _rollout_sorted(
     """Entropies in nats."""
     size, slots = batch.present.shape
     num_leaves = batch.num_tokens
-    lifted = autoencoder.lifter(autoencoder.standardise(batch.tokens)) * batch.present[..., None]
+    shared = SharedNodes.of(batch)
+    lifted = shared.spread(autoencoder.lifter(autoencoder.standardise(batch.tokens[shared.first])))
+    lifted = lifted * batch.present[..., None]
     nodes = lifted.new_zeros(size, 2 * slots - 1, lifted.shape[2])
     nodes[:, :slots] = lifted
     counts = num_leaves.new_zeros(size, 2 * slots - 1)

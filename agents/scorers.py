@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from agents.policy import NodePolicy
+from agents.policy import Features, NodePolicy
 
 
 class PointerPolicy(NodePolicy):
@@ -36,11 +36,10 @@ class PointerPolicy(NodePolicy):
         nn.init.normal_(self.head.weight, std=0.1 / hidden_dim**0.5)
         nn.init.zeros_(self.head.bias)
         nn.init.normal_(self.distance_skip.weight, std=0.1 / embedding_dim**0.5)
-        self._width = key_dim + distance_dim + 2
 
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
-    ) -> Float[Tensor, "*batch F"]:
+    ) -> Features:
         counts = leaf_counts.clamp(min=1).to(embeddings.dtype).log2()[..., None]
         hidden = self.body(torch.cat([embeddings, counts], dim=-1))
         hidden = hidden + self.residual(hidden)
@@ -50,31 +49,19 @@ class PointerPolicy(NodePolicy):
         place = place + self.distance_skip(embeddings)
         near = -place.square().sum(-1, keepdim=True)
         one = torch.ones_like(near)
-        return torch.cat(
-            [
-                *(query / self.key_dim**0.5, 2 * place, near + order, one),
-                *(key, place, one, near - order),
-                hidden,
-            ],
-            dim=-1,
-        )
+        first = torch.cat([query / self.key_dim**0.5, 2 * place, near + order, one], dim=-1)
+        second = torch.cat([key, place, one, near - order], dim=-1)
+        return Features(first, second, pooled=hidden)
 
     def scores(
-        self, first: Float[Tensor, "B I F"], second: Float[Tensor, "B J F"]
+        self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
     ) -> Float[Tensor, "B I J"]:
-        return self.halves(first)[0] @ self.halves(second)[1].transpose(-1, -2)
-
-    def halves(self, features: Float[Tensor, "*batch F"]) -> tuple[Tensor, Tensor]:
-        width = self._width
-        return features[..., :width], features[..., width : 2 * width]
+        return first @ second.transpose(-1, -2)
 
     def paired_scores(
         self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
     ) -> Float[Tensor, "*pairs"]:
         return torch.linalg.vecdot(first, second)
-
-    def pooled(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch V"]:
-        return features[..., 2 * self._width :]
 
 
 class PairPolicy(NodePolicy):
@@ -101,21 +88,17 @@ class PairPolicy(NodePolicy):
 
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
-    ) -> Float[Tensor, "*batch F"]:
+    ) -> Features:
         as_first, as_second = self.first.weight.chunk(2, dim=1)
-        return torch.cat(
-            [linear(embeddings, as_first, self.first.bias), linear(embeddings, as_second)], dim=-1
-        )
+        first = linear(embeddings, as_first, self.first.bias)
+        second = linear(embeddings, as_second)
+        return Features(first, second, pooled=torch.cat([first, second], dim=-1))
 
     def scores(
-        self, first: Float[Tensor, "B I F"], second: Float[Tensor, "B J F"]
+        self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
     ) -> Float[Tensor, "B I J"]:
-        width = self.hidden_dim
-        hidden = first[:, :, None, :width] + second[:, None, :, width:]  # (B, I, J, H)
+        hidden = first[:, :, None] + second[:, None]  # (B, I, J, H)
         return self.rest(hidden).squeeze(-1)
-
-    def halves(self, features: Float[Tensor, "*batch F"]) -> tuple[Tensor, Tensor]:
-        return features[..., : self.hidden_dim], features[..., self.hidden_dim :]
 
     def paired_scores(
         self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
@@ -123,17 +106,13 @@ class PairPolicy(NodePolicy):
         return self.rest(first + second).squeeze(-1)
 
     def node_scores(
-        self, features: Float[Tensor, "B N F"], needed: Callable[[], Tensor]
+        self, features: Features, needed: Callable[[], Tensor]
     ) -> Float[Tensor, "B N N"]:
-        width = self.hidden_dim
         pairs = needed()
         sample, first, second = pairs.nonzero(as_tuple=True)
-        hidden = features[sample, first, :width] + features[sample, second, width:]  # (pairs, H)
-        scores = features.new_zeros(pairs.shape)
+        hidden = features.first[sample, first] + features.second[sample, second]  # (pairs, H)
+        scores = hidden.new_zeros(pairs.shape)
         return scores.index_put((sample, first, second), self.rest(hidden).squeeze(-1))
-
-    def pooled(self, features: Float[Tensor, "*batch F"]) -> Float[Tensor, "*batch V"]:
-        return features
 
 
 SCORERS: dict[str, type[NodePolicy]] = {"pointer": PointerPolicy, "pair_mlp": PairPolicy}

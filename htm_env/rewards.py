@@ -23,6 +23,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import DATASETS, Dataset
 from htm_env.forest import are_clades, children_table, leaf_sets
 from htm_env.population import Population, subtree_errors
+from htm_env.shared_nodes import SharedNodes
 from htm_env.types import TokenBatch
 
 StepReward = Callable[[HTMAutoencoder, Population, Population, Tensor, Tensor], Tensor]
@@ -137,10 +138,12 @@ def node_errors(
 
     The subtrees of all nodes are walked down together: as many calls as the tree is high.
     """
-    ids = exists.flatten().nonzero().squeeze(1)
-    children = children_table(merges, batch.num_tokens)
-    errors = subtree_errors(autoencoder, nodes.flatten(0, 1)[ids], ids, children, batch, std)
-    return nodes.new_zeros(exists.numel()).index_copy(0, ids, errors).view(exists.shape)
+    shared, children = SharedNodes.of(batch), children_table(merges, batch.num_tokens)
+    repeated = shared.repeated(merges, batch.num_tokens)
+    ids = (exists & ~repeated).flatten().nonzero().squeeze(1)
+    found = subtree_errors(autoencoder, nodes.flatten(0, 1)[ids], ids, children, batch, std)
+    errors = nodes.new_zeros(exists.numel()).index_copy(0, ids, found).view(exists.shape)
+    return torch.where(repeated, errors[shared.same], errors)
 
 
 def incremental_rewards(

@@ -171,8 +171,8 @@ def test_every_linear_layer_of_a_policy_is_counted(network):
 
     def step():
         features = policy.features(tokens, counts)
-        policy.scores(features, features)
-        policy.values(features, torch.ones(2, 1, 3))
+        policy.scores(features.first, features.second)
+        policy.values(features.pooled, torch.ones(2, 1, 3))
 
     seen = matrix_products.rows_seen(step)
     parameters = sum(layer.weight.numel() for layer in layers)

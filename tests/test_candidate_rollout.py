@@ -238,7 +238,7 @@ def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
 ):
     policy, batch = random_policy(network), random_batch([40])
     episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(4))
-    width = policy.halves(judge(policy, autoencoder, batch, episodes).features)[0].shape[-1]
+    width = judge(policy, autoencoder, batch, episodes).features.table.first.shape[-1]
     made_of = len(episodes.candidates.row) * width
     kept = []
     for block in (candidate_judgement.BLOCK, 16):

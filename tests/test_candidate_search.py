@@ -8,7 +8,7 @@ from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents import policy_learner
+from agents import planning
 from agents.candidate_search import _rounds, matching, merge_greedily, merge_matchings
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.merge_rounds import merge_in_rounds
@@ -107,7 +107,7 @@ def test_plans_of_many_tokens_are_those_of_few(monkeypatch):
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=4)
     sample = learner.dataset.fixed(9)
     together = learner.plan(sample, generator(), greedy=True)
-    monkeypatch.setattr(policy_learner, "MANY", 2)
+    monkeypatch.setattr(planning, "MANY", 2)
     assert torch.equal(learner.plan(sample, generator(), greedy=True), together)
 
 

@@ -74,7 +74,7 @@ def test_pair_scores_are_the_plain_ones(autoencoder, policy, batch):
     embeddings = autoencoder.lifter(autoencoder.standardise(batch.tokens))
     features = policy.features(embeddings, torch.ones(embeddings.shape[:2], dtype=torch.long))
     table = plain.score_table(policy, embeddings)
-    torch.testing.assert_close(policy.scores(features, features), table, **CLOSE)
+    torch.testing.assert_close(policy.scores(features.first, features.second), table, **CLOSE)
 
 
 def test_log_probabilities_of_given_merges_are_the_plain_ones(autoencoder, policy, batch):

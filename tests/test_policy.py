@@ -7,7 +7,7 @@ import torch
 from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
 from agents.context_policy import make_policy
-from agents.policy import ILLEGAL
+from agents.policy import ILLEGAL, Features
 from agents.rollout import rollout
 from agents.scorers import PairPolicy, PointerPolicy
 from htm_env.autoencoder import HTMAutoencoder
@@ -161,17 +161,20 @@ def test_node_scores_are_the_scores_of_the_needed_pairs(scorer):
     drawn = generator(3)
     features = policy.features(
         torch.randn(2, 7, 5, generator=drawn), torch.randint(1, 4, (2, 7), generator=drawn)
-    ).detach()
+    )
     needed = torch.rand(2, 7, 7, generator=drawn) < 0.4
     weights = torch.randn(2, 7, 7, generator=drawn) * needed
     results = []
-    for score in (policy.scores, lambda first, _: policy.node_scores(first, lambda: needed)):
-        leaf = features.clone().requires_grad_()
-        scores = score(leaf, leaf)
+    for score in (
+        lambda seen: policy.scores(seen.first, seen.second),
+        lambda seen: policy.node_scores(seen, lambda: needed),
+    ):
+        seen = Features(*(values.detach().requires_grad_() for values in features))
+        scores = score(seen)
         (scores * weights).sum().backward()
-        results.append((scores[needed], leaf.grad))
-    torch.testing.assert_close(results[1][0], results[0][0], **CLOSE)
-    torch.testing.assert_close(results[1][1], results[0][1], **CLOSE)
+        results.append((scores[needed], seen.first.grad, seen.second.grad))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, **CLOSE)
     assert policy.node_scores(features, lambda: needed).isfinite().all()
 
 
@@ -184,7 +187,7 @@ def test_values_of_many_states_are_those_of_each(scorer):
     members = torch.zeros(1, 3, 5)
     for row, state in enumerate(states):
         members[0, row, state] = 1.0
-    values = policy.values(features, members)[0]
+    values = policy.values(features.pooled, members)[0]
     for value, state in zip(values, states, strict=True):
         alone = {**seen, "active": torch.zeros(1, 5, dtype=torch.int8)}
         alone["active"][0, state] = 1
@@ -199,8 +202,8 @@ def test_values_along_an_episode_are_those_of_its_states(scorer):
     num_merges = (batch.num_tokens - 1).clamp(max=8)  # the last one ends early
     episodes = rollout(autoencoder, policy, batch, generator(2), num_merges=num_merges)
     features = policy.features(episodes.nodes, episodes.leaf_counts)
-    along = policy.values_along(features, episodes.merges, episodes.num_leaves)
-    states = policy.values(features, episodes.members)
+    along = policy.values_along(features.pooled, episodes.merges, episodes.num_leaves)
+    states = policy.values(features.pooled, episodes.members)
     assert along.isfinite().all()
     torch.testing.assert_close(along[episodes.steps], states[episodes.steps], **CLOSE)
 

@@ -22,7 +22,7 @@ from scipy.stats import chisquare
 
 from agents.fixed import all_merge_sequences
 from agents.judging import judge
-from agents.policy import NodePolicy
+from agents.policy import Features, NodePolicy
 from agents.rollout import follow, rollout
 from htm_env.forest import action_mask, action_to_pair, check_merges
 from htm_env.observation import observe_population
@@ -39,12 +39,12 @@ class ConstantPolicy(NodePolicy):
     """All pairs alike."""
 
     def features(self, embeddings, leaf_counts):
-        return embeddings
+        return Features(embeddings, embeddings, embeddings)
 
     def scores(self, first, second):
         return torch.full((len(first), first.shape[1], second.shape[1]), 0.3)
 
-    def values(self, features, members):
+    def values(self, pooled, members):
         return members.sum(-1)
 
 

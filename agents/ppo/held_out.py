@@ -10,9 +10,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from agents.evaluation import VALIDATION_EPISODES, evaluate
+from agents.planning import planned_merges
 from agents.ppo.policies import network_of
 from agents.ppo.vector_env import inside
-from agents.rollout import rollout
 from htm_env.datasets import Dataset
 from htm_env.types import TokenBatch
 
@@ -87,7 +87,7 @@ class HeldOutEvaluation(BaseCallback):
     def _plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        return rollout(
-            self.env.autoencoder, self._network, batch, generator,
-            greedy=greedy, nearest=self.env.copies.simulator.nearest,
-        ).merges  # fmt: skip
+        nearest = self.env.copies.simulator.nearest
+        return planned_merges(
+            self.env.autoencoder, self._network, batch, nearest, generator, greedy=greedy
+        )

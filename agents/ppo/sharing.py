@@ -79,10 +79,10 @@ def shared_forward(
         return network(observation)
     active = observation["active"].bool()
     runs = Runs.of(observation["tokens"].float(), observation["leaf_counts"], active)
-    features = network.features(runs.tokens, runs.leaf_counts)  # (R, N, F)
-    values = network.values(features, runs.members)[runs.run, runs.step]
+    features = network.features(runs.tokens, runs.leaf_counts)  # of (R, N) nodes
+    values = network.values(features.pooled, runs.members)[runs.run, runs.step]
     if "candidates" in observation:  # then a table of all pairs of nodes is too large
-        shown = features[runs.run[:, None], runs.node]  # (B, P, F)
+        shown = features.at((runs.run[:, None], runs.node))  # of (B, P) slots
         scores = bounded(network.listed_scores(shown, observation["candidates"]))
         return action_logits(scores, observation), values
     needed = (runs.members.transpose(1, 2) @ runs.members) > 0
