@@ -18,7 +18,7 @@ PACKAGES = ("htm_env", "replay", "agents")
 LAYERS = (
     {"types", "files", "networks", "brackets", "tree_formats"},
     {"merge_tree", "forest", "datasets", "weights_file", "candidates"},
-    {"levels", "actions", "neighbours", "merging", "standing"},
+    {"levels", "actions", "neighbours", "merging", "standing", "shared_nodes"},
     {"autoencoder"},
     {"weights", "population", "losses"},
     {"rewards", "observation"},
