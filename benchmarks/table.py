@@ -1,4 +1,7 @@
-"""Prints rows as a table, and writes them with the machine they were measured on."""
+"""Prints rows as a table, and writes them with the machine they were measured on.
+
+``NAME.json`` is for programs, ``NAME.md`` for people: ``docs/benchmarks`` has those that are kept.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +16,23 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from agents import markdown
+
 RESULTS = Path("runs/benchmarks")
 
 
 def report(
     name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS, device: str = "cpu"
 ) -> None:
-    """Print the rows, and write ``folder/name.json``; they were measured on ``device``."""
+    """Print the rows, and write ``folder/name.json`` and ``name.md``; they were measured on
+    ``device``."""
     table = Table(title=name)
     columns = list(rows[0])
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
-    for row in rows:
-        table.add_row(*(_text(row[column]) for column in columns))
+    cells = [[_text(row[column]) for column in columns] for row in rows]
+    for line in cells:
+        table.add_row(*line)
     Console().print(table)
     folder.mkdir(parents=True, exist_ok=True)
     machine = {
@@ -37,6 +44,9 @@ def report(
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
+    measured_on = "; ".join(f"{key}: {value}" for key, value in machine.items())
+    lines = [f"# {name}", measured_on, markdown.table(columns, cells)]
+    path.with_suffix(".md").write_text("\n\n".join(lines) + "\n")
     print(f"written to {path}")
 
 

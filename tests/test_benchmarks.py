@@ -29,6 +29,7 @@ from benchmarks import (
     time_to_error,
 )
 from benchmarks.__main__ import main as bench_main
+from benchmarks.table import report
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_mask
 
@@ -492,3 +493,22 @@ def test_a_file_in_no_folder_is_refused_before_anything_runs(tmp_path, monkeypat
     monkeypatch.setattr(running.subprocess, "run", None)
     assert htm(["bench", "limit", "--json", str(tmp_path / "none" / "all.json")]) == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+def test_a_table_is_printed_and_kept_for_programs_and_for_people(tmp_path, capsys):
+    rows = [{"algo": "one", "merges/s": 12345.6, "share": None}, {"algo": "two", "merges/s": 7}]
+    rows[1]["share"] = 0.25
+    report("speed", rows, tmp_path)
+    printed = capsys.readouterr().out
+    assert "12,346" in printed and "0.25" in printed
+    kept = json.loads((tmp_path / "speed.json").read_text())
+    assert kept["rows"] == rows
+    title, machine, table = (tmp_path / "speed.md").read_text().strip().split("\n\n")
+    assert title == "# speed"
+    assert f"torch: {torch.__version__}" in machine and "device: cpu" in machine
+    assert table.splitlines() == [
+        "| algo | merges/s | share |",
+        "| --- | ---: | ---: |",
+        "| one | 12,346 |  |",
+        "| two | 7 | 0.25 |",
+    ]
