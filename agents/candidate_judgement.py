@@ -38,7 +38,7 @@ class CandidateJudgement(Judgement):
         assert episodes.candidates is not None
         self.policy, self.episodes = policy, episodes
         self.pairs: CandidatePairs = episodes.candidates
-        self.features = NodeFeatures(policy, batch, episodes)
+        self.nodes = NodeFeatures(policy, batch, episodes)
 
     def judged(self, ordered: bool) -> Rollout:
         softmax = self._softmax
@@ -58,7 +58,7 @@ class CandidateJudgement(Judgement):
     @cached_property
     def values(self) -> Float[Tensor, "B M"]:
         return self.policy.values_along(
-            self.features.table.pooled, self.episodes.merges, self.episodes.num_leaves
+            self.nodes.pooled, self.episodes.merges, self.episodes.num_leaves
         )
 
     def learn(
@@ -110,8 +110,8 @@ class CandidateJudgement(Judgement):
         self, rows: Int64[Tensor, "..."], nodes: Int64[Tensor, "*pairs 2"]
     ) -> Float[Tensor, "*pairs"]:
         """Of pairs of nodes, a block at a time."""
-        at = self.features.place[rows, nodes]
-        first, second, _ = self.features.features
+        at, known = self.nodes.place[rows, nodes], self.nodes.known
+        first, second = known.first, known.second
         blocks = at.view(-1, 2).split(max(BLOCK, len(first)))
         if len(blocks) == 1:
             scores = self._block(first, second, *blocks)

@@ -11,6 +11,7 @@ from torch import Tensor
 from agents.candidate_record import CandidateRecord
 from agents.choices import choices, choose_pairs, probabilities
 from agents.deviation import Deviation
+from agents.leaves import leaf_tables
 from agents.listed_scores import listed_scores
 from agents.policy import MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
@@ -46,12 +47,8 @@ def candidate_episodes(
 ) -> CandidateEpisodes:
     """Let ``policy`` merge every sample, whose numbers of merges must fall from row to row."""
     size, slots = batch.present.shape
+    nodes, counts = leaf_tables(autoencoder, batch)
     standardised = autoencoder.standardise(batch.tokens)
-    lifted = autoencoder.lifter(standardised) * batch.present[..., None]
-    nodes = lifted.new_zeros(size, 2 * slots - 1, lifted.shape[2])
-    nodes[:, :slots] = lifted
-    counts = batch.num_tokens.new_zeros(size, 2 * slots - 1)
-    counts[:, :slots] = batch.present.long()
     record = CandidateRecord(nearest, standardised, nodes, batch.present)
     scores = listed_scores(policy, autoencoder, batch, nodes, counts)
     merges = batch.num_tokens.new_full((size, slots - 1, 2), NONE)

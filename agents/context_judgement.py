@@ -19,6 +19,7 @@ from agents.policy import ILLEGAL
 from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_sets, legal_pairs
+from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch
 from replay.exponential import weights_of
 
@@ -94,10 +95,8 @@ class ContextJudgement(Judgement):
         """Of the first populations of some samples, each a scene of its own."""
         if generator is None or not self.policy.encoder.has_losses:
             return {}
-        tokens = self._batch.tokens
-        fresh = torch.ones(len(tokens), dtype=torch.bool, device=tokens.device)
-        fresh[1:] = (tokens[1:] != tokens[:-1]).flatten(1).any(1)  # several trees of one sample
-        episode = (fresh & self.episodes.steps[:, 0]).nonzero()[:, 0][:SCENES]
+        episode = SampleRows.of(self._batch).first_rows
+        episode = episode[self.episodes.steps[episode, 0]][:SCENES]
         if not len(episode):
             return {}
         here = self.episodes.active[episode, 0]

@@ -68,20 +68,25 @@ class NodeJudgement(Judgement):
 
     def __init__(self, policy: NodePolicy, batch: TokenBatch, episodes: Rollout) -> None:
         self.policy, self.episodes = policy, episodes
-        self.features = NodeFeatures(policy, batch, episodes).table
+        self.nodes = NodeFeatures(policy, batch, episodes)
+
+    @cached_property
+    def scores(self) -> Float[Tensor, "B N N"]:
+        """Of all pairs of nodes that could be merged."""
+        nodes = self.nodes
+        return self.policy.node_scores(nodes.first, nodes.second, lambda: self.episodes.coactive)
 
     def judged(self, ordered: bool) -> Rollout:
-        return judged(self.policy, self.episodes, self.features, ordered)
+        return judged(self.scores, self.episodes, ordered)
 
     @cached_property
     def log_probs(self) -> Float[Tensor, "B M"]:
-        scores = self.policy.node_scores(self.features, lambda: self.episodes.coactive)
-        return sequence_log_probs(scores, self.episodes.merges, self.episodes.active)[0]
+        return sequence_log_probs(self.scores, self.episodes.merges, self.episodes.active)[0]
 
     @cached_property
     def values(self) -> Float[Tensor, "B M"]:
         return self.policy.values_along(
-            self.features.pooled, self.episodes.merges, self.episodes.num_leaves
+            self.nodes.pooled, self.episodes.merges, self.episodes.num_leaves
         )
 
     def learn(
@@ -92,6 +97,4 @@ class NodeJudgement(Judgement):
         ordered: bool,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        return policy_gradient_step(
-            self.policy, episodes, advantages, entropy_coefficient, self.features, ordered
-        )
+        return policy_gradient_step(self.scores, episodes, advantages, entropy_coefficient, ordered)

@@ -12,7 +12,7 @@ from agents.candidate_record import CandidateRecord
 from agents.pair_scores import FreshScores, pair_scores
 from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.shared_nodes import SharedNodes
+from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch
 
 
@@ -41,14 +41,18 @@ class KeptListedScores:
     """
 
     def __init__(
-        self, policy: NodePolicy, batch: TokenBatch, nodes: Tensor, counts: Tensor
+        self,
+        policy: NodePolicy,
+        batch: TokenBatch,
+        nodes: Float[Tensor, "B N D"],
+        counts: Int64[Tensor, "B N"],
     ) -> None:
-        slots, shared = batch.present.shape[1], SharedNodes.of(batch)
+        slots, rows = batch.present.shape[1], SampleRows.of(batch)
         self.policy, self.nodes, self.counts = policy, nodes, counts
-        first, second, _ = policy.features(
-            nodes[shared.first, :slots], counts[shared.first, :slots]
-        )
-        self.first, self.second = shared.spread(first), shared.spread(second)
+        leaves = policy.features(nodes[rows.first_rows, :slots], counts[rows.first_rows, :slots])
+        # Copies: they are written to, and may be one tensor, or the embeddings themselves.
+        self.first = rows.spread(leaves.first).clone()
+        self.second = rows.spread(leaves.second).clone()
         self.scores: Tensor | None = None
 
     def at(self, record: CandidateRecord) -> Float[Tensor, "R P k"]:

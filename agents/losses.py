@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agents.lifetimes import Lifetimes
-from agents.policy import Features, NodePolicy
 from agents.rollout import Rollout
 
 
@@ -29,20 +28,18 @@ def distance_to_target(rollout: Rollout, target: float, ordered: bool) -> Float[
 
 
 def policy_gradient_step(
-    policy: NodePolicy,
+    scores: Float[Tensor, "B N N"],
     rollout: Rollout,
     advantages: Float[Tensor, "B M"],
     entropy_coefficient: Float[Tensor, "B 1"],
-    features: Features,
     ordered_entropy: bool = True,
 ) -> dict[str, Float[Tensor, ""]]:
     """Accumulate the gradient of REINFORCE's loss (Williams 1992); returns its parts.
 
     ``loss = mean over episodes of [- sum over t of advantage_t * log pi_t + coefficient * mean
     over t of entropy_t]``. What ``rollout`` says of its steps (log-probabilities, totals and, where
-    they have a price, entropies) must be what ``policy`` thinks of them.
+    they have a price, entropies) must follow from ``scores``, those of all pairs of nodes.
     """
-    scores = policy.node_scores(features, lambda: rollout.coactive)
     gradient, losses = episode_gradient(
         scores.detach(), rollout, advantages, entropy_coefficient, ordered_entropy
     )

@@ -13,7 +13,7 @@ from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
 from agents.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import legal_pairs
-from htm_env.shared_nodes import SharedNodes
+from htm_env.sample_rows import SampleRows
 from htm_env.standing import Standing, observed_extras
 from htm_env.types import TokenBatch
 
@@ -42,14 +42,12 @@ class KeptScores:
         nodes: Float[Tensor, "B N D"],
         counts: Int64[Tensor, "B N"],
     ) -> None:
-        slots, shared = batch.present.shape[1], SharedNodes.of(batch)
+        slots, rows = batch.present.shape[1], SampleRows.of(batch)
         self.policy, self.nodes, self.counts = policy, nodes, counts
-        first, second, _ = policy.features(
-            nodes[shared.first, :slots], counts[shared.first, :slots]
-        )
-        self.halves = shared.spread(torch.cat([first, second], dim=2))
+        leaves = policy.features(nodes[rows.first_rows, :slots], counts[rows.first_rows, :slots])
+        self.halves = rows.spread(torch.cat([leaves.first, leaves.second], dim=2))
         """(B, P, 2 H) what a score needs of the token at each position: as first, as second."""
-        scores = shared.spread(bounded(policy.scores(first, second)))
+        scores = rows.spread(bounded(policy.scores(leaves.first, leaves.second)))
         self.table = PairTable(scores, batch.present, ILLEGAL)
 
     def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:

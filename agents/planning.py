@@ -36,7 +36,7 @@ def planned_merges(
         nearest: the rule for candidates; None for all pairs.
         generator: draws the merges, unless greedy.
         greedy: takes the best pair at every step instead.
-        rounds: and then a whole matching of disjoint pairs at a time.
+        rounds: takes a whole matching of disjoint pairs at a time; only when greedy.
     """
     if greedy and rounds:
         return merge_matchings(autoencoder, policy, batch, nearest)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -71,19 +71,23 @@ def action_logits(
     return drop_diagonal(scores).masked_fill(~legal, ILLEGAL)
 
 
-class Features(NamedTuple):
+@dataclass(frozen=True)
+class Features:
     """What a pair scorer has to know of tokens, once it has looked at them."""
 
     first: Float[Tensor, "*batch H"]
     """What a score needs of a token that comes first in a pair."""
     second: Float[Tensor, "*batch H"]
     """... and of one that comes second."""
-    pooled: Float[Tensor, "*batch V"]
-    """What the value of a state takes from each of its tokens: the mean of it."""
+    hidden: Float[Tensor, "*batch V"] | None = None
+    """What values need; None for both of these."""
 
-    def at(self, index: Any) -> Features:
-        """Those of some tokens, as tensors are indexed."""
-        return Features(*(values[index] for values in self))
+    @property
+    def pooled(self) -> Float[Tensor, "*batch V"]:
+        """What is averaged over the tokens of a state for its value."""
+        if self.hidden is None:
+            return torch.cat([self.first, self.second], dim=-1)
+        return self.hidden
 
 
 class NodePolicy(MergePolicy):
@@ -96,7 +100,7 @@ class NodePolicy(MergePolicy):
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
     ) -> Features:
-        """What is to know of each token."""
+        """What scores and values need of each token."""
 
     @abstractmethod
     def scores(
@@ -111,23 +115,28 @@ class NodePolicy(MergePolicy):
         """The score of merging each of ``first`` with the one of ``second`` in its place."""
 
     def listed_scores(
-        self, features: Features, candidates: Int[Tensor, "B P k"]
+        self,
+        first: Float[Tensor, "B P H"],
+        second: Float[Tensor, "B P H"],
+        candidates: Int[Tensor, "B P k"],
     ) -> Float[Tensor, "B P k"]:
         """The scores of every token with its candidates; those of empty places are finite."""
-        first, second, _ = features
         rows = torch.arange(len(first), device=first.device)[:, None, None]
         partners = second[rows, candidates.clamp(min=0).long()]  # (B, P, k, H)
         return self.paired_scores(first[:, :, None].expand_as(partners), partners)
 
     def node_scores(
-        self, features: Features, needed: Callable[[], Tensor]
+        self,
+        first: Float[Tensor, "B N H"],
+        second: Float[Tensor, "B N H"],
+        needed: Callable[[], Tensor],
     ) -> Float[Tensor, "B N N"]:
         """The scores of all pairs of nodes.
 
         ``needed`` gives the pairs that will be looked at, bool ``(B, N, N)``, to a scorer for which
         it pays to leave out the others, which may then hold anything finite.
         """
-        return self.scores(features.first, features.second)
+        return self.scores(first, second)
 
     def values(
         self, pooled: Float[Tensor, "B N V"], members: Float[Tensor, "B S N"]
@@ -179,5 +188,5 @@ class NodePolicy(MergePolicy):
     ) -> Float[Tensor, "B P C"]:
         """The scores of all pairs, or of those that the observation has as candidates."""
         if "candidates" in observation:
-            return self.listed_scores(features, observation["candidates"])
+            return self.listed_scores(features.first, features.second, observation["candidates"])
         return self.scores(features.first, features.second)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.policy import Features, NodePolicy, bounded
+from agents.policy import bounded
 from agents.rollout import Rollout, membership
 from replay import (
     choice_entropy,
@@ -26,12 +26,11 @@ MOST_STATES = 4096
 
 
 @torch.no_grad()
-def judged(policy: NodePolicy, episodes: Rollout, features: Features, ordered: bool) -> Rollout:
-    """The same episodes, with what this policy thinks of their merges, whoever made them.
+def judged(scores: Float[Tensor, "B N N"], episodes: Rollout, ordered: bool) -> Rollout:
+    """The same episodes, with what a policy with these scores thinks of their merges.
 
     ``ordered`` says whether the order within a pair counts as a choice in the entropy.
     """
-    scores = policy.node_scores(features, lambda: episodes.coactive)
     log_prob, log_total = sequence_log_probs(scores, episodes.merges, episodes.active)
     active = membership(episodes.active, scores.shape[1])
     nats = choice_entropy(bounded(scores), active, ordered)

@@ -15,6 +15,7 @@ from torch import Tensor
 from agents.candidate_rollout import candidate_episodes, candidates_along
 from agents.choices import choices, choose_pairs, most_entropy, probabilities
 from agents.deviation import Deviation
+from agents.leaves import leaf_tables
 from agents.pair_scores import pair_scores
 from agents.policy import MergePolicy
 from agents.positions import Positions
@@ -22,7 +23,6 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts
 from htm_env.levels import forest_levels
 from htm_env.neighbours import Nearest
-from htm_env.shared_nodes import SharedNodes
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 
@@ -161,14 +161,7 @@ def _rollout_sorted(
 ) -> Rollout:
     """Entropies in nats."""
     size, slots = batch.present.shape
-    num_leaves = batch.num_tokens
-    shared = SharedNodes.of(batch)
-    lifted = shared.spread(autoencoder.lifter(autoencoder.standardise(batch.tokens[shared.first])))
-    lifted = lifted * batch.present[..., None]
-    nodes = lifted.new_zeros(size, 2 * slots - 1, lifted.shape[2])
-    nodes[:, :slots] = lifted
-    counts = num_leaves.new_zeros(size, 2 * slots - 1)
-    counts[:, :slots] = batch.present.long()
+    nodes, counts = leaf_tables(autoencoder, batch)
     scores = pair_scores(policy, autoencoder, batch, nodes, counts)
     positions = Positions(batch.present, to_make)
     log_prob, score, turned, spread = nodes.new_zeros(4, size, slots - 1).unbind()

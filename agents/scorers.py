@@ -51,7 +51,7 @@ class PointerPolicy(NodePolicy):
         one = torch.ones_like(near)
         first = torch.cat([query / self.key_dim**0.5, 2 * place, near + order, one], dim=-1)
         second = torch.cat([key, place, one, near - order], dim=-1)
-        return Features(first, second, pooled=hidden)
+        return Features(first, second, hidden)
 
     def scores(
         self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
@@ -92,7 +92,7 @@ class PairPolicy(NodePolicy):
         as_first, as_second = self.first.weight.chunk(2, dim=1)
         first = linear(embeddings, as_first, self.first.bias)
         second = linear(embeddings, as_second)
-        return Features(first, second, pooled=torch.cat([first, second], dim=-1))
+        return Features(first, second)
 
     def scores(
         self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
@@ -106,13 +106,16 @@ class PairPolicy(NodePolicy):
         return self.rest(first + second).squeeze(-1)
 
     def node_scores(
-        self, features: Features, needed: Callable[[], Tensor]
+        self,
+        first: Float[Tensor, "B N H"],
+        second: Float[Tensor, "B N H"],
+        needed: Callable[[], Tensor],
     ) -> Float[Tensor, "B N N"]:
         pairs = needed()
-        sample, first, second = pairs.nonzero(as_tuple=True)
-        hidden = features.first[sample, first] + features.second[sample, second]  # (pairs, H)
+        sample, one, other = pairs.nonzero(as_tuple=True)
+        hidden = first[sample, one] + second[sample, other]  # (pairs, H)
         scores = hidden.new_zeros(pairs.shape)
-        return scores.index_put((sample, first, second), self.rest(hidden).squeeze(-1))
+        return scores.index_put((sample, one, other), self.rest(hidden).squeeze(-1))
 
 
 SCORERS: dict[str, type[NodePolicy]] = {"pointer": PointerPolicy, "pair_mlp": PairPolicy}

@@ -41,8 +41,9 @@ def tree_log_probs(
     if isinstance(judgement, NodeJudgement):
         # Other sequences have other pairs active together.
         exists = episodes.exists
+        nodes = judgement.nodes
         scores = judgement.policy.node_scores(
-            judgement.features, lambda: exists[:, :, None] & exists[:, None]
+            nodes.first, nodes.second, lambda: exists[:, :, None] & exists[:, None]
         )
         result = exact_tree_log_probs(scores, merges, num_tokens)
     many = result.isnan().nonzero()[:, 0]

@@ -23,7 +23,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import DATASETS, Dataset
 from htm_env.forest import are_clades, children_table, leaf_sets
 from htm_env.population import Population, subtree_errors
-from htm_env.shared_nodes import SharedNodes
+from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch
 
 StepReward = Callable[[HTMAutoencoder, Population, Population, Tensor, Tensor], Tensor]
@@ -136,14 +136,16 @@ def node_errors(
 ) -> Float[Tensor, "B N"]:
     """Summed squared error of the tokens under every node, decoded from that node alone.
 
-    The subtrees of all nodes are walked down together: as many calls as the tree is high.
+    The subtrees of all nodes are walked down together: as many calls as the tree is high. What
+    several trees of one sample share is decoded once, so embeddings must be one function of tokens
+    and merges.
     """
-    shared, children = SharedNodes.of(batch), children_table(merges, batch.num_tokens)
-    repeated = shared.repeated(merges, batch.num_tokens)
+    rows, children = SampleRows.of(batch), children_table(merges, batch.num_tokens)
+    repeated = rows.repeated(merges, batch.num_tokens)
     ids = (exists & ~repeated).flatten().nonzero().squeeze(1)
     found = subtree_errors(autoencoder, nodes.flatten(0, 1)[ids], ids, children, batch, std)
     errors = nodes.new_zeros(exists.numel()).index_copy(0, ids, found).view(exists.shape)
-    return torch.where(repeated, errors[shared.same], errors)
+    return torch.where(repeated, errors[rows.first_row], errors)
 
 
 def incremental_rewards(

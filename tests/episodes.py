@@ -10,7 +10,8 @@ from torch import Tensor
 
 from agents.context_policy import make_policy
 from agents.encoders import ENCODERS, ContextConfig
-from agents.policy import MergePolicy
+from agents.policy import MergePolicy, NodePolicy
+from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_to_pair, merges_to_actions
 from htm_env.observation import observe_population
@@ -21,6 +22,8 @@ SCORERS = ["pointer", "pair_mlp"]
 NETWORKS = [*SCORERS, *ENCODERS]
 """Pair scorers alone, and the pointer with every encoder in front of it."""
 RAGGED = [4, 2, 6, 1, 3, 6]
+COPIES = [2, 3, 1, 2, 1, 3]
+"""Trees of each of these samples, where there are several."""
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -51,6 +54,17 @@ def random_batch(sizes: list[int], slots: int | None = None, seed: int = 0) -> T
         torch.zeros(len(sizes), 0, slots, dtype=torch.bool),
         torch.full((len(sizes), slots - 1, 2), -1),
     )
+
+
+def several_trees(batch: TokenBatch) -> TokenBatch:
+    """Of RAGGED: one to three rows a sample, next to each other."""
+    return batch.rows(torch.arange(len(RAGGED)).repeat_interleave(torch.tensor(COPIES)))
+
+
+def scores_of(policy: NodePolicy, episodes: Rollout) -> Tensor:
+    """``(B, N, N)`` of all pairs of nodes that could be merged, each node looked at by itself."""
+    features = policy.features(episodes.nodes, episodes.leaf_counts)
+    return policy.node_scores(features.first, features.second, lambda: episodes.coactive)
 
 
 def replayed(

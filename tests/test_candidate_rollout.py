@@ -6,7 +6,15 @@ from dataclasses import replace
 
 import pytest
 import torch
-from episodes import NETWORKS, RAGGED, generator, random_batch, random_policy, replayed
+from episodes import (
+    NETWORKS,
+    RAGGED,
+    generator,
+    random_batch,
+    random_policy,
+    replayed,
+    several_trees,
+)
 from torch import Tensor
 
 from agents import candidate_judgement, candidate_rollout
@@ -67,6 +75,8 @@ def plain(autoencoder, policy, batch: TokenBatch, merges: Tensor, nearest: Neare
 @pytest.mark.parametrize("k", [1, 2, 9])
 def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, network, by_centroids, k):
     policy, batch = random_policy(network), random_batch(RAGGED)
+    if k == 2:
+        batch = several_trees(batch)
     nearest = Nearest(k, by_centroids)
     episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
     assert torch.equal(episodes.steps.sum(1), batch.num_tokens - 1)
@@ -238,7 +248,7 @@ def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
 ):
     policy, batch = random_policy(network), random_batch([40])
     episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(4))
-    width = judge(policy, autoencoder, batch, episodes).features.table.first.shape[-1]
+    width = judge(policy, autoencoder, batch, episodes).nodes.first.shape[-1]
     made_of = len(episodes.candidates.row) * width
     kept = []
     for block in (candidate_judgement.BLOCK, 16):

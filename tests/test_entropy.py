@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from episodes import generator, random_batch, random_policy
+from episodes import generator, random_batch, random_policy, scores_of
 
 from agents.context_policy import make_policy
 from agents.encoders import NO_ENCODER
@@ -136,11 +136,10 @@ def test_a_policy_is_drawn_to_the_target(autoencoder, control, ordered, change):
         means.append(mean(made))
         optimizer.zero_grad()
         policy_gradient_step(
-            policy,
+            scores_of(policy, made),
             made,
             torch.zeros_like(made.log_prob),
             price.coefficient(made, 0.0),
-            policy.features(made.nodes, made.leaf_counts),
             ordered,
         )
         optimizer.step()

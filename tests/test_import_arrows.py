@@ -18,7 +18,7 @@ PACKAGES = ("htm_env", "replay", "agents")
 LAYERS = (
     {"types", "files", "networks", "brackets", "tree_formats"},
     {"merge_tree", "forest", "datasets", "weights_file", "candidates"},
-    {"levels", "actions", "neighbours", "merging", "standing", "shared_nodes"},
+    {"levels", "actions", "neighbours", "merging", "standing", "sample_rows"},
     {"autoencoder"},
     {"weights", "population", "losses"},
     {"rewards", "observation"},

@@ -167,15 +167,17 @@ def test_node_scores_are_the_scores_of_the_needed_pairs(scorer):
     results = []
     for score in (
         lambda seen: policy.scores(seen.first, seen.second),
-        lambda seen: policy.node_scores(seen, lambda: needed),
+        lambda seen: policy.node_scores(seen.first, seen.second, lambda: needed),
     ):
-        seen = Features(*(values.detach().requires_grad_() for values in features))
+        seen = Features(
+            features.first.detach().requires_grad_(), features.second.detach().requires_grad_()
+        )
         scores = score(seen)
         (scores * weights).sum().backward()
         results.append((scores[needed], seen.first.grad, seen.second.grad))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
-    assert policy.node_scores(features, lambda: needed).isfinite().all()
+    assert score(features).isfinite().all()
 
 
 @pytest.mark.parametrize("scorer", SCORERS)

@@ -17,6 +17,7 @@ from episodes import (
     random_policy,
     replayed,
     replayed_log_probs,
+    scores_of,
 )
 
 from agents import context_judgement
@@ -134,8 +135,7 @@ def test_the_closed_form_is_the_gradient_of_the_documented_loss(
     """With respect to the scores of all pairs of nodes, and the loss itself."""
     policy = random_policy(scorer)
     _, made = episodes(autoencoder, policy, partial, ordered)
-    features = policy.features(made.nodes, made.leaf_counts)
-    scores = policy.node_scores(features, lambda: made.coactive).detach().requires_grad_()
+    scores = scores_of(policy, made).detach().requires_grad_()
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
     coefficient = torch.randn(6, 1, generator=generator(6)) * priced
     reinforce, price = torch.zeros(()), torch.zeros(())
@@ -228,7 +228,7 @@ def three_tokens(autoencoder, policy):
     batch = random_batch([3] * 12)
     batch.tokens[:] = batch.tokens[:1]
     made = follow(autoencoder, batch, sequences)
-    made = judged(policy, made, policy.features(made.nodes, made.leaf_counts), True)
+    made = judged(scores_of(policy, made), made, True)
     errors = node_errors(
         autoencoder, made.nodes, made.exists, sequences, batch, torch.tensor([0.5, 2.0, 3.0])
     )
@@ -250,9 +250,8 @@ def test_the_expected_gradient_is_that_of_the_expected_return(autoencoder, score
     made, returns, probabilities = three_tokens(autoencoder, policy)
     expected = exact_gradients(policy, returns, probabilities)
     policy.zero_grad()
-    features = policy.features(made.nodes, made.leaf_counts)
     weighted = 12 * probabilities.detach()[:, None] * returns  # the step takes a mean over twelve
-    policy_gradient_step(policy, made, weighted, torch.zeros(12, 1), features)
+    policy_gradient_step(scores_of(policy, made), made, weighted, torch.zeros(12, 1))
     assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-4)
 
 
@@ -268,7 +267,6 @@ def test_leaving_one_out_does_not_bias_the_expected_gradient(autoencoder):
     advantages = LeaveOneOut().advantages(
         Returns(returns[pairs], both.steps, 2, lambda: returns[pairs], lambda: returns[pairs])
     )
-    features = policy.features(both.nodes, both.leaf_counts)
     weighted = 144 * chance[:, None] * advantages
-    policy_gradient_step(policy, both, weighted, torch.zeros(288, 1), features)
+    policy_gradient_step(scores_of(policy, both), both, weighted, torch.zeros(288, 1))
     assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-4)

@@ -8,6 +8,7 @@ from itertools import permutations
 import pytest
 import torch
 from episodes import (
+    COPIES,
     NETWORKS,
     RAGGED,
     active_lists,
@@ -17,6 +18,7 @@ from episodes import (
     random_policy,
     replayed,
     replayed_log_probs,
+    several_trees,
 )
 from scipy.stats import chisquare
 
@@ -39,7 +41,7 @@ class ConstantPolicy(NodePolicy):
     """All pairs alike."""
 
     def features(self, embeddings, leaf_counts):
-        return Features(embeddings, embeddings, embeddings)
+        return Features(embeddings, embeddings)
 
     def scores(self, first, second):
         return torch.full((len(first), first.shape[1], second.shape[1]), 0.3)
@@ -53,8 +55,15 @@ class ConstantPolicy(NodePolicy):
 @pytest.mark.parametrize("seed", range(3))
 def test_log_probabilities_are_those_of_the_replay(autoencoder, network, partial, seed):
     batch, policy = random_batch(RAGGED, slots=7, seed=seed), random_policy(network, seed=seed)
-    made = rollout(autoencoder, policy, batch, generator(seed), num_merges=limits(partial))
     wanted = PARTIAL if partial else [n - 1 for n in RAGGED]
+    if seed:  # several trees a sample, the last of each with a merge less
+        batch = several_trees(batch)
+        wanted = torch.tensor(wanted).repeat_interleave(torch.tensor(COPIES))
+        last = torch.tensor(COPIES).cumsum(0) - 1
+        wanted[last] = (wanted[last] - int(partial)).clamp(min=0)
+        wanted = wanted.tolist()
+    num_merges = torch.tensor(wanted) if partial else None
+    made = rollout(autoencoder, policy, batch, generator(seed), num_merges=num_merges)
     assert made.steps.sum(1).tolist() == wanted
     check_merges(made.merges, batch.num_tokens)
     expected = replayed_log_probs(autoencoder, policy, batch, made.merges).detach()

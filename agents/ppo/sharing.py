@@ -82,11 +82,12 @@ def shared_forward(
     features = network.features(runs.tokens, runs.leaf_counts)  # of (R, N) nodes
     values = network.values(features.pooled, runs.members)[runs.run, runs.step]
     if "candidates" in observation:  # then a table of all pairs of nodes is too large
-        shown = features.at((runs.run[:, None], runs.node))  # of (B, P) slots
-        scores = bounded(network.listed_scores(shown, observation["candidates"]))
+        at = (runs.run[:, None], runs.node)  # (B, P)
+        first, second = features.first[at], features.second[at]
+        scores = bounded(network.listed_scores(first, second, observation["candidates"]))
         return action_logits(scores, observation), values
     needed = (runs.members.transpose(1, 2) @ runs.members) > 0
-    scores = bounded(network.node_scores(features, lambda: needed))
+    scores = bounded(network.node_scores(features.first, features.second, lambda: needed))
     slots, nodes = active.shape[1], scores.shape[1]
     first, second = action_to_pair(torch.arange(slots * (slots - 1), device=active.device), slots)
     pair = (runs.run[:, None] * nodes + runs.node[:, first]) * nodes + runs.node[:, second]
