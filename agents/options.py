@@ -252,7 +252,8 @@ class EmbedOptions:
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """Run benchmarks of the repository: each prints tables, and writes runs/benchmarks/NAME.json.
+    """Run benchmarks of the repository: each prints tables, and writes them to runs/benchmarks, as
+    NAME.json and NAME.md.
 
     Without names: the throughput benchmarks, one after the other.
     """

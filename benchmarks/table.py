@@ -47,7 +47,7 @@ def report(
     measured_on = "; ".join(f"{key}: {value}" for key, value in machine.items())
     lines = [f"# {name}", measured_on, markdown.table(columns, cells)]
     path.with_suffix(".md").write_text("\n\n".join(lines) + "\n")
-    print(f"written to {path}")
+    print(f"written to {path} and {path.with_suffix('.md')}")
 
 
 def _called(device: str) -> str:
