@@ -1,1 +1,1 @@
-"""Throughput, memory and held-out errors; each prints a table and writes it as JSON and Markdown."""
+"""Throughput, memory and held-out errors; each prints a table and writes JSON and Markdown."""
