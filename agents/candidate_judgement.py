@@ -114,12 +114,12 @@ class CandidateJudgement(Judgement):
         first, second = known.first, known.second
         blocks = at.view(-1, 2).split(max(BLOCK, len(first)))
         if len(blocks) == 1:
-            scores = self._block(first, second, *blocks)
+            scores = _block(self.policy, first, second, *blocks)
         else:
             scores = torch.cat(
                 [
                     checkpoint(
-                        *(self._block, first, second, block),
+                        *(_block, self.policy, first, second, block),
                         use_reentrant=False,
                         preserve_rng_state=False,
                     )
@@ -127,13 +127,6 @@ class CandidateJudgement(Judgement):
                 ]
             )
         return scores.view(at.shape[:-1])
-
-    def _block(
-        self, first: Float[Tensor, "R H"], second: Float[Tensor, "R H"], at: Int64[Tensor, "E 2"]
-    ) -> Float[Tensor, "E"]:
-        """Gathered by one index, whose gradient is several times faster."""
-        pairs = first.index_select(0, at[:, 0]), second.index_select(0, at[:, 1])
-        return bounded(self.policy.paired_scores(*pairs))
 
     @cached_property
     def _possible(self) -> Bool[Tensor, "B M"]:
@@ -149,3 +142,18 @@ class CandidateJudgement(Judgement):
         """The entropy of every choice."""
         nats = self._softmax.log_total - self._softmax.mean_score
         return nats.where(self.episodes.steps, 0.0).clamp(min=0.0)
+
+
+def _block(
+    policy: NodePolicy,
+    first: Float[Tensor, "R H"],
+    second: Float[Tensor, "R H"],
+    at: Int64[Tensor, "E 2"],
+) -> Float[Tensor, "E"]:
+    """Gathered by one index, whose gradient is several times faster.
+
+    No method: the graph keeps what it will compute again, and with it a judgement would keep itself
+    alive for ever.
+    """
+    pairs = first.index_select(0, at[:, 0]), second.index_select(0, at[:, 1])
+    return bounded(policy.paired_scores(*pairs))

@@ -24,7 +24,7 @@ import torch
 
 import htm_env  # noqa: F401  # registers the ids
 from agents.ppo.vector_env import HTMVecEnv
-from benchmarks.measuring import REFERENCE, Row, add_device, add_ratios
+from benchmarks.measuring import REFERENCE, Row, add_device, add_ratios, one_by_one
 from benchmarks.plain_environment import PlainEnvironment
 from benchmarks.table import report
 from htm_env.datasets import make_dataset
@@ -193,14 +193,15 @@ def main(arguments: list[str] | None = None) -> None:
     all_tokens = options.tokens or (["15"] if quick else list(GEOMETRIES))
     all_copies = options.copies or (QUICK_COPIES if quick else COPIES)
     seconds = options.seconds or (0.5 * SECONDS if quick else SECONDS)
-    rows = [
-        measure(way, tokens, copies, reward, seconds, options.device)
+    cases = [
+        (way, tokens, copies, reward, seconds, options.device)
         for tokens in all_tokens
         for reward in options.rewards
         for way in options.ways
         for copies in ((1,) if way == "single" else all_copies)
         if way != REFERENCE or (tokens in PLAIN_SIZES and copies <= MOST_PLAIN)
     ]
+    rows = one_by_one(cases, measure)
     add_ratios(rows, "way", lambda row: (row["tokens"], row["copies"], row["reward"]), "steps/s")
     report("environment", rows, device=options.device)
 

@@ -30,6 +30,7 @@ from benchmarks.measuring import (
     Row,
     add_device,
     add_ratios,
+    one_by_one,
     own_process,
     peak_gigabytes,
     seconds_of,
@@ -150,9 +151,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--most", type=int, default=max(SIZES), help="tokens, at most")
     add_device(parser)
     options = parser.parse_args(arguments)
-    rows = [
-        own_process(measure, *case, options.seconds, options.device) for case in cases(options.most)
-    ]
+    asked = [(measure, *case, options.seconds, options.device) for case in cases(options.most)]
+    rows = one_by_one(asked, own_process)
     add_ratios(rows, "algo", lambda row: row["tokens"], "merges/s")
     report("joint_training", rows, device=options.device)
 

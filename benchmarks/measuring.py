@@ -9,12 +9,14 @@ import resource
 import statistics
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
+from benchmarks.table import text
 from htm_env.simulator import usable_device
 
 Row = dict[str, Any]
@@ -39,6 +41,17 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", type=usable, default="cpu", help="where: cpu, cuda, ...")
 
 
+def one_by_one(cases: Sequence[tuple[Any, ...]], measure: Callable[..., Row]) -> list[Row]:
+    """The row that ``measure(*case)`` gives for every case; who waits sees each as soon as it is
+    there."""
+    rows: list[Row] = []
+    for case in cases:
+        rows.append(measure(*case))
+        shown = "  ".join(f"{name} {text(value)}" for name, value in rows[-1].items())
+        print(f"[{len(rows)}/{len(cases)}]  {shown}", file=sys.stderr, flush=True)
+    return rows
+
+
 def settle(device: str) -> None:
     """Wait until the device has done what it was asked for; the processor always has."""
     if torch.device(device).type != "cpu":
@@ -49,13 +62,14 @@ def own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
     """What ``measure(*arguments)`` gives in a fresh process, so that its peak memory is its own.
 
     Where the system can fork, it is a copy of one that has imported everything and done nothing.
+    Raises what ``measure`` raises, and ``BrokenProcessPool`` where the process was killed.
     """
     forks = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forks else "spawn")
     if isinstance(context, multiprocessing.context.ForkServerContext):
         context.set_forkserver_preload(["agents", "agents.soap", "benchmarks.table"])
-    with context.Pool(1) as pool:
-        return pool.apply(measure, arguments)
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(measure, *arguments).result()
 
 
 def peak_gigabytes(device: str = "cpu") -> float:

@@ -30,7 +30,7 @@ def report(
     columns = list(rows[0])
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
-    cells = [[_text(row[column]) for column in columns] for row in rows]
+    cells = [[text(row[column]) for column in columns] for row in rows]
     for line in cells:
         table.add_row(*line)
     Console().print(table)
@@ -43,10 +43,10 @@ def report(
         "torch": torch.__version__,
     }
     path = folder / f"{name}.json"
-    path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
+    path.writetext(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
     measured_on = "; ".join(f"{key}: {value}" for key, value in machine.items())
     lines = [f"# {name}", measured_on, markdown.table(columns, cells)]
-    path.with_suffix(".md").write_text("\n\n".join(lines) + "\n")
+    path.with_suffix(".md").writetext("\n\n".join(lines) + "\n")
     print(f"written to {path} and {path.with_suffix('.md')}")
 
 
@@ -55,7 +55,8 @@ def _called(device: str) -> str:
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """As it stands in a cell; nothing for None."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from pathlib import Path
 
@@ -512,3 +513,21 @@ def test_a_table_is_printed_and_kept_for_programs_and_for_people(tmp_path, capsy
         "| one | 12,346 |  |",
         "| two | 7 | 0.25 |",
     ]
+
+
+def test_rows_are_shown_as_soon_as_they_are_there(capsys):
+    seen = []
+
+    def measure(name, number):
+        seen.append(capsys.readouterr().err)
+        return {"way": name, "steps/s": number}
+
+    rows = measuring.one_by_one([("one", 1234.5), ("two", None)], measure)
+    assert rows == [{"way": "one", "steps/s": 1234.5}, {"way": "two", "steps/s": None}]
+    assert seen == ["", "[1/2]  way one  steps/s 1,234\n"]
+    assert capsys.readouterr().err == "[2/2]  way two  steps/s \n"
+
+
+def test_a_row_whose_process_is_killed_is_an_error_and_no_endless_wait():
+    with pytest.raises(BrokenProcessPool):
+        measuring.own_process(os._exit, 9)

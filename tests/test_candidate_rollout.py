@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -264,3 +266,19 @@ def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
             assert judgement.log_probs.requires_grad
         kept.append(sum(tensor.untyped_storage().nbytes() // 4 for tensor in tensors.values()))
     assert kept[1] < made_of < kept[0]
+
+
+@pytest.mark.parametrize("block", [16, 10**6])
+def test_a_judgement_is_gone_with_its_last_name(autoencoder, monkeypatch, block):
+    """Its graph, which is kept for other losses, must not hold it."""
+    monkeypatch.setattr(candidate_judgement, "BLOCK", block)
+    policy, batch = random_policy("pointer"), random_batch([40])
+    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(4))
+    judgement = judge(policy, autoencoder, batch, episodes)
+    ones = torch.ones_like(episodes.log_prob)
+    judgement.learn(judgement.judged(True), ones, ones[:, :1] * 0, ordered=True)
+    scores = weakref.ref(judgement._scores)
+    alive = weakref.ref(judgement)
+    del judgement
+    gc.collect()
+    assert alive() is None and scores() is None
