@@ -43,10 +43,10 @@ def report(
         "torch": torch.__version__,
     }
     path = folder / f"{name}.json"
-    path.writetext(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
+    path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
     measured_on = "; ".join(f"{key}: {value}" for key, value in machine.items())
     lines = [f"# {name}", measured_on, markdown.table(columns, cells)]
-    path.with_suffix(".md").writetext("\n\n".join(lines) + "\n")
+    path.with_suffix(".md").write_text("\n\n".join(lines) + "\n")
     print(f"written to {path} and {path.with_suffix('.md')}")
 
 
