@@ -11,7 +11,13 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 from agents.comparison_plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
-from agents.diagnoses import CrossPlayRow, cross_play, read_cross_play, retrained_runs
+from agents.diagnoses import (
+    CrossPlayRow,
+    cross_play,
+    read_cross_play,
+    retrained_runs,
+    write_cross_play,
+)
 from agents.live_table import LiveTable, Watched
 from agents.options import CompareOptions
 from agents.processes import Job, State, run_jobs
@@ -85,6 +91,10 @@ def report_again(paths: Sequence[Path], out: Path) -> None:
             crossed |= {row.pair: row for row in read_cross_play(path / CROSS_PLAY)}
     if [path.resolve() for path in tables] != [(out / RESULTS).resolve()]:
         write_results(out / RESULTS, rows)
+        if retrained:
+            write_results(out / RETRAIN_RESULTS, retrained)
+        if crossed:
+            write_cross_play(out / CROSS_PLAY, crossed.values())
     report = write_report(out, rows, retrained, list(crossed.values()))
     print(f"results   {out / RESULTS}")
     print(f"report    {report}")

@@ -105,6 +105,13 @@ def test_the_same_command_again_computes_nothing(out, monkeypatch):
             assert after[name][1] == content[1], f"{name} has other bytes"
 
 
+def test_a_report_of_several_tables_keeps_their_diagnoses(out, tmp_path):
+    joined = tmp_path / "joined"
+    assert main(["compare", "--report", str(out), "--out", str(joined)]) == 0
+    for name in ("retrained.csv", "cross_play.csv"):
+        assert (joined / name).read_text() == (out / name).read_text()
+
+
 def test_a_second_run_adds_its_pairs_only(out, tmp_path, monkeypatch):
     here(monkeypatch)
     folder = tmp_path / "out"
