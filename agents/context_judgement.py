@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -174,7 +175,9 @@ class ContextJudgement(Judgement):
         """As :meth:`_look`; nothing is kept for the way back, on which it is computed again."""
         if not torch.is_grad_enabled():
             return self._look(*arguments)
-        return checkpoint(self._look, *arguments, use_reentrant=False)
+        # Of a copy: the graph keeps what it will call again, and would keep a judgement that keeps
+        # the graph alive for ever.
+        return checkpoint(copy.copy(self)._look, *arguments, use_reentrant=False)
 
     def _look(
         self,

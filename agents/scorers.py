@@ -73,7 +73,7 @@ class PairPolicy(NodePolicy):
 
     def __init__(self, embedding_dim: int, hidden_dim: int = 256) -> None:
         super().__init__()
-        self.embedding_dim, self.hidden_dim = embedding_dim, hidden_dim
+        self.embedding_dim = embedding_dim
         self.first = nn.Linear(2 * embedding_dim, hidden_dim)
         self.rest = nn.Sequential(
             nn.ReLU(), nn.Linear(hidden_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, 1)

@@ -17,7 +17,7 @@ class SampleRows:
     """Neighbouring rows with the same tokens."""
 
     first_row: Int64[Tensor, "B"]
-    """The first row that has the sample of each row."""
+    """The first of the neighbours that have the sample of each row."""
 
     @classmethod
     def of(cls, batch: TokenBatch) -> SampleRows:
@@ -31,7 +31,7 @@ class SampleRows:
 
     @cached_property
     def begins(self) -> Bool[Tensor, "B"]:
-        """True <--> no earlier row has the sample."""
+        """True <--> the row before has another sample."""
         rows = torch.arange(len(self.first_row), device=self.first_row.device)
         return self.first_row == rows
 

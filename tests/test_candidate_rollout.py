@@ -19,7 +19,7 @@ from episodes import (
 )
 from torch import Tensor
 
-from agents import candidate_judgement, candidate_rollout
+from agents import candidate_judgement, candidate_rollout, context_judgement
 from agents.candidate_judgement import IMPOSSIBLE
 from agents.intervals import Intervals
 from agents.judging import judge
@@ -268,17 +268,21 @@ def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
     assert kept[1] < made_of < kept[0]
 
 
-@pytest.mark.parametrize("block", [16, 10**6])
-def test_a_judgement_is_gone_with_its_last_name(autoencoder, monkeypatch, block):
+@EVERY
+@pytest.mark.parametrize("nearest", [None, Nearest(4)])
+@pytest.mark.parametrize("at_a_time", [16, 10**6])
+def test_a_judgement_is_gone_with_its_last_name(
+    autoencoder, network, monkeypatch, nearest, at_a_time
+):
     """Its graph, which is kept for other losses, must not hold it."""
-    monkeypatch.setattr(candidate_judgement, "BLOCK", block)
-    policy, batch = random_policy("pointer"), random_batch([40])
-    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(4))
+    monkeypatch.setattr(candidate_judgement, "BLOCK", at_a_time)
+    monkeypatch.setattr(context_judgement, "TOKENS_AT_A_TIME", at_a_time)
+    policy, batch = random_policy(network), random_batch([30])
+    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
     judgement = judge(policy, autoencoder, batch, episodes)
     ones = torch.ones_like(episodes.log_prob)
     judgement.learn(judgement.judged(True), ones, ones[:, :1] * 0, ordered=True)
-    scores = weakref.ref(judgement._scores)
-    alive = weakref.ref(judgement)
+    log_probs, alive = weakref.ref(judgement.log_probs), weakref.ref(judgement)
     del judgement
     gc.collect()
-    assert alive() is None and scores() is None
+    assert alive() is None and log_probs() is None

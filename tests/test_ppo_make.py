@@ -258,11 +258,16 @@ def test_held_out_scores_are_those_of_the_greedy_masked_policy(form, tmp_path, m
         for row in np.flatnonzero(dones & np.isnan(last)):
             last[row] = infos[row]["error"]
     np.testing.assert_allclose(logged, last.mean(), rtol=1e-4)
+    alone, greedily = [], planning.merge_greedily
     monkeypatch.setattr(planning, "MANY", 2)  # tokens from which on samples are merged one by one
+    monkeypatch.setattr(
+        planning, "merge_greedily", lambda *given: alone.append(given) or greedily(*given)
+    )
     held_out._rollouts = 0
     held_out._on_rollout_end()
     again = model.logger.name_to_value["validation/nmse"]
     np.testing.assert_allclose(again, logged, rtol=1e-4)
+    assert bool(alone) == (form == "knn")
 
 
 def test_held_out_evaluation_refuses_what_it_cannot_plan_with():
