@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from agents.choices import most_entropy
 from agents.context_policy import make_policy
+from agents.policy import ILLEGAL
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
 from agents.ppo.distribution import MergeDistribution
@@ -176,6 +177,28 @@ def test_masks_given_beside_the_observation_forbid_more_and_can_be_taken_back():
     assert distribution.entropy().item() == 0.0
     distribution.apply_masking(None)
     assert distribution.entropy().item() == pytest.approx(math.log(2))
+
+
+def test_actions_are_drawn_as_often_as_they_are_likely():
+    """Between, before and behind actions of no weight; five standard errors either way."""
+    weights = torch.tensor([0.0, 1.0, 0.0, 3.0, 6.0, 0.0])
+    logits = weights.log().clamp(min=ILLEGAL).expand(20_000, -1)
+    torch.manual_seed(0)
+    drawn = MergeDistribution(6).proba_distribution(logits).sample()
+    expected = weights / weights.sum()
+    error = (expected * (1 - expected) / len(drawn)).sqrt()
+    found = drawn.bincount(minlength=6) / len(drawn)
+    assert ((found - expected).abs() <= 5 * error).all()
+
+
+@pytest.mark.parametrize(("number", "expected"), [(0.0, 1), (1.0 - 2.0**-53, 4)])
+def test_the_least_and_the_largest_random_number_give_actions_of_some_weight(
+    number, expected, monkeypatch
+):
+    monkeypatch.setattr(torch, "rand", lambda *size, **kind: torch.full(size, number, **kind))
+    weights = torch.tensor([[0.0, 0.3, 0.0, 0.1, 0.7, 0.0]])
+    distribution = MergeDistribution(6).proba_distribution(weights.log().clamp(min=ILLEGAL))
+    assert distribution.sample().tolist() == [expected]
 
 
 def test_numbers_that_are_not_finite_still_give_legal_actions():

@@ -43,8 +43,14 @@ class MergeDistribution(MaskableCategoricalDistribution):
         return -(weights_of(self.log_probabilities) * self.log_probabilities).sum(1)
 
     def sample(self) -> Int64[Tensor, "B"]:
-        """Drawn with torch's global generator, as everything in Stable-Baselines3 is."""
-        return torch.multinomial(weights_of(self.log_probabilities), 1).squeeze(1)
+        """Drawn with torch's global generator, as everything in Stable-Baselines3 is.
+
+        One random number a row, where ``torch.multinomial`` takes one an action: the first action
+        whose running total lies above it, which is none of weight 0.
+        """
+        totals = weights_of(self.log_probabilities).cumsum(1, dtype=torch.float64)
+        drawn = torch.rand(len(totals), 1, dtype=totals.dtype, device=totals.device)
+        return torch.searchsorted(totals, drawn * totals[:, -1:], right=True).squeeze(1)
 
     def mode(self) -> Int64[Tensor, "B"]:
         return self.log_probabilities.argmax(dim=1)

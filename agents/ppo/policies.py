@@ -22,6 +22,7 @@ from agents.context_policy import ContextPolicy, make_policy, observed_by
 from agents.encoders import NO_ENCODER, ContextConfig
 from agents.policy import MergePolicy
 from agents.ppo.distribution import MergeDistribution
+from agents.ppo.recent import RecentLook
 from agents.ppo.sharing import shared_forward
 from htm_env.actions import num_actions
 
@@ -92,6 +93,7 @@ class _MergeNetwork(BasePolicy):
             **self.network_arguments,
         )
         _check_encoder(self.network)
+        self.recent = RecentLook(self.network)
         self.action_dist = MergeDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -124,7 +126,8 @@ class _MergeNetwork(BasePolicy):
     def _evaluate(
         self, obs: Observation, action_masks: Masks
     ) -> tuple[MergeDistribution, Float[Tensor, "B 1"]]:
-        logits, values = self.network({key: obs[key] for key in self.keys})
+        look = self.network if torch.is_grad_enabled() else self.recent
+        logits, values = look({key: obs[key] for key in self.keys})
         return self._distribution(logits, action_masks), values[:, None]
 
     def _distribution(self, logits: Float[Tensor, "B A"], action_masks: Masks) -> MergeDistribution:

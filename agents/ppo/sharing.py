@@ -3,19 +3,19 @@
 A merge changes two slots, so that the states of one episode share most of their tokens. Rows that
 follow one another are gathered into runs; a run has each of its tokens (its *nodes*) once, and all
 scores of its states are entries of one table of pairs of nodes, as in ``losses.py``. Where there
-are candidates, only those are scored.
+are candidates, only those are scored, each once while it stays where it is in the lists.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from agents.policy import ILLEGAL, MergePolicy, NodePolicy, action_logits, bounded
-from htm_env.forest import action_mask, action_to_pair
+from agents.policy import ILLEGAL, Features, MergePolicy, NodePolicy, action_logits, bounded
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,8 @@ class Runs:
         row = torch.arange(len(active), device=active.device)
         run = begins.cumsum(0) - 1
         step = row - row[begins][run]
-        number = is_new.flatten().cumsum(0).view_as(active) - 1  # of a new token, in reading order
         before = (is_new.sum(1).cumsum(0) - is_new.sum(1))[begins]  # new tokens before each run
-        source = torch.where(is_new, row[:, None], 0).cummax(dim=0).values
-        node = ((number.gather(0, source) - before[run][:, None]) * active).clamp(min=0)
+        node = ((_latest(is_new) - 1 - before[run][:, None]) * active).clamp(min=0)
 
         size = (int(run[-1]) + 1, int(node.max()) + 1)
         at = (run[:, None].expand_as(node)[is_new], node[is_new])
@@ -66,6 +64,11 @@ class Runs:
         return cls(run, step, node, run_tokens, run_counts, members)
 
 
+def looks_at_tokens_alone(network: MergePolicy) -> TypeGuard[NodePolicy]:
+    """True <--> a token's features depend on nothing beside it, and ``forward`` on nothing else."""
+    return isinstance(network, NodePolicy) and type(network).forward is MergePolicy.forward
+
+
 def shared_forward(
     network: MergePolicy, observation: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B"]]:
@@ -74,22 +77,50 @@ def shared_forward(
     Networks with a ``forward`` of their own, because a token's features depend on other tokens, are
     asked themselves.
     """
-    own = type(network).forward is not MergePolicy.forward
-    if own or not isinstance(network, NodePolicy):
+    if not looks_at_tokens_alone(network):
         return network(observation)
     active = observation["active"].bool()
     runs = Runs.of(observation["tokens"].float(), observation["leaf_counts"], active)
     features = network.features(runs.tokens, runs.leaf_counts)  # of (R, N) nodes
     values = network.values(features.pooled, runs.members)[runs.run, runs.step]
     if "candidates" in observation:  # then a table of all pairs of nodes is too large
-        at = (runs.run[:, None], runs.node)  # (B, P)
-        first, second = features.first[at], features.second[at]
-        scores = bounded(network.listed_scores(first, second, observation["candidates"]))
-        return action_logits(scores, observation), values
+        scores = _listed_scores(network, runs, features, observation["candidates"].long())
+    else:
+        scores = _pair_scores(network, runs, features)
+    return action_logits(scores, observation), values
+
+
+def _pair_scores(network: NodePolicy, runs: Runs, features: Features) -> Float[Tensor, "B P P"]:
     needed = (runs.members.transpose(1, 2) @ runs.members) > 0
-    scores = bounded(network.node_scores(features.first, features.second, lambda: needed))
-    slots, nodes = active.shape[1], scores.shape[1]
-    first, second = action_to_pair(torch.arange(slots * (slots - 1), device=active.device), slots)
-    pair = (runs.run[:, None] * nodes + runs.node[:, first]) * nodes + runs.node[:, second]
-    logits = scores.flatten().gather(0, pair.flatten()).view(pair.shape)  # (B, A)
-    return logits.masked_fill(~action_mask(active), ILLEGAL), values
+    table = bounded(network.node_scores(features.first, features.second, lambda: needed))
+    batch, slots = runs.node.shape
+    rows = runs.run[:, None] * table.shape[1] + runs.node
+    scores = table.flatten(0, 1).index_select(0, rows.flatten()).view(batch, slots, -1)
+    return scores.gather(2, runs.node[:, None].expand(-1, slots, -1))
+
+
+def _listed_scores(
+    network: NodePolicy, runs: Runs, features: Features, candidates: Int64[Tensor, "B P k"]
+) -> Float[Tensor, "B P k"]:
+    partner = runs.node.gather(1, candidates.clamp(min=0).flatten(1)).view_as(candidates)
+    first = runs.node[:, :, None].expand_as(partner)
+    there = candidates >= 0
+    stays = there[1:] & there[:-1] & (first[1:] == first[:-1]) & (partner[1:] == partner[:-1])
+    stays &= (runs.run[1:] == runs.run[:-1])[:, None, None]
+    is_new = there.clone()
+    is_new[1:] &= ~stays
+
+    before = runs.run * runs.tokens.shape[1]  # nodes before those of each state's run
+    state = is_new.nonzero()[:, 0]
+    scores = network.paired_scores(
+        features.first.flatten(0, 1).index_select(0, before[state] + first[is_new]),
+        features.second.flatten(0, 1).index_select(0, before[state] + partner[is_new]),
+    )
+    empty = scores.new_full((1,), ILLEGAL)  # of places where nothing has been yet
+    return torch.cat([empty, bounded(scores)])[_latest(is_new)]
+
+
+def _latest(is_new: Bool[Tensor, "B *places"]) -> Int64[Tensor, "B *places"]:
+    """The latest new thing at each place, counted from 1 in reading order; 0 where none was yet."""
+    number = is_new.flatten().cumsum(0).view_as(is_new) * is_new
+    return number.cummax(dim=0).values

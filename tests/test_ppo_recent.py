@@ -1,0 +1,118 @@
+"""The policy network on one population after another: what is kept changes nothing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from test_ppo_policies import DIM, episodes, states, with_candidates
+
+from agents.context_policy import make_policy
+from agents.policy import NodePolicy
+from agents.ppo.recent import RecentLook
+
+
+def steps(slots: int, copies: int, seed: int, k: int | None) -> list[dict[str, torch.Tensor]]:
+    """What copies of the environment show: each has two episodes, the second of other tokens."""
+    columns = [episodes(slots, 2, 10 * seed + copy) for copy in range(copies)]
+    shown = [
+        {key: torch.stack([column[key][step] for column in columns]) for key in columns[0]}
+        for step in range(len(columns[0]["active"]))
+    ]
+    return shown if k is None else [with_candidates(observation, k) for observation in shown]
+
+
+def assert_same(one, other) -> None:
+    for found, expected in zip(one, other, strict=True):
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+@given(
+    st.integers(2, 7),
+    st.integers(1, 3),
+    st.integers(0, 20),
+    st.sampled_from(["pointer", "pair_mlp"]),
+    st.sampled_from([None, 1, 3]),
+)
+def test_it_gives_what_the_network_gives(slots, copies, seed, scorer, k):
+    torch.manual_seed(seed)
+    network = make_policy(scorer, DIM, 16)
+    look = RecentLook(network)
+    for observation in steps(max(slots, 3), copies, seed, k):
+        assert_same(look(observation), network(observation))
+    other = states(slots, copies + 1, seed)  # populations of another number and size
+    assert_same(look(other), network(other))
+
+
+@pytest.mark.parametrize("k", [None, 2])
+def test_after_the_first_population_it_looks_at_what_changed_alone(k, monkeypatch):
+    network = make_policy("pointer", DIM, 16)
+    look, shown = RecentLook(network), steps(8, 5, 0, k)
+    tokens, pairs = [], []
+    features, paired_scores = network.features, network.paired_scores
+    monkeypatch.setattr(
+        network, "features", lambda e, c: tokens.append(c.numel()) or features(e, c)
+    )
+    monkeypatch.setattr(
+        network, "paired_scores", lambda a, b: pairs.append(len(a)) or paired_scores(a, b)
+    )
+    for observation in shown[:7]:  # the first episode of all copies
+        look(observation)
+    assert tokens == [5 * 8] + 6 * [5 * 2]  # the merged token and the slot that it left
+    if k is None:
+        return
+    for number, before, after in zip(pairs[1:], shown[:6], shown[1:7], strict=True):
+        stays = (before["tokens"] == after["tokens"]).all(2)
+        before, after = (seen["candidates"].long() for seen in (before, after))
+        partner = stays.gather(1, after.clamp(min=0).flatten(1)).view_as(after)
+        assert number == (~(stays[..., None] & partner & (before == after)) & (after >= 0)).sum()
+
+
+@pytest.mark.parametrize("k", [None, 2])
+def test_weights_that_change_in_any_way_are_noticed(k):
+    torch.manual_seed(0)
+    network = make_policy("pointer", DIM, 16)
+    look, observation = RecentLook(network), steps(5, 2, 0, k)[0]
+    look(observation)
+    first = next(network.parameters())
+    with torch.no_grad():
+        first += 1.0
+    assert_same(look(observation), network(observation))
+    first.data.mul_(2.0)  # which leaves no trace in the tensor
+    assert_same(look(observation), network(observation))
+    network.load_state_dict(make_policy("pointer", DIM, 16).state_dict())
+    assert_same(look(observation), network(observation))
+
+
+def test_observations_that_are_written_to_are_not_mistaken_for_the_old_ones():
+    network = make_policy("pointer", DIM, 16)
+    look, observation = RecentLook(network), with_candidates(states(5, 3), 2)
+    look(observation)
+    observation["leaf_counts"] += 1
+    observation["candidates"] = observation["candidates"].flip(2).contiguous()
+    assert_same(look(observation), network(observation))
+    observation["candidates"].copy_(observation["candidates"].flip(2))
+    observation["leaf_counts"] += 1
+    assert_same(look(observation), network(observation))
+
+
+def test_tokens_that_are_not_finite_are_forgotten():
+    network = make_policy("pointer", DIM, 16)
+    look, observation = RecentLook(network), with_candidates(states(5, 3), 2)
+    broken = {**observation, "tokens": observation["tokens"].clone()}
+    broken["tokens"][:, :2] = torch.nan
+    for _ in range(2):
+        logits, _ = look(broken)
+        assert torch.equal(logits, network(broken)[0])
+    assert_same(look(observation), network(observation))
+
+
+def test_a_network_with_a_forward_of_its_own_is_asked_itself():
+    class Other(type(make_policy("pointer", DIM, 16))):
+        def forward(self, observation):
+            return torch.zeros(1, 2), torch.ones(1)
+
+    assert issubclass(Other, NodePolicy)
+    logits, values = RecentLook(Other(DIM, 16))(states(2, 1))
+    assert logits.tolist() == [[0, 0]] and values.tolist() == [1]
