@@ -16,6 +16,7 @@ from agents.diagnoses import (
     cross_play,
     read_cross_play,
     retrained_runs,
+    up_to_date,
     write_cross_play,
 )
 from agents.live_table import LiveTable, Watched
@@ -88,7 +89,13 @@ def report_again(paths: Sequence[Path], out: Path) -> None:
     crossed: dict[tuple, CrossPlayRow] = {}
     for path in beside:
         if (path / CROSS_PLAY).exists():
-            crossed |= {row.pair: row for row in read_cross_play(path / CROSS_PLAY)}
+            hashes = {
+                (row.task, row.algo, row.seed): row.weights_hash
+                for row in rows
+                if row.split == "test"
+            }
+            current = up_to_date(read_cross_play(path / CROSS_PLAY), hashes)
+            crossed |= {row.pair: row for row in current}
     if [path.resolve() for path in tables] != [(out / RESULTS).resolve()]:
         write_results(out / RESULTS, rows)
         if retrained:

@@ -44,10 +44,10 @@ class Corrected(NamedTuple):
     advantages: Float[Tensor, "B M"]
     weights: Float[Tensor, "B M"]
     targets: Float[Tensor, "B M"]
-    """What the critic's values should become; whatever the correction, ratios in them are cut at
-    ``rho_bar``, since one large target undoes a critic."""
+    """What the critic's values should become; whatever the correction, every ratio in them is cut
+    at ``rho_bar``, since one large target undoes a critic."""
     clipped: Bool[Tensor, "B M"]
-    """True <--> the weight of this merge in the policy's gradient was cut."""
+    """True <--> a ratio was cut in what this merge weighs in the policy's gradient."""
 
 
 class Limits(NamedTuple):
@@ -81,43 +81,68 @@ def by_vtrace(episodes: Replayed, limits: Limits) -> Corrected:
 
 def by_decision(episodes: Replayed, limits: Limits) -> Corrected:
     """Per-decision importance sampling (Precup et al. 2000): unbiased, with any variance."""
-    return _weighted(episodes, limits, _prefixes(episodes).exp(), per_decision_returns)
+    returns = _returns(per_decision_returns, episodes, limits, episodes.target_log_prob)
+    return _weighted(episodes, limits, _prefixes(episodes).exp(), returns)
 
 
 def by_self_normalisation(episodes: Replayed, limits: Limits) -> Corrected:
     """The same with weights that average one over the batch: less variance, a vanishing bias."""
     prefixes = _prefixes(episodes).masked_fill(~episodes.steps, -torch.inf)
     weights = self_normalised_weights(prefixes) * episodes.steps.sum(0) / len(prefixes)
-    return _weighted(episodes, limits, weights, self_normalised_returns)
+    returns = _returns(self_normalised_returns, episodes, limits, episodes.target_log_prob)
+    return _weighted(episodes, limits, weights, returns)
 
 
 def by_truncation(episodes: Replayed, limits: Limits) -> Corrected:
-    """Per-decision importance sampling whose weights are cut at ``rho_bar`` (Ionides 2008)."""
+    """Per-decision importance sampling whose weights are cut at ``rho_bar`` (Ionides 2008): those
+    of a merge's past as a whole, and every ratio of what follows it."""
     prefixes = _prefixes(episodes)
     cut = truncated_log_weights(prefixes, limits.rho_bar)
-    return _weighted(episodes, limits, cut.exp(), per_decision_returns, cut < prefixes)
+    returns = _cut_returns(episodes, limits)
+    above = _ratios(episodes) > limits.rho_bar
+    later = above.sum(1, keepdim=True) - above.cumsum(1)  # ratios above it that follow the merge
+    return _weighted(episodes, limits, cut.exp(), returns, (cut < prefixes) | (later > 0))
 
 
 def _prefixes(episodes: Replayed) -> Float[Tensor, "B M"]:
     return prefix_log_weights(episodes.behaviour_log_prob, episodes.target_log_prob, episodes.steps)
 
 
-def _weighted(
+def _ratios(episodes: Replayed) -> Float[Tensor, "B M"]:
+    return log_ratios(episodes.behaviour_log_prob, episodes.target_log_prob, episodes.steps).exp()
+
+
+def _returns(
+    returns_of: Callable[..., Tensor],
     episodes: Replayed,
     limits: Limits,
-    weights: Float[Tensor, "B M"],
-    returns_of: Callable[..., Tensor],
-    clipped: Bool[Tensor, "B M"] | None = None,
-) -> Corrected:
-    returns = returns_of(
+    target_log_prob: Float[Tensor, "B M"],
+) -> Float[Tensor, "B M"]:
+    return returns_of(
         episodes.behaviour_log_prob,
-        episodes.target_log_prob,
+        target_log_prob,
         episodes.rewards,
         mask=episodes.steps,
         gamma=limits.discount,
     )
-    ratio = log_ratios(episodes.behaviour_log_prob, episodes.target_log_prob, episodes.steps).exp()
-    moved = ratio.clamp(max=limits.rho_bar) * (returns - episodes.values)
+
+
+def _cut_returns(episodes: Replayed, limits: Limits) -> Float[Tensor, "B M"]:
+    """Per decision, every ratio cut at ``rho_bar``."""
+    most = episodes.behaviour_log_prob + math.log(limits.rho_bar)
+    cut = torch.minimum(episodes.target_log_prob, most)
+    return _returns(per_decision_returns, episodes, limits, cut)
+
+
+def _weighted(
+    episodes: Replayed,
+    limits: Limits,
+    weights: Float[Tensor, "B M"],
+    returns: Float[Tensor, "B M"],
+    clipped: Bool[Tensor, "B M"] | None = None,
+) -> Corrected:
+    surprise = _cut_returns(episodes, limits) - episodes.values
+    moved = _ratios(episodes).clamp(max=limits.rho_bar) * surprise
     return Corrected(
         (returns - episodes.values) * episodes.steps,
         weights * episodes.steps,

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from agents.algorithms import algorithm
 from agents.comparison_plan import RETRAINED, PlannedRun
 from agents.evaluation import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
 from agents.fixed_order import FixedOrder
-from agents.results import Task
+from agents.results import Task, load_result
 from agents.retrained import RetrainedConfig
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
@@ -52,6 +52,10 @@ def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
     return planned
 
 
+RunKey = tuple[Task, str, int]
+"""What no two runs share: their task, algorithm and seed."""
+
+
 @dataclass(frozen=True)
 class CrossPlayRow:
     """One policy's trees through one autoencoder; both are runs on the same problem."""
@@ -68,6 +72,9 @@ class CrossPlayRow:
     autoencoder_seed: int
     nmse: float | None
     """On the held-out test episodes, greedy trees; None where it is not finite."""
+    weights_hash: str
+    """Of the autoencoder that the policy learned with."""
+    autoencoder_weights_hash: str
 
     @property
     def task(self) -> Task:
@@ -77,6 +84,16 @@ class CrossPlayRow:
     def pair(self) -> tuple[Task, str, int, str, int]:
         """What no two rows share."""
         return self.task, self.algo, self.seed, self.autoencoder_algo, self.autoencoder_seed
+
+    @property
+    def hashes(self) -> dict[RunKey, str]:
+        """What the weights of both runs' autoencoders are, unless one was made anew since."""
+        return {
+            (self.task, self.algo, self.seed): self.weights_hash,
+            (self.task, self.autoencoder_algo, self.autoencoder_seed): (
+                self.autoencoder_weights_hash
+            ),
+        }
 
     @property
     def own(self) -> bool:
@@ -89,11 +106,14 @@ def cross_play(
 ) -> None:
     """Write the table of every finished policy's trees through every autoencoder of its problem.
 
-    Pairs that the table has are not computed again; it is written after each policy, so that the
-    work can be interrupted. ``tell`` hears of each policy in a line.
+    Pairs that the table has are not computed again, unless one of the two runs was made anew; it is
+    written after each policy, so that the work can be interrupted. ``tell`` hears of each policy in
+    a line.
     """
-    rows = {row.pair: row for row in read_cross_play(path)} if path.exists() else {}
     usable = [run for run in runs if run.finished and algorithm(run.algo).learner.makes_trees]
+    hashes = {_run_key(run): _weights_hash(run) for run in usable}
+    known = up_to_date(read_cross_play(path), hashes) if path.exists() else []
+    rows = {row.pair: row for row in known}
     for problem in dict.fromkeys(run.problem for run in usable):
         group = [run for run in usable if run.problem == problem]
         for policy in group:
@@ -103,15 +123,33 @@ def cross_play(
                 for run, error in zip(missing, _errors(policy, missing), strict=True):
                     pair = _pair(policy, run)
                     finite = error if torch.tensor(error).isfinite() else None
-                    rows[pair] = CrossPlayRow(*pair[0], *pair[1:], finite)
+                    both = hashes[_run_key(policy)], hashes[_run_key(run)]
+                    rows[pair] = CrossPlayRow(*pair[0], *pair[1:], finite, *both)
                 write_cross_play(path, rows.values())
 
 
-def _pair(policy: PlannedRun, other: PlannedRun) -> tuple[Task, str, int, str, int]:
-    config = policy.config
+def up_to_date(rows: Iterable[CrossPlayRow], hashes: Mapping[RunKey, str]) -> list[CrossPlayRow]:
+    """Those of which neither run was made anew since, as far as ``hashes`` know of them."""
+    return [
+        row for row in rows if all(hashes.get(run, own) == own for run, own in row.hashes.items())
+    ]
+
+
+def _run_key(run: PlannedRun) -> RunKey:
+    config = run.config
     kwargs = json.dumps(config["env_kwargs"], sort_keys=True)
     task = Task(config["env"], kwargs, config["embedding_dim"], config["mode"])
-    return task, policy.algo, policy.seed, other.algo, other.seed
+    return task, run.algo, run.seed
+
+
+def _weights_hash(run: PlannedRun) -> str:
+    result = load_result(run.directory)
+    assert result is not None  # the run is finished
+    return str(result["weights_hash"])
+
+
+def _pair(policy: PlannedRun, other: PlannedRun) -> tuple[Task, str, int, str, int]:
+    return *_run_key(policy), other.algo, other.seed
 
 
 @torch.no_grad()

@@ -191,11 +191,15 @@ def _one_run(versions: Sequence[list[ResultRow]]) -> list[ResultRow]:
 def _read_table(path: Path) -> list[ResultRow]:
     if not path.is_file():
         raise FileNotFoundError(f"no results at {path}")
-    rows = []
+    rows: list[ResultRow] = []
     with open(path, newline="") as file:
-        for number, values in enumerate(csv.DictReader(file), start=2):
+        names: list[str] = []
+        for number, values in enumerate(csv.reader(file), start=1):
+            if number == 1 or values[:1] == names[:1]:  # once more where tables were appended
+                names = values
+                continue
             try:
-                rows.append(_row_from(values))
+                rows.append(_row_from(dict(zip(names, values, strict=True))))
             except (KeyError, TypeError, ValueError) as error:
                 raise ValueError(f"{path} line {number} is not a result: {error}") from error
     return rows

@@ -140,11 +140,18 @@ def candidate_pair(action: Any, candidates: Any) -> tuple[Any, Any]:
     return slot, candidates[rows, slot, place]
 
 
-def candidate_action(first: Any, second: Any, candidates: Any) -> int:
+def candidate_action(first: Any, second: Any, candidates: Any) -> Any:
     """The action that merges the ordered pair of slots, given the observation's ``(P, k)``.
 
-    Raises ``ValueError`` where ``second`` is no candidate of ``first``.
+    An int, or ``(B,)`` of them for ``(B,)`` slots and lists ``(B, P, k)``. Raises ``ValueError``
+    where ``second`` is no candidate of ``first``.
     """
+    if candidates.ndim == 3:
+        each = zip(first, second, candidates, strict=True)
+        actions = [candidate_action(*one) for one in each]
+        if isinstance(candidates, np.ndarray):
+            return np.array(actions, dtype=np.int64)
+        return torch.tensor(actions, dtype=torch.int64, device=candidates.device)
     choices = [int(slot) for slot in candidates[first]]
     if second < 0 or second not in choices:
         raise ValueError(

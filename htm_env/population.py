@@ -17,6 +17,9 @@ from htm_env.levels import descend
 from htm_env.neighbours import Nearest, Neighbourhood
 from htm_env.types import TokenBatch
 
+MOST_LEAVES = 1 << 16
+"""Decoded leaves that wait for their errors, about: those of a chain's subtrees are P^2 / 2."""
+
 
 @dataclass(frozen=True)
 class Population:
@@ -160,17 +163,23 @@ def subtree_errors(
     """
     errors = embeddings.new_zeros(len(nodes))
     state = embeddings
-    leaves, leaf_ids, origins = [], [], []
+    waiting: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def add() -> None:
+        leaves, leaf_ids, origins = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+        waiting.clear()
+        errors.index_add_(0, origins, token_errors(autoencoder, leaves, leaf_ids, batch, std))
+
     for level in descend(children, nodes):
         if len(level.leaves):
-            leaves.append(state[level.leaves])
-            leaf_ids.append(level.nodes[level.leaves])
-            origins.append(level.origin[level.leaves])
+            here = level.leaves
+            waiting.append((state[here], level.nodes[here], level.origin[here]))
+            if sum(len(leaves) for leaves, _, _ in waiting) > MOST_LEAVES:
+                add()
         if len(level.internal):
             state = autoencoder.unmerge(state[level.internal])
-    if leaves:
-        leaf_errors = token_errors(autoencoder, torch.cat(leaves), torch.cat(leaf_ids), batch, std)
-        errors.index_add_(0, torch.cat(origins), leaf_errors)
+    if waiting:
+        add()
     return errors
 
 

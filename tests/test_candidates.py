@@ -234,6 +234,9 @@ def test_actions_and_pairs():
     both = np.stack([listed, listed[::-1]])
     first, second = candidate_pair(np.array([5, 5]), both)
     assert first.tolist() == [2, 2] and second.tolist() == [0, 2]
+    for arrays in ((first, second, both), tuple(map(torch.from_numpy, (first, second, both)))):
+        again = candidate_action(*arrays)
+        assert type(again) is type(arrays[2]) and again.tolist() == [5, 5]
     first, second = candidate_pair(torch.tensor([5, 5]), torch.as_tensor(both))
     assert first.tolist() == [2, 2] and second.tolist() == [0, 2]
     assert candidate_mask(torch.as_tensor(both))[0].tolist() == [1, 1, 1, 0, 1, 1]

@@ -96,6 +96,27 @@ def test_truncation_says_what_it_cut():
     assert found.clipped.tolist() == [[False, True]]
 
 
+def test_truncation_leaves_no_large_ratio_anywhere_by_hand():
+    """Ratios 1 and 10,000, cut at 1: the second does not reach the first through its return, and
+    no correction lets it reach what the critic learns."""
+    target = torch.tensor([[0.5, 1.0]]).log()
+    behaviour = torch.tensor([[0.5, 1e-4]]).log()
+    episodes = Replayed(
+        behaviour, target, torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, 1.0]]),
+        torch.ones(1, 2).bool(),
+    )  # fmt: skip
+    limits = Limits(1.0, 1.0, 1.0, 1.0)
+    found = CORRECTIONS["truncated"](episodes, limits)
+    torch.testing.assert_close(found.advantages, torch.tensor([[4.0, 2.0]]))  # 2 + 3 - 1, 3 - 1
+    torch.testing.assert_close(found.weights, torch.ones(1, 2))
+    assert found.clipped.tolist() == [[True, True]]
+    for name in ("truncated", "per_decision", "self_normalised"):
+        targets = CORRECTIONS[name](episodes, limits).targets
+        torch.testing.assert_close(targets, torch.tensor([[5.0, 3.0]]))
+    exact = CORRECTIONS["per_decision"](episodes, limits).advantages
+    torch.testing.assert_close(exact, torch.tensor([[30_001.0, 2.0]]))
+
+
 @pytest.mark.parametrize("name", CORRECTIONS)
 def test_padding_counts_for_nothing(name):
     def seen(padding):

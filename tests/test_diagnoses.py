@@ -12,6 +12,7 @@ from comparisons import arguments, contents, here
 
 from agents import diagnoses
 from agents.cli import main
+from agents.compare import collect
 from agents.diagnoses import read_cross_play
 from agents.learner import Learner
 from agents.results import read_results
@@ -129,6 +130,31 @@ def test_a_second_run_adds_its_pairs_only(out, tmp_path, monkeypatch):
     chain, nearest = "HTM-Trees-v0/chain-0", "HTM-Trees-v0/nearest-0"
     assert asked == [(chain, [nearest]), (nearest, [chain, nearest])]
     assert len(read_cross_play(folder / "cross_play.csv")) == 4 + 3
+
+
+def test_the_pairs_of_a_run_that_was_made_anew_are_computed_again(out, tmp_path, monkeypatch):
+    here(monkeypatch)
+    folder = tmp_path / "out"
+    shutil.copytree(out, folder)
+    path = folder / RUNS / "chain-0" / "result.json"
+    path.write_text(path.read_text().replace(result_of(path.parent)["weights_hash"], "other"))
+    # A report of what is there by now leaves out what is no longer of it.
+    rows = collect(folder)
+    assert main(["compare", "--report", str(folder), "--out", str(tmp_path / "joined")]) == 0
+    kept = read_cross_play(tmp_path / "joined" / "cross_play.csv")
+    assert [(row.algo, row.autoencoder_algo) for row in kept] == [("reinforce", "reinforce")]
+    assert {row.weights_hash for row in rows if row.algo == "chain"} == {"", "other"}
+    asked = []
+    monkeypatch.setattr(
+        diagnoses,
+        "_errors",
+        lambda policy, others: asked.append(policy.name) or [1.0] * len(others),
+    )
+    given = arguments("reinforce,chain,flat", 96, folder, "--seeds", "1", "--cross-play")
+    assert main(given) == 0
+    assert asked == ["HTM-Trees-v0/reinforce-0", "HTM-Trees-v0/chain-0"]
+    again = [row.nmse == 1.0 for row in read_cross_play(folder / "cross_play.csv")]
+    assert again == [False, True, True, True]
 
 
 @pytest.mark.parametrize(

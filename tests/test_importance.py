@@ -132,6 +132,13 @@ def test_the_gradient_weighted_by_rho_is_that_of_the_target_policy():
     truth = true_values(PI, REWARDS, GAMMA)
     found = vtrace(MU, PI, REWARDS, truth, NOTHING, gamma=GAMMA, rho_bar=math.inf, c_bar=math.inf)
     assert close(state_means(MU, found.rho * found.advantages), torch.zeros_like(truth))
+    # That of every action is how much better it is than the policy: r + gamma V(s') - V(s).
+    behind = torch.cat([truth[:, 1:], NOTHING[:, None]], dim=1)
+    expected = REWARDS + GAMMA * behind - truth
+    assert float(expected.abs().min(0).values.max()) > 1e-3  # not all zeros
+    known_one_step_later = torch.cat([NOTHING[:, None], found.advantages[:, :-1]], dim=1)
+    assert close(state_means(MU, known_one_step_later)[:, 1:], expected[:, :-1])
+    assert close(found.advantages[:, -1], expected[:, -1])
 
 
 @given(lengths=st.lists(st.integers(0, 4), min_size=1, max_size=4), seed=st.integers(0, 99))

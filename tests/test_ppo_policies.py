@@ -289,6 +289,31 @@ def test_a_run_has_each_node_once():
     assert torch.equal(rebuilt[active], observation["tokens"][active])
 
 
+def test_candidates_that_stay_in_their_places_are_scored_once(monkeypatch):
+    """Three tokens, two of them one behind the other, then their parent and the third; k = 2.
+
+    All six pairs are new at first. Then slot 0 has the parent, whose one candidate is the third
+    token in place 0, and the third token lists the parent: two new pairs. Rows that repeat a state
+    have none.
+    """
+    network = make_policy("pointer", DIM, 16)
+    tokens = torch.tensor([[0.0], [1.0], [5.0]]).expand(3, DIM)
+    merged = torch.stack([tokens[0] + 0.5, torch.zeros(DIM), tokens[2]])
+    three, two = torch.tensor([1, 1, 1]), torch.tensor([2, 0, 1])
+    observation = {
+        "tokens": torch.stack([tokens, tokens, merged, merged]),
+        "leaf_counts": torch.stack([three, three, two, two]),
+        "active": torch.stack([three, three, two, two]).clamp(max=1),
+    }
+    scored = []
+    paired_scores = network.paired_scores
+    monkeypatch.setattr(
+        network, "paired_scores", lambda a, b: scored.append(len(a)) or paired_scores(a, b)
+    )
+    shared_forward(network, with_candidates(observation, 2))
+    assert scored == [6 + 2]
+
+
 def test_a_network_with_a_forward_of_its_own_is_asked_itself():
     class Other(type(make_policy("pointer", DIM, 16))):
         def forward(self, observation):

@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from test_ppo_policies import DIM, episodes, states, with_candidates
+from test_ppo_policies import DIM, POLICIES, episodes, make, states, with_candidates
 
 from agents.context_policy import make_policy
 from agents.policy import NodePolicy
+from agents.ppo.policies import network_of
 from agents.ppo.recent import RecentLook
 
 
@@ -106,6 +107,34 @@ def test_tokens_that_are_not_finite_are_forgotten():
         logits, _ = look(broken)
         assert torch.equal(logits, network(broken)[0])
     assert_same(look(observation), network(observation))
+
+
+@pytest.mark.parametrize("k", [None, 2])
+def test_a_look_in_inference_mode_does_not_spoil_the_next_one(k):
+    network = make_policy("pointer", DIM, 16)
+    look, shown = RecentLook(network), steps(6, 2, 0, k)
+    for number, observation in enumerate(shown[:4]):
+        with torch.inference_mode(number % 2 == 0):
+            found = look({key: value.clone() for key, value in observation.items()})
+        assert_same(found, network(observation))
+
+
+@pytest.mark.parametrize("policy_class", POLICIES)
+@pytest.mark.parametrize("k", [None, 2])
+def test_policies_look_at_what_changed_alone_and_learn_from_the_same_numbers(policy_class, k):
+    """Of a rollout, which has no gradients, and of the update on it, which has."""
+    policy = make(policy_class, 6, k)
+    shown = steps(6, 4, 0, k)[:5]  # the first episode
+    seen = []
+    network_of(policy).body.register_forward_hook(
+        lambda module, inputs, output: seen.append(inputs[0][..., 0].numel())
+    )
+    for observation in shown:
+        with torch.no_grad():
+            actions, values, log_prob = policy(observation)
+        again, log_prob_again, _ = policy.evaluate_actions(observation, actions)
+        assert_same((values, log_prob), (again, log_prob_again))
+    assert seen[::2] == [4 * 6] + 4 * [4 * 2]  # every second look is the rollout's
 
 
 def test_a_network_with_a_forward_of_its_own_is_asked_itself():

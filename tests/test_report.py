@@ -161,7 +161,7 @@ def test_merges_until_the_first_learners_end(tmp_path):
 def test_retrained_and_crossed_runs_get_their_sections(tmp_path):
     retrained = rows(TREES, "reinforce", 0, [0.3])
     crossed = [
-        CrossPlayRow(*TREES, algo, seed, other, number, error)
+        CrossPlayRow(*TREES, algo, seed, other, number, error, "a", "b")
         for algo, seed, other, number, error in [
             ("reinforce", 0, "reinforce", 0, 0.1),
             ("reinforce", 0, "reinforce", 1, 0.8),
@@ -179,8 +179,8 @@ def test_retrained_and_crossed_runs_get_their_sections(tmp_path):
     assert matrix[0].tolist() == pytest.approx([0.15, 0.45])  # own ones; both through the other
     assert matrix[1].tolist() == [np.inf, 0.3]
     report = write_report(tmp_path, ROWS, retrained, crossed).read_text()
-    # Own median 0.15, retrained 0.3: twice.
-    assert line_of(report, "## Retrained", "reinforce")[1:] == ["1", "0.15", "0.3", "2"]
+    # Seed 0 alone was retrained: 0.1 of its own, 0.3 then.
+    assert line_of(report, "## Retrained", "reinforce")[1:] == ["1", "0.1", "0.3", "3"]
     line = line_of(report, "## Cross-play", "reinforce")
     assert line[1:] == ["0.15", "0.45", "0.7"]  # the other seeds: 0.8 and 0.6
     assert (tmp_path / "figures" / "cross_play-trees7.png").exists()

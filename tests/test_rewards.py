@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from oracle import PlainForest, batched, forests, random_tree
 
 from agents.fixed import fixed_policy
+from htm_env import population
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
 from htm_env.metrics import clade_scores
@@ -95,6 +96,34 @@ def by_level_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
     exists = torch.arange(nodes.shape[1]) < made[:, None]
     errors = node_errors(autoencoder, nodes, exists, merges, batch, STD)
     return incremental_rewards(errors, merges, num_leaves, 3)
+
+
+def test_the_subtrees_of_a_chain_are_decoded_a_bounded_number_of_leaves_at_a_time(monkeypatch):
+    """Nine tokens, joined one at a time. A level adds two leaves for each of the nine subtrees at
+    most, and what waits is decoded once it is more than ten."""
+    autoencoder, slots = small_autoencoder(3, seed=0), 9
+    present = torch.ones(1, slots, dtype=torch.bool)
+    last = [0, *range(slots, 2 * slots - 2)]
+    merges = torch.tensor(
+        [[[node, leaf] for node, leaf in zip(last, range(1, slots), strict=True)]]
+    )
+    batch = TokenBatch(
+        torch.randn(1, slots, 3), present, torch.zeros(1, 0, slots, dtype=torch.bool), merges
+    )
+    nodes = autoencoder.encode(batch.tokens, present, merges).nodes.detach()
+    given = (autoencoder, nodes, torch.ones(1, 2 * slots - 1).bool(), merges, batch, STD)
+    expected = node_errors(*given)
+    decoded, errors = [], population.token_errors
+
+    def counted(autoencoder, leaves, *rest):
+        decoded.append(len(leaves))
+        return errors(autoencoder, leaves, *rest)
+
+    monkeypatch.setattr(population, "token_errors", counted)
+    monkeypatch.setattr(population, "MOST_LEAVES", 10)
+    torch.testing.assert_close(node_errors(*given), expected)
+    assert sum(decoded) == slots + sum(range(2, slots + 1))
+    assert len(decoded) > 1 and max(decoded) <= 10 + 2 * slots
 
 
 # ---------------------------------------------------------------- three ways, one answer

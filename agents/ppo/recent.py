@@ -103,6 +103,7 @@ class RecentLook:
         self.network = network
         self._seen: _Seen | None = None
 
+    @torch.inference_mode(False)  # or nobody else could write to what is kept
     @torch.no_grad()
     def __call__(
         self, observation: dict[str, Tensor]
