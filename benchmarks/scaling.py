@@ -7,7 +7,8 @@ pairs is bearable. And a joint update of REINFORCE, two trees of one sample, and
 with two samples. Memory is what the process (of a GPU: its tensors there) holds at its peak beyond
 what it held after its imports; every row has a process of its own. The exponents are the slopes of
 the logarithms (least squares). Last, what following the lists costs: repairing them after a merge,
-and making all of them anew, in embedding space.
+and making all of them anew, in embedding space; and how much of the truth the lists hold at their
+worst, just before half of the tokens are left and all are made anew.
 """
 
 from __future__ import annotations
@@ -266,7 +267,29 @@ def repairs(tokens: int, seconds: float, device: str = "cpu") -> Row:
         "tokens": tokens,
         "lists repaired after a merge, ms": repaired * 1e3,
         "all lists made anew, ms": anew * 1e3,
+        "true neighbours listed before that": _remembered(tokens, device),
     }
+
+
+def _remembered(tokens: int, device: str) -> float:
+    """The share of the true nearest that repaired lists hold when they are about to be made anew.
+
+    The two that are listed as nearest are merged, and the parent stands between them.
+    """
+    generator = torch.Generator(device).manual_seed(0)
+    places = torch.randn(1, tokens, EMBEDDING_DIM, generator=generator, device=device)
+    active = torch.ones(1, tokens, dtype=torch.bool, device=device)
+    lists = nearest_candidates(places, active, K)
+    for _ in range(tokens - 1 - int(lists.renewal)):
+        first, place = divmod(int(lists.distances.argmin()), lists.partners.shape[2])
+        second = int(lists.partners[0, first, place])
+        places[0, first] = (places[0, first] + places[0, second]) / 2
+        active[0, second] = False
+        pair = (torch.tensor([slot], device=device) for slot in (first, second))
+        lists = merged_candidates(lists, places, active, *pair)
+    truth = nearest_candidates(places, active, K).partners[0]
+    listed = (lists.partners[0, :, None] == truth[:, :, None]).any(2)
+    return float(listed[truth >= 0].float().mean())
 
 
 def main(arguments: list[str] | None = None) -> None:

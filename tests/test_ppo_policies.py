@@ -199,6 +199,8 @@ def test_the_least_and_the_largest_random_number_give_actions_of_some_weight(
     weights = torch.tensor([[0.0, 0.3, 0.0, 0.1, 0.7, 0.0]])
     distribution = MergeDistribution(6).proba_distribution(weights.log().clamp(min=ILLEGAL))
     assert distribution.sample().tolist() == [expected]
+    distribution.log_probabilities = (0.5 * weights).log().clamp(min=ILLEGAL)  # do not add up to 1
+    assert distribution.sample().tolist() == [expected]
 
 
 def test_numbers_that_are_not_finite_still_give_legal_actions():

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+from functools import partial
+
 import pytest
 import torch
 from hypothesis import given
@@ -9,7 +13,7 @@ from hypothesis import strategies as st
 from test_ppo_policies import DIM, POLICIES, episodes, make, states, with_candidates
 
 from agents.context_policy import make_policy
-from agents.policy import NodePolicy
+from agents.policy import Features, NodePolicy
 from agents.ppo.policies import network_of
 from agents.ppo.recent import RecentLook
 
@@ -22,6 +26,11 @@ def steps(slots: int, copies: int, seed: int, k: int | None) -> list[dict[str, t
         for step in range(len(columns[0]["active"]))
     ]
     return shown if k is None else [with_candidates(observation, k) for observation in shown]
+
+
+def looker(network):
+    """A new look, of this network."""
+    return partial(RecentLook(), network)
 
 
 def assert_same(one, other) -> None:
@@ -39,7 +48,7 @@ def assert_same(one, other) -> None:
 def test_it_gives_what_the_network_gives(slots, copies, seed, scorer, k):
     torch.manual_seed(seed)
     network = make_policy(scorer, DIM, 16)
-    look = RecentLook(network)
+    look = looker(network)
     for observation in steps(max(slots, 3), copies, seed, k):
         assert_same(look(observation), network(observation))
     other = states(slots, copies + 1, seed)  # populations of another number and size
@@ -49,7 +58,7 @@ def test_it_gives_what_the_network_gives(slots, copies, seed, scorer, k):
 @pytest.mark.parametrize("k", [None, 2])
 def test_after_the_first_population_it_looks_at_what_changed_alone(k, monkeypatch):
     network = make_policy("pointer", DIM, 16)
-    look, shown = RecentLook(network), steps(8, 5, 0, k)
+    look, shown = looker(network), steps(8, 5, 0, k)
     tokens, pairs = [], []
     features, paired_scores = network.features, network.paired_scores
     monkeypatch.setattr(
@@ -74,7 +83,7 @@ def test_after_the_first_population_it_looks_at_what_changed_alone(k, monkeypatc
 def test_weights_that_change_in_any_way_are_noticed(k):
     torch.manual_seed(0)
     network = make_policy("pointer", DIM, 16)
-    look, observation = RecentLook(network), steps(5, 2, 0, k)[0]
+    look, observation = looker(network), steps(5, 2, 0, k)[0]
     look(observation)
     first = next(network.parameters())
     with torch.no_grad():
@@ -87,20 +96,93 @@ def test_weights_that_change_in_any_way_are_noticed(k):
 
 
 def test_observations_that_are_written_to_are_not_mistaken_for_the_old_ones():
+    """As tensors that would do for what is kept, were it not for copies."""
     network = make_policy("pointer", DIM, 16)
-    look, observation = RecentLook(network), with_candidates(states(5, 3), 2)
+    observation = with_candidates(states(5, 3), 2)
+    observation = {key: value.long() for key, value in observation.items() if key != "tokens"} | {
+        "tokens": observation["tokens"]
+    }
+    look = looker(network)
+    for key in ("leaf_counts", "tokens"):
+        look(observation)
+        observation[key] += 1
+        assert_same(look(observation), network(observation))
     look(observation)
-    observation["leaf_counts"] += 1
-    observation["candidates"] = observation["candidates"].flip(2).contiguous()
-    assert_same(look(observation), network(observation))
     observation["candidates"].copy_(observation["candidates"].flip(2))
-    observation["leaf_counts"] += 1
     assert_same(look(observation), network(observation))
+
+
+def test_lists_of_another_length_or_none_are_looked_at_anew():
+    network, plain = make_policy("pointer", DIM, 16), states(6, 3)
+    look = looker(network)
+    for k in (2, 3, None, 2):
+        observation = plain if k is None else with_candidates(plain, k)
+        assert_same(look(observation), network(observation))
+
+
+def test_what_stands_in_empty_slots_does_not_matter():
+    network = make_policy("pointer", DIM, 16)
+    look, observation = looker(network), states(6, 3)
+    empty = observation["active"] == 0
+    assert empty.any()
+    observation["tokens"][empty] = torch.nan
+    for _ in range(2):
+        assert_same(look(observation), network(observation))
+    assert torch.isfinite(look(observation)[1]).all()
+
+
+def test_features_that_are_the_embeddings_themselves_are_copied():
+    class Bare(type(make_policy("pointer", DIM, 16))):
+        def features(self, embeddings, leaf_counts):
+            return Features(
+                embeddings, embeddings, super().features(embeddings, leaf_counts).hidden
+            )
+
+    network = Bare(DIM, 16)
+    look = looker(network)
+    for observation in steps(5, 2, 0, 2):
+        assert_same(look(observation), network(observation))
+
+
+def test_an_interrupted_look_leaves_nothing(monkeypatch):
+    network, shown = make_policy("pointer", DIM, 16), steps(6, 2, 0, 2)
+    look = looker(network)
+    look(shown[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "paired_scores", None)
+        with pytest.raises(TypeError):
+            look(shown[1])
+    assert_same(look(shown[1]), network(shown[1]))
+
+
+def test_another_network_is_another_one():
+    one, other = make_policy("pointer", DIM, 16), make_policy("pointer", DIM, 16)
+    recent, observation = RecentLook(), states(5, 3)
+    recent(one, observation)
+    assert_same(recent(other, observation), other(observation))
+
+
+def test_mixed_precision_keeps_nothing():
+    network, observation = make_policy("pointer", DIM, 16), states(5, 3)
+    look = looker(network)
+    look(observation)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(look(observation), network(observation))
+    assert_same(look(observation), network(observation))
+
+
+@pytest.mark.parametrize(
+    "again", [copy.deepcopy, lambda recent: pickle.loads(pickle.dumps(recent))]
+)
+def test_copies_begin_with_nothing(again):
+    recent, network = RecentLook(), make_policy("pointer", DIM, 16)
+    recent(network, states(5, 3))
+    assert vars(again(recent)) == vars(RecentLook())
 
 
 def test_tokens_that_are_not_finite_are_forgotten():
     network = make_policy("pointer", DIM, 16)
-    look, observation = RecentLook(network), with_candidates(states(5, 3), 2)
+    look, observation = looker(network), with_candidates(states(5, 3), 2)
     broken = {**observation, "tokens": observation["tokens"].clone()}
     broken["tokens"][:, :2] = torch.nan
     for _ in range(2):
@@ -112,7 +194,7 @@ def test_tokens_that_are_not_finite_are_forgotten():
 @pytest.mark.parametrize("k", [None, 2])
 def test_a_look_in_inference_mode_does_not_spoil_the_next_one(k):
     network = make_policy("pointer", DIM, 16)
-    look, shown = RecentLook(network), steps(6, 2, 0, k)
+    look, shown = looker(network), steps(6, 2, 0, k)
     for number, observation in enumerate(shown[:4]):
         with torch.inference_mode(number % 2 == 0):
             found = look({key: value.clone() for key, value in observation.items()})
@@ -143,5 +225,5 @@ def test_a_network_with_a_forward_of_its_own_is_asked_itself():
             return torch.zeros(1, 2), torch.ones(1)
 
     assert issubclass(Other, NodePolicy)
-    logits, values = RecentLook(Other(DIM, 16))(states(2, 1))
+    logits, values = looker(Other(DIM, 16))(states(2, 1))
     assert logits.tolist() == [[0, 0]] and values.tolist() == [1]

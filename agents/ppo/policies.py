@@ -93,7 +93,7 @@ class _MergeNetwork(BasePolicy):
             **self.network_arguments,
         )
         _check_encoder(self.network)
-        self.recent = RecentLook(self.network)
+        self.recent = RecentLook()
         self.action_dist = MergeDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         self.optimizer = self.optimizer_class(
             self.parameters(),
@@ -126,8 +126,9 @@ class _MergeNetwork(BasePolicy):
     def _evaluate(
         self, obs: Observation, action_masks: Masks
     ) -> tuple[MergeDistribution, Float[Tensor, "B 1"]]:
-        look = self.network if torch.is_grad_enabled() else self.recent
-        logits, values = look({key: obs[key] for key in self.keys})
+        seen = {key: obs[key] for key in self.keys}
+        learns = torch.is_grad_enabled()
+        logits, values = self.network(seen) if learns else self.recent(self.network, seen)
         return self._distribution(logits, action_masks), values[:, None]
 
     def _distribution(self, logits: Float[Tensor, "B A"], action_masks: Masks) -> MergeDistribution:

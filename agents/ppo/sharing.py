@@ -65,8 +65,11 @@ class Runs:
 
 
 def looks_at_tokens_alone(network: MergePolicy) -> TypeGuard[NodePolicy]:
-    """True <--> a token's features depend on nothing beside it, and ``forward`` on nothing else."""
-    return isinstance(network, NodePolicy) and type(network).forward is MergePolicy.forward
+    """True <--> it is a pair scorer that makes logits and values of features as they all do."""
+    return isinstance(network, NodePolicy) and all(
+        getattr(type(network), name) is getattr(NodePolicy, name)
+        for name in ("forward", "state_scores", "population_scores")
+    )
 
 
 def shared_forward(
