@@ -267,7 +267,7 @@ class BenchOptions:
     json: Path | None = None
     """File for the tables of this run, all in one JSON object by their names."""
     device: str = "cpu"
-    """Where to run: cpu, cuda, ...; those of speed run anywhere, the others on cpu."""
+    """Where to run: cpu, cuda, ...; those that learn or time run anywhere, the others on cpu."""
 
 
 def train_options(config: Any, **defaults: Any) -> Any:

@@ -35,8 +35,8 @@ class ReplayConfig(ReinforceConfig):
     beta: float = 0.4
     """Exponent of the weights that correct for them; 1 corrects fully."""
     correction: str = "vtrace"
-    """vtrace, per_decision, self_normalised, truncated, or tree (ratios of whole trees; it takes
-    the whole return as earned at the end)."""
+    """vtrace, per_decision, self_normalised, truncated, or tree (ratios of whole trees, exact for
+    few tokens and else from sampled sequences; it takes the whole return as earned at the end)."""
     rho_bar: float = 1.0
     """Where importance weights are cut; inf for never. Those of per_decision and self_normalised
     are cut in the critic's targets only."""
