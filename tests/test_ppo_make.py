@@ -186,7 +186,8 @@ def test_the_callback_trains_jointly_and_logs_our_names(form, pairs, tmp_path):
     model.learn(75 * 16 * 4, joint(env))
     with open(tmp_path / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    names = {"train/return", "train/nmse", "train/tree_height", "loss/policy", "loss/value",
+    names = {"train/return", "train/nmse", "train/tree_height", "time/merges_per_second",
+             "loss/policy", "loss/value",
              "loss/entropy", "loss/reconstruction", "gradient_norm/merger"}  # fmt: skip
     if form != "multi-input":
         names.add("policy/entropy")

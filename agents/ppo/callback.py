@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
@@ -70,6 +72,9 @@ class JointTraining(BaseCallback):
         self.env = env
         env.record()
 
+    def _on_training_start(self) -> None:
+        self._started, self._merges_before = time.perf_counter(), self.env.merges_made
+
     def _on_rollout_start(self) -> None:
         self._copy_losses()
         self._entropies = []
@@ -86,6 +91,11 @@ class JointTraining(BaseCallback):
     def _on_rollout_end(self) -> None:
         if self._entropies:
             self.logger.record("policy/entropy", float(torch.cat(self._entropies).nanmean()))
+        made, seconds = (
+            self.env.merges_made - self._merges_before,
+            time.perf_counter() - self._started,
+        )
+        self.logger.record("time/merges_per_second", made / seconds)
         finished = self.finished = self.env.take_finished()
         if finished is None:
             return
