@@ -308,8 +308,9 @@ def main(arguments: list[str] | None = None) -> None:
             rows.append(row)
             tokens *= 2
     add_ratios(rows, "way", lambda row: (row["tokens"], "training" in row["way"]), TIME)
-    report("scaling", rows, device=options.device)
-    report("scaling_exponents", exponents(rows), device=options.device)
+    if rows:
+        report("scaling", rows, device=options.device)
+        report("scaling_exponents", exponents(rows), device=options.device)
     sizes = [2**power for power in range(4, 14) if 2**power <= options.most]
     rows = [own_process(repairs, size, options.seconds, options.device) for size in sizes]
     report("scaling_repairs", rows, device=options.device)
