@@ -86,14 +86,12 @@ def report_again(paths: Sequence[Path], out: Path) -> None:
     retrained = read_results(
         [path / RETRAIN_RESULTS for path in beside if (path / RETRAIN_RESULTS).exists()]
     )
+    hashes = {
+        (row.task, row.algo, row.seed): row.weights_hash for row in rows if row.split == "test"
+    }
     crossed: dict[tuple, CrossPlayRow] = {}
     for path in beside:
         if (path / CROSS_PLAY).exists():
-            hashes = {
-                (row.task, row.algo, row.seed): row.weights_hash
-                for row in rows
-                if row.split == "test"
-            }
             current = up_to_date(read_cross_play(path / CROSS_PLAY), hashes)
             crossed |= {row.pair: row for row in current}
     if [path.resolve() for path in tables] != [(out / RESULTS).resolve()]:

@@ -75,8 +75,8 @@ def by_vtrace(episodes: Replayed, limits: Limits) -> Corrected:
         c_bar=limits.c_bar,
         lambda_=limits.lambda_,
     )
-    ratio = log_ratios(episodes.behaviour_log_prob, episodes.target_log_prob, episodes.steps).exp()
-    return Corrected(found.advantages, found.rho, found.targets, ratio > limits.rho_bar)
+    clipped = _ratios(episodes) > limits.rho_bar
+    return Corrected(found.advantages, found.rho, found.targets, clipped)
 
 
 def by_decision(episodes: Replayed, limits: Limits) -> Corrected:
@@ -98,10 +98,9 @@ def by_truncation(episodes: Replayed, limits: Limits) -> Corrected:
     of a merge's past as a whole, and every ratio of what follows it."""
     prefixes = _prefixes(episodes)
     cut = truncated_log_weights(prefixes, limits.rho_bar)
-    returns = _cut_returns(episodes, limits)
     above = _ratios(episodes) > limits.rho_bar
     later = above.sum(1, keepdim=True) - above.cumsum(1)  # ratios above it that follow the merge
-    return _weighted(episodes, limits, cut.exp(), returns, (cut < prefixes) | (later > 0))
+    return _weighted(episodes, limits, cut.exp(), clipped=(cut < prefixes) | (later > 0))
 
 
 def _prefixes(episodes: Replayed) -> Float[Tensor, "B M"]:
@@ -138,11 +137,13 @@ def _weighted(
     episodes: Replayed,
     limits: Limits,
     weights: Float[Tensor, "B M"],
-    returns: Float[Tensor, "B M"],
+    returns: Float[Tensor, "B M"] | None = None,
     clipped: Bool[Tensor, "B M"] | None = None,
 ) -> Corrected:
-    surprise = _cut_returns(episodes, limits) - episodes.values
-    moved = _ratios(episodes).clamp(max=limits.rho_bar) * surprise
+    """With these returns, or with those that the critic learns from, in which ratios are cut."""
+    cut = _cut_returns(episodes, limits)
+    returns = cut if returns is None else returns
+    moved = _ratios(episodes).clamp(max=limits.rho_bar) * (cut - episodes.values)
     return Corrected(
         (returns - episodes.values) * episodes.steps,
         weights * episodes.steps,

@@ -195,6 +195,8 @@ def _read_table(path: Path) -> list[ResultRow]:
     with open(path, newline="") as file:
         names: list[str] = []
         for number, values in enumerate(csv.reader(file), start=1):
+            if not values:
+                continue
             if number == 1 or values[:1] == names[:1]:  # once more where tables were appended
                 names = values
                 continue

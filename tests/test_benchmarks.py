@@ -25,6 +25,7 @@ from benchmarks import (
     lit_pixels,
     matrix_products,
     measuring,
+    neighbour_lists,
     running,
     scaling,
     time_to_error,
@@ -108,7 +109,7 @@ def test_every_way_of_merging_is_measured(name, monkeypatch):
 
 
 def test_lists_as_long_as_there_are_others_remember_all_of_them():
-    row = scaling.repairs(scaling.K + 1, seconds=0.0)
+    row = neighbour_lists.repairs(neighbour_lists.K + 1, seconds=0.0)
     assert row["true neighbours listed before that"] == 1.0
 
 
@@ -119,8 +120,8 @@ def test_lists_are_repaired_after_a_merge_and_made_anew_without_the_merged_slot(
         made.append(work())
         return float(len(made))
 
-    monkeypatch.setattr(scaling, "seconds_of", count)
-    row = scaling.repairs(64, seconds=0.0)
+    monkeypatch.setattr(neighbour_lists, "seconds_of", count)
+    row = neighbour_lists.repairs(64, seconds=0.0)
     assert list(row.values())[:3] == [64, 1e3, 2e3]
     assert 0.0 < row["true neighbours listed before that"] < 1.0
     repaired, anew = made

@@ -85,7 +85,7 @@ def test_tables_that_were_appended_to_one_another_are_read_as_one(tmp_path):
     trees, other = rows(TREES, "replay", 0, [0.5, 0.1]), rows(TREES, "replay", 1, [0.4, 0.2])
     old = old_table(tmp_path / "old.csv", trees).read_text()  # its header is another one
     new = table(tmp_path / "new.csv", with_options("{}", other)).read_text()
-    (tmp_path / "both.csv").write_text(new + old)
+    (tmp_path / "both.csv").write_text(new + "\n" + old)
     assert read_results([tmp_path / "both.csv"]) == [*with_options("{}", other), *trees]
 
 

@@ -91,11 +91,8 @@ class JointTraining(BaseCallback):
     def _on_rollout_end(self) -> None:
         if self._entropies:
             self.logger.record("policy/entropy", float(torch.cat(self._entropies).nanmean()))
-        made, seconds = (
-            self.env.merges_made - self._merges_before,
-            time.perf_counter() - self._started,
-        )
-        self.logger.record("time/merges_per_second", made / seconds)
+        made = self.env.merges_made - self._merges_before
+        self.logger.record("time/merges_per_second", made / (time.perf_counter() - self._started))
         finished = self.finished = self.env.take_finished()
         if finished is None:
             return
