@@ -423,6 +423,7 @@ HELPERS = {
     "__main__",
     "matrix_products",
     "measuring",
+    "neighbour_lists",  # measured by scaling
     "plain_environment",
     "plain_reference",
     "running",
