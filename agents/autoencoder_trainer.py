@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from agents.parts import equal_parts, mean_scalars
 from agents.precision import check_precision, products_in, usable_precision
-from agents.schedules import check_points, piecewise_linear
+from agents.config.schedules import check_points, piecewise_linear
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
 from htm_env.types import TokenBatch

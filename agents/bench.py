@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from agents.options import BenchOptions
-from agents.usage import UsageError
+from agents.config.errors import UsageError
 
 RUNNING = "benchmarks.running"
 

@@ -27,7 +27,7 @@ from agents.options import (
     ViewOptions,
     train_options,
 )
-from agents.usage import UsageError
+from agents.config.errors import UsageError
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
 COMMANDS = {

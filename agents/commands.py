@@ -13,15 +13,15 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.algorithms import algorithm
-from agents.budget import Budget
-from agents.configuration import config_from_dict
+from agents.config.budget import Budget
+from agents.config.dataclasses_json import config_from_dict
 from agents.evaluation import reference_scores
 from agents.learner import Task
 from agents.merge_rounds import merge_in_rounds
 from agents.options import EvaluateOptions, TrainOptions, train_options
 from agents.run import build_learner, load_learner, resume_run, start_run
 from agents.run_directory import RunDirectory
-from agents.usage import UsageError, json_object, set_threads
+from agents.config.errors import UsageError, json_object, set_threads
 from htm_env.datasets import environment_id
 
 Scores = dict[str, float | None]

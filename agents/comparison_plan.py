@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from agents.algorithms import algorithm, unlabelled
-from agents.budget import Budget
-from agents.configuration import config_from_dict
+from agents.config.budget import Budget
+from agents.config.dataclasses_json import config_from_dict
 from agents.encoders import NO_ENCODER, check_encoder
 from agents.fixed import FIXED_POLICIES
 from agents.options import CompareOptions
@@ -18,7 +18,7 @@ from agents.problems import PROBLEMS, Problem, find_problem
 from agents.results import changed_options, load_result
 from agents.run import build_learner, check_plan, learner_config, run_config
 from agents.run_directory import RunDirectory
-from agents.usage import UsageError, json_object
+from agents.config.errors import UsageError, json_object
 
 DEFAULT_ALGORITHMS = (
     "reinforce", "replay", "ppo", "maskable_ppo", "original", "random", "nearest", "structure",

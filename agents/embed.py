@@ -15,7 +15,7 @@ from agents.roots import RootEmbeddings, root_embeddings
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from agents.tensorboard_logger import PROJECTOR_CONFIG, write_projector
-from agents.usage import UsageError, set_threads
+from agents.config.errors import UsageError, set_threads
 from htm_env.figures.roots import root_figure
 from htm_env.files import atomic_folder, atomic_write_bytes
 from htm_env.thumbnails import thumbnails

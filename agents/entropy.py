@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.losses import distance_to_target
 from agents.rollout import Rollout
-from agents.schedules import check_points, piecewise_linear
+from agents.config.schedules import check_points, piecewise_linear
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.evaluation import root_errors
 from agents.fixed import fixed_policy
 from agents.learner import Learner

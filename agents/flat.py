@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.autoencoder_trainer import AUTOENCODER_OPTIMIZER
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.evaluation import CHUNK, TEST_EPISODES, TREE_SCORES
 from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width
 from agents.learner import Learner

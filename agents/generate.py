@@ -32,7 +32,7 @@ from agents.learner import Learner
 from agents.options import GenerateOptions
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
-from agents.usage import UsageError, set_threads
+from agents.config.errors import UsageError, set_threads
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.classifier_scores import classifier_scores
 from htm_env.files import atomic_write_bytes, atomic_write_text

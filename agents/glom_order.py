@@ -12,7 +12,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderConfig
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.encoders.glom import (
     GlomConfig,
     GlomTrainingConfig,

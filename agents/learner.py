@@ -180,7 +180,7 @@ class Learner(ABC):
         ``FileExistsError`` where ``out`` already holds a run, and ``FloatingPointError`` when
         learning does not stay finite.
         """
-        from agents.budget import Budget
+        from agents.config.budget import Budget
         from agents.progress_bar import ProgressBar
         from agents.training import Logged, Training, Updated
 

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from agents.configuration import check_bounds
-from agents.schedules import cosine_decay, warm_up
+from agents.config.dataclasses_json import check_bounds
+from agents.config.schedules import cosine_decay, warm_up
 
 METHODS = ("adam", "soap")
 WIDEST = 64

@@ -15,7 +15,7 @@ from agents.options import PlotOptions
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from agents.tracing import traces_of
-from agents.usage import UsageError, set_threads
+from agents.config.errors import UsageError, set_threads
 from htm_env.figures import (
     charges_figure,
     filmstrip_figure,

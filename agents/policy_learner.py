@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.acting import act
 from agents.autoencoder_trainer import AutoencoderConfig
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
 from agents.deviation import Deviation
@@ -26,7 +26,7 @@ from agents.optimisation import OptimizerConfig
 from agents.planning import planned_merges
 from agents.policy import MergePolicy
 from agents.rollout import Rollout, rollout
-from agents.schedules import ALWAYS, Points, check_points, piecewise_linear
+from agents.config.schedules import ALWAYS, Points, check_points, piecewise_linear
 from htm_env.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch

@@ -13,7 +13,7 @@ from rich.table import Table
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderConfig
-from agents.budget import Budget
+from agents.config.budget import Budget
 from agents.evaluation import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
@@ -21,7 +21,7 @@ from agents.optimisation import OptimizerConfig
 from agents.options import PretrainOptions
 from agents.progress_bar import ProgressBar
 from agents.training import Logged, Training, Updated
-from agents.usage import UsageError, set_threads
+from agents.config.errors import UsageError, set_threads
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.losses import LossWeights

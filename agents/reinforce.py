@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderTrainer
 from agents.baselines import Returns, make_baseline
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
 from agents.judgement import Judgement

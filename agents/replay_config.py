@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.corrections import CORRECTIONS
 from agents.reinforce import ReinforceConfig
 

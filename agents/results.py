@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from agents.algorithms import ALGORITHMS, algorithm, unlabelled
-from agents.budget import Budget
-from agents.configuration import flattened
+from agents.config.budget import Budget
+from agents.config.dataclasses_json import flattened
 from agents.encoders import NO_ENCODER
 from agents.run_directory import RunDirectory
 from htm_env.files import atomic_write_text

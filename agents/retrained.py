@@ -10,7 +10,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.autoencoder_trainer import AutoencoderConfig
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
 from agents.learner import Learner
 from htm_env.autoencoder import HTMAutoencoder

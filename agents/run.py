@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from agents.algorithms import algorithm
-from agents.budget import Budget
-from agents.configuration import config_from_dict, flattened
+from agents.config.budget import Budget
+from agents.config.dataclasses_json import config_from_dict, flattened
 from agents.evaluation import VALIDATION_EPISODES
 from agents.figures import write_png
 from agents.interruption import Interruption

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from agents.budget import Budget
+from agents.config.budget import Budget
 from agents.learner import Learner
 
 LOG_POINTS = 200

@@ -9,7 +9,7 @@ from agents.options import ViewOptions
 from agents.run import load_learner
 from agents.run_directory import RunDirectory
 from agents.tracing import traces_of
-from agents.usage import UsageError, set_threads
+from agents.config.errors import UsageError, set_threads
 from htm_env.files import atomic_write_text
 from htm_env.page import viewer_page
 

@@ -22,7 +22,7 @@ import torch
 from agents.algorithms import algorithm
 from agents.learner import Learner
 from agents.replay_config import ReplayConfig
-from agents.schedules import ALWAYS
+from agents.config.schedules import ALWAYS
 from benchmarks.against_reference import reference
 from benchmarks.matrix_products import products, rows_seen
 from benchmarks.measuring import (

@@ -21,7 +21,7 @@ from agents import Reinforce, ReinforceConfig
 from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.fixed import fixed_policy
 from agents.optimisation import OptimizerConfig
-from agents.schedules import piecewise_linear
+from agents.config.schedules import piecewise_linear
 from benchmarks.matrix_products import Rows, Work, key_of, products, rows_seen
 from benchmarks.measuring import Row, add_device, own_process, seconds_by_turns
 from benchmarks.table import report

@@ -26,7 +26,7 @@ from agents.encoders.hierarchical import (
     HierarchyConfig,
 )
 from agents.encoders.hierarchical.losses import token_loss
-from agents.schedules import cosine_decay, warm_up
+from agents.config.schedules import cosine_decay, warm_up
 from agents.soap import SOAP
 from benchmarks.table import report
 

@@ -12,7 +12,7 @@ from torch import nn
 import htm_env  # noqa: F401  # registers the ids
 from agents import context_judgement, make_ppo
 from agents.acting import act
-from agents.configuration import config_from_dict
+from agents.config.dataclasses_json import config_from_dict
 from agents.context_policy import ContextPolicy
 from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk

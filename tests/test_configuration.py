@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 
 
 @dataclass(frozen=True)

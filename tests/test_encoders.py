@@ -15,7 +15,7 @@ import htm_env  # noqa: F401  # registers the ids
 from agents import context_judgement
 from agents.algorithms import algorithm
 from agents.checkpoint import load_state, save_state
-from agents.configuration import config_from_dict
+from agents.config.dataclasses_json import config_from_dict
 from agents.context_policy import ContextPolicy, make_policy, observed_by
 from agents.encoders import ENCODERS, ContextConfig, ContextEncoder, Spans, make_encoder
 from agents.encoders.base import masked_mean

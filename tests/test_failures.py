@@ -9,7 +9,7 @@ import torch
 from episodes import NETWORKS, generator, random_batch, random_policy, replayed
 
 from agents import policy_learner
-from agents.configuration import config_from_dict
+from agents.config.dataclasses_json import config_from_dict
 from agents.deviation import Deviation
 from agents.failures import MOST_TREES, RANKS, deviations, failures, lesson
 from agents.reinforce import Reinforce, ReinforceConfig

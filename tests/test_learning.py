@@ -14,7 +14,7 @@ from episodes import generator
 from agents.autoencoder_trainer import AutoencoderConfig
 from agents.baselines import BASELINES
 from agents.checkpoint import load_state, save_state
-from agents.configuration import config_from_dict
+from agents.config.dataclasses_json import config_from_dict
 from agents.entropy import EntropyConfig
 from agents.evaluation import evaluate
 from agents.fixed import exhaustive_merges, fixed_policy

@@ -9,7 +9,7 @@ import torch
 from episodes import RAGGED, generator, random_batch, random_policy
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig, ReplayConfig
-from agents.configuration import config_from_dict
+from agents.config.dataclasses_json import config_from_dict
 from agents.episode_rewards import episode_rewards, final_errors
 from agents.policy_learner import PolicyLearner
 from agents.rollout import rollout

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agents.schedules import cosine_decay, piecewise_linear, warm_up
+from agents.config.schedules import cosine_decay, piecewise_linear, warm_up
 
 
 @pytest.mark.parametrize(

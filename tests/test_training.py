@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents import training
-from agents.budget import Budget
+from agents.config.budget import Budget
 from agents.checkpoint import load_state, save_state
 from agents.training import CheckpointDue, Logged, Training, Updated
 

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.encoders.base import Context, ContextEncoder, Spans, attend, masked_mean, without_junk
 
 

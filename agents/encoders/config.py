@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.encoders.attention import AttentionConfig
 from agents.encoders.glom import GlomEncoderConfig
 from agents.encoders.hierarchical import HierarchicalConfig

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from agents.configuration import check_bounds
+from agents.config.dataclasses_json import check_bounds
 from agents.policy_learner import PolicyConfig
-from agents.schedules import Points
+from agents.config.schedules import Points
 
 
 @dataclass(frozen=True)

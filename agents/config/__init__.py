@@ -1,0 +1,1 @@
+"""Configuration dataclasses, schedules, budgets and the errors of wrong usage."""
