@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.config.dataclasses_json import check_bounds
 from agents.evaluation import root_errors
 from agents.fixed import fixed_policy

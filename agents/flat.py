@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.autoencoder_trainer import AUTOENCODER_OPTIMIZER
+from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.config.dataclasses_json import check_bounds
 from agents.evaluation import CHUNK, TEST_EPISODES, TREE_SCORES
 from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width
 from agents.learner import Learner
-from agents.optimisation import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
+from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.datasets import Dataset
 from htm_env.metrics import nmse_per_sample
 from htm_env.types import NONE, TokenBatch

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.acting import act
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.dataclasses_json import check_bounds
 from agents.context_policy import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
@@ -22,7 +22,7 @@ from agents.failures import OF_ERRORS, failures, lesson
 from agents.fixed import fixed_policy
 from agents.judging import judge
 from agents.learner import Learner
-from agents.optimisation import OptimizerConfig
+from agents.optim.optimizers import OptimizerConfig
 from agents.planning import planned_merges
 from agents.policy import MergePolicy
 from agents.rollout import Rollout, rollout

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.budget import Budget
 from agents.evaluation import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
-from agents.optimisation import OptimizerConfig
+from agents.optim.optimizers import OptimizerConfig
 from agents.options import PretrainOptions
 from agents.progress_bar import ProgressBar
 from agents.training import Logged, Training, Updated

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.autoencoder_trainer import AutoencoderTrainer
+from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.baselines import Returns, make_baseline
 from agents.config.dataclasses_json import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
@@ -18,7 +18,7 @@ from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
 from agents.judgement import Judgement
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
-from agents.optimisation import NonFiniteGuard, ScheduledOptimizer
+from agents.optim.optimizers import NonFiniteGuard, ScheduledOptimizer
 from agents.policy_learner import PolicyConfig, PolicyLearner
 from agents.rollout import Rollout, follow, rollout
 from htm_env.forest import tree_height

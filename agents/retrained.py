@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.dataclasses_json import check_bounds
 from agents.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
 from agents.learner import Learner

@@ -18,8 +18,8 @@ from typing import Any
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from agents.autoencoder_trainer import AutoencoderConfig
-from agents.optimisation import OptimizerConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.optim.optimizers import OptimizerConfig
 from agents.original import ORIGINAL
 from agents.scorers import PairPolicy
 from benchmarks import plain_reference

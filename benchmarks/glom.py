@@ -38,7 +38,7 @@ from agents.encoders.glom import (
     scene_losses,
 )
 from agents.fixed import fixed_policy
-from agents.optimisation import OptimizerConfig, ScheduledOptimizer
+from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
 from benchmarks.table import report
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets.wholes import WholesDataset

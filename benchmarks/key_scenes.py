@@ -21,7 +21,7 @@ from torch import Tensor
 from agents.context_policy import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
 from agents.entropy import EntropyConfig
-from agents.optimisation import OptimizerConfig, ScheduledOptimizer
+from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
 from agents.policy import MergePolicy
 from agents.reinforce import Reinforce, ReinforceConfig
 from benchmarks.table import report

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 
 from agents import Reinforce, ReinforceConfig
-from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.fixed import fixed_policy
-from agents.optimisation import OptimizerConfig
+from agents.optim.optimizers import OptimizerConfig
 from agents.config.schedules import piecewise_linear
 from benchmarks.matrix_products import Rows, Work, key_of, products, rows_seen
 from benchmarks.measuring import Row, add_device, own_process, seconds_by_turns

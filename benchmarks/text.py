@@ -27,7 +27,7 @@ from agents.encoders.hierarchical import (
 )
 from agents.encoders.hierarchical.losses import token_loss
 from agents.config.schedules import cosine_decay, warm_up
-from agents.soap import SOAP
+from agents.optim.soap import SOAP
 from benchmarks.table import report
 
 LENGTH, BATCH, BYTES = 128, 8, 256

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.learner import Learner
 
 MERGES_PER_UPDATE = 10

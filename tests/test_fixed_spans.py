@@ -10,7 +10,7 @@ import torch
 from conftest import small_autoencoder
 
 from agents import FixedOrder, FixedOrderConfig
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.cli import main
 from agents.fixed import fixed_policy
 from htm_env import make_dataset

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.cli import main
 from agents.encoders.glom import GlomConfig
 from agents.glom_order import GlomOrder, GlomOrderConfig

@@ -11,7 +11,7 @@ import pytest
 import torch
 from episodes import generator
 
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.baselines import BASELINES
 from agents.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
@@ -19,7 +19,7 @@ from agents.entropy import EntropyConfig
 from agents.evaluation import evaluate
 from agents.fixed import exhaustive_merges, fixed_policy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
-from agents.optimisation import OptimizerConfig
+from agents.optim.optimizers import OptimizerConfig
 from agents.original import ORIGINAL, ORIGINAL_POLICY
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig

@@ -11,11 +11,11 @@ import torch
 from episodes import generator, random_batch
 from torch import nn
 
-from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.checkpoint import load_state, save_state
 from agents.fixed import fixed_policy
-from agents.optimisation import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
-from agents.precision import PRECISIONS, has_bfloat16
+from agents.optim.optimizers import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
+from agents.optim.precision import PRECISIONS, has_bfloat16
 from htm_env.losses import LossWeights
 
 NAN, INF = float("nan"), float("inf")
@@ -159,7 +159,7 @@ def merges_of(autoencoder, batch):
 
 
 def test_bfloat16_learns_nearly_the_same_and_keeps_float32_weights(autoencoder, monkeypatch):
-    monkeypatch.setattr("agents.precision.has_bfloat16", lambda device: True)
+    monkeypatch.setattr("agents.optim.precision.has_bfloat16", lambda device: True)
     batch = random_batch([4, 3, 4])
     merges = merges_of(autoencoder, batch)
     found = {}
@@ -176,7 +176,7 @@ def test_bfloat16_learns_nearly_the_same_and_keeps_float32_weights(autoencoder, 
 
 
 def test_without_bfloat16_it_stays_float32_and_says_so(autoencoder, monkeypatch):
-    monkeypatch.setattr("agents.precision.has_bfloat16", lambda device: False)
+    monkeypatch.setattr("agents.optim.precision.has_bfloat16", lambda device: False)
     batch = random_batch([4, 3, 4])
     merges = merges_of(autoencoder, batch)
     other = copy.deepcopy(autoencoder)

@@ -12,7 +12,7 @@ from test_learning import FAST, SMALL, TREES, assert_learns, counting_autoencode
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
 from agents.algorithms import algorithm
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
 from agents.failures import RANKS, lesson
 from agents.judging import judge

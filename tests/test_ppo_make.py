@@ -21,8 +21,8 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor
 
 import htm_env
 from agents import make_ppo, planning
-from agents.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from agents.optimisation import OptimizerConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optim.optimizers import OptimizerConfig
 from agents.ppo import (
     HeldOutEvaluation,
     HTMVecEnv,

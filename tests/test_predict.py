@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from htm_env import candidate_pair, pair_to_action
 from htm_env.forest import merges_to_actions
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
 from agents.fixed import fixed_policy

@@ -12,7 +12,7 @@ from comparisons import TREES, rows
 
 from agents.algorithms import ALGORITHMS
 from agents.comparison import Comparison
-from agents.optimisation import OptimizerConfig
+from agents.optim.optimizers import OptimizerConfig
 from agents.reinforce import ReinforceConfig
 from agents.replay_config import ReplayConfig
 from agents.results import ResultRow, changed_options, read_results, write_results

@@ -8,7 +8,7 @@ import torch
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from agents.autoencoder_trainer import AutoencoderTrainer
+from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.entropy import observed_entropy
 from agents.ppo.vector_env import FinishedEpisodes, inside

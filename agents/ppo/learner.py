@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.autoencoder_trainer import AutoencoderTrainer
+from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.context_policy import observed_by
 from agents.entropy import mean_entropy
 from agents.evaluation import root_errors
 from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
-from agents.optimisation import NonFiniteGuard
-from agents.parts import equal_parts, mean_of_finite, mean_scalars
+from agents.optim.optimizers import NonFiniteGuard
+from agents.optim.minibatches import equal_parts, mean_of_finite, mean_scalars
 from agents.policy_learner import PolicyLearner
 from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig

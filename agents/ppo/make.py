@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecMonitor
 
 from agents.context_policy import observed_by
 from agents.encoders import NO_ENCODER
-from agents.optimisation import optimizer_of
+from agents.optim.optimizers import optimizer_of
 from agents.ppo.buffers import MaskableRunsRolloutBuffer, RunsRolloutBuffer
 from agents.ppo.config import PPOConfig
 from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy

@@ -54,7 +54,7 @@ def optimizer_of(
     """The class that a configuration names, and its arguments beside the learning rate."""
     if config.method == "adam":
         return torch.optim.Adam, {"weight_decay": config.weight_decay, "fused": True}
-    from agents.soap import SOAP  # takes a second, which not every command should wait for
+    from agents.optim.soap import SOAP  # takes a second, which not every command should wait for
 
     return SOAP, {"weight_decay": config.weight_decay, "max_precondition_dim": WIDEST}
 

@@ -1,0 +1,1 @@
+"""Optimizers, minibatches, and the training of the autoencoder on given merges."""
