@@ -13,7 +13,7 @@ from torch.utils.checkpoint import checkpoint
 from agents.intervals import Intervals, Softmax
 from agents.judgement import Judgement
 from agents.node_features import NodeFeatures
-from agents.policy import NodePolicy, bounded
+from agents.networks.base import NodePolicy, bounded
 from agents.rollout import Rollout
 from htm_env.types import TokenBatch
 from replay import CandidatePairs

@@ -13,7 +13,7 @@ from agents.choices import choices, choose_pairs, probabilities
 from agents.deviation import Deviation
 from agents.leaves import leaf_tables
 from agents.listed_scores import listed_scores
-from agents.policy import MergePolicy
+from agents.networks.base import MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leftmost_leaves
 from htm_env.neighbours import Nearest

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.policy import MergePolicy, NodePolicy, bounded
+from agents.networks.base import MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import nearest_candidates, squared_distances
 from htm_env.neighbours import Nearest

@@ -13,10 +13,10 @@ from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
 from agents.choices import TINY
-from agents.context_policy import ContextPolicy, Look
+from agents.networks.context import ContextPolicy, Look
 from agents.judgement import Judgement
 from agents.pair_scores import node_states, population_observation
-from agents.policy import ILLEGAL
+from agents.networks.base import ILLEGAL
 from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_sets, legal_pairs

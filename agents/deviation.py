@@ -7,7 +7,7 @@ from typing import NamedTuple
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.policy import ILLEGAL
+from agents.networks.base import ILLEGAL
 
 
 class Deviation(NamedTuple):

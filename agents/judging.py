@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from agents.candidate_judgement import CandidateJudgement
 from agents.context_judgement import ContextJudgement
-from agents.context_policy import ContextPolicy
+from agents.networks.context import ContextPolicy
 from agents.judgement import Judgement, NodeJudgement
-from agents.policy import MergePolicy, NodePolicy
+from agents.networks.base import MergePolicy, NodePolicy
 from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch

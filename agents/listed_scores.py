@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.candidate_record import CandidateRecord
 from agents.pair_scores import FreshScores, pair_scores
-from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
+from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.policy import Features, NodePolicy
+from agents.networks.base import Features, NodePolicy
 from agents.rollout import Rollout
 from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch

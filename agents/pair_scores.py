@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.context_policy import ContextPolicy
-from agents.policy import ILLEGAL, MergePolicy, NodePolicy, bounded
+from agents.networks.context import ContextPolicy
+from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
 from agents.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import legal_pairs

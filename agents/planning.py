@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.candidate_search import merge_greedily, merge_matchings
-from agents.policy import MergePolicy, NodePolicy
+from agents.networks.base import MergePolicy, NodePolicy
 from agents.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.neighbours import Nearest

@@ -10,10 +10,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.acting import act
+from agents.networks.acting import act
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.dataclasses_json import check_bounds
-from agents.context_policy import make_policy
+from agents.networks.context import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
 from agents.deviation import Deviation
 from agents.encoders import NO_ENCODER, ContextConfig
@@ -24,7 +24,7 @@ from agents.judging import judge
 from agents.learner import Learner
 from agents.optim.optimizers import OptimizerConfig
 from agents.planning import planned_merges
-from agents.policy import MergePolicy
+from agents.networks.base import MergePolicy
 from agents.rollout import Rollout, rollout
 from agents.config.schedules import ALWAYS, Points, check_points, piecewise_linear
 from htm_env.neighbours import Nearest, check_candidates

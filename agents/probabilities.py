@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.policy import bounded
+from agents.networks.base import bounded
 from agents.rollout import Rollout, membership
 from replay import (
     choice_entropy,

@@ -17,7 +17,7 @@ from agents.choices import choices, choose_pairs, most_entropy, probabilities
 from agents.deviation import Deviation
 from agents.leaves import leaf_tables
 from agents.pair_scores import pair_scores
-from agents.policy import MergePolicy
+from agents.networks.base import MergePolicy
 from agents.positions import Positions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts

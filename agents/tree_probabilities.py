@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.judgement import Judgement, NodeJudgement
 from agents.judging import judge
-from agents.policy import MergePolicy
+from agents.networks.base import MergePolicy
 from agents.probabilities import exact_tree_log_probs
 from agents.rollout import Rollout, follow
 from htm_env.autoencoder import HTMAutoencoder

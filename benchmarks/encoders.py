@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from agents.context_policy import make_policy
+from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
 from agents.judging import judge
-from agents.policy import MergePolicy
+from agents.networks.base import MergePolicy
 from agents.rollout import Rollout, rollout
 from benchmarks.measuring import seconds_of
 from benchmarks.table import report

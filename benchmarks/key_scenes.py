@@ -18,11 +18,11 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.context_policy import make_policy
+from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
 from agents.entropy import EntropyConfig
 from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
-from agents.policy import MergePolicy
+from agents.networks.base import MergePolicy
 from agents.reinforce import Reinforce, ReinforceConfig
 from benchmarks.table import report
 from htm_env.datasets import Dataset, make_dataset

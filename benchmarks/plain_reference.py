@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits, log_softmax
 
-from agents.scorers import PairPolicy
+from agents.networks.scorers import PairPolicy
 from htm_env.autoencoder import HTMAutoencoder
 
 ILLEGAL = -1e9

@@ -26,7 +26,7 @@ from torch import Tensor
 from agents import Reinforce, ReinforceConfig
 from agents.candidate_search import merge_greedily, merge_matchings
 from agents.rollout import rollout
-from agents.scorers import PairPolicy, PointerPolicy
+from agents.networks.scorers import PairPolicy, PointerPolicy
 from benchmarks import plain_reference
 from benchmarks.measuring import (
     REFERENCE,

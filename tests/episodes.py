@@ -8,9 +8,9 @@ import torch
 from oracle import PlainForest
 from torch import Tensor
 
-from agents.context_policy import make_policy
+from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, ContextConfig
-from agents.policy import MergePolicy, NodePolicy
+from agents.networks.base import MergePolicy, NodePolicy
 from agents.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_to_pair, merges_to_actions

@@ -12,7 +12,7 @@ from agents import planning
 from agents.candidate_search import _rounds, matching, merge_greedily, merge_matchings
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.merge_rounds import merge_in_rounds
-from agents.policy import ILLEGAL
+from agents.networks.base import ILLEGAL
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder

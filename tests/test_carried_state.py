@@ -11,16 +11,16 @@ from torch import nn
 
 import htm_env  # noqa: F401  # registers the ids
 from agents import context_judgement, make_ppo
-from agents.acting import act
+from agents.networks.acting import act
 from agents.config.dataclasses_json import config_from_dict
-from agents.context_policy import ContextPolicy
+from agents.networks.context import ContextPolicy
 from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk
 from agents.encoders.glom import GlomConfig, GlomEncoder, GlomEncoderConfig
 from agents.judging import judge
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollout import follow, rollout
-from agents.scorers import make_scorer
+from agents.networks.scorers import make_scorer
 from htm_env.candidates import candidate_pair
 from htm_env.forest import action_to_pair
 from htm_env.observation import observe_population

@@ -10,7 +10,7 @@ from episodes import generator
 from scipy.stats import chisquare
 
 from agents.choices import choices, choose_pairs, most_entropy
-from agents.policy import ILLEGAL
+from agents.networks.base import ILLEGAL
 
 SCORES = torch.tensor([[ILLEGAL, 0.0, 1.0], [0.5, ILLEGAL, -1.0], [1.5, 0.2, ILLEGAL]])
 

@@ -16,7 +16,7 @@ from agents import context_judgement
 from agents.algorithms import algorithm
 from agents.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
-from agents.context_policy import ContextPolicy, make_policy, observed_by
+from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.encoders import ENCODERS, ContextConfig, ContextEncoder, Spans, make_encoder
 from agents.encoders.base import masked_mean
 from agents.encoders.hierarchical import HierarchicalConfig

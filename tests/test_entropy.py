@@ -6,7 +6,7 @@ import pytest
 import torch
 from episodes import generator, random_batch, random_policy, scores_of
 
-from agents.context_policy import make_policy
+from agents.networks.context import make_policy
 from agents.encoders import NO_ENCODER
 from agents.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl, mean_entropy
 from agents.judging import judge

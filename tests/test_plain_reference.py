@@ -9,7 +9,7 @@ import torch
 
 from agents.fixed import fixed_policy
 from agents.rollout import rollout
-from agents.scorers import PairPolicy
+from agents.networks.scorers import PairPolicy
 from benchmarks import plain_reference as plain
 from benchmarks.plain_environment import PlainEnvironment
 from htm_env.autoencoder import HTMAutoencoder

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.choices import most_entropy
-from agents.context_policy import make_policy
-from agents.policy import ILLEGAL
+from agents.networks.context import make_policy
+from agents.networks.base import ILLEGAL
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
 from agents.ppo.distribution import MergeDistribution

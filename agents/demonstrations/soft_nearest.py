@@ -9,7 +9,7 @@ from torch import Tensor
 from agents.choices import choose_pairs, probabilities
 from agents.demonstrations.behaviour import Behaviour
 from agents.fixed.order import compare, node_centroids
-from agents.policy import ILLEGAL, bounded
+from agents.networks.base import ILLEGAL, bounded
 from agents.positions import PairTable, Positions
 from agents.probabilities import exact_tree_log_probs, sequence_log_probs
 from agents.tree_probabilities import SEQUENCES

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistribution, MaybeMasks
 from torch import Tensor
 
-from agents.policy import ILLEGAL
+from agents.networks.base import ILLEGAL
 from replay.exponential import weights_of
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from agents.optim.autoencoder_trainer import AutoencoderTrainer
-from agents.context_policy import observed_by
+from agents.networks.context import observed_by
 from agents.entropy import mean_entropy
 from agents.evaluation import root_errors
 from agents.judging import judge

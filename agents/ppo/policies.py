@@ -18,9 +18,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.context_policy import ContextPolicy, make_policy, observed_by
+from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.encoders import NO_ENCODER, ContextConfig
-from agents.policy import MergePolicy
+from agents.networks.base import MergePolicy
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.recent import RecentLook
 from agents.ppo.sharing import shared_forward
@@ -40,9 +40,9 @@ class _MergeNetwork(BasePolicy):
     Args:
         observation_space, action_space: those of the environments of this project.
         lr_schedule: the learning rate by the remaining share of training, from 1 to 0.
-        scorer, hidden_dim, encoder, context: as in :func:`agents.context_policy.make_policy`; the
+        scorer, hidden_dim, encoder, context: as in :func:`agents.networks.context.make_policy`; the
             observations have to have the keys that the encoder reads
-            (:func:`agents.context_policy.observed_by`).
+            (:func:`agents.networks.context.observed_by`).
         optimizer_class, optimizer_kwargs: as in Stable-Baselines3.
 
     Raises ``ValueError`` for other spaces, an unknown scorer or encoder, and for an encoder that

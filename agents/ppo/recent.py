@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.policy import Features, MergePolicy, NodePolicy, action_logits, bounded
+from agents.networks.base import Features, MergePolicy, NodePolicy, action_logits, bounded
 from agents.ppo.sharing import looks_at_tokens_alone
 
 

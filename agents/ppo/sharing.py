@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from agents.policy import ILLEGAL, Features, MergePolicy, NodePolicy, action_logits, bounded
+from agents.networks.base import ILLEGAL, Features, MergePolicy, NodePolicy, action_logits, bounded
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.context_policy import ContextPolicy
-from agents.policy import MergePolicy, action_logits
+from agents.networks.context import ContextPolicy
+from agents.networks.base import MergePolicy, action_logits
 from htm_env.actions import action_slots
 
 

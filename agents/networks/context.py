@@ -18,8 +18,8 @@ from agents.encoders import (
     make_encoder,
 )
 from agents.encoders.base import without_junk
-from agents.policy import MergePolicy, NodePolicy, bounded
-from agents.scorers import make_scorer
+from agents.networks.base import MergePolicy, NodePolicy, bounded
+from agents.networks.scorers import make_scorer
 
 OBSERVED = {
     "centroids": ("centroids",),

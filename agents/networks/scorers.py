@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from agents.policy import Features, NodePolicy
+from agents.networks.base import Features, NodePolicy
 
 
 class PointerPolicy(NodePolicy):

@@ -1,0 +1,1 @@
+"""Policy networks: scores of ordered pairs of tokens, with or without context."""
