@@ -14,7 +14,7 @@ from agents.intervals import Intervals, Softmax
 from agents.judgement import Judgement
 from agents.node_features import NodeFeatures
 from agents.networks.base import NodePolicy, bounded
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 

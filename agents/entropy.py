@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
 from agents.losses import distance_to_target
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 from agents.config.schedules import check_points, piecewise_linear
 
 

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import active_nodes, children_table
 from htm_env.population import subtree_errors

@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.deviation import Deviation
-from agents.rollout import Rollout
+from agents.rollouts.deviation import Deviation
+from agents.rollouts.rollout import Rollout
 from htm_env.types import TokenBatch
 
 OF_ERRORS = ("incremental", "terminal")

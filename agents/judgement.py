@@ -18,7 +18,7 @@ from agents.losses import policy_gradient_step
 from agents.node_features import NodeFeatures
 from agents.networks.base import NodePolicy
 from agents.probabilities import judged, sequence_log_probs
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 from htm_env.types import TokenBatch
 
 

@@ -7,7 +7,7 @@ from agents.context_judgement import ContextJudgement
 from agents.networks.context import ContextPolicy
 from agents.judgement import Judgement, NodeJudgement
 from agents.networks.base import MergePolicy, NodePolicy
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agents.lifetimes import Lifetimes
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 
 
 def discounted_returns(rewards: Float[Tensor, "B M"], discount: float) -> Float[Tensor, "B M"]:

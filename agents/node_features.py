@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.networks.base import Features, NodePolicy
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch
 

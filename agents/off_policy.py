@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.corrections import Corrected, Limits, Replayed
 from agents.judgement import Judgement
 from agents.losses import value_loss
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 from htm_env.types import TokenBatch
 from replay import Trajectories, effective_sample_size, log_ratios
 

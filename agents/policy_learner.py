@@ -15,7 +15,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.dataclasses_json import check_bounds
 from agents.networks.context import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
-from agents.deviation import Deviation
+from agents.rollouts.deviation import Deviation
 from agents.encoders import NO_ENCODER, ContextConfig
 from agents.episode_rewards import episode_rewards, final_errors
 from agents.failures import OF_ERRORS, failures, lesson
@@ -23,9 +23,9 @@ from agents.fixed import fixed_policy
 from agents.judging import judge
 from agents.learner import Learner
 from agents.optim.optimizers import OptimizerConfig
-from agents.planning import planned_merges
+from agents.rollouts.planning import planned_merges
 from agents.networks.base import MergePolicy
-from agents.rollout import Rollout, rollout
+from agents.rollouts.rollout import Rollout, rollout
 from agents.config.schedules import ALWAYS, Points, check_points, piecewise_linear
 from htm_env.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.networks.base import bounded
-from agents.rollout import Rollout, membership
+from agents.rollouts.rollout import Rollout, membership
 from replay import (
     choice_entropy,
     forest_states,

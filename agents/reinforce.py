@@ -20,7 +20,7 @@ from agents.judging import judge
 from agents.losses import discounted_returns, value_loss
 from agents.optim.optimizers import NonFiniteGuard, ScheduledOptimizer
 from agents.policy_learner import PolicyConfig, PolicyLearner
-from agents.rollout import Rollout, follow, rollout
+from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.forest import tree_height
 from htm_env.networks import seeded_initialisation
 from htm_env.types import TokenBatch

@@ -11,10 +11,10 @@ from torch import Tensor
 
 from agents.evaluation import EVALUATION_SEED
 from agents.learner import Learner
-from agents.pair_scores import pair_scores
+from agents.rollouts.pair_scores import pair_scores
 from agents.policy_learner import PolicyLearner
-from agents.positions import Positions
-from agents.rollout import Rollout, follow
+from agents.rollouts.positions import Positions
+from agents.rollouts.rollout import Rollout, follow
 from htm_env.datasets import Dataset
 from htm_env.datasets.random_keys import KEY_LIMIT
 from htm_env.merge_tree import MergeTree

@@ -12,7 +12,7 @@ from agents.judgement import Judgement, NodeJudgement
 from agents.judging import judge
 from agents.networks.base import MergePolicy
 from agents.probabilities import exact_tree_log_probs
-from agents.rollout import Rollout, follow
+from agents.rollouts.rollout import Rollout, follow
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 from replay import tree_log_prob

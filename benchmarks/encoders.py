@@ -13,7 +13,7 @@ from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
 from agents.judging import judge
 from agents.networks.base import MergePolicy
-from agents.rollout import Rollout, rollout
+from agents.rollouts.rollout import Rollout, rollout
 from benchmarks.measuring import seconds_of
 from benchmarks.table import report
 from htm_env import HTMAutoencoder

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from agents.candidate_search import merge_greedily, merge_matchings
+from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.evaluation import root_errors
 from benchmarks.measuring import add_device, settle
 from benchmarks.table import report

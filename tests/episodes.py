@@ -11,7 +11,7 @@ from torch import Tensor
 from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, ContextConfig
 from agents.networks.base import MergePolicy, NodePolicy
-from agents.rollout import Rollout
+from agents.rollouts.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_to_pair, merges_to_actions
 from htm_env.observation import observe_population

@@ -16,7 +16,7 @@ from agents.ppo import PPOLearner
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.replay_config import ReplayConfig
 from agents.replay_reinforce import ReplayReinforce
-from agents.rollout import Rollout, follow, rollout
+from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.neighbours import Nearest
 from replay import CandidatePairs, ReplayBuffer, Trajectories, Trajectory

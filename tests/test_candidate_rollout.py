@@ -19,11 +19,13 @@ from episodes import (
 )
 from torch import Tensor
 
-from agents import candidate_judgement, candidate_rollout, context_judgement
+from agents import candidate_judgement, context_judgement
+
+from agents.rollouts import candidate_rollout
 from agents.candidate_judgement import IMPOSSIBLE
 from agents.intervals import Intervals
 from agents.judging import judge
-from agents.rollout import Rollout, follow, rollout
+from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import merged_candidates, nearest_candidates
 from htm_env.forest import action_to_pair

@@ -9,7 +9,7 @@ import torch
 from episodes import generator
 from scipy.stats import chisquare
 
-from agents.choices import choices, choose_pairs, most_entropy
+from agents.rollouts.sampling import choices, choose_pairs, most_entropy
 from agents.networks.base import ILLEGAL
 
 SCORES = torch.tensor([[ILLEGAL, 0.0, 1.0], [0.5, ILLEGAL, -1.0], [1.5, 0.2, ILLEGAL]])

@@ -16,7 +16,7 @@ from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
 from agents.algorithms import ALGORITHMS, algorithm
 from agents.baselines import BASELINES, Returns, make_baseline
-from agents.candidate_search import merge_greedily, merge_matchings
+from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.checkpoint import load_state, save_state
 from agents.cli import main
 from agents.encoders import ENCODERS, ContextConfig

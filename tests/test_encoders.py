@@ -21,7 +21,7 @@ from agents.encoders import ENCODERS, ContextConfig, ContextEncoder, Spans, make
 from agents.encoders.base import masked_mean
 from agents.encoders.hierarchical import HierarchicalConfig
 from agents.judging import judge
-from agents.rollout import follow
+from agents.rollouts.rollout import follow
 from htm_env.networks import seeded_initialisation
 
 WIDTH, COORDINATES, SLOTS = 16, 3, 7

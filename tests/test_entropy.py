@@ -11,7 +11,7 @@ from agents.encoders import NO_ENCODER
 from agents.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl, mean_entropy
 from agents.judging import judge
 from agents.losses import policy_gradient_step
-from agents.rollout import Rollout, rollout
+from agents.rollouts.rollout import Rollout, rollout
 from htm_env.neighbours import Nearest
 
 

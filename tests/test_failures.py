@@ -10,10 +10,10 @@ from episodes import NETWORKS, generator, random_batch, random_policy, replayed
 
 from agents import policy_learner
 from agents.config.dataclasses_json import config_from_dict
-from agents.deviation import Deviation
+from agents.rollouts.deviation import Deviation
 from agents.failures import MOST_TREES, RANKS, deviations, failures, lesson
 from agents.reinforce import Reinforce, ReinforceConfig
-from agents.rollout import rollout
+from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import merges_to_actions
 from htm_env.neighbours import Nearest

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents.fixed import fixed_policy
-from agents.rollout import rollout
+from agents.rollouts.rollout import rollout
 from agents.networks.scorers import PairPolicy
 from benchmarks import plain_reference as plain
 from benchmarks.plain_environment import PlainEnvironment

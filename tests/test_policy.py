@@ -8,7 +8,7 @@ from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
 from agents.networks.context import make_policy
 from agents.networks.base import ILLEGAL, Features
-from agents.rollout import rollout
+from agents.rollouts.rollout import rollout
 from agents.networks.scorers import PairPolicy, PointerPolicy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import pair_to_action

@@ -32,7 +32,7 @@ from agents.losses import (
     value_loss,
 )
 from agents.probabilities import judged
-from agents.rollout import follow, rollout
+from agents.rollouts.rollout import follow, rollout
 from htm_env.observation import observe_population
 from htm_env.rewards import incremental_rewards, node_errors
 

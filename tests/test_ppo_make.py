@@ -20,7 +20,8 @@ from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor
 
 import htm_env
-from agents import make_ppo, planning
+from agents import make_ppo
+from agents.rollouts import planning
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.optim.optimizers import OptimizerConfig
 from agents.ppo import (

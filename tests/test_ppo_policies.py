@@ -11,7 +11,7 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.choices import most_entropy
+from agents.rollouts.sampling import most_entropy
 from agents.networks.context import make_policy
 from agents.networks.base import ILLEGAL
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy

@@ -8,7 +8,7 @@ from episodes import NETWORKS, RAGGED, generator, random_batch, random_policy, r
 
 from agents import probabilities
 from agents.judging import judge
-from agents.rollout import follow, rollout
+from agents.rollouts.rollout import follow, rollout
 from agents.tree_probabilities import tree_log_probs
 from replay import all_sequences
 

@@ -15,7 +15,7 @@ from agents.fixed import fixed_policy
 from agents.judging import judge
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.replay_reinforce import ReplayReinforce
-from agents.rollout import follow
+from agents.rollouts.rollout import follow
 from htm_env.metrics import nmse_per_sample
 from replay import number_of_sequences
 

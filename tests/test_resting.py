@@ -12,7 +12,7 @@ from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig, ReplayConf
 from agents.config.dataclasses_json import config_from_dict
 from agents.episode_rewards import episode_rewards, final_errors
 from agents.policy_learner import PolicyLearner
-from agents.rollout import rollout
+from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 
 LEARNERS = {"reinforce": (Reinforce, ReinforceConfig), "ppo": (PPOLearner, PPOConfig)}

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from agents.judging import judge
 from agents.node_features import NodeFeatures
-from agents.rollout import follow, rollout
+from agents.rollouts.rollout import follow, rollout
 from htm_env import rewards
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.neighbours import Nearest

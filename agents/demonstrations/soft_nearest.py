@@ -6,11 +6,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.choices import choose_pairs, probabilities
+from agents.rollouts.sampling import choose_pairs, probabilities
 from agents.demonstrations.behaviour import Behaviour
 from agents.fixed.order import compare, node_centroids
 from agents.networks.base import ILLEGAL, bounded
-from agents.positions import PairTable, Positions
+from agents.rollouts.positions import PairTable, Positions
 from agents.probabilities import exact_tree_log_probs, sequence_log_probs
 from agents.tree_probabilities import SEQUENCES
 from htm_env.autoencoder import HTMAutoencoder

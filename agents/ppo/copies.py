@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.rollout import follow
+from agents.rollouts.rollout import follow
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import Forest, children_table
 from htm_env.neighbours import Nearest

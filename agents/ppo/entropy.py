@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor
 
-from agents.choices import TINY, most_entropy
+from agents.rollouts.sampling import TINY, most_entropy
 from htm_env.forest import action_to_pair, pair_to_action
 from replay.exponential import weights_of
 

@@ -10,7 +10,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from agents.evaluation import VALIDATION_EPISODES, evaluate
-from agents.planning import planned_merges
+from agents.rollouts.planning import planned_merges
 from agents.ppo.policies import network_of
 from agents.ppo.vector_env import inside
 from htm_env.datasets import Dataset

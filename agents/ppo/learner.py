@@ -25,7 +25,7 @@ from agents.ppo.make import joint_model
 from agents.ppo.policies import network_of
 from agents.ppo.randomness import seeded_globals
 from agents.ppo.vector_env import HTMVecEnv
-from agents.rollout import follow
+from agents.rollouts.rollout import follow
 from agents.config.schedules import cosine_decay, warm_up
 from htm_env.forest import tree_height
 from htm_env.types import TokenBatch

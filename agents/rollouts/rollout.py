@@ -12,13 +12,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.candidate_rollout import candidate_episodes, candidates_along
-from agents.choices import choices, choose_pairs, most_entropy, probabilities
-from agents.deviation import Deviation
-from agents.leaves import leaf_tables
-from agents.pair_scores import pair_scores
+from agents.rollouts.candidate_rollout import candidate_episodes, candidates_along
+from agents.rollouts.sampling import choices, choose_pairs, most_entropy, probabilities
+from agents.rollouts.deviation import Deviation
+from agents.rollouts.leaves import leaf_tables
+from agents.rollouts.pair_scores import pair_scores
 from agents.networks.base import MergePolicy
-from agents.positions import Positions
+from agents.rollouts.positions import Positions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts
 from htm_env.levels import forest_levels

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.candidate_record import CandidateRecord
-from agents.choices import choices, choose_pairs, probabilities
-from agents.deviation import Deviation
-from agents.leaves import leaf_tables
-from agents.listed_scores import listed_scores
+from agents.rollouts.candidate_record import CandidateRecord
+from agents.rollouts.sampling import choices, choose_pairs, probabilities
+from agents.rollouts.deviation import Deviation
+from agents.rollouts.leaves import leaf_tables
+from agents.rollouts.listed_scores import listed_scores
 from agents.networks.base import MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leftmost_leaves
@@ -22,7 +22,7 @@ from replay import CandidatePairs
 
 
 class CandidateEpisodes(NamedTuple):
-    """What a rollout among candidates makes (see :class:`agents.rollout.Rollout`)."""
+    """What a rollout among candidates makes (see :class:`agents.rollouts.rollout.Rollout`)."""
 
     merges: Int64[Tensor, "B M 2"]
     nodes: Float[Tensor, "B N D"]

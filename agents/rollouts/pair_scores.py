@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.networks.context import ContextPolicy
 from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
-from agents.positions import PairTable, Positions, Step
+from agents.rollouts.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import legal_pairs
 from htm_env.sample_rows import SampleRows

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.candidate_record import CandidateRecord
-from agents.pair_scores import FreshScores, pair_scores
+from agents.rollouts.candidate_record import CandidateRecord
+from agents.rollouts.pair_scores import FreshScores, pair_scores
 from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.sample_rows import SampleRows

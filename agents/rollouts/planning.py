@@ -6,9 +6,9 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.candidate_search import merge_greedily, merge_matchings
+from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.networks.base import MergePolicy, NodePolicy
-from agents.rollout import rollout
+from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.neighbours import Nearest
 from htm_env.types import TokenBatch

@@ -1,0 +1,1 @@
+"""Episodes: how a policy makes whole trees of a batch of samples."""
