@@ -20,7 +20,7 @@ from agents.encoders import NO_ENCODER, ContextConfig
 from agents.episode_rewards import episode_rewards, final_errors
 from agents.failures import OF_ERRORS, failures, lesson
 from agents.fixed import fixed_policy
-from agents.judging import judge
+from agents.likelihood.judging import judge
 from agents.learner import Learner
 from agents.optim.optimizers import OptimizerConfig
 from agents.rollouts.planning import planned_merges

@@ -15,9 +15,9 @@ from agents.baselines import Returns, make_baseline
 from agents.config.dataclasses_json import check_bounds
 from agents.curriculum import merges_to_make, sample_up_to
 from agents.entropy import EntropyConfig, EntropyControl, mean_entropy
-from agents.judgement import Judgement
-from agents.judging import judge
-from agents.losses import discounted_returns, value_loss
+from agents.likelihood.base import Judgement
+from agents.likelihood.judging import judge
+from agents.likelihood.among_all import discounted_returns, value_loss
 from agents.optim.optimizers import NonFiniteGuard, ScheduledOptimizer
 from agents.policy_learner import PolicyConfig, PolicyLearner
 from agents.rollouts.rollout import Rollout, follow, rollout

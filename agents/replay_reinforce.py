@@ -22,7 +22,7 @@ from agents.off_policy import Again, OffPolicy, learn_sequences, learn_trees
 from agents.reinforce import Reinforce
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.rollouts.rollout import Rollout, follow
-from agents.tree_probabilities import tree_log_probs
+from agents.likelihood.tree_probabilities import tree_log_probs
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer, Trajectories
 

@@ -11,7 +11,7 @@ import torch
 
 from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
-from agents.judging import judge
+from agents.likelihood.judging import judge
 from agents.networks.base import MergePolicy
 from agents.rollouts.rollout import Rollout, rollout
 from benchmarks.measuring import seconds_of

@@ -11,7 +11,7 @@ from episodes import RAGGED, generator, random_batch, random_policy
 
 from agents.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
-from agents.judging import judge
+from agents.likelihood.judging import judge
 from agents.ppo import PPOLearner
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.replay_config import ReplayConfig

@@ -19,12 +19,14 @@ from episodes import (
 )
 from torch import Tensor
 
-from agents import candidate_judgement, context_judgement
+from agents.likelihood import among_candidates as candidate_judgement
+
+from agents.likelihood import with_context as context_judgement
 
 from agents.rollouts import candidate_rollout
-from agents.candidate_judgement import IMPOSSIBLE
-from agents.intervals import Intervals
-from agents.judging import judge
+from agents.likelihood.among_candidates import IMPOSSIBLE
+from agents.likelihood.intervals import Intervals
+from agents.likelihood.judging import judge
 from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import merged_candidates, nearest_candidates

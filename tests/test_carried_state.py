@@ -10,14 +10,15 @@ from episodes import RAGGED, generator, random_batch, replayed
 from torch import nn
 
 import htm_env  # noqa: F401  # registers the ids
-from agents import context_judgement, make_ppo
+from agents import make_ppo
+from agents.likelihood import with_context as context_judgement
 from agents.networks.acting import act
 from agents.config.dataclasses_json import config_from_dict
 from agents.networks.context import ContextPolicy
 from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk
 from agents.encoders.glom import GlomConfig, GlomEncoder, GlomEncoderConfig
-from agents.judging import judge
+from agents.likelihood.judging import judge
 from agents.reinforce import Reinforce, ReinforceConfig
 from agents.rollouts.rollout import follow, rollout
 from agents.networks.scorers import make_scorer

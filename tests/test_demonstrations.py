@@ -13,7 +13,7 @@ from oracle import batched, random_tree
 from scipy.stats import chisquare
 from tabular import ROWS, SEQUENCES, STEPS, TREES, prefix
 
-from agents import probabilities
+from agents.likelihood import log_probs as probabilities
 from agents.demonstrations import Demonstrator
 from agents.demonstrations.behaviour import Behaviour
 from agents.demonstrations.plan_mixture import PlanMixture, same_trees

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import htm_env  # noqa: F401  # registers the ids
-from agents import context_judgement
+from agents.likelihood import with_context as context_judgement
 from agents.algorithms import algorithm
 from agents.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
@@ -20,7 +20,7 @@ from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.encoders import ENCODERS, ContextConfig, ContextEncoder, Spans, make_encoder
 from agents.encoders.base import masked_mean
 from agents.encoders.hierarchical import HierarchicalConfig
-from agents.judging import judge
+from agents.likelihood.judging import judge
 from agents.rollouts.rollout import follow
 from htm_env.networks import seeded_initialisation
 

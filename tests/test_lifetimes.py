@@ -6,7 +6,7 @@ import pytest
 import torch
 from episodes import RAGGED, active_lists, generator, random_batch, random_policy
 
-from agents.lifetimes import Lifetimes
+from agents.likelihood.lifetimes import Lifetimes
 from agents.rollouts.rollout import rollout
 
 FOUR = torch.tensor([[[0, 1], [4, 2], [5, 3]]])  # a chain over the tokens 0 to 3

@@ -20,18 +20,18 @@ from episodes import (
     scores_of,
 )
 
-from agents import context_judgement
+from agents.likelihood import with_context as context_judgement
 from agents.baselines import LeaveOneOut, Returns
 from agents.fixed import all_merge_sequences
-from agents.judging import judge
-from agents.losses import (
+from agents.likelihood.judging import judge
+from agents.likelihood.among_all import (
     discounted_returns,
     distance_to_target,
     episode_gradient,
     policy_gradient_step,
     value_loss,
 )
-from agents.probabilities import judged
+from agents.likelihood.log_probs import judged
 from agents.rollouts.rollout import follow, rollout
 from htm_env.observation import observe_population
 from htm_env.rewards import incremental_rewards, node_errors

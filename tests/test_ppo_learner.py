@@ -15,7 +15,7 @@ from agents.algorithms import algorithm
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
 from agents.failures import RANKS, lesson
-from agents.judging import judge
+from agents.likelihood.judging import judge
 from agents.learner import Learner
 from htm_env.datasets import make_dataset
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from episodes import NETWORKS, RAGGED, generator, random_batch, random_policy, replayed_log_probs
 
-from agents import probabilities
-from agents.judging import judge
+from agents.likelihood import log_probs as probabilities
+from agents.likelihood.judging import judge
 from agents.rollouts.rollout import follow, rollout
-from agents.tree_probabilities import tree_log_probs
+from agents.likelihood.tree_probabilities import tree_log_probs
 from replay import all_sequences
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}

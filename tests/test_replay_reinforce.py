@@ -12,7 +12,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
 from agents.fixed import fixed_policy
-from agents.judging import judge
+from agents.likelihood.judging import judge
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.replay_reinforce import ReplayReinforce
 from agents.rollouts.rollout import follow

@@ -23,7 +23,7 @@ from episodes import (
 from scipy.stats import chisquare
 
 from agents.fixed import all_merge_sequences
-from agents.judging import judge
+from agents.likelihood.judging import judge
 from agents.networks.base import Features, NodePolicy
 from agents.rollouts.rollout import follow, rollout
 from htm_env.forest import action_mask, action_to_pair, check_merges

@@ -8,8 +8,8 @@ from episodes import RAGGED, SCORERS, generator, random_batch, random_policy, se
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.judging import judge
-from agents.node_features import NodeFeatures
+from agents.likelihood.judging import judge
+from agents.likelihood.node_features import NodeFeatures
 from agents.rollouts.rollout import follow, rollout
 from htm_env import rewards
 from htm_env.autoencoder import HTMAutoencoder

@@ -13,8 +13,8 @@ from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.networks.context import observed_by
 from agents.entropy import mean_entropy
 from agents.evaluation import root_errors
-from agents.judging import judge
-from agents.losses import discounted_returns, value_loss
+from agents.likelihood.judging import judge
+from agents.likelihood.among_all import discounted_returns, value_loss
 from agents.optim.optimizers import NonFiniteGuard
 from agents.optim.minibatches import equal_parts, mean_of_finite, mean_scalars
 from agents.policy_learner import PolicyLearner

@@ -200,7 +200,7 @@ def follow(
 ) -> Rollout:
     """The episodes of given merges, encoded level by level; with ``nearest``, among candidates.
 
-    What a policy thinks of them stays 0; see :func:`agents.probabilities.judged`.
+    What a policy thinks of them stays 0; see :func:`agents.likelihood.log_probs.judged`.
     """
     num_leaves = batch.num_tokens
     levels = forest_levels(merges, num_leaves)

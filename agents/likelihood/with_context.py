@@ -14,7 +14,7 @@ from torch.utils.checkpoint import checkpoint
 
 from agents.rollouts.sampling import TINY
 from agents.networks.context import ContextPolicy, Look
-from agents.judgement import Judgement
+from agents.likelihood.base import Judgement
 from agents.rollouts.pair_scores import node_states, population_observation
 from agents.networks.base import ILLEGAL
 from agents.rollouts.rollout import Rollout

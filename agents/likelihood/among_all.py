@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.lifetimes import Lifetimes
+from agents.likelihood.lifetimes import Lifetimes
 from agents.rollouts.rollout import Rollout
 
 

@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.judgement import Judgement, NodeJudgement
-from agents.judging import judge
+from agents.likelihood.base import Judgement, NodeJudgement
+from agents.likelihood.judging import judge
 from agents.networks.base import MergePolicy
-from agents.probabilities import exact_tree_log_probs
+from agents.likelihood.log_probs import exact_tree_log_probs
 from agents.rollouts.rollout import Rollout, follow
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
@@ -31,7 +31,7 @@ def tree_log_probs(
 ) -> Float[Tensor, "B"]:
     """The log-probability of every ordered tree, over all merge sequences that make it.
 
-    Exact where :func:`agents.probabilities.exact_tree_log_probs` knows it; otherwise, and for every
+    Exact where :func:`agents.likelihood.log_probs.exact_tree_log_probs` knows it; otherwise, and for every
     tree of a policy with a context encoder, whose scores differ from sequence to sequence, it is
     estimated from :data:`SEQUENCES` of its sequences: consistent, not unbiased. Differentiable with
     respect to the policy.

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from agents.candidate_judgement import CandidateJudgement
-from agents.context_judgement import ContextJudgement
+from agents.likelihood.among_candidates import CandidateJudgement
+from agents.likelihood.with_context import ContextJudgement
 from agents.networks.context import ContextPolicy
-from agents.judgement import Judgement, NodeJudgement
+from agents.likelihood.base import Judgement, NodeJudgement
 from agents.networks.base import MergePolicy, NodePolicy
 from agents.rollouts.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
