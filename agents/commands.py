@@ -15,7 +15,7 @@ from rich.table import Table
 from agents.algorithms import algorithm
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict
-from agents.evaluation import reference_scores
+from agents.evaluation.evaluate import reference_scores
 from agents.learner import Task
 from agents.merge_rounds import merge_in_rounds
 from agents.options import EvaluateOptions, TrainOptions, train_options

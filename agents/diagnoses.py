@@ -19,7 +19,7 @@ import torch
 
 from agents.algorithms import algorithm
 from agents.comparison_plan import RETRAINED, PlannedRun
-from agents.evaluation import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
 from agents.fixed_order import FixedOrder
 from agents.results import Task, load_result
 from agents.retrained import RetrainedConfig
@@ -155,7 +155,7 @@ def _pair(policy: PlannedRun, other: PlannedRun) -> tuple[Task, str, int, str, i
 @torch.no_grad()
 def _errors(policy: PlannedRun, others: Sequence[PlannedRun]) -> list[float]:
     """The held-out ``nmse`` of a policy's greedy trees through each autoencoder, as
-    :func:`agents.evaluation.evaluate` would have it."""
+    :func:`agents.evaluation.evaluate.evaluate` would have it."""
     learner = load_learner(policy.directory)
     dataset = learner.task.dataset("test")
     std = dataset.std.to(learner.device)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from agents.figures import write_figure
+from agents.evaluation.figures import write_figure
 from agents.merge_rounds import merge_in_rounds
 from agents.options import EmbedOptions
 from agents.roots import RootEmbeddings, root_embeddings

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.config.dataclasses_json import check_bounds
-from agents.evaluation import root_errors
+from agents.evaluation.evaluate import root_errors
 from agents.fixed import fixed_policy
 from agents.learner import Learner
 from htm_env.autoencoder import HTMAutoencoder

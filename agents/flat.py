@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.config.dataclasses_json import check_bounds
-from agents.evaluation import CHUNK, TEST_EPISODES, TREE_SCORES
+from agents.evaluation.evaluate import CHUNK, TEST_EPISODES, TREE_SCORES
 from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width
 from agents.learner import Learner
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
@@ -132,7 +132,7 @@ class Flat(Learner):
 
     @torch.no_grad()
     def figure(self, dataset: Dataset) -> Any:
-        from agents.figures import SAMPLES, reconstructions_figure
+        from agents.evaluation.figures import SAMPLES, reconstructions_figure
 
         batch = dataset.fixed(SAMPLES).to(self.device)
         tokens = self._reconstruct(batch)

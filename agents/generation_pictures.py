@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.figures import write_figure
+from agents.evaluation.figures import write_figure
 from agents.generation_samples import Encoded, Limits, denoised
 from agents.learner import Learner
 from agents.options import GenerateOptions

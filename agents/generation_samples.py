@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.evaluation import CHUNK, EVALUATION_SEED
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.learner import Learner
 from agents.options import GenerateOptions
 from htm_env.autoencoder import HTMAutoencoder

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.evaluation import TEST_EPISODES, evaluate
+from agents.evaluation.evaluate import TEST_EPISODES, evaluate
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, environment_id, make_dataset
 from htm_env.simulator import make_autoencoder, usable_device
@@ -155,12 +155,12 @@ class Learner(ABC):
     def evaluate(
         self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
     ) -> dict[str, float | None]:
-        """How good policy and autoencoder are together (see :func:`agents.evaluation.evaluate`)."""
+        """How good policy and autoencoder are together (see :func:`agents.evaluation.evaluate.evaluate`)."""
         return evaluate(self.plan, self.autoencoder, dataset, count, sampled=sampled)
 
     def figure(self, dataset: Dataset) -> Any:
         """A matplotlib figure: some samples of ``dataset``, their merge trees, reconstructions."""
-        from agents.figures import learner_figure
+        from agents.evaluation.figures import learner_figure
 
         return learner_figure(self.plan, self.autoencoder, dataset)
 

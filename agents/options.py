@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from agents.evaluation import TEST_EPISODES
+from agents.evaluation.evaluate import TEST_EPISODES
 
 PictureFormat = Literal["png", "pdf", "svg"]
 

@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from agents.figures import write_figure
+from agents.evaluation.figures import write_figure
 from agents.options import PlotOptions
 from agents.run import load_learner
 from agents.run_directory import RunDirectory

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.budget import Budget
-from agents.evaluation import VALIDATION_EPISODES, evaluate
+from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optim.optimizers import OptimizerConfig

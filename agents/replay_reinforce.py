@@ -17,7 +17,7 @@ from torch import Tensor
 from agents.corrections import CORRECTIONS, Limits
 from agents.demonstrations import Demonstrator
 from agents.entropy import mean_entropy
-from agents.evaluation import root_errors
+from agents.evaluation.evaluate import root_errors
 from agents.off_policy import Again, OffPolicy, learn_sequences, learn_trees
 from agents.reinforce import Reinforce
 from agents.replay_config import CORRECTION_NAMES, ReplayConfig

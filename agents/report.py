@@ -10,7 +10,7 @@ import numpy as np
 from agents.algorithms import unlabelled
 from agents.comparison import Comparison, task_name
 from agents.diagnoses import CrossPlayRow
-from agents.figures import write_png
+from agents.evaluation.figures import write_png
 from agents.markdown import MISSING, cell, span, table
 from agents.plots import errors_figure
 from agents.report_diagnoses import cross_play_section, retrained_section

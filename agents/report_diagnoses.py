@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from agents.comparison import Comparison, task_name
 from agents.diagnoses import CrossPlayRow
-from agents.figures import write_png
+from agents.evaluation.figures import write_png
 from agents.markdown import cell, table
 from agents.plots import matrix_figure
 from agents.results import Task

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from agents.comparison import Comparison, is_fixed, task_name
-from agents.figures import write_png
+from agents.evaluation.figures import write_png
 from agents.markdown import MISSING, cell, span, table
 from agents.plots import curves_figure, intervals_figure, matrix_figure, profiles_figure
 from agents.statistics import (

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 
-from agents.evaluation import CHUNK, EVALUATION_SEED
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.learner import Learner
 from htm_env.datasets import Dataset
 
@@ -30,7 +30,7 @@ def root_embeddings(
 ) -> RootEmbeddings:
     """The roots of the first ``count`` fixed samples of ``dataset``, along greedy merges.
 
-    They are the trees that :func:`agents.evaluation.evaluate` scores; ``seed`` is for policies that
+    They are the trees that :func:`agents.evaluation.evaluate.evaluate` scores; ``seed`` is for policies that
     draw even so. Raises ``ValueError`` where ``count`` is less than one.
     """
     episodes = dataset.fixed(count)

@@ -13,8 +13,8 @@ import torch
 from agents.algorithms import algorithm
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict, flattened
-from agents.evaluation import VALIDATION_EPISODES
-from agents.figures import write_png
+from agents.evaluation.evaluate import VALIDATION_EPISODES
+from agents.evaluation.figures import write_png
 from agents.interruption import Interruption
 from agents.learner import Learner
 from agents.loggers import CSVLogger, Logger

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from agents.evaluation import EVALUATION_SEED
+from agents.evaluation.evaluate import EVALUATION_SEED
 from agents.learner import Learner
 from agents.rollouts.pair_scores import pair_scores
 from agents.policy_learner import PolicyLearner

@@ -15,7 +15,7 @@ import torch
 
 from agents import Reinforce, ReinforceConfig
 from agents.rollouts.greedy_search import merge_greedily, merge_matchings
-from agents.evaluation import root_errors
+from agents.evaluation.evaluate import root_errors
 from benchmarks.measuring import add_device, settle
 from benchmarks.table import report
 from htm_env import make_dataset

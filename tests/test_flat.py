@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from agents.cli import main
-from agents.evaluation import evaluate
+from agents.evaluation.evaluate import evaluate
 from agents.flat import Flat, FlatConfig
 from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width, num_parameters
 from agents.learner import Learner

@@ -16,7 +16,7 @@ from agents.baselines import BASELINES
 from agents.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
 from agents.entropy import EntropyConfig
-from agents.evaluation import evaluate
+from agents.evaluation.evaluate import evaluate
 from agents.fixed import exhaustive_merges, fixed_policy
 from agents.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optim.optimizers import OptimizerConfig

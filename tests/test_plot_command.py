@@ -8,7 +8,7 @@ from test_cli import only_line, status
 
 from agents import Reinforce
 from agents.algorithms import algorithm
-from agents.figures import write_figure
+from agents.evaluation.figures import write_figure
 from htm_env.rendering import Sample, samples_figure
 
 DATA = {"heights": [2]}

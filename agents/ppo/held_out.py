@@ -9,7 +9,7 @@ from jaxtyping import Int64
 from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
-from agents.evaluation import VALIDATION_EPISODES, evaluate
+from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
 from agents.rollouts.planning import planned_merges
 from agents.ppo.policies import network_of
 from agents.ppo.vector_env import inside
@@ -21,7 +21,7 @@ class HeldOutEvaluation(BaseCallback):
     """Evaluates policy and autoencoder on fixed episodes, and logs what every learner logs.
 
     Merges are the best legal ones of the policy network; the model's environment, its random
-    numbers and its autoencoder stay as they are. The scores (:func:`agents.evaluation.evaluate`)
+    numbers and its autoencoder stay as they are. The scores (:func:`agents.evaluation.evaluate.evaluate`)
     go to the model's logger as ``validation/nmse``, ``validation/tree_recall`` and so on.
 
     Stand it behind ``JointTraining``: it sees the autoencoder that has learned from the rollout,

@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.networks.context import observed_by
 from agents.entropy import mean_entropy
-from agents.evaluation import root_errors
+from agents.evaluation.evaluate import root_errors
 from agents.likelihood.judging import judge
 from agents.likelihood.among_all import discounted_returns, value_loss
 from agents.optim.optimizers import NonFiniteGuard

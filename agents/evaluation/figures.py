@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from agents.evaluation import EVALUATION_SEED, Planner
+from agents.evaluation.evaluate import EVALUATION_SEED, Planner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.files import atomic_write_bytes

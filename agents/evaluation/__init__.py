@@ -1,0 +1,1 @@
+"""Held-out scores of a policy and its autoencoder, and pictures of what they do."""
