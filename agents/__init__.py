@@ -9,11 +9,11 @@ from agents.encoders.hierarchical import (
     HierarchyConfig,
 )
 from agents.encoders.reduction import HierarchyReduction, ReductionLevel, join_samples
-from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.ppo.config import PPOConfig
-from agents.reinforce import Reinforce, ReinforceConfig
-from agents.replay_config import ReplayConfig
-from agents.replay_reinforce import ReplayReinforce
+from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayReinforce
 
 if TYPE_CHECKING:
     from agents.ppo import PPOLearner, make_ppo

@@ -8,15 +8,15 @@ from importlib import import_module
 from typing import Any, NamedTuple
 
 from agents.fixed import FIXED_POLICIES
-from agents.fixed_order import FixedOrder, FixedOrderConfig
-from agents.flat import Flat, FlatConfig
-from agents.glom_order import GlomOrder, GlomOrderConfig
-from agents.learner import Learner
-from agents.original import ORIGINAL, ORIGINAL_POLICY
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
+from agents.learners.flat import Flat, FlatConfig
+from agents.learners.glom import GlomOrder, GlomOrderConfig
+from agents.learners.base import Learner
+from agents.learners.original import ORIGINAL, ORIGINAL_POLICY
 from agents.ppo.config import PPOConfig
-from agents.reinforce import Reinforce, ReinforceConfig
-from agents.replay_config import ReplayConfig
-from agents.replay_reinforce import ReplayReinforce
+from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayReinforce
 from agents.retrained import Retrained, RetrainedConfig
 
 

@@ -16,8 +16,8 @@ from agents.algorithms import algorithm
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict
 from agents.evaluation.evaluate import reference_scores
-from agents.learner import Task
-from agents.merge_rounds import merge_in_rounds
+from agents.learners.base import Task
+from agents.learners.merge_rounds import merge_in_rounds
 from agents.options import EvaluateOptions, TrainOptions, train_options
 from agents.run import build_learner, load_learner, resume_run, start_run
 from agents.run_directory import RunDirectory

@@ -20,7 +20,7 @@ import torch
 from agents.algorithms import algorithm
 from agents.comparison_plan import RETRAINED, PlannedRun
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
-from agents.fixed_order import FixedOrder
+from agents.learners.fixed_order import FixedOrder
 from agents.results import Task, load_result
 from agents.retrained import RetrainedConfig
 from agents.run import load_learner

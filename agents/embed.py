@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from agents.evaluation.figures import write_figure
-from agents.merge_rounds import merge_in_rounds
+from agents.learners.merge_rounds import merge_in_rounds
 from agents.options import EmbedOptions
 from agents.roots import RootEmbeddings, root_embeddings
 from agents.run import load_learner

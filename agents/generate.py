@@ -28,7 +28,7 @@ from agents.generation_samples import (
     stream_of,
 )
 from agents.generation_scores import Judge, Scores, gaussian_tokens
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.options import GenerateOptions
 from agents.run import load_learner
 from agents.run_directory import RunDirectory

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agents.evaluation.figures import write_figure
 from agents.generation_samples import Encoded, Limits, denoised
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.options import GenerateOptions
 from htm_env.figures.generation import (
     NoisySample,

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.options import GenerateOptions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.denoising import Denoised, denoise

@@ -16,7 +16,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.budget import Budget
 from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
-from agents.fixed_order import FixedOrder, FixedOrderConfig
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.options import PretrainOptions
 from agents.progress_bar import ProgressBar

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.dataclasses_json import check_bounds
-from agents.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
-from agents.learner import Learner
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
+from agents.learners.base import Learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
-from agents.learner import Learner
+from agents.learners.base import Learner
 from htm_env.datasets import Dataset
 
 

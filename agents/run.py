@@ -16,7 +16,7 @@ from agents.config.dataclasses_json import config_from_dict, flattened
 from agents.evaluation.evaluate import VALIDATION_EPISODES
 from agents.evaluation.figures import write_png
 from agents.interruption import Interruption
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.loggers import CSVLogger, Logger
 from agents.progress_bar import ProgressBar
 from agents.run_directory import RunDirectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.roots import RootEmbeddings, root_embeddings
 from htm_env.datasets import SPLITS
 from htm_env.semantics import (

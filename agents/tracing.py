@@ -10,9 +10,9 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from agents.evaluation.evaluate import EVALUATION_SEED
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.rollouts.pair_scores import pair_scores
-from agents.policy_learner import PolicyLearner
+from agents.learners.policy_learner import PolicyLearner
 from agents.rollouts.positions import Positions
 from agents.rollouts.rollout import Rollout, follow
 from htm_env.datasets import Dataset

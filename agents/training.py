@@ -14,7 +14,7 @@ from time import perf_counter
 from typing import Any
 
 from agents.config.budget import Budget
-from agents.learner import Learner
+from agents.learners.base import Learner
 
 LOG_POINTS = 200
 """Rows of scalars over the whole budget."""

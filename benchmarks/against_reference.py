@@ -20,7 +20,7 @@ import torch
 from agents import Reinforce, ReinforceConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
-from agents.original import ORIGINAL
+from agents.learners.original import ORIGINAL
 from agents.networks.scorers import PairPolicy
 from benchmarks import plain_reference
 from benchmarks.measuring import (

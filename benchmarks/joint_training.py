@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 import torch
 
 from agents.algorithms import algorithm
-from agents.learner import Learner
-from agents.replay_config import ReplayConfig
+from agents.learners.base import Learner
+from agents.learners.replay_config import ReplayConfig
 from agents.config.schedules import ALWAYS
 from benchmarks.against_reference import reference
 from benchmarks.matrix_products import products, rows_seen

@@ -20,10 +20,10 @@ from torch import Tensor
 
 from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
-from agents.entropy import EntropyConfig
+from agents.learners.entropy import EntropyConfig
 from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
 from agents.networks.base import MergePolicy
-from agents.reinforce import Reinforce, ReinforceConfig
+from agents.learners.reinforce import Reinforce, ReinforceConfig
 from benchmarks.table import report
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import action_to_pair, drop_diagonal

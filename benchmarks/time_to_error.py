@@ -16,7 +16,7 @@ from collections.abc import Iterator
 import torch
 
 from agents.algorithms import algorithm
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.problems import PROBLEMS, Problem
 from benchmarks.measuring import Row, add_device, own_process, settle
 from benchmarks.table import report

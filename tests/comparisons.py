@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from agents import compare
 from agents.cli import main
-from agents.flat import Flat
-from agents.learner import Learner
+from agents.learners.flat import Flat
+from agents.learners.base import Learner
 from agents.processes import State
 from agents.results import ResultRow, Task
 

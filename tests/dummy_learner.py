@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.learner import Learner
+from agents.learners.base import Learner
 
 MERGES_PER_UPDATE = 10
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from episodes import generator
 
-from agents.baselines import (
+from agents.learners.baselines import (
     BASELINES,
     ExponentialAverage,
     GreedyRollout,

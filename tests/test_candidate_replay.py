@@ -13,9 +13,9 @@ from agents.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
 from agents.likelihood.judging import judge
 from agents.ppo import PPOLearner
-from agents.reinforce import Reinforce, ReinforceConfig
-from agents.replay_config import ReplayConfig
-from agents.replay_reinforce import ReplayReinforce
+from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayReinforce
 from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.neighbours import Nearest

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 
 from agents.rollouts import planning
 from agents.rollouts.greedy_search import _rounds, matching, merge_greedily, merge_matchings
-from agents.fixed_order import FixedOrder, FixedOrderConfig
-from agents.merge_rounds import merge_in_rounds
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
+from agents.learners.merge_rounds import merge_in_rounds
 from agents.networks.base import ILLEGAL
-from agents.reinforce import Reinforce, ReinforceConfig
+from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import check_merges, tree_height

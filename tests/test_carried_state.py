@@ -19,7 +19,7 @@ from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk
 from agents.encoders.glom import GlomConfig, GlomEncoder, GlomEncoderConfig
 from agents.likelihood.judging import judge
-from agents.reinforce import Reinforce, ReinforceConfig
+from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.rollouts.rollout import follow, rollout
 from agents.networks.scorers import make_scorer
 from htm_env.candidates import candidate_pair

@@ -15,8 +15,8 @@ from agents import algorithms
 from agents.algorithms import ALGORITHMS, Algorithm
 from agents.cli import main
 from agents.fixed import FIXED_POLICIES
-from agents.fixed_order import FixedOrder
-from agents.learner import Learner
+from agents.learners.fixed_order import FixedOrder
+from agents.learners.base import Learner
 from htm_env import HTMAutoencoder
 
 TINY = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2]}', "--batch-size", "4",

@@ -20,7 +20,7 @@ from agents.cli import main, parse
 from agents.comparison_plan import plan_runs
 from agents.options import CompareOptions
 from agents.problems import PROBLEMS, describe, find_problem
-from agents.replay_config import ReplayConfig
+from agents.learners.replay_config import ReplayConfig
 from agents.results import ResultRow, metrics_points, read_results, write_results
 from agents.run import build_learner
 from benchmarks.full_comparison import commands
@@ -254,7 +254,7 @@ def test_an_algorithm_can_stand_there_twice_under_a_label(tmp_path):
 
 
 def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
-    from agents.fixed_order import FixedOrder
+    from agents.learners.fixed_order import FixedOrder
 
     learn = FixedOrder.update
 
@@ -279,7 +279,7 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, ca
 
 
 def test_where_all_fail_the_failure_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("agents.fixed_order.FixedOrder.update", lambda self, progress: 1 / 0)
+    monkeypatch.setattr("agents.learners.fixed_order.FixedOrder.update", lambda self, progress: 1 / 0)
     assert main(arguments("chain", 48, tmp_path / "out", "--seeds", "1")) == 1
     assert "1 of the runs failed" in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "out" / "report.md").exists()

@@ -8,7 +8,7 @@ import pytest
 import torch
 from tabular import ROWS, by_action, by_state, discounted, policy
 
-from agents.corrections import CORRECTIONS, Limits, Replayed
+from agents.learners.corrections import CORRECTIONS, Limits, Replayed
 
 MU, PI = policy(1), policy(2)
 STEPS = torch.ones(ROWS, 3, dtype=torch.bool)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from episodes import generator, random_batch
 
-from agents.curriculum import merges_to_make, sample_up_to
+from agents.learners.curriculum import merges_to_make, sample_up_to
 from htm_env.datasets import Dataset, make_dataset
 
 SIZES = torch.tensor([2, 5, 9])

@@ -15,14 +15,14 @@ from conftest import small_autoencoder
 from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
 from agents.algorithms import ALGORITHMS, algorithm
-from agents.baselines import BASELINES, Returns, make_baseline
+from agents.learners.baselines import BASELINES, Returns, make_baseline
 from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.checkpoint import load_state, save_state
 from agents.cli import main
 from agents.encoders import ENCODERS, ContextConfig
 from agents.encoders.glom import GlomConfig
 from agents.fixed import FIXED_POLICIES, fixed_policy
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.ppo.vector_env import HTMVecEnv
 from agents.roots import root_embeddings
 from agents.run_directory import RunDirectory

@@ -14,7 +14,7 @@ from agents import diagnoses
 from agents.cli import main
 from agents.compare import collect
 from agents.diagnoses import read_cross_play
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.results import read_results
 from agents.retrained import Retrained, RetrainedConfig
 

@@ -8,7 +8,7 @@ from episodes import generator, random_batch, random_policy, scores_of
 
 from agents.networks.context import make_policy
 from agents.encoders import NO_ENCODER
-from agents.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl, mean_entropy
+from agents.learners.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl, mean_entropy
 from agents.likelihood.judging import judge
 from agents.likelihood.among_all import policy_gradient_step
 from agents.rollouts.rollout import Rollout, rollout

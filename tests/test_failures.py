@@ -8,11 +8,11 @@ import pytest
 import torch
 from episodes import NETWORKS, generator, random_batch, random_policy, replayed
 
-from agents import policy_learner
+from agents.learners import policy_learner
 from agents.config.dataclasses_json import config_from_dict
 from agents.rollouts.deviation import Deviation
-from agents.failures import MOST_TREES, RANKS, deviations, failures, lesson
-from agents.reinforce import Reinforce, ReinforceConfig
+from agents.learners.failures import MOST_TREES, RANKS, deviations, failures, lesson
+from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import merges_to_actions
@@ -104,7 +104,7 @@ def learner(**changes) -> Reinforce:
 def test_a_choice_that_is_sure_and_wrong_becomes_less_sure(monkeypatch):
     """Policy gradients cannot do it: their part of the gradient is switched off here."""
     one = learner(failure=1.0)
-    monkeypatch.setattr("agents.failures.MUCH_BETTER", math.inf)
+    monkeypatch.setattr("agents.learners.failures.MUCH_BETTER", math.inf)
     monkeypatch.setattr(
         one.baseline, "advantages", lambda returns: torch.zeros_like(returns.values)
     )

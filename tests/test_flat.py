@@ -11,9 +11,9 @@ import torch
 
 from agents.cli import main
 from agents.evaluation.evaluate import evaluate
-from agents.flat import Flat, FlatConfig
-from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width, num_parameters
-from agents.learner import Learner
+from agents.learners.flat import Flat, FlatConfig
+from agents.learners.flat_autoencoder import FlatAutoencoder, matched, matching_width, num_parameters
+from agents.learners.base import Learner
 from agents.problems import PROBLEMS
 from htm_env import HTMAutoencoder, make_dataset
 

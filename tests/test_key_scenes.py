@@ -10,7 +10,7 @@ import torch
 from episodes import generator
 
 from agents.encoders import ENCODERS
-from agents.reinforce import Reinforce
+from agents.learners.reinforce import Reinforce
 from benchmarks.key_scenes import (
     REINFORCE,
     observation,

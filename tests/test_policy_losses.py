@@ -21,7 +21,7 @@ from episodes import (
 )
 
 from agents.likelihood import with_context as context_judgement
-from agents.baselines import LeaveOneOut, Returns
+from agents.learners.baselines import LeaveOneOut, Returns
 from agents.fixed import all_merge_sequences
 from agents.likelihood.judging import judge
 from agents.likelihood.among_all import (

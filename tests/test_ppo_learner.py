@@ -14,9 +14,9 @@ from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
 from agents.algorithms import algorithm
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.checkpoint import load_state, save_state
-from agents.failures import RANKS, lesson
+from agents.learners.failures import RANKS, lesson
 from agents.likelihood.judging import judge
-from agents.learner import Learner
+from agents.learners.base import Learner
 from htm_env.datasets import make_dataset
 
 TINY = PPOConfig(
@@ -103,7 +103,7 @@ def test_cloning_reaches_the_demonstrators_merges():
 
 
 def test_it_imitates_what_a_search_finds_better_where_it_fails(monkeypatch):
-    monkeypatch.setattr("agents.failures.MUCH_BETTER", math.inf)
+    monkeypatch.setattr("agents.learners.failures.MUCH_BETTER", math.inf)
     task = {"env_kwargs": {"heights": (3,)}, "embedding_dim": 4}
     searching = PPOLearner("HTM-Trees-v0", replace(TINY, failure=1.0), **task)
     plain = PPOLearner("HTM-Trees-v0", replace(TINY, failure=0.0), **task)
@@ -115,7 +115,7 @@ def test_it_imitates_what_a_search_finds_better_where_it_fails(monkeypatch):
         return taught[-1]
 
     before: list[list[torch.Tensor]] = []
-    monkeypatch.setattr("agents.policy_learner.lesson", spying)
+    monkeypatch.setattr("agents.learners.policy_learner.lesson", spying)
     scalars = searching.update(0.5)
     assert "loss/failures" not in plain.update(0.5)
     assert plain.merges_made == 16 * 6

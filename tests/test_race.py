@@ -8,7 +8,7 @@ import pytest
 
 from agents.demonstrations.race import ENTRANTS, KNOWN, Race, demonstrators_of
 from agents.fixed import fixed_policy
-from agents.reinforce import Reinforce
+from agents.learners.reinforce import Reinforce
 
 
 def run(race: Race, **errors: list[float]) -> None:

@@ -13,8 +13,8 @@ from agents.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
 from agents.fixed import fixed_policy
 from agents.likelihood.judging import judge
-from agents.replay_config import CORRECTION_NAMES, ReplayConfig
-from agents.replay_reinforce import ReplayReinforce
+from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.learners.replay import ReplayReinforce
 from agents.rollouts.rollout import follow
 from htm_env.metrics import nmse_per_sample
 from replay import number_of_sequences

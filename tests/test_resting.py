@@ -10,8 +10,8 @@ from episodes import RAGGED, generator, random_batch, random_policy
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig, ReplayConfig
 from agents.config.dataclasses_json import config_from_dict
-from agents.episode_rewards import episode_rewards, final_errors
-from agents.policy_learner import PolicyLearner
+from agents.learners.episode_rewards import episode_rewards, final_errors
+from agents.learners.policy_learner import PolicyLearner
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 
@@ -94,7 +94,7 @@ def test_replay_lets_nobody_rest():
 
 @both
 def test_failures_are_mended_while_it_rests(algo, monkeypatch):
-    monkeypatch.setattr("agents.failures.MUCH_BETTER", math.inf)
+    monkeypatch.setattr("agents.learners.failures.MUCH_BETTER", math.inf)
     one = learner(algo, failure=1.0)
     before = weights(one.policy)
     assert "loss/failures" in one.update(0.5)

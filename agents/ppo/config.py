@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from agents.config.dataclasses_json import check_bounds
-from agents.policy_learner import PolicyConfig
+from agents.learners.policy_learner import PolicyConfig
 from agents.config.schedules import Points
 
 

@@ -11,13 +11,13 @@ from torch import Tensor
 
 from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.networks.context import observed_by
-from agents.entropy import mean_entropy
+from agents.learners.entropy import mean_entropy
 from agents.evaluation.evaluate import root_errors
 from agents.likelihood.judging import judge
 from agents.likelihood.among_all import discounted_returns, value_loss
 from agents.optim.optimizers import NonFiniteGuard
 from agents.optim.minibatches import equal_parts, mean_of_finite, mean_scalars
-from agents.policy_learner import PolicyLearner
+from agents.learners.policy_learner import PolicyLearner
 from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig
 from agents.ppo.gradients import GradientGate

@@ -14,7 +14,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrain
 from agents.config.dataclasses_json import check_bounds
 from agents.evaluation.evaluate import root_errors
 from agents.fixed import fixed_policy
-from agents.learner import Learner
+from agents.learners.base import Learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import tree_height
 from htm_env.population import start_population

@@ -13,8 +13,8 @@ from torch import Tensor
 from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.config.dataclasses_json import check_bounds
 from agents.evaluation.evaluate import CHUNK, TEST_EPISODES, TREE_SCORES
-from agents.flat_autoencoder import FlatAutoencoder, matched, matching_width
-from agents.learner import Learner
+from agents.learners.flat_autoencoder import FlatAutoencoder, matched, matching_width
+from agents.learners.base import Learner
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.datasets import Dataset
 from htm_env.metrics import nmse_per_sample

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.corrections import Corrected, Limits, Replayed
+from agents.learners.corrections import Corrected, Limits, Replayed
 from agents.likelihood.base import Judgement
 from agents.likelihood.among_all import value_loss
 from agents.rollouts.rollout import Rollout

@@ -14,13 +14,13 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from agents.corrections import CORRECTIONS, Limits
+from agents.learners.corrections import CORRECTIONS, Limits
 from agents.demonstrations import Demonstrator
-from agents.entropy import mean_entropy
+from agents.learners.entropy import mean_entropy
 from agents.evaluation.evaluate import root_errors
-from agents.off_policy import Again, OffPolicy, learn_sequences, learn_trees
-from agents.reinforce import Reinforce
-from agents.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.learners.off_policy import Again, OffPolicy, learn_sequences, learn_trees
+from agents.learners.reinforce import Reinforce
+from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.rollouts.rollout import Rollout, follow
 from agents.likelihood.tree_probabilities import tree_log_probs
 from htm_env.types import TokenBatch

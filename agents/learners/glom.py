@@ -22,7 +22,7 @@ from agents.encoders.glom import (
 )
 from agents.fixed import FixedPolicy
 from agents.fixed.order import sorted_order
-from agents.fixed_order import FixedOrder, MergeOrder
+from agents.learners.fixed_order import FixedOrder, MergeOrder
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.networks import seeded_initialisation

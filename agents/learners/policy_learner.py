@@ -17,11 +17,11 @@ from agents.networks.context import make_policy
 from agents.demonstrations.race import Race, demonstrators_of
 from agents.rollouts.deviation import Deviation
 from agents.encoders import NO_ENCODER, ContextConfig
-from agents.episode_rewards import episode_rewards, final_errors
-from agents.failures import OF_ERRORS, failures, lesson
+from agents.learners.episode_rewards import episode_rewards, final_errors
+from agents.learners.failures import OF_ERRORS, failures, lesson
 from agents.fixed import fixed_policy
 from agents.likelihood.judging import judge
-from agents.learner import Learner
+from agents.learners.base import Learner
 from agents.optim.optimizers import OptimizerConfig
 from agents.rollouts.planning import planned_merges
 from agents.networks.base import MergePolicy

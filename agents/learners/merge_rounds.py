@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from agents.learner import Learner
-from agents.policy_learner import PolicyLearner
+from agents.learners.base import Learner
+from agents.learners.policy_learner import PolicyLearner
 
 
 def merge_in_rounds(learner: Learner) -> None:

@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from agents.config.dataclasses_json import check_bounds
-from agents.corrections import CORRECTIONS
-from agents.reinforce import ReinforceConfig
+from agents.learners.corrections import CORRECTIONS
+from agents.learners.reinforce import ReinforceConfig
 
 CORRECTION_NAMES = (*CORRECTIONS, "tree")
 

@@ -1,0 +1,1 @@
+"""The algorithms, and the components that they are made of."""
