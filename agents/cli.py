@@ -14,7 +14,7 @@ import tyro
 
 from agents.algorithms import algorithm
 from agents.commands import resumed_options
-from agents.interruption import terminate_as_interrupt
+from agents.runs.interruption import terminate_as_interrupt
 from agents.options import (
     BenchOptions,
     CompareOptions,

@@ -24,7 +24,7 @@ from agents.options import CompareOptions
 from agents.processes import Job, State, run_jobs
 from agents.report import write_report
 from agents.results import ResultRow, changed_options, read_results, run_rows, write_results
-from agents.run_directory import RunDirectory
+from agents.runs.directory import RunDirectory
 from agents.config.errors import UsageError
 
 RESULTS, RETRAIN_RESULTS, CROSS_PLAY = "results.csv", "retrained.csv", "cross_play.csv"

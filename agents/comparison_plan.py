@@ -16,8 +16,8 @@ from agents.fixed import FIXED_POLICIES
 from agents.options import CompareOptions
 from agents.problems import PROBLEMS, Problem, find_problem
 from agents.results import changed_options, load_result
-from agents.run import build_learner, check_plan, learner_config, run_config
-from agents.run_directory import RunDirectory
+from agents.runs.session import build_learner, check_plan, learner_config, run_config
+from agents.runs.directory import RunDirectory
 from agents.config.errors import UsageError, json_object
 
 DEFAULT_ALGORITHMS = (

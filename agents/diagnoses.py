@@ -23,8 +23,8 @@ from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, TEST_EPISODES, ro
 from agents.learners.fixed_order import FixedOrder
 from agents.results import Task, load_result
 from agents.retrained import RetrainedConfig
-from agents.run import load_learner
-from agents.run_directory import RunDirectory
+from agents.runs.session import load_learner
+from agents.runs.directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_text
 

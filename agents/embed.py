@@ -12,9 +12,9 @@ from agents.evaluation.figures import write_figure
 from agents.learners.merge_rounds import merge_in_rounds
 from agents.options import EmbedOptions
 from agents.roots import RootEmbeddings, root_embeddings
-from agents.run import load_learner
-from agents.run_directory import RunDirectory
-from agents.tensorboard_logger import PROJECTOR_CONFIG, write_projector
+from agents.runs.session import load_learner
+from agents.runs.directory import RunDirectory
+from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from agents.config.errors import UsageError, set_threads
 from htm_env.figures.roots import root_figure
 from htm_env.files import atomic_folder, atomic_write_bytes

@@ -30,8 +30,8 @@ from agents.generation_samples import (
 from agents.generation_scores import Judge, Scores, gaussian_tokens
 from agents.learners.base import Learner
 from agents.options import GenerateOptions
-from agents.run import load_learner
-from agents.run_directory import RunDirectory
+from agents.runs.session import load_learner
+from agents.runs.directory import RunDirectory
 from agents.config.errors import UsageError, set_threads
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.classifier_scores import classifier_scores

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from agents.processes import Job, State
 from agents.results import metrics_points
-from agents.run_directory import RunDirectory
+from agents.runs.directory import RunDirectory
 
 REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0

@@ -12,8 +12,8 @@ from rich.progress import track
 
 from agents.evaluation.figures import write_figure
 from agents.options import PlotOptions
-from agents.run import load_learner
-from agents.run_directory import RunDirectory
+from agents.runs.session import load_learner
+from agents.runs.directory import RunDirectory
 from agents.tracing import traces_of
 from agents.config.errors import UsageError, set_threads
 from htm_env.figures import (

@@ -19,8 +19,8 @@ from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.options import PretrainOptions
-from agents.progress_bar import ProgressBar
-from agents.training import Logged, Training, Updated
+from agents.runs.progress import ProgressBar
+from agents.runs.loop import Logged, Training, Updated
 from agents.config.errors import UsageError, set_threads
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset

@@ -18,7 +18,7 @@ from agents.algorithms import ALGORITHMS, algorithm, unlabelled
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened
 from agents.encoders import NO_ENCODER
-from agents.run_directory import RunDirectory
+from agents.runs.directory import RunDirectory
 from htm_env.files import atomic_write_text
 
 

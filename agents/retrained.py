@@ -58,8 +58,8 @@ class Retrained(FixedOrder):
     config: RetrainedConfig  # type: ignore[assignment]  # the trees come from a run, not by name
 
     def _merge_order(self) -> MergeOrder:
-        from agents.run import load_learner
-        from agents.run_directory import RunDirectory
+        from agents.runs.session import load_learner
+        from agents.runs.directory import RunDirectory
 
         self.algo = "retrained"
         if not self.config.run:

@@ -6,8 +6,8 @@ import sys
 import webbrowser
 
 from agents.options import ViewOptions
-from agents.run import load_learner
-from agents.run_directory import RunDirectory
+from agents.runs.session import load_learner
+from agents.runs.directory import RunDirectory
 from agents.tracing import traces_of
 from agents.config.errors import UsageError, set_threads
 from htm_env.files import atomic_write_text

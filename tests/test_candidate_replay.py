@@ -9,7 +9,7 @@ import pytest
 import torch
 from episodes import RAGGED, generator, random_batch, random_policy
 
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
 from agents.likelihood.judging import judge
 from agents.ppo import PPOLearner

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.files import atomic_write_text
 
 tensors = st.sampled_from(

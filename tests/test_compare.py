@@ -22,7 +22,7 @@ from agents.options import CompareOptions
 from agents.problems import PROBLEMS, describe, find_problem
 from agents.learners.replay_config import ReplayConfig
 from agents.results import ResultRow, metrics_points, read_results, write_results
-from agents.run import build_learner
+from agents.runs.session import build_learner
 from benchmarks.full_comparison import commands
 
 ALGOS = "nearest,flat"

@@ -17,7 +17,7 @@ from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 from agents.algorithms import ALGORITHMS, algorithm
 from agents.learners.baselines import BASELINES, Returns, make_baseline
 from agents.rollouts.greedy_search import merge_greedily, merge_matchings
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from agents.cli import main
 from agents.encoders import ENCODERS, ContextConfig
 from agents.encoders.glom import GlomConfig
@@ -25,7 +25,7 @@ from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.learners.base import Learner
 from agents.ppo.vector_env import HTMVecEnv
 from agents.roots import root_embeddings
-from agents.run_directory import RunDirectory
+from agents.runs.directory import RunDirectory
 from htm_env.forest import check_merges
 from htm_env.generation import generate, refine
 from htm_env.neighbours import Nearest

@@ -19,7 +19,7 @@ from agents.algorithms import algorithm
 from agents.cli import main
 from agents.roots import root_embeddings
 from agents.semantics import semantic_table
-from agents.tensorboard_logger import write_projector
+from agents.runs.tensorboard import write_projector
 from htm_env.datasets import make_dataset
 from htm_env.figures.roots import apart, principal_plane, root_figure
 from htm_env.files import atomic_folder

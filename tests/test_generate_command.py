@@ -13,8 +13,8 @@ from agents import generate as command
 from agents.cli import main
 from agents.generation_samples import encoded, stream_of
 from agents.generation_scores import Judge, gaussian_tokens
-from agents.run import load_learner
-from agents.run_directory import RunDirectory
+from agents.runs.session import load_learner
+from agents.runs.directory import RunDirectory
 from htm_env import MergeTree, make_dataset
 from htm_env.root_mixture import RootMixture
 

@@ -13,7 +13,7 @@ from episodes import generator
 
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.learners.baselines import BASELINES
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
 from agents.learners.entropy import EntropyConfig
 from agents.evaluation.evaluate import evaluate

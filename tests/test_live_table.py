@@ -6,7 +6,7 @@ import pytest
 
 from agents.live_table import LiveTable, Watched
 from agents.processes import Job, State
-from agents.run_directory import RunDirectory
+from agents.runs.directory import RunDirectory
 
 METRICS = """progress,seconds,merges,updates,validation/nmse
 0.1,2.0,1500,7,0.5

@@ -9,11 +9,11 @@ import sys
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents import progress_bar
-from agents.loggers import CSVLogger
-from agents.progress_bar import ProgressBar
-from agents.tensorboard_logger import TensorBoardLogger
-from agents.training import Position
+from agents.runs import progress as progress_bar
+from agents.runs.loggers import CSVLogger
+from agents.runs.progress import ProgressBar
+from agents.runs.tensorboard import TensorBoardLogger
+from agents.runs.loop import Position
 
 
 def position(updates: int) -> Position:

@@ -12,7 +12,7 @@ from episodes import generator, random_batch
 from torch import nn
 
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from agents.fixed import fixed_policy
 from agents.optim.optimizers import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from agents.optim.precision import PRECISIONS, has_bfloat16

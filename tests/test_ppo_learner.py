@@ -13,7 +13,7 @@ from test_learning import FAST, SMALL, TREES, assert_learns, counting_autoencode
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
 from agents.algorithms import algorithm
 from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from agents.learners.failures import RANKS, lesson
 from agents.likelihood.judging import judge
 from agents.learners.base import Learner

@@ -13,7 +13,7 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from agents.ppo import HTMVecEnv
 from agents.ppo.vector_env import FinishedEpisodes
 from htm_env.forest import action_to_pair, merges_to_actions

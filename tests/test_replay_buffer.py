@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from oracle import batched, random_tree
 from scipy.stats import chisquare
 
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from replay import SAMPLERS, ReplayBuffer, Trajectories, Trajectory
 from replay.packing import Packing
 from replay.sum_tree import SumTree

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
 from agents.fixed import fixed_policy
 from agents.likelihood.judging import judge

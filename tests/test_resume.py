@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.checkpoint import load_state
+from agents.runs.checkpoint import load_state
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}', "--batch-size", "4",

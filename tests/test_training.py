@@ -9,10 +9,10 @@ from dummy_learner import MERGES_PER_UPDATE, DummyConfig, DummyLearner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents import training
+from agents.runs import loop as training
 from agents.config.budget import Budget
-from agents.checkpoint import load_state, save_state
-from agents.training import CheckpointDue, Logged, Training, Updated
+from agents.runs.checkpoint import load_state, save_state
+from agents.runs.loop import CheckpointDue, Logged, Training, Updated
 
 
 @pytest.mark.parametrize("given_budget", [{}, {"seconds": 1.0, "merges": 1}, {"seconds": 0.0},

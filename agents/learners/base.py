@@ -181,13 +181,13 @@ class Learner(ABC):
         learning does not stay finite.
         """
         from agents.config.budget import Budget
-        from agents.progress_bar import ProgressBar
-        from agents.training import Logged, Training, Updated
+        from agents.runs.progress import ProgressBar
+        from agents.runs.loop import Logged, Training, Updated
 
         budget = Budget(seconds, merges)
         if out is not None:
-            from agents.run import start_run
-            from agents.run_directory import RunDirectory
+            from agents.runs.session import start_run
+            from agents.runs.directory import RunDirectory
 
             start_run(self, budget, RunDirectory(out), progress_bar=progress_bar)
             return
@@ -207,8 +207,8 @@ class Learner(ABC):
 
         Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
         """
-        from agents.run import learner_config
-        from agents.run_directory import RunDirectory
+        from agents.runs.session import learner_config
+        from agents.runs.directory import RunDirectory
 
         folder = RunDirectory(directory)
         folder.save_config(learner_config(self))
@@ -223,8 +223,8 @@ class Learner(ABC):
         where there is none, ``ValueError`` for files that cannot be read and for an agent of
         another class.
         """
-        from agents.run import load_learner
-        from agents.run_directory import RunDirectory
+        from agents.runs.session import load_learner
+        from agents.runs.directory import RunDirectory
 
         learner = load_learner(RunDirectory(directory))
         if not isinstance(learner, cls):

@@ -83,7 +83,7 @@ class ResumableVectorEnv(HTMVectorEnv):
         return simulator.observation(self._population)
 
     def state(self) -> dict[str, Any]:
-        """The episodes in progress and every copy's generator, as ``agents.checkpoint`` takes them.
+        """The episodes in progress and every copy's generator, as ``agents.runs.checkpoint`` takes them.
 
         Embeddings and candidates are left out: they follow from the weights and the merges (see
         :meth:`refresh`).

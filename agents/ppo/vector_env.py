@@ -186,7 +186,7 @@ class HTMVecEnv(VecEnv):
         return FinishedEpisodes.joined(parts)
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`restore` needs, as ``agents.checkpoint`` takes it."""
+        """What :meth:`restore` needs, as ``agents.runs.checkpoint`` takes it."""
         return {**self.copies.state(), "returns": torch.from_numpy(self._returns.copy())}
 
     def restore(self, state: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from agents.checkpoint import load_state, save_state
+from agents.runs.checkpoint import load_state, save_state
 from agents.learners.base import Learner
 from htm_env.datasets.spans import joined_spans
 from htm_env.files import atomic_write_text

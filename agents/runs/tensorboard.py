@@ -12,8 +12,8 @@ from jaxtyping import Float, UInt8
 from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
-from agents.loggers import Scalars
-from agents.training import Position
+from agents.runs.loggers import Scalars
+from agents.runs.loop import Position
 
 PROJECTOR_CONFIG = "projector_config.pbtxt"
 """What TensorBoard's projector reads first."""

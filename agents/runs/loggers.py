@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
-from agents.training import Position
+from agents.runs.loop import Position
 from htm_env.files import atomic_write_text
 
 Scalars = Mapping[str, float | None]

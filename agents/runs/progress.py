@@ -8,8 +8,8 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from agents.loggers import Scalars
-from agents.training import Position
+from agents.runs.loggers import Scalars
+from agents.runs.loop import Position
 
 SHOWN = {
     "train/return": "return",

@@ -15,13 +15,13 @@ from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict, flattened
 from agents.evaluation.evaluate import VALIDATION_EPISODES
 from agents.evaluation.figures import write_png
-from agents.interruption import Interruption
+from agents.runs.interruption import Interruption
 from agents.learners.base import Learner
-from agents.loggers import CSVLogger, Logger
-from agents.progress_bar import ProgressBar
-from agents.run_directory import RunDirectory
-from agents.tensorboard_logger import TensorBoardLogger
-from agents.training import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
+from agents.runs.loggers import CSVLogger, Logger
+from agents.runs.progress import ProgressBar
+from agents.runs.directory import RunDirectory
+from agents.runs.tensorboard import TensorBoardLogger
+from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
 from htm_env.rendering import figure_to_array
 from htm_env.simulator import usable_device
 

@@ -1,0 +1,1 @@
+"""One run: the training loop, its folder, checkpoints and logs."""
