@@ -102,7 +102,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
     }
     semantics = None
     if dataset.has_labels:
-        from agents.semantics import semantic_table  # loads scikit-learn, which takes a second
+        from agents.inspection.probes import semantic_table  # loads scikit-learn, which takes a second
 
         semantics = semantic_table(learner)
     if options.json:

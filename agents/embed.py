@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from agents.evaluation.figures import write_figure
 from agents.learners.merge_rounds import merge_in_rounds
 from agents.options import EmbedOptions
-from agents.roots import RootEmbeddings, root_embeddings
+from agents.inspection.embeddings import RootEmbeddings, root_embeddings
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector

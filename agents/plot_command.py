@@ -14,7 +14,7 @@ from agents.evaluation.figures import write_figure
 from agents.options import PlotOptions
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
-from agents.tracing import traces_of
+from agents.inspection.traces import traces_of
 from agents.config.errors import UsageError, set_threads
 from htm_env.figures import (
     charges_figure,

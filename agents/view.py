@@ -8,7 +8,7 @@ import webbrowser
 from agents.options import ViewOptions
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
-from agents.tracing import traces_of
+from agents.inspection.traces import traces_of
 from agents.config.errors import UsageError, set_threads
 from htm_env.files import atomic_write_text
 from htm_env.page import viewer_page

@@ -24,7 +24,7 @@ from agents.encoders.glom import GlomConfig
 from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.learners.base import Learner
 from agents.ppo.vector_env import HTMVecEnv
-from agents.roots import root_embeddings
+from agents.inspection.embeddings import root_embeddings
 from agents.runs.directory import RunDirectory
 from htm_env.forest import check_merges
 from htm_env.generation import generate, refine

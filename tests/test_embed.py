@@ -17,8 +17,8 @@ from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 from agents import Reinforce
 from agents.algorithms import algorithm
 from agents.cli import main
-from agents.roots import root_embeddings
-from agents.semantics import semantic_table
+from agents.inspection.embeddings import root_embeddings
+from agents.inspection.probes import semantic_table
 from agents.runs.tensorboard import write_projector
 from htm_env.datasets import make_dataset
 from htm_env.figures.roots import apart, principal_plane, root_figure

@@ -10,7 +10,7 @@ import torch
 import htm_env
 from agents import Reinforce, ReinforceConfig
 from agents.algorithms import algorithm
-from agents.tracing import traces, traces_of
+from agents.inspection.traces import traces, traces_of
 from htm_env.candidates import candidate_action
 
 DATA = {"heights": [2, 3]}

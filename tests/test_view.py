@@ -19,7 +19,7 @@ import htm_env
 from agents import Reinforce
 from agents.algorithms import algorithm
 from agents.cli import main
-from agents.tracing import traces_of
+from agents.inspection.traces import traces_of
 from htm_env.merge_tree import MergeTree
 from htm_env.page import viewer_page
 from htm_env.trace import Trace

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 
 from agents.learners.base import Learner
-from agents.roots import RootEmbeddings, root_embeddings
+from agents.inspection.embeddings import RootEmbeddings, root_embeddings
 from htm_env.datasets import SPLITS
 from htm_env.semantics import (
     Labelled,

@@ -1,0 +1,1 @@
+"""What a trained learner does: traces of episodes, embeddings, probes of labels."""
