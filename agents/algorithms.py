@@ -17,7 +17,7 @@ from agents.ppo.config import PPOConfig
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.learners.replay_config import ReplayConfig
 from agents.learners.replay import ReplayReinforce
-from agents.retrained import Retrained, RetrainedConfig
+from agents.comparison.retrained import Retrained, RetrainedConfig
 
 
 class Algorithm(NamedTuple):

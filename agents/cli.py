@@ -32,7 +32,7 @@ from agents.config.errors import UsageError
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
 COMMANDS = {
     EvaluateOptions: "agents.commands:evaluate_run",
-    CompareOptions: "agents.compare:compare",
+    CompareOptions: "agents.comparison.compare:compare",
     PlotOptions: "agents.plot_command:plot",
     ViewOptions: "agents.view:view",
     EmbedOptions: "agents.embed:embed",

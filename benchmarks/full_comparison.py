@@ -17,7 +17,7 @@ from pathlib import Path
 
 from agents.algorithms import ALGORITHMS
 from agents.cli import main as htm
-from agents.comparison import is_fixed
+from agents.comparison.table import is_fixed
 from benchmarks.table import RESULTS
 
 JOINT_SECONDS = {"trees7": 300.0, "crosses10": 300.0, "trees15": 600.0, "digits": 300.0}

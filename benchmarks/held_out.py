@@ -14,8 +14,8 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from agents.problems import PROBLEMS as NAMED
-from agents.problems import Problem
+from agents.comparison.problems import PROBLEMS as NAMED
+from agents.comparison.problems import Problem
 from benchmarks.table import RESULTS, report
 
 PROBLEMS = {NAMED[name].title: NAMED[name] for name in ("trees7", "crosses10", "trees15")}

@@ -17,7 +17,7 @@ import torch
 
 from agents.algorithms import algorithm
 from agents.learners.base import Learner
-from agents.problems import PROBLEMS, Problem
+from agents.comparison.problems import PROBLEMS, Problem
 from benchmarks.measuring import Row, add_device, own_process, settle
 from benchmarks.table import report
 

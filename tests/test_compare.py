@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 from comparisons import arguments, contents, here
 
-from agents import compare as compare_module
+from agents.comparison.table import compare as compare_module
 from agents.algorithms import ALGORITHMS
 from agents.cli import main, parse
-from agents.comparison_plan import plan_runs
+from agents.comparison.plan import plan_runs
 from agents.options import CompareOptions
-from agents.problems import PROBLEMS, describe, find_problem
+from agents.comparison.problems import PROBLEMS, describe, find_problem
 from agents.learners.replay_config import ReplayConfig
-from agents.results import ResultRow, metrics_points, read_results, write_results
+from agents.comparison.results import ResultRow, metrics_points, read_results, write_results
 from agents.runs.session import build_learner
 from benchmarks.full_comparison import commands
 

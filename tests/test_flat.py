@@ -14,7 +14,7 @@ from agents.evaluation.evaluate import evaluate
 from agents.learners.flat import Flat, FlatConfig
 from agents.learners.flat_autoencoder import FlatAutoencoder, matched, matching_width, num_parameters
 from agents.learners.base import Learner
-from agents.problems import PROBLEMS
+from agents.comparison.problems import PROBLEMS
 from htm_env import HTMAutoencoder, make_dataset
 
 SMALL = FlatConfig(hidden_dim=16, batch_size=32)

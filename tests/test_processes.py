@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.processes import Job, State, run_jobs
+from agents.comparison.jobs import Job, State, run_jobs
 
 
 def job(folder: Path, name: str, program: str) -> Job:

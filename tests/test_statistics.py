@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import mannwhitneyu, trim_mean
 
-from agents.statistics import (
+from agents.comparison.statistics import (
     by_task,
     estimate,
     first_reached,

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 
 from agents.algorithms import unlabelled
-from agents.comparison import Comparison, task_name
-from agents.diagnoses import CrossPlayRow
+from agents.comparison.table import Comparison, task_name
+from agents.comparison.diagnoses import CrossPlayRow
 from agents.evaluation.figures import write_png
-from agents.markdown import MISSING, cell, span, table
-from agents.plots import errors_figure
-from agents.report_diagnoses import cross_play_section, retrained_section
-from agents.report_pooled import curves_section, improvement_section, pooled_section
-from agents.results import ResultRow, Task
-from agents.statistics import estimate, iqm, median, paired_ratio
+from agents.comparison.markdown import MISSING, cell, span, table
+from agents.comparison.plots import errors_figure
+from agents.comparison.report_diagnoses import cross_play_section, retrained_section
+from agents.comparison.report_pooled import curves_section, improvement_section, pooled_section
+from agents.comparison.results import ResultRow, Task
+from agents.comparison.statistics import estimate, iqm, median, paired_ratio
 from htm_env.files import atomic_write_text
 
 HELD_AGAINST = (

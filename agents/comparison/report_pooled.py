@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.comparison import Comparison, is_fixed, task_name
+from agents.comparison.table import Comparison, is_fixed, task_name
 from agents.evaluation.figures import write_png
-from agents.markdown import MISSING, cell, span, table
-from agents.plots import curves_figure, intervals_figure, matrix_figure, profiles_figure
-from agents.statistics import (
+from agents.comparison.markdown import MISSING, cell, span, table
+from agents.comparison.plots import curves_figure, intervals_figure, matrix_figure, profiles_figure
+from agents.comparison.statistics import (
     Estimate,
     by_task,
     estimate,

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from agents.processes import Job, State
-from agents.results import metrics_points
+from agents.comparison.jobs import Job, State
+from agents.comparison.results import metrics_points
 from agents.runs.directory import RunDirectory
 
 REFRESH_SECONDS = 1.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from agents.statistics import Estimate
+from agents.comparison.statistics import Estimate
 
 MISSING = "-"
 """Stands where there is no number."""

@@ -18,11 +18,11 @@ from typing import Any
 import torch
 
 from agents.algorithms import algorithm
-from agents.comparison_plan import RETRAINED, PlannedRun
+from agents.comparison.plan import RETRAINED, PlannedRun
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
 from agents.learners.fixed_order import FixedOrder
-from agents.results import Task, load_result
-from agents.retrained import RetrainedConfig
+from agents.comparison.results import Task, load_result
+from agents.comparison.retrained import RetrainedConfig
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
-from agents.comparison_plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
-from agents.diagnoses import (
+from agents.comparison.plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
+from agents.comparison.diagnoses import (
     CrossPlayRow,
     cross_play,
     read_cross_play,
@@ -19,11 +19,11 @@ from agents.diagnoses import (
     up_to_date,
     write_cross_play,
 )
-from agents.live_table import LiveTable, Watched
+from agents.comparison.live_table import LiveTable, Watched
 from agents.options import CompareOptions
-from agents.processes import Job, State, run_jobs
-from agents.report import write_report
-from agents.results import ResultRow, changed_options, read_results, run_rows, write_results
+from agents.comparison.jobs import Job, State, run_jobs
+from agents.comparison.report import write_report
+from agents.comparison.results import ResultRow, changed_options, read_results, run_rows, write_results
 from agents.runs.directory import RunDirectory
 from agents.config.errors import UsageError
 

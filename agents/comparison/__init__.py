@@ -1,0 +1,1 @@
+"""Comparisons of algorithms: planning, running, results, statistics and reports."""
