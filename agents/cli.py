@@ -36,7 +36,7 @@ COMMANDS = {
     PlotOptions: "agents.plot_command:plot",
     ViewOptions: "agents.view:view",
     EmbedOptions: "agents.embed:embed",
-    GenerateOptions: "agents.generate:generate_run",
+    GenerateOptions: "agents.generation.generate:generate_run",
     PretrainOptions: "agents.pretrain:pretrain",
     BenchOptions: "agents.bench:bench",
 }

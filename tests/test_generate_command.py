@@ -9,10 +9,10 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from agents import generate as command
+from agents.generation import generate as command
 from agents.cli import main
-from agents.generation_samples import encoded, stream_of
-from agents.generation_scores import Judge, gaussian_tokens
+from agents.generation.samples import encoded, stream_of
+from agents.generation.scores import Judge, gaussian_tokens
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from htm_env import MergeTree, make_dataset

@@ -17,8 +17,8 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from agents.generation_pictures import write_figures
-from agents.generation_samples import (
+from agents.generation.pictures import write_figures
+from agents.generation.samples import (
     Encoded,
     Limits,
     denoised,
@@ -27,7 +27,7 @@ from agents.generation_samples import (
     enough,
     stream_of,
 )
-from agents.generation_scores import Judge, Scores, gaussian_tokens
+from agents.generation.scores import Judge, Scores, gaussian_tokens
 from agents.learners.base import Learner
 from agents.options import GenerateOptions
 from agents.runs.session import load_learner

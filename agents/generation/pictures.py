@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.evaluation.figures import write_figure
-from agents.generation_samples import Encoded, Limits, denoised
+from agents.generation.samples import Encoded, Limits, denoised
 from agents.learners.base import Learner
 from agents.options import GenerateOptions
 from htm_env.figures.generation import (

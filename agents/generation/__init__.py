@@ -1,0 +1,1 @@
+"""New samples from a trained run, and measures of their quality."""
