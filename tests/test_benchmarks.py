@@ -476,7 +476,7 @@ def test_an_unknown_benchmark_is_wrong_usage(capsys):
 
 
 def test_without_the_repository_one_sentence_says_so(monkeypatch, capsys):
-    monkeypatch.setattr("agents.bench.find_spec", lambda name: None)
+    monkeypatch.setattr("agents.cli.bench.find_spec", lambda name: None)
     assert htm(["bench"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "not part of the installed package" in line

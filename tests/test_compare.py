@@ -18,7 +18,7 @@ from agents.comparison.table import compare as compare_module
 from agents.algorithms import ALGORITHMS
 from agents.cli import main, parse
 from agents.comparison.plan import plan_runs
-from agents.options import CompareOptions
+from agents.cli.options import CompareOptions
 from agents.comparison.problems import PROBLEMS, describe, find_problem
 from agents.learners.replay_config import ReplayConfig
 from agents.comparison.results import ResultRow, metrics_points, read_results, write_results

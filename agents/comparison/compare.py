@@ -20,7 +20,7 @@ from agents.comparison.diagnoses import (
     write_cross_play,
 )
 from agents.comparison.live_table import LiveTable, Watched
-from agents.options import CompareOptions
+from agents.cli.options import CompareOptions
 from agents.comparison.jobs import Job, State, run_jobs
 from agents.comparison.report import write_report
 from agents.comparison.results import ResultRow, changed_options, read_results, run_rows, write_results

@@ -13,7 +13,7 @@ from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict
 from agents.encoders import NO_ENCODER, check_encoder
 from agents.fixed import FIXED_POLICIES
-from agents.options import CompareOptions
+from agents.cli.options import CompareOptions
 from agents.comparison.problems import PROBLEMS, Problem, find_problem
 from agents.comparison.results import changed_options, load_result
 from agents.runs.session import build_learner, check_plan, learner_config, run_config

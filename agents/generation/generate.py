@@ -29,7 +29,7 @@ from agents.generation.samples import (
 )
 from agents.generation.scores import Judge, Scores, gaussian_tokens
 from agents.learners.base import Learner
-from agents.options import GenerateOptions
+from agents.cli.options import GenerateOptions
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from agents.config.errors import UsageError, set_threads

@@ -7,7 +7,7 @@ from pathlib import Path
 from agents.evaluation.figures import write_figure
 from agents.generation.samples import Encoded, Limits, denoised
 from agents.learners.base import Learner
-from agents.options import GenerateOptions
+from agents.cli.options import GenerateOptions
 from htm_env.figures.generation import (
     NoisySample,
     criteria_figure,

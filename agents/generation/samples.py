@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.learners.base import Learner
-from agents.options import GenerateOptions
+from agents.cli.options import GenerateOptions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.denoising import Denoised, denoise
 from htm_env.metrics import nmse_per_sample

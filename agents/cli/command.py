@@ -13,9 +13,9 @@ from typing import Annotated, Any, Union
 import tyro
 
 from agents.algorithms import algorithm
-from agents.commands import resumed_options
+from agents.cli.train import resumed_options
 from agents.runs.interruption import terminate_as_interrupt
-from agents.options import (
+from agents.cli.options import (
     BenchOptions,
     CompareOptions,
     EmbedOptions,
@@ -31,14 +31,14 @@ from agents.config.errors import UsageError
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
 COMMANDS = {
-    EvaluateOptions: "agents.commands:evaluate_run",
+    EvaluateOptions: "agents.cli.train:evaluate_run",
     CompareOptions: "agents.comparison.compare:compare",
-    PlotOptions: "agents.plot_command:plot",
-    ViewOptions: "agents.view:view",
-    EmbedOptions: "agents.embed:embed",
+    PlotOptions: "agents.cli.plot:plot",
+    ViewOptions: "agents.cli.view:view",
+    EmbedOptions: "agents.cli.embed:embed",
     GenerateOptions: "agents.generation.generate:generate_run",
-    PretrainOptions: "agents.pretrain:pretrain",
-    BenchOptions: "agents.bench:bench",
+    PretrainOptions: "agents.cli.pretrain:pretrain",
+    BenchOptions: "agents.cli.bench:bench",
 }
 """What each command does, imported when it is asked for; ``train``, whose options depend on the
 algorithm, is the other one."""
@@ -103,7 +103,7 @@ def parse(arguments: Sequence[str]) -> Any:
 
 
 def _command(options: Any) -> Callable[[Any], None]:
-    module, _, name = COMMANDS.get(type(options), "agents.commands:train").partition(":")
+    module, _, name = COMMANDS.get(type(options), "agents.cli.train:train").partition(":")
     return getattr(import_module(module), name)
 
 

@@ -18,7 +18,7 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.evaluation.evaluate import reference_scores
 from agents.learners.base import Task
 from agents.learners.merge_rounds import merge_in_rounds
-from agents.options import EvaluateOptions, TrainOptions, train_options
+from agents.cli.options import EvaluateOptions, TrainOptions, train_options
 from agents.runs.session import build_learner, load_learner, resume_run, start_run
 from agents.runs.directory import RunDirectory
 from agents.config.errors import UsageError, json_object, set_threads

@@ -10,7 +10,7 @@ from jaxtyping import Int64
 
 from agents.evaluation.figures import write_figure
 from agents.learners.merge_rounds import merge_in_rounds
-from agents.options import EmbedOptions
+from agents.cli.options import EmbedOptions
 from agents.inspection.embeddings import RootEmbeddings, root_embeddings
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.util import find_spec
 
-from agents.options import BenchOptions
+from agents.cli.options import BenchOptions
 from agents.config.errors import UsageError
 
 RUNNING = "benchmarks.running"

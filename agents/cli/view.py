@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import webbrowser
 
-from agents.options import ViewOptions
+from agents.cli.options import ViewOptions
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from agents.inspection.traces import traces_of

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 
 from agents.evaluation.figures import write_figure
-from agents.options import PlotOptions
+from agents.cli.options import PlotOptions
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from agents.inspection.traces import traces_of

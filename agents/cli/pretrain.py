@@ -18,7 +18,7 @@ from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optim.optimizers import OptimizerConfig
-from agents.options import PretrainOptions
+from agents.cli.options import PretrainOptions
 from agents.runs.progress import ProgressBar
 from agents.runs.loop import Logged, Training, Updated
 from agents.config.errors import UsageError, set_threads

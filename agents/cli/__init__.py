@@ -1,0 +1,5 @@
+"""The command line ``htm``."""
+
+from agents.cli.command import main
+
+__all__ = ["main"]

@@ -1,0 +1,8 @@
+"""``python -m agents.cli``: the same as ``htm``."""
+
+import sys
+
+from agents.cli.command import main
+
+if __name__ == "__main__":
+    sys.exit(main())
