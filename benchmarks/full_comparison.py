@@ -15,7 +15,7 @@ import shlex
 import sys
 from pathlib import Path
 
-from agents.algorithms import ALGORITHMS
+from agents.registry import ALGORITHMS
 from agents.cli import main as htm
 from agents.comparison.table import is_fixed
 from benchmarks.table import RESULTS

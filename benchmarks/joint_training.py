@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.learners.base import Learner
 from agents.learners.replay_config import ReplayConfig
 from agents.config.schedules import ALWAYS

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 import torch
 
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.learners.base import Learner
 from agents.comparison.problems import PROBLEMS, Problem
 from benchmarks.measuring import Row, add_device, own_process, settle

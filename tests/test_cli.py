@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from dummy_learner import DummyConfig, DummyLearner
 
-from agents import algorithms
-from agents.algorithms import ALGORITHMS, Algorithm
+from agents import registry as algorithms
+from agents.registry import ALGORITHMS, Algorithm
 from agents.cli import main
 from agents.fixed import FIXED_POLICIES
 from agents.learners.fixed_order import FixedOrder

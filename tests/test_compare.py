@@ -15,7 +15,7 @@ import pytest
 from comparisons import arguments, contents, here
 
 from agents.comparison.table import compare as compare_module
-from agents.algorithms import ALGORITHMS
+from agents.registry import ALGORITHMS
 from agents.cli import main, parse
 from agents.comparison.plan import plan_runs
 from agents.cli.options import CompareOptions

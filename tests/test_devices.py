@@ -14,7 +14,7 @@ import torch
 from conftest import small_autoencoder
 from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
-from agents.algorithms import ALGORITHMS, algorithm
+from agents.registry import ALGORITHMS, algorithm
 from agents.learners.baselines import BASELINES, Returns, make_baseline
 from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.runs.checkpoint import load_state, save_state

@@ -15,7 +15,7 @@ from sklearn.datasets import load_digits
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from agents import Reinforce
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.cli import main
 from agents.inspection.embeddings import root_embeddings
 from agents.inspection.probes import semantic_table

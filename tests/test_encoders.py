@@ -13,7 +13,7 @@ from torch import Tensor
 
 import htm_env  # noqa: F401  # registers the ids
 from agents.likelihood import with_context as context_judgement
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.runs.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
 from agents.networks.context import ContextPolicy, make_policy, observed_by

@@ -7,7 +7,7 @@ import pytest
 from test_cli import only_line, status
 
 from agents import Reinforce
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.evaluation.figures import write_figure
 from htm_env.rendering import Sample, samples_figure
 

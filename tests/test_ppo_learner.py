@@ -11,7 +11,7 @@ import torch
 from test_learning import FAST, SMALL, TREES, assert_learns, counting_autoencoder, held_out, train
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.runs.checkpoint import load_state, save_state
 from agents.learners.failures import RANKS, lesson

@@ -295,7 +295,7 @@ def test_held_out_evaluation_refuses_what_it_cannot_plan_with():
 
 def test_importing_agents_does_not_import_stable_baselines():
     code = (
-        "import sys, agents, agents.ppo, agents.algorithms, agents.cli\n"
+        "import sys, agents, agents.ppo, agents.registry, agents.cli\n"
         "print([name for name in ('stable_baselines3', 'sb3_contrib') if name in sys.modules])\n"
         "from agents import make_ppo, PPOLearner\n"
         "print('stable_baselines3' in sys.modules)\n"

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from comparisons import TREES, rows
 
-from agents.algorithms import ALGORITHMS
+from agents.registry import ALGORITHMS
 from agents.comparison.table import Comparison
 from agents.optim.optimizers import OptimizerConfig
 from agents.learners.reinforce import ReinforceConfig

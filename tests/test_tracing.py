@@ -9,7 +9,7 @@ import torch
 
 import htm_env
 from agents import Reinforce, ReinforceConfig
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.inspection.traces import traces, traces_of
 from htm_env.candidates import candidate_action
 

@@ -17,7 +17,7 @@ from selenium.webdriver.common.by import By
 
 import htm_env
 from agents import Reinforce
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.cli import main
 from agents.inspection.traces import traces_of
 from htm_env.merge_tree import MergeTree

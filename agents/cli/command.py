@@ -12,7 +12,7 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.cli.train import resumed_options
 from agents.runs.interruption import terminate_as_interrupt
 from agents.cli.options import (

@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict
 from agents.evaluation.evaluate import reference_scores

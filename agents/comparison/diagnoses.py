@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.comparison.plan import RETRAINED, PlannedRun
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
 from agents.learners.fixed_order import FixedOrder

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.algorithms import algorithm, unlabelled
+from agents.registry import algorithm, unlabelled
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict
 from agents.encoders import NO_ENCODER, check_encoder

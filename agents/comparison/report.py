@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.algorithms import unlabelled
+from agents.registry import unlabelled
 from agents.comparison.table import Comparison, task_name
 from agents.comparison.diagnoses import CrossPlayRow
 from agents.evaluation.figures import write_png

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.algorithms import ALGORITHMS, algorithm, unlabelled
+from agents.registry import ALGORITHMS, algorithm, unlabelled
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened
 from agents.encoders import NO_ENCODER

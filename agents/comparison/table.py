@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from agents.algorithms import ALGORITHMS, unlabelled
+from agents.registry import ALGORITHMS, unlabelled
 from agents.fixed import FIXED_POLICIES
 from agents.comparison.problems import describe
 from agents.comparison.results import ResultRow, Task

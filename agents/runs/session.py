@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from agents.algorithms import algorithm
+from agents.registry import algorithm
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict, flattened
 from agents.evaluation.evaluate import VALIDATION_EPISODES
