@@ -7,7 +7,7 @@ from htm_env.autoencoder import Encoding, HTMAutoencoder
 from htm_env.candidates import candidate_action, candidate_pair
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, pair_to_action
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.registration import register_environments
 from htm_env.types import TokenBatch
 

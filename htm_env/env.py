@@ -13,7 +13,7 @@ import torch
 from gymnasium.error import ResetNeeded
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.population import Population
 from htm_env.simulator import Simulator
 

@@ -23,7 +23,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
 from htm_env.glyphs import FAINT, INK, MANY, Tokens, draw_tokens, frame_axes, kind_named
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 
 Merges = NDArray[np.integer[Any]]
 

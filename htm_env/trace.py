@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 
 Numbers = NDArray[np.floating[Any]]
 

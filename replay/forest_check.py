@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from agents.fixed import all_merge_sequences
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 
 SEQUENCES = all_merge_sequences(4)  # (144, 3, 2)
 ROWS, STEPS = SEQUENCES.shape[:2]

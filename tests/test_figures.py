@@ -27,7 +27,7 @@ from htm_env.figures.charges import ADDED, TAKEN
 from htm_env.figures.dendrogram import dendrogram_places
 from htm_env.figures.filmstrip import FRAME_MILLISECONDS, LAST_MILLISECONDS, PANELS
 from htm_env.glyphs import KINDS
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.rendering import figure_to_array, merge_colours
 from htm_env.trace import Considered, Trace
 

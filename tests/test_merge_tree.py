@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.cluster import hierarchy
 
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 
 # 2 and 0 make node 4, that and 3 make node 5, 1 and that make the root 6
 CATERPILLAR = MergeTree([[2, 0], [4, 3], [1, 5]], 4)

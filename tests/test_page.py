@@ -11,7 +11,7 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.page import SCRIPTS, viewer_page
 from htm_env.page.content import page_content
 from htm_env.trace import Considered, Trace

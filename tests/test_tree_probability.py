@@ -15,7 +15,7 @@ from scipy.stats import chisquare
 from tabular import SEQUENCES, TREES, expectation, policy
 
 from agents.fixed import all_merge_sequences
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from replay import (
     all_sequences,
     forest_states,

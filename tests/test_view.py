@@ -20,7 +20,7 @@ from agents import Reinforce
 from agents.registry import algorithm
 from agents.cli import main
 from agents.inspection.traces import traces_of
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.page import viewer_page
 from htm_env.trace import Trace
 

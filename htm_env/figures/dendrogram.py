@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
 from htm_env.glyphs import MANY
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 
 Numbers = NDArray[np.floating[Any]]
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from htm_env.glyphs import kind_named
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.rendering import (
     draw_forest,
     draw_reconstruction,

@@ -8,7 +8,7 @@ from matplotlib.collections import LineCollection
 
 from htm_env.figures.badges import draw_badges, token_anchors
 from htm_env.glyphs import INK, Tokens, draw_tokens, frame_axes, kind_named
-from htm_env.merge_tree import MergeTree
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.rendering import draw_forest, forest_lines, merge_colours, node_places
 from htm_env.trace import Trace
 

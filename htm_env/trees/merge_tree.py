@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from htm_env.brackets import Nested, parse_nested, parse_newick, parse_text
-from htm_env.tree_formats import (
+from htm_env.trees.brackets import Nested, parse_nested, parse_newick, parse_text
+from htm_env.trees.formats import (
     read_clades,
     read_linkage,
     read_networkx,
