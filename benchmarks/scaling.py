@@ -41,7 +41,7 @@ from benchmarks.measuring import (
 from benchmarks.neighbour_lists import EMBEDDING_DIM, K, repairs
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from htm_env.networks import seeded_initialisation
 from htm_env.types import NONE, TokenBatch
 

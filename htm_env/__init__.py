@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from htm_env.autoencoder import Encoding, HTMAutoencoder
-from htm_env.candidates import candidate_action, candidate_pair
+from htm_env.candidates.lists import candidate_action, candidate_pair
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, pair_to_action
 from htm_env.trees.merge_tree import MergeTree

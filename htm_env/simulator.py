@@ -15,7 +15,7 @@ from torch import Tensor
 from htm_env.actions import action_slots, legal_actions, num_actions, why_illegal
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, make_dataset
-from htm_env.neighbours import check_candidates
+from htm_env.candidates.neighbours import check_candidates
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, merge_pairs, start_population
 from htm_env.rewards import reward_on, step_reward

@@ -18,7 +18,7 @@ from agents.learners.replay_config import ReplayConfig
 from agents.learners.replay import ReplayReinforce
 from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from replay import CandidatePairs, ReplayBuffer, Trajectories, Trajectory
 from replay.candidate_store import CandidateStore
 from replay.files import read_tensors, write_tensors

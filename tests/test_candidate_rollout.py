@@ -29,9 +29,9 @@ from agents.likelihood.intervals import Intervals
 from agents.likelihood.judging import judge
 from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates import merged_candidates, nearest_candidates
+from htm_env.candidates.lists import merged_candidates, nearest_candidates
 from htm_env.forest import action_to_pair
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from htm_env.observation import observe_population
 from htm_env.standing import Standing, centroids
 from htm_env.types import TokenBatch

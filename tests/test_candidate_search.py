@@ -17,7 +17,7 @@ from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import check_merges, tree_height
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from htm_env.observation import observe_population
 
 

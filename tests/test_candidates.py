@@ -11,8 +11,8 @@ from episodes import generator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htm_env import candidates as module
-from htm_env.candidates import (
+from htm_env.candidates.lists import lists as module
+from htm_env.candidates.lists import (
     FARTHEST,
     Candidates,
     candidate_action,

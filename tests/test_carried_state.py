@@ -22,7 +22,7 @@ from agents.likelihood.judging import judge
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.rollouts.rollout import follow, rollout
 from agents.networks.scorers import make_scorer
-from htm_env.candidates import candidate_pair
+from htm_env.candidates.lists import candidate_pair
 from htm_env.forest import action_to_pair
 from htm_env.observation import observe_population
 

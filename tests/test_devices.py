@@ -28,7 +28,7 @@ from agents.inspection.embeddings import root_embeddings
 from agents.runs.directory import RunDirectory
 from htm_env.forest import check_merges
 from htm_env.generation import generate, refine
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from htm_env.root_mixture import RootMixture
 
 TREES = {"heights": (2, 3)}

@@ -12,7 +12,7 @@ from agents.learners.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl,
 from agents.likelihood.judging import judge
 from agents.likelihood.among_all import policy_gradient_step
 from agents.rollouts.rollout import Rollout, rollout
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 
 
 def episodes(*entropies: list[float]) -> Rollout:

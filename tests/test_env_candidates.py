@@ -18,7 +18,7 @@ from htm_env import (
     candidate_pair,
     pair_to_action,
 )
-from htm_env.candidates import _nearest_others
+from htm_env.candidates.lists import _nearest_others
 from htm_env.env import HTMEnv
 
 SLOTS = 7

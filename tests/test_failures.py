@@ -16,7 +16,7 @@ from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import merges_to_actions
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from htm_env.observation import observe_population
 
 

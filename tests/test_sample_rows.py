@@ -13,7 +13,7 @@ from agents.likelihood.node_features import NodeFeatures
 from agents.rollouts.rollout import follow, rollout
 from htm_env import rewards
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch
 

@@ -27,7 +27,7 @@ from agents.rollouts.planning import planned_merges
 from agents.networks.base import MergePolicy
 from agents.rollouts.rollout import Rollout, rollout
 from agents.config.schedules import ALWAYS, Points, check_points, piecewise_linear
-from htm_env.neighbours import Nearest, check_candidates
+from htm_env.candidates.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.rollouts.rollout import follow
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import Forest, children_table
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from htm_env.population import Population, start_population, subtree_errors
 from htm_env.types import TokenBatch
 from htm_env.vector_env import HTMVectorEnv

@@ -16,7 +16,7 @@ from agents.rollouts.listed_scores import listed_scores
 from agents.networks.base import MergePolicy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leftmost_leaves
-from htm_env.neighbours import Nearest
+from htm_env.candidates.neighbours import Nearest
 from htm_env.types import NONE, TokenBatch
 from replay import CandidatePairs
 

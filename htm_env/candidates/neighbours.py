@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from htm_env.candidates import Candidates, merged_candidates, nearest_candidates
+from htm_env.candidates.lists import Candidates, merged_candidates, nearest_candidates
 from htm_env.forest import leftmost_leaves
 
 CANDIDATES = ("all", "knn")

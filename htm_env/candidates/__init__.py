@@ -1,0 +1,1 @@
+"""Candidate pairs: the nearest neighbours of every token."""
