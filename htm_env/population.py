@@ -13,7 +13,7 @@ from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import Forest, children_table
-from htm_env.levels import descend
+from htm_env.coding.levels import descend
 from htm_env.candidates.neighbours import Nearest, Neighbourhood
 from htm_env.types import TokenBatch
 

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_mask
 from htm_env.merging import merge_with
-from htm_env.networks import ResidualNetwork
+from htm_env.coding.networks import ResidualNetwork
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 
@@ -471,7 +471,7 @@ def test_many_rows_without_gradients_go_through_a_network_in_blocks(monkeypatch)
     whole = network(values).detach()
     with torch.no_grad():
         torch.testing.assert_close(network(values), whole)
-        monkeypatch.setattr("htm_env.networks.BLOCK", 3)
+        monkeypatch.setattr("htm_env.coding.networks.BLOCK", 3)
         torch.testing.assert_close(network(values), whole)
         torch.testing.assert_close(network(values.view(2, 5, 3)), whole.view(2, 5, 2))
         assert network(values[:0]).shape == (0, 2)

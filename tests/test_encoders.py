@@ -22,7 +22,7 @@ from agents.encoders.base import masked_mean
 from agents.encoders.hierarchical import HierarchicalConfig
 from agents.likelihood.judging import judge
 from agents.rollouts.rollout import follow
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 
 WIDTH, COORDINATES, SLOTS = 16, 3, 7
 ALL = pytest.mark.parametrize("name", ENCODERS)

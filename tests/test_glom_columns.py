@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.encoders.glom import Glom, GlomConfig, similarity_attention
 from agents.encoders.glom.attention import near
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 
 CONFIGS = {
     "default": GlomConfig(level_width=8),

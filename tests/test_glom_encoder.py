@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from agents.encoders.glom import Glom, GlomConfig, GlomEncoder, GlomEncoderConfig
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 
 SMALL = GlomConfig(levels=2, level_width=8)
 CONFIGS = {

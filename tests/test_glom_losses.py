@@ -21,7 +21,7 @@ from agents.encoders.glom import (
 )
 from benchmarks.glom import mean_of_neighbours, restoring, train
 from htm_env.datasets.wholes import WholesDataset
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 
 
 def generator(seed: int = 0) -> torch.Generator:

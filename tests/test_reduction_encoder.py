@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agents.encoders.base import Context, Spans
 from agents.encoders.reduction import SpanConfig, SpanEncoder
 from agents.encoders.reduction.reducers import REDUCERS
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 
 ALL = SpanConfig(tuple(REDUCERS), expansion=1)
 BATCH, SLOTS, LEAVES, WIDTH, COORDINATES = 3, 6, 7, 8, 2

@@ -10,8 +10,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.networks import seeded_initialisation
-from htm_env.weights_file import not_weights, read_weights, tensors_hash, write_weights
+from htm_env.coding.networks import seeded_initialisation
+from htm_env.coding.weights_file import not_weights, read_weights, tensors_hash, write_weights
 
 
 class FlatAutoencoder(nn.Module):

@@ -25,7 +25,7 @@ from agents.fixed.order import sorted_order
 from agents.learners.fixed_order import FixedOrder, MergeOrder
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 from htm_env.types import TokenBatch
 
 

@@ -22,7 +22,7 @@ from agents.optim.optimizers import NonFiniteGuard, ScheduledOptimizer
 from agents.learners.policy_learner import PolicyConfig, PolicyLearner
 from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.forest import tree_height
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 from htm_env.types import TokenBatch
 
 

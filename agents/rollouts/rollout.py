@@ -21,7 +21,7 @@ from agents.networks.base import MergePolicy
 from agents.rollouts.positions import Positions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_counts
-from htm_env.levels import forest_levels
+from htm_env.coding.levels import forest_levels
 from htm_env.candidates.neighbours import Nearest
 from htm_env.types import TokenBatch
 from replay import CandidatePairs

@@ -12,7 +12,7 @@ from agents.encoders.hierarchical.initialisation import plain_norm, start_small
 from agents.encoders.hierarchical.layers import HierarchicalLayers, Hierarchies
 from agents.encoders.hierarchical.losses import token_loss
 from agents.encoders.hierarchical.objectives import Objectives
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 
 
 class HierarchicalTransformer(nn.Module):

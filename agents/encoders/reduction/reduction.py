@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from agents.encoders.reduction.reducers import make_reducer
 from htm_env.datasets.spans import checked_levels, span_owners
-from htm_env.networks import seeded_initialisation
+from htm_env.coding.networks import seeded_initialisation
 
 
 @dataclass(frozen=True)
