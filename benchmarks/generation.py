@@ -10,7 +10,7 @@ import torch
 from benchmarks.measuring import add_device, settle
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
-from htm_env.generation import generate, refine
+from htm_env.generation.generate import generate, refine
 
 SAMPLES, REPEATS = 1000, 5
 CASES = [(15, 8), (15, 64), (64, 64)]

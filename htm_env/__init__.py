@@ -12,10 +12,10 @@ from htm_env.registration import register_environments
 from htm_env.types import TokenBatch
 
 if TYPE_CHECKING:
-    from htm_env.generation import Generated, generate, interpolate, refine
+    from htm_env.generation.generate import Generated, generate, interpolate, refine
     from htm_env.metrics import nmse_per_sample
-    from htm_env.root_mixture import RootMixture
-    from htm_env.validity import check_validity
+    from htm_env.generation.mixture import RootMixture
+    from htm_env.generation.validity import check_validity
 
 __all__ = [
     "Encoding",
@@ -36,10 +36,10 @@ __all__ = [
     "refine",
 ]
 _LATER = {
-    **dict.fromkeys(("Generated", "generate", "interpolate", "refine"), "htm_env.generation"),
-    "RootMixture": "htm_env.root_mixture",
+    **dict.fromkeys(("Generated", "generate", "interpolate", "refine"), "htm_env.generation.generate"),
+    "RootMixture": "htm_env.generation.mixture",
     "nmse_per_sample": "htm_env.metrics",
-    "check_validity": "htm_env.validity",
+    "check_validity": "htm_env.generation.validity",
 }
 """What the environment does without is imported when it is first used."""
 

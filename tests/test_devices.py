@@ -27,9 +27,9 @@ from agents.ppo.vector_env import HTMVecEnv
 from agents.inspection.embeddings import root_embeddings
 from agents.runs.directory import RunDirectory
 from htm_env.forest import check_merges
-from htm_env.generation import generate, refine
+from htm_env.generation.generate import generate, refine
 from htm_env.candidates.neighbours import Nearest
-from htm_env.root_mixture import RootMixture
+from htm_env.generation.mixture import RootMixture
 
 TREES = {"heights": (2, 3)}
 CANDIDATES = [{}, {"candidates": "knn", "k": 2}]

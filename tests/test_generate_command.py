@@ -16,7 +16,7 @@ from agents.generation.scores import Judge, gaussian_tokens
 from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from htm_env import MergeTree, make_dataset
-from htm_env.root_mixture import RootMixture
+from htm_env.generation.mixture import RootMixture
 
 FEW = ["--n", "40", "--real", "12", "--roots", "120", "--components", "1", "3", "--max-depth", "4",
        "--covariance-types", "full", "diag"]  # fmt: skip

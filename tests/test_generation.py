@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from htm_env import HTMAutoencoder, MergeTree
-from htm_env.denoising import denoise
-from htm_env.generation import generate, interpolate, refine
+from htm_env.generation.denoising import denoise
+from htm_env.generation.generate import generate, interpolate, refine
 from htm_env.types import TokenBatch
 
 

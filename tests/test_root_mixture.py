@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from sklearn.mixture import GaussianMixture
 
-from htm_env.root_mixture import COVARIANCE_TYPES, Candidate, RootMixture
+from htm_env.generation.mixture import COVARIANCE_TYPES, Candidate, RootMixture
 
 
 def random(seed: int = 0) -> torch.Generator:

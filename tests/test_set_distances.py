@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from htm_env import make_dataset
-from htm_env import set_distances as module
-from htm_env.set_distances import (
+from htm_env.generation.generate import distances as module
+from htm_env.generation.distances import (
     TokenSets,
     chamfer_distances,
     earth_movers_distance,

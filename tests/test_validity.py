@@ -9,10 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htm_env import make_dataset, tree_search
+from htm_env import make_dataset
+
+from htm_env.generation.generate import search as tree_search
 from htm_env.datasets import TreesGeometry
-from htm_env.tree_search import TreeShape, find_trees, forests
-from htm_env.validity import check_validity
+from htm_env.generation.search import TreeShape, find_trees, forests
+from htm_env.generation.validity import check_validity
 
 GEOMETRIES = [
     ("HTM-Crosses-v0", {}),

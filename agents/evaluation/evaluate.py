@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.fixed import fixed_policy
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.classifier_scores import classifier_scores
+from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
 from htm_env.metrics import CladeScores, clade_scores, mean_or_none, nmse_per_sample
@@ -54,7 +54,7 @@ def evaluate(
 
     Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left
     out if not ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
-    classifier's four accuracies (:func:`htm_env.classifier_scores.classifier_scores`). Finite data
+    classifier's four accuracies (:func:`htm_env.generation.classifier_scores.classifier_scores`). Finite data
     gives each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
     generator is touched.
 

@@ -34,11 +34,11 @@ from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from agents.config.errors import UsageError, set_threads
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.classifier_scores import classifier_scores
+from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.files import atomic_write_bytes, atomic_write_text
-from htm_env.generation import Generated, generate, refine
+from htm_env.generation.generate import Generated, generate, refine
 from htm_env.metrics import mean_or_none, nmse_per_sample
-from htm_env.root_mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
+from htm_env.generation.mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
 
 FOLDER = "generated"
 MOST_SEED = 2**59

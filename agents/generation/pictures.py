@@ -15,9 +15,9 @@ from htm_env.figures.generation import (
     generated_figure,
     interpolation_figure,
 )
-from htm_env.generation import Generated, interpolate
-from htm_env.root_mixture import RootMixture
-from htm_env.validity import check_validity
+from htm_env.generation.generate import Generated, interpolate
+from htm_env.generation.mixture import RootMixture
+from htm_env.generation.validity import check_validity
 
 PICTURED, WAYS, STEPS, NOISY = 18, 4, 7, 6
 """Samples of the picture; interpolations and their steps; samples of the denoising picture."""

@@ -12,7 +12,7 @@ from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.learners.base import Learner
 from agents.cli.options import GenerateOptions
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.denoising import Denoised, denoise
+from htm_env.generation.denoising import Denoised, denoise
 from htm_env.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
 
@@ -33,7 +33,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Limits:
-    """When unmerging ends; the arguments of :func:`htm_env.generation.generate`."""
+    """When unmerging ends; the arguments of :func:`htm_env.generation.generate.generate`."""
 
     threshold: float
     max_depth: int

@@ -8,9 +8,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from htm_env.datasets import Dataset
-from htm_env.set_distances import TokenSets, set_measures, token_count_distance
+from htm_env.generation.distances import TokenSets, set_measures, token_count_distance
 from htm_env.types import TokenBatch
-from htm_env.validity import TOLERANCE, check_validity
+from htm_env.generation.validity import TOLERANCE, check_validity
 
 LOOSE = 2 * TOLERANCE
 """A second tolerance, that tells a near miss from nonsense."""

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from htm_env.datasets import CrossesDataset, CrossesGeometry, Dataset, TreesDataset, TreesGeometry
-from htm_env.tree_search import TreeShape, find_trees, forests
+from htm_env.generation.search import TreeShape, find_trees, forests
 
 TOLERANCE = 0.1
 _ROUNDING = 4 * float(np.finfo(np.float32).eps)

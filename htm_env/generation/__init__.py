@@ -1,0 +1,1 @@
+"""Generation: mixtures over roots, unmerging into new samples, and measures of their quality."""
