@@ -27,7 +27,7 @@ from agents.learners.reinforce import Reinforce, ReinforceConfig
 from benchmarks.table import report
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import action_to_pair, drop_diagonal
-from htm_env.metrics import first_merge_accuracy
+from htm_env.measures.metrics import first_merge_accuracy
 from htm_env.coding.networks import seeded_initialisation
 from htm_env.rewards import right_merges_rewards
 from htm_env.standing import Standing, observed_extras

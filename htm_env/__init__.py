@@ -13,7 +13,7 @@ from htm_env.types import TokenBatch
 
 if TYPE_CHECKING:
     from htm_env.generation.generate import Generated, generate, interpolate, refine
-    from htm_env.metrics import nmse_per_sample
+    from htm_env.measures.metrics import nmse_per_sample
     from htm_env.generation.mixture import RootMixture
     from htm_env.generation.validity import check_validity
 
@@ -38,7 +38,7 @@ __all__ = [
 _LATER = {
     **dict.fromkeys(("Generated", "generate", "interpolate", "refine"), "htm_env.generation.generate"),
     "RootMixture": "htm_env.generation.mixture",
-    "nmse_per_sample": "htm_env.metrics",
+    "nmse_per_sample": "htm_env.measures.metrics",
     "check_validity": "htm_env.generation.validity",
 }
 """What the environment does without is imported when it is first used."""

@@ -10,7 +10,7 @@ from torch import nn
 
 from htm_env import make_dataset
 from htm_env.generation.classifier_scores import classifier_scores
-from htm_env.metrics import mean_or_none
+from htm_env.measures.metrics import mean_or_none
 
 
 class Says(nn.Module):

@@ -15,7 +15,7 @@ from htm_env.datasets import SPLITS, ArrayDataset
 from htm_env.datasets.span_hierarchy import SpanHierarchy
 from htm_env.datasets.spans import checked_levels, cut_spans, joined_spans
 from htm_env.forest import check_merges, leaf_sets
-from htm_env.metrics import clade_scores
+from htm_env.measures.metrics import clade_scores
 
 Nested = int | tuple["Nested", "Nested"]
 Row = list[list[tuple[int, int]]]

@@ -16,7 +16,7 @@ from agents.fixed import fixed_policy
 from htm_env import make_dataset
 from htm_env.datasets.spans import joined_spans
 from htm_env.forest import leaf_sets
-from htm_env.metrics import clade_scores
+from htm_env.measures.metrics import clade_scores
 
 TOKENS = np.random.default_rng(0).normal(size=(20, 6, 2))
 SPANS = [[[(0, 2), (2, 5), (5, 6)], [(1, 3)]]] * 20

@@ -21,7 +21,7 @@ from benchmarks.key_scenes import (
 )
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair
-from htm_env.metrics import first_merge_accuracy
+from htm_env.measures.metrics import first_merge_accuracy
 
 
 def test_right_actions_are_the_pairs_of_the_rule_in_either_order():

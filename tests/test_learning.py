@@ -27,7 +27,7 @@ from agents.learners.replay import ReplayReinforce
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
-from htm_env.metrics import clade_scores
+from htm_env.measures.metrics import clade_scores
 from htm_env.population import merge_pairs, start_population
 
 NAN = float("nan")

@@ -7,7 +7,7 @@ from dendropy.calculate import treecompare
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htm_env.metrics import (
+from htm_env.measures.metrics import (
     clade_scores,
     first_merge_accuracy,
     mean_or_none,

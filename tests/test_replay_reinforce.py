@@ -16,7 +16,7 @@ from agents.likelihood.judging import judge
 from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.learners.replay import ReplayReinforce
 from agents.rollouts.rollout import follow
-from htm_env.metrics import nmse_per_sample
+from htm_env.measures.metrics import nmse_per_sample
 from replay import number_of_sequences
 
 TREES = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}

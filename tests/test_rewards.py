@@ -16,7 +16,7 @@ from agents.fixed import fixed_policy
 from htm_env import population
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
-from htm_env.metrics import clade_scores
+from htm_env.measures.metrics import clade_scores
 from htm_env.population import Population, merge_pairs, start_population
 from htm_env.rewards import (
     REWARDS,

@@ -11,7 +11,7 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from htm_env.datasets import SPLITS, make_dataset
-from htm_env.semantics import (
+from htm_env.measures.semantics import (
     Labelled,
     pooled_tokens,
     principal_components,

@@ -14,7 +14,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
-from htm_env.metrics import CladeScores, clade_scores, mean_or_none, nmse_per_sample
+from htm_env.measures.metrics import CladeScores, clade_scores, mean_or_none, nmse_per_sample
 from htm_env.types import TokenBatch
 
 TEST_EPISODES = 1000
@@ -108,7 +108,7 @@ def tree_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> dict[str, 
     """How trees compare with the data's own hierarchy, a number a sample under each name.
 
     ``tree_recall``, ``tree_f1``, ``tree_precision``, ``tree_exact_f1`` and
-    ``tree_robinson_foulds`` (see :func:`htm_env.metrics.clade_scores`; NaN where the data has no
+    ``tree_robinson_foulds`` (see :func:`htm_env.measures.metrics.clade_scores`; NaN where the data has no
     clade), and ``mean_height``.
     """
     if batch.clades.any():

@@ -15,7 +15,7 @@ from agents.evaluation.evaluate import EVALUATION_SEED, Planner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.files import atomic_write_bytes
-from htm_env.metrics import nmse_per_sample
+from htm_env.measures.metrics import nmse_per_sample
 from htm_env.rendering import Sample, samples_figure
 from htm_env.types import TokenBatch
 

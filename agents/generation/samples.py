@@ -13,7 +13,7 @@ from agents.learners.base import Learner
 from agents.cli.options import GenerateOptions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.generation.denoising import Denoised, denoise
-from htm_env.metrics import nmse_per_sample
+from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
 
 ENOUGH = 0.9

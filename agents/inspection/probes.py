@@ -8,7 +8,7 @@ import numpy as np
 from agents.learners.base import Learner
 from agents.inspection.embeddings import RootEmbeddings, root_embeddings
 from htm_env.datasets import SPLITS
-from htm_env.semantics import (
+from htm_env.measures.semantics import (
     Labelled,
     pooled_tokens,
     principal_components,
@@ -21,7 +21,7 @@ COMPONENTS = (16, 32)
 
 
 def semantic_table(learner: Learner) -> dict[str, dict[str, float]]:
-    """The scores of :func:`htm_env.semantics.semantic_scores` for each embedding.
+    """The scores of :func:`htm_env.measures.semantics.semantic_scores` for each embedding.
 
     ``root`` is the learner's; ``pca_16``, ``pca_32`` and ``pca_D`` are principal components of the
     raw tokens in sorted order (of Digits: of the pixels), ``tokens`` these tokens themselves, and

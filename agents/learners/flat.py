@@ -17,7 +17,7 @@ from agents.learners.flat_autoencoder import FlatAutoencoder, matched, matching_
 from agents.learners.base import Learner
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.datasets import Dataset
-from htm_env.metrics import nmse_per_sample
+from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import embedding_dim_of
 

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.metrics import nmse_per_sample
+from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
 
 Plan = Callable[[TokenBatch], Int64[Tensor, "B M 2"]]

@@ -1,0 +1,1 @@
+"""Errors of reconstruction, agreement of trees, and what embeddings say of labels."""
