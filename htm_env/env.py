@@ -260,7 +260,7 @@ class HTMEnv(gym.Env):
         }
 
     def _frame(self) -> Any:
-        from htm_env.viewer import Viewer
+        from htm_env.drawing.viewer import Viewer
 
         if self._viewer is None:
             self._viewer = Viewer(self.render_mode, self.simulator)

@@ -264,7 +264,7 @@ class HTMVectorEnv(VectorEnv):
         }
 
     def _frame(self, copy: int) -> Any:
-        from htm_env.viewer import Viewer
+        from htm_env.drawing.viewer import Viewer
 
         if self._viewer is None:
             self._viewer = Viewer(self.render_mode, self.simulator)

@@ -21,9 +21,9 @@ from agents.inspection.embeddings import root_embeddings
 from agents.inspection.probes import semantic_table
 from agents.runs.tensorboard import write_projector
 from htm_env.datasets import make_dataset
-from htm_env.figures.roots import apart, principal_plane, root_figure
+from htm_env.drawing.figures.roots import apart, principal_plane, root_figure
 from htm_env.files import atomic_folder
-from htm_env.thumbnails import thumbnails
+from htm_env.drawing.thumbnails import thumbnails
 
 
 def status(*arguments: object) -> int:

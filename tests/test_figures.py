@@ -13,7 +13,7 @@ from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 from scipy.cluster import hierarchy
 
-from htm_env.figures import (
+from htm_env.drawing.figures import (
     charged_heights,
     charges_figure,
     filmstrip_figure,
@@ -22,14 +22,14 @@ from htm_env.figures import (
     probabilities_figure,
     tree_figure,
 )
-from htm_env.figures.badges import spread
-from htm_env.figures.charges import ADDED, TAKEN
-from htm_env.figures.dendrogram import dendrogram_places
-from htm_env.figures.filmstrip import FRAME_MILLISECONDS, LAST_MILLISECONDS, PANELS
-from htm_env.glyphs import KINDS
+from htm_env.drawing.figures.badges import spread
+from htm_env.drawing.figures.charges import ADDED, TAKEN
+from htm_env.drawing.figures.dendrogram import dendrogram_places
+from htm_env.drawing.figures.filmstrip import FRAME_MILLISECONDS, LAST_MILLISECONDS, PANELS
+from htm_env.drawing.glyphs import KINDS
 from htm_env.trees.merge_tree import MergeTree
-from htm_env.rendering import figure_to_array, merge_colours
-from htm_env.trace import Considered, Trace
+from htm_env.drawing.rendering import figure_to_array, merge_colours
+from htm_env.drawing.trace import Considered, Trace
 
 TOKEN_DIM = {"points": 2, "segments": 4, "patches": 6, "items": 5, "vectors": 3}
 TREE = MergeTree([[3, 1], [0, 5], [2, 4], [7, 6]], 5)

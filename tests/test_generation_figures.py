@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from htm_env.figures.generation import (
+from htm_env.drawing.figures.generation import (
     NoisySample,
     criteria_figure,
     denoising_figure,
@@ -14,7 +14,7 @@ from htm_env.figures.generation import (
     interpolation_figure,
 )
 from htm_env.generation.generate import Generated
-from htm_env.rendering import figure_to_array
+from htm_env.drawing.rendering import figure_to_array
 from htm_env.generation.mixture import Candidate
 
 KINDS = {"points": 2, "segments": 4, "patches": 6, "items": 5, "vectors": 3}

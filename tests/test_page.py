@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 from htm_env.trees.merge_tree import MergeTree
-from htm_env.page import SCRIPTS, viewer_page
-from htm_env.page.content import page_content
-from htm_env.trace import Considered, Trace
+from htm_env.drawing.page import SCRIPTS, viewer_page
+from htm_env.drawing.page.content import page_content
+from htm_env.drawing.trace import Considered, Trace
 
 TOKENS = np.array([[0.0, 100.0], [200.0, 50.0], [7.123456, 150.0]])
 
@@ -135,7 +135,7 @@ def test_the_page_asks_for_no_other_file(trace):
 
 
 def test_every_script_is_joined_once_and_none_is_forgotten(trace):
-    folder = files("htm_env.page")
+    folder = files("htm_env.drawing.page")
     scripts = [entry.name for entry in folder.iterdir() if entry.name.endswith(".js")]
     assert sorted(scripts) == sorted(SCRIPTS)
     page = viewer_page({"0": trace}, "Title")

@@ -9,7 +9,7 @@ from test_cli import only_line, status
 from agents import Reinforce
 from agents.registry import algorithm
 from agents.evaluation.figures import write_figure
-from htm_env.rendering import Sample, samples_figure
+from htm_env.drawing.rendering import Sample, samples_figure
 
 DATA = {"heights": [2]}
 

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from matplotlib import pyplot
 
-from htm_env import rendering
-from htm_env.glyphs import KINDS
-from htm_env.rendering import (
+from htm_env.drawing import rendering
+from htm_env.drawing.glyphs import KINDS
+from htm_env.drawing.rendering import (
     Sample,
     Window,
     figure_to_array,
@@ -242,7 +242,7 @@ def test_a_window_shows_each_frame_pixel_by_pixel_and_closes(monkeypatch):
 def test_drawing_leaves_pyplot_alone():
     code = (
         "import sys, numpy\n"
-        "from htm_env.rendering import forest_figure, figure_to_array\n"
+        "from htm_env.drawing.rendering import forest_figure, figure_to_array\n"
         "tokens = numpy.eye(2)\n"
         "figure_to_array(forest_figure(tokens, numpy.array([[0, 1]]), tokens, 'points'))\n"
         "sys.exit('matplotlib.pyplot' in sys.modules)\n"

@@ -21,8 +21,8 @@ from agents.registry import algorithm
 from agents.cli import main
 from agents.inspection.traces import traces_of
 from htm_env.trees.merge_tree import MergeTree
-from htm_env.page import viewer_page
-from htm_env.trace import Trace
+from htm_env.drawing.page import viewer_page
+from htm_env.drawing.trace import Trace
 
 DATA = {"heights": [3]}
 """Samples of seven tokens: six merges each."""

@@ -18,9 +18,9 @@ for env_id in ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0")
     env.reset(seed=0)
     print(env_id, env.unwrapped.autoencoder.weights_hash())
 from importlib.resources import files
-from htm_env.page import SCRIPTS
+from htm_env.drawing.page import SCRIPTS
 for name in ("page.html", "page.css", *SCRIPTS):
-    assert files("htm_env.page").joinpath(name).is_file(), name
+    assert files("htm_env.drawing.page").joinpath(name).is_file(), name
 """
 
 

@@ -16,9 +16,9 @@ from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from agents.config.errors import UsageError, set_threads
-from htm_env.figures.roots import root_figure
+from htm_env.drawing.figures.roots import root_figure
 from htm_env.files import atomic_folder, atomic_write_bytes
-from htm_env.thumbnails import thumbnails
+from htm_env.drawing.thumbnails import thumbnails
 
 FOLDER = "embeddings"
 """Below the run's own folder, unless another is asked for."""

@@ -16,7 +16,7 @@ from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
 from agents.inspection.traces import traces_of
 from agents.config.errors import UsageError, set_threads
-from htm_env.figures import (
+from htm_env.drawing.figures import (
     charges_figure,
     filmstrip_figure,
     least_certain_step,
@@ -25,8 +25,8 @@ from htm_env.figures import (
     tree_figure,
 )
 from htm_env.files import atomic_write_bytes
-from htm_env.rendering import Sample, samples_figure
-from htm_env.trace import Trace
+from htm_env.drawing.rendering import Sample, samples_figure
+from htm_env.drawing.trace import Trace
 
 FIGURES = "figures"
 """The folder inside that of a run."""

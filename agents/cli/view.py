@@ -11,7 +11,7 @@ from agents.runs.directory import RunDirectory
 from agents.inspection.traces import traces_of
 from agents.config.errors import UsageError, set_threads
 from htm_env.files import atomic_write_text
-from htm_env.page import viewer_page
+from htm_env.drawing.page import viewer_page
 
 PAGE = "view.html"
 

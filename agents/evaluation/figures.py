@@ -16,7 +16,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.files import atomic_write_bytes
 from htm_env.measures.metrics import nmse_per_sample
-from htm_env.rendering import Sample, samples_figure
+from htm_env.drawing.rendering import Sample, samples_figure
 from htm_env.types import TokenBatch
 
 SAMPLES = 6

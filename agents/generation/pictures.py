@@ -8,7 +8,7 @@ from agents.evaluation.figures import write_figure
 from agents.generation.samples import Encoded, Limits, denoised
 from agents.learners.base import Learner
 from agents.cli.options import GenerateOptions
-from htm_env.figures.generation import (
+from htm_env.drawing.figures.generation import (
     NoisySample,
     criteria_figure,
     denoising_figure,

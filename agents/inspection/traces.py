@@ -19,7 +19,7 @@ from htm_env.datasets import Dataset
 from htm_env.datasets.random_keys import KEY_LIMIT
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.measures.metrics import nmse_per_sample
-from htm_env.trace import Considered, Trace
+from htm_env.drawing.trace import Considered, Trace
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 

@@ -22,7 +22,7 @@ from agents.runs.progress import ProgressBar
 from agents.runs.directory import RunDirectory
 from agents.runs.tensorboard import TensorBoardLogger
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
-from htm_env.rendering import figure_to_array
+from htm_env.drawing.rendering import figure_to_array
 from htm_env.simulator import usable_device
 
 FIGURES = 4

@@ -9,12 +9,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from htm_env.figures.badges import draw_badges, token_anchors
-from htm_env.figures.dendrogram import draw_dendrogram
-from htm_env.figures.plane import MUTED, draw_muted_forest
-from htm_env.figures.ticks import plain_numbers
-from htm_env.rendering import new_figure
-from htm_env.trace import Trace
+from htm_env.drawing.figures.badges import draw_badges, token_anchors
+from htm_env.drawing.figures.dendrogram import draw_dendrogram
+from htm_env.drawing.figures.plane import MUTED, draw_muted_forest
+from htm_env.drawing.figures.ticks import plain_numbers
+from htm_env.drawing.rendering import new_figure
+from htm_env.drawing.trace import Trace
 
 ADDED, TAKEN = "#D55E00", "#0072B2"  # Okabe and Ito's vermilion and blue
 LARGEST, ROOM = 260.0, 16

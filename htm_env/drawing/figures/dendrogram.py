@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from numpy.typing import NDArray
 
-from htm_env.glyphs import MANY
+from htm_env.drawing.glyphs import MANY
 from htm_env.trees.merge_tree import MergeTree
 
 Numbers = NDArray[np.floating[Any]]

@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 
-from htm_env.glyphs import INK, MANY, Tokens, kind_named
+from htm_env.drawing.glyphs import INK, MANY, Tokens, kind_named
 
 GOLDEN_ANGLE = 2.399963
 ROUNDS = 200

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, UInt8
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from htm_env.glyphs import draw_tokens, frame_axes
+from htm_env.drawing.glyphs import draw_tokens, frame_axes
 
 PIXELS = 48
 RIM = 0xC4

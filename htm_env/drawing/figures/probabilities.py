@@ -12,12 +12,12 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from htm_env.figures.badges import badge_points, draw_badges, token_anchors
-from htm_env.figures.plane import draw_muted_forest
-from htm_env.figures.ticks import plain_numbers
-from htm_env.glyphs import Tokens
-from htm_env.rendering import new_figure
-from htm_env.trace import Considered, Trace
+from htm_env.drawing.figures.badges import badge_points, draw_badges, token_anchors
+from htm_env.drawing.figures.plane import draw_muted_forest
+from htm_env.drawing.figures.ticks import plain_numbers
+from htm_env.drawing.glyphs import Tokens
+from htm_env.drawing.rendering import new_figure
+from htm_env.drawing.trace import Considered, Trace
 
 CHOSEN, OTHER = "#D55E00", "#0072B2"  # Okabe and Ito's vermilion and blue
 LEAST = 1e-3

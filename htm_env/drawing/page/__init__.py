@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping
 from importlib.resources import files
 
-from htm_env.page.content import page_content
-from htm_env.trace import Trace
+from htm_env.drawing.page.content import page_content
+from htm_env.drawing.trace import Trace
 
 SCRIPTS = (
     "episode.js",

@@ -10,9 +10,9 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from htm_env.glyphs import kind_named
+from htm_env.drawing.glyphs import kind_named
 from htm_env.trees.merge_tree import MergeTree
-from htm_env.rendering import (
+from htm_env.drawing.rendering import (
     draw_forest,
     draw_reconstruction,
     figure_to_array,
@@ -22,7 +22,7 @@ from htm_env.rendering import (
     new_figure,
     node_places,
 )
-from htm_env.trace import Trace
+from htm_env.drawing.trace import Trace
 
 PANELS = 24
 """Of a filmstrip; a longer episode shows evenly spaced merges, its first and last among them."""

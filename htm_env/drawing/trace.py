@@ -30,7 +30,7 @@ class Trace:
     tokens: Numbers
     """(n, T) in raw units."""
     kind: str
-    """What a token looks like: a name of :data:`htm_env.glyphs.KINDS`."""
+    """What a token looks like: a name of :data:`htm_env.drawing.glyphs.KINDS`."""
     tree: MergeTree
     """``n - 1`` merges."""
     reconstructions: Numbers

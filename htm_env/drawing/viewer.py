@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from htm_env.population import Population
-from htm_env.rendering import Window, figure_to_array, forest_figure, tree_text
+from htm_env.drawing.rendering import Window, figure_to_array, forest_figure, tree_text
 from htm_env.simulator import Simulator
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from htm_env.trace import Considered, Numbers, Trace
+from htm_env.drawing.trace import Considered, Numbers, Trace
 
 SHOWN_PAIRS = 10
 """The ordered pairs, most probable first, that stand beside the chosen one."""

@@ -6,11 +6,11 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from htm_env.figures.dendrogram import Numbers, draw_dendrogram
-from htm_env.figures.plane import draw_numbered_forest
-from htm_env.figures.ticks import plain_numbers
-from htm_env.rendering import merge_colours, new_figure
-from htm_env.trace import Trace
+from htm_env.drawing.figures.dendrogram import Numbers, draw_dendrogram
+from htm_env.drawing.figures.plane import draw_numbered_forest
+from htm_env.drawing.figures.ticks import plain_numbers
+from htm_env.drawing.rendering import merge_colours, new_figure
+from htm_env.drawing.trace import Trace
 
 
 def tree_figure(trace: Trace, heights: str = "order") -> Figure:

@@ -1,0 +1,1 @@
+"""Pictures, pages and text of token sets and their trees."""
