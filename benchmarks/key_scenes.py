@@ -30,7 +30,7 @@ from htm_env.forest import action_to_pair, drop_diagonal
 from htm_env.measures.metrics import first_merge_accuracy
 from htm_env.coding.networks import seeded_initialisation
 from htm_env.rewards import right_merges_rewards
-from htm_env.standing import Standing, observed_extras
+from htm_env.membership import Standing, observed_extras
 from htm_env.types import NONE, TokenBatch
 
 ENV_ID = "HTM-Keys-v0"

@@ -11,7 +11,7 @@ from torch import Tensor
 from htm_env.actions import action_slots, why_illegal
 from htm_env.forest import Forest
 from htm_env.candidates.neighbours import Nearest, Neighbourhood
-from htm_env.standing import Standing, check_extras, observed_extras
+from htm_env.membership import Standing, check_extras, observed_extras
 
 Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
 """``policy(observation batch, generator) -> actions``: the observation keys of the environment."""

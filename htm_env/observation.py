@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.population import Population
-from htm_env.standing import BOUND, Standing, observed_extras
+from htm_env.membership import BOUND, Standing, observed_extras
 
 
 def observation_space(

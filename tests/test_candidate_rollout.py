@@ -33,7 +33,7 @@ from htm_env.candidates.lists import merged_candidates, nearest_candidates
 from htm_env.forest import action_to_pair
 from htm_env.candidates.neighbours import Nearest
 from htm_env.observation import observe_population
-from htm_env.standing import Standing, centroids
+from htm_env.membership import Standing, centroids
 from htm_env.types import TokenBatch
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

@@ -20,7 +20,7 @@ from agents.networks.base import MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.lists import nearest_candidates, squared_distances
 from htm_env.candidates.neighbours import Nearest
-from htm_env.standing import Standing, observed_extras
+from htm_env.membership import Standing, observed_extras
 from htm_env.types import NONE, TokenBatch
 
 GONE = -torch.inf
