@@ -10,10 +10,10 @@ from agents.encoders.hierarchical import (
 )
 from agents.encoders.reduction import HierarchyReduction, ReductionLevel, join_samples
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
-from agents.ppo.config import PPOConfig
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay_config import ReplayConfig
 from agents.learners.replay import ReplayReinforce
+from agents.learners.replay_config import ReplayConfig
+from agents.ppo.config import PPOConfig
 
 if TYPE_CHECKING:
     from agents.ppo import PPOLearner, make_ppo

@@ -7,17 +7,17 @@ from dataclasses import replace
 from importlib import import_module
 from typing import Any, NamedTuple
 
+from agents.comparison.retrained import Retrained, RetrainedConfig
 from agents.fixed import FIXED_POLICIES
+from agents.learners.base import Learner
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.flat import Flat, FlatConfig
 from agents.learners.glom import GlomOrder, GlomOrderConfig
-from agents.learners.base import Learner
 from agents.learners.original import ORIGINAL, ORIGINAL_POLICY
-from agents.ppo.config import PPOConfig
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay_config import ReplayConfig
 from agents.learners.replay import ReplayReinforce
-from agents.comparison.retrained import Retrained, RetrainedConfig
+from agents.learners.replay_config import ReplayConfig
+from agents.ppo.config import PPOConfig
 
 
 class Algorithm(NamedTuple):

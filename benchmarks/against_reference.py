@@ -18,10 +18,10 @@ from typing import Any
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.optim.optimizers import OptimizerConfig
 from agents.learners.original import ORIGINAL
 from agents.networks.scorers import PairPolicy
+from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.optim.optimizers import OptimizerConfig
 from benchmarks import plain_reference
 from benchmarks.measuring import (
     REFERENCE,

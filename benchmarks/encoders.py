@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import torch
 
-from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
 from agents.likelihood.judging import judge
 from agents.networks.base import MergePolicy
+from agents.networks.context import make_policy
 from agents.rollouts.rollout import Rollout, rollout
 from benchmarks.measuring import seconds_of
 from benchmarks.table import report

@@ -15,9 +15,9 @@ import shlex
 import sys
 from pathlib import Path
 
-from agents.registry import ALGORITHMS
 from agents.cli import main as htm
 from agents.comparison.table import is_fixed
+from agents.registry import ALGORITHMS
 from benchmarks.table import RESULTS
 
 JOINT_SECONDS = {"trees7": 300.0, "crosses10": 300.0, "trees15": 600.0, "digits": 300.0}

@@ -19,10 +19,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from agents.registry import algorithm
+from agents.config.schedules import ALWAYS
 from agents.learners.base import Learner
 from agents.learners.replay_config import ReplayConfig
-from agents.config.schedules import ALWAYS
+from agents.registry import algorithm
 from benchmarks.against_reference import reference
 from benchmarks.matrix_products import products, rows_seen
 from benchmarks.measuring import (

@@ -18,19 +18,19 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, NO_ENCODER
 from agents.learners.entropy import EntropyConfig
-from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
-from agents.networks.base import MergePolicy
 from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.networks.base import MergePolicy
+from agents.networks.context import make_policy
+from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
 from benchmarks.table import report
+from htm_env.coding.networks import seeded_initialisation
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import action_to_pair, drop_diagonal
 from htm_env.measures.metrics import first_merge_accuracy
-from htm_env.coding.networks import seeded_initialisation
-from htm_env.rewards import right_merges_rewards
 from htm_env.membership import Standing, observed_extras
+from htm_env.rewards import right_merges_rewards
 from htm_env.types import NONE, TokenBatch
 
 ENV_ID = "HTM-Keys-v0"

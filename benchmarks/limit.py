@@ -18,10 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from agents import Reinforce, ReinforceConfig
-from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from agents.fixed import fixed_policy
-from agents.optim.optimizers import OptimizerConfig
 from agents.config.schedules import piecewise_linear
+from agents.fixed import fixed_policy
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optim.optimizers import OptimizerConfig
 from benchmarks.matrix_products import Rows, Work, key_of, products, rows_seen
 from benchmarks.measuring import Row, add_device, own_process, seconds_by_turns
 from benchmarks.table import report

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.evaluation.evaluate import root_errors
+from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from benchmarks.measuring import add_device, settle
 from benchmarks.table import report
 from htm_env import make_dataset

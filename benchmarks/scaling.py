@@ -24,9 +24,9 @@ import torch
 from torch import Tensor
 
 from agents import Reinforce, ReinforceConfig
+from agents.networks.scorers import PairPolicy, PointerPolicy
 from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.rollouts.rollout import rollout
-from agents.networks.scorers import PairPolicy, PointerPolicy
 from benchmarks import plain_reference
 from benchmarks.measuring import (
     REFERENCE,

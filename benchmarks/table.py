@@ -16,7 +16,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from agents.comparison.table import markdown
+from agents.comparison import markdown
 
 RESULTS = Path("runs/benchmarks")
 

@@ -20,13 +20,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from agents.config.schedules import cosine_decay, warm_up
 from agents.encoders.hierarchical import (
     HierarchicalTransformer,
     HierarchicalTransformerConfig,
     HierarchyConfig,
 )
 from agents.encoders.hierarchical.losses import token_loss
-from agents.config.schedules import cosine_decay, warm_up
 from agents.optim.soap import SOAP
 from benchmarks.table import report
 

@@ -15,9 +15,9 @@ from collections.abc import Iterator
 
 import torch
 
-from agents.registry import algorithm
-from agents.learners.base import Learner
 from agents.comparison.problems import PROBLEMS, Problem
+from agents.learners.base import Learner
+from agents.registry import algorithm
 from benchmarks.measuring import Row, add_device, own_process, settle
 from benchmarks.table import report
 

@@ -7,15 +7,15 @@ from htm_env.autoencoder import Encoding, HTMAutoencoder
 from htm_env.candidates.lists import candidate_action, candidate_pair
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, pair_to_action
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.registration import register_environments
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import TokenBatch
 
 if TYPE_CHECKING:
     from htm_env.generation.generate import Generated, generate, interpolate, refine
-    from htm_env.measures.metrics import nmse_per_sample
     from htm_env.generation.mixture import RootMixture
     from htm_env.generation.validity import check_validity
+    from htm_env.measures.metrics import nmse_per_sample
 
 __all__ = [
     "Encoding",
@@ -36,7 +36,9 @@ __all__ = [
     "refine",
 ]
 _LATER = {
-    **dict.fromkeys(("Generated", "generate", "interpolate", "refine"), "htm_env.generation.generate"),
+    **dict.fromkeys(
+        ("Generated", "generate", "interpolate", "refine"), "htm_env.generation.generate"
+    ),
     "RootMixture": "htm_env.generation.mixture",
     "nmse_per_sample": "htm_env.measures.metrics",
     "check_validity": "htm_env.generation.validity",

@@ -10,12 +10,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from htm_env.forest import active_nodes, check_merges, check_present, leftmost_leaves, pad_merges
-from htm_env.coding.levels import Level, forest_levels
-from htm_env.merging import Policy, merge_with
 from htm_env.candidates.neighbours import check_candidates
+from htm_env.coding.levels import Level, forest_levels
 from htm_env.coding.networks import ARCHITECTURES, seeded_initialisation
 from htm_env.coding.weights_file import not_weights, read_weights, tensors_hash, write_weights
+from htm_env.forest import active_nodes, check_merges, check_present, leftmost_leaves, pad_merges
+from htm_env.merging import Policy, merge_with
 
 
 @dataclass(frozen=True)

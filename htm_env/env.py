@@ -13,9 +13,9 @@ import torch
 from gymnasium.error import ResetNeeded
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.population import Population
 from htm_env.simulator import Simulator
+from htm_env.trees.merge_tree import MergeTree
 
 MAX_KEY = 2**62
 """An episode is a pure function of a key below this; the environment's generator draws it."""
@@ -41,7 +41,7 @@ class HTMEnv(gym.Env):
     actions are legal.
 
     With `candidates="knn"`, `Discrete(P * k)`: every slot has at most `k` candidates, its nearest
-    neighbours, kept up through merges as `htm_env/candidates/lists.py` says. Action `a` merges slots
+    neighbours, kept up through merges (`htm_env/candidates/lists.py`). Action `a` merges slots
     `i = a // k` and `j = candidates[i, a % k]` (`htm_env.candidate_pair`,
     `htm_env.candidate_action`), and is legal where that is not -1.
 

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.actions import action_slots, why_illegal
-from htm_env.forest import Forest
 from htm_env.candidates.neighbours import Nearest, Neighbourhood
+from htm_env.forest import Forest
 from htm_env.membership import Standing, check_extras, observed_extras
 
 Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]

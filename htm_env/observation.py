@@ -10,8 +10,8 @@ from gymnasium import spaces
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.population import Population
 from htm_env.membership import BOUND, Standing, observed_extras
+from htm_env.population import Population
 
 
 def observation_space(

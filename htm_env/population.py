@@ -12,9 +12,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import Forest, children_table
-from htm_env.coding.levels import descend
 from htm_env.candidates.neighbours import Nearest, Neighbourhood
+from htm_env.coding.levels import descend
+from htm_env.forest import Forest, children_table
 from htm_env.types import TokenBatch
 
 MOST_LEAVES = 1 << 16

@@ -14,12 +14,12 @@ from torch import Tensor
 
 from htm_env.actions import action_slots, legal_actions, num_actions, why_illegal
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.datasets import Dataset, make_dataset
 from htm_env.candidates.neighbours import check_candidates
+from htm_env.datasets import Dataset, make_dataset
+from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, merge_pairs, start_population
 from htm_env.rewards import reward_on, step_reward
-from htm_env.membership import check_extras
 from htm_env.weights import embedding_dim_of, pretrained_autoencoder
 
 INVALID_ACTIONS = ("penalize", "raise")

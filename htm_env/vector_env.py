@@ -16,9 +16,9 @@ from gymnasium.vector.utils import batch_space
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.env import HTMEnv, check_key, check_render_mode, draw_key, tree_of
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.population import Population
 from htm_env.simulator import Simulator
+from htm_env.trees.merge_tree import MergeTree
 
 
 class HTMVectorEnv(VectorEnv):

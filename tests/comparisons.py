@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from agents.comparison.table import compare
 from agents.cli import main
-from agents.learners.flat import Flat
-from agents.learners.base import Learner
+from agents.comparison import compare
 from agents.comparison.jobs import State
 from agents.comparison.results import ResultRow, Task
+from agents.learners.base import Learner
+from agents.learners.flat import Flat
 
 SMALL_AUTOENCODER = {"autoencoder": {"hidden_dim": 8}, "batch_size": 4}
 OPTIONS = {

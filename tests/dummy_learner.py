@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.learners.base import Learner
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 
 MERGES_PER_UPDATE = 10
 

@@ -8,9 +8,9 @@ import torch
 from oracle import PlainForest
 from torch import Tensor
 
-from agents.networks.context import make_policy
 from agents.encoders import ENCODERS, ContextConfig
 from agents.networks.base import MergePolicy, NodePolicy
+from agents.networks.context import make_policy
 from agents.rollouts.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_to_pair, merges_to_actions

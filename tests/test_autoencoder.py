@@ -14,9 +14,9 @@ from oracle import PlainForest, batched, forests, random_tree
 from safetensors.torch import save_file
 
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.coding.networks import ResidualNetwork
 from htm_env.forest import action_mask
 from htm_env.merging import merge_with
-from htm_env.coding.networks import ResidualNetwork
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

@@ -9,14 +9,14 @@ import pytest
 import torch
 from episodes import RAGGED, generator, random_batch, random_policy
 
-from agents.runs.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
+from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.learners.replay import ReplayReinforce
+from agents.learners.replay_config import ReplayConfig
 from agents.likelihood.judging import judge
 from agents.ppo import PPOLearner
-from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay_config import ReplayConfig
-from agents.learners.replay import ReplayReinforce
 from agents.rollouts.rollout import Rollout, follow, rollout
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import Nearest
 from replay import CandidatePairs, ReplayBuffer, Trajectories, Trajectory

@@ -20,20 +20,18 @@ from episodes import (
 from torch import Tensor
 
 from agents.likelihood import among_candidates as candidate_judgement
-
 from agents.likelihood import with_context as context_judgement
-
-from agents.rollouts import candidate_rollout
 from agents.likelihood.among_candidates import IMPOSSIBLE
 from agents.likelihood.intervals import Intervals
 from agents.likelihood.judging import judge
+from agents.rollouts import candidate_rollout
 from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.lists import merged_candidates, nearest_candidates
-from htm_env.forest import action_to_pair
 from htm_env.candidates.neighbours import Nearest
-from htm_env.observation import observe_population
+from htm_env.forest import action_to_pair
 from htm_env.membership import Standing, centroids
+from htm_env.observation import observe_population
 from htm_env.types import TokenBatch
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}

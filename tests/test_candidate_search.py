@@ -8,16 +8,16 @@ from episodes import NETWORKS, RAGGED, SCORERS, generator, random_batch, random_
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.rollouts import planning
-from agents.rollouts.greedy_search import _rounds, matching, merge_greedily, merge_matchings
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.merge_rounds import merge_in_rounds
-from agents.networks.base import ILLEGAL
 from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.networks.base import ILLEGAL
+from agents.rollouts import planning
+from agents.rollouts.greedy_search import _rounds, matching, merge_greedily, merge_matchings
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import check_merges, tree_height
 from htm_env.candidates.neighbours import Nearest
+from htm_env.forest import check_merges, tree_height
 from htm_env.observation import observe_population
 
 

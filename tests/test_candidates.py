@@ -11,7 +11,6 @@ from episodes import generator
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htm_env.candidates.lists import lists as module
 from htm_env.candidates.lists import (
     FARTHEST,
     Candidates,
@@ -21,6 +20,7 @@ from htm_env.candidates.lists import (
     merged_candidates,
     nearest_candidates,
 )
+from htm_env.candidates.lists import lists as module
 from htm_env.forest import legal_pairs
 
 

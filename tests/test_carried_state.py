@@ -11,17 +11,17 @@ from torch import nn
 
 import htm_env  # noqa: F401  # registers the ids
 from agents import make_ppo
-from agents.likelihood import with_context as context_judgement
-from agents.networks.acting import act
 from agents.config.dataclasses_json import config_from_dict
-from agents.networks.context import ContextPolicy
 from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk
 from agents.encoders.glom import GlomConfig, GlomEncoder, GlomEncoderConfig
-from agents.likelihood.judging import judge
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.rollouts.rollout import follow, rollout
+from agents.likelihood import with_context as context_judgement
+from agents.likelihood.judging import judge
+from agents.networks.acting import act
+from agents.networks.context import ContextPolicy
 from agents.networks.scorers import make_scorer
+from agents.rollouts.rollout import follow, rollout
 from htm_env.candidates.lists import candidate_pair
 from htm_env.forest import action_to_pair
 from htm_env.observation import observe_population

@@ -12,11 +12,11 @@ import pytest
 from dummy_learner import DummyConfig, DummyLearner
 
 from agents import registry as algorithms
-from agents.registry import ALGORITHMS, Algorithm
 from agents.cli import main
 from agents.fixed import FIXED_POLICIES
-from agents.learners.fixed_order import FixedOrder
 from agents.learners.base import Learner
+from agents.learners.fixed_order import FixedOrder
+from agents.registry import ALGORITHMS, Algorithm
 from htm_env import HTMAutoencoder
 
 TINY = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2]}', "--batch-size", "4",

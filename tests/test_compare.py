@@ -14,14 +14,15 @@ from pathlib import Path
 import pytest
 from comparisons import arguments, contents, here
 
-from agents.comparison.table import compare as compare_module
-from agents.registry import ALGORITHMS
-from agents.cli import main, parse
-from agents.comparison.plan import plan_runs
+from agents.cli import main
+from agents.cli.command import parse
 from agents.cli.options import CompareOptions
+from agents.comparison import compare as compare_module
+from agents.comparison.plan import plan_runs
 from agents.comparison.problems import PROBLEMS, describe, find_problem
-from agents.learners.replay_config import ReplayConfig
 from agents.comparison.results import ResultRow, metrics_points, read_results, write_results
+from agents.learners.replay_config import ReplayConfig
+from agents.registry import ALGORITHMS
 from agents.runs.session import build_learner
 from benchmarks.full_comparison import commands
 
@@ -279,7 +280,9 @@ def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, ca
 
 
 def test_where_all_fail_the_failure_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr("agents.learners.fixed_order.FixedOrder.update", lambda self, progress: 1 / 0)
+    monkeypatch.setattr(
+        "agents.learners.fixed_order.FixedOrder.update", lambda self, progress: 1 / 0
+    )
     assert main(arguments("chain", 48, tmp_path / "out", "--seeds", "1")) == 1
     assert "1 of the runs failed" in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "out" / "report.md").exists()

@@ -13,11 +13,11 @@ from oracle import batched, random_tree
 from scipy.stats import chisquare
 from tabular import ROWS, SEQUENCES, STEPS, TREES, prefix
 
-from agents.likelihood import log_probs as probabilities
 from agents.demonstrations import Demonstrator
 from agents.demonstrations.behaviour import Behaviour
 from agents.demonstrations.plan_mixture import PlanMixture, same_trees
 from agents.fixed import FIXED_POLICIES, fixed_policy
+from agents.likelihood import log_probs as probabilities
 from htm_env.forest import check_merges
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer, all_sequences

@@ -14,21 +14,21 @@ import torch
 from conftest import small_autoencoder
 from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
-from agents.registry import ALGORITHMS, algorithm
-from agents.learners.baselines import BASELINES, Returns, make_baseline
-from agents.rollouts.greedy_search import merge_greedily, merge_matchings
-from agents.runs.checkpoint import load_state, save_state
 from agents.cli import main
 from agents.encoders import ENCODERS, ContextConfig
 from agents.encoders.glom import GlomConfig
 from agents.fixed import FIXED_POLICIES, fixed_policy
-from agents.learners.base import Learner
-from agents.ppo.vector_env import HTMVecEnv
 from agents.inspection.embeddings import root_embeddings
+from agents.learners.base import Learner
+from agents.learners.baselines import BASELINES, Returns, make_baseline
+from agents.ppo.vector_env import HTMVecEnv
+from agents.registry import ALGORITHMS, algorithm
+from agents.rollouts.greedy_search import merge_greedily, merge_matchings
+from agents.runs.checkpoint import load_state, save_state
 from agents.runs.directory import RunDirectory
+from htm_env.candidates.neighbours import Nearest
 from htm_env.forest import check_merges
 from htm_env.generation.generate import generate, refine
-from htm_env.candidates.neighbours import Nearest
 from htm_env.generation.mixture import RootMixture
 
 TREES = {"heights": (2, 3)}

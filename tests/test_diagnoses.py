@@ -10,13 +10,13 @@ import pytest
 import torch
 from comparisons import arguments, contents, here
 
-from agents.comparison.table import diagnoses
 from agents.cli import main
+from agents.comparison import diagnoses
 from agents.comparison.compare import collect
 from agents.comparison.diagnoses import read_cross_play
-from agents.learners.base import Learner
 from agents.comparison.results import read_results
 from agents.comparison.retrained import Retrained, RetrainedConfig
+from agents.learners.base import Learner
 
 RUNS = Path("runs") / "HTM-Trees-v0"
 

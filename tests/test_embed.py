@@ -15,15 +15,15 @@ from sklearn.datasets import load_digits
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from agents import Reinforce
-from agents.registry import algorithm
 from agents.cli import main
 from agents.inspection.embeddings import root_embeddings
 from agents.inspection.probes import semantic_table
+from agents.registry import algorithm
 from agents.runs.tensorboard import write_projector
 from htm_env.datasets import make_dataset
 from htm_env.drawing.figures.roots import apart, principal_plane, root_figure
-from htm_env.files import atomic_folder
 from htm_env.drawing.thumbnails import thumbnails
+from htm_env.files import atomic_folder
 
 
 def status(*arguments: object) -> int:

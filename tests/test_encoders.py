@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 import htm_env  # noqa: F401  # registers the ids
-from agents.likelihood import with_context as context_judgement
-from agents.registry import algorithm
-from agents.runs.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
-from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.encoders import ENCODERS, ContextConfig, ContextEncoder, Spans, make_encoder
 from agents.encoders.base import masked_mean
 from agents.encoders.hierarchical import HierarchicalConfig
+from agents.likelihood import with_context as context_judgement
 from agents.likelihood.judging import judge
+from agents.networks.context import ContextPolicy, make_policy, observed_by
+from agents.registry import algorithm
 from agents.rollouts.rollout import follow
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.coding.networks import seeded_initialisation
 
 WIDTH, COORDINATES, SLOTS = 16, 3, 7

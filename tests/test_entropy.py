@@ -6,11 +6,11 @@ import pytest
 import torch
 from episodes import generator, random_batch, random_policy, scores_of
 
-from agents.networks.context import make_policy
 from agents.encoders import NO_ENCODER
 from agents.learners.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl, mean_entropy
-from agents.likelihood.judging import judge
 from agents.likelihood.among_all import policy_gradient_step
+from agents.likelihood.judging import judge
+from agents.networks.context import make_policy
 from agents.rollouts.rollout import Rollout, rollout
 from htm_env.candidates.neighbours import Nearest
 

@@ -677,7 +677,9 @@ def test_text_shows_the_forest(make, env_id):
 
 def test_the_window_follows_every_step(make, monkeypatch):
     shown = []
-    monkeypatch.setattr("htm_env.drawing.viewer.Window.show", lambda self, frame: shown.append(frame))
+    monkeypatch.setattr(
+        "htm_env.drawing.viewer.Window.show", lambda self, frame: shown.append(frame)
+    )
     env = small(make, heights=(2,), render_mode="human")
     _, info = env.reset(seed=0)
     assert len(shown) == 1

@@ -8,8 +8,8 @@ import torch
 from conftest import small_autoencoder
 from memory import Largest
 
-from agents.evaluation.evaluate import evaluate as evaluation
 from agents.evaluation.evaluate import TREE_SCORES, evaluate, reference_scores, tree_scores
+from agents.evaluation.evaluate import evaluate as evaluation
 from agents.fixed import fixed_policy
 from htm_env import HTMAutoencoder, make_dataset
 from htm_env.forest import pad_merges

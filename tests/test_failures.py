@@ -8,15 +8,15 @@ import pytest
 import torch
 from episodes import NETWORKS, generator, random_batch, random_policy, replayed
 
-from agents.learners import policy_learner
 from agents.config.dataclasses_json import config_from_dict
-from agents.rollouts.deviation import Deviation
+from agents.learners import policy_learner
 from agents.learners.failures import MOST_TREES, RANKS, deviations, failures, lesson
 from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.rollouts.deviation import Deviation
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import merges_to_actions
 from htm_env.candidates.neighbours import Nearest
+from htm_env.forest import merges_to_actions
 from htm_env.observation import observe_population
 
 

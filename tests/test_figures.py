@@ -27,9 +27,9 @@ from htm_env.drawing.figures.charges import ADDED, TAKEN
 from htm_env.drawing.figures.dendrogram import dendrogram_places
 from htm_env.drawing.figures.filmstrip import FRAME_MILLISECONDS, LAST_MILLISECONDS, PANELS
 from htm_env.drawing.glyphs import KINDS
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.drawing.rendering import figure_to_array, merge_colours
 from htm_env.drawing.trace import Considered, Trace
+from htm_env.trees.merge_tree import MergeTree
 
 TOKEN_DIM = {"points": 2, "segments": 4, "patches": 6, "items": 5, "vectors": 3}
 TREE = MergeTree([[3, 1], [0, 5], [2, 4], [7, 6]], 5)

@@ -10,9 +10,9 @@ import torch
 from conftest import small_autoencoder
 
 from agents import FixedOrder, FixedOrderConfig
-from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.cli import main
 from agents.fixed import fixed_policy
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from htm_env import make_dataset
 from htm_env.datasets.spans import joined_spans
 from htm_env.forest import leaf_sets

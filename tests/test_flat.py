@@ -10,11 +10,16 @@ import pytest
 import torch
 
 from agents.cli import main
-from agents.evaluation.evaluate import evaluate
-from agents.learners.flat import Flat, FlatConfig
-from agents.learners.flat_autoencoder import FlatAutoencoder, matched, matching_width, num_parameters
-from agents.learners.base import Learner
 from agents.comparison.problems import PROBLEMS
+from agents.evaluation.evaluate import evaluate
+from agents.learners.base import Learner
+from agents.learners.flat import Flat, FlatConfig
+from agents.learners.flat_autoencoder import (
+    FlatAutoencoder,
+    matched,
+    matching_width,
+    num_parameters,
+)
 from htm_env import HTMAutoencoder, make_dataset
 
 SMALL = FlatConfig(hidden_dim=16, batch_size=32)

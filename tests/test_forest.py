@@ -10,6 +10,7 @@ from oracle import Drawn, PlainForest, batched, forests
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from htm_env import forest as forest_module
+from htm_env.coding.levels import descend
 from htm_env.forest import (
     Forest,
     action_mask,
@@ -28,7 +29,6 @@ from htm_env.forest import (
     pair_to_action,
     tree_height,
 )
-from htm_env.coding.levels import descend
 
 # Three tokens in four slots: 2 and 0 make node 3, then 3 and 1 make node 4.
 BY_HAND = torch.tensor([[[2, 0], [3, 1], [-1, -1]]])

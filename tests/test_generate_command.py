@@ -9,12 +9,12 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from agents.generation import generate as command
 from agents.cli import main
+from agents.generation import generate as command
 from agents.generation.samples import encoded, stream_of
 from agents.generation.scores import Judge, gaussian_tokens
-from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
+from agents.runs.session import load_learner
 from htm_env import MergeTree, make_dataset
 from htm_env.generation.mixture import RootMixture
 

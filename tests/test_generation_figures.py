@@ -13,8 +13,8 @@ from htm_env.drawing.figures.generation import (
     generated_figure,
     interpolation_figure,
 )
-from htm_env.generation.generate import Generated
 from htm_env.drawing.rendering import figure_to_array
+from htm_env.generation.generate import Generated
 from htm_env.generation.mixture import Candidate
 
 KINDS = {"points": 2, "segments": 4, "patches": 6, "items": 5, "vectors": 3}

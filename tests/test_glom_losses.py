@@ -20,8 +20,8 @@ from agents.encoders.glom import (
     scene_losses,
 )
 from benchmarks.glom import mean_of_neighbours, restoring, train
-from htm_env.datasets.wholes import WholesDataset
 from htm_env.coding.networks import seeded_initialisation
+from htm_env.datasets.wholes import WholesDataset
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -8,11 +8,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.cli import main
 from agents.encoders.glom import GlomConfig
-from agents.learners.glom import GlomOrder, GlomOrderConfig
 from agents.learners.base import Learner
+from agents.learners.glom import GlomOrder, GlomOrderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from htm_env.forest import check_merges
 
 SMALL = GlomOrderConfig(

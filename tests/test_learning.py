@@ -11,19 +11,19 @@ import pytest
 import torch
 from episodes import generator
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.learners.baselines import BASELINES
-from agents.runs.checkpoint import load_state, save_state
 from agents.config.dataclasses_json import config_from_dict
-from agents.learners.entropy import EntropyConfig
 from agents.evaluation.evaluate import evaluate
 from agents.fixed import exhaustive_merges, fixed_policy
+from agents.learners.baselines import BASELINES
+from agents.learners.entropy import EntropyConfig
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
-from agents.optim.optimizers import OptimizerConfig
 from agents.learners.original import ORIGINAL, ORIGINAL_POLICY
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.learners.replay import ReplayReinforce
+from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.optim.optimizers import OptimizerConfig
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from agents.comparison.live_table import LiveTable, Watched
 from agents.comparison.jobs import Job, State
+from agents.comparison.live_table import LiveTable, Watched
 from agents.runs.directory import RunDirectory
 
 METRICS = """progress,seconds,merges,updates,validation/nmse

@@ -11,9 +11,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from agents.runs import progress as progress_bar
 from agents.runs.loggers import CSVLogger
+from agents.runs.loop import Position
 from agents.runs.progress import ProgressBar
 from agents.runs.tensorboard import TensorBoardLogger
-from agents.runs.loop import Position
 
 
 def position(updates: int) -> Position:

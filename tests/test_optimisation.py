@@ -11,11 +11,11 @@ import torch
 from episodes import generator, random_batch
 from torch import nn
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from agents.runs.checkpoint import load_state, save_state
 from agents.fixed import fixed_policy
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.optim.optimizers import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from agents.optim.precision import PRECISIONS, has_bfloat16
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.losses import LossWeights
 
 NAN, INF = float("nan"), float("inf")

@@ -11,10 +11,10 @@ from importlib.resources import files
 import numpy as np
 import pytest
 
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.drawing.page import SCRIPTS, viewer_page
 from htm_env.drawing.page.content import page_content
 from htm_env.drawing.trace import Considered, Trace
+from htm_env.trees.merge_tree import MergeTree
 
 TOKENS = np.array([[0.0, 100.0], [200.0, 50.0], [7.123456, 150.0]])
 

@@ -7,8 +7,8 @@ import pytest
 from test_cli import only_line, status
 
 from agents import Reinforce
-from agents.registry import algorithm
 from agents.evaluation.figures import write_figure
+from agents.registry import algorithm
 from htm_env.drawing.rendering import Sample, samples_figure
 
 DATA = {"heights": [2]}

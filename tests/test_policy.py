@@ -6,10 +6,10 @@ import pytest
 import torch
 from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
-from agents.networks.context import make_policy
 from agents.networks.base import ILLEGAL, Features
-from agents.rollouts.rollout import rollout
+from agents.networks.context import make_policy
 from agents.networks.scorers import PairPolicy, PointerPolicy
+from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import pair_to_action
 

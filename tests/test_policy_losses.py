@@ -20,10 +20,9 @@ from episodes import (
     scores_of,
 )
 
-from agents.likelihood import with_context as context_judgement
-from agents.learners.baselines import LeaveOneOut, Returns
 from agents.fixed import all_merge_sequences
-from agents.likelihood.judging import judge
+from agents.learners.baselines import LeaveOneOut, Returns
+from agents.likelihood import with_context as context_judgement
 from agents.likelihood.among_all import (
     discounted_returns,
     distance_to_target,
@@ -31,6 +30,7 @@ from agents.likelihood.among_all import (
     policy_gradient_step,
     value_loss,
 )
+from agents.likelihood.judging import judge
 from agents.likelihood.log_probs import judged
 from agents.rollouts.rollout import follow, rollout
 from htm_env.observation import observe_population

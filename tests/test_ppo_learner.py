@@ -11,12 +11,12 @@ import torch
 from test_learning import FAST, SMALL, TREES, assert_learns, counting_autoencoder, held_out, train
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
-from agents.registry import algorithm
-from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.runs.checkpoint import load_state, save_state
+from agents.learners.base import Learner
 from agents.learners.failures import RANKS, lesson
 from agents.likelihood.judging import judge
-from agents.learners.base import Learner
+from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.registry import algorithm
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.datasets import make_dataset
 
 TINY = PPOConfig(

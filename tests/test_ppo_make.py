@@ -21,7 +21,6 @@ from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor
 
 import htm_env
 from agents import make_ppo
-from agents.rollouts import planning
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.optim.optimizers import OptimizerConfig
 from agents.ppo import (
@@ -32,6 +31,7 @@ from agents.ppo import (
     MergeActorCriticPolicy,
 )
 from agents.ppo.make import minibatch
+from agents.rollouts import planning
 from htm_env.autoencoder import HTMAutoencoder
 
 ROOT = Path(__file__).parent.parent

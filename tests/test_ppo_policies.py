@@ -11,15 +11,15 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.rollouts.sampling import most_entropy
-from agents.networks.context import make_policy
 from agents.networks.base import ILLEGAL
+from agents.networks.context import make_policy
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.entropy import candidate_entropy, choice_entropy, observed_entropy
 from agents.ppo.policies import network_of
 from agents.ppo.sharing import Runs, shared_forward
+from agents.rollouts.sampling import most_entropy
 from htm_env.actions import legal_actions, num_actions
 from htm_env.candidates.lists import nearest_candidates
 from htm_env.forest import action_mask, pair_to_action

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_ppo_policies import DIM, POLICIES, episodes, make, states, with_candidates
 
-from agents.networks.context import make_policy
 from agents.networks.base import Features, NodePolicy
+from agents.networks.context import make_policy
 from agents.ppo.policies import network_of
 from agents.ppo.recent import RecentLook
 

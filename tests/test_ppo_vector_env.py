@@ -13,9 +13,9 @@ from stable_baselines3.common.env_checker import check_env
 from stable_baselines3.common.monitor import Monitor
 from stable_baselines3.common.vec_env import VecEnv, VecMonitor
 
-from agents.runs.checkpoint import load_state, save_state
 from agents.ppo import HTMVecEnv
 from agents.ppo.vector_env import FinishedEpisodes
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.forest import action_to_pair, merges_to_actions
 from htm_env.population import Population, merge_pairs
 

@@ -8,14 +8,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.runs.checkpoint import load_state, save_state
 from agents.demonstrations import Demonstrator
 from agents.fixed import fixed_policy
-from agents.likelihood.judging import judge
-from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
 from agents.learners.replay import ReplayReinforce
+from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.likelihood.judging import judge
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.rollouts.rollout import follow
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.measures.metrics import nmse_per_sample
 from replay import number_of_sequences
 

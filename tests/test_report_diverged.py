@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from comparisons import DIGITS, TREES, line_of, rows
 
-from agents.comparison.table import Comparison
 from agents.comparison.plots import matrix_figure
 from agents.comparison.report import write_report
+from agents.comparison.table import Comparison
 
 POOLED = "## All problems together"
 IMPROVEMENT = "Probability of improvement"

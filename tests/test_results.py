@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 from comparisons import TREES, rows
 
-from agents.registry import ALGORITHMS
+from agents.comparison.results import ResultRow, changed_options, read_results, write_results
 from agents.comparison.table import Comparison
-from agents.optim.optimizers import OptimizerConfig
 from agents.learners.reinforce import ReinforceConfig
 from agents.learners.replay_config import ReplayConfig
-from agents.comparison.results import ResultRow, changed_options, read_results, write_results
+from agents.optim.optimizers import OptimizerConfig
+from agents.registry import ALGORITHMS
 
 COMMITTED = sorted(Path(__file__).parents[1].glob("docs/comparison/*/results.csv"))
 CONTROL = '{"max_staleness": 0}'

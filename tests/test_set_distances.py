@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from htm_env import make_dataset
-from htm_env.generation.generate import distances as module
 from htm_env.generation.distances import (
     TokenSets,
     chamfer_distances,
@@ -20,6 +19,7 @@ from htm_env.generation.distances import (
     set_measures,
     token_count_distance,
 )
+from htm_env.generation.generate import distances as module
 
 
 def token_sets(sets, slots=None) -> TokenSets:

@@ -9,8 +9,8 @@ import torch
 
 import htm_env
 from agents import Reinforce, ReinforceConfig
-from agents.registry import algorithm
 from agents.inspection.traces import traces, traces_of
+from agents.registry import algorithm
 from htm_env.candidates.lists import candidate_action
 
 DATA = {"heights": [2, 3]}

@@ -9,8 +9,8 @@ from dummy_learner import MERGES_PER_UPDATE, DummyConfig, DummyLearner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.runs import loop as training
 from agents.config.budget import Budget
+from agents.runs import loop as training
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.loop import CheckpointDue, Logged, Training, Updated
 

@@ -10,9 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from htm_env import make_dataset
-
-from htm_env.generation.generate import search as tree_search
 from htm_env.datasets import TreesGeometry
+from htm_env.generation.generate import search as tree_search
 from htm_env.generation.search import TreeShape, find_trees, forests
 from htm_env.generation.validity import check_validity
 

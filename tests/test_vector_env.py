@@ -457,7 +457,9 @@ def test_text_for_every_copy():
 
 def test_the_window_follows_the_first_copy(monkeypatch):
     shown = []
-    monkeypatch.setattr("htm_env.drawing.viewer.Window.show", lambda self, frame: shown.append(frame))
+    monkeypatch.setattr(
+        "htm_env.drawing.viewer.Window.show", lambda self, frame: shown.append(frame)
+    )
     batch = batched(2, render_mode="human")
     batch.reset(seed=0)
     batch.step(choose(batch.action_masks(), np.random.default_rng(0)))

@@ -17,12 +17,12 @@ from selenium.webdriver.common.by import By
 
 import htm_env
 from agents import Reinforce
-from agents.registry import algorithm
 from agents.cli import main
 from agents.inspection.traces import traces_of
-from htm_env.trees.merge_tree import MergeTree
+from agents.registry import algorithm
 from htm_env.drawing.page import viewer_page
 from htm_env.drawing.trace import Trace
+from htm_env.trees.merge_tree import MergeTree
 
 DATA = {"heights": [3]}
 """Samples of seven tokens: six merges each."""

@@ -12,9 +12,6 @@ from typing import Annotated, Any, Union
 
 import tyro
 
-from agents.registry import algorithm
-from agents.cli.train import resumed_options
-from agents.runs.interruption import terminate_as_interrupt
 from agents.cli.options import (
     BenchOptions,
     CompareOptions,
@@ -27,7 +24,10 @@ from agents.cli.options import (
     ViewOptions,
     train_options,
 )
+from agents.cli.train import resumed_options
 from agents.config.errors import UsageError
+from agents.registry import algorithm
+from agents.runs.interruption import terminate_as_interrupt
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
 COMMANDS = {

@@ -8,17 +8,17 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from agents.evaluation.figures import write_figure
-from agents.learners.merge_rounds import merge_in_rounds
 from agents.cli.options import EmbedOptions
-from agents.inspection.embeddings import RootEmbeddings, root_embeddings
-from agents.runs.session import load_learner
-from agents.runs.directory import RunDirectory
-from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from agents.config.errors import UsageError, set_threads
+from agents.evaluation.figures import write_figure
+from agents.inspection.embeddings import RootEmbeddings, root_embeddings
+from agents.learners.merge_rounds import merge_in_rounds
+from agents.runs.directory import RunDirectory
+from agents.runs.session import load_learner
+from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from htm_env.drawing.figures.roots import root_figure
-from htm_env.files import atomic_folder, atomic_write_bytes
 from htm_env.drawing.thumbnails import thumbnails
+from htm_env.files import atomic_folder, atomic_write_bytes
 
 FOLDER = "embeddings"
 """Below the run's own folder, unless another is asked for."""

@@ -10,12 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from agents.evaluation.figures import write_figure
 from agents.cli.options import PlotOptions
-from agents.runs.session import load_learner
-from agents.runs.directory import RunDirectory
-from agents.inspection.traces import traces_of
 from agents.config.errors import UsageError, set_threads
+from agents.evaluation.figures import write_figure
+from agents.inspection.traces import traces_of
+from agents.runs.directory import RunDirectory
+from agents.runs.session import load_learner
 from htm_env.drawing.figures import (
     charges_figure,
     filmstrip_figure,
@@ -24,9 +24,9 @@ from htm_env.drawing.figures import (
     probabilities_figure,
     tree_figure,
 )
-from htm_env.files import atomic_write_bytes
 from htm_env.drawing.rendering import Sample, samples_figure
 from htm_env.drawing.trace import Trace
+from htm_env.files import atomic_write_bytes
 
 FIGURES = "figures"
 """The folder inside that of a run."""

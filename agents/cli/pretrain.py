@@ -12,16 +12,16 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.cli.options import PretrainOptions
 from agents.config.budget import Budget
+from agents.config.errors import UsageError, set_threads
 from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
 from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
-from agents.cli.options import PretrainOptions
-from agents.runs.progress import ProgressBar
 from agents.runs.loop import Logged, Training, Updated
-from agents.config.errors import UsageError, set_threads
+from agents.runs.progress import ProgressBar
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.losses import LossWeights

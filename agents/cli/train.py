@@ -12,16 +12,16 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from agents.registry import algorithm
+from agents.cli.options import EvaluateOptions, TrainOptions, train_options
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict
+from agents.config.errors import UsageError, json_object, set_threads
 from agents.evaluation.evaluate import reference_scores
 from agents.learners.base import Task
 from agents.learners.merge_rounds import merge_in_rounds
-from agents.cli.options import EvaluateOptions, TrainOptions, train_options
-from agents.runs.session import build_learner, load_learner, resume_run, start_run
+from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
-from agents.config.errors import UsageError, json_object, set_threads
+from agents.runs.session import build_learner, load_learner, resume_run, start_run
 from htm_env.datasets import environment_id
 
 Scores = dict[str, float | None]
@@ -102,7 +102,9 @@ def evaluate_run(options: EvaluateOptions) -> None:
     }
     semantics = None
     if dataset.has_labels:
-        from agents.inspection.probes import semantic_table  # loads scikit-learn, which takes a second
+        from agents.inspection.probes import (
+            semantic_table,  # loads scikit-learn, which takes a second
+        )
 
         semantics = semantic_table(learner)
     if options.json:

@@ -6,12 +6,12 @@ import sys
 import webbrowser
 
 from agents.cli.options import ViewOptions
-from agents.runs.session import load_learner
-from agents.runs.directory import RunDirectory
-from agents.inspection.traces import traces_of
 from agents.config.errors import UsageError, set_threads
-from htm_env.files import atomic_write_text
+from agents.inspection.traces import traces_of
+from agents.runs.directory import RunDirectory
+from agents.runs.session import load_learner
 from htm_env.drawing.page import viewer_page
+from htm_env.files import atomic_write_text
 
 PAGE = "view.html"
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
-from agents.comparison.plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
+from agents.cli.options import CompareOptions
 from agents.comparison.diagnoses import (
     CrossPlayRow,
     cross_play,
@@ -19,13 +19,19 @@ from agents.comparison.diagnoses import (
     up_to_date,
     write_cross_play,
 )
-from agents.comparison.live_table import LiveTable, Watched
-from agents.cli.options import CompareOptions
 from agents.comparison.jobs import Job, State, run_jobs
+from agents.comparison.live_table import LiveTable, Watched
+from agents.comparison.plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
 from agents.comparison.report import write_report
-from agents.comparison.results import ResultRow, changed_options, read_results, run_rows, write_results
-from agents.runs.directory import RunDirectory
+from agents.comparison.results import (
+    ResultRow,
+    changed_options,
+    read_results,
+    run_rows,
+    write_results,
+)
 from agents.config.errors import UsageError
+from agents.runs.directory import RunDirectory
 
 RESULTS, RETRAIN_RESULTS, CROSS_PLAY = "results.csv", "retrained.csv", "cross_play.csv"
 

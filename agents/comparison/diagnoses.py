@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from agents.registry import algorithm
 from agents.comparison.plan import RETRAINED, PlannedRun
-from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
-from agents.learners.fixed_order import FixedOrder
 from agents.comparison.results import Task, load_result
 from agents.comparison.retrained import RetrainedConfig
-from agents.runs.session import load_learner
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
+from agents.learners.fixed_order import FixedOrder
+from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
+from agents.runs.session import load_learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_text
 

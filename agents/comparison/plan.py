@@ -8,17 +8,17 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from agents.registry import algorithm, unlabelled
-from agents.config.budget import Budget
-from agents.config.dataclasses_json import config_from_dict
-from agents.encoders import NO_ENCODER, check_encoder
-from agents.fixed import FIXED_POLICIES
 from agents.cli.options import CompareOptions
 from agents.comparison.problems import PROBLEMS, Problem, find_problem
 from agents.comparison.results import changed_options, load_result
-from agents.runs.session import build_learner, check_plan, learner_config, run_config
-from agents.runs.directory import RunDirectory
+from agents.config.budget import Budget
+from agents.config.dataclasses_json import config_from_dict
 from agents.config.errors import UsageError, json_object
+from agents.encoders import NO_ENCODER, check_encoder
+from agents.fixed import FIXED_POLICIES
+from agents.registry import algorithm, unlabelled
+from agents.runs.directory import RunDirectory
+from agents.runs.session import build_learner, check_plan, learner_config, run_config
 
 DEFAULT_ALGORITHMS = (
     "reinforce", "replay", "ppo", "maskable_ppo", "original", "random", "nearest", "structure",

@@ -13,9 +13,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
-from agents.comparison.table import Comparison, is_fixed, task_name
 from agents.comparison.results import Task
 from agents.comparison.statistics import Estimate
+from agents.comparison.table import Comparison, is_fixed, task_name
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 """Okabe and Ito 2008, "Color universal design", without the yellow that is lost on white."""

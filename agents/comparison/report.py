@@ -7,16 +7,16 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.registry import unlabelled
-from agents.comparison.table import Comparison, task_name
 from agents.comparison.diagnoses import CrossPlayRow
-from agents.evaluation.figures import write_png
 from agents.comparison.markdown import MISSING, cell, span, table
 from agents.comparison.plots import errors_figure
 from agents.comparison.report_diagnoses import cross_play_section, retrained_section
 from agents.comparison.report_pooled import curves_section, improvement_section, pooled_section
 from agents.comparison.results import ResultRow, Task
 from agents.comparison.statistics import estimate, iqm, median, paired_ratio
+from agents.comparison.table import Comparison, task_name
+from agents.evaluation.figures import write_png
+from agents.registry import unlabelled
 from htm_env.files import atomic_write_text
 
 HELD_AGAINST = (

@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from agents.comparison.table import Comparison, task_name
 from agents.comparison.diagnoses import CrossPlayRow
-from agents.evaluation.figures import write_png
 from agents.comparison.markdown import cell, table
 from agents.comparison.plots import matrix_figure
 from agents.comparison.results import Task
+from agents.comparison.table import Comparison, task_name
+from agents.evaluation.figures import write_png
 
 
 def retrained_section(comparison: Comparison, retrained: Comparison) -> str:

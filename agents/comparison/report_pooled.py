@@ -6,8 +6,6 @@ from pathlib import Path
 
 import numpy as np
 
-from agents.comparison.table import Comparison, is_fixed, task_name
-from agents.evaluation.figures import write_png
 from agents.comparison.markdown import MISSING, cell, span, table
 from agents.comparison.plots import curves_figure, intervals_figure, matrix_figure, profiles_figure
 from agents.comparison.statistics import (
@@ -20,6 +18,8 @@ from agents.comparison.statistics import (
     performance_profile,
     probability_of_improvement,
 )
+from agents.comparison.table import Comparison, is_fixed, task_name
+from agents.evaluation.figures import write_png
 
 POOLED = "## All problems together"
 THRESHOLDS = 120

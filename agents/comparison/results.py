@@ -14,10 +14,10 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.registry import ALGORITHMS, algorithm, unlabelled
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened
 from agents.encoders import NO_ENCODER
+from agents.registry import ALGORITHMS, algorithm, unlabelled
 from agents.runs.directory import RunDirectory
 from htm_env.files import atomic_write_text
 

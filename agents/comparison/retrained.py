@@ -9,10 +9,10 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.dataclasses_json import check_bounds
-from agents.learners.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
 from agents.learners.base import Learner
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 
@@ -58,8 +58,8 @@ class Retrained(FixedOrder):
     config: RetrainedConfig  # type: ignore[assignment]  # the trees come from a run, not by name
 
     def _merge_order(self) -> MergeOrder:
-        from agents.runs.session import load_learner
         from agents.runs.directory import RunDirectory
+        from agents.runs.session import load_learner
 
         self.algo = "retrained"
         if not self.config.run:

@@ -9,11 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from agents.registry import ALGORITHMS, unlabelled
-from agents.fixed import FIXED_POLICIES
 from agents.comparison.problems import describe
 from agents.comparison.results import ResultRow, Task
 from agents.comparison.statistics import ratio_to_reference, step_curve
+from agents.fixed import FIXED_POLICIES
+from agents.registry import ALGORITHMS, unlabelled
 
 REFERENCES = ("nearest", "structure", "random")
 """Whose error the others are divided by where problems are pooled: the first that can be."""

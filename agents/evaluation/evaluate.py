@@ -11,9 +11,9 @@ from torch import Tensor
 
 from agents.fixed import fixed_policy
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
+from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.measures.metrics import CladeScores, clade_scores, mean_or_none, nmse_per_sample
 from htm_env.types import TokenBatch
 
@@ -54,8 +54,8 @@ def evaluate(
 
     Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left
     out if not ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
-    classifier's four accuracies (:func:`htm_env.generation.classifier_scores.classifier_scores`). Finite data
-    gives each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
+    classifier's four accuracies (``htm_env/generation/classifier_scores.py``). Finite data gives
+    each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
     generator is touched.
 
     Raises ``ValueError`` where ``count`` is less than one or the plan leaves several trees.
@@ -108,8 +108,8 @@ def tree_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> dict[str, 
     """How trees compare with the data's own hierarchy, a number a sample under each name.
 
     ``tree_recall``, ``tree_f1``, ``tree_precision``, ``tree_exact_f1`` and
-    ``tree_robinson_foulds`` (see :func:`htm_env.measures.metrics.clade_scores`; NaN where the data has no
-    clade), and ``mean_height``.
+    ``tree_robinson_foulds`` (see ``htm_env/measures/metrics.py``; NaN where the data has no clade),
+    and ``mean_height``.
     """
     if batch.clades.any():
         found = _clade_scores(batch, merges)

@@ -14,9 +14,9 @@ from torch import Tensor
 from agents.evaluation.evaluate import EVALUATION_SEED, Planner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
+from htm_env.drawing.rendering import Sample, samples_figure
 from htm_env.files import atomic_write_bytes
 from htm_env.measures.metrics import nmse_per_sample
-from htm_env.drawing.rendering import Sample, samples_figure
 from htm_env.types import TokenBatch
 
 SAMPLES = 6

@@ -17,6 +17,8 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
+from agents.cli.options import GenerateOptions
+from agents.config.errors import UsageError, set_threads
 from agents.generation.pictures import write_figures
 from agents.generation.samples import (
     Encoded,
@@ -29,16 +31,14 @@ from agents.generation.samples import (
 )
 from agents.generation.scores import Judge, Scores, gaussian_tokens
 from agents.learners.base import Learner
-from agents.cli.options import GenerateOptions
-from agents.runs.session import load_learner
 from agents.runs.directory import RunDirectory
-from agents.config.errors import UsageError, set_threads
+from agents.runs.session import load_learner
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.files import atomic_write_bytes, atomic_write_text
+from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.generation.generate import Generated, generate, refine
-from htm_env.measures.metrics import mean_or_none, nmse_per_sample
 from htm_env.generation.mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
+from htm_env.measures.metrics import mean_or_none, nmse_per_sample
 
 FOLDER = "generated"
 MOST_SEED = 2**59

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from agents.cli.options import GenerateOptions
 from agents.evaluation.figures import write_figure
 from agents.generation.samples import Encoded, Limits, denoised
 from agents.learners.base import Learner
-from agents.cli.options import GenerateOptions
 from htm_env.drawing.figures.generation import (
     NoisySample,
     criteria_figure,

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from agents.cli.options import GenerateOptions
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.learners.base import Learner
-from agents.cli.options import GenerateOptions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.generation.denoising import Denoised, denoise
 from htm_env.measures.metrics import nmse_per_sample

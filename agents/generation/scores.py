@@ -9,8 +9,8 @@ from torch import Tensor
 
 from htm_env.datasets import Dataset
 from htm_env.generation.distances import TokenSets, set_measures, token_count_distance
-from htm_env.types import TokenBatch
 from htm_env.generation.validity import TOLERANCE, check_validity
+from htm_env.types import TokenBatch
 
 LOOSE = 2 * TOLERANCE
 """A second tolerance, that tells a near miss from nonsense."""

@@ -30,8 +30,8 @@ def root_embeddings(
 ) -> RootEmbeddings:
     """The roots of the first ``count`` fixed samples of ``dataset``, along greedy merges.
 
-    They are the trees that :func:`agents.evaluation.evaluate.evaluate` scores; ``seed`` is for policies that
-    draw even so. Raises ``ValueError`` where ``count`` is less than one.
+    They are the trees that ``agents/evaluation/evaluate.py`` scores; ``seed`` is for policies
+    that draw even so. Raises ``ValueError`` where ``count`` is less than one.
     """
     episodes = dataset.fixed(count)
     generator = torch.Generator(learner.device).manual_seed(seed)

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.learners.base import Learner
 from agents.inspection.embeddings import RootEmbeddings, root_embeddings
+from agents.learners.base import Learner
 from htm_env.datasets import SPLITS
 from htm_env.measures.semantics import (
     Labelled,

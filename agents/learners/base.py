@@ -155,7 +155,7 @@ class Learner(ABC):
     def evaluate(
         self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
     ) -> dict[str, float | None]:
-        """How good policy and autoencoder are together (see :func:`agents.evaluation.evaluate.evaluate`)."""
+        """How good policy and autoencoder are together, as ``evaluation/evaluate.py`` measures."""
         return evaluate(self.plan, self.autoencoder, dataset, count, sampled=sampled)
 
     def figure(self, dataset: Dataset) -> Any:
@@ -181,13 +181,13 @@ class Learner(ABC):
         learning does not stay finite.
         """
         from agents.config.budget import Budget
-        from agents.runs.progress import ProgressBar
         from agents.runs.loop import Logged, Training, Updated
+        from agents.runs.progress import ProgressBar
 
         budget = Budget(seconds, merges)
         if out is not None:
-            from agents.runs.session import start_run
             from agents.runs.directory import RunDirectory
+            from agents.runs.session import start_run
 
             start_run(self, budget, RunDirectory(out), progress_bar=progress_bar)
             return
@@ -207,8 +207,8 @@ class Learner(ABC):
 
         Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
         """
-        from agents.runs.session import learner_config
         from agents.runs.directory import RunDirectory
+        from agents.runs.session import learner_config
 
         folder = RunDirectory(directory)
         folder.save_config(learner_config(self))
@@ -223,8 +223,8 @@ class Learner(ABC):
         where there is none, ``ValueError`` for files that cannot be read and for an agent of
         another class.
         """
-        from agents.runs.session import load_learner
         from agents.runs.directory import RunDirectory
+        from agents.runs.session import load_learner
 
         learner = load_learner(RunDirectory(directory))
         if not isinstance(learner, cls):

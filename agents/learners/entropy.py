@@ -14,9 +14,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
+from agents.config.schedules import check_points, piecewise_linear
 from agents.likelihood.among_all import distance_to_target
 from agents.rollouts.rollout import Rollout
-from agents.config.schedules import check_points, piecewise_linear
 
 
 @dataclass(frozen=True)

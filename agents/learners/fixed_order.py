@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.config.dataclasses_json import check_bounds
 from agents.evaluation.evaluate import root_errors
 from agents.fixed import fixed_policy
 from agents.learners.base import Learner
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import tree_height
 from htm_env.population import start_population

@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.config.dataclasses_json import check_bounds
 from agents.evaluation.evaluate import CHUNK, TEST_EPISODES, TREE_SCORES
-from agents.learners.flat_autoencoder import FlatAutoencoder, matched, matching_width
 from agents.learners.base import Learner
+from agents.learners.flat_autoencoder import FlatAutoencoder, matched, matching_width
+from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.datasets import Dataset
 from htm_env.measures.metrics import nmse_per_sample

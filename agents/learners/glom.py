@@ -11,7 +11,6 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.dataclasses_json import check_bounds
 from agents.encoders.glom import (
     GlomConfig,
@@ -23,6 +22,7 @@ from agents.encoders.glom import (
 from agents.fixed import FixedPolicy
 from agents.fixed.order import sorted_order
 from agents.learners.fixed_order import FixedOrder, MergeOrder
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.coding.networks import seeded_initialisation

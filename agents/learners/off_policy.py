@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agents.learners.corrections import Corrected, Limits, Replayed
-from agents.likelihood.base import Judgement
 from agents.likelihood.among_all import value_loss
+from agents.likelihood.base import Judgement
 from agents.rollouts.rollout import Rollout
 from htm_env.types import TokenBatch
 from replay import Trajectories, effective_sample_size, log_ratios

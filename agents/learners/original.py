@@ -13,10 +13,10 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.learners.entropy import EntropyConfig
-from agents.optim.optimizers import OptimizerConfig
 from agents.learners.reinforce import ReinforceConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.optim.optimizers import OptimizerConfig
 from htm_env.losses import LossWeights
 
 _ADAM = OptimizerConfig(learning_rate=3e-3, warm_up_updates=0, clip_norm=math.inf)

@@ -10,23 +10,23 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.networks.acting import act
-from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.config.dataclasses_json import check_bounds
-from agents.networks.context import make_policy
+from agents.config.schedules import ALWAYS, Points, check_points, piecewise_linear
 from agents.demonstrations.race import Race, demonstrators_of
-from agents.rollouts.deviation import Deviation
 from agents.encoders import NO_ENCODER, ContextConfig
+from agents.fixed import fixed_policy
+from agents.learners.base import Learner
 from agents.learners.episode_rewards import episode_rewards, final_errors
 from agents.learners.failures import OF_ERRORS, failures, lesson
-from agents.fixed import fixed_policy
 from agents.likelihood.judging import judge
-from agents.learners.base import Learner
-from agents.optim.optimizers import OptimizerConfig
-from agents.rollouts.planning import planned_merges
+from agents.networks.acting import act
 from agents.networks.base import MergePolicy
+from agents.networks.context import make_policy
+from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.optim.optimizers import OptimizerConfig
+from agents.rollouts.deviation import Deviation
+from agents.rollouts.planning import planned_merges
 from agents.rollouts.rollout import Rollout, rollout
-from agents.config.schedules import ALWAYS, Points, check_points, piecewise_linear
 from htm_env.candidates.neighbours import Nearest, check_candidates
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch

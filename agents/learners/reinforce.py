@@ -10,19 +10,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.optim.autoencoder_trainer import AutoencoderTrainer
-from agents.learners.baselines import Returns, make_baseline
 from agents.config.dataclasses_json import check_bounds
+from agents.learners.baselines import Returns, make_baseline
 from agents.learners.curriculum import merges_to_make, sample_up_to
 from agents.learners.entropy import EntropyConfig, EntropyControl, mean_entropy
+from agents.learners.policy_learner import PolicyConfig, PolicyLearner
+from agents.likelihood.among_all import discounted_returns, value_loss
 from agents.likelihood.base import Judgement
 from agents.likelihood.judging import judge
-from agents.likelihood.among_all import discounted_returns, value_loss
+from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.optim.optimizers import NonFiniteGuard, ScheduledOptimizer
-from agents.learners.policy_learner import PolicyConfig, PolicyLearner
 from agents.rollouts.rollout import Rollout, follow, rollout
-from htm_env.forest import tree_height
 from htm_env.coding.networks import seeded_initialisation
+from htm_env.forest import tree_height
 from htm_env.types import TokenBatch
 
 

@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from agents.learners.corrections import CORRECTIONS, Limits
 from agents.demonstrations import Demonstrator
-from agents.learners.entropy import mean_entropy
 from agents.evaluation.evaluate import root_errors
+from agents.learners.corrections import CORRECTIONS, Limits
+from agents.learners.entropy import mean_entropy
 from agents.learners.off_policy import Again, OffPolicy, learn_sequences, learn_trees
 from agents.learners.reinforce import Reinforce
 from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
-from agents.rollouts.rollout import Rollout, follow
 from agents.likelihood.tree_probabilities import tree_log_probs
+from agents.rollouts.rollout import Rollout, follow
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer, Trajectories
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from agents.likelihood.intervals import Intervals, Softmax
 from agents.likelihood.base import Judgement
+from agents.likelihood.intervals import Intervals, Softmax
 from agents.likelihood.node_features import NodeFeatures
 from agents.networks.base import NodePolicy, bounded
 from agents.rollouts.rollout import Rollout

@@ -15,9 +15,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.likelihood.among_all import policy_gradient_step
+from agents.likelihood.log_probs import judged, sequence_log_probs
 from agents.likelihood.node_features import NodeFeatures
 from agents.networks.base import NodePolicy
-from agents.likelihood.log_probs import judged, sequence_log_probs
 from agents.rollouts.rollout import Rollout
 from htm_env.types import TokenBatch
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from agents.likelihood.among_candidates import CandidateJudgement
-from agents.likelihood.with_context import ContextJudgement
-from agents.networks.context import ContextPolicy
 from agents.likelihood.base import Judgement, NodeJudgement
+from agents.likelihood.with_context import ContextJudgement
 from agents.networks.base import MergePolicy, NodePolicy
+from agents.networks.context import ContextPolicy
 from agents.rollouts.rollout import Rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch

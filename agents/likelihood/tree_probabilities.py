@@ -10,8 +10,8 @@ from torch import Tensor
 
 from agents.likelihood.base import Judgement, NodeJudgement
 from agents.likelihood.judging import judge
-from agents.networks.base import MergePolicy
 from agents.likelihood.log_probs import exact_tree_log_probs
+from agents.networks.base import MergePolicy
 from agents.rollouts.rollout import Rollout, follow
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
@@ -31,8 +31,8 @@ def tree_log_probs(
 ) -> Float[Tensor, "B"]:
     """The log-probability of every ordered tree, over all merge sequences that make it.
 
-    Exact where :func:`agents.likelihood.log_probs.exact_tree_log_probs` knows it; otherwise, and for every
-    tree of a policy with a context encoder, whose scores differ from sequence to sequence, it is
+    Exact where ``exact_tree_log_probs`` of ``log_probs.py`` knows it; otherwise, and for every tree
+    of a policy with a context encoder, whose scores differ from sequence to sequence, it is
     estimated from :data:`SEQUENCES` of its sequences: consistent, not unbiased. Differentiable with
     respect to the policy.
     """

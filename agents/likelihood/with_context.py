@@ -12,12 +12,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from agents.rollouts.sampling import TINY
-from agents.networks.context import ContextPolicy, Look
 from agents.likelihood.base import Judgement
-from agents.rollouts.pair_scores import node_states, population_observation
 from agents.networks.base import ILLEGAL
+from agents.networks.context import ContextPolicy, Look
+from agents.rollouts.pair_scores import node_states, population_observation
 from agents.rollouts.rollout import Rollout
+from agents.rollouts.sampling import TINY
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_sets, legal_pairs
 from htm_env.sample_rows import SampleRows

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from agents.networks.context import ContextPolicy
 from agents.networks.base import MergePolicy, action_logits
+from agents.networks.context import ContextPolicy
 from htm_env.actions import action_slots
 
 

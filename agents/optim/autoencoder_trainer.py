@@ -11,10 +11,10 @@ from jaxtyping import Int64
 from torch import Tensor, nn
 
 from agents.config.dataclasses_json import check_bounds
-from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
-from agents.optim.minibatches import equal_parts, mean_scalars
-from agents.optim.precision import check_precision, products_in, usable_precision
 from agents.config.schedules import check_points, piecewise_linear
+from agents.optim.minibatches import equal_parts, mean_scalars
+from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
+from agents.optim.precision import check_precision, products_in, usable_precision
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
 from htm_env.types import TokenBatch

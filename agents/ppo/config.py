@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from agents.config.dataclasses_json import check_bounds
-from agents.learners.policy_learner import PolicyConfig
 from agents.config.schedules import Points
+from agents.learners.policy_learner import PolicyConfig
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from agents.rollouts.rollout import follow
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import Forest, children_table
 from htm_env.candidates.neighbours import Nearest
+from htm_env.forest import Forest, children_table
 from htm_env.population import Population, start_population, subtree_errors
 from htm_env.types import TokenBatch
 from htm_env.vector_env import HTMVectorEnv
@@ -83,7 +83,7 @@ class ResumableVectorEnv(HTMVectorEnv):
         return simulator.observation(self._population)
 
     def state(self) -> dict[str, Any]:
-        """The episodes in progress and every copy's generator, as ``agents.runs.checkpoint`` takes them.
+        """The episodes in progress and every copy's generator, as a checkpoint takes them.
 
         Embeddings and candidates are left out: they follow from the weights and the merges (see
         :meth:`refresh`).

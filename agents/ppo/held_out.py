@@ -10,9 +10,9 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
-from agents.rollouts.planning import planned_merges
 from agents.ppo.policies import network_of
 from agents.ppo.vector_env import inside
+from agents.rollouts.planning import planned_merges
 from htm_env.datasets import Dataset
 from htm_env.types import TokenBatch
 
@@ -21,8 +21,8 @@ class HeldOutEvaluation(BaseCallback):
     """Evaluates policy and autoencoder on fixed episodes, and logs what every learner logs.
 
     Merges are the best legal ones of the policy network; the model's environment, its random
-    numbers and its autoencoder stay as they are. The scores (:func:`agents.evaluation.evaluate.evaluate`)
-    go to the model's logger as ``validation/nmse``, ``validation/tree_recall`` and so on.
+    numbers and its autoencoder stay as they are. The scores (``agents/evaluation/evaluate.py``) go
+    to the model's logger as ``validation/nmse``, ``validation/tree_recall`` and so on.
 
     Stand it behind ``JointTraining``: it sees the autoencoder that has learned from the rollout,
     and the policy before it does. Rollouts are counted on from one ``learn`` to the next.

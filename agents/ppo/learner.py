@@ -9,15 +9,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from agents.optim.autoencoder_trainer import AutoencoderTrainer
-from agents.networks.context import observed_by
-from agents.learners.entropy import mean_entropy
+from agents.config.schedules import cosine_decay, warm_up
 from agents.evaluation.evaluate import root_errors
-from agents.likelihood.judging import judge
-from agents.likelihood.among_all import discounted_returns, value_loss
-from agents.optim.optimizers import NonFiniteGuard
-from agents.optim.minibatches import equal_parts, mean_of_finite, mean_scalars
+from agents.learners.entropy import mean_entropy
 from agents.learners.policy_learner import PolicyLearner
+from agents.likelihood.among_all import discounted_returns, value_loss
+from agents.likelihood.judging import judge
+from agents.networks.context import observed_by
+from agents.optim.autoencoder_trainer import AutoencoderTrainer
+from agents.optim.minibatches import equal_parts, mean_of_finite, mean_scalars
+from agents.optim.optimizers import NonFiniteGuard
 from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig
 from agents.ppo.gradients import GradientGate
@@ -26,7 +27,6 @@ from agents.ppo.policies import network_of
 from agents.ppo.randomness import seeded_globals
 from agents.ppo.vector_env import HTMVecEnv
 from agents.rollouts.rollout import follow
-from agents.config.schedules import cosine_decay, warm_up
 from htm_env.forest import tree_height
 from htm_env.types import TokenBatch
 

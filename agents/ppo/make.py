@@ -12,8 +12,8 @@ from stable_baselines3 import PPO
 from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.vec_env import VecMonitor
 
-from agents.networks.context import observed_by
 from agents.encoders import NO_ENCODER
+from agents.networks.context import observed_by
 from agents.optim.optimizers import optimizer_of
 from agents.ppo.buffers import MaskableRunsRolloutBuffer, RunsRolloutBuffer
 from agents.ppo.config import PPOConfig

@@ -18,9 +18,9 @@ from stable_baselines3.common.policies import ActorCriticPolicy, BasePolicy
 from stable_baselines3.common.type_aliases import Schedule
 from torch import Tensor
 
-from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.encoders import NO_ENCODER, ContextConfig
 from agents.networks.base import MergePolicy
+from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.recent import RecentLook
 from agents.ppo.sharing import shared_forward

@@ -8,15 +8,15 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from agents.networks.base import MergePolicy
 from agents.rollouts.candidate_record import CandidateRecord
-from agents.rollouts.sampling import choices, choose_pairs, probabilities
 from agents.rollouts.deviation import Deviation
 from agents.rollouts.leaves import leaf_tables
 from agents.rollouts.listed_scores import listed_scores
-from agents.networks.base import MergePolicy
+from agents.rollouts.sampling import choices, choose_pairs, probabilities
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import leftmost_leaves
 from htm_env.candidates.neighbours import Nearest
+from htm_env.forest import leftmost_leaves
 from htm_env.types import NONE, TokenBatch
 from replay import CandidatePairs
 

@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
 from agents.rollouts.candidate_record import CandidateRecord
 from agents.rollouts.pair_scores import FreshScores, pair_scores
-from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch

@@ -8,13 +8,13 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.networks.context import ContextPolicy
 from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
+from agents.networks.context import ContextPolicy
 from agents.rollouts.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import legal_pairs
-from htm_env.sample_rows import SampleRows
 from htm_env.membership import Standing, observed_extras
+from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch
 
 

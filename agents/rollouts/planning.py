@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.networks.base import MergePolicy, NodePolicy
+from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import Nearest

@@ -12,17 +12,17 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from agents.networks.base import MergePolicy
 from agents.rollouts.candidate_rollout import candidate_episodes, candidates_along
-from agents.rollouts.sampling import choices, choose_pairs, most_entropy, probabilities
 from agents.rollouts.deviation import Deviation
 from agents.rollouts.leaves import leaf_tables
 from agents.rollouts.pair_scores import pair_scores
-from agents.networks.base import MergePolicy
 from agents.rollouts.positions import Positions
+from agents.rollouts.sampling import choices, choose_pairs, most_entropy, probabilities
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import leaf_counts
-from htm_env.coding.levels import forest_levels
 from htm_env.candidates.neighbours import Nearest
+from htm_env.coding.levels import forest_levels
+from htm_env.forest import leaf_counts
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from agents.runs.checkpoint import load_state, save_state
 from agents.learners.base import Learner
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.datasets.spans import joined_spans
 from htm_env.files import atomic_write_text
 

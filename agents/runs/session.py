@@ -10,18 +10,18 @@ from typing import Any
 
 import torch
 
-from agents.registry import algorithm
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict, flattened
 from agents.evaluation.evaluate import VALIDATION_EPISODES
 from agents.evaluation.figures import write_png
-from agents.runs.interruption import Interruption
 from agents.learners.base import Learner
-from agents.runs.loggers import CSVLogger, Logger
-from agents.runs.progress import ProgressBar
+from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
-from agents.runs.tensorboard import TensorBoardLogger
+from agents.runs.interruption import Interruption
+from agents.runs.loggers import CSVLogger, Logger
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
+from agents.runs.progress import ProgressBar
+from agents.runs.tensorboard import TensorBoardLogger
 from htm_env.drawing.rendering import figure_to_array
 from htm_env.simulator import usable_device
 

@@ -1,7 +1,7 @@
 """Pictures and text of a token set, the forest over it, and what the autoencoder makes of it.
 
 Tokens are numpy arrays ``(n, T)`` in raw units without padding, merges ``(M, 2)`` node ids (rows of
--1 pad), and a kind is a name of :data:`htm_env.drawing.glyphs.KINDS`. Figures have their own Agg canvas, so
+-1 pad), and a kind is one of ``KINDS`` in ``glyphs.py``. Figures have their own Agg canvas, so
 nothing here touches pyplot, except :class:`Window`.
 """
 

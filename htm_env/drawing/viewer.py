@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from htm_env.population import Population
 from htm_env.drawing.rendering import Window, figure_to_array, forest_figure, tree_text
+from htm_env.population import Population
 from htm_env.simulator import Simulator
 
 

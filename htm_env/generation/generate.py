@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.measures.metrics import nmse_per_sample
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE
 
 MAX_TOKENS, MAX_DEPTH = 64, 32

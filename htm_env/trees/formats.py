@@ -1,7 +1,7 @@
 """Merges as scipy's linkage and as a networkx graph, and back, and from clades; brackets have a
 file of their own.
 
-Like :mod:`htm_env.trees.brackets`, it knows arrays and numbers of leaves, and nothing of ``MergeTree``,
+Like :mod:`htm_env.trees.brackets`, it takes arrays and numbers of leaves, not a ``MergeTree``,
 which checks what comes back from here.
 """
 

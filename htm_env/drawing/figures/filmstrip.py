@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from htm_env.drawing.glyphs import kind_named
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.drawing.rendering import (
     draw_forest,
     draw_reconstruction,
@@ -23,6 +22,7 @@ from htm_env.drawing.rendering import (
     node_places,
 )
 from htm_env.drawing.trace import Trace
+from htm_env.trees.merge_tree import MergeTree
 
 PANELS = 24
 """Of a filmstrip; a longer episode shows evenly spaced merges, its first and last among them."""

@@ -15,9 +15,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from htm_env.generation.generate import Generated
 from htm_env.drawing.glyphs import INK, KINDS, Tokens, draw_tokens, frame_axes
 from htm_env.drawing.rendering import draw_forest, draw_reconstruction
+from htm_env.generation.generate import Generated
 from htm_env.generation.mixture import Candidate
 
 DOTS_PER_INCH = 150

@@ -8,9 +8,9 @@ from matplotlib.collections import LineCollection
 
 from htm_env.drawing.figures.badges import draw_badges, token_anchors
 from htm_env.drawing.glyphs import INK, Tokens, draw_tokens, frame_axes, kind_named
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.drawing.rendering import draw_forest, forest_lines, merge_colours, node_places
 from htm_env.drawing.trace import Trace
+from htm_env.trees.merge_tree import MergeTree
 
 MUTED = "#8c8c8c"
 """Of a forest that is not what the figure is about."""
