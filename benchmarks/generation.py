@@ -47,10 +47,13 @@ def main(arguments: list[str] | None = None) -> None:
         decoding, refining = seconds(tokens, embedding_dim, options.device)
         rows.append(
             {
-                "samples": SAMPLES, "tokens": tokens, "D": embedding_dim,
-                "decoding, s": decoding, "one refinement, s": refining,
+                "samples": SAMPLES,
+                "tokens": tokens,
+                "D": embedding_dim,
+                "decoding, s": decoding,
+                "one refinement, s": refining,
             }
-        )  # fmt: skip
+        )
     report("generation", rows, device=options.device)
 
 

@@ -63,10 +63,13 @@ def losses_and_gradients(trainer: AutoencoderTrainer, batch: object, merges: Ten
     """An update without its optimizers."""
     config = trainer.config
     losses = autoencoder_losses(
-        trainer.autoencoder, batch, merges, config.loss,
+        trainer.autoencoder,
+        batch,
+        merges,
+        config.loss,
         subtree_share=piecewise_linear(config.subtree_share, PROGRESS),
         generator=trainer.generator,
-    )  # fmt: skip
+    )
     trainer.autoencoder.zero_grad()
     losses["total"].backward()
 
@@ -118,9 +121,12 @@ def joint_steps(seconds: float, trees: int, device: str = "cpu") -> list[Row]:
     for trees_per_step in dict.fromkeys((trees, ReinforceConfig.trees_per_step)):
         config = replace(
             ReinforceConfig(),
-            batch_size=trees // 2, batch_growth=0.0, trees_per_step=trees_per_step,
-            demonstration_share=((0.0, 0.0),), failure=0.0,
-        )  # fmt: skip
+            batch_size=trees // 2,
+            batch_growth=0.0,
+            trees_per_step=trees_per_step,
+            demonstration_share=((0.0, 0.0),),
+            failure=0.0,
+        )
         learner = Reinforce(
             ENV, config, env_kwargs=GEOMETRY, embedding_dim=EMBEDDING_DIM, device=device
         )

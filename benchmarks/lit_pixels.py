@@ -61,8 +61,9 @@ def measure(
         images = scaled_digits()
         write_idx(path, images)
         data = {"dataset": str(path), "threshold": THRESHOLD}
-        learner = Reinforce("HTM-v0", config, env_kwargs=data, embedding_dim=EMBEDDING_DIM,
-                            seed=seed, device=device)  # fmt: skip
+        learner = Reinforce(
+            "HTM-v0", config, env_kwargs=data, embedding_dim=EMBEDDING_DIM, seed=seed, device=device
+        )
         started = time.perf_counter()
         learner.train(seconds=seconds, progress_bar=True)
         settle(device)

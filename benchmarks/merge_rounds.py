@@ -29,8 +29,14 @@ EPISODES = {4: 500, 5: 500, 6: 200, 7: 100, 8: 40, 9: 20, 10: 10}
 def learned(seconds: float, k: int, seed: int, device: str = "cpu") -> Reinforce:
     """A policy and an autoencoder that have learned together for so long."""
     config = ReinforceConfig(candidates="knn", k=k)
-    learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": TRAINED_ON},
-                        embedding_dim=16, seed=seed, device=device)  # fmt: skip
+    learner = Reinforce(
+        "HTM-Trees-v0",
+        config,
+        env_kwargs={"heights": TRAINED_ON},
+        embedding_dim=16,
+        seed=seed,
+        device=device,
+    )
     learner.train(seconds=seconds)
     return learner
 

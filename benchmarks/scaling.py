@@ -116,9 +116,12 @@ def training(candidates: str) -> Prepare:
     def prepared(tokens: int, device: str) -> Callable[[], object]:
         config = replace(
             ReinforceConfig(),
-            candidates=candidates, k=K, batch_size=1, batch_growth=0.0,
+            candidates=candidates,
+            k=K,
+            batch_size=1,
+            batch_growth=0.0,
             demonstration_share=((0.0, 0.0),),
-        )  # fmt: skip
+        )
         samples = np.random.default_rng(0).standard_normal((16, tokens, COORDINATES))
         learner = Reinforce(
             "HTM-v0",

@@ -98,9 +98,13 @@ class Training:
         self.model = HierarchicalTransformer(config, generator=generator)
         self.batches = text.batches(seed)
         self.optimizer = SOAP(
-            self.model.parameters(), lr=LEARNING_RATE, betas=(0.9, 0.95), weight_decay=0.0,
-            precondition_frequency=5, max_precondition_dim=64,
-        )  # fmt: skip
+            self.model.parameters(),
+            lr=LEARNING_RATE,
+            betas=(0.9, 0.95),
+            weight_decay=0.0,
+            precondition_frequency=5,
+            max_precondition_dim=64,
+        )
         self.done, self.seconds = 0, 0.0
 
     def step(self) -> None:

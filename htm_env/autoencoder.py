@@ -68,8 +68,11 @@ class HTMAutoencoder(nn.Module):
             raise ValueError(
                 f"unknown architecture {architecture!r}; choose from {sorted(ARCHITECTURES)}"
             )
-        for name, size in [("token_dim", token_dim), ("embedding_dim", embedding_dim),
-                           ("hidden_dim", hidden_dim)]:  # fmt: skip
+        for name, size in [
+            ("token_dim", token_dim),
+            ("embedding_dim", embedding_dim),
+            ("hidden_dim", hidden_dim),
+        ]:
             if size < 1:
                 raise ValueError(f"{name} is {size}; expected at least 1")
         self.config = {

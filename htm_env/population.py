@@ -56,9 +56,11 @@ class Population:
             return here.index_copy(0, rows, there)
 
         forest = Forest(
-            *(replaced(getattr(self.forest, f.name), getattr(other.forest, f.name))
-              for f in fields(Forest))
-        )  # fmt: skip
+            *(
+                replaced(getattr(self.forest, f.name), getattr(other.forest, f.name))
+                for f in fields(Forest)
+            )
+        )
         neighbourhood = self.neighbourhood
         if neighbourhood is not None:
             assert other.neighbourhood is not None  # of the same environment

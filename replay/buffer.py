@@ -61,9 +61,13 @@ class ReplayBuffer:
         self.sources: tuple[str, ...] = ()
         """The names of the sources of all episodes that were ever added."""
         self._config = {
-            "capacity": capacity, "sampler": sampler, "alpha": alpha, "beta": beta,
-            "max_staleness": max_staleness, "num_slots": num_slots,
-        }  # fmt: skip
+            "capacity": capacity,
+            "sampler": sampler,
+            "alpha": alpha,
+            "beta": beta,
+            "max_staleness": max_staleness,
+            "num_slots": num_slots,
+        }
         self._max_staleness, self._num_slots = max_staleness, num_slots
         self._ring = Ring(capacity)
         self._packing: Packing | None = None

@@ -23,8 +23,9 @@ def write_tensors(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    content = save({name: tensor.contiguous() for name, tensor in tensors.items()},
-                   {kind: json.dumps(config)})  # fmt: skip
+    content = save(
+        {name: tensor.contiguous() for name, tensor in tensors.items()}, {kind: json.dumps(config)}
+    )
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:

@@ -63,8 +63,12 @@ def vtrace(
 
     Raises ``ValueError`` for a negative ``gamma``, ``rho_bar``, ``c_bar`` or ``lambda_``.
     """
-    for name, number in (("gamma", gamma), ("rho_bar", rho_bar), ("c_bar", c_bar),
-                        ("lambda_", lambda_)):  # fmt: skip
+    for name, number in (
+        ("gamma", gamma),
+        ("rho_bar", rho_bar),
+        ("c_bar", c_bar),
+        ("lambda_", lambda_),
+    ):
         if not number >= 0:
             raise ValueError(f"{name} is {number}; expected 0 or more")
     mask = _mask(mask, rewards)

@@ -202,9 +202,16 @@ class Trajectories(NamedTuple):
         if tree_log_prob is None:
             tree_log_prob = behaviour_log_prob.new_full((len(merges),), math.nan)
         return cls(
-            batch.tokens, batch.present, merges, behaviour_log_prob, tree_log_prob,
-            version, torch.zeros_like(version), (source,), candidates,
-        )  # fmt: skip
+            batch.tokens,
+            batch.present,
+            merges,
+            behaviour_log_prob,
+            tree_log_prob,
+            version,
+            torch.zeros_like(version),
+            (source,),
+            candidates,
+        )
 
 
 def _padded(episodes: Sequence[Trajectory], slots: int) -> Trajectories:

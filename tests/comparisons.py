@@ -31,10 +31,23 @@ def arguments(algos: str, merges: int, out: Path, *more: str) -> list[str]:
     """The command that compares them on trees of three tokens."""
     given = {name: OPTIONS[name] for name in algos.split(",")}
     return [
-        "compare", "--envs", "HTM-Trees-v0", "--env-kwargs", '{"HTM-Trees-v0": {"heights": [3]}}',
-        "--embedding-dim", "3", "--algos", algos, "--algo-options", json.dumps(given),
-        "--merges", str(merges), "--out", str(out), *more,
-    ]  # fmt: skip
+        "compare",
+        "--envs",
+        "HTM-Trees-v0",
+        "--env-kwargs",
+        '{"HTM-Trees-v0": {"heights": [3]}}',
+        "--embedding-dim",
+        "3",
+        "--algos",
+        algos,
+        "--algo-options",
+        json.dumps(given),
+        "--merges",
+        str(merges),
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def run_here(jobs, workers, watch=lambda: None, keep_open=()) -> None:
@@ -65,12 +78,24 @@ def rows(
         tree = None if algo == "flat" else 0.5
         made.append(
             ResultRow(
-                *task[:3], algo, "none", task.mode, seed, budget, "test" if last else "validation",
-                10.0 * step, 100 * step, step, error, error if last else None,
-                None if task is DIGITS else tree, None, None if algo == "flat" else 3.0,
+                *task[:3],
+                algo,
+                "none",
+                task.mode,
+                seed,
+                budget,
+                "test" if last else "validation",
+                10.0 * step,
+                100 * step,
+                step,
+                error,
+                error if last else None,
+                None if task is DIGITS else tree,
+                None,
+                None if algo == "flat" else 3.0,
                 "0123456789ab" if last else "",
             )
-        )  # fmt: skip
+        )
     return made
 
 

@@ -102,9 +102,11 @@ def test_gradients_by_level_equal_those_of_the_plain_loop(drawn, seed):
         (
             oracle.reconstruct(autoencoder, tokens[row, : plain.n], plain)
             - tokens[row, : plain.n].detach()
-        ).square().sum()
+        )
+        .square()
+        .sum()
         for row, plain in enumerate(drawn.plain)
-    ]  # fmt: skip
+    ]
     by_step = gradients(autoencoder, sum(losses))
     assert any(name.startswith("lifter.") for name in by_step)
     assert_same_gradients(by_level, by_step)
@@ -228,9 +230,13 @@ def test_the_policy_sees_the_current_embeddings(autoencoder):
 
     generator = torch.Generator().manual_seed(0)
     forest = merge_with(
-        spying, autoencoder.standardise(tokens), drawn.present,
-        autoencoder.lifter, autoencoder.merger, generator,
-    )  # fmt: skip
+        spying,
+        autoencoder.standardise(tokens),
+        drawn.present,
+        autoencoder.lifter,
+        autoencoder.merger,
+        generator,
+    )
     assert forest.num_active.tolist() == [1, 1]
     assert len(seen) == 3
     for step, observation in enumerate(seen):

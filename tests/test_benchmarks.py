@@ -283,8 +283,9 @@ def images():
 def test_digits_as_large_as_mnists_have_a_hundred_to_two_hundred_points(images, tmp_path):
     assert images.shape == (1726, 28, 28)
     lit_pixels.write_idx(tmp_path / "images", images)
-    dataset = make_dataset("HTM-v0", dataset=str(tmp_path / "images"),
-                           threshold=lit_pixels.THRESHOLD)  # fmt: skip
+    dataset = make_dataset(
+        "HTM-v0", dataset=str(tmp_path / "images"), threshold=lit_pixels.THRESHOLD
+    )
     counts = dataset.fixed(10**4).num_tokens
     assert 100 <= int(counts.min()) <= int(counts.max()) <= 200
     x, y = dataset.fixed(1).tokens[0, : int(counts[0])].T

@@ -25,21 +25,27 @@ from replay.files import read_tensors, write_tensors
 
 SIZES = [size for size in RAGGED if size > 1]
 SMALL = {
-    "autoencoder": {"hidden_dim": 16}, "policy_hidden_dim": 16,
-    "candidates": "knn", "k": 2,
-}  # fmt: skip
+    "autoencoder": {"hidden_dim": 16},
+    "policy_hidden_dim": 16,
+    "candidates": "knn",
+    "k": 2,
+}
 TREES = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
 
 
 def rolled(seed: int = 0, version: int = 0) -> tuple[Rollout, Trajectories]:
     autoencoder = HTMAutoencoder(3, 5, 16, generator=generator(1))
     batch = random_batch(SIZES, slots=7, seed=seed)
-    episodes = rollout(autoencoder, random_policy("pointer"), batch, generator(seed),
-                       nearest=Nearest(2))  # fmt: skip
+    episodes = rollout(
+        autoencoder, random_policy("pointer"), batch, generator(seed), nearest=Nearest(2)
+    )
     return episodes, Trajectories.collected(
-        batch, episodes.merges, episodes.log_prob, policy_version=version,
+        batch,
+        episodes.merges,
+        episodes.log_prob,
+        policy_version=version,
         candidates=episodes.candidates,
-    )  # fmt: skip
+    )
 
 
 def pairs(candidates: CandidatePairs) -> list[list[list[int]]]:

@@ -127,8 +127,11 @@ def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced, block, m
     losses = judge(policy, autoencoder, batch, episodes).learn(
         episodes, advantages, price, ordered=True
     )
-    ours = {name: weight.grad.clone() for name, weight in policy.named_parameters()
-            if weight.grad is not None}  # fmt: skip
+    ours = {
+        name: weight.grad.clone()
+        for name, weight in policy.named_parameters()
+        if weight.grad is not None
+    }
     policy.zero_grad()
     log_probs, entropies = plain(autoencoder, policy, batch, episodes.merges, nearest)
     steps = episodes.steps
@@ -187,8 +190,14 @@ def test_greedy_takes_the_best_candidate(autoencoder):
 def test_merges_are_drawn_as_often_as_their_probability_says(autoencoder):
     """Of 4,000 draws in one population each pair's share, within five standard deviations."""
     policy, batch = random_policy("pointer"), random_batch([4]).rows(torch.zeros(4000).long())
-    episodes = rollout(autoencoder, policy, batch, generator(0), nearest=Nearest(2),
-                       num_merges=torch.ones(4000).long())  # fmt: skip
+    episodes = rollout(
+        autoencoder,
+        policy,
+        batch,
+        generator(0),
+        nearest=Nearest(2),
+        num_merges=torch.ones(4000).long(),
+    )
     drawn, probability = episodes.merges[:, 0], episodes.log_prob[:, 0].exp()
     expected = 0.0
     for pair in drawn.unique(dim=0):
@@ -203,8 +212,13 @@ def test_a_merge_that_is_no_candidate_teaches_nothing(autoencoder):
     """As a demonstrator's may be."""
     policy, batch = random_policy("pointer"), random_batch([6])
     close = rollout(autoencoder, policy, batch, generator(0), nearest=Nearest(1))
-    candidates = {tuple(pair) for pair, times in zip(close.candidates.nodes.tolist(),
-                  close.candidates.times.tolist(), strict=True) if times[0] == 0}  # fmt: skip
+    candidates = {
+        tuple(pair)
+        for pair, times in zip(
+            close.candidates.nodes.tolist(), close.candidates.times.tolist(), strict=True
+        )
+        if times[0] == 0
+    }
     far = next([i, j] for i in range(6) for j in range(6) if i != j and (i, j) not in candidates)
     merges = torch.full((1, 5, 2), -1)
     merges[0, 0] = torch.tensor(far)
@@ -240,8 +254,9 @@ def test_pairs_grow_as_tokens_and_not_as_their_square(autoencoder):
     counts = []
     for tokens in (64, 256):
         batch = random_batch([tokens])
-        episodes = rollout(autoencoder, random_policy("pointer"), batch, generator(0),
-                           nearest=Nearest(4))  # fmt: skip
+        episodes = rollout(
+            autoencoder, random_policy("pointer"), batch, generator(0), nearest=Nearest(4)
+        )
         counts.append(len(episodes.candidates.row) / tokens)
     assert counts[1] < 2 * counts[0]  # of all pairs there are four times as many a token
 

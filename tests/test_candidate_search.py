@@ -54,10 +54,17 @@ def test_a_matching_is_what_is_best_for_both(seed, count, k):
     if (partners < 0).all():
         partners[0, 0] = 1
     first, second = matching(scores, partners)
-    listed = [(-float(scores[i, c]), i * k + c, i, int(partners[i, c]))
-              for i in range(count) for c in range(k) if partners[i, c] >= 0]  # fmt: skip
-    best = {token: min(edge for edge in listed if token in edge[2:]) for token in range(count)
-            if any(token in edge[2:] for edge in listed)}  # fmt: skip
+    listed = [
+        (-float(scores[i, c]), i * k + c, i, int(partners[i, c]))
+        for i in range(count)
+        for c in range(k)
+        if partners[i, c] >= 0
+    ]
+    best = {
+        token: min(edge for edge in listed if token in edge[2:])
+        for token in range(count)
+        if any(token in edge[2:] for edge in listed)
+    }
     expected = [edge[2:] for edge in sorted(listed) if best[edge[2]] == best[edge[3]] == edge]
     assert list(zip(first.tolist(), second.tolist(), strict=True)) == expected
     assert min(listed)[2:] in expected

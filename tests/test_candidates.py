@@ -127,8 +127,12 @@ def test_long_lists_name_all_pairs(seed):
         pairs = torch.zeros(2, 7, 8, dtype=torch.bool)
         pairs.scatter_(2, candidates.partners.where(candidates.partners >= 0, 7), True)
         assert torch.equal(pairs[..., :7], legal_pairs(active))
-        pair = torch.stack([row.nonzero()[torch.randperm(int(row.sum()), generator=drawn)[:2], 0]
-                            for row in active])  # fmt: skip
+        pair = torch.stack(
+            [
+                row.nonzero()[torch.randperm(int(row.sum()), generator=drawn)[:2], 0]
+                for row in active
+            ]
+        )
         first, second = pair.unbind(1)
         active[torch.arange(2), second] = False
         places[torch.arange(2), first] += 1.0
@@ -224,8 +228,13 @@ def test_many_tokens_of_few_coordinates_go_through_the_tree(monkeypatch):
 def test_actions_and_pairs():
     listed = np.array([[1, 2], [0, -1], [1, 0]])
     assert [candidate_pair(a, listed) for a in range(6)] == [
-        (0, 1), (0, 2), (1, 0), (1, -1), (2, 1), (2, 0)
-    ]  # fmt: skip
+        (0, 1),
+        (0, 2),
+        (1, 0),
+        (1, -1),
+        (2, 1),
+        (2, 0),
+    ]
     assert candidate_action(2, 0, listed) == 5 and candidate_action(0, 1, listed) == 0
     with pytest.raises(ValueError, match=r"slot 2 is no candidate of slot 1, which has \[0\]"):
         candidate_action(1, 2, listed)

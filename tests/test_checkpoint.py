@@ -65,8 +65,13 @@ def test_any_state_reads_back_exactly(tmp_path_factory, state):
 
 
 def test_keys_that_look_alike_stay_apart(tmp_path):
-    state = {"a/b": torch.tensor(1), "a": {"b": torch.tensor(2)}, 1: torch.tensor(3),
-             "1": torch.tensor(4), "__metadata__": torch.tensor(5)}  # fmt: skip
+    state = {
+        "a/b": torch.tensor(1),
+        "a": {"b": torch.tensor(2)},
+        1: torch.tensor(3),
+        "1": torch.tensor(4),
+        "__metadata__": torch.tensor(5),
+    }
     save_state(tmp_path / "s", state)
     assert same(load_state(tmp_path / "s"), state)
 

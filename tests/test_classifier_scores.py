@@ -33,9 +33,11 @@ def test_always_leaf_is_right_about_leaves_only():
     autoencoder.classifier = Says(1.0)
     found = means(autoencoder)
     assert found == {
-        "classifier_leaf_encoder": 1.0, "classifier_internal_encoder": 0.0,
-        "classifier_leaf_decoder": 1.0, "classifier_internal_decoder": 0.0,
-    }  # fmt: skip
+        "classifier_leaf_encoder": 1.0,
+        "classifier_internal_encoder": 0.0,
+        "classifier_leaf_decoder": 1.0,
+        "classifier_internal_decoder": 0.0,
+    }
     assert means(autoencoder, threshold=0.9)["classifier_internal_decoder"] == 1.0
 
 
@@ -53,8 +55,10 @@ def test_encoder_and_decoder_states_are_told_apart_and_counted_by_sample():
             children = autoencoder.unmerger(down[size + step][None]).view(2, -1)
             down |= zip(batch.merges[row, step].tolist(), children, strict=True)
         for way, states in (("encoder", up), ("decoder", down)):
-            said = {node: float(autoencoder.classifier(state[None])) >= 0
-                    for node, state in states.items()}  # fmt: skip
+            said = {
+                node: float(autoencoder.classifier(state[None])) >= 0
+                for node, state in states.items()
+            }
             leaves = sum(said[node] for node in range(size)) / size
             inner = sum(not said[node] for node in range(size, 2 * size - 1)) / (size - 1)
             assert math.isclose(float(found[f"classifier_leaf_{way}"][row]), leaves, rel_tol=1e-6)

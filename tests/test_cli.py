@@ -19,8 +19,16 @@ from agents.learners.fixed_order import FixedOrder
 from agents.registry import ALGORITHMS, Algorithm
 from htm_env import HTMAutoencoder
 
-TINY = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2]}', "--batch-size", "4",
-        "--autoencoder.hidden-dim", "8"]  # fmt: skip
+TINY = [
+    "--env",
+    "HTM-Trees-v0",
+    "--env-kwargs",
+    '{"heights": [2]}',
+    "--batch-size",
+    "4",
+    "--autoencoder.hidden-dim",
+    "8",
+]
 """Samples of three tokens: two merges each, eight an update."""
 
 
@@ -55,16 +63,31 @@ def test_every_algorithm_of_the_contract_is_there():
 def test_a_run_writes_what_it_promises(run):
     result = json.loads((run / "result.json").read_text())
     assert list(result)[:8] == [
-        "env", "env_kwargs", "algo", "seed", "seconds", "merges", "updates", "test",
-    ]  # fmt: skip
+        "env",
+        "env_kwargs",
+        "algo",
+        "seed",
+        "seconds",
+        "merges",
+        "updates",
+        "test",
+    ]
     assert (result["env"], result["algo"], result["seed"]) == ("HTM-Trees-v0", "nearest", 0)
     assert (result["merges"], result["updates"]) == (40, 5)
     assert set(result["test"]) == {
-        "nmse", "sampled_nmse", "tree_recall", "tree_f1", "mean_height",
-        "tree_precision", "tree_exact_f1", "tree_robinson_foulds",
-        "classifier_leaf_encoder", "classifier_internal_encoder",
-        "classifier_leaf_decoder", "classifier_internal_decoder",
-    }  # fmt: skip
+        "nmse",
+        "sampled_nmse",
+        "tree_recall",
+        "tree_f1",
+        "mean_height",
+        "tree_precision",
+        "tree_exact_f1",
+        "tree_robinson_foulds",
+        "classifier_leaf_encoder",
+        "classifier_internal_encoder",
+        "classifier_leaf_decoder",
+        "classifier_internal_decoder",
+    }
     assert result["test"]["mean_height"] == 2.0  # three tokens
     assert result["embedding_dim"] == 8
     assert result["mode"] == "joint"
@@ -140,8 +163,18 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
     rng = np.random.default_rng(0)
     np.savez(tmp_path / "mine.npz", tokens=rng.normal(size=(30, 4, 3)).astype(np.float32))
     monkeypatch.chdir(tmp_path)
-    arguments = ["--env", "HTM-v0", "--env-kwargs", '{"dataset": "mine.npz"}', "--merges", "60",
-                 "--batch-size", "4", "--autoencoder.hidden-dim", "8"]  # fmt: skip
+    arguments = [
+        "--env",
+        "HTM-v0",
+        "--env-kwargs",
+        '{"dataset": "mine.npz"}',
+        "--merges",
+        "60",
+        "--batch-size",
+        "4",
+        "--autoencoder.hidden-dim",
+        "8",
+    ]
     assert status("train", *arguments, "--algo", "chain", "--out", "run") == 0
     monkeypatch.chdir("/")  # the run knows where its data is
     capsys.readouterr()
@@ -231,12 +264,22 @@ def test_wrong_usage_exits_2(arguments, says, capsys, tmp_path, monkeypatch):
         (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"wings": 2}'], "wings"),
         (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"split": "test"}'], "'split'"),
         (["train", "--env", "HTM-v0", "--algo", "chain"], "dataset="),
-        (["train", "--env", "HTM-v0", "--algo", "chain", "--env-kwargs",
-          '{"dataset": "missing.npz"}'], "missing.npz"),
+        (
+            [
+                "train",
+                "--env",
+                "HTM-v0",
+                "--algo",
+                "chain",
+                "--env-kwargs",
+                '{"dataset": "missing.npz"}',
+            ],
+            "missing.npz",
+        ),
         (["train", "--env", "HTM-Digits-v0", "--algo", "structure"], "hierarchy"),
         (["evaluate", "nowhere"], "nowhere holds no run"),
     ],
-)  # fmt: skip
+)
 def test_failures_exit_1_with_one_line_and_nothing_written(
     arguments, says, capsys, tmp_path, monkeypatch
 ):
@@ -293,8 +336,20 @@ def test_training_that_does_not_stay_finite_exits_1_and_keeps_the_checkpoint(
 ):
     monkeypatch.setitem(ALGORITHMS, "dummy", Algorithm(DummyLearner, DummyConfig()))
     out = tmp_path / "run"
-    arguments = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2]}', "--algo", "dummy",
-                 "--merges", "400", "--fail-at", "25", "--out", out]  # fmt: skip
+    arguments = [
+        "--env",
+        "HTM-Trees-v0",
+        "--env-kwargs",
+        '{"heights": [2]}',
+        "--algo",
+        "dummy",
+        "--merges",
+        "400",
+        "--fail-at",
+        "25",
+        "--out",
+        out,
+    ]
     assert status("train", *arguments) == 1
     line = only_line(capsys.readouterr().err)
     assert "not finite" in line
@@ -331,14 +386,29 @@ def test_damaged_runs_are_named(run, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("command", "options"),
     [
-        (["train"], ["--env", "--algo", "--env-kwargs", "--embedding-dim", "--mode", "--seconds",
-                     "--merges", "--seed", "--out", "--resume", "--threads", "--discount"]),
+        (
+            ["train"],
+            [
+                "--env",
+                "--algo",
+                "--env-kwargs",
+                "--embedding-dim",
+                "--mode",
+                "--seconds",
+                "--merges",
+                "--seed",
+                "--out",
+                "--resume",
+                "--threads",
+                "--discount",
+            ],
+        ),
         (["train", "--algo", "chain"], ["--batch-size", "--autoencoder.hidden-dim"]),
         (["evaluate"], ["--env-kwargs", "--episodes", "--json"]),
         (["pretrain"], ["--env", "--merges", "--out"]),
         (["bench"], ["--list", "--quick"]),
     ],
-)  # fmt: skip
+)
 def test_help_lists_every_option_with_what_it_does(command, options, capsys):
     assert status(*command, "--help") == 0
     text = capsys.readouterr().out

@@ -61,17 +61,33 @@ def test_the_table_has_a_row_for_every_run_and_evaluation(finished):
     with open(finished / "results.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:15] == [
-        "env", "env_kwargs", "embedding_dim", "algo", "encoder", "mode", "seed", "budget",
-        "split", "seconds", "merges", "updates", "nmse", "sampled_nmse", "tree_recall",
-    ]  # fmt: skip
+        "env",
+        "env_kwargs",
+        "embedding_dim",
+        "algo",
+        "encoder",
+        "mode",
+        "seed",
+        "budget",
+        "split",
+        "seconds",
+        "merges",
+        "updates",
+        "nmse",
+        "sampled_nmse",
+        "tree_recall",
+    ]
     assert {row["encoder"] for row in rows} == {"none"}
     assert {row["options"] for row in rows if row["algo"] == "flat"} == {
         '{"batch_size": 4, "hidden_dim": 8}'
     }
     ends = [row for row in rows if row["split"] == "test"]
     assert [(row["algo"], row["seed"]) for row in ends] == [
-        ("flat", "0"), ("flat", "1"), ("nearest", "0"), ("nearest", "1"),
-    ]  # fmt: skip
+        ("flat", "0"),
+        ("flat", "1"),
+        ("nearest", "0"),
+        ("nearest", "1"),
+    ]
     for row in ends:
         folder = finished / "runs" / "HTM-Trees-v0" / f"{row['algo']}-{row['seed']}"
         result = json.loads((folder / "result.json").read_text())
@@ -79,8 +95,11 @@ def test_the_table_has_a_row_for_every_run_and_evaluation(finished):
         assert int(row["merges"]) == result["merges"]
         assert row["weights_hash"] == result["weights_hash"]
         points = metrics_points(folder / "metrics.csv")
-        course = [r for r in rows if r["split"] == "validation" and
-                  (r["algo"], r["seed"]) == (row["algo"], row["seed"])]  # fmt: skip
+        course = [
+            r
+            for r in rows
+            if r["split"] == "validation" and (r["algo"], r["seed"]) == (row["algo"], row["seed"])
+        ]
         # Six merges a tree and four trees an update: 4 updates, and no more evaluations than that.
         assert [r["nmse"] for r in course] == [p["validation/nmse"] for p in points]
         assert len(course) == 4
@@ -242,9 +261,12 @@ def test_a_report_needs_a_folder_that_no_comparison_has(finished, tmp_path, monk
 
 def test_an_algorithm_can_stand_there_twice_under_a_label(tmp_path):
     given = CompareOptions(
-        algos="replay,replay:control", envs="trees7", seeds=1, out=tmp_path,
+        algos="replay,replay:control",
+        envs="trees7",
+        seeds=1,
+        out=tmp_path,
         algo_options='{"replay:control": {"max_staleness": 0}}',
-    )  # fmt: skip
+    )
     runs, _ = plan_runs(given)
     assert [run.config["algo"] for run in runs] == ["replay", "replay:control"]
     assert [run.config["config"]["max_staleness"] for run in runs] == [
@@ -300,15 +322,32 @@ def test_the_full_comparison_is_made_of_commands_that_exist(tmp_path):
 
 
 def test_every_encoder_is_a_row_of_each_algorithm_with_a_policy(tmp_path):
-    given = ["compare", "--envs", "trees7", "--algos", "reinforce,ppo:wide,nearest", "--seeds", "1",
-             "--merges", "100", "--out", str(tmp_path), "--encoders", "none,attention",
-             "--algo-options", '{"reinforce:attention": {"context": {"width": 8}}}']  # fmt: skip
+    given = [
+        "compare",
+        "--envs",
+        "trees7",
+        "--algos",
+        "reinforce,ppo:wide,nearest",
+        "--seeds",
+        "1",
+        "--merges",
+        "100",
+        "--out",
+        str(tmp_path),
+        "--encoders",
+        "none,attention",
+        "--algo-options",
+        '{"reinforce:attention": {"context": {"width": 8}}}',
+    ]
     runs, _ = plan_runs(parse(given))
     found = {run.algo: run.config["config"].get("encoder") for run in runs}
     assert found == {
-        "reinforce": "none", "reinforce:attention": "attention", "ppo:wide": "none",
-        "ppo:wide-attention": "attention", "nearest": None,
-    }  # fmt: skip
+        "reinforce": "none",
+        "reinforce:attention": "attention",
+        "ppo:wide": "none",
+        "ppo:wide-attention": "attention",
+        "nearest": None,
+    }
     widths = {run.algo: run.config["config"]["context"]["width"] for run in runs[:2]}
     assert widths == {"reinforce": 64, "reinforce:attention": 8}
     assert status([*given[:-2], "--encoders", "lstm"]) == 2
@@ -323,9 +362,21 @@ def test_the_encoder_is_a_column(tmp_path, monkeypatch):
 
 
 def test_structure_is_left_out_where_there_is_none(tmp_path, capsys):
-    given = ["compare", "--envs", "digits", "--algos", "structure,spans:label,nearest",
-             "--seeds", "1", "--merges", "100", "--out", str(tmp_path / "out"), "--algo-options",
-             '{"nearest": {"autoencoder": {"hidden_dim": 4}, "batch_size": 4}}']  # fmt: skip
+    given = [
+        "compare",
+        "--envs",
+        "digits",
+        "--algos",
+        "structure,spans:label,nearest",
+        "--seeds",
+        "1",
+        "--merges",
+        "100",
+        "--out",
+        str(tmp_path / "out"),
+        "--algo-options",
+        '{"nearest": {"autoencoder": {"hidden_dim": 4}, "batch_size": 4}}',
+    ]
     assert main(given) == 0
     told = capsys.readouterr().err
     assert "digits has no hierarchy for structure to follow" in told
@@ -381,8 +432,21 @@ class Saboteur(threading.Thread):
 def test_killed_and_interrupted_it_continues_where_it_was(tmp_path, capfd, own_processes):
     out = tmp_path / "out"
     options = {"chain": {"autoencoder": {"hidden_dim": 8}, "batch_size": 2}}
-    given = ["compare", "--envs", "trees7", "--algos", "chain", "--seeds", "1", "--merges", "4200",
-             "--out", str(out), "--algo-options", json.dumps(options)]  # fmt: skip
+    given = [
+        "compare",
+        "--envs",
+        "trees7",
+        "--algos",
+        "chain",
+        "--seeds",
+        "1",
+        "--merges",
+        "4200",
+        "--out",
+        str(out),
+        "--algo-options",
+        json.dumps(options),
+    ]
     chain = out / "runs" / "trees7" / "chain-0"
 
     saboteur = Saboteur(chain, 25, lambda: os.kill(process_of(chain), signal.SIGKILL))

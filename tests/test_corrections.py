@@ -74,9 +74,12 @@ def test_vtrace_cuts_at_its_bound_by_hand():
     behaviour = torch.tensor([[0.5, 0.5]]).log()
     target = torch.tensor([[1.0, 0.25]]).log()
     episodes = Replayed(
-        behaviour, target, torch.tensor([[1.0, 2.0]]), torch.tensor([[3.0, 4.0]]),
+        behaviour,
+        target,
+        torch.tensor([[1.0, 2.0]]),
+        torch.tensor([[3.0, 4.0]]),
         torch.tensor([[True, True]]),
-    )  # fmt: skip
+    )
     found = CORRECTIONS["vtrace"](episodes, Limits(1.0, 1.0, 1.0, 1.0))
     assert found.weights.tolist() == [[1.0, 0.5]]
     assert found.clipped.tolist() == [[True, False]]
@@ -102,9 +105,12 @@ def test_truncation_leaves_no_large_ratio_anywhere_by_hand():
     target = torch.tensor([[0.5, 1.0]]).log()
     behaviour = torch.tensor([[0.5, 1e-4]]).log()
     episodes = Replayed(
-        behaviour, target, torch.tensor([[2.0, 3.0]]), torch.tensor([[1.0, 1.0]]),
+        behaviour,
+        target,
+        torch.tensor([[2.0, 3.0]]),
+        torch.tensor([[1.0, 1.0]]),
         torch.ones(1, 2).bool(),
-    )  # fmt: skip
+    )
     limits = Limits(1.0, 1.0, 1.0, 1.0)
     found = CORRECTIONS["truncated"](episodes, limits)
     torch.testing.assert_close(found.advantages, torch.tensor([[4.0, 2.0]]))  # 2 + 3 - 1, 3 - 1

@@ -15,9 +15,15 @@ SIZES = torch.tensor([2, 5, 9])
 
 @pytest.mark.parametrize(
     ("progress", "expected"),
-    [(0.0, [1, 1, 1]), (0.125, [1, 1, 2]), (0.25, [1, 2, 4]), (0.375, [1, 3, 6]),
-     (0.5, [1, 4, 8]), (0.9, [1, 4, 8])],
-)  # fmt: skip
+    [
+        (0.0, [1, 1, 1]),
+        (0.125, [1, 1, 2]),
+        (0.25, [1, 2, 4]),
+        (0.375, [1, 3, 6]),
+        (0.5, [1, 4, 8]),
+        (0.9, [1, 4, 8]),
+    ],
+)
 def test_episodes_grow_over_half_of_the_budget(progress, expected):
     assert merges_to_make(SIZES, progress, 0.5).tolist() == expected
 

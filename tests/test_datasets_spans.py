@@ -103,11 +103,13 @@ def test_levels_by_hand() -> None:
     spans = [[(0, 3), (3, 5), (5, 6)], [(0, 2), (2, 3)]]
     hierarchy = SpanHierarchy.build(np.array([7]), [checked_levels("row", spans, 7)], 7)
     assert hierarchy.merges[0].tolist() == [
-        [0, 1], [7, 2],  # 8: the first word
+        [0, 1],
+        [7, 2],  # 8: the first word
         [3, 4],  # 9: the second
         [8, 9],  # 10: the first sentence; the second is token 5
-        [10, 5], [11, 6],  # whatever is left, by its first token
-    ]  # fmt: skip
+        [10, 5],
+        [11, 6],  # whatever is left, by its first token
+    ]
     assert hierarchy.members[0].tolist() == [[0, 0, 0, 1, 1, 2, -1], [0, 0, 0, 0, 0, 1, -1]]
 
 

@@ -36,9 +36,15 @@ CANDIDATES = [{}, {"candidates": "knn", "k": 2}]
 EXTRAS = ("centroids", "order", "leaf_order", "leaves", "owners")
 LEARNERS = [name for name in ALGORITHMS if name not in FIXED_POLICIES] + ["nearest_sorted"]
 SMALL = {
-    "batch_size": 4, "policy_hidden_dim": 8, "hidden_dim": 8, "n_envs": 4, "replays": 1,
-    "failure": 1.0, "glom_batch_size": 4, "glom": GlomConfig(levels=2, level_width=8),
-}  # fmt: skip
+    "batch_size": 4,
+    "policy_hidden_dim": 8,
+    "hidden_dim": 8,
+    "n_envs": 4,
+    "replays": 1,
+    "failure": 1.0,
+    "glom_batch_size": 4,
+    "glom": GlomConfig(levels=2, level_width=8),
+}
 """By the names of options; half of the samples count as failures, so that searches are made."""
 
 
@@ -79,11 +85,17 @@ def test_an_episode_is_the_same_everywhere(device, candidates, reward):
     """Until all copies have ended, and the first of them have started anew."""
     one, other = (
         gym.make_vec(
-            "HTM-Trees-v0", num_envs=4, autoencoder="untrained", reward=reward, observe=EXTRAS,
-            device=where, **candidates, **TREES,
+            "HTM-Trees-v0",
+            num_envs=4,
+            autoencoder="untrained",
+            reward=reward,
+            observe=EXTRAS,
+            device=where,
+            **candidates,
+            **TREES,
         )
         for where in ("cpu", device)
-    )  # fmt: skip
+    )
     expected, found = one.reset(seed=0), other.reset(seed=0)
     drawn, ends = np.random.default_rng(0), 0
     for _ in range(7):
@@ -100,8 +112,10 @@ def test_an_episode_is_the_same_everywhere(device, candidates, reward):
 
 
 def test_an_episode_behind_stable_baselines_is_the_same_everywhere(device):
-    envs = [HTMVecEnv("HTM-Trees-v0", 4, autoencoder="untrained", device=where, **TREES)
-            for where in ("cpu", device)]  # fmt: skip
+    envs = [
+        HTMVecEnv("HTM-Trees-v0", 4, autoencoder="untrained", device=where, **TREES)
+        for where in ("cpu", device)
+    ]
     for env in envs:
         env.seed(0)
         env.record()
@@ -127,8 +141,10 @@ def test_samples_are_generated_and_refined(device):
     autoencoder = small_autoencoder(3)
     roots = torch.randn(20, 5, generator=generator())
     mixture = RootMixture.fit(roots.to(device), generator(), [2], ["full"])
-    same(mixture.log_density(roots.to(device)),
-         RootMixture.fit(roots, generator(), [2], ["full"]).log_density(roots))  # fmt: skip
+    same(
+        mixture.log_density(roots.to(device)),
+        RootMixture.fit(roots, generator(), [2], ["full"]).log_density(roots),
+    )
     limits = {"threshold": 0.5, "max_depth": 4, "max_tokens": 9}
     made = []
     for where in ("cpu", device):
@@ -150,8 +166,11 @@ def test_the_best_merges_are_the_same_everywhere(device, autoencoder, network, b
     """One at a time, and in rounds."""
     policy, batch, nearest = random_policy(network), random_batch(RAGGED), Nearest(2, by_centroids)
     networks, data = moved(device, autoencoder, policy), batch.to(device)
-    for search, among in ((merge_greedily, nearest), (merge_matchings, nearest),
-                          (merge_matchings, None)):  # fmt: skip
+    for search, among in (
+        (merge_greedily, nearest),
+        (merge_matchings, nearest),
+        (merge_matchings, None),
+    ):
         merges = search(*networks, data, among)
         check_merges(merges, data.num_tokens)
         assert torch.equal(merges.cpu(), search(autoencoder, policy, batch, among))
@@ -176,8 +195,14 @@ def test_agents_predict_the_same_actions_everywhere(device, candidates):
     one, other = (small_learner("reinforce", where, **candidates) for where in ("cpu", device))
     other.autoencoder.load_state_dict(one.autoencoder.state_dict())
     other.policy.load_state_dict(one.policy.state_dict())
-    envs = gym.make_vec("HTM-Trees-v0", num_envs=8, autoencoder=one.autoencoder,
-                        invalid_action="raise", **candidates, **TREES)  # fmt: skip
+    envs = gym.make_vec(
+        "HTM-Trees-v0",
+        num_envs=8,
+        autoencoder=one.autoencoder,
+        invalid_action="raise",
+        **candidates,
+        **TREES,
+    )
     observation, info = envs.reset(seed=0)
     for step in range(10):
         expected, _ = one.predict(observation, deterministic=True)
@@ -262,13 +287,31 @@ def test_a_run_is_trained_and_looked_at(device, tmp_path):
     run = str(tmp_path / "run")
     few = ["--n", "8", "--real", "4", "--roots", "40", "--components", "1"]
     for arguments in (
-        ["train", "--env", "HTM-Trees-v0", "--env-kwargs", json.dumps({"heights": [2, 3]}),
-         "--algo", "reinforce", "--merges", "200", "--batch-size", "4", "--policy-hidden-dim", "8",
-         "--autoencoder.hidden-dim", "8", "--device", device, "--out", run],
+        [
+            "train",
+            "--env",
+            "HTM-Trees-v0",
+            "--env-kwargs",
+            json.dumps({"heights": [2, 3]}),
+            "--algo",
+            "reinforce",
+            "--merges",
+            "200",
+            "--batch-size",
+            "4",
+            "--policy-hidden-dim",
+            "8",
+            "--autoencoder.hidden-dim",
+            "8",
+            "--device",
+            device,
+            "--out",
+            run,
+        ],
         ["evaluate", run, "--episodes", "8", "--merge-rounds"],
         ["plot", run, "--samples", "1"],
         ["view", run, "--samples", "2"],
         ["embed", run, "--samples", "8"],
         ["generate", run, *few],
-    ):  # fmt: skip
+    ):
         assert main(arguments) == 0, arguments[0]

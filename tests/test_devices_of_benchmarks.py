@@ -91,8 +91,10 @@ class ReachedError(Exception):
 def test_what_is_measured_is_told_the_device(name, monkeypatch):
     module = import_module(f"benchmarks.{name}")
     measuring_calls = {
-        "environment": "measure", "generation": "seconds", "merge_rounds": "learned",
-    }  # fmt: skip
+        "environment": "measure",
+        "generation": "seconds",
+        "merge_rounds": "learned",
+    }
 
     def reached(*arguments):
         raise ReachedError(arguments)

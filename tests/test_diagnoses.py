@@ -48,8 +48,10 @@ def test_the_diagonal_is_the_runs_own_error(out):
 
 
 def test_the_rest_is_a_policys_trees_through_another_autoencoder(out):
-    rows = {(row.algo, row.autoencoder_algo): row.nmse
-            for row in read_cross_play(out / "cross_play.csv")}  # fmt: skip
+    rows = {
+        (row.algo, row.autoencoder_algo): row.nmse
+        for row in read_cross_play(out / "cross_play.csv")
+    }
     policy = Learner.load(out / RUNS / "reinforce-0")
     other = Learner.load(out / RUNS / "chain-0")
     dataset = policy.task.dataset("test")
@@ -68,8 +70,9 @@ def test_only_the_learned_policy_is_retrained(out):
     own = read_results([out / "results.csv"])
     assert {row.options for row in rows} == {row.options for row in own if row.algo == "reinforce"}
     assert "policy_hidden_dim" in rows[0].options
-    config = json.loads((out / "retrained" / "HTM-Trees-v0" / "reinforce-0" / "config.json")
-                        .read_text())  # fmt: skip
+    config = json.loads(
+        (out / "retrained" / "HTM-Trees-v0" / "reinforce-0" / "config.json").read_text()
+    )
     assert config["budget"] == {"seconds": None, "merges": 96}
     assert config["config"]["autoencoder"]["hidden_dim"] == 256  # fresh, and the default one
     report = (out / "report.md").read_text()

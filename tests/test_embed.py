@@ -96,8 +96,13 @@ def test_evaluate_says_what_roots_say_of_labels(run, capsys):
     assert status("evaluate", run, "--json") == 0
     rows = json.loads(capsys.readouterr().out)["semantics"]
     assert list(rows) == ["root", "pca_6", "pca_16", "pca_32", "tokens", "pooled"]
-    measures = {"linear_probe", "five_nearest", "five_nearest_standardised", "nmi",
-                "nmi_standardised"}  # fmt: skip
+    measures = {
+        "linear_probe",
+        "five_nearest",
+        "five_nearest_standardised",
+        "nmi",
+        "nmi_standardised",
+    }
     assert all(set(scores) == measures for scores in rows.values())
     # Known of scikit-learn's digits: near all are told apart by their pixels' neighbours.
     assert rows["tokens"]["five_nearest"] > 0.96
@@ -129,8 +134,10 @@ def test_embed_writes_arrays_a_map_and_a_log(run, tmp_path, capsys):
     for name in ("embeddings.npz", "pca.png", "projector"):
         assert str(tmp_path / "out" / name) in printed
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "embeddings.npz", "pca.png", "projector",
-    }  # fmt: skip
+        "embeddings.npz",
+        "pca.png",
+        "projector",
+    }
     with np.load(tmp_path / "out" / "embeddings.npz") as arrays:
         roots, labels = arrays["roots"], arrays["labels"]
         assert set(arrays) == {"roots", "tokens", "present", "labels"}
@@ -160,8 +167,10 @@ def test_embed_writes_arrays_a_map_and_a_log(run, tmp_path, capsys):
 
 def test_embed_again_replaces_what_it_wrote(trees):
     for samples in (9, 5):
-        assert status("embed", trees, "--samples", samples, "--split", "validation",
-                      "--format", "pdf") == 0  # fmt: skip
+        assert (
+            status("embed", trees, "--samples", samples, "--split", "validation", "--format", "pdf")
+            == 0
+        )
     out = trees / "embeddings"
     with np.load(out / "embeddings.npz") as arrays:
         assert "labels" not in arrays

@@ -198,9 +198,12 @@ def test_attention_is_that_of_torch():
         )
         before, first, _, last = block.feed_forward
         pairs = [
-            (layer.norm1, block.before_attention), (layer.norm2, before),
-            (layer.linear1, first), (layer.linear2, last), (layer.self_attn.out_proj, block.output),
-        ]  # fmt: skip
+            (layer.norm1, block.before_attention),
+            (layer.norm2, before),
+            (layer.linear1, first),
+            (layer.linear2, last),
+            (layer.self_attn.out_proj, block.output),
+        ]
         for theirs, ours in pairs:
             theirs.load_state_dict(ours.state_dict())
         layer.self_attn.in_proj_weight.data.copy_(block.query_key_value.weight)
@@ -244,8 +247,9 @@ def learner_of(algo: str, encoder: str, **changes):
         **({"n_envs": 4, "batch_size": 8} if "ppo" in algo else {"batch_size": 4}),
         **changes,
     }
-    config = config_from_dict(type(entry.config), small | {name: getattr(entry.config, name)
-                                                           for name in entry.decided})  # fmt: skip
+    config = config_from_dict(
+        type(entry.config), small | {name: getattr(entry.config, name) for name in entry.decided}
+    )
     return entry.learner(
         "HTM-Trees-v0", config, env_kwargs={"heights": [2, 3]}, embedding_dim=4, seed=1
     )
@@ -276,9 +280,12 @@ def test_learners_learn_with_it_and_continue_bit_for_bit(tmp_path, algo, name):
 def test_acting_in_the_environment_is_what_was_planned(name):
     learner = learner_of("reinforce", name)
     env = gym.make(
-        "HTM-Trees-v0", heights=[2, 3], autoencoder=learner.autoencoder, split="test",
+        "HTM-Trees-v0",
+        heights=[2, 3],
+        autoencoder=learner.autoencoder,
+        split="test",
         observe=learner.policy.observes,
-    )  # fmt: skip
+    )
     dataset = learner.task.dataset("test")
     batch = dataset.fixed(8)
     planned = learner.plan(batch, generator(), greedy=True)

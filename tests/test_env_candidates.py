@@ -53,9 +53,10 @@ def random_legal(env: HTMEnv, choices: np.random.Generator) -> int:
 
 
 @given(
-    st.integers(0, 1000), st.integers(SLOTS - 1, SLOTS + 2),
+    st.integers(0, 1000),
+    st.integers(SLOTS - 1, SLOTS + 2),
     st.sampled_from(["embeddings", "centroids"]),
-)  # fmt: skip
+)
 def test_long_lists_are_all_pairs(seed, k, neighbours):
     """The same legal merges, and for the same merges the same rewards."""
     few, everyone = near(k, neighbours=neighbours), environment()
@@ -113,8 +114,14 @@ def test_the_two_spaces_have_other_neighbours():
 @pytest.mark.parametrize(("neighbours", "moves"), [("embeddings", True), ("centroids", False)])
 def test_only_neighbours_in_embedding_space_move_with_the_autoencoder(neighbours, moves):
     def episode(seed: int) -> list:
-        env = HTMEnv("HTM-Trees-v0", autoencoder=small_autoencoder(2, seed=seed), heights=(3,),
-                     candidates="knn", k=2, neighbours=neighbours)  # fmt: skip
+        env = HTMEnv(
+            "HTM-Trees-v0",
+            autoencoder=small_autoencoder(2, seed=seed),
+            heights=(3,),
+            candidates="knn",
+            k=2,
+            neighbours=neighbours,
+        )
         lists = [env.reset(seed=0)[0]["candidates"]]
         for _ in range(4):
             slot = int(np.flatnonzero(env.action_masks())[0]) // 2
@@ -174,9 +181,13 @@ def test_nothing_of_the_size_of_all_pairs_is_ever_made(neighbours, slots, merges
     sizes, choices = {}, np.random.default_rng(0)
     for pairs in ("knn", "all"):
         env = HTMEnv(
-            "HTM-v0", dataset=data, autoencoder=small_autoencoder(2, embedding_dim=8), k=2,
-            candidates=pairs, neighbours=neighbours,
-        )  # fmt: skip
+            "HTM-v0",
+            dataset=data,
+            autoencoder=small_autoencoder(2, embedding_dim=8),
+            k=2,
+            candidates=pairs,
+            neighbours=neighbours,
+        )
         with Largest() as largest:
             env.reset(seed=0)
             for _ in range(merges if pairs == "knn" else 1):

@@ -119,8 +119,9 @@ def test_spaces(make, env_id, pairs):
         "leaf_counts": ((slots,), np.int32),
         **({"candidates": ((slots, K), np.int32)} if pairs else {}),
     }
-    assert all(np.isfinite(space.low).all() and np.isfinite(space.high).all()
-               for space in spaces.values())  # fmt: skip
+    assert all(
+        np.isfinite(space.low).all() and np.isfinite(space.high).all() for space in spaces.values()
+    )
     for step in play(env, seed=0):
         assert step[0] in env.observation_space
 
@@ -166,8 +167,10 @@ def test_info_has_the_same_keys_from_reset_and_step(make, env_id, pairs):
         assert found["action_mask"].dtype == np.int8
         assert found["action_mask"].shape == (env.action_space.n,)
         assert [type(found[key]) for key in ("error", "num_active", "invalid")] == [
-            float, int, bool,
-        ]  # fmt: skip
+            float,
+            int,
+            bool,
+        ]
     assert [found["invalid"] for found in (info, step_info, illegal_info)] == [False, False, True]
 
 
@@ -183,9 +186,15 @@ def test_the_mask_can_be_left_out_of_info(make):
 
 def test_the_public_names():
     assert set(htm_env.__all__) >= {
-        "HTMAutoencoder", "MergeTree", "make_dataset", "TokenBatch", "pair_to_action",
-        "action_to_pair", "candidate_action", "candidate_pair",
-    }  # fmt: skip
+        "HTMAutoencoder",
+        "MergeTree",
+        "make_dataset",
+        "TokenBatch",
+        "pair_to_action",
+        "action_to_pair",
+        "candidate_action",
+        "candidate_pair",
+    }
     assert all(hasattr(htm_env, name) for name in htm_env.__all__)
 
 
@@ -703,9 +712,11 @@ def test_rendering_without_a_mode_says_so(make):
 
 def test_recording_a_video(make, tmp_path):
     env = gym.wrappers.RecordVideo(
-        small(make, heights=(2,), render_mode="rgb_array"), str(tmp_path / "videos"),
-        episode_trigger=lambda episode: episode == 0, disable_logger=True,
-    )  # fmt: skip
+        small(make, heights=(2,), render_mode="rgb_array"),
+        str(tmp_path / "videos"),
+        episode_trigger=lambda episode: episode == 0,
+        disable_logger=True,
+    )
     play(env, seed=0, episodes=2)
     env.close()
     (video,) = (tmp_path / "videos").glob("*.mp4")

@@ -92,8 +92,11 @@ def test_half_right_trees_score_a_half():
         own = batch.merges[:, 0]  # one cross
         leaves = torch.arange(4)
         rest = torch.stack([leaves[~torch.isin(leaves, pair)] for pair in own])
-        steps = [own, torch.stack([torch.full_like(rest[:, 0], 4), rest[:, 0]], 1),
-                 torch.stack([torch.full_like(rest[:, 0], 5), rest[:, 1]], 1)]  # fmt: skip
+        steps = [
+            own,
+            torch.stack([torch.full_like(rest[:, 0], 4), rest[:, 0]], 1),
+            torch.stack([torch.full_like(rest[:, 0], 5), rest[:, 1]], 1),
+        ]
         return pad_merges(torch.stack(steps, dim=1), batch.present.shape[1])
 
     dataset = make_dataset("HTM-Crosses-v0", split="test", **TWO_CROSSES)

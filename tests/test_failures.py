@@ -57,8 +57,15 @@ def test_a_deviation_takes_another_pair_once(autoencoder, network, nearest):
     """The same merges before it, the pair of that rank, and the best pairs after it."""
     policy, batch = random_policy(network), random_batch([6, 4, 5, 6])
     step, rank = torch.tensor([0, 2, 1, 4]), torch.tensor([3, 0, 5, 9])
-    made = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest,
-                   deviation=Deviation(step, rank)).merges  # fmt: skip
+    made = rollout(
+        autoencoder,
+        policy,
+        batch,
+        generator(),
+        greedy=True,
+        nearest=nearest,
+        deviation=Deviation(step, rank),
+    ).merges
     actions = merges_to_actions(made, batch.num_tokens)
     for time, (population, action) in enumerate(replayed(autoencoder, batch, made)):
         logits, _ = policy(observe_population(autoencoder, population, policy.observes))
@@ -94,11 +101,18 @@ def test_the_best_tree_of_a_sample_is_the_lesson_if_it_is_much_better(autoencode
 
 def learner(**changes) -> Reinforce:
     options = {
-        "autoencoder": {"hidden_dim": 16}, "policy_hidden_dim": 16, "batch_size": 8,
-        "demonstration_share": [[0.0, 0.0]], **changes,
-    }  # fmt: skip
-    return Reinforce("HTM-Trees-v0", config_from_dict(ReinforceConfig, options), embedding_dim=4,
-                     env_kwargs={"heights": (3,)})  # fmt: skip
+        "autoencoder": {"hidden_dim": 16},
+        "policy_hidden_dim": 16,
+        "batch_size": 8,
+        "demonstration_share": [[0.0, 0.0]],
+        **changes,
+    }
+    return Reinforce(
+        "HTM-Trees-v0",
+        config_from_dict(ReinforceConfig, options),
+        embedding_dim=4,
+        env_kwargs={"heights": (3,)},
+    )
 
 
 def test_a_choice_that_is_sure_and_wrong_becomes_less_sure(monkeypatch):

@@ -53,9 +53,13 @@ def made_up(kind="points", tree=TREE, charges=CHARGES, probabilities=True):
         active = [node for node in active if node not in (first, second)] + [parent]
     errors = 0.05 + np.concatenate([[0.0], np.cumsum(charges)])
     return Trace(
-        tokens, kind, tree, np.repeat(tokens[None], count, axis=0) + 0.3, errors,
+        tokens,
+        kind,
+        tree,
+        np.repeat(tokens[None], count, axis=0) + 0.3,
+        errors,
         tuple(steps) if probabilities else (),
-    )  # fmt: skip
+    )
 
 
 def chain(count):
@@ -150,8 +154,12 @@ def test_plane_and_dendrogram_share_numbers_and_colours():
     expected = [to_hex(colour) for colour in merge_colours(5)]
     (links,) = [one for one in dendrogram.collections if isinstance(one, LineCollection)]
     assert [to_hex(colour) for colour in links.get_colors()] == expected
-    in_plane = {to_hex(c) for one in plane.collections if isinstance(one, LineCollection)
-                for c in one.get_colors()}  # fmt: skip
+    in_plane = {
+        to_hex(c)
+        for one in plane.collections
+        if isinstance(one, LineCollection)
+        for c in one.get_colors()
+    }
     assert set(expected) <= in_plane
 
 
@@ -190,9 +198,13 @@ def test_a_filmstrip_has_a_panel_a_merge_and_the_reconstruction():
     figure = filmstrip_figure(made_up())
     titles = [axes.get_title() for axes in figure.axes if axes.get_visible()]
     assert titles == [
-        "tokens: nmse 0.05", "merge 1: nmse 0.15", "merge 2: nmse 0.45", "merge 3: nmse 0.25",
-        "merge 4: nmse 0.65", "from the root alone",
-    ]  # fmt: skip
+        "tokens: nmse 0.05",
+        "merge 1: nmse 0.15",
+        "merge 2: nmse 0.45",
+        "merge 3: nmse 0.25",
+        "merge 4: nmse 0.65",
+        "from the root alone",
+    ]
 
 
 def test_a_long_filmstrip_leaves_merges_out_but_not_the_last():

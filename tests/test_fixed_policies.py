@@ -148,10 +148,24 @@ def test_a_sample_gets_the_same_tree_alone_and_in_a_batch(name, sizes, seed):
 
 def test_the_names_are_those_of_the_command_line():
     assert set(NAMES) == {
-        "random", "chain", "balanced", "balanced_sorted", "even", "nearest", "average", "ward",
-        "cosine", "greedy", "beam", "structure", "nearest_sorted", "even_sorted",
-        "structure_sorted", "structure_canonical", "spans",
-    }  # fmt: skip
+        "random",
+        "chain",
+        "balanced",
+        "balanced_sorted",
+        "even",
+        "nearest",
+        "average",
+        "ward",
+        "cosine",
+        "greedy",
+        "beam",
+        "structure",
+        "nearest_sorted",
+        "even_sorted",
+        "structure_sorted",
+        "structure_canonical",
+        "spans",
+    }
     assert all(fixed_policy(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match=r"'nearby'; choose from \['average', .*'ward'\]"):
         fixed_policy("nearby")
@@ -217,8 +231,10 @@ def test_balanced_sorted_merges_the_patches_of_every_image_alike():
     x, y = batch.tokens[..., 0], batch.tokens[..., 1]
     place = (4 * x + y).long()  # down the columns, from left to right
     for row in range(50):
-        by_place = [place[row, slot].item() if slot < 16 else slot
-                    for slot in merges[row].flatten().tolist()]  # fmt: skip
+        by_place = [
+            place[row, slot].item() if slot < 16 else slot
+            for slot in merges[row].flatten().tolist()
+        ]
         assert by_place == list(range(30))
 
 

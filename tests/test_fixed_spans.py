@@ -77,8 +77,20 @@ def test_the_command_trains_on_a_file_with_spans(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     np.savez("mine.npz", tokens=TOKENS, **joined_spans(SPANS))
     np.savez("bare.npz", tokens=TOKENS)
-    arguments = ["train", "--env", "HTM-v0", "--algo", "spans", "--merges", "60", "--out", "out",
-                 "--autoencoder.hidden-dim", "8", "--env-kwargs"]  # fmt: skip
+    arguments = [
+        "train",
+        "--env",
+        "HTM-v0",
+        "--algo",
+        "spans",
+        "--merges",
+        "60",
+        "--out",
+        "out",
+        "--autoencoder.hidden-dim",
+        "8",
+        "--env-kwargs",
+    ]
     assert main([*arguments, '{"dataset": "bare.npz"}']) == 1
     captured = capsys.readouterr()
     assert "the spans policy expected levels of spans" in captured.err

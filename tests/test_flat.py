@@ -150,8 +150,20 @@ def test_the_same_seed_gives_the_same_weights():
 
 def test_the_command_trains_resumes_and_evaluates_it(tmp_path, capsys):
     folder = tmp_path / "run"
-    arguments = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}', "--algo", "flat",
-                 "--merges", "600", "--hidden-dim", "8", "--out", str(folder)]  # fmt: skip
+    arguments = [
+        "--env",
+        "HTM-Trees-v0",
+        "--env-kwargs",
+        '{"heights": [2, 3]}',
+        "--algo",
+        "flat",
+        "--merges",
+        "600",
+        "--hidden-dim",
+        "8",
+        "--out",
+        str(folder),
+    ]
     assert main(["train", *arguments]) == 0
     result = json.loads((folder / "result.json").read_text())
     assert result["test"]["tree_recall"] is result["test"]["mean_height"] is None

@@ -18,8 +18,22 @@ from agents.runs.session import load_learner
 from htm_env import MergeTree, make_dataset
 from htm_env.generation.mixture import RootMixture
 
-FEW = ["--n", "40", "--real", "12", "--roots", "120", "--components", "1", "3", "--max-depth", "4",
-       "--covariance-types", "full", "diag"]  # fmt: skip
+FEW = [
+    "--n",
+    "40",
+    "--real",
+    "12",
+    "--roots",
+    "120",
+    "--components",
+    "1",
+    "3",
+    "--max-depth",
+    "4",
+    "--covariance-types",
+    "full",
+    "diag",
+]
 ROWS = ["generated", "unrefined", "real", "reconstruction", "gaussian", "untrained"]
 
 
@@ -31,8 +45,19 @@ def status(*arguments: object) -> int:
 
 
 def train(folder, env: str, algo: str = "nearest", **kwargs) -> None:
-    arguments = ["train", "--env", env, "--env-kwargs", json.dumps(kwargs), "--algo", algo,
-                 "--merges", "200", "--out", folder]  # fmt: skip
+    arguments = [
+        "train",
+        "--env",
+        env,
+        "--env-kwargs",
+        json.dumps(kwargs),
+        "--algo",
+        algo,
+        "--merges",
+        "200",
+        "--out",
+        folder,
+    ]
     width = "--hidden-dim" if algo == "flat" else "--autoencoder.hidden-dim"
     assert status(*arguments, width, "8") == 0
 
@@ -53,9 +78,14 @@ def made(run):
 
 def test_it_writes_samples_measures_a_mixture_and_pictures(made):
     assert {path.name for path in made.iterdir()} == {
-        "samples.npz", "metrics.json", "mixture.safetensors",
-        "bic.png", "samples.png", "interpolation.png", "denoising.png",
-    }  # fmt: skip
+        "samples.npz",
+        "metrics.json",
+        "mixture.safetensors",
+        "bic.png",
+        "samples.png",
+        "interpolation.png",
+        "denoising.png",
+    }
     with np.load(made / "samples.npz") as samples:
         assert samples["tokens"].shape[0] == 40 and samples["tokens"].shape[2] == 4
         assert samples["truncated"].dtype == bool
@@ -73,11 +103,18 @@ def test_metrics_have_every_measure_of_every_row(made):
     metrics = json.loads((made / "metrics.json").read_text())
     assert list(metrics["rows"]) == ROWS
     names = {
-        "valid", "valid_with_angles", "valid_within_20_percent", "undecided",
-        "token_count_distance", "mean_tokens",
-        *(f"{distance}_{measure}" for distance in ("chamfer", "earth_movers") for measure in
-          ("minimum_matching_distance", "coverage", "nearest_neighbour_accuracy")),
-    }  # fmt: skip
+        "valid",
+        "valid_with_angles",
+        "valid_within_20_percent",
+        "undecided",
+        "token_count_distance",
+        "mean_tokens",
+        *(
+            f"{distance}_{measure}"
+            for distance in ("chamfer", "earth_movers")
+            for measure in ("minimum_matching_distance", "coverage", "nearest_neighbour_accuracy")
+        ),
+    }
     for row, scores in metrics["rows"].items():
         generated = row in ("generated", "unrefined", "untrained")
         assert set(scores) == names | ({"truncated"} if generated else set())
@@ -102,8 +139,10 @@ def test_metrics_have_every_measure_of_every_row(made):
 def test_the_same_seed_gives_the_same_files_and_another_seed_others(run, made, tmp_path):
     def files(*seed):
         assert status("generate", run, *FEW, "--out", tmp_path, *seed) == 0
-        return {name: (tmp_path / name).read_bytes() for name in
-                ("samples.npz", "metrics.json", "mixture.safetensors")}  # fmt: skip
+        return {
+            name: (tmp_path / name).read_bytes()
+            for name in ("samples.npz", "metrics.json", "mixture.safetensors")
+        }
 
     first = {name: (made / name).read_bytes() for name in ("samples.npz", "metrics.json")}
     again = files()
@@ -136,8 +175,13 @@ def test_what_is_reconstructed_like_most_real_samples_is_not_refined(run, made):
 def test_it_prints_a_table(run, made, tmp_path, capsys):
     assert status("generate", run, *FEW, "--out", tmp_path) == 0
     printed = capsys.readouterr().out
-    for expected in (*ROWS, "earth_movers_coverage", "classifier_leaf_decoder", "cut off by depth",
-                     str(tmp_path)):  # fmt: skip
+    for expected in (
+        *ROWS,
+        "earth_movers_coverage",
+        "classifier_leaf_decoder",
+        "cut off by depth",
+        str(tmp_path),
+    ):
         assert expected in printed
 
 
@@ -161,13 +205,18 @@ def test_own_data_has_all_but_validity(tmp_path, capsys):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["--n", "1"], "--n is 1"), (["--real", "0"], "--real is 0"),
-        (["--temperature", "-1"], "--temperature"), (["--threshold", "2"], "--threshold is 2"),
-        (["--covariance-types", "round"], "spherical"), (["--threads", "0"], "--threads"),
-        (["--max-depth", "-1"], "--max-depth"), (["--max-tokens", "0"], "--max-tokens"),
-        (["--components", "0"], "--components"), (["--noise-std", "nan"], "--noise-std"),
+        (["--n", "1"], "--n is 1"),
+        (["--real", "0"], "--real is 0"),
+        (["--temperature", "-1"], "--temperature"),
+        (["--threshold", "2"], "--threshold is 2"),
+        (["--covariance-types", "round"], "spherical"),
+        (["--threads", "0"], "--threads"),
+        (["--max-depth", "-1"], "--max-depth"),
+        (["--max-tokens", "0"], "--max-tokens"),
+        (["--components", "0"], "--components"),
+        (["--noise-std", "nan"], "--noise-std"),
     ],
-)  # fmt: skip
+)
 def test_wrong_usage_is_one_line_and_status_two(run, arguments, says, capsys):
     assert status("generate", run, *arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()

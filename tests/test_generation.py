@@ -20,8 +20,7 @@ def recursive(autoencoder, root, threshold, depth=0, max_depth=10**6):
     """Nested pairs of tokens: one node at a time."""
     leaf = float(torch.sigmoid(autoencoder.classifier(root[None]))) >= threshold
     if leaf or depth == max_depth:
-        return (autoencoder.unlifter(root[None])[0] * autoencoder.token_std
-                + autoencoder.token_mean)  # fmt: skip
+        return autoencoder.unlifter(root[None])[0] * autoencoder.token_std + autoencoder.token_mean
     first, second = autoencoder.unmerger(root[None]).view(2, -1)
     return tuple(
         recursive(autoencoder, child, threshold, depth + 1, max_depth) for child in (first, second)
@@ -105,8 +104,10 @@ def test_a_chain_by_hand():
     assert generated.tokens[..., 0].tolist() == [[7, 107, 107, 107], [5, 0, 0, 0], [0, 100, 0, 0]]
     assert generated.num_tokens.tolist() == [4, 1, 2]
     assert generated.merges.tolist() == [
-        [[0, 1], [4, 2], [5, 3]], [[-1, -1]] * 3, [[0, 1], [-1, -1], [-1, -1]],
-    ]  # fmt: skip
+        [[0, 1], [4, 2], [5, 3]],
+        [[-1, -1]] * 3,
+        [[0, 1], [-1, -1], [-1, -1]],
+    ]
     assert generated.tree(0) == MergeTree.from_newick("(((0,1),2),3);")
     assert generated.tree(1).merges.shape == (0, 2)
     assert not generated.truncated.any()
@@ -166,9 +167,11 @@ def test_a_higher_threshold_makes_larger_trees():
 def test_generation_needs_sensible_arguments():
     autoencoder, roots = small_autoencoder(2), torch.zeros(3, 5)
     for bad, says in [
-        ({"threshold": 1.5}, "threshold is 1.5"), ({"threshold": float("nan")}, "threshold"),
-        ({"max_depth": -1}, "max_depth is -1"), ({"max_tokens": 0}, "max_tokens is 0"),
-    ]:  # fmt: skip
+        ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"threshold": float("nan")}, "threshold"),
+        ({"max_depth": -1}, "max_depth is -1"),
+        ({"max_tokens": 0}, "max_tokens is 0"),
+    ]:
         with pytest.raises(ValueError, match=says):
             generate(autoencoder, roots, **bad)
     with pytest.raises(ValueError, match=r"shape \(3, 4\)"):
@@ -274,9 +277,11 @@ def test_interpolation_is_straight_and_ends_at_both_roots():
 def batch_of(tokens: torch.Tensor) -> TokenBatch:
     size, slots, _ = tokens.shape
     return TokenBatch(
-        tokens, torch.ones(size, slots, dtype=torch.bool),
-        torch.zeros(size, 0, slots, dtype=torch.bool), torch.full((size, slots - 1, 2), -1),
-    )  # fmt: skip
+        tokens,
+        torch.ones(size, slots, dtype=torch.bool),
+        torch.zeros(size, 0, slots, dtype=torch.bool),
+        torch.full((size, slots - 1, 2), -1),
+    )
 
 
 def pairs(batch: TokenBatch) -> torch.Tensor:

@@ -32,8 +32,9 @@ def generated(kind: str, count: int) -> Generated:
 def test_criteria_are_lines_over_components_and_the_chosen_one_is_marked():
     candidates = [
         Candidate(count, kind, 10.0 * count + offset, 5.0 * count, True)
-        for kind, offset in (("full", 0), ("diag", 7)) for count in (4, 1, 2)
-    ]  # fmt: skip
+        for kind, offset in (("full", 0), ("diag", 7))
+        for count in (4, 1, 2)
+    ]
     figure = criteria_figure(candidates, candidates[1])
     bic, aic = figure.axes
     assert (bic.get_ylabel()[:3], aic.get_ylabel()[:3]) == ("BIC", "AIC")
@@ -43,8 +44,10 @@ def test_criteria_are_lines_over_components_and_the_chosen_one_is_marked():
     assert chosen.get_xydata().tolist() == [[1, 10]]
     assert aic.lines[0].get_ydata().tolist() == [5, 10, 20]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == [
-        "full", "diag", "chosen: 1",
-    ]  # fmt: skip
+        "full",
+        "diag",
+        "chosen: 1",
+    ]
 
 
 @pytest.mark.parametrize("kind", KINDS)

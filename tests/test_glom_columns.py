@@ -66,7 +66,7 @@ def naive_attention(
     return [
         [[heard(b, i, level) for level in range(levels)] for i in range(slots)]
         for b in range(batch)
-    ]  # fmt: skip
+    ]
 
 
 @given(

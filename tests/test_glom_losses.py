@@ -76,8 +76,11 @@ def test_any_half_may_be_the_first():
 
 def plain_contrast(first, in_first, second, in_second, temperature: float) -> float:
     """Scene by scene and column by column; the mean over both directions."""
-    crops = [(x[a], y[b]) for x, a, y, b in zip(first, in_first, second, in_second, strict=True)
-             if a.any() and b.any()]  # fmt: skip
+    crops = [
+        (x[a], y[b])
+        for x, a, y, b in zip(first, in_first, second, in_second, strict=True)
+        if a.any() and b.any()
+    ]
 
     def similarity(one, other) -> float:
         cosines = [[float(torch.cosine_similarity(x, y, dim=0)) for y in other] for x in one]

@@ -85,10 +85,26 @@ def test_a_saved_state_continues_bit_for_bit(tmp_path):
 
 def test_the_command_trains_evaluates_and_resumes_it(tmp_path, capsys):
     folder = tmp_path / "run"
-    arguments = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}', "--algo", "glom",
-                 "--merges", "60", "--glom.level-width", "8", "--glom.iterations", "2",
-                 "--glom-batch-size", "6", "--autoencoder.hidden-dim", "8",
-                 "--out", str(folder)]  # fmt: skip
+    arguments = [
+        "--env",
+        "HTM-Trees-v0",
+        "--env-kwargs",
+        '{"heights": [2, 3]}',
+        "--algo",
+        "glom",
+        "--merges",
+        "60",
+        "--glom.level-width",
+        "8",
+        "--glom.iterations",
+        "2",
+        "--glom-batch-size",
+        "6",
+        "--autoencoder.hidden-dim",
+        "8",
+        "--out",
+        str(folder),
+    ]
     assert main(["train", *arguments]) == 0
     result = json.loads((folder / "result.json").read_text())
     assert result["algo"] == "glom"

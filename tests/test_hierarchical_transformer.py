@@ -193,11 +193,14 @@ def test_generation_writes_the_same_with_and_without_cache(config, prompt):
     for temperature in (0.0, 1.0):
         with_cache, without = (
             model.generate(
-                some_tokens(prompt), 12, temperature=temperature, cached=cached,
+                some_tokens(prompt),
+                12,
+                temperature=temperature,
+                cached=cached,
                 generator=torch.Generator().manual_seed(1),
             )
             for cached in (True, False)
-        )  # fmt: skip
+        )
         assert with_cache.shape == (2, 12)
         assert torch.equal(with_cache, without)
 

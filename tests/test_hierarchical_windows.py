@@ -42,9 +42,13 @@ def test_windows_equal_a_loop(length, window, causal, gaps):
     if gaps and not causal:
         present = torch.rand(2, length, generator=generator) < 0.5
     expected = plain_attention(
-        query, key, value, window, causal,
+        query,
+        key,
+        value,
+        window,
+        causal,
         torch.ones(2, length, dtype=torch.bool) if present is None else present,
-    )  # fmt: skip
+    )
     found = local_attention(query, key, value, window, causal, present)
     torch.testing.assert_close(found, expected, atol=1e-6, rtol=0)
 

@@ -29,10 +29,23 @@ LAYERS = (
 )
 # They look at the world from the side; nothing in the layers needs them to be imported.
 BESIDE = {
-    "metrics", "trace", "semantics", "glyphs", "rendering", "viewer", "thumbnails", "figures",
-    "page", "generation", "denoising", "root_mixture", "classifier_scores",
-    "set_distances", "tree_search", "validity",
-}  # fmt: skip
+    "metrics",
+    "trace",
+    "semantics",
+    "glyphs",
+    "rendering",
+    "viewer",
+    "thumbnails",
+    "figures",
+    "page",
+    "generation",
+    "denoising",
+    "root_mixture",
+    "classifier_scores",
+    "set_distances",
+    "tree_search",
+    "validity",
+}
 DRAWING = {"glyphs", "rendering", "thumbnails", "figures"}
 """The modules of ``htm_env`` that may import matplotlib."""
 
@@ -121,8 +134,9 @@ def test_replay_uses_types_and_merge_trees_and_nothing_else_of_the_environment()
         if package(found.module) == "agents":
             return True
         return package(found.module) == "htm_env" and part(found.module) not in {
-            "types", "merge_tree",
-        }  # fmt: skip
+            "types",
+            "merge_tree",
+        }
 
     assert not breaches("replay", forbidden)
 
@@ -183,10 +197,11 @@ def test_no_import_goes_in_a_circle():
             part(found.module)
             for found in imports(path)
             if package(found.module) == "htm_env" and found.at_import_time
-        } - {part_of(path)}
+        }
+        - {part_of(path)}
         for path in files("htm_env")
         if path.name != "__init__.py" and path.parent.name == "htm_env"
-    }  # fmt: skip
+    }
     while graph:
         free = [name for name, needs in graph.items() if not needs & set(graph)]
         assert free, f"these modules import each other: {sorted(graph)}"

@@ -30,9 +30,11 @@ def table(intervals: Intervals) -> Tensor:
 
 
 @given(
-    seed=st.integers(0, 10_000), choices=st.integers(1, 40),
-    size=st.integers(1, 3), steps=st.integers(1, 20),
-)  # fmt: skip
+    seed=st.integers(0, 10_000),
+    choices=st.integers(1, 40),
+    size=st.integers(1, 3),
+    steps=st.integers(1, 20),
+)
 def test_softmaxes_and_sums_are_those_of_the_table(seed, choices, size, steps):
     intervals, scores = drawn(seed, choices, size, steps)
     there = table(intervals)

@@ -161,9 +161,15 @@ def test_stored_episodes_alone_teach_the_policy(correction):
 
     Nothing holds the policy near the random one that it is to leave."""
     config = replaying(
-        correction=correction, entropy=FREE, discount=1.0, demonstrations=("random",),
-        seed_episodes=1000, replay_batch_size=64, rho_bar=10.0, trust=math.inf,
-    )  # fmt: skip
+        correction=correction,
+        entropy=FREE,
+        discount=1.0,
+        demonstrations=("random",),
+        seed_episodes=1000,
+        replay_batch_size=64,
+        rho_bar=10.0,
+        trust=math.inf,
+    )
     learner = counting_learner(config, ReplayReinforce)
     before = held_out(learner)
     learner._seed()
@@ -247,9 +253,13 @@ def test_the_autoencoder_learns_under_fixed_policies(policy, share):
 def test_cloning_reaches_the_demonstrators_merges():
     """Nearest centroids of seven points: the tree has most of the demonstrator's clades."""
     config = replace(
-        TINY, policy_hidden_dim=64, batch_size=32, demonstration_share=((0.0, 1.0),), entropy=FREE,
+        TINY,
+        policy_hidden_dim=64,
+        batch_size=32,
+        demonstration_share=((0.0, 1.0),),
+        entropy=FREE,
         demonstrations=("nearest_sorted",),
-    )  # fmt: skip
+    )
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=6)
     batch = learner.task.dataset("test").fixed(100)
     expected = fixed_policy("nearest").merges(batch, learner.autoencoder, generator())
@@ -267,9 +277,12 @@ def test_cloning_reaches_the_demonstrators_merges():
 
 @pytest.mark.parametrize(
     ("env_id", "name"),
-    [("HTM-Trees-v0", "nearest_sorted"), ("HTM-Crosses-v0", "even_sorted"),
-     ("HTM-Digits-v0", "balanced_sorted")],
-)  # fmt: skip
+    [
+        ("HTM-Trees-v0", "nearest_sorted"),
+        ("HTM-Crosses-v0", "even_sorted"),
+        ("HTM-Digits-v0", "balanced_sorted"),
+    ],
+)
 def test_by_default_the_demonstrator_is_the_environments(env_id, name):
     scalars = Reinforce(env_id, replace(TINY, demonstration_share=((0.0, 1.0),))).update(0.0)
     assert [tag for tag in scalars if tag.startswith("demonstrations/")] == [
@@ -326,9 +339,11 @@ def test_batches_grow_with_every_update_up_to_their_limit():
 
 def test_the_demonstrator_whose_trees_are_learned_best_is_cloned():
     config = replace(
-        TINY, demonstrations=("random", "nearest_sorted"), demonstration_race=0.5,
+        TINY,
+        demonstrations=("random", "nearest_sorted"),
+        demonstration_race=0.5,
         demonstration_share=((0.0, 1.0),),
-    )  # fmt: skip
+    )
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=6)
     scalars = train(learner, 80)
     tags = "demonstrations/nmse_random", "demonstrations/nmse_nearest_sorted"
@@ -463,9 +478,13 @@ def test_a_restored_state_continues_bit_for_bit(baseline, tmp_path):
             config = FixedOrderConfig(autoencoder=noisy)
             return FixedOrder("HTM-Trees-v0", config, **TREES, seed=seed)
         config = replace(
-            TINY, autoencoder=noisy, baseline=baseline, demonstration_share=((0.0, 0.4),),
-            merges_curriculum=0.5, population_curriculum=0.5,
-        )  # fmt: skip
+            TINY,
+            autoencoder=noisy,
+            baseline=baseline,
+            demonstration_share=((0.0, 0.4),),
+            merges_curriculum=0.5,
+            population_curriculum=0.5,
+        )
         return Reinforce("HTM-Trees-v0", config, **TREES, seed=seed)
 
     one = learner(0)

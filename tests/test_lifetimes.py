@@ -16,9 +16,16 @@ ALL = torch.ones(1, 7, dtype=torch.bool)
 def test_lifetimes_of_a_chain_by_hand():
     found = Lifetimes(FOUR, ALL, torch.tensor([4]))
     expected = {
-        (0, 1): (0, 0), (0, 2): (0, 0), (2, 3): (0, 1), (2, 4): (1, 1), (3, 4): (1, 1),
-        (3, 5): (2, 2), (1, 3): (0, 0), (1, 2): (0, 0), (0, 3): (0, 0),
-    }  # fmt: skip
+        (0, 1): (0, 0),
+        (0, 2): (0, 0),
+        (2, 3): (0, 1),
+        (2, 4): (1, 1),
+        (3, 4): (1, 1),
+        (3, 5): (2, 2),
+        (1, 3): (0, 0),
+        (1, 2): (0, 0),
+        (0, 3): (0, 0),
+    }
     for first in range(7):
         for second in range(7):
             pair = (min(first, second), max(first, second))

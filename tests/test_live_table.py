@@ -67,8 +67,10 @@ def test_what_does_not_fit_is_counted(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "100")
     monkeypatch.setenv("LINES", "20")
-    runs = [Watched(Job(f"run{number}", (), tmp_path), RunDirectory(tmp_path / str(number)))
-            for number in range(30)]  # fmt: skip
+    runs = [
+        Watched(Job(f"run{number}", (), tmp_path), RunDirectory(tmp_path / str(number)))
+        for number in range(30)
+    ]
     runs[29].job.state = State.RUNNING
     table = LiveTable("compare", runs)
     table.update()

@@ -48,8 +48,10 @@ def test_a_resumed_csv_forgets_rows_after_the_checkpoint(tmp_path):
     assert len(read_csv(path)) == 1
     again.write(position(2), {"a": 2.5})
     assert path.read_text().splitlines() == [
-        "progress,seconds,merges,updates,a", "0.1,1.0,100,1,1.0", "0.2,2.0,200,2,2.5",
-    ]  # fmt: skip
+        "progress,seconds,merges,updates,a",
+        "0.1,1.0,100,1,1.0",
+        "0.2,2.0,200,2,2.5",
+    ]
 
 
 def events_of(folder) -> EventAccumulator:

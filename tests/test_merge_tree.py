@@ -61,8 +61,13 @@ def test_networkx_points_from_parent_to_child():
     assert networkx.is_arborescence(graph)
     assert [node for node, leaf in graph.nodes(data="leaf") if leaf] == [0, 1, 2, 3]
     assert set(graph.edges(data="order")) == {
-        (4, 2, 0), (4, 0, 1), (5, 4, 0), (5, 3, 1), (6, 1, 0), (6, 5, 1)
-    }  # fmt: skip
+        (4, 2, 0),
+        (4, 0, 1),
+        (5, 4, 0),
+        (5, 3, 1),
+        (6, 1, 0),
+        (6, 5, 1),
+    }
     assert networkx.number_weakly_connected_components(FOREST.to_networkx()) == 3
 
 

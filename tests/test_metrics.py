@@ -188,11 +188,13 @@ def test_exact_scores_equal_those_of_dendropy(sample):
     taxa = dendropy.TaxonNamespace([f"t{leaf}" for leaf in range(num_tokens)])
     rooted = [
         dendropy.Tree.get(
-            data=as_newick(clades, num_tokens), schema="newick", taxon_namespace=taxa,
+            data=as_newick(clades, num_tokens),
+            schema="newick",
+            taxon_namespace=taxa,
             rooting="force-rooted",
         )
         for clades in (data, tree)
-    ]  # fmt: skip
+    ]
     result = all_scores(tree, data, num_tokens, slots=10)
     in_data = len({frozenset(one) for one in data if len(one) < num_tokens})
     if not in_data:

@@ -108,8 +108,10 @@ def test_at_the_behaviour_policy_it_is_reinforce(name):
     expected = torch.tensor([[1.5, 1.0], [-0.75, 1.5], [2.0, 0.0]])
     torch.testing.assert_close(judgement.log_prob.grad, -expected / 3)
     assert learned.weighed == {
-        "effective_sample_share": pytest.approx(1.0), "clipped_share": 0.0, "untrusted_share": 0.0,
-    }  # fmt: skip
+        "effective_sample_share": pytest.approx(1.0),
+        "clipped_share": 0.0,
+        "untrusted_share": 0.0,
+    }
 
 
 def test_what_has_moved_too_far_teaches_nothing():

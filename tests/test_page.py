@@ -79,10 +79,19 @@ def test_the_content_is_what_the_trace_says(trace):
     assert sample["errors"] == [0.0, 0.00012346, 0.1]
     assert sample["charges"] == [0.00012346, 0.099877]  # 0.1 - 0.000123456
     assert sample["considered"] == [
-        {"count": 6, "pairs": [[2, 0, 0.6], [0, 1, 0.1], [1, 0, 0.1], [2, 1, 0.1], [0, 2, 0.05],
-                               [1, 2, 0.05]]},
+        {
+            "count": 6,
+            "pairs": [
+                [2, 0, 0.6],
+                [0, 1, 0.1],
+                [1, 0, 0.1],
+                [2, 1, 0.1],
+                [0, 2, 0.05],
+                [1, 2, 0.05],
+            ],
+        },
         {"count": 2, "pairs": [[3, 1, 0.75], [1, 3, 0.25]]},
-    ]  # fmt: skip
+    ]
 
 
 def test_ten_pairs_stand_there_and_the_chosen_one_wherever_it_ranks(trace):
@@ -102,8 +111,18 @@ def test_ten_pairs_stand_there_and_the_chosen_one_wherever_it_ranks(trace):
     step = page_content({"0": one})["samples"][0]["considered"][0]
     assert step["count"] == 30
     assert [pair[:2] for pair in step["pairs"]] == [
-        [5, 4], [5, 3], [5, 2], [5, 1], [5, 0], [4, 5], [4, 3], [4, 2], [4, 1], [4, 0], [0, 1],
-    ]  # fmt: skip
+        [5, 4],
+        [5, 3],
+        [5, 2],
+        [5, 1],
+        [5, 0],
+        [4, 5],
+        [4, 3],
+        [4, 2],
+        [4, 1],
+        [4, 0],
+        [0, 1],
+    ]
     assert step["pairs"][-1][2] == pytest.approx(probabilities[0, 1], rel=1e-4)
 
 

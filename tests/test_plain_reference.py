@@ -60,8 +60,10 @@ def test_the_gradient_of_the_reconstruction_is_the_plain_one(autoencoder, policy
     encoded = plain.encode(autoencoder, policy, standardised, None, merges)
     ours = autoencoder.encode(batch.tokens, batch.present, merges)
     decoded = autoencoder.decode(ours.population, merges, batch.present)
-    outputs = (autoencoder.unlifter(plain.decode(autoencoder, encoded)),
-               autoencoder.standardise(decoded))  # fmt: skip
+    outputs = (
+        autoencoder.unlifter(plain.decode(autoencoder, encoded)),
+        autoencoder.standardise(decoded),
+    )
     weights = [*autoencoder.merger.parameters(), *autoencoder.unmerger.parameters()]
     plainly, fast = (
         torch.autograd.grad((output - standardised).square().mean(), weights) for output in outputs

@@ -89,9 +89,13 @@ def test_masks_from_the_environment_are_those_that_the_policy_reads_for_itself()
 def test_cloning_reaches_the_demonstrators_merges():
     """Nearest centroids of seven points: most of their clades are the data's own."""
     config = replace(
-        TINY, policy_hidden_dim=64, n_envs=64, trees_per_step=32,
-        demonstrations=("nearest_sorted",), demonstration_share=((0.0, 1.0),),
-    )  # fmt: skip
+        TINY,
+        policy_hidden_dim=64,
+        n_envs=64,
+        trees_per_step=32,
+        demonstrations=("nearest_sorted",),
+        demonstration_share=((0.0, 1.0),),
+    )
     task = {"env_kwargs": {"heights": (3,)}, "embedding_dim": 6}
     learner = PPOLearner("HTM-Trees-v0", config, **task)
     before = held_out(learner)["tree_recall"]
@@ -146,9 +150,14 @@ def test_frozen_the_autoencoder_stays_as_it_is():
 def test_a_restored_state_continues_bit_for_bit(maskable, tmp_path):
     """In memory and through a file, with episodes in progress, cloning, rests, noise, failures."""
     config = replace(
-        TINY, autoencoder=replace(SMALL, noise_std=0.1), n_envs=8, maskable=maskable,
-        demonstration_share=((0.0, 0.5),), policy_share=((0.0, 0.5),), failure=1.0,
-    )  # fmt: skip
+        TINY,
+        autoencoder=replace(SMALL, noise_std=0.1),
+        n_envs=8,
+        maskable=maskable,
+        demonstration_share=((0.0, 0.5),),
+        policy_share=((0.0, 0.5),),
+        failure=1.0,
+    )
 
     def learner(seed: int) -> PPOLearner:
         return PPOLearner("HTM-Trees-v0", config, **MIXED, seed=seed)
@@ -230,8 +239,12 @@ def test_it_reports_what_reinforce_reports(maskable):
         found = PPOLearner("HTM-Trees-v0", ppo, **TREES).update(0.0)
         assert set(expected) <= set(found)
         assert all(np.isfinite(value) for value in found.values())
-        own = {"loss/value", "policy/approximate_kl", "policy/clip_fraction",
-               "policy/explained_variance"}  # fmt: skip
+        own = {
+            "loss/value",
+            "policy/approximate_kl",
+            "policy/clip_fraction",
+            "policy/explained_variance",
+        }
         assert set(found) - set(expected) <= own
 
 

@@ -187,9 +187,17 @@ def test_the_callback_trains_jointly_and_logs_our_names(form, pairs, tmp_path):
     model.learn(75 * 16 * 4, joint(env))
     with open(tmp_path / "progress.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    names = {"train/return", "train/nmse", "train/tree_height", "time/merges_per_second",
-             "loss/policy", "loss/value",
-             "loss/entropy", "loss/reconstruction", "gradient_norm/merger"}  # fmt: skip
+    names = {
+        "train/return",
+        "train/nmse",
+        "train/tree_height",
+        "time/merges_per_second",
+        "loss/policy",
+        "loss/value",
+        "loss/entropy",
+        "loss/reconstruction",
+        "gradient_norm/merger",
+    }
     if form != "multi-input":
         names.add("policy/entropy")
         assert all(0 <= float(row["policy/entropy"]) <= 1 for row in rows)
@@ -247,9 +255,12 @@ def test_held_out_scores_are_those_of_the_greedy_masked_policy(form, tmp_path, m
     logged = model.logger.name_to_value["validation/nmse"]
     # the same by hand: the environment steps through the episodes, the model says how
     copies = HTMVecEnv(
-        *("HTM-Trees-v0", 20), autoencoder=env.autoencoder, heights=(2,), split="validation",
+        *("HTM-Trees-v0", 20),
+        autoencoder=env.autoencoder,
+        heights=(2,),
+        split="validation",
         **pairs,
-    )  # fmt: skip
+    )
     keys = copies.env_method("fixed_keys", 20, indices=0)[0]
     copies.set_options([{"key": int(key)} for key in keys])
     observation, last = copies.reset(), np.full(20, np.nan)

@@ -43,9 +43,12 @@ def test_the_best_actions_are_those_of_the_greedy_plan(agent):
 
 def test_sampled_actions_of_a_batch_are_legal(agent):
     envs = gym.make_vec(
-        "HTM-Trees-v0", num_envs=16, autoencoder=agent.autoencoder, heights=(3,),
+        "HTM-Trees-v0",
+        num_envs=16,
+        autoencoder=agent.autoencoder,
+        heights=(3,),
         invalid_action="raise",
-    )  # fmt: skip
+    )
     observation, _ = envs.reset(seed=0)
     for _ in range(5):
         actions, _ = agent.predict(observation)
@@ -57,9 +60,12 @@ def test_sampled_actions_of_a_batch_are_legal(agent):
 def test_a_batch_is_driven_through_many_episodes(agent):
     """With Gymnasium's default autoreset, where an ended copy is still seen for one step."""
     envs = gym.make_vec(
-        "HTM-Trees-v0", num_envs=8, autoencoder=agent.autoencoder, heights=(2, 3),
+        "HTM-Trees-v0",
+        num_envs=8,
+        autoencoder=agent.autoencoder,
+        heights=(2, 3),
         invalid_action="raise",
-    )  # fmt: skip
+    )
     observation, _ = envs.reset(seed=0)
     ends = 0
     for step in range(30):
@@ -86,8 +92,10 @@ def test_the_best_of_the_candidates_is_taken(agent):
             everyone = {key: observation[key] for key in ("tokens", "active", "leaf_counts")}
             with torch.no_grad():
                 logits, _ = agent.policy({k: torch.tensor(v)[None] for k, v in everyone.items()})
-            pairs = [candidate_pair(int(a), observation["candidates"])
-                     for a in np.flatnonzero(info["action_mask"])]  # fmt: skip
+            pairs = [
+                candidate_pair(int(a), observation["candidates"])
+                for a in np.flatnonzero(info["action_mask"])
+            ]
             scores = [float(logits[0, pair_to_action(*map(int, pair), 7)]) for pair in pairs]
             best, _ = agent.predict(observation, deterministic=True)
             batch = {key: np.stack([value] * 3) for key, value in observation.items()}
@@ -101,9 +109,13 @@ def test_the_best_of_the_candidates_is_taken(agent):
 
 def test_a_batch_with_candidates_is_driven_through_many_episodes(agent):
     envs = gym.make_vec(
-        "HTM-Trees-v0", num_envs=8, autoencoder=agent.autoencoder, heights=(2, 3),
-        invalid_action="raise", **NEAR,
-    )  # fmt: skip
+        "HTM-Trees-v0",
+        num_envs=8,
+        autoencoder=agent.autoencoder,
+        heights=(2, 3),
+        invalid_action="raise",
+        **NEAR,
+    )
     observation, _ = envs.reset(seed=0)
     ends = 0
     for step in range(30):

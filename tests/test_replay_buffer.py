@@ -35,9 +35,15 @@ def episodes(
     tokens = torch.randn(count, slots, 2, generator=drawn) * forest.present[..., None]
     log_prob = -torch.rand(count, slots - 1, generator=drawn) * steps
     return Trajectories(
-        tokens, forest.present, forest.merges, log_prob, log_prob.sum(1),
-        torch.full((count,), version), torch.zeros(count, dtype=torch.int64), (source,),
-    )  # fmt: skip
+        tokens,
+        forest.present,
+        forest.merges,
+        log_prob,
+        log_prob.sum(1),
+        torch.full((count,), version),
+        torch.zeros(count, dtype=torch.int64),
+        (source,),
+    )
 
 
 def versions(buffer: ReplayBuffer) -> list[int]:

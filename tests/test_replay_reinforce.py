@@ -46,8 +46,15 @@ def test_fresh_episodes_are_followed_by_stored_ones():
     assert learner.merges_made == int(stored.steps.sum())  # replays make none
     assert rows[1]["replay/staleness"] == 1.0
     assert rows[2]["replay/staleness"] == 2.0
-    assert {"train/return", "train/nmse", "loss/policy", "loss/value", "loss/reconstruction",
-            "gradient_norm/policy", "train/tree_height"} <= set(rows[1])  # fmt: skip
+    assert {
+        "train/return",
+        "train/nmse",
+        "loss/policy",
+        "loss/value",
+        "loss/reconstruction",
+        "gradient_norm/policy",
+        "train/tree_height",
+    } <= set(rows[1])
 
 
 def test_behaviour_is_that_of_the_policy_which_made_the_merges():
@@ -104,9 +111,12 @@ def test_the_race_is_between_plans_whatever_is_shown_of_them():
 @pytest.mark.parametrize("name", ["nearest_sorted", "structure", "random"])
 def test_demonstrations_are_stored_with_exact_probabilities(name):
     learner = made(
-        demonstrations=(name,), demonstration_share=((0.0, 1.0),), seed_episodes=10,
-        correction="tree", demonstration_epsilon=0.3,
-    )  # fmt: skip
+        demonstrations=(name,),
+        demonstration_share=((0.0, 1.0),),
+        seed_episodes=10,
+        correction="tree",
+        demonstration_epsilon=0.3,
+    )
     learner.update(0.0)
     stored = learner.buffer.trajectories()
     assert len(learner.buffer) == 10 + 4
@@ -139,10 +149,13 @@ def test_while_it_clones_stored_demonstrations_are_imitated_again(correction):
 
     def likelihoods(share: float) -> tuple[float, float, float]:
         learner = made(
-            demonstrations=("balanced_sorted",), correction=correction, replays=20,
-            policy=at_once, demonstration_share=((0.0, 1.0), (0.001, 1.0), (0.002, share)),
+            demonstrations=("balanced_sorted",),
+            correction=correction,
+            replays=20,
+            policy=at_once,
+            demonstration_share=((0.0, 1.0), (0.001, 1.0), (0.002, share)),
             max_staleness=None,
-        )  # fmt: skip
+        )
         learner.update(0.0)
         stored = learner.buffer.trajectories()
 
@@ -239,8 +252,10 @@ def test_on_policy_replays_weigh_every_merge_alike():
 
 
 def test_ragged_data_is_stored_in_the_slots_of_the_largest_sample():
-    data = [torch.randn(n, 2, generator=torch.Generator().manual_seed(n)).numpy()
-            for n in (2, 3, 4, 5) * 10]  # fmt: skip
+    data = [
+        torch.randn(n, 2, generator=torch.Generator().manual_seed(n)).numpy()
+        for n in (2, 3, 4, 5) * 10
+    ]
     learner = ReplayReinforce("HTM-v0", TINY, env_kwargs={"dataset": data}, embedding_dim=3)
     learner.update(0.0)
     stored = learner.buffer.trajectories()

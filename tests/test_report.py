@@ -73,10 +73,11 @@ def test_runs_of_different_budgets_are_not_pooled():
 
 def test_a_label_is_a_row_that_others_are_held_against(tmp_path):
     table = [
-        *rows(TREES, "replay", 0, [0.5, 0.1]), *rows(TREES, "replay", 1, [0.5, 0.1]),
+        *rows(TREES, "replay", 0, [0.5, 0.1]),
+        *rows(TREES, "replay", 1, [0.5, 0.1]),
         *rows(TREES, "replay:control", 0, [0.5, 0.2]),
         *rows(TREES, "replay:control", 1, [0.5, 0.4]),
-    ]  # fmt: skip
+    ]
     text = write_report(tmp_path, table).read_text()
     assert "/ `replay:control`" in text
     # 0.1 over medians of 0.2, 0.3 or 0.4, as the resampled runs have it
@@ -134,10 +135,13 @@ PAIRED = "The same seeds, pair by pair"
 def test_the_same_seeds_are_compared_pair_by_pair(tmp_path):
     """Seed 0: 0.1 / 0.4, seed 1: 0.2 / 0.8, so 1/4 without a doubt; seed 2 has no partner."""
     made = [
-        *rows(TREES, "nearest", 0, [0.8, 0.4]), *rows(TREES, "nearest", 1, [0.8, 0.8]),
-        *rows(TREES, "reinforce", 0, [0.8, 0.1]), *rows(TREES, "reinforce", 1, [0.8, 0.2]),
-        *rows(TREES, "reinforce", 2, [0.8, 0.7]), *rows(TREES, "structure", 0, [0.5, 0.25]),
-    ]  # fmt: skip
+        *rows(TREES, "nearest", 0, [0.8, 0.4]),
+        *rows(TREES, "nearest", 1, [0.8, 0.8]),
+        *rows(TREES, "reinforce", 0, [0.8, 0.1]),
+        *rows(TREES, "reinforce", 1, [0.8, 0.2]),
+        *rows(TREES, "reinforce", 2, [0.8, 0.7]),
+        *rows(TREES, "structure", 0, [0.5, 0.25]),
+    ]
     report = write_report(tmp_path, made).read_text()
     assert "| / `nearest` | / `reinforce` |" in report[report.index(PAIRED) :]
     assert line_of(report, PAIRED, "reinforce")[1:] == ["0.25 (0.25 to 0.25)", "-"]

@@ -26,9 +26,10 @@ def no_division_that_is_none():
 def test_a_reference_that_diverged_is_none(tmp_path):
     """``nearest`` diverged on Trees, so ``structure`` is what others are divided by: 0.1 / 0.2."""
     table = [
-        *rows(TREES, "nearest", 0, [0.8, None]), *rows(TREES, "structure", 0, [0.8, 0.2]),
+        *rows(TREES, "nearest", 0, [0.8, None]),
+        *rows(TREES, "structure", 0, [0.8, 0.2]),
         *rows(TREES, "reinforce", 0, [0.8, 0.1]),
-    ]  # fmt: skip
+    ]
     assert Comparison(table).reference == "structure"
     report = write_report(tmp_path, table).read_text()
     assert line_of(report, POOLED, "reinforce")[2] == "0.5"
@@ -40,10 +41,13 @@ def test_a_reference_that_diverged_is_none(tmp_path):
 def test_where_most_diverged_the_finite_errors_are_the_reference(tmp_path):
     """Of three algorithms two diverged; the third's 0.1 and 0.4 have the median 0.25."""
     table = [
-        *rows(TREES, "replay", 0, [0.8, None]), *rows(TREES, "replay", 1, [0.8, None]),
-        *rows(TREES, "ppo", 0, [0.8, None]), *rows(TREES, "ppo", 1, [None, None]),
-        *rows(TREES, "reinforce", 0, [0.8, 0.1]), *rows(TREES, "reinforce", 1, [0.8, 0.4]),
-    ]  # fmt: skip
+        *rows(TREES, "replay", 0, [0.8, None]),
+        *rows(TREES, "replay", 1, [0.8, None]),
+        *rows(TREES, "ppo", 0, [0.8, None]),
+        *rows(TREES, "ppo", 1, [None, None]),
+        *rows(TREES, "reinforce", 0, [0.8, 0.1]),
+        *rows(TREES, "reinforce", 1, [0.8, 0.4]),
+    ]
     comparison = Comparison(table)
     assert comparison.reference is None
     assert comparison.reference_error(TREES) == 0.25
@@ -58,10 +62,12 @@ def test_where_most_diverged_the_finite_errors_are_the_reference(tmp_path):
 
 def test_a_problem_without_a_finite_error_is_left_out_and_said(tmp_path):
     table = [
-        *rows(DIGITS, "nearest", 0, [0.5, None]), *rows(DIGITS, "reinforce", 0, [0.5, None]),
+        *rows(DIGITS, "nearest", 0, [0.5, None]),
+        *rows(DIGITS, "reinforce", 0, [0.5, None]),
         *rows(DIGITS, "flat", 0, [0.5, None]),
-        *rows(TREES, "nearest", 0, [0.5, 0.2]), *rows(TREES, "reinforce", 0, [0.5, 0.1]),
-    ]  # fmt: skip
+        *rows(TREES, "nearest", 0, [0.5, 0.2]),
+        *rows(TREES, "reinforce", 0, [0.5, 0.1]),
+    ]
     assert Comparison(table).reference == "nearest"
     report = write_report(tmp_path, table).read_text()
     assert line_of(report, POOLED, "reinforce")[1:3] == ["1 of 1", "0.5"]

@@ -24,10 +24,14 @@ def learner(algo: str, mode: str = "joint", **changes) -> PolicyLearner:
     """Trees of seven tokens, eight a batch."""
     made, config_class = LEARNERS[algo]
     options = {
-        "autoencoder": {"hidden_dim": 16}, "policy_hidden_dim": 16, "failure": 0.0,
-        "demonstration_share": [[0.0, 0.0]], "policy_share": [[0.0, 0.0]],
-        **SIZE[algo], **changes,
-    }  # fmt: skip
+        "autoencoder": {"hidden_dim": 16},
+        "policy_hidden_dim": 16,
+        "failure": 0.0,
+        "demonstration_share": [[0.0, 0.0]],
+        "policy_share": [[0.0, 0.0]],
+        **SIZE[algo],
+        **changes,
+    }
     task = {"env_kwargs": {"heights": (3,)}}
     if mode == "joint":
         task["embedding_dim"] = 4
@@ -128,9 +132,12 @@ def test_the_final_error_is_that_which_the_rewards_leave(most):
     autoencoder, batch = HTMAutoencoder(3, 5, 16, generator=generator(1)), random_batch(RAGGED)
     std = torch.tensor([0.5, 2.0, 3.0])
     episodes = rollout(
-        autoencoder, random_policy("pointer"), batch, generator(3),
+        autoencoder,
+        random_policy("pointer"),
+        batch,
+        generator(3),
         num_merges=(batch.num_tokens - 1).clamp(max=most),
-    )  # fmt: skip
+    )
     _, expected = episode_rewards(autoencoder, batch, episodes, std, "incremental")
     found = final_errors(autoencoder, batch, episodes, std)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -103,8 +103,10 @@ def test_committed_tables_are_read_and_joined(path, tmp_path):
 
 def test_one_run_has_one_kind_of_options(tmp_path):
     made = rows(TREES, "replay", 0, [0.5, 0.1])
-    paths = [table(tmp_path / f"{number}.csv", with_options(options, made))
-             for number, options in enumerate(("{}", CONTROL))]  # fmt: skip
+    paths = [
+        table(tmp_path / f"{number}.csv", with_options(options, made))
+        for number, options in enumerate(("{}", CONTROL))
+    ]
     with pytest.raises(ValueError, match="two different runs of replay"):
         read_results(paths)
 

@@ -16,8 +16,16 @@ import pytest
 from agents.runs.checkpoint import load_state
 
 ROOT = Path(__file__).parent.parent
-TINY = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}', "--batch-size", "4",
-        "--autoencoder.hidden-dim", "8"]  # fmt: skip
+TINY = [
+    "--env",
+    "HTM-Trees-v0",
+    "--env-kwargs",
+    '{"heights": [2, 3]}',
+    "--batch-size",
+    "4",
+    "--autoencoder.hidden-dim",
+    "8",
+]
 FIXED = [*TINY, "--algo", "nearest", "--merges", "10000"]
 LEARNED = [*TINY, "--policy-hidden-dim", "8", "--merges", "8000"]
 

@@ -280,12 +280,22 @@ def test_merging_does_not_change_the_population_before(autoencoder):
     start = start_population(autoencoder, token_batch(drawn), STD)
     kept = [
         value.clone()
-        for value in (start.embeddings, start.leaf_counts, start.squared_errors,
-                      start.forest.slots, start.forest.merges)
-    ]  # fmt: skip
+        for value in (
+            start.embeddings,
+            start.leaf_counts,
+            start.squared_errors,
+            start.forest.slots,
+            start.forest.merges,
+        )
+    ]
     merge_pairs(autoencoder, start, torch.tensor([1, 0]), torch.tensor([0, 1]), STD)
-    now = (start.embeddings, start.leaf_counts, start.squared_errors,
-           start.forest.slots, start.forest.merges)  # fmt: skip
+    now = (
+        start.embeddings,
+        start.leaf_counts,
+        start.squared_errors,
+        start.forest.slots,
+        start.forest.merges,
+    )
     for before, after in zip(kept, now, strict=True):
         assert torch.equal(before, after)
 
@@ -316,8 +326,10 @@ def test_a_reward_that_is_not_given_is_the_datas_own():
     keys, trees = make_dataset("HTM-Keys-v0"), make_dataset("HTM-Trees-v0")
     digits = make_dataset("HTM-Digits-v0")
     assert [reward_on(data) for data in (keys, trees, digits)] == [
-        "right_merges", "incremental", "incremental",
-    ]  # fmt: skip
+        "right_merges",
+        "incremental",
+        "incremental",
+    ]
     assert reward_on(keys, "one_step") == "one_step"
     assert reward_on(trees, "right_merges") == "right_merges"
     with pytest.raises(ValueError, match="counts clades, but HTM-Digits-v0 has no hierarchy"):

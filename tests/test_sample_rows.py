@@ -139,12 +139,16 @@ def test_features_of_shared_nodes_are_those_of_every_node_and_so_are_their_gradi
         assert all(table.isfinite().all() for table in tables)
         there = [table[episodes.exists] for table in tables]
         # of the same random weights for both
-        loss = sum((values * torch.randn(values.shape, generator=generator(5))).sum()
-                   for values in there)  # fmt: skip
+        loss = sum(
+            (values * torch.randn(values.shape, generator=generator(5))).sum() for values in there
+        )
         gradients = torch.autograd.grad(
-            loss, list(policy.parameters()), retain_graph=True, materialize_grads=True,
+            loss,
+            list(policy.parameters()),
+            retain_graph=True,
+            materialize_grads=True,
             allow_unused=True,
-        )  # fmt: skip
+        )
         results.append([*there, *gradients])
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)

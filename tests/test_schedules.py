@@ -9,9 +9,17 @@ from agents.config.schedules import cosine_decay, piecewise_linear, warm_up
 
 @pytest.mark.parametrize(
     ("progress", "value"),
-    [(0.0, 1.0), (0.05, 1.0), (0.125, 0.65), (0.2, 0.3), (0.35, 0.3), (0.6, 0.15), (0.7, 0.0),
-     (1.0, 0.0)],
-)  # fmt: skip
+    [
+        (0.0, 1.0),
+        (0.05, 1.0),
+        (0.125, 0.65),
+        (0.2, 0.3),
+        (0.35, 0.3),
+        (0.6, 0.15),
+        (0.7, 0.0),
+        (1.0, 0.0),
+    ],
+)
 def test_the_published_entropy_target(progress, value):
     """Constant before its first point and after its last."""
     points = ((0.05, 1.0), (0.2, 0.3), (0.5, 0.3), (0.7, 0.0))

@@ -84,8 +84,10 @@ def test_only_what_is_standardised_forgets_units():
     """The label in a small coordinate beside a large one of noise."""
 
     def small(labels, rng):
-        return np.stack([labels + 0.1 * rng.normal(size=len(labels)),
-                         1000 * rng.normal(size=len(labels))], axis=1)  # fmt: skip
+        return np.stack(
+            [labels + 0.1 * rng.normal(size=len(labels)), 1000 * rng.normal(size=len(labels))],
+            axis=1,
+        )
 
     made = splits(small, 2)
     units = np.array([4.0, 0.25]), np.array([0.5, -8.0])

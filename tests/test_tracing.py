@@ -30,9 +30,12 @@ def made(learner):
 def played(learner, key, trace):
     """The observations and rewards of the same merges in the environment."""
     env = gymnasium.make(
-        "HTM-Trees-v0", split="test", autoencoder=learner.autoencoder,
-        observe=learner.policy.observes, **DATA,
-    )  # fmt: skip
+        "HTM-Trees-v0",
+        split="test",
+        autoencoder=learner.autoencoder,
+        observe=learner.policy.observes,
+        **DATA,
+    )
     observation, info = env.reset(options={"key": key})
     assert trace.errors[0] == pytest.approx(info["error"], rel=1e-4)
     slot_of = dict(enumerate(range(trace.tree.num_leaves)))
@@ -125,9 +128,13 @@ def test_only_candidates_have_a_probability(k):
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs=DATA, embedding_dim=6)
     for key, trace in enumerate(traces(learner, learner.task.dataset("test"), 3)):
         env = gymnasium.make(
-            "HTM-Trees-v0", split="test", autoencoder=learner.autoencoder,
-            candidates="knn", k=k, **DATA,
-        )  # fmt: skip
+            "HTM-Trees-v0",
+            split="test",
+            autoencoder=learner.autoencoder,
+            candidates="knn",
+            k=k,
+            **DATA,
+        )
         observation, _ = env.reset(options={"key": key})
         slot_of = dict(enumerate(range(trace.tree.num_leaves)))
         for considered, (parent, first, second) in zip(

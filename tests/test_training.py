@@ -15,8 +15,16 @@ from agents.runs.checkpoint import load_state, save_state
 from agents.runs.loop import CheckpointDue, Logged, Training, Updated
 
 
-@pytest.mark.parametrize("given_budget", [{}, {"seconds": 1.0, "merges": 1}, {"seconds": 0.0},
-                                          {"merges": -3}, {"seconds": float("nan")}])  # fmt: skip
+@pytest.mark.parametrize(
+    "given_budget",
+    [
+        {},
+        {"seconds": 1.0, "merges": 1},
+        {"seconds": 0.0},
+        {"merges": -3},
+        {"seconds": float("nan")},
+    ],
+)
 def test_a_budget_is_one_positive_number(given_budget):
     with pytest.raises(ValueError, match="budget"):
         Budget(**given_budget)

@@ -50,8 +50,11 @@ def test_whole_and_partial_forests_are_episodes():
 
 BAD = {
     "one token": (
-        {"tokens": TOKENS[:1], "merges": torch.zeros(0, 2).long(),
-         "behaviour_log_prob": torch.zeros(0)},
+        {
+            "tokens": TOKENS[:1],
+            "merges": torch.zeros(0, 2).long(),
+            "behaviour_log_prob": torch.zeros(0),
+        },
         "this episode has 1 tokens; expected at least 2",
     ),
     "nan token": (
@@ -71,31 +74,36 @@ BAD = {
         "merge 1 of this episode has the log-probability 0.25",
     ),
     "positive probability of the tree": (
-        {"tree_log_prob": 0.5}, "the tree of this episode has the log-probability 0.5",
+        {"tree_log_prob": 0.5},
+        "the tree of this episode has the log-probability 0.5",
     ),
     "infinite probability of the tree": (
-        {"tree_log_prob": -math.inf}, "the tree of this episode has the log-probability -inf",
+        {"tree_log_prob": -math.inf},
+        "the tree of this episode has the log-probability -inf",
     ),
     "a node used twice": (
         {"merges": torch.tensor([[2, 0], [3, 0]])},
         "this episode is not a forest over its 3 tokens: merge 1 joins node 0, which was merged",
     ),
     "a node not made yet": (
-        {"merges": torch.tensor([[3, 0], [1, 2]])}, "merge 0 joins node 3, but the nodes are 0",
+        {"merges": torch.tensor([[3, 0], [1, 2]])},
+        "merge 0 joins node 3, but the nodes are 0",
     ),
     "a node with itself": ({"merges": torch.tensor([[2, 2], [3, 1]])}, "merge 0 joins node 2"),
     "padding": (
-        {"merges": torch.tensor([[2, 0], [-1, -1]])}, r"merge 1 of this episode is \[-1, -1\]",
+        {"merges": torch.tensor([[2, 0], [-1, -1]])},
+        r"merge 1 of this episode is \[-1, -1\]",
     ),
     "too many merges": (
         {"merges": torch.tensor([[2, 0], [3, 1], [4, 4]]), "behaviour_log_prob": torch.zeros(3)},
         "this episode has 3 merges over 3 tokens; expected at most 2",
     ),
     "lengths that differ": (
-        {"behaviour_log_prob": torch.zeros(1)}, "this episode has 2 merges, but log-probabilities",
+        {"behaviour_log_prob": torch.zeros(1)},
+        "this episode has 2 merges, but log-probabilities",
     ),
     "a negative version": ({"policy_version": -1}, "this episode has policy version -1"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", BAD)

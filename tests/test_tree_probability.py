@@ -208,15 +208,20 @@ def test_the_same_policy_has_weights_of_one():
 
 
 def test_many_drawn_sequences_come_near_the_exact_value():
-    row = next(row for row, tree in enumerate(TREES) if number_of_sequences(
-        SEQUENCES[row : row + 1], FOUR[:1])[0] == 2)  # fmt: skip
+    row = next(
+        row
+        for row, tree in enumerate(TREES)
+        if number_of_sequences(SEQUENCES[row : row + 1], FOUR[:1])[0] == 2
+    )
     merges, n = SEQUENCES[row : row + 1], FOUR[:1]
     both, _ = all_sequences(merges, n)
     chances = table_of(PI)(both, torch.zeros(2)).exp()
-    estimates = torch.stack([
-        tree_log_prob(merges, n, table_of(PI), generator(seed), exact_up_to=3, sequences=1)[0]
-        for seed in range(400)
-    ]).exp()  # fmt: skip
+    estimates = torch.stack(
+        [
+            tree_log_prob(merges, n, table_of(PI), generator(seed), exact_up_to=3, sequences=1)[0]
+            for seed in range(400)
+        ]
+    ).exp()
     # One sequence, times the two there are: twice the chance of either, half of the time each.
     values = sorted({round(float(value), 9) for value in estimates})
     assert values == sorted(round(2 * float(chance), 9) for chance in chances)
@@ -300,8 +305,9 @@ def test_the_sum_over_forests_is_that_over_sequences(drawn: Drawn, seed, spread)
             names, sequence = {leaf: leaf for leaf in range(forest.n)}, []
             if any(
                 node >= forest.n and order.index(node - forest.n) > order.index(merge)
-                for merge, pair in enumerate(made) for node in pair
-            ):  # fmt: skip
+                for merge, pair in enumerate(made)
+                for node in pair
+            ):
                 continue
             for merge in order:
                 sequence.append(tuple(names[node] for node in made[merge]))

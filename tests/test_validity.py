@@ -211,9 +211,15 @@ def test_the_nodes_that_were_found_are_the_trees():
     order = np.random.default_rng(0).permutation(len(points))
     geometry = TreesGeometry()
     shape = TreeShape(
-        geometry.separation_angle, geometry.deviation_angle, geometry.distance_factor,
-        geometry.initial_distance, 0.1, 4.5, 0.0, 1e-4,
-    )  # fmt: skip
+        geometry.separation_angle,
+        geometry.deviation_angle,
+        geometry.distance_factor,
+        geometry.initial_distance,
+        0.1,
+        4.5,
+        0.0,
+        1e-4,
+    )
     found = find_trees(points[order], shape, (1, 2, 3), (3,))
     places = [order[nodes].tolist() for nodes in found.trees]
     assert places == [[3, 4, 5, 6, 7, 8, 9], [0, 1, 2], [10]]

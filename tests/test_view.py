@@ -251,9 +251,16 @@ def test_numbers_are_written_for_people(browser, page):
     )
     minus, times = "\N{MINUS SIGN}", "\N{MULTIPLICATION SIGN}"
     assert shown == [
-        "0.0123", f"{minus}3.48{times}10⁻⁵", "0", f"1.23{times}10⁵", "+0.5", "31.8 %", "> 99.9 %",
-        "0.021 %", "< 0.001 %",
-    ]  # fmt: skip
+        "0.0123",
+        f"{minus}3.48{times}10⁻⁵",
+        "0",
+        f"1.23{times}10⁵",
+        "+0.5",
+        "31.8 %",
+        "> 99.9 %",
+        "0.021 %",
+        "< 0.001 %",
+    ]
 
 
 @pytest.mark.parametrize(("width", "height"), [(1280, 800), (360, 740)])

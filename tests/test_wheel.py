@@ -33,12 +33,29 @@ def test_an_installed_wheel_brings_its_weights_and_its_page(tmp_path: Path) -> N
         assert finished.returncode == 0, finished.stderr
         return finished.stdout
 
-    run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(tmp_path),
-        str(ROOT))  # fmt: skip
+    run(
+        sys.executable,
+        "-m",
+        "build",
+        "--wheel",
+        "--no-isolation",
+        "--outdir",
+        str(tmp_path),
+        str(ROOT),
+    )
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"
-    run(sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(site),
-        str(wheel))  # fmt: skip
+    run(
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--target",
+        str(site),
+        str(wheel),
+    )
     printed = run(
         sys.executable, "-c", PROGRAM, cwd=tmp_path, env={**os.environ, "PYTHONPATH": str(site)}
     )

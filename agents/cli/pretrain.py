@@ -35,9 +35,16 @@ so that its results stay comparable."""
 SEED = 0
 BATCH_SIZE = 128
 ORDERS = (
-    "random", "chain", "balanced", "nearest", "average", "ward", "structure",
-    "nearest_sorted", "structure_sorted",
-)  # fmt: skip
+    "random",
+    "chain",
+    "balanced",
+    "nearest",
+    "average",
+    "ward",
+    "structure",
+    "nearest_sorted",
+    "structure_sorted",
+)
 """The merge orders of the mixture, all equally likely. None takes the generator's own order, and
 none looks at the autoencoder, which would learn what it already does well."""
 

@@ -41,8 +41,10 @@ def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
             continue
         retrained = RetrainedConfig(run=str(run.directory.path.resolve()))
         config = run.config | {
-            "algo": "retrained", "mode": "joint", "config": asdict(retrained),
-        }  # fmt: skip
+            "algo": "retrained",
+            "mode": "joint",
+            "config": asdict(retrained),
+        }
         path = out / RETRAINED / run.problem / run.directory.path.name
         planned.append(
             PlannedRun(

@@ -21,8 +21,15 @@ from agents.runs.directory import RunDirectory
 from agents.runs.session import build_learner, check_plan, learner_config, run_config
 
 DEFAULT_ALGORITHMS = (
-    "reinforce", "replay", "ppo", "maskable_ppo", "original", "random", "nearest", "structure",
-)  # fmt: skip
+    "reinforce",
+    "replay",
+    "ppo",
+    "maskable_ppo",
+    "original",
+    "random",
+    "nearest",
+    "structure",
+)
 """What is compared where nobody says what."""
 DEFAULT_SECONDS = 22.0
 """Of a run: 48 of them, and their start and test, take under fifteen minutes on two cores."""
@@ -86,10 +93,14 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
             path = options.folder / RUNS / problem_name / f"{algo}-{seed}"
             runs.append(
                 PlannedRun(
-                    f"{problem_name}/{algo}-{seed}", problem_name, algo, seed,
-                    RunDirectory(path), run_config(config | {"seed": seed}, budget),
+                    f"{problem_name}/{algo}-{seed}",
+                    problem_name,
+                    algo,
+                    seed,
+                    RunDirectory(path),
+                    run_config(config | {"seed": seed}, budget),
                 )
-            )  # fmt: skip
+            )
     return runs, left_out
 
 
@@ -108,9 +119,17 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
         expected = planned.get(directory.path.resolve())
         if expected is None:
             shared = problems.get(directory.path.parent.name)
-            names = ("mode", "budget") if shared is None else (
-                "mode", "budget", "env", "env_kwargs", "embedding_dim",
-            )  # fmt: skip
+            names = (
+                ("mode", "budget")
+                if shared is None
+                else (
+                    "mode",
+                    "budget",
+                    "env",
+                    "env_kwargs",
+                    "embedding_dim",
+                )
+            )
             expected = {name: (shared or runs[0].config)[name] for name in names}
             own = changed_options(found)
             planned_options = options.get((directory.path.parent.name, found["algo"]), own)

@@ -72,9 +72,13 @@ def curves_figure(comparison: Comparison, along: str) -> Figure:
             look = style[algo] | {"markevery": (len(curve.grid) // 8, len(curve.grid) // 4)}
             axes.plot(curve.grid, curve.median, label=algo, lw=1.5, ms=4, **look)
             axes.fill_between(
-                curve.grid, curve.runs.min(axis=0), curve.runs.max(axis=0),
-                color=style[algo]["color"], alpha=0.12, lw=0,
-            )  # fmt: skip
+                curve.grid,
+                curve.runs.min(axis=0),
+                curve.runs.max(axis=0),
+                color=style[algo]["color"],
+                alpha=0.12,
+                lw=0,
+            )
         _logarithmic(axes, horizontal=False)
         if along == "merges" and _has_positive(axes.xaxis):
             axes.set_xscale("log")
@@ -115,9 +119,14 @@ def profiles_figure(
         look = style[algo] | {"markevery": (len(thresholds) // 10, len(thresholds) // 5)}
         axes.step(thresholds, profile.value, where="post", label=algo, lw=1.5, ms=4, **look)
         axes.fill_between(
-            thresholds, profile.low, profile.high,
-            step="post", color=style[algo]["color"], alpha=0.08, lw=0,
-        )  # fmt: skip
+            thresholds,
+            profile.low,
+            profile.high,
+            step="post",
+            color=style[algo]["color"],
+            alpha=0.08,
+            lw=0,
+        )
     _logarithmic(axes, horizontal=True)
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -147,8 +156,15 @@ def matrix_figure(
         if np.isfinite(value):
             bright = shown[row, column] > (low + high) / 2
             text = f"{value:.2g}" if logarithmic else f"{value:.2f}"
-            axes.text(column, row, text, ha="center", va="center", fontsize=7,
-                      color="black" if bright else "white")  # fmt: skip
+            axes.text(
+                column,
+                row,
+                text,
+                ha="center",
+                va="center",
+                fontsize=7,
+                color="black" if bright else "white",
+            )
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylabel(labels[0])
@@ -178,9 +194,12 @@ def _panels(
     if legend:
         ordered = [algo for algo in comparison.algos if algo in handles]
         figure.legend(
-            [handles[algo] for algo in ordered], ordered,
-            loc="outside right upper", fontsize=8, frameon=False,
-        )  # fmt: skip
+            [handles[algo] for algo in ordered],
+            ordered,
+            loc="outside right upper",
+            fontsize=8,
+            frameon=False,
+        )
     return figure
 
 

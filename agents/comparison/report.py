@@ -20,9 +20,15 @@ from agents.registry import unlabelled
 from htm_env.files import atomic_write_text
 
 HELD_AGAINST = (
-    "structure", "structure_sorted", "structure_canonical", "nearest", "nearest_sorted",
-    "original", "original_policy", "reinforce",
-)  # fmt: skip
+    "structure",
+    "structure_sorted",
+    "structure_canonical",
+    "nearest",
+    "nearest_sorted",
+    "original",
+    "original_policy",
+    "reinforce",
+)
 """Rows that every other one is divided by, where they are among the rows; labelled ones too."""
 PAIRS = 2
 """Seeds that two rows share at least, where they are compared pair by pair."""
@@ -66,8 +72,10 @@ def write_report(
         INTRODUCTION.format(runs=finished, algos=len(comparison.algos), tasks=len(comparison.tasks))
     ]
     if comparison.unfinished:
-        names = [f"{algo} seed {seed} on {task_name(task).title}"
-                 for task, algo, _, seed in comparison.unfinished]  # fmt: skip
+        names = [
+            f"{algo} seed {seed} on {task_name(task).title}"
+            for task, algo, _, seed in comparison.unfinished
+        ]
         parts.append(f"Not finished, and so not counted: {'; '.join(names)}.\n")
     write_png(figures / "errors.png", errors_figure(comparison))
     parts.append("![held-out errors](figures/errors.png)\n")
@@ -101,12 +109,24 @@ def _task_section(comparison: Comparison, task: Task) -> str:
                 cell(_median([row.sampled_nmse for row in ends])),
                 cell(_median([row.tree_recall for row in ends]), share=True),
                 cell(_median([row.mean_height for row in ends])),
-                *(f"{_median([getattr(row, name) for row in ends]):,.0f}"
-                  for name in ("merges", "updates", "seconds")),
+                *(
+                    f"{_median([getattr(row, name) for row in ends]):,.0f}"
+                    for name in ("merges", "updates", "seconds")
+                ),
             ]
-        )  # fmt: skip
-    header = ["merges chosen by", "runs", "nmse, median", "nmse, IQM (95 %)", "nmse, sampled",
-              "clades found", "tree height", "merges", "updates", "seconds"]  # fmt: skip
+        )
+    header = [
+        "merges chosen by",
+        "runs",
+        "nmse, median",
+        "nmse, IQM (95 %)",
+        "nmse, sampled",
+        "clades found",
+        "tree height",
+        "merges",
+        "updates",
+        "seconds",
+    ]
     text = f"## {task_name(task).title}\n\n{table(header, rows)}\n"
     against = [name for name in HELD_AGAINST if name in algos]
     against += [name for name in comparison.algos if name in algos and name != unlabelled(name)]

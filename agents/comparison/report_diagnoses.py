@@ -33,8 +33,9 @@ above 1: policy and autoencoder had adapted to each other.
             own = comparison.errors(task, algo)[known]
             middle = float(np.median(own)) if len(own) else float("nan")
             again = float(np.median(retrained.errors(task, algo)))
-            rows.append([f"`{algo}`", str(len(seeds)), cell(middle), cell(again),
-                         cell(again / middle)])  # fmt: skip
+            rows.append(
+                [f"`{algo}`", str(len(seeds)), cell(middle), cell(again), cell(again / middle)]
+            )
         header = ["merges chosen by", "runs", "nmse, own", "nmse, retrained", "ratio"]
         text += f"\n{task_name(task).title}:\n\n{table(header, rows)}\n"
     return text
@@ -78,9 +79,10 @@ def cross_play_matrix(
             errors = [
                 np.inf if row.nmse is None else row.nmse
                 for row in rows
-                if row.task == task and (row.algo, row.autoencoder_algo) == (algo, other)
+                if row.task == task
+                and (row.algo, row.autoencoder_algo) == (algo, other)
                 and (i != j or row.own)
-            ]  # fmt: skip
+            ]
             if errors:
                 values[i, j] = np.median(errors)
     return algos, values

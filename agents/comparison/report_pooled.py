@@ -46,10 +46,14 @@ def pooled_section(comparison: Comparison, figures: Path) -> str:
         rows.append(
             (
                 float(pooled.value),
-                [f"`{algo}`", f"{len(tasks)} of {len(pooled_tasks)}", span(ratios[algo]),
-                 cell(10.0 ** float(middle[0]))],
+                [
+                    f"`{algo}`",
+                    f"{len(tasks)} of {len(pooled_tasks)}",
+                    span(ratios[algo]),
+                    cell(10.0 ** float(middle[0])),
+                ],
             )
-        )  # fmt: skip
+        )
     rows.sort(key=lambda row: row[0])
     write_png(figures / "pooled.png", intervals_figure(ratios, f"IQM of {label}"))
     everywhere = [a for a in comparison.algos if set(pooled_tasks) <= set(comparison.tasks_of(a))]

@@ -10,9 +10,12 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
 JSON_WORDS = {
-    int: "a whole number", float: "a number", bool: "true or false", str: "a string",
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a string",
     type(None): "null",
-}  # fmt: skip
+}
 
 
 def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Config:

@@ -81,8 +81,10 @@ class Demonstrator:
         behaviour = self.behaviour(batch, autoencoder, generator)
         merges, log_prob = behaviour.episodes(generator)
         return Trajectories.collected(
-            batch, merges, log_prob,
+            batch,
+            merges,
+            log_prob,
             policy_version=policy_version,
             source=self.policy,
             tree_log_prob=behaviour.tree_log_prob(merges, generator),
-        )  # fmt: skip
+        )

@@ -108,8 +108,9 @@ def same_trees(
     empty = merges.new_full((batch, num_nodes + 1), NONE)
     parent = empty.scatter(1, index, made.repeat_interleave(2, dim=1))
     partner = empty.scatter(1, index, merges.flip(-1).flatten(1))
-    is_first = empty.scatter(1, index, torch.tensor([1, 0], device=index.device).repeat(steps)
-                             .expand(batch, -1))  # fmt: skip
+    is_first = empty.scatter(
+        1, index, torch.tensor([1, 0], device=index.device).repeat(steps).expand(batch, -1)
+    )
     twin = torch.arange(num_nodes + 1, device=merges.device).repeat(batch, 1)
     same = (merges >= 0).sum((1, 2)) == (planned >= 0).sum((1, 2))
     for step in range(steps):

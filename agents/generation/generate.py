@@ -259,25 +259,30 @@ def _cell(value: float | None) -> str:
 
 def _check(options: GenerateOptions) -> None:
     least: Sequence[tuple[str, int | float, float]] = (
-        ("n", options.n, 2), ("real", options.real, 2), ("roots", options.roots, 2),
+        ("n", options.n, 2),
+        ("real", options.real, 2),
+        ("roots", options.roots, 2),
         ("refinements", options.refinements, 0),
-        ("temperature", options.temperature, 0), ("noise-std", options.noise_std, 0),
-    )  # fmt: skip
+        ("temperature", options.temperature, 0),
+        ("noise-std", options.noise_std, 0),
+    )
     for flag, value, low in least:
         if not low <= value < float("inf"):
             raise UsageError(f"--{flag} is {value}; expected a finite number of at least {low}")
     whole = (
-        ("max-depth", options.max_depth, 0), ("max-tokens", options.max_tokens, 1),
+        ("max-depth", options.max_depth, 0),
+        ("max-tokens", options.max_tokens, 1),
         ("components", min(options.components or (1,)), 1),
-    )  # fmt: skip
+    )
     for flag, count, low in whole:
         if count is not None and count < low:
             raise UsageError(f"--{flag} is {count}; expected at least {low}")
     if not 0 <= options.threshold <= 1:
         raise UsageError(f"--threshold is {options.threshold}; expected a probability")
     for flag, given in (
-        ("components", options.components), ("covariance-types", options.covariance_types),
-    ):  # fmt: skip
+        ("components", options.components),
+        ("covariance-types", options.covariance_types),
+    ):
         if given is not None and not given:
             raise UsageError(f"--{flag} has no value; expected at least one")
     if not 0 <= options.seed < MOST_SEED:

@@ -49,9 +49,12 @@ class GlomOrderConfig:
 
     def __post_init__(self) -> None:
         check_bounds(
-            self, glom_share=(0, 1), glom_batch_size=(1, math.inf), tolerance=(0, math.inf),
+            self,
+            glom_share=(0, 1),
+            glom_batch_size=(1, math.inf),
+            tolerance=(0, math.inf),
             batch_size=(1, math.inf),
-        )  # fmt: skip
+        )
 
 
 class GlomOrder(FixedOrder):

@@ -84,9 +84,12 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         many = (1, math.inf)
         check_bounds(
-            self, policy_hidden_dim=many, trees_per_step=many, discount=(0, 1),
+            self,
+            policy_hidden_dim=many,
+            trees_per_step=many,
+            discount=(0, 1),
             failure=(0, math.inf),
-        )  # fmt: skip
+        )
         check_candidates(self.candidates, self.k, self.neighbours)
         check_points("demonstration_share", self.demonstration_share)
         check_points("policy_share", self.policy_share)
@@ -137,9 +140,14 @@ class PolicyLearner(Learner):
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
         return planned_merges(
-            self.autoencoder, self.policy, batch, self.config.nearest, generator,
-            greedy=greedy, rounds=self.merge_rounds,
-        )  # fmt: skip
+            self.autoencoder,
+            self.policy,
+            batch,
+            self.config.nearest,
+            generator,
+            greedy=greedy,
+            rounds=self.merge_rounds,
+        )
 
     def predict(
         self,
@@ -193,9 +201,15 @@ class PolicyLearner(Learner):
     def _greedy(self, batch: TokenBatch, deviation: Deviation | None = None) -> Rollout:
         """The trees that the policy thinks best, but for a deviation."""
         episodes = rollout(
-            self.autoencoder, self.policy, batch, self.generator,
-            greedy=True, measure_entropy=False, nearest=self.config.nearest, deviation=deviation,
-        )  # fmt: skip
+            self.autoencoder,
+            self.policy,
+            batch,
+            self.generator,
+            greedy=True,
+            measure_entropy=False,
+            nearest=self.config.nearest,
+            deviation=deviation,
+        )
         self.merges_made += int(episodes.steps.sum())
         return episodes
 

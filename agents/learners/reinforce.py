@@ -55,10 +55,14 @@ class ReinforceConfig(PolicyConfig):
         super().__post_init__()
         many = (1, math.inf)
         check_bounds(
-            self, batch_size=many, trees_per_sample=many,
-            batch_growth=(0, math.inf), max_batch_size=many,
-            merges_curriculum=(0, 1), population_curriculum=(0, 1),
-        )  # fmt: skip
+            self,
+            batch_size=many,
+            trees_per_sample=many,
+            batch_growth=(0, math.inf),
+            max_batch_size=many,
+            merges_curriculum=(0, 1),
+            population_curriculum=(0, 1),
+        )
 
 
 class Reinforce(PolicyLearner):
@@ -201,12 +205,16 @@ class Reinforce(PolicyLearner):
 
     def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:
         episodes = rollout(
-            self.autoencoder, self.policy, batch, self.generator,
-            greedy=greedy, num_merges=num_merges,
+            self.autoencoder,
+            self.policy,
+            batch,
+            self.generator,
+            greedy=greedy,
+            num_merges=num_merges,
             ordered_entropy=self.config.entropy.ordered,
             measure_entropy=self.entropy.measured,
             nearest=self.config.nearest,
-        )  # fmt: skip
+        )
         self.merges_made += int(episodes.steps.sum())
         return episodes
 

@@ -63,10 +63,15 @@ class ReplayConfig(ReinforceConfig):
         super().__post_init__()
         some, any_number = (1, math.inf), (0, math.inf)
         check_bounds(
-            self, replays=any_number, replay_batch_size=some, capacity=some,
-            seed_episodes=any_number, c_bar=any_number, lambda_=(0, 1),
+            self,
+            replays=any_number,
+            replay_batch_size=some,
+            capacity=some,
+            seed_episodes=any_number,
+            c_bar=any_number,
+            lambda_=(0, 1),
             trust=(0, math.inf),
-        )  # fmt: skip
+        )
         if any(share < 1 for _, share in self.policy_share):
             raise ValueError(
                 f"policy_share is {self.policy_share}; expected 1 throughout: in between, "

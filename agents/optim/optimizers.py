@@ -43,9 +43,13 @@ class OptimizerConfig:
             raise ValueError(f"unknown method {self.method!r}; choose from {list(METHODS)}")
         large = (0, math.inf)
         check_bounds(
-            self, learning_rate=(0, 1e6), warm_up_updates=large, final_share=(0, 1),
-            clip_norm=large, weight_decay=large,
-        )  # fmt: skip
+            self,
+            learning_rate=(0, 1e6),
+            warm_up_updates=large,
+            final_share=(0, 1),
+            clip_norm=large,
+            weight_decay=large,
+        )
 
 
 def optimizer_of(

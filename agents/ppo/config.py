@@ -44,7 +44,13 @@ class PPOConfig(PolicyConfig):
         super().__post_init__()
         many, positive = (1, math.inf), (0, 1e6)
         check_bounds(
-            self, n_envs=many, rollout_episodes=many, batch_size=many, n_epochs=many,
-            gae_lambda=(0, 1), clip_range=positive, entropy_bonus=(-1e6, 1e6),
+            self,
+            n_envs=many,
+            rollout_episodes=many,
+            batch_size=many,
+            n_epochs=many,
+            gae_lambda=(0, 1),
+            clip_range=positive,
+            entropy_bonus=(-1e6, 1e6),
             value_weight=positive,
-        )  # fmt: skip
+        )

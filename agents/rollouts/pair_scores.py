@@ -102,10 +102,14 @@ class FreshScores:
         pairs, or of the candidates."""
         size = len(here)
         observation = population_observation(
-            self.policy, here, self.nodes[:size], self.counts[:size],
+            self.policy,
+            here,
+            self.nodes[:size],
+            self.counts[:size],
             None if self.sets is None else self.sets[:size],
-            self.leaves[:size], self.present[:size],
-        )  # fmt: skip
+            self.leaves[:size],
+            self.present[:size],
+        )
         if candidates is not None:
             observation["candidates"] = candidates
         state = None if self.states is None else node_states(self.states, here)

@@ -83,9 +83,10 @@ class ProgressBar:
 
     def _text(self) -> str:
         shown = [
-            f"{name} {self._values[tag]:,.0f}" if tag.startswith("time/")
+            f"{name} {self._values[tag]:,.0f}"
+            if tag.startswith("time/")
             else f"{name} {self._values[tag]:.4g}"
             for tag, name in SHOWN.items()
             if tag in self._values
-        ]  # fmt: skip
+        ]
         return "  ".join(shown)

@@ -57,9 +57,11 @@ class Candidates:
     def with_rows(self, index: Int64[Tensor, "R"], other: Candidates) -> Candidates:
         """These with the samples of ``index`` replaced by the ``R`` of another."""
         return Candidates(
-            *(getattr(self, field.name).index_copy(0, index, getattr(other, field.name))
-              for field in fields(self))
-        )  # fmt: skip
+            *(
+                getattr(self, field.name).index_copy(0, index, getattr(other, field.name))
+                for field in fields(self)
+            )
+        )
 
 
 @torch.no_grad()

@@ -138,8 +138,10 @@ class RootMixture:
     def save(self, path: str | Path) -> None:
         """Write the mixture and its candidates as one safetensors file, all or nothing."""
         arrays = {
-            "weights": self.weights, "means": self.means, "covariances": self.covariances,
-        }  # fmt: skip
+            "weights": self.weights,
+            "means": self.means,
+            "covariances": self.covariances,
+        }
         about = {
             "chosen": self.chosen._asdict(),
             "candidates": [candidate._asdict() for candidate in self.candidates],

@@ -116,12 +116,14 @@ class _Searcher:
         # Trees of a single node take what is left.
         sizes = [2**height - 1 for height in heights if height > 1]
         starts = [sum(sizes[:tree]) for tree in range(len(sizes))]
-        places = [(start, node) for start, size in zip(starts, sizes, strict=True)
-                  for node in range(size)]  # fmt: skip
+        places = [
+            (start, node) for start, size in zip(starts, sizes, strict=True) for node in range(size)
+        ]
         twins = {
-            start for start, size, before in zip(starts[1:], sizes[1:], sizes, strict=False)
+            start
+            for start, size, before in zip(starts[1:], sizes[1:], sizes, strict=False)
             if size == before
-        }  # fmt: skip
+        }
         chosen: list[int] = []
         used = [False] * self.size
 

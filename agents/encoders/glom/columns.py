@@ -26,9 +26,11 @@ class LevelNetworks(nn.Module):
         self.second = nn.Parameter(torch.empty(levels, hidden, width))
         self.second_bias = nn.Parameter(torch.empty(levels, 1, width))
         for parameter, inputs in (
-            (self.first, width), (self.first_bias, width),
-            (self.second, hidden), (self.second_bias, hidden),
-        ):  # fmt: skip
+            (self.first, width),
+            (self.first_bias, width),
+            (self.second, hidden),
+            (self.second_bias, hidden),
+        ):
             nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
 
     def forward(self, columns: Float[Tensor, "B P K d"]) -> Float[Tensor, "B P K d"]:

@@ -32,9 +32,14 @@ class GlomConfig:
 
     def __post_init__(self) -> None:
         check_bounds(
-            self, levels=(1, math.inf), level_width=(1, math.inf), expansion=(1, math.inf),
-            iterations=(1, math.inf), sharpness=(0, math.inf), agreement_decay=(0, 1),
-        )  # fmt: skip
+            self,
+            levels=(1, math.inf),
+            level_width=(1, math.inf),
+            expansion=(1, math.inf),
+            iterations=(1, math.inf),
+            sharpness=(0, math.inf),
+            agreement_decay=(0, 1),
+        )
         if self.radius is not None:
             check_bounds(self, radius=(0, math.inf))
 
@@ -59,9 +64,13 @@ class GlomEncoderConfig:
 
     def __post_init__(self) -> None:
         check_bounds(
-            self, continued_iterations=(0, math.inf), denoising_weight=(0, math.inf),
-            hidden_tokens=(0, 1), contrastive_weight=(0, math.inf), temperature=(1e-6, math.inf),
-        )  # fmt: skip
+            self,
+            continued_iterations=(0, math.inf),
+            denoising_weight=(0, math.inf),
+            hidden_tokens=(0, 1),
+            contrastive_weight=(0, math.inf),
+            temperature=(1e-6, math.inf),
+        )
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,10 @@ class GlomTrainingConfig:
 
     def __post_init__(self) -> None:
         check_bounds(
-            self, denoising_weight=(0, math.inf), hidden_tokens=(0, 1), hidden_coordinates=(0, 1),
-            contrastive_weight=(0, math.inf), temperature=(1e-6, math.inf),
-        )  # fmt: skip
+            self,
+            denoising_weight=(0, math.inf),
+            hidden_tokens=(0, 1),
+            hidden_coordinates=(0, 1),
+            contrastive_weight=(0, math.inf),
+            temperature=(1e-6, math.inf),
+        )

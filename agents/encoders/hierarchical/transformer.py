@@ -36,9 +36,12 @@ class HierarchicalTransformer(nn.Module):
         with seeded_initialisation(generator):
             self.embedding = nn.Embedding(config.vocabulary, width)
             self.layers = HierarchicalLayers(
-                config.hierarchies, config.layers, width, causal=True,
+                config.hierarchies,
+                config.layers,
+                width,
+                causal=True,
                 merge_into_all=config.merge_into_all,
-            )  # fmt: skip
+            )
             self.last_norm = plain_norm(width)
             self.head = nn.Linear(width, config.vocabulary, bias=False)
             start_small(self.head)

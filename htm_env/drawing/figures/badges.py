@@ -73,9 +73,16 @@ def draw_badges(
     )
     for (x, y), name in zip(spots, names, strict=True):
         axes.text(
-            x, y, name, fontsize=0.58 * size, color=INK, zorder=8,
-            ha="center", va="center_baseline", clip_on=True,
-        )  # fmt: skip
+            x,
+            y,
+            name,
+            fontsize=0.58 * size,
+            color=INK,
+            zorder=8,
+            ha="center",
+            va="center_baseline",
+            clip_on=True,
+        )
     return spots
 
 

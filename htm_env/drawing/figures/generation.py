@@ -37,10 +37,14 @@ def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figur
         for number, covariance_type in enumerate(types):
             rows = sorted(row for row in candidates if row.covariance_type == covariance_type)
             axes.plot(
-                [row.components for row in rows], [getattr(row, name) for row in rows],
-                color=COLOURS[number % len(COLOURS)], marker=MARKS[number % len(MARKS)],
-                ms=4, lw=1.5, label=covariance_type,
-            )  # fmt: skip
+                [row.components for row in rows],
+                [getattr(row, name) for row in rows],
+                color=COLOURS[number % len(COLOURS)],
+                marker=MARKS[number % len(MARKS)],
+                ms=4,
+                lw=1.5,
+                label=covariance_type,
+            )
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(sorted({row.components for row in candidates})))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -50,9 +54,14 @@ def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figur
         axes.set_ylabel(f"{name.upper()} (nats, doubled)")
         axes.grid(alpha=0.3)
     panels[0].plot(
-        [chosen.components], [chosen.bic],
-        "o", ms=13, mfc="none", mec="black", label=f"chosen: {chosen.components}",
-    )  # fmt: skip
+        [chosen.components],
+        [chosen.bic],
+        "o",
+        ms=13,
+        mfc="none",
+        mec="black",
+        label=f"chosen: {chosen.components}",
+    )
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     return figure

@@ -40,9 +40,11 @@ def name_coordinates(axes: Axes, trace: Trace) -> None:
     if not kind_named(trace.kind, token_dim).in_the_plane:
         axes.set_xlabel("first coordinate" if token_dim > 1 else "token", fontsize=8, color=INK)
         axes.set_ylabel(
-            "second coordinate" if token_dim > 1 else "coordinate", fontsize=8, color=INK,
+            "second coordinate" if token_dim > 1 else "coordinate",
+            fontsize=8,
+            color=INK,
             labelpad=1,
-        )  # fmt: skip
+        )
 
 
 def draw_muted_forest(axes: Axes, trace: Trace, made: int) -> Tokens:

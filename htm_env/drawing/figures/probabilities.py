@@ -99,9 +99,14 @@ def _draw_map(figure: Figure, axes: Axes, considered: Considered, chosen: tuple[
                 share = float(value)
                 dark = share > LEAST**0.45  # the middle of the logarithmic colours
                 axes.text(
-                    column, row, _percent(share), fontsize=6.5, ha="center", va="center_baseline",
+                    column,
+                    row,
+                    _percent(share),
+                    fontsize=6.5,
+                    ha="center",
+                    va="center_baseline",
                     color="white" if dark else "black",
-                )  # fmt: skip
+                )
     column, row = np.searchsorted(nodes, chosen[1]), np.searchsorted(nodes, chosen[0])
     mark = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=2.2)
     mark.set_clip_on(False)
@@ -148,9 +153,14 @@ def _draw_arrows(
         handles.append(Line2D([], [], label=label, **look))
     handles[0].set_label(f"{handles[0].get_label()}\n(chosen)")
     figure.legend(
-        handles=handles, loc="center left", bbox_to_anchor=(0.83, 0.5), fontsize=7.5,
-        frameon=False, title="first \N{RIGHTWARDS ARROW} second", title_fontsize=8,
-    )  # fmt: skip
+        handles=handles,
+        loc="center left",
+        bbox_to_anchor=(0.83, 0.5),
+        fontsize=7.5,
+        frameon=False,
+        title="first \N{RIGHTWARDS ARROW} second",
+        title_fontsize=8,
+    )
 
 
 def _percent(share: float) -> str:
