@@ -20,7 +20,7 @@ from htm_env.candidates.lists import (
     merged_candidates,
     nearest_candidates,
 )
-from htm_env.candidates.lists import lists as module
+from htm_env.candidates import lists as module
 from htm_env.forest import legal_pairs
 
 

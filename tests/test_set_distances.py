@@ -19,7 +19,7 @@ from htm_env.generation.distances import (
     set_measures,
     token_count_distance,
 )
-from htm_env.generation.generate import distances as module
+from htm_env.generation import distances as module
 
 
 def token_sets(sets, slots=None) -> TokenSets:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from htm_env import make_dataset
 from htm_env.datasets import TreesGeometry
-from htm_env.generation.generate import search as tree_search
+from htm_env.generation import search as tree_search
 from htm_env.generation.search import TreeShape, find_trees, forests
 from htm_env.generation.validity import check_validity
 
