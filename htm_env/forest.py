@@ -6,7 +6,7 @@ never in pairs, except for the mask of legal pairs that small populations ask fo
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -140,11 +140,15 @@ def check_present(present: Bool[Tensor, "B P"]) -> None:
         )
 
 
-def check_merges(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> None:
-    """Raise ``ValueError`` naming the first sample whose merges are not a forest.
+def check_merges(
+    merges: Int64[Tensor, "B M 2"],
+    num_leaves: Int64[Tensor, "B"],
+    name: Callable[[int], str] = "sample {}".format,
+) -> None:
+    """Raise ``ValueError`` naming the first sample whose merges are not a forest, and the merge.
 
-    A merge joins two different nodes that exist by then and that no other merge has used; the
-    padding stands at the end.
+    A merge joins two different nodes that exist by then and that no other merge has used; padding
+    is at the end. ``name`` is how the error names a row.
     """
     batch, steps, _ = merges.shape
     made = num_leaves[:, None] + torch.arange(steps, device=merges.device)  # (B, M)
@@ -159,9 +163,14 @@ def check_merges(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"])
     bad = wrong.any(1) | (uses[:, :nodes] > 1).any(1)
     if bad.any():
         row = int(bad.nonzero()[0])
+        used: list[int] = []
+        for step, pair in enumerate(merges[row].tolist()):
+            used += [node for node in pair if node >= 0]
+            if wrong[row, step] or len(set(used)) < len(used):
+                break
         raise ValueError(
-            f"the merges of sample {row} are not a forest over its {int(num_leaves[row])} tokens: "
-            f"{merges[row].tolist()}; expected pairs of different nodes, each made before and used "
+            f"the merges of {name(row)} are not a forest over its {int(num_leaves[row])} tokens: "
+            f"merge {step} is {pair}; expected pairs of different nodes, each made before and used "
             "once, and -1 only after the last merge"
         )
 

@@ -1,5 +1,6 @@
 """Stored trees, and what they say about a policy that did not make them."""
 
+from htm_env.softmax import choice_entropy, log_totals
 from replay.buffer import ReplayBuffer
 from replay.candidate_pairs import CandidatePairs
 from replay.importance import (
@@ -14,7 +15,6 @@ from replay.importance import (
     truncated_log_weights,
     vtrace,
 )
-from replay.pair_softmax import choice_entropy, log_totals
 from replay.samplers import SAMPLERS, Sampled
 from replay.trajectory import Trajectories, Trajectory
 from replay.tree_probability import (

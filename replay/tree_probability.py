@@ -18,8 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from htm_env.forest import check_merges
 from htm_env.types import NONE
-from replay.forest_check import check_forests
 
 SequenceLogProb = Callable[[Tensor, Tensor], Tensor]
 """``sequence_log_prob(merges (S, M, 2), episode (S,)) -> (S,)``: of the whole sequence, in the
@@ -31,9 +31,9 @@ def merge_counts(
 ) -> Int64[Tensor, "B M"]:
     """How many merges stand in the subtree of each merge, itself included; 0 in padding.
 
-    Raises ``ValueError`` naming the first episode whose merges are not a forest.
+    Raises ``ValueError`` naming the first sample whose merges are not a forest.
     """
-    check_forests(merges, num_leaves)
+    check_merges(merges, num_leaves)
     counts = torch.zeros_like(merges[..., 0])
     children = merges - num_leaves[:, None, None]  # as merges; negative for leaves
     for step in range(merges.shape[1]):
@@ -72,7 +72,7 @@ def all_sequences(
     grows as a factorial: see :func:`number_of_sequences`. Raises ``ValueError`` naming the first
     episode whose merges are not a forest.
     """
-    check_forests(merges, num_leaves)
+    check_merges(merges, num_leaves)
     batch, steps, _ = merges.shape
     children = merges - num_leaves[:, None, None]
     real = merges[..., 0] >= 0
@@ -102,7 +102,7 @@ def uniform_sequences(
     uniform before that. So the times are drawn from the roots down, each as its parent's times
     ``U^(1/h)``, and the merges are made in their order.
 
-    Raises ``ValueError`` naming the first episode whose merges are not a forest.
+    Raises ``ValueError`` naming the first sample whose merges are not a forest.
     """
     counts = merge_counts(merges, num_leaves)
     batch, steps = counts.shape
@@ -139,7 +139,7 @@ def tree_log_prob(
     Calls ``sequence_log_prob`` once, and is differentiable if that is. For a partial forest of
     ``K`` merges this is the probability that the policy's first ``K`` merges make it.
 
-    Raises ``ValueError`` naming the first episode whose merges are not a forest, and for fewer than
+    Raises ``ValueError`` naming the first sample whose merges are not a forest, and for fewer than
     one of ``sequences``.
     """
     if sequences < 1:

@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from replay.forest_check import check_forests
-from replay.pair_softmax import log_totals
+from htm_env.forest import check_merges
+from htm_env.softmax import log_totals
 
 MOST_MERGES = 40
 """A set of merges is the bits of one integer, and the episode's number stands above them."""
@@ -47,9 +47,9 @@ def number_of_states(
 ) -> Float[Tensor, "B"]:
     """How many forests lead to each tree, itself and the bare tokens included.
 
-    Raises ``ValueError`` naming the first episode whose merges are not a forest.
+    Raises ``ValueError`` naming the first sample whose merges are not a forest.
     """
-    check_forests(merges, num_leaves)
+    check_merges(merges, num_leaves)
     batch, steps, _ = merges.shape
     below = torch.ones(batch, 2 * steps + 1, dtype=torch.float64, device=merges.device)
     total = below[:, 0].clone()
@@ -66,10 +66,10 @@ def number_of_states(
 def forest_states(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> ForestStates:
     """All forests on the way to each tree; see :func:`number_of_states` for how many there are.
 
-    Raises ``ValueError`` naming the first episode whose merges are not a forest, and for more than
+    Raises ``ValueError`` naming the first sample whose merges are not a forest, and for more than
     ``MOST_MERGES`` merges.
     """
-    check_forests(merges, num_leaves)
+    check_merges(merges, num_leaves)
     real = merges[..., 0] >= 0
     steps = int(real.sum(1).max()) if len(real) else 0
     if steps > MOST_MERGES:

@@ -283,6 +283,14 @@ def test_merges_that_are_no_forest_are_refused_by_row(merges, what):
         check_merges(torch.tensor([good, merges]), torch.tensor([3, 3]))
 
 
+def test_the_first_merge_that_is_none_is_named():
+    merges = torch.tensor([[[0, 1], [3, 2]], [[0, 1], [1, 2]]])
+    with pytest.raises(ValueError, match=r"tree 1 are not a forest .* merge 1 is \[1, 2\]"):
+        check_merges(merges, torch.tensor([3, 3]), "tree {}".format)
+    with pytest.raises(ValueError, match=r"sample 1 are not a forest .* merge 0 is \[0, 0\]"):
+        check_merges(torch.tensor([[[0, 1], [3, 2]], [[0, 0], [1, 2]]]), torch.tensor([3, 3]))
+
+
 def test_padding_merges():
     merges = torch.tensor([[[0, 1]]])
     assert pad_merges(merges, 4).tolist() == [[[0, 1], [-1, -1], [-1, -1]]]

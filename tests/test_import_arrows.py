@@ -129,14 +129,13 @@ def test_the_environment_knows_neither_replay_nor_agents():
     assert not breaches("htm_env", lambda path, found: package(found.module) in PACKAGES[1:])
 
 
-def test_replay_uses_types_and_merge_trees_and_nothing_else_of_the_environment():
+def test_replay_uses_what_the_environment_is_made_of_and_nothing_else_of_it():
+    allowed = {"types", "forest", "trees", "softmax", "files"}
+
     def forbidden(path: Path, found: Import) -> bool:
         if package(found.module) == "agents":
             return True
-        return package(found.module) == "htm_env" and part(found.module) not in {
-            "types",
-            "merge_tree",
-        }
+        return package(found.module) == "htm_env" and part(found.module) not in allowed
 
     assert not breaches("replay", forbidden)
 

@@ -110,7 +110,7 @@ def test_merges_that_are_no_forest_are_named():
     merges = SEQUENCES[:3].clone()
     merges[1, 1] = merges[1, 0]
     for function in (number_of_sequences, all_sequences, number_of_states, forest_states):
-        with pytest.raises(ValueError, match=r"episode 1 is not a forest .* merge 1 joins node"):
+        with pytest.raises(ValueError, match=r"sample 1 are not a forest .* merge 1 is"):
             function(merges, FOUR[:3])
 
 

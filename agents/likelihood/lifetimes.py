@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from replay.exponential import weights_of
+from htm_env.softmax import weights_of
 
 
 class Lifetimes:

@@ -11,10 +11,9 @@ from torch import Tensor
 
 from agents.networks.base import bounded
 from agents.rollouts.rollout import Rollout, membership
+from htm_env.softmax import choice_entropy, log_totals
 from replay import (
-    choice_entropy,
     forest_states,
-    log_totals,
     number_of_states,
     pairwise_log_prob,
     tree_log_prob_by_states,

@@ -8,7 +8,7 @@ from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistrib
 from torch import Tensor
 
 from agents.networks.base import ILLEGAL
-from replay.exponential import weights_of
+from htm_env.softmax import weights_of
 
 
 class MergeDistribution(MaskableCategoricalDistribution):

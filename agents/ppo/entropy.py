@@ -8,7 +8,7 @@ from torch import Tensor
 
 from agents.rollouts.sampling import TINY, most_entropy
 from htm_env.forest import action_to_pair, pair_to_action
-from replay.exponential import weights_of
+from htm_env.softmax import weights_of
 
 
 def observed_entropy(

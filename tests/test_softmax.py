@@ -1,4 +1,4 @@
-"""Normalisers of many states at once."""
+"""Sums and entropies over pairs in many states at once, and the exponential with a floor."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from replay import choice_entropy, log_totals
+from htm_env.softmax import LEAST, choice_entropy, log_totals, weights_of
 
 ACTIVE = torch.tensor([[[1, 1, 1], [0, 1, 1], [1, 0, 0], [0, 0, 0]]]).bool()
 
@@ -47,3 +47,20 @@ def test_entropy_by_hand(ordered):
     found = choice_entropy(scores, ACTIVE, ordered)[0].tolist()
     two_thirds = -(2 / 3) * math.log(2 / 3) - (1 / 3) * math.log(1 / 3)
     assert found == pytest.approx([two_thirds if ordered else 0.0, 0.0, 0.0, 0.0], abs=1e-6)
+
+
+@pytest.mark.parametrize(("dtype", "least"), LEAST.items())
+def test_it_is_the_exponential_above_the_floor_and_nothing_below(dtype, least):
+    values = torch.tensor([0.0, 1.5, -3.0, least + 1, least - 1, -1e9, -math.inf], dtype=dtype)
+    weights = weights_of(values)
+    assert torch.equal(weights[:4], values[:4].exp())
+    assert weights[4:].tolist() == [0.0, 0.0, 0.0]
+    assert weights_of(torch.tensor([math.nan], dtype=dtype)).isnan().all()
+    assert torch.equal(weights_of(values.repeat(9))[-7:], weights)  # in vectors as one by one
+
+
+def test_its_gradient_is_itself():
+    values = torch.tensor([0.5, -2.0, -1e9], requires_grad=True)
+    weights_of(values).sum().backward()
+    assert values.grad is not None
+    assert values.grad.tolist() == pytest.approx([math.exp(0.5), math.exp(-2.0), 0.0])
