@@ -11,6 +11,7 @@ from episodes import generator
 from hypothesis import given
 from hypothesis import strategies as st
 
+from htm_env.candidates import lists as module
 from htm_env.candidates.lists import (
     FARTHEST,
     Candidates,
@@ -20,7 +21,6 @@ from htm_env.candidates.lists import (
     merged_candidates,
     nearest_candidates,
 )
-from htm_env.candidates import lists as module
 from htm_env.forest import legal_pairs
 
 

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 
 from htm_env import make_dataset
+from htm_env.generation import distances as module
 from htm_env.generation.distances import (
     TokenSets,
     chamfer_distances,
@@ -19,7 +20,6 @@ from htm_env.generation.distances import (
     set_measures,
     token_count_distance,
 )
-from htm_env.generation import distances as module
 
 
 def token_sets(sets, slots=None) -> TokenSets:
