@@ -30,7 +30,7 @@ from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import action_to_pair, drop_diagonal
 from htm_env.measures.metrics import first_merge_accuracy
 from htm_env.membership import Standing, observed_extras
-from htm_env.rewards import right_merges_rewards
+from htm_env.rewards import right_merges
 from htm_env.types import NONE, TokenBatch
 
 ENV_ID = "HTM-Keys-v0"
@@ -114,7 +114,7 @@ def reinforced(encoder: str, seed: int, merges: int, split: str = "test") -> dic
     made = learner.plan(batch, torch.Generator().manual_seed(seed), greedy=True)
     return {
         "first merges right": float(first_merge_accuracy(made, batch.clades)),
-        "pairs found": float(right_merges_rewards(made, batch).sum(1).mean()),
+        "pairs found": float(right_merges(made, batch).sum(1).mean()),
         "seconds": seconds,
     }
 

@@ -78,6 +78,9 @@ class HTMEnv(gym.Env):
       tokens under the new embedding are one of them, else 0. The return is the share of the clades
       that were found, from 0 to 1. Only for data that has clades.
 
+    - `reward=` an object with `step` and `episode`, or a callable like `step`: your own, as
+      `htm_env.rewards.Reward` describes it.
+
     An illegal action (an empty slot, no candidate) earns `invalid_penalty` and changes nothing.
 
     ## Episode End
@@ -99,7 +102,7 @@ class HTMEnv(gym.Env):
     |---|---|---|
     | `autoencoder` | `"pretrained"` (`HTM-v0`: `"untrained"`) | or a path, or an `HTMAutoencoder` |
     | `embedding_dim` | by id | `D` of an untrained autoencoder |
-    | `reward` | `"incremental"` (Keys: `"right_merges"`) | or another of those above |
+    | `reward` | `"incremental"` (Keys: `"right_merges"`) | or another of the above |
     | `split` | `"train"` | or `"validation"`, `"test"` |
     | `invalid_action` | `"penalize"` | or `"raise"`: `ValueError`, for debugging |
     | `invalid_penalty` | `-1.0` | reward of an illegal action |
@@ -133,7 +136,7 @@ class HTMEnv(gym.Env):
         *,
         autoencoder: str | Path | HTMAutoencoder = "pretrained",
         embedding_dim: int | None = None,
-        reward: str | None = None,
+        reward: Any = None,
         split: str = "train",
         invalid_action: str = "penalize",
         invalid_penalty: float = -1.0,

@@ -14,7 +14,8 @@ from torch import Tensor
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import Nearest, Neighbourhood
 from htm_env.coding.levels import descend
-from htm_env.forest import Forest, children_table
+from htm_env.forest import Forest, active_nodes, children_table
+from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch
 
 MOST_LEAVES = 1 << 16
@@ -183,6 +184,46 @@ def subtree_errors(
     if waiting:
         add()
     return errors
+
+
+@torch.no_grad()
+def node_errors(
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    merges: Int64[Tensor, "B M 2"],
+    nodes: Float[Tensor, "B N D"],
+    std: Float[Tensor, "T"],
+) -> Float[Tensor, "B N"]:
+    """Summed squared error of the tokens under every node, decoded from that node alone.
+
+    The subtrees of all nodes are walked down together: as many calls as the tree is high. What
+    several trees of one sample share is decoded once, so embeddings must be one function of tokens
+    and merges. 0 for nodes that do not exist.
+    """
+    rows, children = SampleRows.of(batch), children_table(merges, batch.num_tokens)
+    made = batch.num_tokens + (merges[..., 0] >= 0).sum(1)
+    exists = torch.arange(nodes.shape[1], device=merges.device) < made[:, None]  # (B, N)
+    repeated = rows.repeated(merges, batch.num_tokens)
+    ids = (exists & ~repeated).flatten().nonzero().squeeze(1)
+    found = subtree_errors(autoencoder, nodes.flatten(0, 1)[ids], ids, children, batch, std)
+    errors = nodes.new_zeros(exists.numel()).index_copy(0, ids, found).view(exists.shape)
+    return torch.where(repeated, errors[rows.first_row], errors)
+
+
+@torch.no_grad()
+def final_errors(
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    merges: Int64[Tensor, "B M 2"],
+    nodes: Float[Tensor, "B N D"],
+    std: Float[Tensor, "T"],
+) -> Float[Tensor, "B"]:
+    """The ``nmse`` where episodes with these merges end: only the last active nodes are decoded."""
+    last = active_nodes(merges, batch.num_tokens)
+    ids, children = last.flatten().nonzero()[:, 0], children_table(merges, batch.num_tokens)
+    errors = subtree_errors(autoencoder, nodes.flatten(0, 1)[ids], ids, children, batch, std)
+    summed = errors.new_zeros(len(last)).index_add_(0, ids // last.shape[1], errors)
+    return summed / (batch.num_tokens * batch.tokens.shape[2])
 
 
 def token_errors(

@@ -1,120 +1,263 @@
 """Rewards: what one merge, or a whole episode of merges, earns.
 
-Let ``E_t`` be the ``nmse`` of a sample when every active node after ``t`` merges is decoded down to
-its leaves. ``incremental`` pays ``E_t - E_{t+1}``: each merge is charged for exactly the damage
-that it did, and the return is ``E_0 - E_final`` for any order. ``terminal`` pays the same sum at
-the end.
-``one_step`` pays minus the squared error of unmerging what was just merged, in embedding space (the
-published method's reward; an autoencoder can shrink its embeddings to please it, so it is never a
-measure of quality).
-``right_merges`` asks nothing of the autoencoder: a merge whose tokens are one of the data's clades
-pays one over the number of the sample's clades, so that the return is the share that was found.
+A reward is an object with two methods: ``step`` for one merge in the environment, and ``episode``
+for all merges of whole episodes at once, by level. Both give the same numbers.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.datasets import DATASETS, Dataset
-from htm_env.forest import are_clades, children_table, leaf_sets
-from htm_env.population import Population, subtree_errors
-from htm_env.sample_rows import SampleRows
+from htm_env.datasets import Dataset
+from htm_env.forest import action_to_pair, are_clades, leaf_sets, merges_to_actions
+from htm_env.population import Population, merge_pairs, node_errors, start_population
 from htm_env.types import TokenBatch
 
-StepReward = Callable[[HTMAutoencoder, Population, Population, Tensor, Tensor], Tensor]
+if TYPE_CHECKING:
+    RewardName = Any
+else:  # in a dataclass that a file or a command line may fill, which know names only
+    RewardName = str
 
 
-def incremental_reward(
-    autoencoder: HTMAutoencoder,
-    before: Population,
-    after: Population,
-    first: Int64[Tensor, "B"],
-    second: Int64[Tensor, "B"],
-) -> Float[Tensor, "B"]:
-    return before.error - after.error
+@dataclass(frozen=True)
+class EncodedEpisodes:
+    """Whole episodes of a batch under one autoencoder, with the errors along the way."""
+
+    autoencoder: HTMAutoencoder
+    batch: TokenBatch
+    merges: Int64[Tensor, "B M 2"]
+    """Ordered merges in node ids; -1 pads. Trees, or forests that were not merged to the end."""
+    nodes: Float[Tensor, "B N D"]
+    """The embedding of every node."""
+    std: Float[Tensor, "T"]
+    """The units of the error."""
+
+    @cached_property
+    def node_errors(self) -> Float[Tensor, "B N"]:
+        """See :func:`htm_env.population.node_errors`."""
+        return node_errors(self.autoencoder, self.batch, self.merges, self.nodes, self.std)
+
+    @cached_property
+    def error_falls(self) -> Float[Tensor, "B M"]:
+        """``E_t - E_{t+1}`` of every merge; 0 in padding."""
+        errors, merges, num_leaves = self.node_errors, self.merges, self.batch.num_tokens
+        made = num_leaves[:, None] + torch.arange(merges.shape[1], device=merges.device)  # (B, M)
+        children = errors.gather(1, merges.clamp(min=0).flatten(1)).view(merges.shape).sum(-1)
+        damage = (errors.gather(1, made) - children) * (merges[..., 0] >= 0)
+        return -damage / (num_leaves[:, None] * self.batch.tokens.shape[2])
+
+    @property
+    def error(self) -> Float[Tensor, "B"]:
+        """The ``nmse`` where each episode ends."""
+        present = self.batch.present
+        leaves = (self.node_errors[:, : present.shape[1]] * present).sum(1)
+        coordinates = self.batch.num_tokens * self.batch.tokens.shape[2]
+        return leaves / coordinates - self.error_falls.sum(1)
 
 
-def terminal_reward(
-    autoencoder: HTMAutoencoder,
-    before: Population,
-    after: Population,
-    first: Int64[Tensor, "B"],
-    second: Int64[Tensor, "B"],
-) -> Float[Tensor, "B"]:
-    finished = (after.forest.num_active == 1) & (before.forest.num_active > 1)
-    return (after.initial_error - after.error) * finished
+class Reward(ABC):
+    """What merges earn; a subclass defines ``step``, and ``episode`` where that can be faster."""
+
+    needs_clades = False
+    """Whether the data must have a hierarchy of its own."""
+    is_fall_of_error = False
+    """Whether the return is ``E_0 - E_final``, so that a large error means a poor episode."""
+
+    @abstractmethod
+    def step(
+        self,
+        autoencoder: HTMAutoencoder,
+        before: Population,
+        after: Population,
+        first: Int64[Tensor, "B"],
+        second: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B"]:
+        """The reward of merging slots ``(first, second)``, which led from one population to the
+        other; 0 where nothing was merged."""
+
+    @torch.no_grad()
+    def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        """The rewards of all merges; 0 in padding. Here one merge at a time."""
+        autoencoder, batch, std = episodes.autoencoder, episodes.batch, episodes.std
+        rewards, before = [], start_population(autoencoder, batch, std)
+        for actions in merges_to_actions(episodes.merges, batch.num_tokens).unbind(1):
+            real = actions >= 0
+            first, second = action_to_pair(actions.clamp(min=0), batch.present.shape[1])
+            after = merge_pairs(autoencoder, before, first, second, std, real)
+            reward = self.step(autoencoder, before, after, first, second)
+            rewards.append(reward.masked_fill(~real, 0.0))
+            before = after
+        return torch.stack(rewards, dim=1)
 
 
-def one_step_reward(
-    autoencoder: HTMAutoencoder,
-    before: Population,
-    after: Population,
-    first: Int64[Tensor, "B"],
-    second: Int64[Tensor, "B"],
-) -> Float[Tensor, "B"]:
-    rows = torch.arange(len(first), device=first.device)
-    pair = torch.stack([before.embeddings[rows, first], before.embeddings[rows, second]], dim=1)
-    merged = after.embeddings[rows, first]  # (B, D)
-    return -one_step_error(autoencoder, merged, pair) * (
-        after.forest.num_merges > before.forest.num_merges
-    )
+class Incremental(Reward):
+    """``E_t - E_{t+1}``: each merge is charged for exactly the damage that it did.
 
-
-def right_merges_reward(
-    autoencoder: HTMAutoencoder,
-    before: Population,
-    after: Population,
-    first: Int64[Tensor, "B"],
-    second: Int64[Tensor, "B"],
-) -> Float[Tensor, "B"]:
-    forest, clades = after.forest, after.batch.clades
-    rows = torch.arange(len(first), device=first.device)
-    made = forest.num_leaves + forest.num_merges - 1  # the latest node
-    sets = leaf_sets(forest.merges, forest.num_leaves)[rows, made]  # (B, P)
-    moved = forest.num_merges > before.forest.num_merges
-    right = are_clades(sets[:, None], clades)[:, 0] & moved
-    return right / _number_of(clades)
-
-
-REWARDS: dict[str, StepReward] = {
-    "incremental": incremental_reward,
-    "terminal": terminal_reward,
-    "one_step": one_step_reward,
-    "right_merges": right_merges_reward,
-}
-NEED_CLADES = {"right_merges"}
-"""The rewards for which the data must have a hierarchy of its own."""
-
-
-def step_reward(name: str) -> StepReward:
-    """The reward of that name; ``ValueError`` with the choices if there is none."""
-    if name not in REWARDS:
-        raise ValueError(f"unknown reward {name!r}; choose from {sorted(REWARDS)}")
-    return REWARDS[name]
-
-
-def reward_on(dataset: Dataset, name: str | None = None) -> str:
-    """The name of the reward on this data: that of the data's own environment if not given.
-
-    Raises ``ValueError`` for an unknown reward, and for one that needs clades where the data has
-    none.
+    ``E_t`` is the ``nmse`` of a sample when every active node after ``t`` merges is decoded down to
+    its leaves; the return is ``E_0 - E_final`` for any order.
     """
-    name = DATASETS[dataset.name].reward if name is None else name
-    step_reward(name)  # knows the names
-    if name in NEED_CLADES and not dataset.has_hierarchy:
+
+    is_fall_of_error = True
+
+    def step(
+        self,
+        autoencoder: HTMAutoencoder,
+        before: Population,
+        after: Population,
+        first: Int64[Tensor, "B"],
+        second: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B"]:
+        return before.error - after.error
+
+    def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        return episodes.error_falls
+
+
+class Terminal(Reward):
+    """The incremental rewards of an episode, summed and paid with the merge that ends it."""
+
+    is_fall_of_error = True
+
+    def step(
+        self,
+        autoencoder: HTMAutoencoder,
+        before: Population,
+        after: Population,
+        first: Int64[Tensor, "B"],
+        second: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B"]:
+        finished = (after.forest.num_active == 1) & (before.forest.num_active > 1)
+        return (after.initial_error - after.error) * finished
+
+    def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        """An episode that was not merged to one root is taken to end with its last merge."""
+        falls, made = episodes.error_falls, (episodes.merges[..., 0] >= 0).sum(1, keepdim=True)
+        last = (made - 1).clamp(min=0)
+        return torch.zeros_like(falls).scatter_(1, last, falls.sum(1, keepdim=True))
+
+
+class OneStep(Reward):
+    """Minus the mean squared error of unmerging what was just merged, in embedding space.
+
+    The published method's reward; an autoencoder can shrink its embeddings to please it, so it is
+    never a measure of quality.
+    """
+
+    def step(
+        self,
+        autoencoder: HTMAutoencoder,
+        before: Population,
+        after: Population,
+        first: Int64[Tensor, "B"],
+        second: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B"]:
+        rows = torch.arange(len(first), device=first.device)
+        pairs = before.embeddings[rows[:, None], torch.stack([first, second], dim=1)]  # (B, 2, D)
+        merged = after.forest.num_merges > before.forest.num_merges
+        return -unmerge_errors(autoencoder, after.embeddings[rows, first], pairs) * merged
+
+    @torch.no_grad()
+    def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        merges, nodes = episodes.merges, episodes.nodes
+        rows, times = (merges[..., 0] >= 0).nonzero(as_tuple=True)
+        pairs = nodes[rows[:, None], merges[rows, times]]  # (I, 2, D)
+        merged = nodes[rows, episodes.batch.num_tokens[rows] + times]
+        rewards = nodes.new_zeros(merges.shape[:2])
+        rewards[rows, times] = -unmerge_errors(episodes.autoencoder, merged, pairs)
+        return rewards
+
+
+class RightMerges(Reward):
+    """One over the number of the data's clades for a merge whose tokens are one of them, else 0.
+
+    The return is the share of the clades that were found; nothing is asked of the autoencoder.
+    """
+
+    needs_clades = True
+
+    def step(
+        self,
+        autoencoder: HTMAutoencoder,
+        before: Population,
+        after: Population,
+        first: Int64[Tensor, "B"],
+        second: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B"]:
+        forest, clades = after.forest, after.batch.clades
+        rows = torch.arange(len(first), device=first.device)
+        made = forest.num_leaves + forest.num_merges - 1  # the latest node
+        sets = leaf_sets(forest.merges, forest.num_leaves)[rows, made]  # (B, P)
+        moved = forest.num_merges > before.forest.num_merges
+        right = are_clades(sets[:, None], clades)[:, 0] & moved
+        return right / _number_of(clades)
+
+    def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        return right_merges(episodes.merges, episodes.batch)
+
+
+class RewardOfFunctions(Reward):
+    """A reward from a function for one merge, and perhaps another for whole episodes."""
+
+    def __init__(
+        self,
+        step: Callable[..., Float[Tensor, "B"]],
+        episode: Callable[[EncodedEpisodes], Float[Tensor, "B M"]] | None = None,
+    ) -> None:
+        self._step, self._episode = step, episode
+
+    def step(self, *merge: Any) -> Float[Tensor, "B"]:
+        return self._step(*merge)
+
+    def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        return super().episode(episodes) if self._episode is None else self._episode(episodes)
+
+
+REWARDS: dict[str, Reward] = {
+    "incremental": Incremental(),
+    "terminal": Terminal(),
+    "one_step": OneStep(),
+    "right_merges": RightMerges(),
+}
+"""The rewards that have a name, for ``gym.make`` and the command line."""
+
+
+def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
+    """The reward on this data: that of the data's own environment if None.
+
+    ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``step`` and
+    ``episode``, or a callable with the arguments of :meth:`Reward.step`. Raises ``ValueError`` for
+    anything else, and for a reward that needs clades where the data has none.
+    """
+    reward = dataset.default_reward if reward is None else reward
+    if isinstance(reward, str) and reward in REWARDS:
+        found = REWARDS[reward]
+    elif isinstance(reward, Reward):
+        found = reward
+    elif hasattr(reward, "step") and hasattr(reward, "episode"):
+        found = RewardOfFunctions(reward.step, reward.episode)
+    elif callable(reward):
+        found = RewardOfFunctions(reward)
+    else:
+        raise ValueError(f"unknown reward {reward!r}; choose from {sorted(REWARDS)}")
+    if found.needs_clades and not dataset.has_hierarchy:
+        others = sorted(name for name, other in REWARDS.items() if not other.needs_clades)
         raise ValueError(
-            f"the reward {name} counts clades, but {dataset.name} has no hierarchy; "
-            f"choose from {sorted(REWARDS.keys() - NEED_CLADES)}"
+            f"the reward {reward} counts clades, but {dataset.name} has no hierarchy; "
+            f"choose from {others}"
         )
-    return name
+    return found
 
 
-def one_step_error(
+def unmerge_errors(
     autoencoder: HTMAutoencoder, merged: Float[Tensor, "I D"], pairs: Float[Tensor, "I 2 D"]
 ) -> Float[Tensor, "I"]:
     """Mean squared error of unmerging each embedding against the pair that it was merged from."""
@@ -122,65 +265,8 @@ def one_step_error(
     return (unmerged - pairs).square().mean(dim=(1, 2))
 
 
-# ---------------------------------------------------------------- whole episodes, by level
-
-
-@torch.no_grad()
-def node_errors(
-    autoencoder: HTMAutoencoder,
-    nodes: Float[Tensor, "B N D"],
-    exists: Bool[Tensor, "B N"],
-    merges: Int64[Tensor, "B M 2"],
-    batch: TokenBatch,
-    std: Float[Tensor, "T"],
-) -> Float[Tensor, "B N"]:
-    """Summed squared error of the tokens under every node, decoded from that node alone.
-
-    The subtrees of all nodes are walked down together: as many calls as the tree is high. What
-    several trees of one sample share is decoded once, so embeddings must be one function of tokens
-    and merges.
-    """
-    rows, children = SampleRows.of(batch), children_table(merges, batch.num_tokens)
-    repeated = rows.repeated(merges, batch.num_tokens)
-    ids = (exists & ~repeated).flatten().nonzero().squeeze(1)
-    found = subtree_errors(autoencoder, nodes.flatten(0, 1)[ids], ids, children, batch, std)
-    errors = nodes.new_zeros(exists.numel()).index_copy(0, ids, found).view(exists.shape)
-    return torch.where(repeated, errors[rows.first_row], errors)
-
-
-def incremental_rewards(
-    errors: Float[Tensor, "B N"],
-    merges: Int64[Tensor, "B M 2"],
-    num_leaves: Int64[Tensor, "B"],
-    token_dim: int,
-) -> Float[Tensor, "B M"]:
-    """The incremental rewards of all merges, from what :func:`node_errors` gives; 0 in padding."""
-    made = num_leaves[:, None] + torch.arange(merges.shape[1], device=merges.device)  # (B, M)
-    real = merges[..., 0] >= 0
-    children = errors.gather(1, merges.clamp(min=0).flatten(1)).view(merges.shape).sum(-1)
-    damage = errors.gather(1, made) - children
-    return -damage * real / (num_leaves[:, None] * token_dim)
-
-
-@torch.no_grad()
-def one_step_rewards(
-    autoencoder: HTMAutoencoder,
-    nodes: Float[Tensor, "B N D"],
-    merges: Int64[Tensor, "B M 2"],
-    num_leaves: Int64[Tensor, "B"],
-) -> Float[Tensor, "B M"]:
-    """The one-step rewards of all merges; 0 in padding."""
-    batch, steps, _ = merges.shape
-    rows, times = (merges[..., 0] >= 0).nonzero(as_tuple=True)
-    pairs = nodes[rows[:, None], merges[rows, times]]  # (I, 2, D)
-    merged = nodes[rows, num_leaves[rows] + times]
-    rewards = nodes.new_zeros(batch, steps)
-    rewards[rows, times] = -one_step_error(autoencoder, merged, pairs)
-    return rewards
-
-
-def right_merges_rewards(merges: Int64[Tensor, "B M 2"], batch: TokenBatch) -> Float[Tensor, "B M"]:
-    """The right-merges rewards of all merges; 0 in padding."""
+def right_merges(merges: Int64[Tensor, "B M 2"], batch: TokenBatch) -> Float[Tensor, "B M"]:
+    """One over the number of the sample's clades for every merge that makes one of them, else 0."""
     made = batch.num_tokens[:, None] + torch.arange(merges.shape[1], device=merges.device)  # (B, M)
     rows = torch.arange(len(merges), device=merges.device)[:, None]
     sets = leaf_sets(merges, batch.num_tokens)[rows, made]  # (B, M, P), empty in padding

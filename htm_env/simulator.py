@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from htm_env.datasets import Dataset, make_dataset
 from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, merge_pairs, start_population
-from htm_env.rewards import reward_on, step_reward
+from htm_env.rewards import reward_on
 from htm_env.weights import embedding_dim_of, pretrained_autoencoder
 
 INVALID_ACTIONS = ("penalize", "raise")
@@ -39,7 +40,7 @@ class Simulator:
         *,
         autoencoder: str | Path | HTMAutoencoder,
         embedding_dim: int | None,
-        reward: str | None,
+        reward: Any,
         split: str,
         invalid_action: str,
         invalid_penalty: float,
@@ -64,7 +65,7 @@ class Simulator:
         self.autoencoder = make_autoencoder(env_id, self.dataset, autoencoder, embedding_dim)
         self.autoencoder.to(self.device)
         self.std = self.dataset.std.to(self.device)
-        self.reward = step_reward(reward_on(self.dataset, reward))
+        self.reward = reward_on(self.dataset, reward)
         self.observe = check_extras(observe)
         self.nearest = check_candidates(candidates, k, neighbours)
         self.invalid_action = invalid_action
@@ -108,7 +109,7 @@ class Simulator:
             raise ValueError(f"action {int(actions[row])} {reason}")
         after = merge_pairs(self.autoencoder, population, first, second, self.std, where & legal)
         with torch.no_grad():
-            reward = self.reward(self.autoencoder, population, after, first, second)
+            reward = self.reward.step(self.autoencoder, population, after, first, second)
         reward = reward.masked_fill(~where, 0.0).masked_fill(invalid, self.invalid_penalty)
         return after, reward, invalid
 

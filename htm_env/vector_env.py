@@ -37,7 +37,7 @@ class HTMVectorEnv(VectorEnv):
         num_envs: int = 1,
         autoencoder: str | Path | HTMAutoencoder = "pretrained",
         embedding_dim: int | None = None,
-        reward: str | None = None,
+        reward: Any = None,
         split: str = "train",
         invalid_action: str = "penalize",
         invalid_penalty: float = -1.0,

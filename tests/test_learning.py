@@ -29,6 +29,7 @@ from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
 from htm_env.measures.metrics import clade_scores
 from htm_env.population import merge_pairs, start_population
+from htm_env.rewards import REWARDS
 
 NAN = float("nan")
 FAST = OptimizerConfig(learning_rate=1e-2, warm_up_updates=5)
@@ -302,7 +303,7 @@ def test_on_keys_nobody_is_cloned_and_right_merges_pay(learner, config):
     assert not any(tag.startswith("demonstrations/") for row in rows for tag in row)
     assert not any("loss/cloning" in row for row in rows)
     assert np.mean([row["train/return"] for row in rows]) == pytest.approx(1 / 12, abs=0.05)
-    assert learner.reward == "right_merges"
+    assert learner.reward is REWARDS["right_merges"]
 
 
 def test_replay_cannot_begin_with_demonstrations_of_nobody():

@@ -34,7 +34,7 @@ from agents.likelihood.judging import judge
 from agents.likelihood.log_probs import judged
 from agents.rollouts.rollout import follow, rollout
 from htm_env.observation import observe_population
-from htm_env.rewards import incremental_rewards, node_errors
+from htm_env.rewards import EncodedEpisodes
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 PARTIAL = [3, 1, 2, 0, 2, 4]
@@ -229,10 +229,8 @@ def three_tokens(autoencoder, policy):
     batch.tokens[:] = batch.tokens[:1]
     made = follow(autoencoder, batch, sequences)
     made = judged(scores_of(policy, made), made, True)
-    errors = node_errors(
-        autoencoder, made.nodes, made.exists, sequences, batch, torch.tensor([0.5, 2.0, 3.0])
-    )
-    rewards = incremental_rewards(errors, sequences, batch.num_tokens, 3)
+    std = torch.tensor([0.5, 2.0, 3.0])
+    rewards = EncodedEpisodes(autoencoder, batch, sequences, made.nodes, std).error_falls
     probabilities = replayed_log_probs(autoencoder, policy, batch, sequences).sum(1).exp()
     return made, discounted_returns(rewards, 1.0), probabilities
 

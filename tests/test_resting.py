@@ -10,10 +10,11 @@ from episodes import RAGGED, generator, random_batch, random_policy
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig, ReplayConfig
 from agents.config.dataclasses_json import config_from_dict
-from agents.learners.episode_rewards import episode_rewards, final_errors
 from agents.learners.policy_learner import PolicyLearner
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.population import final_errors
+from htm_env.rewards import EncodedEpisodes
 
 LEARNERS = {"reinforce": (Reinforce, ReinforceConfig), "ppo": (PPOLearner, PPOConfig)}
 SIZE = {"reinforce": {"batch_size": 8}, "ppo": {"n_envs": 8, "batch_size": 8}}
@@ -138,6 +139,6 @@ def test_the_final_error_is_that_which_the_rewards_leave(most):
         generator(3),
         num_merges=(batch.num_tokens - 1).clamp(max=most),
     )
-    _, expected = episode_rewards(autoencoder, batch, episodes, std, "incremental")
-    found = final_errors(autoencoder, batch, episodes, std)
+    expected = EncodedEpisodes(autoencoder, batch, episodes.merges, episodes.nodes, std).error
+    found = final_errors(autoencoder, batch, episodes.merges, episodes.nodes, std)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

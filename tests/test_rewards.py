@@ -13,20 +13,17 @@ from hypothesis import strategies as st
 from oracle import PlainForest, batched, forests, random_tree
 
 from agents.fixed import fixed_policy
-from htm_env import population
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
 from htm_env.measures.metrics import clade_scores
-from htm_env.population import Population, merge_pairs, start_population
+from htm_env.population import MOST_LEAVES, Population, merge_pairs, start_population
 from htm_env.rewards import (
     REWARDS,
-    incremental_rewards,
-    node_errors,
-    one_step_error,
-    one_step_rewards,
+    EncodedEpisodes,
+    Reward,
     reward_on,
-    right_merges_rewards,
-    step_reward,
+    right_merges,
+    unmerge_errors,
 )
 from htm_env.types import TokenBatch
 
@@ -65,7 +62,7 @@ def stepwise_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
     for step in range(actions.shape[1]):
         now = actions[:, step]
         first, second = action_to_pair(now.clamp(min=0), batch.present.shape[1])
-        reward = step_reward(name)(autoencoder, chain[step], chain[step + 1], first, second)
+        reward = REWARDS[name].step(autoencoder, chain[step], chain[step + 1], first, second)
         columns.append(reward)
     return torch.stack(columns, dim=1).detach()
 
@@ -85,45 +82,34 @@ def with_clades(batch: TokenBatch, plain: list[PlainForest], seed: int) -> Token
     return batch._replace(clades=clades)
 
 
-def by_level_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
+def encoded(autoencoder, batch, merges) -> EncodedEpisodes:
     nodes = autoencoder.encode(batch.tokens, batch.present, merges).nodes.detach()
-    num_leaves = batch.num_tokens
-    if name == "right_merges":
-        return right_merges_rewards(merges, batch)
-    if name == "one_step":
-        return one_step_rewards(autoencoder, nodes, merges, num_leaves)
-    made = num_leaves + (merges[..., 0] >= 0).sum(1)
-    exists = torch.arange(nodes.shape[1]) < made[:, None]
-    errors = node_errors(autoencoder, nodes, exists, merges, batch, STD)
-    return incremental_rewards(errors, merges, num_leaves, 3)
+    return EncodedEpisodes(autoencoder, batch, merges, nodes, STD)
 
 
-def test_the_subtrees_of_a_chain_are_decoded_a_bounded_number_of_leaves_at_a_time(monkeypatch):
-    """Nine tokens, joined one at a time. A level adds two leaves for each of the nine subtrees at
-    most, and what waits is decoded once it is more than ten."""
-    autoencoder, slots = small_autoencoder(3, seed=0), 9
+def by_level_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
+    return REWARDS[name].episode(encoded(autoencoder, batch, merges))
+
+
+def test_the_subtrees_of_a_long_chain_are_decoded_some_at_a_time():
+    """512 tokens, joined one at a time: the subtrees have about P^2 / 2 leaves together, more than
+    are held at once."""
+    autoencoder, slots = small_autoencoder(3, seed=0), 512
     present = torch.ones(1, slots, dtype=torch.bool)
     last = [0, *range(slots, 2 * slots - 2)]
     merges = torch.tensor(
         [[[node, leaf] for node, leaf in zip(last, range(1, slots), strict=True)]]
     )
-    batch = TokenBatch(
-        torch.randn(1, slots, 3), present, torch.zeros(1, 0, slots, dtype=torch.bool), merges
+    tokens = torch.randn(1, slots, 3)
+    batch = TokenBatch(tokens, present, torch.zeros(1, 0, slots, dtype=torch.bool), merges)
+    episodes, decoded = encoded(autoencoder, batch, merges), []
+    hook = autoencoder.unlifter.register_forward_hook(
+        lambda network, inputs, output: decoded.append(len(output))
     )
-    nodes = autoencoder.encode(batch.tokens, present, merges).nodes.detach()
-    given = (autoencoder, nodes, torch.ones(1, 2 * slots - 1).bool(), merges, batch, STD)
-    expected = node_errors(*given)
-    decoded, errors = [], population.token_errors
-
-    def counted(autoencoder, leaves, *rest):
-        decoded.append(len(leaves))
-        return errors(autoencoder, leaves, *rest)
-
-    monkeypatch.setattr(population, "token_errors", counted)
-    monkeypatch.setattr(population, "MOST_LEAVES", 10)
-    torch.testing.assert_close(node_errors(*given), expected)
+    assert episodes.node_errors.isfinite().all()
+    hook.remove()
     assert sum(decoded) == slots + sum(range(2, slots + 1))
-    assert len(decoded) > 1 and max(decoded) <= 10 + 2 * slots
+    assert len(decoded) > 1 and max(decoded) <= MOST_LEAVES + 2 * slots
 
 
 # ---------------------------------------------------------------- three ways, one answer
@@ -178,16 +164,16 @@ def test_right_merges_by_level_and_by_step(drawn, seed):
 @pytest.mark.parametrize("env_id", ["HTM-Keys-v0", "HTM-Crosses-v0", "HTM-Trees-v0"])
 def test_the_return_of_right_merges_is_the_share_of_clades_found(env_id):
     batch = make_dataset(env_id).fixed(50)
-    assert right_merges_rewards(batch.merges, batch).sum(1).tolist() == pytest.approx([1.0] * 50)
+    assert right_merges(batch.merges, batch).sum(1).tolist() == pytest.approx([1.0] * 50)
     autoencoder = small_autoencoder(batch.tokens.shape[2])
     merges = fixed_policy("nearest").merges(batch, autoencoder, torch.Generator())
     if env_id == "HTM-Keys-v0":  # whose clades are all of those that count
         recall = clade_scores(leaf_sets(merges, batch.num_tokens), batch.clades, batch.present)
-        torch.testing.assert_close(right_merges_rewards(merges, batch).sum(1), recall.recall)
+        torch.testing.assert_close(right_merges(merges, batch).sum(1), recall.recall)
     begun = batch.merges.clone()
     begun[:, 1:] = -1
-    rewards = right_merges_rewards(begun, batch)
-    assert torch.equal(rewards[:, 0], right_merges_rewards(batch.merges, batch)[:, 0])
+    rewards = right_merges(begun, batch)
+    assert torch.equal(rewards[:, 0], right_merges(batch.merges, batch)[:, 0])
     assert not rewards[:, 1:].any()
 
 
@@ -254,7 +240,7 @@ def test_one_step_by_hand():
         for weight in autoencoder.unmerger.parameters():
             weight.zero_()
         autoencoder.unmerger.skip.bias.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
-    error = one_step_error(autoencoder, torch.zeros(1, 2), torch.zeros(1, 2, 2))
+    error = unmerge_errors(autoencoder, torch.zeros(1, 2), torch.zeros(1, 2, 2))
     assert error.tolist() == [7.5]
 
 
@@ -309,29 +295,67 @@ def test_a_sample_that_does_not_move_earns_nothing(autoencoder):
     batch.clades[:, :, 2] = False
     before, after = replace(before, batch=batch), replace(after, batch=batch)
     for name in ("incremental", "one_step", "right_merges"):
-        reward = step_reward(name)(autoencoder, before, after, first, second)
+        reward = REWARDS[name].step(autoencoder, before, after, first, second)
         assert float(reward[0].detach()) != 0
         assert float(reward[1].detach()) == 0
     assert after.forest.num_merges.tolist() == [1, 0]
     assert torch.equal(after.embeddings[1], before.embeddings[1])
 
 
+class Given:
+    """The incremental reward, by hand, and not a subclass."""
+
+    def step(self, autoencoder, before, after, first, second):
+        return before.error - after.error
+
+    def episode(self, episodes):
+        return episodes.error_falls
+
+
+class OnlyStep(Reward):
+    step = Given.step
+
+
+@pytest.mark.parametrize("given", [Given(), OnlyStep(), Given().step])
+def test_a_reward_may_be_an_object_or_a_callable(autoencoder, given):
+    """With its own ``episode``, or following the merges with ``step``."""
+    drawn = batched([random_tree(n, torch.Generator().manual_seed(n)) for n in (4, 2, 5)], slots=5)
+    drawn.merges[2, -1] = -1  # not merged to the end
+    batch = token_batch(drawn)
+    found = reward_on(make_dataset("HTM-Trees-v0"), given)
+    episodes = encoded(autoencoder, batch, drawn.merges)
+    expected = stepwise_rewards("incremental", autoencoder, batch, drawn.merges)
+    torch.testing.assert_close(found.episode(episodes), expected, **CLOSE)
+    before, after = populations(autoencoder, batch, drawn.merges)[:2]
+    pair = drawn.merges[:, 0].unbind(1)  # leaves are in their slots
+    assert torch.equal(found.step(autoencoder, before, after, *pair), before.error - after.error)
+    assert not found.needs_clades and not found.is_fall_of_error
+
+
+def test_terminal_pays_whole_episodes_with_their_last_merge(autoencoder):
+    drawn = batched([random_tree(n, torch.Generator().manual_seed(n)) for n in (4, 2, 3)], slots=4)
+    batch = token_batch(drawn)
+    found = by_level_rewards("terminal", autoencoder, batch, drawn.merges)
+    torch.testing.assert_close(
+        found, stepwise_rewards("terminal", autoencoder, batch, drawn.merges), **CLOSE
+    )
+
+
 def test_an_unknown_reward_lists_the_choices():
-    with pytest.raises(ValueError, match=r"'dense'; choose from \['incremental', 'one_step'"):
-        step_reward("dense")
+    trees = make_dataset("HTM-Trees-v0")
+    for unknown in ("dense", 3):
+        with pytest.raises(ValueError, match=r"choose from \['incremental', 'one_step'"):
+            reward_on(trees, unknown)
     assert sorted(REWARDS) == ["incremental", "one_step", "right_merges", "terminal"]
 
 
 def test_a_reward_that_is_not_given_is_the_datas_own():
     keys, trees = make_dataset("HTM-Keys-v0"), make_dataset("HTM-Trees-v0")
     digits = make_dataset("HTM-Digits-v0")
-    assert [reward_on(data) for data in (keys, trees, digits)] == [
-        "right_merges",
-        "incremental",
-        "incremental",
-    ]
-    assert reward_on(keys, "one_step") == "one_step"
-    assert reward_on(trees, "right_merges") == "right_merges"
+    assert reward_on(keys) is REWARDS["right_merges"]
+    assert reward_on(trees) is reward_on(digits) is REWARDS["incremental"]
+    assert reward_on(keys, "one_step") is REWARDS["one_step"]
+    assert reward_on(trees, "right_merges") is REWARDS["right_merges"]
     with pytest.raises(ValueError, match="counts clades, but HTM-Digits-v0 has no hierarchy"):
         reward_on(digits, "right_merges")
     with pytest.raises(ValueError, match="unknown reward 'dense'"):

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from agents.likelihood.judging import judge
 from agents.likelihood.node_features import NodeFeatures
 from agents.rollouts.rollout import follow, rollout
-from htm_env import rewards
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import Nearest
+from htm_env.population import node_errors
 from htm_env.sample_rows import SampleRows
 from htm_env.types import TokenBatch
 
@@ -86,29 +86,25 @@ def test_what_is_repeated_are_leaves_and_merges_before_the_first_other_one(seed)
 def test_errors_of_shared_nodes_are_those_of_every_tree_alone(autoencoder, seed):
     batch, merges = trees(autoencoder, seed)
     episodes = follow(autoencoder, batch, merges)
-    errors = rewards.node_errors(autoencoder, episodes.nodes, episodes.exists, merges, batch, STD)
+    errors = node_errors(autoencoder, batch, merges, episodes.nodes, STD)
     for row in range(len(merges)):
         only = slice(row, row + 1)
-        alone = rewards.node_errors(
-            *(autoencoder, episodes.nodes[only], episodes.exists[only], merges[only]),
-            *(batch.rows(only), STD),
-        )
+        alone = node_errors(autoencoder, batch.rows(only), merges[only], episodes.nodes[only], STD)
         torch.testing.assert_close(errors[only], alone, **CLOSE)
 
 
 @pytest.mark.parametrize("common", range(4))
-def test_what_two_trees_share_is_decoded_once(autoencoder, common, monkeypatch):
+def test_what_two_trees_share_is_decoded_once(autoencoder, common):
+    """Counted in leaves that are unlifted: each node's own tokens."""
     batch, merges = two_trees(common)
-    episodes, starts = follow(autoencoder, batch, merges), []
-    errors = rewards.subtree_errors
-
-    def counted(autoencoder, embeddings, nodes, *rest):
-        starts.append(len(nodes))
-        return errors(autoencoder, embeddings, nodes, *rest)
-
-    monkeypatch.setattr(rewards, "subtree_errors", counted)
-    rewards.node_errors(autoencoder, episodes.nodes, episodes.exists, merges, batch, STD)
-    assert starts == [7 + 3 - common]
+    episodes, leaves = follow(autoencoder, batch, merges), []
+    hook = autoencoder.unlifter.register_forward_hook(
+        lambda network, inputs, output: leaves.append(len(output))
+    )
+    node_errors(autoencoder, batch, merges, episodes.nodes, STD)
+    hook.remove()
+    counts = episodes.leaf_counts
+    assert sum(leaves) == counts.sum() - counts[1, : 4 + common].sum()
 
 
 # ---------------------------------------------------------------- what a scorer knows

@@ -22,8 +22,6 @@ from agents.rollouts.deviation import Deviation
 from agents.rollouts.rollout import Rollout
 from htm_env.types import TokenBatch
 
-OF_ERRORS = ("incremental", "terminal")
-"""The rewards whose return is the fall of the error: with another, a large error is no failure."""
 RANKS = 5
 """Pairs that are tried at a merge, the second best first."""
 MOST_SAMPLES, MOST_TREES = 4, 256

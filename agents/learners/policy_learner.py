@@ -16,8 +16,7 @@ from agents.demonstrations.race import Race, demonstrators_of
 from agents.encoders import NO_ENCODER, ContextConfig
 from agents.fixed import fixed_policy
 from agents.learners.base import Learner
-from agents.learners.episode_rewards import episode_rewards, final_errors
-from agents.learners.failures import OF_ERRORS, failures, lesson
+from agents.learners.failures import failures, lesson
 from agents.likelihood.judging import judge
 from agents.networks.acting import act
 from agents.networks.base import MergePolicy
@@ -28,7 +27,8 @@ from agents.rollouts.deviation import Deviation
 from agents.rollouts.planning import planned_merges
 from agents.rollouts.rollout import Rollout, rollout
 from htm_env.candidates.neighbours import Nearest, check_candidates
-from htm_env.rewards import reward_on
+from htm_env.population import final_errors
+from htm_env.rewards import EncodedEpisodes, RewardName, reward_on
 from htm_env.types import TokenBatch
 
 
@@ -58,9 +58,10 @@ class PolicyConfig:
     trees_per_step: int = 32
     """Trees that one step of the autoencoder learns from; an update makes as many steps as its
     trees allow."""
-    reward: str | None = None
+    reward: RewardName | None = None
     """incremental, terminal, one_step or right_merges; the environment's own if not given:
-    right_merges for Keys, incremental for all others."""
+    right_merges for Keys, incremental for all others. In Python also an object (see
+    :func:`htm_env.rewards.reward_on`)."""
     discount: float = 0.8
     """Of a reward one merge later."""
     failure: float = 100.0
@@ -113,7 +114,7 @@ class PolicyLearner(Learner):
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
         self.reward = reward_on(self.dataset, self.config.reward)
-        """The name of the reward that it learns from."""
+        """The reward that it learns from."""
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         names = self.config.demonstrations or demonstrators_of(self.task.env_id)
         self.demonstrators = {name: fixed_policy(name) for name in names}
@@ -170,14 +171,21 @@ class PolicyLearner(Learner):
         return act(self.policy, observation, self._acting, deterministic, state, episode_start)
 
     def _rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
-        return episode_rewards(self.autoencoder, batch, episodes, self.std, self.reward)
+        """The reward of every merge, 0 in padding, and the ``nmse`` where each episode ends."""
+        encoded = EncodedEpisodes(
+            self.autoencoder, batch, episodes.merges, episodes.nodes, self.std
+        )
+        return self.reward.episode(encoded), encoded.error
+
+    def _final_errors(self, batch: TokenBatch, episodes: Rollout) -> Tensor:
+        return final_errors(self.autoencoder, batch, episodes.merges, episodes.nodes, self.std)
 
     def _learn_from_failures(self, batch: TokenBatch, errors: Tensor) -> dict[str, Tensor]:
         """Imitate what a search finds better where the policy fails (see ``failures.py``).
 
         Accumulates the gradient; returns the loss, if anything was found.
         """
-        if not self.config.failure or self.reward not in OF_ERRORS:
+        if not self.config.failure or not self.reward.is_fall_of_error:
             return {}
         failed = failures(errors, self.config.failure)
         if not len(failed):
@@ -187,7 +195,7 @@ class PolicyLearner(Learner):
             batch.rows(failed),
             errors[failed],
             self._greedy,
-            lambda tried, episodes: final_errors(self.autoencoder, tried, episodes, self.std),
+            self._final_errors,
             self.generator,
         )
         if found is None:
@@ -227,14 +235,14 @@ class PolicyLearner(Learner):
         one, and what to log.
         """
         episodes = self._greedy(batch)
-        error = final_errors(self.autoencoder, batch, episodes, self.std)
+        error = self._final_errors(batch, episodes)
         losses = self._learn_from_failures(batch, error)
         return episodes, losses, {"train/greedy_nmse": float(error.mean())}
 
     def _rests_now(self, progress: float) -> bool:
         """Whether the autoencoder learns alone in this update, by lot."""
         share = piecewise_linear(self.config.policy_share, progress)
-        if share >= 1 or self.task.mode == "frozen" or self.reward not in OF_ERRORS:
+        if share >= 1 or self.task.mode == "frozen" or not self.reward.is_fall_of_error:
             return False
         return float(torch.rand((), generator=self.generator, device=self.device)) >= share
 

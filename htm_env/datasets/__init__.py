@@ -43,8 +43,6 @@ class DatasetEntry(NamedTuple):
     """Called with ``split=`` and the keywords."""
     keywords: tuple[str, ...]
     """The keywords of ``build`` beside ``split``."""
-    reward: str = "incremental"
-    """What its environment pays unless asked for something else (see :mod:`htm_env.rewards`)."""
 
 
 def _trees(split: str, **geometry: Any) -> TreesDataset:
@@ -71,9 +69,7 @@ DATASETS: dict[str, DatasetEntry] = {
         _crosses, tuple(field.name for field in fields(CrossesGeometry))
     ),
     "HTM-Digits-v0": DatasetEntry(DigitsDataset, ()),
-    "HTM-Keys-v0": DatasetEntry(
-        _keys, tuple(field.name for field in fields(KeysGeometry)), reward="right_merges"
-    ),
+    "HTM-Keys-v0": DatasetEntry(_keys, tuple(field.name for field in fields(KeysGeometry))),
     "HTM-v0": DatasetEntry(_own, ("dataset", "split_fractions", "threshold", "spans")),
 }
 """The data of every environment id."""

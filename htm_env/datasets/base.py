@@ -37,6 +37,8 @@ class Dataset(ABC):
     """True <--> the samples carry clades and merges."""
     has_labels: bool = False
     """True <--> :meth:`labels` knows what each sample shows."""
+    default_reward: str = "incremental"
+    """What the data's environment pays unless asked for something else (see ``rewards.py``)."""
     size: int | None
     """Rows of this split; None where episodes are generated without end."""
 

@@ -55,6 +55,7 @@ class KeysDataset(GeneratedDataset):
     name = "HTM-Keys-v0"
     kind = "items"
     token_dim = 5
+    default_reward = "right_merges"
 
     def __init__(self, split: str = "train", geometry: KeysGeometry | None = None) -> None:
         """Raises ``ValueError`` where ``split`` is not a split's name."""
