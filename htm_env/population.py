@@ -15,8 +15,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import Nearest, Neighbourhood
 from htm_env.coding.levels import descend
 from htm_env.forest import Forest, active_nodes, children_table
-from htm_env.sample_rows import SampleRows
-from htm_env.types import TokenBatch
+from htm_env.types import SampleRows, TokenBatch
 
 MOST_LEAVES = 1 << 16
 """Decoded leaves that wait for their errors, about: those of a chain's subtrees are P^2 / 2."""
@@ -67,7 +66,7 @@ class Population:
             assert other.neighbourhood is not None  # of the same environment
             neighbourhood = neighbourhood.with_rows(rows, other.neighbourhood)
         return Population(
-            TokenBatch(*map(replaced, self.batch, other.batch)),
+            TokenBatch(*map(replaced, self.batch[:4], other.batch[:4])),
             forest,
             replaced(self.embeddings, other.embeddings),
             replaced(self.leaf_counts, other.leaf_counts),

@@ -18,7 +18,9 @@ is active, an action is legal); the index ``-1`` means "none".
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -45,20 +47,79 @@ class TokenBatch(NamedTuple):
     merges: Int64[Tensor, "B M 2"]
     """The data's own hierarchy in the generator's canonical order; -1 pads, or has no hierarchy."""
 
+    sample: Int64[Tensor, "B"] | None = None
+    """Which sample each row is, where :meth:`rows` may have repeated some; None <--> every row is
+    another one."""
+
     @property
     def num_tokens(self) -> Int64[Tensor, "B"]:
         """How many tokens each sample has."""
         return self.present.sum(dim=1)
 
+    def each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
+        """The batch with every tensor changed alike along the batch axis, ``sample`` included."""
+        return TokenBatch(*(None if tensor is None else change(tensor) for tensor in self))  # type: ignore[arg-type]
+
     def to(self, device: torch.device | str) -> TokenBatch:
         """The same batch on another device."""
-        return TokenBatch(*(tensor.to(device) for tensor in self))
+        return self.each(lambda tensor: tensor.to(device))
 
     def rows(self, index: Tensor | slice) -> TokenBatch:
-        """The samples that ``index`` selects along the batch axis."""
-        return TokenBatch(*(tensor[index] for tensor in self))
+        """The samples that ``index`` selects along the batch axis; some may be repeated."""
+        sample = self.sample
+        if sample is None:
+            sample = torch.arange(len(self.tokens), device=self.tokens.device)
+        return self._replace(sample=sample).each(lambda tensor: tensor[index])
 
     def parts(self, size: int) -> Iterator[TokenBatch]:
         """The samples in order, at most ``size`` at a time."""
         for start in range(0, len(self.tokens), size):
             yield self.rows(slice(start, start + size))
+
+
+@dataclass(frozen=True)
+class SampleRows:
+    """Which neighbouring rows of a batch are trees of one sample: they share leaves and first
+    merges."""
+
+    first_row: Int64[Tensor, "B"]
+    """The first of the neighbours that have the sample of each row."""
+
+    @classmethod
+    def of(cls, batch: TokenBatch) -> SampleRows:
+        """As the batch says; without neighbours where it does not say it."""
+        rows = torch.arange(len(batch.tokens), device=batch.tokens.device)
+        if batch.sample is None:
+            return cls(rows)
+        new = torch.ones_like(batch.present[:, 0])
+        new[1:] = batch.sample[1:] != batch.sample[:-1]
+        return cls(torch.where(new, rows, 0).cummax(0).values)
+
+    @cached_property
+    def begins(self) -> Bool[Tensor, "B"]:
+        """True <--> the row before has another sample."""
+        rows = torch.arange(len(self.first_row), device=self.first_row.device)
+        return self.first_row == rows
+
+    @cached_property
+    def first_rows(self) -> Int64[Tensor, "S"]:
+        """One row for each sample."""
+        return self.begins.nonzero()[:, 0]
+
+    def spread(self, values: Float[Tensor, "S ..."]) -> Float[Tensor, "B ..."]:
+        """Its sample's values for every row; the argument itself where no row shares its sample."""
+        if len(values) == len(self.first_row):
+            return values
+        return values.index_select(0, self.begins.cumsum(0) - 1)
+
+    def repeated(
+        self, merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+    ) -> Bool[Tensor, "B N"]:
+        """True <--> the first row with that sample has the same node in the same place.
+
+        These are the leaves, and what was merged before the first merge that is another one.
+        """
+        alike = ((merges == merges[self.first_row]) & (merges >= 0)).all(2)
+        common = num_leaves + alike.cumprod(1).sum(1)
+        nodes = torch.arange(2 * merges.shape[1] + 1, device=merges.device)
+        return (nodes < common[:, None]) & ~self.begins[:, None]

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn.functional import pad
 
 from htm_env.forest import check_merges
 from htm_env.types import NONE, TokenBatch
@@ -106,13 +107,19 @@ class Trajectories(NamedTuple):
 
     @property
     def token_batch(self) -> TokenBatch:
-        """The samples alone; what hierarchy the data had is not stored."""
+        """The samples alone; what hierarchy the data had is not stored.
+
+        Nor is which episodes are trees of one sample: neighbours with the same tokens are.
+        """
         batch, slots = self.present.shape
+        new = (self.tokens[1:] != self.tokens[:-1]).flatten(1).any(1)
+        new |= (self.present[1:] != self.present[:-1]).any(1)
         return TokenBatch(
             self.tokens,
             self.present,
             self.present.new_zeros(batch, 0, slots),
             torch.full_like(self.merges, NONE),
+            pad(new.cumsum(0), (1, 0)),
         )
 
     def to(self, device: torch.device | str) -> Trajectories:

@@ -46,7 +46,7 @@ def token_batch(sizes: list[int], seed: int = 0, slots: int | None = None) -> To
 def copies(count: int, seed: int = 0) -> TokenBatch:
     """The same sample of four tokens so many times."""
     batch = token_batch([4], seed)
-    return TokenBatch(*(values.expand(count, *values.shape[1:]) for values in batch))
+    return batch.each(lambda values: values.expand(count, *values.shape[1:]))
 
 
 def behaviour_on_copies(demonstrator: Demonstrator, count: int) -> Behaviour:

@@ -188,7 +188,7 @@ def test_the_order_within_a_pair_is_a_fair_coin(name):
 def test_random_is_uniform_over_all_ordered_merge_sequences():
     count = 14400
     batch = token_batch([4], seed=0)
-    batch = TokenBatch(*(values.expand(count, *values.shape[1:]) for values in batch))
+    batch = batch.each(lambda values: values.expand(count, *values.shape[1:]))
     merges = fixed_policy("random").merges(batch, AUTOENCODER, generator(0))
     found = Counter(map(str, merges.tolist()))
     assert set(found) == set(map(str, all_merge_sequences(4).tolist()))
@@ -347,7 +347,7 @@ def test_sorted_goes_on_to_the_next_coordinate_where_the_first_ties():
 
 def test_sorted_tosses_a_coin_where_all_coordinates_tie():
     batch = points([[1.0, 2.0], [1.0, 2.0]])
-    batch = TokenBatch(*(values.expand(400, *values.shape[1:]) for values in batch))
+    batch = batch.each(lambda values: values.expand(400, *values.shape[1:]))
     given_pairs = torch.tensor([[[0, 1]]]).repeat(400, 1, 1)
     turned = sorted_order(given_pairs, batch, NO_SCALE, generator(0))[:, 0, 0]
     assert abs(float(turned.float().mean()) - 0.5) < 4 * 0.5 / 20

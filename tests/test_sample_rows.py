@@ -14,8 +14,7 @@ from agents.rollouts.rollout import follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import Nearest
 from htm_env.population import node_errors
-from htm_env.sample_rows import SampleRows
-from htm_env.types import TokenBatch
+from htm_env.types import SampleRows, TokenBatch
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 STD = torch.ones(3)
@@ -47,16 +46,20 @@ def two_trees(common: int) -> tuple[TokenBatch, torch.Tensor]:
 # ---------------------------------------------------------------- rows
 
 
-def test_rows_of_a_sample_are_neighbours_with_its_tokens():
-    rows = SampleRows.of(random_batch(RAGGED).rows(torch.tensor([2, 2, 0, 2, 3, 3, 3])))
+def test_rows_of_a_sample_are_neighbours():
+    batch = random_batch(RAGGED).rows(torch.tensor([2, 2, 0, 2, 3, 3, 3]))
+    rows = SampleRows.of(batch)
     assert rows.first_row.tolist() == [0, 0, 2, 3, 4, 4, 4]
     assert rows.first_rows.tolist() == [0, 2, 3, 4]
     assert rows.spread(torch.tensor([1.0, 2.0, 3.0, 4.0])).tolist() == [1, 1, 2, 3, 4, 4, 4]
+    again = batch.rows(torch.tensor([0, 3, 1, 4, 4])).to("cpu")  # also of rows that were repeated
+    assert SampleRows.of(again).first_row.tolist() == [0, 0, 0, 3, 3]
+    assert SampleRows.of(batch.rows(slice(1, 4))).first_row.tolist() == [0, 1, 2]
 
 
-def test_a_token_in_the_origin_is_more_than_an_empty_slot():
-    batch = random_batch([2, 3])
-    batch = batch._replace(tokens=torch.zeros_like(batch.tokens))
+def test_samples_with_the_same_tokens_are_others_unless_the_batch_says_so():
+    batch = random_batch([3, 3])
+    batch.tokens[1] = batch.tokens[0]
     assert SampleRows.of(batch).first_row.tolist() == [0, 1]
 
 

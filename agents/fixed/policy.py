@@ -55,9 +55,9 @@ class FixedPolicy:
 def _without_empty_slots(batch: TokenBatch) -> TokenBatch:
     """The same samples in as many slots as the largest of them fills."""
     slots = max(1, int(batch.num_tokens.max()))
-    return TokenBatch(
-        batch.tokens[:, :slots],
-        batch.present[:, :slots],
-        batch.clades[:, :, :slots],
-        batch.merges[:, : slots - 1],
+    return batch._replace(
+        tokens=batch.tokens[:, :slots],
+        present=batch.present[:, :slots],
+        clades=batch.clades[:, :, :slots],
+        merges=batch.merges[:, : slots - 1],
     )

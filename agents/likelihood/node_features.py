@@ -10,8 +10,7 @@ from torch import Tensor
 
 from agents.networks.base import Features, NodePolicy
 from agents.rollouts.rollout import Rollout
-from htm_env.sample_rows import SampleRows
-from htm_env.types import TokenBatch
+from htm_env.types import SampleRows, TokenBatch
 
 
 class NodeFeatures:

@@ -20,9 +20,8 @@ from agents.rollouts.rollout import Rollout
 from agents.rollouts.sampling import TINY
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_sets, legal_pairs
-from htm_env.sample_rows import SampleRows
 from htm_env.softmax import weights_of
-from htm_env.types import TokenBatch
+from htm_env.types import SampleRows, TokenBatch
 
 TOKENS_AT_A_TIME = 65_536
 """Tokens that are looked at together; beyond them memory is saved by looking twice."""

@@ -90,7 +90,7 @@ class ResumableVectorEnv(HTMVectorEnv):
         """
         population = self._episodes()
         return {
-            "batch": [tensor.clone() for tensor in population.batch],
+            "batch": [tensor.clone() for tensor in population.batch[:4]],
             "slots": population.forest.slots.clone(),
             "merges": population.forest.merges.clone(),
             "invalid_actions": torch.from_numpy(self._invalid_actions.copy()),

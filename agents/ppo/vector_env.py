@@ -38,7 +38,7 @@ class FinishedEpisodes(NamedTuple):
     @classmethod
     def joined(cls, parts: Sequence[FinishedEpisodes]) -> FinishedEpisodes:
         """All of them in one batch, in this order."""
-        batches = zip(*(part.batch for part in parts), strict=True)
+        batches = zip(*(part.batch[:4] for part in parts), strict=True)
         rest = zip(*(part[1:] for part in parts), strict=True)
         batch = TokenBatch(*(torch.cat(column) for column in batches))
         return cls(batch, *(torch.cat(column) for column in rest))

@@ -6,8 +6,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.sample_rows import SampleRows
-from htm_env.types import TokenBatch
+from htm_env.types import SampleRows, TokenBatch
 
 
 def leaf_tables(

@@ -12,8 +12,7 @@ from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
 from agents.rollouts.candidate_record import CandidateRecord
 from agents.rollouts.pair_scores import FreshScores, pair_scores
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.sample_rows import SampleRows
-from htm_env.types import TokenBatch
+from htm_env.types import SampleRows, TokenBatch
 
 
 @runtime_checkable

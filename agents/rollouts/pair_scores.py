@@ -14,8 +14,7 @@ from agents.rollouts.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import legal_pairs
 from htm_env.membership import Standing, observed_extras
-from htm_env.sample_rows import SampleRows
-from htm_env.types import TokenBatch
+from htm_env.types import SampleRows, TokenBatch
 
 
 @runtime_checkable
