@@ -11,8 +11,7 @@ from agents.encoders.hierarchical import (
 from agents.encoders.reduction import HierarchyReduction, ReductionLevel, join_samples
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay import ReplayReinforce
-from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayConfig, ReplayReinforce
 from agents.ppo.config import PPOConfig
 
 if TYPE_CHECKING:

@@ -15,8 +15,7 @@ from agents.learners.flat import Flat, FlatConfig
 from agents.learners.glom import GlomOrder, GlomOrderConfig
 from agents.learners.original import ORIGINAL, ORIGINAL_POLICY
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay import ReplayReinforce
-from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayConfig, ReplayReinforce
 from agents.ppo.config import PPOConfig
 
 

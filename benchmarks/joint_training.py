@@ -21,7 +21,7 @@ import torch
 
 from agents.config.schedules import ALWAYS
 from agents.learners.base import Learner
-from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayConfig
 from agents.registry import algorithm
 from benchmarks.against_reference import reference
 from benchmarks.matrix_products import products, rows_seen

@@ -11,8 +11,7 @@ from episodes import RAGGED, generator, random_batch, random_policy
 
 from agents.config.dataclasses_json import config_from_dict
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay import ReplayReinforce
-from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayConfig, ReplayReinforce
 from agents.likelihood.judging import judge
 from agents.ppo import PPOLearner
 from agents.rollouts.rollout import Rollout, follow, rollout

@@ -9,7 +9,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
-from agents.learners.merge_rounds import merge_in_rounds
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.networks.base import ILLEGAL
 from agents.rollouts import planning
@@ -123,7 +122,7 @@ def test_greedy_plans_can_be_made_in_rounds(candidates):
     config = ReinforceConfig(candidates=candidates, k=3)
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (4,)}, embedding_dim=4)
     sample = learner.dataset.fixed(9)
-    merge_in_rounds(learner)
+    learner.merge_in_rounds()
     rounds = learner.plan(sample, generator(), greedy=True)
     rule = Nearest(3) if candidates == "knn" else None
     expected = merge_matchings(learner.autoencoder, learner.policy, sample, rule)
@@ -135,4 +134,4 @@ def test_greedy_plans_can_be_made_in_rounds(candidates):
 def test_orders_that_nobody_learned_have_no_rounds():
     learner = FixedOrder("HTM-Trees-v0", FixedOrderConfig(policy="nearest"))
     with pytest.raises(ValueError, match="nearest has no policy network"):
-        merge_in_rounds(learner)
+        learner.merge_in_rounds()

@@ -21,7 +21,7 @@ from agents.comparison import compare as compare_module
 from agents.comparison.plan import plan_runs
 from agents.comparison.problems import PROBLEMS, describe, find_problem
 from agents.comparison.results import ResultRow, metrics_points, read_results, write_results
-from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayConfig
 from agents.registry import ALGORITHMS
 from agents.runs.session import build_learner
 from benchmarks.full_comparison import commands

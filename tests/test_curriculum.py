@@ -7,7 +7,7 @@ import pytest
 import torch
 from episodes import generator, random_batch
 
-from agents.learners.curriculum import merges_to_make, sample_up_to
+from agents.learners.curriculum import Curriculum
 from htm_env.datasets import Dataset, make_dataset
 
 SIZES = torch.tensor([2, 5, 9])
@@ -25,11 +25,11 @@ SIZES = torch.tensor([2, 5, 9])
     ],
 )
 def test_episodes_grow_over_half_of_the_budget(progress, expected):
-    assert merges_to_make(SIZES, progress, 0.5).tolist() == expected
+    assert Curriculum(merges_share=0.5).num_merges(SIZES, progress).tolist() == expected
 
 
 def test_no_curriculum_makes_every_merge():
-    assert merges_to_make(SIZES, 0.0, 0.0).tolist() == [1, 4, 8]
+    assert Curriculum().num_merges(SIZES, 0.0).tolist() == [1, 4, 8]
 
 
 class Sizes(Dataset):
@@ -56,7 +56,7 @@ class Sizes(Dataset):
 def test_populations_grow_over_half_of_the_budget(progress, largest):
     """2 + 7 x progress / 0.5, rounded up: 2, 3.4, 5.5, 7.6, 8.99."""
     data = Sizes()
-    batch = sample_up_to(data, 10, generator(), progress, 0.5)
+    batch = Curriculum(population_share=0.5).sample(data, 10, generator(), progress)
     assert len(batch.tokens) == 10
     assert int(batch.num_tokens.max()) == largest
     assert data.asked == [80]
@@ -65,21 +65,21 @@ def test_populations_grow_over_half_of_the_budget(progress, largest):
 @pytest.mark.parametrize(("progress", "share"), [(0.5, 0.5), (0.7, 0.5), (0.0, 0.0)])
 def test_after_the_curriculum_samples_come_as_they_are(progress, share):
     data = Sizes()
-    batch = sample_up_to(data, 10, generator(), progress, share)
+    batch = Curriculum(population_share=share).sample(data, 10, generator(), progress)
     assert data.asked == [10]
     assert batch.num_tokens.tolist() == [2, 3, 4, 5, 6, 7, 8, 9, 2, 3]
 
 
 def test_the_smallest_of_the_others_fill_up():
     """With 24 samples of 8 sizes drawn for a batch of 3, exactly three have two tokens."""
-    batch = sample_up_to(Sizes(), 3, generator(), 0.0, 0.5)
+    batch = Curriculum(population_share=0.5).sample(Sizes(), 3, generator(), 0.0)
     assert batch.num_tokens.tolist() == [2, 2, 2]
 
-    batch = sample_up_to(Sizes(first=5, kinds=5), 3, generator(), 0.0, 0.5)
+    batch = Curriculum(population_share=0.5).sample(Sizes(first=5, kinds=5), 3, generator(), 0.0)
     assert batch.num_tokens.tolist() == [5, 5, 5]
 
 
 def test_data_of_one_size_is_left_alone():
     data = make_dataset("HTM-Trees-v0", heights=(3,))
-    batch = sample_up_to(data, 6, generator(), 0.0, 0.5)
+    batch = Curriculum(population_share=0.5).sample(data, 6, generator(), 0.0)
     assert batch.num_tokens.tolist() == [7] * 6

@@ -13,9 +13,10 @@ from agents.cli import main
 from agents.comparison.problems import PROBLEMS
 from agents.evaluation.evaluate import evaluate
 from agents.learners.base import Learner
-from agents.learners.flat import Flat, FlatConfig
-from agents.learners.flat_autoencoder import (
+from agents.learners.flat import (
+    Flat,
     FlatAutoencoder,
+    FlatConfig,
     matched,
     matching_width,
     num_parameters,

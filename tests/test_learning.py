@@ -19,8 +19,7 @@ from agents.learners.entropy import EntropyConfig
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.original import ORIGINAL, ORIGINAL_POLICY
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay import ReplayReinforce
-from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.learners.replay import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.runs.checkpoint import load_state, save_state
@@ -173,10 +172,10 @@ def test_stored_episodes_alone_teach_the_policy(correction):
     )
     learner = counting_learner(config, ReplayReinforce)
     before = held_out(learner)
-    learner._seed()
+    learner.seed_buffer()
     for update in range(150):
-        batch, episodes, _ = learner._learn_again(update / 150)
-        learner._train_autoencoder(batch, episodes, update / 150)
+        batch, episodes, _ = learner.learn_from_stored(update / 150)
+        learner.train_autoencoder(batch, episodes, update / 150)
     after = held_out(learner)
     assert learner.merges_made == 2000
     assert after["sampled_nmse"] < 0.5 * before["sampled_nmse"]

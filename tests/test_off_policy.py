@@ -10,8 +10,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.learners.corrections import CORRECTIONS, Limits
-from agents.learners.off_policy import Again, learn_sequences, learn_trees, trusted
+from agents.learners.corrections import (
+    CORRECTIONS,
+    Again,
+    Limits,
+    learn_sequences,
+    learn_trees,
+    trusted,
+)
 
 
 @pytest.mark.parametrize(

@@ -11,8 +11,9 @@ import torch
 from test_learning import FAST, SMALL, TREES, assert_learns, counting_autoencoder, held_out, train
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
+from agents.evaluation.evaluate import root_errors
 from agents.learners.base import Learner
-from agents.learners.failures import RANKS, lesson
+from agents.learners.local_search import RANKS, failures
 from agents.likelihood.judging import judge
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.registry import algorithm
@@ -106,31 +107,28 @@ def test_cloning_reaches_the_demonstrators_merges():
     assert learner.merges_made == 25 * 64 * 6
 
 
-def test_it_imitates_what_a_search_finds_better_where_it_fails(monkeypatch):
-    monkeypatch.setattr("agents.learners.failures.MUCH_BETTER", math.inf)
+def test_it_imitates_what_a_search_finds_better_where_it_fails():
     task = {"env_kwargs": {"heights": (3,)}, "embedding_dim": 4}
     searching = PPOLearner("HTM-Trees-v0", replace(TINY, failure=1.0), **task)
     plain = PPOLearner("HTM-Trees-v0", replace(TINY, failure=0.0), **task)
-    taught = []
-
-    def spying(*arguments):
-        taught.append(lesson(*arguments))
-        before.append([weight.clone() for weight in searching.policy.parameters()])
-        return taught[-1]
-
-    before: list[list[torch.Tensor]] = []
-    monkeypatch.setattr("agents.learners.policy_learner.lesson", spying)
+    for learner in (searching, plain):
+        learner.search.much_better = math.inf
     scalars = searching.update(0.5)
     assert "loss/failures" not in plain.update(0.5)
     assert plain.merges_made == 16 * 6
     assert searching.merges_made == 16 * 6 + 4 * 6 * RANKS * 6  # what the search makes counts
-    (found,), (weights_before,) = taught, before
+    # Without its own step, it would be where the plain one is, and find there what it found.
+    finished = plain.callback.finished
+    errors = root_errors(plain.autoencoder, finished.batch, finished.merges, plain.std)
+    failed = failures(errors, 1.0)
+    found = plain.search.improvements(finished.batch.rows(failed), errors[failed])
     judgement = judge(searching.policy, searching.autoencoder, found.batch, found.episodes)
     chosen = judgement.log_probs.detach().gather(1, found.step[:, None])
     assert float(-chosen.sum() / len(chosen)) < scalars["loss/failures"]
-    after = searching.policy.parameters()
-    assert any(not torch.equal(*pair) for pair in zip(weights_before, after, strict=True))
-    assert searching._gradient_steps == plain._gradient_steps + 1  # clipped and counted too
+    parameters = zip(plain.policy.parameters(), searching.policy.parameters(), strict=True)
+    assert any(not torch.equal(*pair) for pair in parameters)
+    steps = [learner.state()["gradient_steps"] for learner in (searching, plain)]
+    assert steps[0] == steps[1] + 1  # clipped and counted too
 
 
 def test_frozen_the_autoencoder_stays_as_it_is():
@@ -148,7 +146,7 @@ def test_frozen_the_autoencoder_stays_as_it_is():
 
 @both
 def test_a_restored_state_continues_bit_for_bit(maskable, tmp_path):
-    """In memory and through a file, with episodes in progress, cloning, rests, noise, failures."""
+    """In memory and through a file, with every kind of update, noise and episodes in progress."""
     config = replace(
         TINY,
         autoencoder=replace(SMALL, noise_std=0.1),
@@ -260,7 +258,7 @@ def test_the_learning_rate_follows_the_budget():
     learner = PPOLearner("HTM-Trees-v0", TINY, **TREES)
     rates = []
     for progress in (0.0, 0.5, 1.0):
-        learner._gradient_steps = 5 if progress else 0  # the warm-up is over after five
+        learner.optimizer.steps = 5 if progress else 0  # the warm-up is over after five
         learner.update(progress)
         rates.append(learner.model.policy.optimizer.param_groups[0]["lr"])
     assert rates == pytest.approx([1e-2 / 5, 1e-2 * 0.505, 1e-4])

@@ -15,8 +15,12 @@ from agents.networks.base import ILLEGAL
 from agents.networks.context import make_policy
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
-from agents.ppo.distribution import MergeDistribution
-from agents.ppo.entropy import candidate_entropy, choice_entropy, observed_entropy
+from agents.ppo.distribution import (
+    MergeDistribution,
+    candidate_entropy,
+    choice_entropy,
+    observed_entropy,
+)
 from agents.ppo.policies import network_of
 from agents.ppo.sharing import Runs, shared_forward
 from agents.rollouts.sampling import most_entropy

@@ -10,8 +10,7 @@ import torch
 
 from agents.demonstrations import Demonstrator
 from agents.fixed import fixed_policy
-from agents.learners.replay import ReplayReinforce
-from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.learners.replay import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
 from agents.likelihood.judging import judge
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.rollouts.rollout import follow
@@ -93,8 +92,8 @@ def check_mixture(stored, epsilon):
     )
 
 
-def test_the_race_is_between_plans_whatever_is_shown_of_them():
-    """All that is shown is random, and yet each entrant's error is that of its own trees."""
+def test_plans_are_compared_whatever_is_shown_of_them():
+    """All that is shown is random, and yet each demonstrator's error is that of its own trees."""
     names = ("even_sorted", "balanced_sorted")
     learner = made(demonstrations=names, demonstration_race=0.5, demonstration_epsilon=1.0)
     batch, shown = learner.dataset.fixed(6), torch.tensor([7.0])
@@ -103,9 +102,9 @@ def test_the_race_is_between_plans_whatever_is_shown_of_them():
         roots = learner.autoencoder.encode(batch.tokens, batch.present, merges).roots
         decoded = learner.autoencoder.decode(roots, merges, batch.present)
         errors = nmse_per_sample(decoded, batch.tokens, batch.present, learner.std)
-        found = learner._plan_error(batch, name, shown, 0.0)
+        found = learner.plan_error(batch, name, shown, 0.0)
         assert found == pytest.approx(float(errors.mean().detach()), rel=1e-5)
-        assert learner._plan_error(batch, name, shown, 0.5) == 7.0  # the race is over
+        assert learner.plan_error(batch, name, shown, 0.5) == 7.0  # the selection is over
 
 
 @pytest.mark.parametrize("name", ["nearest_sorted", "structure", "random"])

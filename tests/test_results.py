@@ -13,7 +13,7 @@ from comparisons import TREES, rows
 from agents.comparison.results import ResultRow, changed_options, read_results, write_results
 from agents.comparison.table import Comparison
 from agents.learners.reinforce import ReinforceConfig
-from agents.learners.replay_config import ReplayConfig
+from agents.learners.replay import ReplayConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.registry import ALGORITHMS
 

@@ -12,7 +12,6 @@ from agents.cli.options import EmbedOptions
 from agents.config.errors import UsageError, set_threads
 from agents.evaluation.figures import write_figure
 from agents.inspection.embeddings import RootEmbeddings, root_embeddings
-from agents.learners.merge_rounds import merge_in_rounds
 from agents.runs.directory import RunDirectory
 from agents.runs.session import load_learner
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
@@ -36,7 +35,7 @@ def embed(options: EmbedOptions) -> None:
     directory = RunDirectory(options.directory)
     learner = load_learner(directory)
     if options.merge_rounds:
-        merge_in_rounds(learner)
+        learner.merge_in_rounds()
     out = directory.path / FOLDER if options.out is None else options.out
     projector = out / "projector"
     _check_ours(projector)

@@ -18,7 +18,6 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.config.errors import UsageError, json_object, set_threads
 from agents.evaluation.evaluate import reference_scores
 from agents.learners.base import Task
-from agents.learners.merge_rounds import merge_in_rounds
 from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
 from agents.runs.session import build_learner, load_learner, resume_run, start_run
@@ -71,7 +70,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
     directory = RunDirectory(options.directory)
     learner = load_learner(directory)
     if options.merge_rounds:
-        merge_in_rounds(learner)
+        learner.merge_in_rounds()
     task = learner.task
     task = replace(
         task, env_kwargs=task.env_kwargs | json_object("--env-kwargs", options.env_kwargs)

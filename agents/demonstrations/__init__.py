@@ -1,4 +1,4 @@
-"""Episodes of fixed policies with the exact probability of every merge, and who demonstrates.
+"""Episodes of fixed policies with the exact probability of every merge.
 
 A fixed policy does one thing, and says nothing about how a policy that does anything else would
 fare. So what demonstrates is a stated stochastic version of it, which can make every merge, and the
@@ -8,8 +8,6 @@ importance weights of its episodes are exact:
   centroids of the standardised coordinates (:class:`SoftNearest`).
 * every other fixed policy: with probability ``1 - epsilon`` an episode follows the policy's plan,
   with probability ``epsilon`` all of its merges are uniformly random (:class:`PlanMixture`).
-
-Where several fixed policies could demonstrate, a :class:`~agents.demonstrations.race.Race` decides.
 """
 
 from agents.demonstrations.demonstrator import Demonstrator

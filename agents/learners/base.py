@@ -126,6 +126,16 @@ class Learner(ABC):
     ) -> Int64[Tensor, "B M 2"]:
         """The merges that the current policy makes of these samples (no learning, no noise)."""
 
+    def merge_in_rounds(self) -> None:
+        """Let greedy plans merge a whole matching of disjoint pairs at a time from now on.
+
+        Raises ``ValueError`` for a learner without a policy network.
+        """
+        raise ValueError(
+            f"{self.algo} has no policy network, whose scores merge rounds would be made by; "
+            "expected a learned policy"
+        )
+
     @torch.no_grad()
     def embed(self, batch: TokenBatch, generator: torch.Generator) -> Float[Tensor, "B D"]:
         """The root embedding of every sample, along greedy merges."""

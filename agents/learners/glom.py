@@ -23,7 +23,7 @@ from agents.fixed import FixedPolicy
 from agents.fixed.order import sorted_order
 from agents.learners.fixed_order import FixedOrder, MergeOrder
 from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
+from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.coding.networks import seeded_initialisation
 from htm_env.types import TokenBatch
@@ -72,8 +72,9 @@ class GlomOrder(FixedOrder):
         with seeded_initialisation(self.generator):
             model = TokenGlom(self.dataset.token_dim, self.config.glom)
         self.glom = model.to(self.device)
-        self.optimizer = ScheduledOptimizer(self.glom.parameters(), self.config.optimizer)
-        self.guard = NonFiniteGuard()
+        self.optimizer = GuardedOptimizer(
+            "glom", self.glom.parameters(), self.config.optimizer, prefix="loss/glom_"
+        )
         return FixedPolicy("glom", self._islands, sorted_order)
 
     def _islands(
@@ -100,24 +101,16 @@ class GlomOrder(FixedOrder):
         total = torch.stack(list(losses.values())).sum()
         self.optimizer.zero()
         total.backward()
-        norm = self.optimizer.clip()
-        if self.guard.allows("glom", total, norm):
-            self.optimizer.step(progress)
-        return {
-            **{f"loss/glom_{name}": float(loss.detach()) for name, loss in losses.items()},
-            "gradient_norm/glom": float(norm),
-        }
+        return self.optimizer.step(losses, progress)
 
     def state(self) -> dict[str, Any]:
         return {
             **super().state(),
             "glom": copy.deepcopy(self.glom.state_dict()),
-            "glom_optimizer": self.optimizer.state(),
-            "glom_guard": self.guard.state(),
+            **{f"glom_{name}": part for name, part in self.optimizer.state().items()},
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.glom.load_state_dict(state["glom"])
-        self.optimizer.restore(state["glom_optimizer"])
-        self.guard.restore(state["glom_guard"])
+        self.optimizer.restore({name: state[f"glom_{name}"] for name in ("optimizer", "guard")})

@@ -1,28 +1,28 @@
-"""What the learners that train a policy network have in common: its options, and how it acts."""
+"""The part that all learners with a policy network share: its options, and how it acts."""
 
 from __future__ import annotations
 
+import copy
 import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
-from agents.config.schedules import ALWAYS, Points, check_points, piecewise_linear
-from agents.demonstrations.race import Race, demonstrators_of
+from agents.config.schedules import ALWAYS, Points, check_points
 from agents.encoders import NO_ENCODER, ContextConfig
-from agents.fixed import fixed_policy
 from agents.learners.base import Learner
-from agents.learners.failures import failures, lesson
-from agents.likelihood.judging import judge
+from agents.learners.cloning import Cloning, Selection, demonstrators_of
+from agents.learners.local_search import LocalSearch
+from agents.learners.policy_share import PolicyShare
 from agents.networks.acting import act
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
-from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.optim.optimizers import OptimizerConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
 from agents.rollouts.deviation import Deviation
 from agents.rollouts.planning import planned_merges
 from agents.rollouts.rollout import Rollout, rollout
@@ -103,29 +103,29 @@ class PolicyConfig:
 
 
 class PolicyLearner(Learner):
-    """A learner whose merges come from a policy network."""
+    """A learner whose merges come from a policy network.
+
+    A subclass makes the network and its optimizer, and hands both to :meth:`set_up`.
+    """
 
     policy: MergePolicy
     """The network; the same one for every learner, so that a comparison compares algorithms."""
     config: PolicyConfig
-    merge_rounds: bool = False
-    """Whether greedy plans merge a whole matching of disjoint pairs at a time."""
+    trainer: AutoencoderTrainer
+    cloning: Cloning
+    search: LocalSearch
+    share: PolicyShare
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
         self.reward = reward_on(self.dataset, self.config.reward)
         """The reward that it learns from."""
+        self._in_rounds = False
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         names = self.config.demonstrations or demonstrators_of(self.task.env_id)
-        self.demonstrators = {name: fixed_policy(name) for name in names}
-        self.race = Race(names, self.config.demonstration_race)
-        if any(share > 0 for _, share in self.config.demonstration_share):
-            # raises where a policy asks for what the data does not have
-            one = self.dataset.fixed(1).to(self.device)
-            for demonstrator in self.demonstrators.values():
-                demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
+        self.selection = Selection(names, self.config.demonstration_race)
 
-    def _make_policy(self) -> MergePolicy:
+    def make_policy(self) -> MergePolicy:
         """The untrained network."""
         config = self.config
         return make_policy(
@@ -137,6 +137,54 @@ class PolicyLearner(Learner):
             self.dataset.token_dim,
         )
 
+    def set_up(
+        self,
+        policy: MergePolicy,
+        optimizer: PolicyOptimizer,
+        *,
+        ordered: bool = False,
+        value_weight: float = 0.0,
+    ) -> None:
+        """Take the network and its optimizer, and make the components that train with them.
+
+        ``ordered`` and ``value_weight`` are those of :class:`Cloning`.
+        """
+        config, falls = self.config, self.reward.is_fall_of_error
+        self.policy = policy
+        self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
+        self.search = LocalSearch(
+            config.failure if falls else 0.0,  # with other rewards a large error is no failure
+            policy,
+            self.autoencoder,
+            self.greedy_episodes,
+            self.errors_of,
+            self.generator,
+        )
+        self.share = PolicyShare(
+            config.policy_share if falls and self.task.mode == "joint" else ALWAYS,
+            self.search,
+            optimizer,
+            self.greedy_episodes,
+            self.errors_of,
+            self.generator,
+        )
+        self.cloning = Cloning(
+            self.selection,
+            config.demonstration_share,
+            policy,
+            self.autoencoder,
+            config.nearest,
+            optimizer,
+            self.rewards_of,
+            self.generator,
+            self.dataset.fixed(1).to(self.device),
+            ordered=ordered,
+            value_weight=value_weight,
+            discount=config.discount,
+        )
+
+    # ------------------------------------------------------------ act
+
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
@@ -147,8 +195,11 @@ class PolicyLearner(Learner):
             self.config.nearest,
             generator,
             greedy=greedy,
-            rounds=self.merge_rounds,
+            rounds=self._in_rounds,
         )
+
+    def merge_in_rounds(self) -> None:
+        self._in_rounds = True
 
     def predict(
         self,
@@ -170,50 +221,20 @@ class PolicyLearner(Learner):
         """
         return act(self.policy, observation, self._acting, deterministic, state, episode_start)
 
-    def _rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
-        """The reward of every merge, 0 in padding, and the ``nmse`` where each episode ends."""
-        encoded = EncodedEpisodes(
-            self.autoencoder, batch, episodes.merges, episodes.nodes, self.std
-        )
-        return self.reward.episode(encoded), encoded.error
-
-    def _final_errors(self, batch: TokenBatch, episodes: Rollout) -> Tensor:
-        return final_errors(self.autoencoder, batch, episodes.merges, episodes.nodes, self.std)
-
-    def _learn_from_failures(self, batch: TokenBatch, errors: Tensor) -> dict[str, Tensor]:
-        """Imitate what a search finds better where the policy fails (see ``failures.py``).
-
-        Accumulates the gradient; returns the loss, if anything was found.
-        """
-        if not self.config.failure or not self.reward.is_fall_of_error:
-            return {}
-        failed = failures(errors, self.config.failure)
-        if not len(failed):
-            return {}
-
-        found = lesson(
-            batch.rows(failed),
-            errors[failed],
-            self._greedy,
-            self._final_errors,
-            self.generator,
-        )
-        if found is None:
-            return {}
-        judgement = judge(self.policy, self.autoencoder, found.batch, found.episodes)
-        seen = judgement.judged(ordered=True)
-        once = torch.zeros_like(seen.log_prob).scatter_(1, found.step[:, None], 1.0)
-        losses = judgement.learn(seen, once, once[:, :1] * 0, ordered=True)
-        return {"failures": losses["policy"]}
-
-    def _greedy(self, batch: TokenBatch, deviation: Deviation | None = None) -> Rollout:
-        """The trees that the policy thinks best, but for a deviation."""
+    def greedy_episodes(
+        self,
+        batch: TokenBatch,
+        deviation: Deviation | None = None,
+        num_merges: Int64[Tensor, "B"] | None = None,
+    ) -> Rollout:
+        """The episodes that the policy makes of the best pairs, but for a deviation."""
         episodes = rollout(
             self.autoencoder,
             self.policy,
             batch,
             self.generator,
             greedy=True,
+            num_merges=num_merges,
             measure_entropy=False,
             nearest=self.config.nearest,
             deviation=deviation,
@@ -221,40 +242,32 @@ class PolicyLearner(Learner):
         self.merges_made += int(episodes.steps.sum())
         return episodes
 
-    def _clones_now(self, progress: float) -> bool:
-        """Whether this update imitates a demonstrator, by lot."""
-        share = piecewise_linear(self.config.demonstration_share, progress)
-        if share <= 0 or not self.demonstrators:
-            return False
-        return float(torch.rand((), generator=self.generator, device=self.device)) < share
+    # ------------------------------------------------------------ learn
 
-    def _mended(self, batch: TokenBatch) -> tuple[Rollout, dict[str, Tensor], dict[str, float]]:
-        """Greedy trees for an autoencoder that learns alone.
+    def rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
+        """The reward of every merge, 0 in padding, and the ``nmse`` where each episode ends."""
+        encoded = EncodedEpisodes(
+            self.autoencoder, batch, episodes.merges, episodes.nodes, self.std
+        )
+        return self.reward.episode(encoded), encoded.error
 
-        Accumulates the gradient of what mends failures among them; returns its loss, if there is
-        one, and what to log.
-        """
-        episodes = self._greedy(batch)
-        error = self._final_errors(batch, episodes)
-        losses = self._learn_from_failures(batch, error)
-        return episodes, losses, {"train/greedy_nmse": float(error.mean())}
+    def errors_of(self, batch: TokenBatch, episodes: Rollout) -> Float[Tensor, "B"]:
+        """The ``nmse`` where each episode ends, which alone is cheaper."""
+        return final_errors(self.autoencoder, batch, episodes.merges, episodes.nodes, self.std)
 
-    def _rests_now(self, progress: float) -> bool:
-        """Whether the autoencoder learns alone in this update, by lot."""
-        share = piecewise_linear(self.config.policy_share, progress)
-        if share >= 1 or self.task.mode == "frozen" or not self.reward.is_fall_of_error:
-            return False
-        return float(torch.rand((), generator=self.generator, device=self.device)) >= share
-
-    def _report_to_race(self, demonstrator: str, error: float, progress: float) -> dict[str, float]:
-        """Let the race know how well the trees of this update were reconstructed."""
-        self.race.report(demonstrator, error, progress)
-        return {f"demonstrations/nmse_{demonstrator}": error}
+    # ------------------------------------------------------------ resume
 
     def state(self) -> dict[str, Any]:
-        return {**super().state(), "race": self.race.state()}
+        return {
+            **super().state(),
+            "policy": copy.deepcopy(self.policy.state_dict()),
+            "trainer": self.trainer.state(),
+            "race": self.selection.state(),
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        if "race" in state:  # checkpoints that are older know one demonstrator, and need none
-            self.race.restore(state["race"])
+        self.policy.load_state_dict(state["policy"])
+        self.trainer.restore(state["trainer"])
+        if "race" in state:  # older checkpoints have one demonstrator, and need none
+            self.selection.restore(state["race"])

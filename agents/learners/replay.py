@@ -2,29 +2,108 @@
 
 After each update on fresh episodes come ``replays`` updates on stored ones. The autoencoder has
 moved since they were made, so they are encoded and scored anew, level by level; the policy has
-moved too, so its gradient is corrected for what it would have chosen (see ``off_policy.py``).
+moved too, so its gradient is corrected for what it would have chosen (see ``corrections.py``).
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from agents.config.dataclasses_json import check_bounds
 from agents.demonstrations import Demonstrator
 from agents.evaluation.evaluate import root_errors
-from agents.learners.corrections import CORRECTIONS, Limits
+from agents.learners.corrections import (
+    CORRECTIONS,
+    Again,
+    Limits,
+    OffPolicy,
+    learn_sequences,
+    learn_trees,
+)
 from agents.learners.entropy import mean_entropy
-from agents.learners.off_policy import Again, OffPolicy, learn_sequences, learn_trees
-from agents.learners.reinforce import Reinforce
-from agents.learners.replay_config import CORRECTION_NAMES, ReplayConfig
+from agents.learners.reinforce import Reinforce, ReinforceConfig, scaled
+from agents.likelihood.judging import judge
 from agents.likelihood.tree_probabilities import tree_log_probs
 from agents.rollouts.rollout import Rollout, follow
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer, Trajectories
+
+CORRECTION_NAMES = (*CORRECTIONS, "tree")
+
+
+@dataclass(frozen=True)
+class ReplayConfig(ReinforceConfig):
+    """REINFORCE's options, and how episodes are stored and replayed."""
+
+    batch_growth: float = 0.0
+    """As REINFORCE's, but none: fresh episodes would outgrow those that are replayed."""
+    replays: int = 8
+    """Updates on stored episodes after each update on fresh ones."""
+    replay_batch_size: int = 64
+    """Stored episodes an update."""
+    capacity: int = 20_000
+    """Episodes stored at most; with the default staleness there are some 400."""
+    max_staleness: int | None = 50
+    """Episodes older than this many updates are dropped, since an autoencoder that goes on learning
+    the trees of a policy long gone is held back by them; 0 keeps the latest batch only, None leaves
+    it to the capacity."""
+    sampler: str = "uniform"
+    """Which episodes are replayed more often: uniform (none), advantage or return."""
+    alpha: float = 0.6
+    """Exponent of the priorities; 0 is uniform."""
+    beta: float = 0.4
+    """Exponent of the weights that correct for them; 1 corrects fully."""
+    correction: str = "vtrace"
+    """vtrace, per_decision, self_normalised, truncated, or tree (ratios of whole trees, exact for
+    few tokens and else from sampled sequences; it takes the whole return as earned at the end)."""
+    rho_bar: float = 1.0
+    """Where importance weights are cut; inf for never. Those of per_decision and self_normalised
+    are cut in the critic's targets only."""
+    c_bar: float = 1.0
+    """Where V-trace cuts its traces."""
+    lambda_: float = 1.0
+    """Of V-trace's traces: 1 looks ahead to the end, 0 by one merge."""
+    trust: float = 0.2
+    """How far a stored merge's probability may have moved towards what its advantage asks for, as a
+    ratio, before it teaches the policy no more (as PPO's clip); inf for any distance, as learning
+    from stored episodes alone needs it."""
+    seed_episodes: int = 0
+    """Demonstrations stored before the first update. They grow old as all others do: to keep them,
+    set max_staleness to None."""
+    demonstration_epsilon: float = 0.02
+    """Share of random episodes among the demonstrations, so that every probability is known and
+    none is 0; for other policies than the nearest ones."""
+    demonstration_temperature: float = 0.05
+    """Of a softmax over distances in standard deviations; for nearest and nearest_sorted."""
+    demonstration_order_epsilon: float = 0.05
+    """Probability of turning a pair around; for nearest_sorted."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        some, any_number = (1, math.inf), (0, math.inf)
+        check_bounds(
+            self,
+            replays=any_number,
+            replay_batch_size=some,
+            capacity=some,
+            seed_episodes=any_number,
+            c_bar=any_number,
+            lambda_=(0, 1),
+            trust=(0, math.inf),
+        )
+        if any(share < 1 for _, share in self.policy_share):
+            raise ValueError(
+                f"policy_share is {self.policy_share}; expected 1 throughout: in between, "
+                "replay's autoencoder learns from stored episodes"
+            )
+        if not self.rho_bar > 0:
+            raise ValueError(f"rho_bar is {self.rho_bar}; expected more than 0")
 
 
 class ReplayReinforce(Reinforce):
@@ -58,10 +137,10 @@ class ReplayReinforce(Reinforce):
                 f"{config.baseline!r} that of returns discounted by {config.discount}; expected "
                 "discount 1, or another baseline"
             )
-        if config.seed_episodes and not self.demonstrators:
+        if config.seed_episodes and not self.cloning.demonstrators:
             raise ValueError(
-                f"seed_episodes is {config.seed_episodes}, but nobody demonstrates on "
-                f"{self.task.env_id} unless asked for; expected names in demonstrations"
+                f"seed_episodes is {config.seed_episodes}, but there is no demonstrator on "
+                f"{self.task.env_id}; expected names in demonstrations"
             )
         self.stochastic_demonstrators = {
             name: Demonstrator(
@@ -70,7 +149,7 @@ class ReplayReinforce(Reinforce):
                 config.demonstration_temperature,
                 config.demonstration_order_epsilon,
             )
-            for name in self.demonstrators
+            for name in self.cloning.demonstrators
         }
         # A stream of its own: with the learner's seed it would repeat the learner's numbers.
         own_seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
@@ -94,18 +173,18 @@ class ReplayReinforce(Reinforce):
 
     def update(self, progress: float) -> dict[str, float]:
         if self.updates == 0 and self.config.seed_episodes:
-            self._seed()
+            self.seed_buffer()
         fresh = self.replays_left == 0 or len(self.buffer) == 0
         if fresh:
-            batch, episodes, scalars = self._learn_afresh(progress)
+            batch, episodes, scalars = self.learn_from_fresh(progress)
             self.replays_left = self.config.replays
             self.fresh_episodes += len(batch.tokens)
         else:
-            batch, episodes, scalars = self._learn_again(progress)
+            batch, episodes, scalars = self.learn_from_stored(progress)
             self.replays_left -= 1
             self.replayed_episodes += len(batch.tokens)
         learned_from = self.fresh_episodes + self.replayed_episodes
-        scalars |= self._train_autoencoder(batch, episodes, progress)
+        scalars |= self.train_autoencoder(batch, episodes, progress)
         return {
             **scalars,
             "replay/fresh_share": self.fresh_episodes / learned_from,
@@ -113,27 +192,27 @@ class ReplayReinforce(Reinforce):
             "replay/stored": float(len(self.buffer)),
         }
 
-    def _learn_again(self, progress: float) -> tuple[TokenBatch, Rollout, dict[str, float]]:
+    def learn_from_stored(self, progress: float) -> tuple[TokenBatch, Rollout, dict[str, float]]:
         """Draw stored episodes, encode and score them anew, and let the policy learn from them."""
         config, drawn = self.config, self.buffer.sample(self.config.replay_batch_size)
         stored = drawn.trajectories.to(self.device)
         batch = stored.token_batch
         followed = follow(self.autoencoder, batch, stored.merges)
         episodes = replace(followed, candidates=stored.candidates)
-        rewards, error = self._rewards_of(batch, episodes)
-        judgement = self._judge(batch, episodes)
+        rewards, error = self.rewards_of(batch, episodes)
+        judgement = judge(self.policy, self.autoencoder, batch, episodes)
         episodes = judgement.judged(config.entropy.ordered)
         importance = drawn.weights.to(self.device)
         self.optimizer.zero()
-        imitated = self._demonstrated(stored) & self._clones_now(progress)
-        learned = self._learn_from(
+        imitated = self.demonstrated(stored) & self.cloning.due(progress)
+        learned = self.learn_off_policy(
             Again(stored, batch, episodes, rewards, judgement, importance, imitated)
         )
         if config.sampler != "uniform":
             value = rewards.sum(1) if config.sampler == "return" else learned.advantages
             finite = value.isfinite().cpu()  # a bad episode keeps the priority that it had
             self.buffer.update_priorities(drawn.indices[finite], value.cpu()[finite])
-        scalars = self._step_policy(learned.losses, progress)
+        scalars = self.optimizer.step(learned.losses, progress)
         staleness = (self.updates - stored.policy_version).float()
         return (
             batch,
@@ -149,39 +228,40 @@ class ReplayReinforce(Reinforce):
             },
         )
 
-    def _learn_from(self, again: Again) -> OffPolicy:
+    def learn_off_policy(self, again: Again) -> OffPolicy:
         """The policy's half, by the ratio of the probabilities of trees or of their merges."""
         config = self.config
+        scale = scaled if config.scale_advantages else lambda advantages, steps: advantages
         if config.correction == "tree":
             log_prob = tree_log_probs(
                 *(self.policy, self.autoencoder, again.batch, again.episodes),
                 *(again.judgement, self.generator),
             )
-            return learn_trees(again, log_prob, self.limits, self._scaled, self.generator)
+            return learn_trees(again, log_prob, self.limits, scale, self.generator)
         correct, ordered = CORRECTIONS[config.correction], config.entropy.ordered
-        return learn_sequences(again, correct, self.limits, self._scaled, ordered, self.generator)
+        return learn_sequences(again, correct, self.limits, scale, ordered, self.generator)
 
-    def _demonstrated(self, stored: Trajectories) -> Bool[Tensor, "B"]:
+    def demonstrated(self, stored: Trajectories) -> Bool[Tensor, "B"]:
         """True <--> a demonstrator made the episode."""
-        known = torch.tensor([name in self.demonstrators for name in stored.sources])
+        known = torch.tensor([name in self.cloning.demonstrators for name in stored.sources])
         return known.to(self.device)[stored.source]
 
     # ------------------------------------------------------------ store
 
-    def _roll(self, batch: TokenBatch, num_merges: Tensor, *, greedy: bool) -> Rollout:
-        episodes = super()._roll(batch, num_merges, greedy=greedy)
-        if not greedy:  # those are a baseline
-            tree_log_prob = None
-            if self.config.correction == "tree":
-                with torch.no_grad():
-                    tree_log_prob = tree_log_probs(
-                        *(self.policy, self.autoencoder, batch, episodes),
-                        *(self._judge(batch, episodes), self.generator),
-                    )
-            self._store(batch, episodes, "policy", tree_log_prob)
+    def sampled_episodes(self, batch: TokenBatch, num_merges: Int64[Tensor, "B"]) -> Rollout:
+        episodes = super().sampled_episodes(batch, num_merges)
+        tree_log_prob = None
+        if self.config.correction == "tree":
+            judgement = judge(self.policy, self.autoencoder, batch, episodes)
+            with torch.no_grad():
+                tree_log_prob = tree_log_probs(
+                    *(self.policy, self.autoencoder, batch, episodes),
+                    *(judgement, self.generator),
+                )
+        self.store(batch, episodes, "policy", tree_log_prob)
         return episodes
 
-    def _demonstrate(self, batch: TokenBatch, demonstrator: str) -> Rollout:
+    def demonstrated_episodes(self, batch: TokenBatch, demonstrator: str) -> Rollout:
         policy = self.stochastic_demonstrators[demonstrator]
         behaviour = policy.behaviour(batch, self.autoencoder, self.generator)
         merges, log_prob = behaviour.episodes(self.generator)
@@ -190,31 +270,30 @@ class ReplayReinforce(Reinforce):
         tree_log_prob = None
         if self.config.correction == "tree":
             tree_log_prob = behaviour.tree_log_prob(merges, self.generator)
-        self._store(batch, episodes, demonstrator, tree_log_prob)
+        self.store(batch, episodes, demonstrator, tree_log_prob)
         return episodes
 
     @torch.no_grad()
-    def _plan_error(
-        self, batch: TokenBatch, demonstrator: str, error: Tensor, progress: float
+    def plan_error(
+        self, batch: TokenBatch, demonstrator: str, errors: Float[Tensor, "B"], progress: float
     ) -> float:
-        """The race is between plans, not between what their stochastic versions do to them."""
-        if progress >= self.race.end:
-            return float(error.mean())
-        policy = self.demonstrators[demonstrator]
+        """Plans are compared, not the episodes of their stochastic versions."""
+        if progress >= self.selection.end:
+            return float(errors.mean())
+        policy = self.cloning.demonstrators[demonstrator]
         merges = policy.merges(batch, self.autoencoder, self.generator)
         return float(root_errors(self.autoencoder, batch, merges, self.std).mean())
 
-    def _seed(self) -> None:
-        """Fill the buffer with demonstrations, as many at a time as a batch has."""
-        names, size, total = self.race.entrants, self.config.batch_size, self.config.seed_episodes
+    def seed_buffer(self) -> None:
+        """Fill the buffer with episodes of all demonstrators in turn, a batch at a time."""
+        names, size, total = self.selection.names, self.config.batch_size, self.config.seed_episodes
         for number, start in enumerate(range(0, total, size)):
             count = min(size, total - start)
             batch = self.dataset.sample(count, self.generator).to(self.device)
-            # Nobody has raced yet: all of them, one after the other.
-            episodes = self._demonstrate(batch, names[number % len(names)])
+            episodes = self.demonstrated_episodes(batch, names[number % len(names)])
             self.merges_made += int(episodes.steps.sum())
 
-    def _store(
+    def store(
         self, batch: TokenBatch, episodes: Rollout, source: str, tree_log_prob: Tensor | None
     ) -> None:
         stored = Trajectories.collected(

@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -125,3 +125,55 @@ class ScheduledOptimizer:
         # An optimizer changes its averages in place, and would change the state that it was given.
         self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
         self.updates = state["updates"]
+
+
+@runtime_checkable
+class PolicyOptimizer(Protocol):
+    """The optimizer of a policy, as the components that train it use it."""
+
+    def zero(self) -> None:
+        """Forget the gradients."""
+
+    def step(self, losses: dict[str, Tensor], progress: float) -> dict[str, float]:
+        """One update along the gradients of these losses; returns scalars by their tags."""
+
+
+class GuardedOptimizer:
+    """A scheduled optimizer that skips updates whose losses or gradients are not finite.
+
+    Args:
+        name: what is optimised, for messages and the tag of the gradient's norm.
+        parameters, config: see :class:`ScheduledOptimizer`.
+        prefix: of the losses' tags.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        parameters: Iterable[nn.Parameter],
+        config: OptimizerConfig,
+        prefix: str = "loss/",
+    ) -> None:
+        self.name, self.prefix = name, prefix
+        self.scheduled, self.guard = ScheduledOptimizer(parameters, config), NonFiniteGuard()
+
+    def zero(self) -> None:
+        self.scheduled.zero()
+
+    def step(self, losses: dict[str, Tensor], progress: float) -> dict[str, float]:
+        """One update along the gradients of these losses; returns losses and the gradient's norm.
+
+        ``FloatingPointError`` where they stay non-finite.
+        """
+        norm = self.scheduled.clip()
+        if self.guard.allows(self.name, norm, *losses.values()):
+            self.scheduled.step(progress)
+        scalars = {f"{self.prefix}{name}": float(loss.detach()) for name, loss in losses.items()}
+        return {**scalars, f"gradient_norm/{self.name}": float(norm)}
+
+    def state(self) -> dict[str, Any]:
+        return {"optimizer": self.scheduled.state(), "guard": self.guard.state()}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.scheduled.restore(state["optimizer"])
+        self.guard.restore(state["guard"])

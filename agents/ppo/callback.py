@@ -9,8 +9,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from torch import Tensor
 
 from agents.optim.autoencoder_trainer import AutoencoderTrainer
-from agents.ppo.distribution import MergeDistribution
-from agents.ppo.entropy import observed_entropy
+from agents.ppo.distribution import MergeDistribution, observed_entropy
 from agents.ppo.vector_env import FinishedEpisodes, inside
 from htm_env.forest import tree_height
 

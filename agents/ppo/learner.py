@@ -2,33 +2,25 @@
 
 from __future__ import annotations
 
-import copy
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from agents.config.schedules import cosine_decay, warm_up
 from agents.evaluation.evaluate import root_errors
-from agents.learners.entropy import mean_entropy
 from agents.learners.policy_learner import PolicyLearner
-from agents.likelihood.among_all import discounted_returns, value_loss
-from agents.likelihood.judging import judge
 from agents.networks.context import observed_by
-from agents.optim.autoencoder_trainer import AutoencoderTrainer
-from agents.optim.minibatches import equal_parts, mean_of_finite, mean_scalars
-from agents.optim.optimizers import NonFiniteGuard
+from agents.optim.minibatches import equal_parts, mean_scalars
 from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig
-from agents.ppo.gradients import GradientGate
 from agents.ppo.make import joint_model
+from agents.ppo.optimizer import ModelOptimizer
 from agents.ppo.policies import network_of
-from agents.ppo.randomness import seeded_globals
 from agents.ppo.vector_env import HTMVecEnv
-from agents.rollouts.rollout import follow
 from htm_env.forest import tree_height
-from htm_env.types import TokenBatch
 
 TAGS = ("train/return", "train/nmse", "train/tree_height")
 OWN = ("policy/", "loss/", "gradient_norm/")
@@ -37,8 +29,8 @@ OWN = ("policy/", "loss/", "gradient_norm/")
 
 class PPOLearner(PolicyLearner):
     """One update is one rollout and one ``train`` of a Stable-Baselines3 model, and autoencoder
-    steps on the trees that ended in the rollout; or cloning of a demonstrator, or a rest (see
-    ``policy_share``), with autoencoder steps on as many trees.
+    steps on the trees that ended in the rollout; or cloning of a demonstrator; or autoencoder steps
+    alone (see ``policy_share``), each on as many trees.
 
     The model draws from the global generators of torch and NumPy; around each update they are
     seeded from this learner's generator, and put back.
@@ -65,16 +57,14 @@ class PPOLearner(PolicyLearner):
             device=self.task.device,
             **self.task.env_kwargs,
         )
-        self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
+        self.optimizer = ModelOptimizer(config.policy)
+        with seeded_globals(self.generator):
+            self.model = joint_model(config, self.env, self.optimizer.learning_rate, self.device)
+        self.optimizer.attach(self.model.policy.optimizer)
+        self.set_up(network_of(self.model.policy), self.optimizer, value_weight=config.value_weight)
         self.callback = JointTraining(
             self.trainer if self.task.mode == "joint" else None, config.trees_per_step
         )
-        self.guard = NonFiniteGuard()
-        self._progress, self._gradient_steps = 0.0, 0
-        with seeded_globals(self.generator):
-            self.model = joint_model(config, self.env, self._learning_rate, self.device)
-        self.policy = network_of(self.model.policy)
-        self.gate = GradientGate(self.model.policy.optimizer, config.policy.clip_norm)
         self.env.seed(int(torch.randint(2**31, (), generator=self.generator, device=self.device)))
         self._continue_from(self.env.reset())
 
@@ -83,33 +73,28 @@ class PPOLearner(PolicyLearner):
         self.model._last_obs = observation
         self.model._last_episode_starts = np.ones(self.config.n_envs, bool)
 
-    def _learning_rate(self, remaining: float = 0.0) -> float:
-        """The schedule of the other learners; the model's own progress plays no part."""
-        config = self.config.policy
-        scale = warm_up(self._gradient_steps, config.warm_up_updates)
-        return config.learning_rate * scale * cosine_decay(self._progress, config.final_share)
+    @property
+    def trees_per_update(self) -> int:
+        """As many trees as a rollout has."""
+        return self.config.n_envs * self.config.rollout_episodes
 
     # ------------------------------------------------------------ learn
 
     def update(self, progress: float) -> dict[str, float]:
-        self._progress = progress
-        if self._clones_now(progress):
-            scalars = self._clone(progress)
-        elif self._rests_now(progress):
-            scalars = self._rest(progress)
+        self.optimizer.progress = progress
+        if self.cloning.due(progress):
+            scalars = self.clone(progress)
+        elif self.share.omits_policy(progress):
+            scalars = self.train_autoencoder(progress)
         else:
-            scalars = self._roll(progress)
-        if norms := self.gate.take():
-            self._gradient_steps += len(norms)
-            self.guard.allows("policy", torch.tensor(norms).sum())  # steps were skipped one by one
-            scalars["gradient_norm/policy"] = mean_of_finite(norms)
+            scalars = self.train_model(progress)
+        scalars |= self.optimizer.finish_update()
         self.updates += 1
-        return {
-            **scalars,
-            "train/skipped_updates": float(self.guard.skipped + self.trainer.guard.skipped),
-        }
+        skipped = self.optimizer.guard.skipped + self.trainer.guard.skipped
+        return {**scalars, "train/skipped_updates": float(skipped)}
 
-    def _roll(self, progress: float) -> dict[str, float]:
+    def train_model(self, progress: float) -> dict[str, float]:
+        """One rollout and one ``train`` of the model, and a step on the failures of the rollout."""
         self.callback.progress = progress
         before, steps = self.env.merges_made, self.model.n_steps * self.config.n_envs
         with seeded_globals(self.generator):
@@ -128,90 +113,62 @@ class PPOLearner(PolicyLearner):
             return scalars
         # Anew: the autoencoder has learned since these episodes ended.
         error = root_errors(self.autoencoder, finished.batch, finished.merges, self.std)
-        self.model.policy.optimizer.zero_grad()
-        return scalars | self._mend(self._learn_from_failures(finished.batch, error))
+        self.optimizer.zero()
+        losses = self.search.learn(finished.batch, error)
+        return scalars | (self.optimizer.step(losses, progress) if losses else {})
 
-    def _mend(self, losses: dict[str, Tensor]) -> dict[str, float]:
-        """A step of its own away from failures, if there are any."""
-        if losses:
-            self._step()
-        return {f"loss/{name}": float(loss) for name, loss in losses.items()}
-
-    def _rest(self, progress: float) -> dict[str, float]:
-        config = self.config
-        trees = config.n_envs * config.rollout_episodes
-        batch = self.dataset.sample(trees, self.generator).to(self.device)
-        self.model.policy.optimizer.zero_grad()
-        episodes, losses, scalars = self._mended(batch)
-        scalars |= self._mend(losses) | self.trainer.update_in_parts(
-            batch, episodes.merges, config.trees_per_step, progress
+    def train_autoencoder(self, progress: float) -> dict[str, float]:
+        """Autoencoder steps alone, on greedy trees of fresh samples."""
+        batch = self.dataset.sample(self.trees_per_update, self.generator).to(self.device)
+        episodes, scalars = self.share.learn(batch, progress)
+        scalars |= self.trainer.update_in_parts(
+            batch, episodes.merges, self.config.trees_per_step, progress
         )
         heights = tree_height(episodes.merges, batch.num_tokens)
         return {**scalars, "train/tree_height": float(heights.float().mean())}
 
-    def _clone(self, progress: float) -> dict[str, float]:
-        """Behaviour cloning on as many trees as a rollout has; the critic learns their returns."""
-        config = self.config
-        trees = config.n_envs * config.rollout_episodes
-        name = self.race.next(progress)
+    def clone(self, progress: float) -> dict[str, float]:
+        """Behaviour cloning of a demonstrator; the critic learns the returns."""
+        name = self.selection.next(progress)
         rows: list[dict[str, float]] = []
-        for part in equal_parts(trees, config.trees_per_step):
+        for part in equal_parts(self.trees_per_update, self.config.trees_per_step):
             batch = self.dataset.sample(len(part), self.generator).to(self.device)
-            merges = self.demonstrators[name].merges(batch, self.autoencoder, self.generator)
-            rows.append(self._clone_step(batch, merges))
+            episodes = self.cloning.demonstrated(batch, name)
+            self.merges_made += int(episodes.steps.sum())
+            _, scalars = self.cloning.learn(batch, episodes, progress)
+            heights = tree_height(episodes.merges, batch.num_tokens)
+            rows.append({**scalars, "train/tree_height": float(heights.float().mean())})
             if self.task.mode == "joint":
-                rows[-1] |= self.trainer.update(batch, merges, progress)
+                rows[-1] |= self.trainer.update(batch, episodes.merges, progress)
         scalars = mean_scalars(rows)
-        return scalars | self._report_to_race(name, scalars["train/nmse"], progress)
-
-    def _clone_step(self, batch: TokenBatch, merges: Tensor) -> dict[str, float]:
-        config = self.config
-        episodes = follow(self.autoencoder, batch, merges, config.nearest)
-        self.merges_made += int(episodes.steps.sum())
-        rewards, error = self._rewards_of(batch, episodes)
-        judgement = judge(self.policy, self.autoencoder, batch, episodes)
-        self.model.policy.optimizer.zero_grad()
-        episodes = judgement.judged(ordered=False)
-        ones = torch.ones_like(episodes.log_prob)
-        losses = judgement.learn(episodes, ones * episodes.steps, ones[:, :1] * 0, ordered=False)
-        returns = discounted_returns(rewards, config.discount)
-        critic = value_loss(judgement.values, returns, episodes.steps)
-        (config.value_weight * critic).backward()
-        self._step()
-        return {
-            "loss/cloning": float(losses["policy"]),
-            "loss/value": float(critic.detach()),
-            "policy/entropy": mean_entropy(episodes, ordered=False),
-            "train/return": float(rewards.sum(1).mean()),
-            "train/nmse": float(error.mean()),
-            "train/tree_height": float(tree_height(merges, batch.num_tokens).float().mean()),
-        }
-
-    def _step(self) -> None:
-        """Take a step beside the model's own, along the gradient that was accumulated."""
-        for group in self.model.policy.optimizer.param_groups:
-            group["lr"] = self._learning_rate()
-        self.model.policy.optimizer.step()
+        return scalars | self.cloning.report(name, scalars["train/nmse"], progress)
 
     # ------------------------------------------------------------ resume
 
     def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "policy": copy.deepcopy(self.policy.state_dict()),
-            "trainer": self.trainer.state(),
-            "optimizer": copy.deepcopy(self.model.policy.optimizer.state_dict()),
-            "gradient_steps": self._gradient_steps,
-            "guard": self.guard.state(),
-            "episodes": self.env.state(),
-        }
+        return {**super().state(), **self.optimizer.state(), "episodes": self.env.state()}
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.policy.load_state_dict(state["policy"])
-        self.trainer.restore(state["trainer"])
-        # An optimizer changes its averages in place, and would change the state that it was given.
-        self.model.policy.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
-        self._gradient_steps = state["gradient_steps"]
-        self.guard.restore(state["guard"])
+        self.optimizer.restore(state)
         self._continue_from(self.env.restore(state["episodes"]))
+
+
+@contextmanager
+def seeded_globals(generator: torch.Generator) -> Iterator[None]:
+    """Inside, the global generators of torch, NumPy and Python follow from ``generator`` alone.
+
+    Afterwards they are as they were before.
+    """
+    seed = int(torch.randint(2**32, (), generator=generator, device=generator.device))
+    devices = [generator.device] if generator.device.type == "cuda" else []
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    try:
+        with torch.random.fork_rng(devices=devices):
+            torch.manual_seed(seed)
+            np.random.seed(seed)  # noqa: NPY002
+            random.seed(seed)
+            yield
+    finally:
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)

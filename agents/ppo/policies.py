@@ -22,8 +22,7 @@ from agents.encoders import NO_ENCODER, ContextConfig
 from agents.networks.base import MergePolicy
 from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.ppo.distribution import MergeDistribution
-from agents.ppo.recent import RecentLook
-from agents.ppo.sharing import shared_forward
+from agents.ppo.sharing import RecentStates, shared_forward
 from htm_env.actions import num_actions
 
 Observation = dict[str, Tensor]
@@ -93,7 +92,7 @@ class _MergeNetwork(BasePolicy):
             **self.network_arguments,
         )
         _check_encoder(self.network)
-        self.recent = RecentLook()
+        self.recent = RecentStates()
         self.action_dist = MergeDistribution(int(self.action_space.n))  # type: ignore[attr-defined]
         self.optimizer = self.optimizer_class(
             self.parameters(),

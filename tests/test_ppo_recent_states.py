@@ -15,7 +15,7 @@ from test_ppo_policies import DIM, POLICIES, episodes, make, states, with_candid
 from agents.networks.base import Features, NodePolicy
 from agents.networks.context import make_policy
 from agents.ppo.policies import network_of
-from agents.ppo.recent import RecentLook
+from agents.ppo.sharing import RecentStates
 
 
 def steps(slots: int, copies: int, seed: int, k: int | None) -> list[dict[str, torch.Tensor]]:
@@ -30,7 +30,7 @@ def steps(slots: int, copies: int, seed: int, k: int | None) -> list[dict[str, t
 
 def looker(network):
     """A new look, of this network."""
-    return partial(RecentLook(), network)
+    return partial(RecentStates(), network)
 
 
 def assert_same(one, other) -> None:
@@ -157,7 +157,7 @@ def test_an_interrupted_look_leaves_nothing(monkeypatch):
 
 def test_another_network_is_another_one():
     one, other = make_policy("pointer", DIM, 16), make_policy("pointer", DIM, 16)
-    recent, observation = RecentLook(), states(5, 3)
+    recent, observation = RecentStates(), states(5, 3)
     recent(one, observation)
     assert_same(recent(other, observation), other(observation))
 
@@ -175,9 +175,9 @@ def test_mixed_precision_keeps_nothing():
     "again", [copy.deepcopy, lambda recent: pickle.loads(pickle.dumps(recent))]
 )
 def test_copies_begin_with_nothing(again):
-    recent, network = RecentLook(), make_policy("pointer", DIM, 16)
+    recent, network = RecentStates(), make_policy("pointer", DIM, 16)
     recent(network, states(5, 3))
-    assert vars(again(recent)) == vars(RecentLook())
+    assert vars(again(recent)) == vars(RecentStates())
 
 
 def test_tokens_that_are_not_finite_are_forgotten():

@@ -1,4 +1,4 @@
-"""Failures, the deviations that are tried on them, and what is learned from the best."""
+"""Local search: failures, the deviations that are tried on them, and what is imitated."""
 
 from __future__ import annotations
 
@@ -9,9 +9,15 @@ import torch
 from episodes import NETWORKS, generator, random_batch, random_policy, replayed
 
 from agents.config.dataclasses_json import config_from_dict
-from agents.learners import policy_learner
-from agents.learners.failures import MOST_TREES, RANKS, deviations, failures, lesson
+from agents.learners.local_search import (
+    MOST_TREES,
+    RANKS,
+    LocalSearch,
+    deviations,
+    failures,
+)
 from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.likelihood.judging import judge
 from agents.rollouts.deviation import Deviation
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
@@ -78,7 +84,7 @@ def test_a_deviation_takes_another_pair_once(autoencoder, network, nearest):
             assert int(actions[row, time]) == int(order[row, place]), (row, time)
 
 
-def test_the_best_tree_of_a_sample_is_the_lesson_if_it_is_much_better(autoencoder):
+def test_the_best_tree_of_a_sample_is_imitated_if_it_is_much_better(autoencoder):
     policy, batch = random_policy("pointer"), random_batch([4, 4])
     seen = []
 
@@ -89,13 +95,14 @@ def test_the_best_tree_of_a_sample_is_the_lesson_if_it_is_much_better(autoencode
     def errors_of(tried, episodes):
         return torch.arange(len(tried.tokens), 0, -1).float()  # the last is the best, with 1.0
 
-    found = lesson(batch, torch.tensor([30.0, 30.0]), roll, errors_of, generator())
+    search = LocalSearch(1.0, policy, autoencoder, roll, errors_of, generator(), much_better=0.1)
+    found = search.improvements(batch, torch.tensor([30.0, 30.0]))
     assert found.step.tolist() == [2]  # 16 is the least of the first sample, too much
     assert torch.equal(found.batch.tokens[0], batch.tokens[1])
     (deviation,) = seen
     assert (int(deviation.step[-1]), int(deviation.rank[-1])) == (2, RANKS)
-    assert lesson(batch, torch.tensor([5.0, 9.0]), roll, errors_of, generator()) is None
-    both = lesson(batch, torch.tensor([160.0, 10.0]), roll, errors_of, generator())
+    assert search.improvements(batch, torch.tensor([5.0, 9.0])) is None
+    both = search.improvements(batch, torch.tensor([160.0, 10.0]))
     assert both.step.tolist() == [2, 2]
 
 
@@ -115,31 +122,28 @@ def learner(**changes) -> Reinforce:
     )
 
 
-def test_a_choice_that_is_sure_and_wrong_becomes_less_sure(monkeypatch):
-    """Policy gradients cannot do it: their part of the gradient is switched off here."""
+def test_a_choice_that_is_sure_and_wrong_becomes_less_sure():
+    """Without any policy gradient, which could not do it."""
     one = learner(failure=1.0)
-    monkeypatch.setattr("agents.learners.failures.MUCH_BETTER", math.inf)
-    monkeypatch.setattr(
-        one.baseline, "advantages", lambda returns: torch.zeros_like(returns.values)
-    )
+    one.search.much_better = math.inf
     with torch.no_grad():
         one.policy.head.weight.mul_(300)  # sure of itself
-    taught = []
-    plain = policy_learner.lesson
+    batch = one.dataset.fixed(8)
+    errors = one.errors_of(batch, one.greedy_episodes(batch))
+    failed = failures(errors, 1.0)
+    found = one.search.improvements(batch.rows(failed), errors[failed])
 
-    def spying(*arguments):
-        taught.append(plain(*arguments))
-        return taught[-1]
+    def surprise() -> float:
+        """Of the imitated choices, in nats."""
+        log_probs = judge(one.policy, one.autoencoder, found.batch, found.episodes).log_probs
+        return float(-log_probs.detach().gather(1, found.step[:, None]).mean())
 
-    monkeypatch.setattr(policy_learner, "lesson", spying)
-    before = {name: weight.clone() for name, weight in one.policy.named_parameters()}
-    scalars = one.update(0.5)
-    (found,) = taught
-    assert scalars["loss/failures"] > 1.0  # nats: it was improbable
-    assert any(not torch.equal(before[n], w) for n, w in one.policy.named_parameters())
-    again = one._judge(found.batch, found.episodes).judged(False).log_prob
-    chosen = again.gather(1, found.step[:, None]).sum()
-    assert float(-chosen / len(found.step)) < scalars["loss/failures"]
+    before = surprise()
+    for _ in range(3):
+        one.optimizer.zero()
+        scalars = one.optimizer.step(one.search.learn(batch, errors), 0.5)
+    assert before > 1.0 and scalars["loss/failures"] > 1.0
+    assert surprise() < before
 
 
 def test_its_merges_count_and_no_failure_costs_none():

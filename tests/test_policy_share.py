@@ -1,4 +1,4 @@
-"""Updates in which the policy rests: the autoencoder alone learns, from the best trees."""
+"""Updates in which the autoencoder learns alone, from the greedy trees of the policy."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.population import final_errors
 from htm_env.rewards import EncodedEpisodes
+from htm_env.types import TokenBatch
 
 LEARNERS = {"reinforce": (Reinforce, ReinforceConfig), "ppo": (PPOLearner, PPOConfig)}
 SIZE = {"reinforce": {"batch_size": 8}, "ppo": {"n_envs": 8, "batch_size": 8}}
@@ -52,25 +53,29 @@ def updates(one: PolicyLearner, number: int) -> None:
         one.update(0.5)
 
 
+def fresh(one: PolicyLearner, algo: str) -> TokenBatch:
+    """The samples of an update without the policy, which draws its kind before or after them."""
+    if algo == "ppo":
+        torch.rand((), generator=one.generator)
+    batch = one.dataset.sample(8, one.generator)
+    if algo == "reinforce":
+        torch.rand((), generator=one.generator)
+    return batch
+
+
 @both
-def test_the_autoencoder_learns_from_greedy_trees_and_the_policy_rests(algo, monkeypatch):
+def test_the_autoencoder_learns_from_greedy_trees_and_the_policy_does_not(algo):
     one, other = learner(algo), learner(algo)
-    seen = []
-    update = one.trainer.update_in_parts
-
-    def spying(batch, merges, *rest):
-        seen.append((batch, merges))
-        return update(batch, merges, *rest)
-
-    monkeypatch.setattr(one.trainer, "update_in_parts", spying)
     policy, autoencoder = weights(one.policy), weights(one.autoencoder)
-    scalars = one.update(0.5)
-    one.update(0.5)  # SOAP's first step only measures
+    for _ in range(2):  # SOAP's first step only measures
+        scalars = one.update(0.5)
+        batch = fresh(other, algo)
+        merges = other.plan(batch, torch.Generator(), greedy=True)
+        other.trainer.update_in_parts(batch, merges, 32, 0.5)
     assert all(same(policy, one.policy))
     assert not all(same(autoencoder, one.autoencoder))
+    assert all(same(weights(other.autoencoder), one.autoencoder))
     assert one.merges_made == 2 * 8 * 6 and one.updates == 2
-    (batch, merges), _ = seen
-    assert torch.equal(merges, other.plan(batch, torch.Generator(), greedy=True))
     assert 0 < scalars["train/greedy_nmse"] < math.inf
     assert not {"loss/policy", "gradient_norm/policy", "train/return"} & set(scalars)
 
@@ -84,7 +89,7 @@ def test_among_candidates_too(algo):
 
 
 @both
-def test_rests_do_not_hide_that_learning_has_stopped_being_finite(algo):
+def test_updates_in_between_do_not_hide_that_learning_has_stopped_being_finite(algo):
     one = learner(algo, policy_share=[[0.0, 0.5]])
     with torch.no_grad():
         next(one.policy.parameters()).fill_(math.nan)
@@ -92,22 +97,22 @@ def test_rests_do_not_hide_that_learning_has_stopped_being_finite(algo):
         updates(one, 100)
 
 
-def test_replay_lets_nobody_rest():
+def test_replay_always_trains_the_policy():
     with pytest.raises(ValueError, match="expected 1 throughout"):
         ReplayConfig(policy_share=((0.5, 1.0), (1.0, 0.5)))
 
 
 @both
-def test_failures_are_mended_while_it_rests(algo, monkeypatch):
-    monkeypatch.setattr("agents.learners.failures.MUCH_BETTER", math.inf)
+def test_failures_are_corrected_in_every_update(algo):
     one = learner(algo, failure=1.0)
+    one.search.much_better = math.inf
     before = weights(one.policy)
     assert "loss/failures" in one.update(0.5)
     assert not all(same(before, one.policy))
 
 
 @both
-def test_a_frozen_autoencoder_lets_nobody_rest(algo):
+def test_with_a_frozen_autoencoder_every_update_trains_the_policy(algo):
     one = learner(algo, "frozen")
     before = weights(one.policy)
     assert "loss/policy" in one.update(0.5)
@@ -115,7 +120,7 @@ def test_a_frozen_autoencoder_lets_nobody_rest(algo):
 
 
 @both
-def test_at_a_share_of_one_every_update_teaches(algo):
+def test_at_a_share_of_one_every_update_trains_the_policy(algo):
     one = learner(algo, policy_share=[[0.5, 1.0], [0.5, 0.0]])
     assert "loss/policy" in one.update(0.4)
     assert "loss/policy" not in one.update(0.6)

@@ -1,0 +1,118 @@
+"""Local search around the greedy trees of samples on which a policy fails.
+
+Policy gradients cannot correct a failure that is made every time. All trees of the sample are the
+same one, so none is better than another; and the gradient of a choice whose probability is 1 is 0
+anyway. So the sample is merged again with one *deviation*: at one merge the second, third, ... best
+pair is taken, and the best one everywhere else. If a tree of these is much better, that one choice
+is imitated, whose gradient does not vanish. (Imitating what a search found better: Anthony, Tian
+and Barber 2017, "Thinking fast and slow with deep learning and tree search"; own episodes that went
+better than expected: Oh et al. 2018, "Self-imitation learning".)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from agents.likelihood.judging import judge
+from agents.networks.base import MergePolicy
+from agents.rollouts.deviation import Deviation
+from agents.rollouts.rollout import Rollout
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.types import TokenBatch
+
+RANKS = 5
+"""Pairs that are tried at a merge, the second best first."""
+MOST_SAMPLES, MOST_TREES = 4, 256
+"""Samples that are searched and trees that are made in one call, at most."""
+
+
+class Improvements(NamedTuple):
+    """Better trees, and the merge of each that made it better."""
+
+    batch: TokenBatch
+    episodes: Rollout
+    step: Int64[Tensor, "B"]
+
+
+class LocalSearch:
+    """Finds better trees one deviation away from greedy ones, and imitates them.
+
+    Args:
+        factor: a sample whose error is so many times the median of its batch is a failure; 0 for
+            no search.
+        policy, autoencoder: the network that learns, and the autoencoder that it observes.
+        roll: makes the greedy episodes of samples, but for a deviation in each.
+        errors_of: the ``nmse`` of every episode.
+        generator: draws which deviations are tried where there are too many.
+        much_better: the error of a tree that is imitated, over that of the failure, at most.
+    """
+
+    def __init__(
+        self,
+        factor: float,
+        policy: MergePolicy,
+        autoencoder: HTMAutoencoder,
+        roll: Callable[[TokenBatch, Deviation], Rollout],
+        errors_of: Callable[[TokenBatch, Rollout], Float[Tensor, "D"]],
+        generator: torch.Generator,
+        much_better: float = 0.1,
+    ) -> None:
+        self.factor, self.much_better = factor, much_better
+        self.policy, self.autoencoder = policy, autoencoder
+        self.roll, self.errors_of, self.generator = roll, errors_of, generator
+
+    def learn(self, batch: TokenBatch, errors: Float[Tensor, "S"]) -> dict[str, Tensor]:
+        """Imitate what is found better where greedy trees have these errors.
+
+        Accumulates the gradient; returns the loss, or nothing where nothing was found.
+        """
+        if not self.factor:
+            return {}
+        failed = failures(errors, self.factor)
+        found = self.improvements(batch.rows(failed), errors[failed]) if len(failed) else None
+        if found is None:
+            return {}
+        judgement = judge(self.policy, self.autoencoder, found.batch, found.episodes)
+        seen = judgement.judged(ordered=True)
+        once = torch.zeros_like(seen.log_prob).scatter_(1, found.step[:, None], 1.0)
+        losses = judgement.learn(seen, once, once[:, :1] * 0, ordered=True)
+        return {"failures": losses["policy"]}
+
+    def improvements(self, batch: TokenBatch, errors: Float[Tensor, "F"]) -> Improvements | None:
+        """Much better trees of samples with these errors; None where there are none."""
+        sample, deviation = deviations(batch.num_tokens, self.generator)
+        tried = batch.rows(sample)
+        episodes = self.roll(tried, deviation)
+        found = self.errors_of(tried, episodes).nan_to_num(torch.inf)
+        best = torch.full_like(errors, torch.inf).scatter_reduce_(0, sample, found, "amin")
+        better = (found == best[sample]) & (found <= self.much_better * errors[sample])
+        rows = better.nonzero()[:, 0]
+        if not len(rows):
+            return None
+        return Improvements(tried.rows(rows), episodes.rows(rows), deviation.step[rows])
+
+
+def failures(errors: Float[Tensor, "S"], factor: float) -> Int64[Tensor, "F"]:
+    """The samples with the largest errors, of those above ``factor`` times the median."""
+    bad = (errors > factor * errors.median()) & errors.isfinite()
+    largest = errors.where(bad, 0.0).topk(min(MOST_SAMPLES, len(errors)))
+    return largest.indices[largest.values > 0]
+
+
+def deviations(
+    num_tokens: Int64[Tensor, "F"], generator: torch.Generator
+) -> tuple[Int64[Tensor, "D"], Deviation]:
+    """Which sample deviates where: every merge and rank of all, or as many as may be made."""
+    steps = torch.arange(int(num_tokens.max()) - 1, device=num_tokens.device)
+    ranks = torch.arange(1, RANKS + 1, device=num_tokens.device)
+    sample = torch.arange(len(num_tokens), device=num_tokens.device)
+    sample, step, rank = torch.cartesian_prod(sample, steps, ranks).unbind(1)
+    order = torch.randperm(len(sample), generator=generator, device=generator.device)
+    order = order.to(sample.device)
+    order = order[step[order] < num_tokens[sample[order]] - 1][:MOST_TREES].sort().values
+    return sample[order], Deviation(step[order], rank[order])

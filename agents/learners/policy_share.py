@@ -1,0 +1,57 @@
+"""Updates in which the autoencoder learns alone, from the greedy trees of the policy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents.config.schedules import Points, piecewise_linear
+from agents.learners.local_search import LocalSearch
+from agents.optim.optimizers import PolicyOptimizer
+from agents.rollouts.rollout import Rollout
+from htm_env.types import TokenBatch
+
+
+class PolicyShare:
+    """The share of the updates that train the policy, and what the others do.
+
+    Args:
+        points: (share of the budget, probability) points of an update that trains the policy.
+        search: corrects the policy's failures in the other updates.
+        optimizer: of the policy.
+        roll: makes the greedy episodes of samples.
+        errors_of: the ``nmse`` of every episode.
+        generator: draws which updates train the policy.
+    """
+
+    def __init__(
+        self,
+        points: Points,
+        search: LocalSearch,
+        optimizer: PolicyOptimizer,
+        roll: Callable[[TokenBatch], Rollout],
+        errors_of: Callable[[TokenBatch, Rollout], Float[Tensor, "B"]],
+        generator: torch.Generator,
+    ) -> None:
+        self.points, self.search, self.optimizer = points, search, optimizer
+        self.roll, self.errors_of, self.generator = roll, errors_of, generator
+
+    def omits_policy(self, progress: float) -> bool:
+        """Whether the autoencoder learns alone in this update; drawn where both are possible."""
+        share = piecewise_linear(self.points, progress)
+        if share >= 1:
+            return False
+        generator = self.generator
+        return float(torch.rand((), generator=generator, device=generator.device)) >= share
+
+    def learn(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
+        """Greedy trees for the autoencoder, and scalars; the policy learns from failures only."""
+        self.optimizer.zero()
+        episodes = self.roll(batch)
+        error = self.errors_of(batch, episodes)
+        losses = self.search.learn(batch, error)
+        scalars = self.optimizer.step(losses, progress) if losses else {}
+        return episodes, {"train/greedy_nmse": float(error.mean()), **scalars}
