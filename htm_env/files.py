@@ -1,12 +1,17 @@
-"""Files that are written all or nothing."""
+"""Files that are written all or nothing; tensors with a description in one of them."""
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:
@@ -55,6 +60,40 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     _sync_folder(path.parent)
+
+
+def write_tensors(path: str | Path, key: str, tensors: Mapping[str, Tensor], about: Any) -> None:
+    """Write a safetensors file with a JSON description under ``key`` in its metadata."""
+    from safetensors.torch import save  # loads torch, which many users of this module do not need
+
+    stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    atomic_write_bytes(path, save(stored, {key: json.dumps(about)}))
+
+
+def read_tensors(path: str | Path, key: str) -> tuple[dict[str, Tensor], Any]:
+    """The tensors and the description of :func:`write_tensors`; nothing in the file is executed.
+
+    Call it within :func:`reading`, which names the file in the errors.
+    """
+    from safetensors import safe_open
+
+    with safe_open(path, framework="pt", device="cpu") as file:
+        about = json.loads((file.metadata() or {})[key])
+        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+
+
+@contextmanager
+def reading(path: str | Path, what: str) -> Iterator[None]:
+    """Raise ``FileNotFoundError`` where there is no file, and ``ValueError`` naming the file for
+    whatever is wrong with its contents in this block. ``what`` is what it should hold."""
+    from safetensors import SafetensorError
+
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"no {what} at {path}")
+    try:
+        yield
+    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} does not hold a {what} that can be read: {error}") from error
 
 
 def _sync_folder(folder: Path) -> None:

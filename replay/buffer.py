@@ -4,26 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from replay.candidate_store import CandidateStore
-from replay.files import not_readable, read_tensors, write_tensors
-from replay.packing import Packing
-from replay.priorities import Priorities
-from replay.ring import Ring
-from replay.samplers import Sampled, known_values, make_sampler
+from htm_env.files import read_tensors, reading, write_tensors
+from replay.candidate_pairs import CandidatePairs
+from replay.samplers import SAMPLERS, Values
 from replay.trajectory import Trajectories, Trajectory
 
 _KIND = "replay buffer"
-_MOST_SOURCES = 2**15
+
+
+class Sampled(NamedTuple):
+    """Episodes that a buffer has drawn."""
+
+    trajectories: Trajectories
+    weights: Float[Tensor, "B"]
+    """``(N * probability)^-beta``, divided by the largest in the buffer; 1 for uniform sampling."""
+    indices: Int64[Tensor, "B"]
+    """Where they are, for ``ReplayBuffer.update_priorities``; until the next add or drop."""
 
 
 class ReplayBuffer:
-    """The newest episodes, at most ``capacity`` of them, in arrays that grow as they are needed.
+    """The newest episodes, at most ``capacity`` of them, the oldest first.
 
     Everything is held on the CPU. All randomness comes from ``generator``.
 
@@ -56,10 +63,12 @@ class ReplayBuffer:
             raise ValueError(f"capacity is {capacity}; expected at least 1")
         if max_staleness is not None and max_staleness < 0:
             raise ValueError(f"max_staleness is {max_staleness}; expected 0 or more, or None")
-        self.generator = generator
-        self.sampler = make_sampler(sampler, alpha, beta)
-        self.sources: tuple[str, ...] = ()
-        """The names of the sources of all episodes that were ever added."""
+        if sampler not in SAMPLERS:
+            raise ValueError(f"unknown sampler {sampler!r}; choose from {list(SAMPLERS)}")
+        for name, exponent in (("alpha", alpha), ("beta", beta)):
+            if not exponent >= 0:
+                raise ValueError(f"{name} is {exponent}; expected 0 or more")
+        self.capacity, self.generator = capacity, generator
         self._config = {
             "capacity": capacity,
             "sampler": sampler,
@@ -68,22 +77,25 @@ class ReplayBuffer:
             "max_staleness": max_staleness,
             "num_slots": num_slots,
         }
+        self._sampler, self._alpha, self._beta = SAMPLERS[sampler], alpha, beta
         self._max_staleness, self._num_slots = max_staleness, num_slots
-        self._ring = Ring(capacity)
-        self._packing: Packing | None = None
-        self._candidates = CandidateStore()
-        self._priorities = Priorities(self._ring, self.sampler)
+        self._episodes: Trajectories | None = None  # until the first are added
+        self._values = np.zeros(0)  # nan where none was given
+        self._priorities = np.zeros(0)
 
     def __len__(self) -> int:
-        return self._ring.size
+        return len(self._values)
 
     @property
-    def capacity(self) -> int:
-        return self._ring.capacity
+    def sources(self) -> tuple[str, ...]:
+        """The names of the sources of all episodes that were ever added."""
+        return () if self._episodes is None else self._episodes.sources
 
     def trajectories(self) -> Trajectories:
         """All episodes, the oldest first. Raises ``ValueError`` if there are none."""
-        return self._unpacked(self._ring.slots())
+        if self._episodes is None or not len(self):
+            raise ValueError("this buffer is empty; expected at least one episode")
+        return self._episodes
 
     # ------------------------------------------------------------ add and drop
 
@@ -106,51 +118,30 @@ class ReplayBuffer:
             if not trajectories:
                 return
             trajectories = Trajectories.pad(trajectories)
-        batch = trajectories
-        if batch.size == 0:
+        if trajectories.size == 0:
             return
-        batch.check()
-        packing = self._packing or Packing(
-            batch.present.shape[1] if self._num_slots is None else self._num_slots,
-            batch.tokens.shape[2],
-            batch.candidates is not None,
-        )
-        packing.check_fits(batch)
-        known = known_values(values, batch.size)
-        sources = tuple(dict.fromkeys((*self.sources, *batch.sources)))
-        if len(sources) > _MOST_SOURCES:
-            raise ValueError(f"there are {len(sources)} sources; expected at most {_MOST_SOURCES}")
-        ids = torch.tensor([sources.index(name) for name in batch.sources])
-        columns = packing.pack(batch, ids[batch.source.cpu()])
-        columns |= self._priorities.columns(known)
-        if batch.candidates is not None:
-            columns["candidates"] = self._candidates.add(batch.candidates)
-        slots, moved = self._ring.append(columns)
-        self._packing, self.sources = packing, sources
-        if moved:
-            self._priorities.rebuild()
-        else:
-            self._priorities.enter(slots)
+        trajectories.check()
+        batch = self._fitted(trajectories.to("cpu"))
+        known = _known_values(values, batch.size)
+        largest = self._priorities.max(initial=0.0) or 1.0
+        given = self._sampler.priorities(known) ** self._alpha
+        self._episodes = batch if self._episodes is None else self._episodes.joined(batch)
+        self._values = np.append(self._values, known)
+        self._priorities = np.append(self._priorities, np.where(np.isnan(known), largest, given))
+        if len(self) > self.capacity:
+            self._keep(torch.arange(len(self) - self.capacity, len(self)))
         if self._max_staleness is not None:
-            newest = int(self._ring.unordered("policy_version").max())
+            newest = int(self._episodes.policy_version.max())
             self.drop_older_than(newest - self._max_staleness)
-        if len(self._candidates) > 2 * len(self):
-            self._candidates.keep(self._ring.column("candidates"))
 
     def drop_older_than(self, version: int) -> int:
         """Drop the episodes whose policy version is below this one; returns how many went."""
-        if not len(self):
+        if self._episodes is None:
             return 0
-        if self._ring.unordered("policy_version").min() >= version:
-            return 0
-        stale = self._ring.column("policy_version") < version
-        count = int(stale.sum())
-        if stale[:count].all():  # as a rule the oldest
-            self._priorities.leave(self._ring.slots(count))
-            self._ring.drop_oldest(count)
-        else:
-            self._ring.keep(self._ring.slots()[~stale])
-            self._priorities.rebuild()
+        recent = self._episodes.policy_version >= version
+        count = int((~recent).sum())
+        if count:
+            self._keep(recent.nonzero()[:, 0])
         return count
 
     # ------------------------------------------------------------ sample
@@ -165,23 +156,30 @@ class ReplayBuffer:
             raise ValueError(
                 f"cannot draw {batch} of {len(self)} episodes; expected at least 1 of each"
             )
-        slots, weights = self._priorities.draw(batch, self.generator)
-        return Sampled(self._unpacked(slots), weights, slots)
+        if self._sampler.relative:
+            self._priorities = self._sampler.priorities(self._values) ** self._alpha
+        totals = self._priorities.cumsum()
+        device = self.generator.device
+        drawn = torch.rand(batch, generator=self.generator, device=device, dtype=torch.float64)
+        positions = (np.arange(batch) + drawn.cpu().numpy()) / batch * totals[-1]
+        places = np.searchsorted(totals, positions, side="right").clip(max=len(self) - 1)
+        # N and the total cancel when the weights are divided by that of the rarest episode.
+        weights = (self._priorities[places] / self._priorities.min()) ** -self._beta
+        indices = torch.from_numpy(places)
+        return Sampled(
+            self.trajectories().rows(indices), torch.from_numpy(weights).float(), indices
+        )
 
     def update_priorities(self, indices: Int64[Tensor, "B"], values: Float[Tensor, "B"]) -> None:
         """Give drawn episodes new values (advantages or returns); the last of equal indices counts.
 
         Raises ``ValueError`` for a value that is not finite and an index that holds no episode.
         """
-        indices = indices.cpu()
-        known = known_values(values, len(indices))
-        held = self._ring.occupied(indices)
-        if not held.all():
-            row = int((~held).nonzero()[0])
-            raise ValueError(
-                f"index {int(indices[row])} holds no episode; expected those of a sample"
-            )
-        self._priorities.update(indices, known)
+        places, known = indices.cpu().numpy(), _known_values(values, len(indices))
+        for place in places[(places < 0) | (places >= len(self))]:
+            raise ValueError(f"index {place} holds no episode; expected those of a sample")
+        self._values[places] = known
+        self._priorities[places] = self._sampler.priorities(known) ** self._alpha
 
     # ------------------------------------------------------------ save and resume
 
@@ -190,8 +188,8 @@ class ReplayBuffer:
 
         Raises ``OSError`` where the disk does; the file then holds what it held before.
         """
-        state = self._contents()
-        write_tensors(path, _KIND, state.pop("columns"), state)
+        contents = self._contents()
+        write_tensors(path, _KIND, contents.pop("columns"), contents)
 
     @classmethod
     def load(cls, path: str | Path, *, generator: torch.Generator | None = None) -> ReplayBuffer:
@@ -201,12 +199,10 @@ class ReplayBuffer:
         Raises ``FileNotFoundError`` where there is no file, and ``ValueError`` naming it where it
         is truncated, something else, or holds episodes that :meth:`add` would refuse.
         """
-        columns, state = read_tensors(path, _KIND)
-        try:
-            buffer = cls(**state["config"], generator=generator or torch.Generator())
-            buffer._restore_contents({**state, "columns": columns})
-        except (KeyError, TypeError, ValueError) as error:
-            raise not_readable(path, _KIND, error) from error
+        with reading(path, _KIND):
+            columns, contents = read_tensors(path, _KIND)
+            buffer = cls(**contents["config"], generator=generator or torch.Generator())
+            buffer._restore_contents({**contents, "columns": columns})
         return buffer
 
     def state(self) -> dict[str, Any]:
@@ -226,43 +222,101 @@ class ReplayBuffer:
         self.generator.set_state(state["generator"])
 
     def _contents(self) -> dict[str, Any]:
-        ring, packing = self._ring, self._packing
-        columns = {name: ring.column(name).clone() for name in ring.columns}
-        if packing is not None and packing.listed:
-            columns |= self._candidates.contents(columns["candidates"])
-        return {
-            "config": self._config,
-            "columns": columns,
-            "shape": [] if packing is None else [*vars(packing).values()],
-            "sources": list(self.sources),
-            "place": [ring.first, ring.room],
-            "bounds": list(self._priorities.bounds),
-        }
+        columns: dict[str, Tensor] = {}
+        if self._episodes is not None:
+            columns = {
+                "tokens": self._episodes.tokens,
+                "num_tokens": self._episodes.num_tokens,
+                "merges": self._episodes.merges,
+                "behaviour_log_prob": self._episodes.behaviour_log_prob,
+                "tree_log_prob": self._episodes.tree_log_prob,
+                "policy_version": self._episodes.policy_version,
+                "source": self._episodes.source,
+                "value": torch.tensor(self._values),
+                "priority": torch.tensor(self._priorities),
+            }
+            if (candidates := self._episodes.candidates) is not None:
+                columns["pairs"] = torch.cat([candidates.nodes, candidates.times], dim=1)
+                columns["pair_counts"] = candidates.starts.diff()
+        return {"config": self._config, "columns": columns, "sources": list(self.sources)}
 
-    def _restore_contents(self, state: dict[str, Any]) -> None:
+    def _restore_contents(self, contents: dict[str, Any]) -> None:
         """Raises ``ValueError``, ``KeyError`` or ``TypeError``, and has then changed nothing."""
-        ring, packing, sources = Ring(self.capacity), None, tuple(map(str, state["sources"]))
-        candidates, columns = CandidateStore(), dict(state["columns"])
-        low, high = map(float, state["bounds"])
-        first, room = map(int, state["place"])
-        if state["shape"]:
-            packing = Packing(*state["shape"])
-            if packing.listed:
-                pairs, counts = columns.pop("pairs"), columns.pop("pair_counts").tolist()
-                candidates = CandidateStore.of(columns["candidates"].tolist(), pairs, counts)
-            packing.check_columns(columns, sources, candidates)
-            size = len(columns["tokens"])
-            if not (0 <= first < room <= self.capacity and size <= room):
+        columns, episodes = contents["columns"], None
+        values = priorities = np.zeros(0)
+        if columns:
+            slots = columns["tokens"].shape[1]
+            candidates = None
+            if "pairs" in columns:
+                counts = columns["pair_counts"].tolist()
+                candidates = CandidatePairs.listed(columns["pairs"], counts, slots - 1)
+            episodes = Trajectories(
+                columns["tokens"],
+                torch.arange(slots) < columns["num_tokens"][:, None],
+                columns["merges"].long(),
+                columns["behaviour_log_prob"],
+                columns["tree_log_prob"],
+                columns["policy_version"],
+                columns["source"].long(),
+                tuple(map(str, contents["sources"])),
+                candidates,
+            )
+            episodes.check()
+            values = columns["value"].numpy().copy()
+            priorities = columns["priority"].numpy().copy()
+            if not (len(values) == len(priorities) == episodes.size <= self.capacity):
                 raise ValueError(
-                    f"{size} episodes stand from {first} on in {room} places; expected them to fit "
-                    f"a capacity of {self.capacity}"
+                    f"there are {episodes.size} episodes, {len(values)} values and "
+                    f"{len(priorities)} priorities; expected as many, at most {self.capacity}"
                 )
-            ring.place(columns, first, room)
-        self._ring, self._packing, self.sources = ring, packing, sources
-        self._candidates = candidates
-        self._priorities = Priorities(ring, self.sampler, (low, high))
+            if not (np.isfinite(priorities) & (priorities > 0)).all():
+                raise ValueError("there are priorities that are not positive; expected only such")
+            if np.isinf(values).any():
+                raise ValueError("there are infinite values; expected finite ones, or nan")
+        self._episodes, self._values, self._priorities = episodes, values, priorities
 
-    def _unpacked(self, slots: Tensor) -> Trajectories:
-        if self._packing is None:
-            raise ValueError("this buffer is empty; expected at least one episode")
-        return self._packing.unpack(self._ring.rows(slots), self.sources, self._candidates)
+    # ------------------------------------------------------------ helpers
+
+    def _keep(self, index: Int64[Tensor, "K"]) -> None:
+        """Drop all other episodes."""
+        self._episodes, places = self.trajectories().rows(index), index.numpy()
+        self._values, self._priorities = self._values[places], self._priorities[places]
+
+    def _fitted(self, batch: Trajectories) -> Trajectories:
+        """The episodes in the shape and the types of those that are stored."""
+        stored, slots = self._episodes, self._num_slots or batch.present.shape[1]
+        if stored is not None:
+            slots = stored.present.shape[1]
+            if batch.tokens.shape[2] != stored.tokens.shape[2]:
+                raise ValueError(
+                    f"episode 0 has tokens of {batch.tokens.shape[2]} coordinates; the episodes of "
+                    f"this buffer have {stored.tokens.shape[2]}"
+                )
+            if (batch.candidates is None) != (stored.candidates is None):
+                found, expected = ("no ", "some") if batch.candidates is None else ("", "none")
+                raise ValueError(
+                    f"episode 0 has {found}candidates; the episodes of this buffer have {expected}"
+                )
+        batch = batch.in_slots(slots)
+        return batch._replace(
+            tokens=batch.tokens.float(),
+            behaviour_log_prob=batch.behaviour_log_prob.float(),
+            tree_log_prob=batch.tree_log_prob.float(),
+        )
+
+
+def _known_values(values: Float[Tensor, "B"] | None, count: int) -> Values:
+    """The values of ``count`` episodes; nan where there are none.
+
+    Raises ``ValueError`` for another number of values, and naming the first that is not finite.
+    """
+    if values is None:
+        return np.full(count, np.nan)
+    if values.shape != (count,):
+        raise ValueError(
+            f"values have shape {tuple(values.shape)}; expected one for each of {count} episodes"
+        )
+    if not values.isfinite().all():
+        row = int((~values.isfinite()).nonzero()[0])
+        raise ValueError(f"the value of episode {row} is {float(values[row])}; expected finite")
+    return values.detach().cpu().double().numpy()

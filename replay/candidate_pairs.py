@@ -71,18 +71,28 @@ class CandidatePairs:
         made[self.row[right], last[right]] = True
         return made
 
-    def of_each(self) -> list[Int64[Tensor, "_ 4"]]:
-        """The nodes and times of every episode's pairs."""
-        sizes = self.starts.diff().tolist()
-        return list(torch.cat([self.nodes, self.times], dim=1).split(sizes))
-
     @classmethod
-    def joined(cls, episodes: Sequence[Int[Tensor, "_ 4"]], steps: int) -> CandidatePairs:
-        """Those of several episodes; the inverse of :meth:`of_each`."""
-        sizes = torch.tensor([len(pairs) for pairs in episodes])
-        row = torch.arange(len(episodes)).repeat_interleave(sizes)
-        pairs = torch.cat([torch.zeros(0, 4, dtype=torch.int64), *episodes]).long()
-        return cls(len(episodes), steps, row.to(pairs.device), pairs[:, :2], pairs[:, 2:])
+    def listed(cls, pairs: Int[Tensor, "E 4"], counts: Sequence[int], steps: int) -> CandidatePairs:
+        """The pairs and their times, one episode behind the other; ``counts`` says how many each
+        episode has. Raises ``ValueError`` where the counts do not add up."""
+        if sum(counts) != len(pairs) or min(counts, default=0) < 0:
+            raise ValueError(
+                f"there are {len(pairs)} candidates, and the counts of {len(counts)} episodes add "
+                f"up to {sum(counts)}"
+            )
+        row = torch.arange(len(counts)).repeat_interleave(torch.tensor(counts, dtype=torch.int64))
+        pairs = pairs.long()
+        return cls(len(counts), steps, row.to(pairs.device), pairs[:, :2], pairs[:, 2:])
+
+    def joined(self, other: CandidatePairs) -> CandidatePairs:
+        """These episodes and then those of ``other``."""
+        return CandidatePairs(
+            self.size + other.size,
+            self.steps,
+            torch.cat([self.row, self.size + other.row]),
+            torch.cat([self.nodes, other.nodes]),
+            torch.cat([self.times, other.times]),
+        )
 
     def to(self, device: torch.device | str) -> CandidatePairs:
         """The same on another device."""

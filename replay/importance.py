@@ -179,14 +179,6 @@ def self_normalised_weights(log_weights: Float[Tensor, "N *rest"]) -> Float[Tens
     return log_weights.softmax(dim=0).nan_to_num(0.0) * len(log_weights)
 
 
-@torch.no_grad()
-def self_normalised_mean(
-    log_weights: Float[Tensor, "N"], values: Float[Tensor, "N"]
-) -> Float[Tensor, ""]:
-    """``sum(w x) / sum(w)``: consistent, and never outside of the values."""
-    return (log_weights.softmax(dim=0) * values).sum()
-
-
 # Ionides (2008), "Truncated Importance Sampling", J. of Computational and Graphical Statistics 17.
 @torch.no_grad()
 def truncated_log_weights(

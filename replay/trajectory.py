@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
@@ -135,37 +135,48 @@ class Trajectories(NamedTuple):
     def _each(
         self, change: Callable[[Tensor], Tensor], candidates: CandidatePairs | None
     ) -> Trajectories:
-        changed: dict[str, Any] = {
-            name: change(value)
-            for name, value in self._asdict().items()
-            if name not in ("sources", "candidates")
-        }
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in COLUMNS}
         return self._replace(**changed, candidates=candidates)
 
-    def check(self, first: int = 0) -> None:
-        """Raise ``ValueError`` naming the first episode that is not what :class:`Trajectory` asks.
+    def in_slots(self, num_slots: int) -> Trajectories:
+        """The same episodes in another number of slots, with zeros in the empty ones.
 
-        Tokens in empty slots are nobody's business; log-probabilities in padding must be 0.
-        ``first`` is the number under which the first row is named.
+        Raises ``ValueError`` naming the first episode that has more tokens.
         """
-        _check(self, lambda row: f"episode {first + row}")
-
-    def unpad(self) -> list[Trajectory]:
-        """The episodes one by one."""
-        made = self.steps.sum(1).tolist()
-        pairs = [None] * self.size if self.candidates is None else self.candidates.of_each()
-        return [
-            Trajectory(
-                self.tokens[row, :n].clone(),
-                self.merges[row, : made[row]].clone(),
-                self.behaviour_log_prob[row, : made[row]].clone(),
-                float(self.tree_log_prob[row]),
-                int(self.policy_version[row]),
-                self.sources[int(self.source[row])],
-                pairs[row],
+        if (row := _first(self.num_tokens > num_slots)) is not None:
+            raise ValueError(
+                f"episode {row} has {int(self.num_tokens[row])} tokens; expected at most "
+                f"{num_slots}"
             )
-            for row, n in enumerate(self.num_tokens.tolist())
-        ]
+        more, pairs = num_slots - self.present.shape[1], self.candidates
+        tokens = self.tokens.masked_fill(~self.present[..., None], 0.0)
+        return self._replace(
+            tokens=pad(tokens, (0, 0, 0, more)),
+            present=pad(self.present, (0, more)),
+            merges=pad(self.merges, (0, 0, 0, more), value=NONE),
+            behaviour_log_prob=pad(self.behaviour_log_prob, (0, more)),
+            candidates=None if pairs is None else replace(pairs, steps=num_slots - 1),
+        )
+
+    def joined(self, other: Trajectories) -> Trajectories:
+        """These episodes and then those of ``other``, which are of the same shape."""
+        sources = tuple(dict.fromkeys((*self.sources, *other.sources)))
+        renamed = torch.tensor([sources.index(name) for name in other.sources])[other.source]
+        columns: dict[str, Any] = {
+            name: torch.cat([getattr(self, name), getattr(other, name)]) for name in COLUMNS
+        }
+        columns["source"] = torch.cat([self.source, renamed])
+        pairs = None
+        if self.candidates is not None and other.candidates is not None:
+            pairs = self.candidates.joined(other.candidates)
+        return Trajectories(**columns, sources=sources, candidates=pairs)
+
+    def check(self) -> None:
+        """Raise ``ValueError`` naming the first episode that :class:`Trajectory` would refuse.
+
+        Tokens in empty slots may be anything; log-probabilities in padding must be 0.
+        """
+        _check(self, "episode {}".format)
 
     @classmethod
     def pad(cls, episodes: Sequence[Trajectory], num_slots: int | None = None) -> Trajectories:
@@ -221,6 +232,10 @@ class Trajectories(NamedTuple):
         )
 
 
+COLUMNS = Trajectories._fields[:-2]
+"""The fields with one row for each episode."""
+
+
 def _padded(episodes: Sequence[Trajectory], slots: int) -> Trajectories:
     """Without any check: what is wrong in an episode is wrong in the batch."""
     batch, token_dim = len(episodes), episodes[0].tokens.shape[1]
@@ -234,6 +249,7 @@ def _padded(episodes: Sequence[Trajectory], slots: int) -> Trajectories:
         log_prob[row, : len(episode.merges)] = episode.behaviour_log_prob
     num_tokens = torch.tensor([len(episode.tokens) for episode in episodes])
     pairs = [episode.candidates for episode in episodes if episode.candidates is not None]
+    counts = [len(each) for each in pairs]
     return Trajectories(
         tokens,
         torch.arange(slots) < num_tokens[:, None],
@@ -243,7 +259,7 @@ def _padded(episodes: Sequence[Trajectory], slots: int) -> Trajectories:
         torch.tensor([episode.policy_version for episode in episodes], dtype=torch.int64),
         torch.tensor([sources.index(episode.source) for episode in episodes]),
         sources,
-        CandidatePairs.joined(pairs, slots - 1) if pairs else None,
+        CandidatePairs.listed(torch.cat(pairs), counts, slots - 1) if pairs else None,
     )
 
 

@@ -18,9 +18,8 @@ from agents.rollouts.rollout import Rollout, follow, rollout
 from agents.runs.checkpoint import load_state, save_state
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import Nearest
+from htm_env.files import read_tensors, write_tensors
 from replay import CandidatePairs, ReplayBuffer, Trajectories, Trajectory
-from replay.candidate_store import CandidateStore
-from replay.files import read_tensors, write_tensors
 
 SIZES = [size for size in RAGGED if size > 1]
 SMALL = {
@@ -48,18 +47,29 @@ def rolled(seed: int = 0, version: int = 0) -> tuple[Rollout, Trajectories]:
 
 
 def pairs(candidates: CandidatePairs) -> list[list[list[int]]]:
-    return [each.tolist() for each in candidates.of_each()]
+    """The nodes and times of every episode's pairs."""
+    both = torch.cat([candidates.nodes, candidates.times], dim=1)
+    return [both[candidates.row == row].tolist() for row in range(candidates.size)]
 
 
 def buffer(**options) -> ReplayBuffer:
     return ReplayBuffer(options.pop("capacity", 20), generator=generator(), **options)
 
 
+def alone(stored: Trajectories, row: int) -> Trajectory:
+    """One episode of a batch, with its lists."""
+    steps = stored.steps[row]
+    return Trajectory(
+        stored.tokens[row, stored.present[row]],
+        stored.merges[row, steps],
+        stored.behaviour_log_prob[row, steps],
+        candidates=torch.tensor(pairs(stored.candidates)[row]).view(-1, 4),
+    )
+
+
 def test_lists_are_taken_apart_and_joined_again():
-    episodes, stored = rolled()
-    each = stored.unpad()
-    assert [one.candidates.tolist() for one in each] == pairs(episodes.candidates)
-    again = Trajectories.pad(each, 7)
+    _, stored = rolled()
+    again = Trajectories.pad([alone(stored, row) for row in range(stored.size)], 7)
     assert pairs(again.candidates) == pairs(stored.candidates)
     assert (again.candidates.size, again.candidates.steps) == (len(SIZES), 6)
     picked = stored.rows(torch.tensor([3, 3, 0])).candidates
@@ -75,11 +85,8 @@ def test_the_buffer_gives_back_the_lists_of_what_it_holds():
         expected += [(version, each) for each in pairs(stored.candidates)]
         expected = [(v, each) for v, each in expected if v >= version - 2][-12:]
         assert pairs(held.trajectories().candidates) == [each for _, each in expected]
-        assert len(held._candidates) <= 2 * len(held)
     drawn = held.sample(9)
-    by_place = {int(slot): row for row, slot in enumerate(held._ring.slots())}
-    rows = [by_place[int(place)] for place in drawn.indices]
-    assert pairs(drawn.trajectories.candidates) == [expected[row][1] for row in rows]
+    assert pairs(drawn.trajectories.candidates) == [expected[row][1] for row in drawn.indices]
 
 
 def test_saved_and_restored_buffers_hold_the_same_lists(tmp_path):
@@ -105,6 +112,7 @@ def test_saved_and_restored_buffers_hold_the_same_lists(tmp_path):
     ("column", "value", "message"),
     [
         ("pair_counts", 1000, "add up to"),
+        ("pair_counts", -1, "add up to"),
         ("pairs", 99, r"a candidate of episode 0 is the pair of nodes \[99, 99\]"),
         ("pairs", -1, "a candidate of episode 0"),
     ],
@@ -118,21 +126,6 @@ def test_files_with_lists_that_are_none_are_named(column, value, message, tmp_pa
     write_tensors(tmp_path / "buffer", "replay buffer", tensors, config)
     with pytest.raises(ValueError, match=message):
         ReplayBuffer.load(tmp_path / "buffer")
-
-
-@pytest.mark.parametrize(("tokens", "size"), [(16_384, 2), (16_385, 4)])
-def test_numbers_of_large_trees_fit(tokens, size):
-    """The root of 16,384 tokens is node 32,766: the last but one that two bytes hold."""
-    store, steps, root = CandidateStore(), tokens - 1, 2 * tokens - 2
-    nodes, times = torch.tensor([[root, 0]]), torch.tensor([[0, steps - 1]])
-    numbers = store.add(CandidatePairs(1, steps, torch.zeros(1).long(), nodes, times))
-    assert store.contents(numbers)["pairs"].element_size() == size
-    assert pairs(store.rows(numbers, steps)) == [[[root, 0, 0, steps - 1]]]
-
-
-def test_counts_below_0_are_refused():
-    with pytest.raises(ValueError, match="1 candidates of 2 episodes have 2 counts"):
-        CandidateStore.of([0, 1], torch.zeros(1, 4).long(), [2, -1])
 
 
 def test_pairs_that_cannot_be_are_refused():
@@ -154,8 +147,9 @@ def test_episodes_with_and_without_lists_do_not_mix():
     other.add(without)
     with pytest.raises(ValueError, match="episode 0 has candidates; the episodes of this buffer"):
         other.add(stored)
+    plain = replace(alone(stored, 4), candidates=None)
     with pytest.raises(ValueError, match="either episode 4 or episode 0 has candidates"):
-        Trajectories.pad([*stored.unpad()[:4], without.unpad()[0]])
+        Trajectories.pad([*(alone(stored, row) for row in range(4)), plain])
 
 
 # ---------------------------------------------------------------- learners

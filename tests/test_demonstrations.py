@@ -20,7 +20,8 @@ from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.likelihood import log_probs as probabilities
 from htm_env.forest import check_merges
 from htm_env.types import TokenBatch
-from replay import ReplayBuffer, all_sequences
+from replay import ReplayBuffer
+from replay.tree_probability import all_sequences
 
 AUTOENCODER = small_autoencoder(token_dim=3)
 NAMES = sorted(FIXED_POLICIES)
@@ -126,7 +127,7 @@ def test_demonstrations_go_into_a_buffer(name):
     buffer.add(found)
     stored = buffer.trajectories()
     assert torch.equal(stored.behaviour_log_prob, found.behaviour_log_prob)
-    assert [one.source for one in stored.unpad()] == [name] * 3
+    assert [stored.sources[source] for source in stored.source] == [name] * 3
     assert stored.policy_version.tolist() == [4, 4, 4]
     # one sequence of a tree is not likelier than the tree
     assert (stored.tree_log_prob >= stored.behaviour_log_prob.sum(1) - 1e-4).all()

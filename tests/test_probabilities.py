@@ -10,7 +10,7 @@ from agents.likelihood import log_probs as probabilities
 from agents.likelihood.judging import judge
 from agents.likelihood.tree_probabilities import tree_log_probs
 from agents.rollouts.rollout import follow, rollout
-from replay import all_sequences
+from replay.tree_probability import all_sequences
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 

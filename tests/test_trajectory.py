@@ -26,17 +26,6 @@ def episode(**changes) -> Trajectory:
     return Trajectory(**{**fields, **changes})
 
 
-def same(first: Trajectory, second: Trajectory) -> bool:
-    return (
-        torch.equal(first.tokens, second.tokens)
-        and torch.equal(first.merges, second.merges)
-        and torch.equal(first.behaviour_log_prob, second.behaviour_log_prob)
-        and first.tree_log_prob == pytest.approx(second.tree_log_prob, nan_ok=True)
-        and first.policy_version == second.policy_version
-        and first.source == second.source
-    )
-
-
 def test_whole_and_partial_forests_are_episodes():
     assert episode().merges.tolist() == [[2, 0], [3, 1]]
     partial = episode(merges=torch.tensor([[2, 0]]), behaviour_log_prob=torch.tensor([0.0]))
@@ -108,7 +97,7 @@ def test_what_is_no_episode_is_refused(name):
         episode(**changes)
 
 
-def test_padding_and_back():
+def test_padding():
     small = Trajectory(TOKENS[:2], torch.tensor([[1, 0]]), torch.tensor([-0.25]), source="policy")
     episodes = [episode(), small, episode(policy_version=8)]
     batch = Trajectories.pad(episodes)
@@ -120,13 +109,30 @@ def test_padding_and_back():
     assert (batch.sources, batch.source.tolist()) == (("nearest", "policy"), [0, 1, 0])
     assert batch.steps.tolist() == [[True, True], [True, False], [True, True]]
     batch.check()
-    for before, after in zip(episodes, batch.unpad(), strict=True):
-        assert same(before, after)
     wider = Trajectories.pad(episodes, num_slots=5)
     assert wider.tokens.shape == (3, 5, 2)
     wider.check()
-    for before, after in zip(episodes, wider.unpad(), strict=True):
-        assert same(before, after)
+    assert equal(wider, batch.in_slots(5))
+    assert equal(wider.in_slots(3), batch)
+    with pytest.raises(ValueError, match="episode 0 has 3 tokens; expected at most 2"):
+        wider.in_slots(2)
+
+
+def equal(first: Trajectories, second: Trajectories) -> bool:
+    return first.sources == second.sources and all(
+        torch.equal(one.nan_to_num(9), other.nan_to_num(9))
+        for one, other in zip(first[:-2], second[:-2], strict=True)
+    )
+
+
+def test_batches_are_joined_under_the_names_of_their_sources():
+    first = Trajectories.pad([episode(), episode(source="policy")])
+    second = Trajectories.pad([episode(source="chain"), episode(source="policy")])
+    both = first.joined(second)
+    assert both.sources == ("nearest", "policy", "chain")
+    assert both.source.tolist() == [0, 1, 2, 1]
+    assert equal(both.rows(slice(0, 2))._replace(sources=first.sources), first)
+    assert torch.equal(both.merges[2:], second.merges)
 
 
 def test_rows_and_the_samples_of_a_batch():
@@ -147,7 +153,7 @@ def test_a_batch_that_was_just_collected():
     )
     assert found.policy_version.tolist() == [3, 3]
     assert found.tree_log_prob.isnan().all()
-    assert [one.source for one in found.unpad()] == ["policy", "policy"]
+    assert (found.sources, found.source.tolist()) == (("policy",), [0, 0])
 
 
 def test_episodes_that_do_not_fit_together_are_refused():

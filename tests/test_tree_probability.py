@@ -17,14 +17,16 @@ from tabular import SEQUENCES, TREES, expectation, policy
 from agents.fixed import all_merge_sequences
 from htm_env.trees.merge_tree import MergeTree
 from replay import (
-    all_sequences,
     forest_states,
-    log_number_of_sequences,
     number_of_sequences,
     number_of_states,
     pairwise_log_prob,
     tree_log_prob,
     tree_log_prob_by_states,
+)
+from replay.tree_probability import (
+    all_sequences,
+    log_number_of_sequences,
     uniform_sequences,
 )
 
