@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -135,9 +136,15 @@ def measure(case: dict[str, Any], algo: str, seconds: float, device: str) -> Row
     }
 
 
-def rows_of(case: dict[str, Any], seconds: float, device: str = "cpu") -> list[Row]:
-    """The reference and ours, each with its ratio to the reference."""
-    rows = [own_process(measure, case, algo, seconds, device) for algo in (REFERENCE, *CONFIGS)]
+def rows_of(
+    case: dict[str, Any],
+    seconds: float,
+    device: str = "cpu",
+    *,
+    run: Callable[..., Row] = own_process,
+) -> list[Row]:
+    """The reference and ours, each with its ratio to the reference; ``run`` measures a row."""
+    rows = [run(measure, case, algo, seconds, device) for algo in (REFERENCE, *CONFIGS)]
     add_ratios(rows, "algo", lambda row: row["tokens"], "merges/s")
     for row in rows:
         row["target"] = case["target"] if row["algo"] == "reinforce" else None

@@ -25,7 +25,14 @@ TARGET = 1.1
 
 
 def measure(
-    candidates: str, k: int, seed: int, merges: int, split: str, device: str = "cpu"
+    candidates: str,
+    k: int,
+    seed: int,
+    merges: int,
+    split: str,
+    device: str = "cpu",
+    *,
+    episodes: int = EPISODES,
 ) -> Row:
     """One run; its row."""
     torch.set_num_threads(1)
@@ -37,7 +44,7 @@ def measure(
     learner.train(merges=merges)
     settle(device)
     seconds = time.perf_counter() - started
-    found = learner.evaluate(learner.task.dataset(split), EPISODES, sampled=False)
+    found = learner.evaluate(learner.task.dataset(split), episodes, sampled=False)
     return {
         "candidates": candidates,
         "seed": seed,

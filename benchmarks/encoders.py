@@ -7,6 +7,8 @@ learn from them (log-probabilities and their gradient). One thread.
 
 from __future__ import annotations
 
+import argparse
+
 import torch
 
 from agents.encoders import ENCODERS, NO_ENCODER
@@ -14,7 +16,7 @@ from agents.likelihood.judging import judge
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
 from agents.rollouts.rollout import Rollout, rollout
-from benchmarks.measuring import seconds_of
+from benchmarks.measuring import Row, seconds_of
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
 from htm_env.coding.networks import seeded_initialisation
@@ -22,7 +24,9 @@ from htm_env.types import TokenBatch
 
 POPULATIONS = {16: 128, 64: 16, 256: 2}
 """Tokens of a sample, and how many samples at a time."""
-EMBEDDING_DIM, COORDINATES, SECONDS = 16, 2, 5.0
+EMBEDDING_DIM, COORDINATES = 16, 2
+SECONDS = 5.0
+"""Of each cell of the table, at least."""
 
 
 def random_batch(samples: int, tokens: int, generator: torch.Generator) -> TokenBatch:
@@ -44,31 +48,38 @@ def learn(
     judge(policy, autoencoder, batch, episodes).learn(episodes, ones, 0 * ones[:, :1], False)
 
 
-def main() -> None:
+def costs(name: str, tokens: int, samples: int, seconds: float) -> Row:
+    """Microseconds a merge of one encoder on samples of so many tokens."""
+    generator = torch.Generator().manual_seed(0)
+    autoencoder = HTMAutoencoder(COORDINATES, EMBEDDING_DIM, generator=generator)
+    with seeded_initialisation(generator):
+        policy = make_policy("pointer", EMBEDDING_DIM, 128, name, None, COORDINATES)
+    batch = random_batch(samples, tokens, generator)
+    episodes = rollout(autoencoder, policy, batch, generator)
+    merges = samples * (tokens - 1)
+    choosing = seconds_of(lambda: rollout(autoencoder, policy, batch, generator), seconds)
+    learning = seconds_of(lambda: learn(policy, autoencoder, batch, episodes), seconds)
+    return {
+        f"P = {tokens}: choose, µs": choosing / merges * 1e6,
+        f"P = {tokens}: learn, µs": learning / merges * 1e6,
+    }
+
+
+def rows_of(populations: dict[int, int], seconds: float) -> list[Row]:
+    """One row an encoder: its costs on samples of every number of tokens."""
+    rows: list[Row] = [{"encoder": name} for name in (NO_ENCODER, *ENCODERS)]
+    for row in rows:
+        for tokens, samples in populations.items():
+            row |= costs(row["encoder"], tokens, samples, seconds)
+    return rows
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each cell, at least")
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    rows = []
-    for name in (NO_ENCODER, *ENCODERS):
-        row: dict[str, str | float] = {"encoder": name}
-        for tokens, samples in POPULATIONS.items():
-            generator = torch.Generator().manual_seed(0)
-            autoencoder = HTMAutoencoder(COORDINATES, EMBEDDING_DIM, generator=generator)
-            with seeded_initialisation(generator):
-                policy = make_policy("pointer", EMBEDDING_DIM, 128, name, None, COORDINATES)
-            batch = random_batch(samples, tokens, generator)
-            episodes = rollout(autoencoder, policy, batch, generator)
-            merges = samples * (tokens - 1)
-            choosing = seconds_of(
-                lambda: rollout(autoencoder, policy, batch, generator),  # noqa: B023
-                SECONDS,
-            )
-            learning = seconds_of(
-                lambda: learn(policy, autoencoder, batch, episodes),  # noqa: B023
-                SECONDS,
-            )
-            row[f"P = {tokens}: choose, µs"] = choosing / merges * 1e6
-            row[f"P = {tokens}: learn, µs"] = learning / merges * 1e6
-        rows.append(row)
-    report("encoders", rows)
+    report("encoders", rows_of(POPULATIONS, options.seconds))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,13 @@ CASES = [(15, 8), (15, 64), (64, 64)]
 """Tokens of every sample, embedding dimension."""
 
 
-def seconds(tokens: int, embedding_dim: int, device: str = "cpu") -> tuple[float, float]:
+def seconds(
+    tokens: int, embedding_dim: int, device: str = "cpu", *, samples: int = SAMPLES
+) -> tuple[float, float]:
     """Median time of decoding all samples, and of refining them once, on one thread."""
     generator = torch.Generator(device).manual_seed(0)
     autoencoder = HTMAutoencoder(2, embedding_dim, generator=generator).to(device)
-    roots = torch.randn(SAMPLES, embedding_dim, generator=generator, device=device)
+    roots = torch.randn(samples, embedding_dim, generator=generator, device=device)
     limits = {"threshold": 1.0, "max_tokens": tokens}  # nothing is a leaf before the limit
     decoding, refining = [], []
     for _ in range(REPEATS):

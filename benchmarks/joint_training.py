@@ -51,25 +51,26 @@ ALGORITHMS = (
 class Size(NamedTuple):
     """Data of so many tokens, and the trees that are made at a time."""
 
+    tokens: int
     env: str
     geometry: dict[str, Any]
     trees: int
     candidates: tuple[str, ...] = ("all",)
 
 
-SIZES = {
-    7: Size("HTM-Trees-v0", {"heights": (3,)}, 256),
-    15: Size("HTM-Trees-v0", {"heights": (4,)}, 256),
-    31: Size("HTM-Trees-v0", {"heights": (5,)}, 128, ("all", "knn")),
-    64: Size("HTM-Crosses-v0", {"num_crosses": (32,)}, 64, ("all", "knn")),
-    128: Size("HTM-Crosses-v0", {"num_crosses": (64,)}, 32, ("all", "knn")),
-    512: Size("HTM-Crosses-v0", {"num_crosses": (256,)}, 8, ("knn",)),
-}
+SIZES = [
+    Size(7, "HTM-Trees-v0", {"heights": (3,)}, 256),
+    Size(15, "HTM-Trees-v0", {"heights": (4,)}, 256),
+    Size(31, "HTM-Trees-v0", {"heights": (5,)}, 128, ("all", "knn")),
+    Size(64, "HTM-Crosses-v0", {"num_crosses": (32,)}, 64, ("all", "knn")),
+    Size(128, "HTM-Crosses-v0", {"num_crosses": (64,)}, 32, ("all", "knn")),
+    Size(512, "HTM-Crosses-v0", {"num_crosses": (256,)}, 8, ("knn",)),
+]
 
 
-def learner(algo: str, tokens: int, candidates: str, device: str = "cpu") -> Learner:
+def learner(algo: str, size: Size, candidates: str, device: str = "cpu") -> Learner:
     """One that makes as many trees an update as the size says, all of them its own."""
-    size, known = SIZES[tokens], algorithm(algo)
+    known = algorithm(algo)
     config = known.config
     changes: dict[str, Any] = {}
     if hasattr(config, "n_envs"):
@@ -92,15 +93,14 @@ def learner(algo: str, tokens: int, candidates: str, device: str = "cpu") -> Lea
     )
 
 
-def measure(algo: str, tokens: int, candidates: str, seconds: float, device: str = "cpu") -> Row:
+def measure(algo: str, size: Size, candidates: str, seconds: float, device: str = "cpu") -> Row:
     """One row, without its ratio."""
     torch.set_num_threads(1)
-    size = SIZES[tokens]
-    row: Row = {"algo": algo, "tokens": tokens, "candidates": candidates, "trees": size.trees}
+    row: Row = {"algo": algo, "tokens": size.tokens, "candidates": candidates, "trees": size.trees}
     if algo == REFERENCE:
         speed = reference(size.env, size.geometry, size.trees, seconds, device)
         return row | _speeds(speed, None, peak_gigabytes(device))
-    made = learner(algo, tokens, candidates, device)
+    made = learner(algo, size, candidates, device)
     rounds = 1 + made.config.replays if isinstance(made.config, ReplayConfig) else 1
 
     def learn(progress: float = 0.5) -> None:
@@ -128,16 +128,16 @@ def _speeds(speed: float, possible: float | None, peak: float) -> Row:
     }
 
 
-def cases(most: int) -> list[tuple[str, int, str]]:
+def cases(most: int) -> list[tuple[str, Size, str]]:
     """Every learner at every size; the reference and a fixed order, without candidates, once."""
     made = []
-    for tokens, size in SIZES.items():
-        if tokens > most:
+    for size in SIZES:
+        if size.tokens > most:
             continue
-        if tokens <= MOST_OF_REFERENCE:
-            made.append((REFERENCE, tokens, "all"))
+        if size.tokens <= MOST_OF_REFERENCE:
+            made.append((REFERENCE, size, "all"))
         made += [
-            (algo, tokens, candidates)
+            (algo, size, candidates)
             for candidates in size.candidates
             for algo in ALGORITHMS
             if candidates == size.candidates[0] or hasattr(algorithm(algo).config, "candidates")
@@ -148,7 +148,7 @@ def cases(most: int) -> list[tuple[str, int, str]]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row")
-    parser.add_argument("--most", type=int, default=max(SIZES), help="tokens, at most")
+    parser.add_argument("--most", type=int, default=SIZES[-1].tokens, help="tokens, at most")
     add_device(parser)
     options = parser.parse_args(arguments)
     asked = [(measure, *case, options.seconds, options.device) for case in cases(options.most)]

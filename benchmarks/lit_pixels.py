@@ -12,6 +12,8 @@ import argparse
 import struct
 import tempfile
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +33,7 @@ FEWEST, MOST = 100, 200
 EMBEDDING_DIM = 64
 SPEED_TARGET, MEMORY_TARGET, ERROR_TARGET = 3000, 2.0, 0.1
 CONFIG = ReinforceConfig(candidates="knn", neighbours="centroids")
+SHIPPED = partial(Reinforce, config=CONFIG)
 
 
 def scaled_digits() -> UInt8[np.ndarray, "N 28 28"]:
@@ -52,24 +55,30 @@ def write_idx(path: Path, images: UInt8[np.ndarray, "N rows columns"]) -> None:
 
 
 def measure(
-    seconds: float, seed: int, split: str, device: str = "cpu", config: ReinforceConfig = CONFIG
+    images: UInt8[np.ndarray, "N rows columns"],
+    seconds: float,
+    seed: int,
+    split: str,
+    device: str = "cpu",
+    *,
+    make: Callable[..., Reinforce] = SHIPPED,
+    peak: Callable[[str], float] = peak_gigabytes,
 ) -> Row:
-    """One row."""
+    """One row; ``make`` builds the learner, ``peak`` measures the peak memory on a device."""
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "images-idx3-ubyte"
-        images = scaled_digits()
         write_idx(path, images)
         data = {"dataset": str(path), "threshold": THRESHOLD}
-        learner = Reinforce(
-            "HTM-v0", config, env_kwargs=data, embedding_dim=EMBEDDING_DIM, seed=seed, device=device
+        learner = make(
+            "HTM-v0", env_kwargs=data, embedding_dim=EMBEDDING_DIM, seed=seed, device=device
         )
         started = time.perf_counter()
         learner.train(seconds=seconds, progress_bar=True)
         settle(device)
         speed = learner.merges_made / (time.perf_counter() - started)
         found = learner.evaluate(learner.task.dataset(split), sampled=False)
-        peak = peak_gigabytes(device)
+        memory = peak(device)
     tokens = learner.dataset.fixed(10**6).num_tokens
     return {
         "images": len(images),
@@ -77,7 +86,7 @@ def measure(
         "tokens, most": int(tokens.max()),
         "merges/s": speed,
         "merges/s, at least": SPEED_TARGET,
-        "peak memory, GB": peak,
+        "peak memory, GB": memory,
         "GB, at most": MEMORY_TARGET,
         "held-out nmse": found["nmse"],
         "nmse, at most": ERROR_TARGET,
@@ -91,7 +100,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--split", default="test", help="of the samples that are reconstructed")
     add_device(parser)
     options = parser.parse_args(arguments)
-    asked = options.seconds, options.seed, options.split, options.device
+    asked = scaled_digits(), options.seconds, options.seed, options.split, options.device
     report("lit_pixels", [own_process(measure, *asked)], device=options.device)
 
 

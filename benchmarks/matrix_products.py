@@ -14,7 +14,7 @@ from torch.nn.functional import linear
 from torch.overrides import TorchFunctionMode
 
 Work = Callable[[], object]
-MOST = 2**16
+MOST_ROWS = 2**16
 """Rows of one product."""
 
 
@@ -67,15 +67,15 @@ def rows_seen(step: Work) -> dict[tuple[int, torch.Size], Rows]:
     return seen.of
 
 
-def products(seen: dict[tuple[int, torch.Size], Rows]) -> Work:
+def products(seen: dict[tuple[int, torch.Size], Rows], most_rows: int = MOST_ROWS) -> Work:
     """The products of every layer as one large one each: its output, and both gradients; each
     where its weight is.
 
-    More rows than :data:`MOST`, whose memory nothing else here would need, are several of them.
+    More rows than ``most_rows``, whose memory nothing else here would need, are several of them.
     """
     operands = []
     for (_, shape), rows in seen.items():
-        drawn, times = partial(torch.randn, device=rows.device), math.ceil(rows.forward / MOST)
+        drawn, times = partial(torch.randn, device=rows.device), math.ceil(rows.forward / most_rows)
         weight, times = drawn(shape), max(1, times)
         inputs = drawn(rows.forward // times, shape[1])
         gradients = drawn(rows.weight_gradients // times, shape[0])

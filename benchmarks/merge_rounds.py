@@ -42,10 +42,10 @@ def learned(seconds: float, k: int, seed: int, device: str = "cpu") -> Reinforce
 
 
 @torch.no_grad()
-def row(learner: Reinforce, height: int, split: str) -> dict[str, Any]:
-    """Both ways of merging on Trees of one height."""
+def row(learner: Reinforce, height: int, split: str, most: int) -> dict[str, Any]:
+    """Both ways of merging on at most so many Trees of one height."""
     dataset = make_dataset("HTM-Trees-v0", split=split, heights=(height,))
-    batch = dataset.fixed(EPISODES[height]).to(learner.device)
+    batch = dataset.fixed(min(most, EPISODES[height])).to(learner.device)
     nearest, autoencoder = learner.config.nearest, learner.autoencoder
     assert nearest is not None
     found: dict[str, Any] = {"tokens": 2**height - 1, "samples": len(batch.tokens)}
@@ -72,11 +72,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--most", type=int, default=HEIGHTS[-1], help="height of the largest trees")
     parser.add_argument("--split", default="test", help="of the trees that are merged")
+    parser.add_argument("--episodes", type=int, default=500, help="of each height, at most")
     add_device(parser)
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     learner = learned(options.seconds, options.k, options.seed, options.device)
-    rows = [row(learner, h, options.split) for h in HEIGHTS if h <= options.most]
+    rows = [row(learner, h, options.split, options.episodes) for h in HEIGHTS if h <= options.most]
     report("merge_rounds", rows, device=options.device)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from benchmarks.measuring import Row, seconds_of
@@ -10,8 +12,17 @@ from htm_env.candidates.lists import merged_candidates, nearest_candidates
 EMBEDDING_DIM, K = 64, 8
 
 
-def repairs(tokens: int, seconds: float, device: str = "cpu") -> Row:
-    """The lists of one population of random embeddings: repaired after a merge, and made anew."""
+def repairs(
+    tokens: int,
+    seconds: float,
+    device: str = "cpu",
+    *,
+    timed: Callable[[Callable[[], object], float, str], float] = seconds_of,
+) -> Row:
+    """The lists of one population of random embeddings: repaired after a merge, and made anew.
+
+    ``timed(work, seconds, device)`` gives the mean seconds of a call.
+    """
     torch.set_num_threads(1)
     generator = torch.Generator(device).manual_seed(0)
     places = torch.randn(1, tokens, EMBEDDING_DIM, generator=generator, device=device)
@@ -19,10 +30,10 @@ def repairs(tokens: int, seconds: float, device: str = "cpu") -> Row:
     lists = nearest_candidates(places, active, K)
     first, second = torch.tensor([0], device=device), lists.partners[:, 0, 0]
     active[0, second] = False
-    repaired = seconds_of(
+    repaired = timed(
         lambda: merged_candidates(lists, places, active, first, second), seconds / 2, device
     )
-    anew = seconds_of(lambda: nearest_candidates(places, active, K), seconds / 2, device)
+    anew = timed(lambda: nearest_candidates(places, active, K), seconds / 2, device)
     return {
         "tokens": tokens,
         "lists repaired after a merge, ms": repaired * 1e3,

@@ -193,18 +193,25 @@ LIMITS = {"knn, one merge at a time": 10.0, "knn, matching rounds": 1.0}
 LIMIT_TOKENS, LIMIT_MEMORY = 4096, 1.0
 
 
-def measure(name: str, tokens: int, seconds: float, device: str = "cpu") -> Row:
-    """One row."""
+def measure(
+    name: str,
+    tokens: int,
+    seconds: float,
+    device: str = "cpu",
+    *,
+    peak: Callable[[str], float] = peak_gigabytes,
+) -> Row:
+    """One row; ``peak`` measures the peak memory of the process on a device."""
     torch.set_num_threads(1)
     WAYS[name].prepare(LEAST, device)()  # what is imported late, and the buffers of matrix products
-    work, before = WAYS[name].prepare(tokens, device), peak_gigabytes(device)
+    work, before = WAYS[name].prepare(tokens, device), peak(device)
     settle(device)
     started, calls = time.perf_counter(), 0
     while (elapsed := time.perf_counter() - started) < seconds or not calls:
         work()
         settle(device)
         calls += 1
-    memory = peak_gigabytes(device) - before
+    memory = peak(device) - before
     return {
         "way": name,
         "tokens": tokens,

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 
@@ -47,13 +47,23 @@ def learner(problem: Problem, algo: str, seed: int, device: str = "cpu") -> Lear
 def measure(
     name: str, algo: str, seed: int, seconds: float, enough: float | None, device: str = "cpu"
 ) -> Row:
-    """Train until the held-out error is ``enough``, or for all of the seconds; one row."""
+    """One row of a learner as it is shipped."""
     torch.set_num_threads(1)
     problem = PROBLEMS[name]
-    made = learner(problem, algo, seed, device)
+    reached = reach(learner(problem, algo, seed, device), seconds, enough)
+    return {"data": problem.title, "algo": algo, "seed": seed, **reached}
+
+
+def reach(
+    made: Learner,
+    seconds: float,
+    enough: float | None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Row:
+    """Train until the held-out error is ``enough``, or for all of the seconds of ``clock``."""
     held_out = made.task.dataset("test")
     course = []
-    for taken in looks(made, seconds):
+    for taken in looks(made, seconds, clock):
         error = made.evaluate(held_out, EPISODES, sampled=False)["nmse"]
         course.append((taken, math.inf if error is None else error))
         if enough is not None and course[-1][1] <= enough:
@@ -61,9 +71,6 @@ def measure(
     last = course[-1][1]
     goal = last if enough is None else enough
     return {
-        "data": problem.title,
-        "algo": algo,
-        "seed": seed,
         "held-out nmse": last,
         "to reach": enough,
         "seconds": next((taken for taken, error in course if error <= goal), None),
@@ -71,24 +78,31 @@ def measure(
     }
 
 
-def looks(made: Learner, seconds: float) -> Iterator[float]:
-    """Trains, and gives the seconds of training so far, :data:`LOOKS` times and at the end."""
+def looks(made: Learner, seconds: float, clock: Callable[[], float]) -> Iterator[float]:
+    """Train, and yield the seconds of training so far, :data:`LOOKS` times and at the end."""
     taken, seen = 0.0, 0
     while taken < seconds:
-        started = time.perf_counter()
+        started = clock()
         made.update(min(1.0, taken / seconds))
         settle(made.device.type)
-        taken += time.perf_counter() - started
+        taken += clock() - started
         if taken >= seconds or int(LOOKS * taken / seconds) > seen:
             seen = int(LOOKS * taken / seconds)
             yield taken
 
 
-def rows_of(name: str, seed: int, seconds: float, device: str = "cpu") -> list[Row]:
-    """The published recipe, and ours until they are as good."""
-    rows = [own_process(measure, name, ORIGINAL, seed, seconds, None, device)]
+def rows_of(
+    name: str,
+    seed: int,
+    seconds: float,
+    device: str = "cpu",
+    *,
+    run: Callable[..., Row] = own_process,
+) -> list[Row]:
+    """The published recipe, and ours until they are as good; ``run`` measures a row."""
+    rows = [run(measure, name, ORIGINAL, seed, seconds, None, device)]
     enough = rows[0]["held-out nmse"]
-    rows += [own_process(measure, name, algo, seed, seconds, enough, device) for algo in ALGORITHMS]
+    rows += [run(measure, name, algo, seed, seconds, enough, device) for algo in ALGORITHMS]
     for row in rows:
         there = row["seconds"]
         row["times as fast"] = None if there is None else rows[0]["seconds"] / there

@@ -10,11 +10,12 @@ import torch
 from conftest import small_autoencoder
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import Largest
 from oracle import PlainForest, batched, forests, random_tree
 from safetensors.torch import save_file
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.coding.networks import ResidualNetwork
+from htm_env.coding.networks import BLOCK, ResidualNetwork
 from htm_env.forest import action_mask
 from htm_env.merging import merge_with
 
@@ -472,13 +473,17 @@ def test_wrong_candidates_to_reconstruct_with(autoencoder, options, message):
         autoencoder.reconstruct(tokens, present, chain_policy, **options)
 
 
-def test_many_rows_without_gradients_go_through_a_network_in_blocks(monkeypatch):
-    network, values = ResidualNetwork(3, 8, 2), torch.randn(10, 3)
+def test_many_rows_without_gradients_go_through_a_network_in_blocks():
+    rows = 2 * BLOCK + 2
+    network, values = ResidualNetwork(3, 8, 2), torch.randn(rows, 3)
     whole = network(values).detach()
+    with Largest() as largest, torch.no_grad():
+        torch.testing.assert_close(network(values[:10]), whole[:10])
+        largest.size = 0
+        blocks = network(values)
+    assert largest.size == 8 * BLOCK  # the hidden units of one block
+    torch.testing.assert_close(blocks, whole)
     with torch.no_grad():
-        torch.testing.assert_close(network(values), whole)
-        monkeypatch.setattr("htm_env.coding.networks.BLOCK", 3)
-        torch.testing.assert_close(network(values), whole)
-        torch.testing.assert_close(network(values.view(2, 5, 3)), whole.view(2, 5, 2))
+        torch.testing.assert_close(network(values.view(2, -1, 3)), whole.view(2, -1, 2))
         assert network(values[:0]).shape == (0, 2)
     assert network(values).requires_grad

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ import torch
 from conftest import small_autoencoder
 from episodes import random_policy
 
+from agents import Reinforce
 from agents.cli import main as htm
 from benchmarks import (
     against_reference,
@@ -36,6 +39,7 @@ from htm_env.datasets import make_dataset
 from htm_env.forest import action_mask
 
 TREES7 = {"env": "HTM-Trees-v0", "geometry": {"heights": (3,)}, "trees": 4, "target": 5}
+SEVEN = joint_training.SIZES[0]
 
 
 def at_once(measure, *arguments):
@@ -44,9 +48,8 @@ def at_once(measure, *arguments):
 
 
 @pytest.mark.slow
-def test_ours_is_compared_with_the_plain_reference(monkeypatch):
-    monkeypatch.setattr(against_reference, "own_process", at_once)
-    rows = against_reference.rows_of(TREES7, seconds=0.0)
+def test_ours_is_compared_with_the_plain_reference():
+    rows = against_reference.rows_of(TREES7, seconds=0.0, run=at_once)
     assert [row["algo"] for row in rows] == ["plain reference", *against_reference.CONFIGS]
     assert [row["target"] for row in rows] == [None, 5, None, None]
     for row in rows:
@@ -99,10 +102,9 @@ def test_one_row_has_no_exponent():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", scaling.WAYS)
-def test_every_way_of_merging_is_measured(name, monkeypatch):
+def test_every_way_of_merging_is_measured(name):
     peaks = iter((2.0, 3.5))  # before the work and after it
-    monkeypatch.setattr(scaling, "peak_gigabytes", lambda device: next(peaks))
-    row = scaling.measure(name, 16, seconds=0.0)
+    row = scaling.measure(name, 16, seconds=0.0, peak=lambda device: next(peaks))
     assert (row["way"], row["tokens"], row["limits"]) == (name, 16, "")
     assert row["seconds"] > 0
     assert row["memory, GB"] == 1.5
@@ -113,15 +115,14 @@ def test_lists_as_long_as_there_are_others_remember_all_of_them():
     assert row["true neighbours listed before that"] == 1.0
 
 
-def test_lists_are_repaired_after_a_merge_and_made_anew_without_the_merged_slot(monkeypatch):
+def test_lists_are_repaired_after_a_merge_and_made_anew_without_the_merged_slot():
     made = []
 
     def count(work, seconds, device):
         made.append(work())
         return float(len(made))
 
-    monkeypatch.setattr(neighbour_lists, "seconds_of", count)
-    row = neighbour_lists.repairs(64, seconds=0.0)
+    row = neighbour_lists.repairs(64, seconds=0.0, timed=count)
     assert list(row.values())[:3] == [64, 1e3, 2e3]
     assert 0.0 < row["true neighbours listed before that"] < 1.0
     repaired, anew = made
@@ -189,7 +190,7 @@ def test_every_linear_layer_of_a_policy_is_counted(network):
     assert all(rows.forward > 0 for rows in seen.values())
 
 
-def test_products_are_those_of_the_rows(monkeypatch):
+def test_products_are_those_of_the_rows():
     """Of 5 rows, 3 with the weight's gradient and 2 with the input's; and in two parts."""
     made = []
     seen = {(0, torch.Size((6, 4))): matrix_products.Rows(5, 3, 2)}
@@ -203,42 +204,38 @@ def test_products_are_those_of_the_rows(monkeypatch):
     with Counting():
         matrix_products.products(seen)()
     assert made == [((5, 4), (4, 6)), ((6, 3), (3, 4)), ((2, 6), (6, 4))]
-    monkeypatch.setattr(matrix_products, "MOST", 4)
     with Counting():
-        matrix_products.products(seen)()
+        matrix_products.products(seen, most_rows=4)()
     assert made[3:] == 2 * [((2, 4), (4, 6)), ((6, 1), (1, 4)), ((1, 6), (6, 4))]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("algo", joint_training.ALGORITHMS)
-def test_joint_training_of_every_learner_is_measured(algo, monkeypatch):
-    small = joint_training.SIZES[7]._replace(trees=16, candidates=("all", "knn"))
-    monkeypatch.setattr(joint_training, "SIZES", {7: small})
-    for name, tokens, among in joint_training.cases(7):
-        if name != algo:
-            continue
-        row = joint_training.measure(name, tokens, among, seconds=0.0)
+def test_joint_training_of_every_learner_is_measured(algo):
+    cases = [
+        among for name, size, among in joint_training.cases(31) if (name, size.tokens) == (algo, 31)
+    ]
+    assert cases == (["all"] if algo == "nearest" else ["all", "knn"])
+    for among in cases:
+        row = joint_training.measure(algo, SEVEN._replace(trees=16), among, seconds=0.0)
         assert (row["algo"], row["tokens"], row["candidates"]) == (algo, 7, among)
         assert row["share"] == pytest.approx(row["merges/s"] / row["products alone, merges/s"])
 
 
-def test_the_reference_stands_beside_every_learner_up_to_128_tokens(monkeypatch):
+def test_the_reference_stands_beside_every_learner_up_to_128_tokens():
     cases = joint_training.cases(512)
-    known = [tokens for name, tokens, _ in cases if name == measuring.REFERENCE]
+    known = [size.tokens for name, size, _ in cases if name == measuring.REFERENCE]
     assert known == [7, 15, 31, 64, 128]
-    small = joint_training.SIZES[7]._replace(trees=4)
-    monkeypatch.setattr(joint_training, "SIZES", {7: small})
-    row = joint_training.measure(measuring.REFERENCE, 7, "all", seconds=0.0)
+    small = SEVEN._replace(trees=4)
+    row = joint_training.measure(measuring.REFERENCE, small, "all", seconds=0.0)
     assert row["merges/s"] > 0
     assert row["share"] is None
 
 
 @pytest.mark.parametrize("algo", joint_training.ALGORITHMS)
-def test_the_merger_learns_from_every_merge(algo, monkeypatch):
+def test_the_merger_learns_from_every_merge(algo):
     """Of replay in the fresh update of a round; it also encodes what it does not learn from."""
-    small = joint_training.SIZES[7]._replace(trees=16)
-    monkeypatch.setattr(joint_training, "SIZES", {7: small})
-    learner = joint_training.learner(algo, 7, "all")
+    learner = joint_training.learner(algo, SEVEN._replace(trees=16), "all")
     seen = matrix_products.rows_seen(lambda: learner.update(0.5))
     weight = next(learner.autoencoder.merger.parameters())
     rows = seen[matrix_products.key_of(weight)]
@@ -247,10 +244,8 @@ def test_the_merger_learns_from_every_merge(algo, monkeypatch):
 
 
 @pytest.mark.parametrize("algo", joint_training.ALGORITHMS)
-def test_an_update_makes_as_many_trees_as_the_size_says(algo, monkeypatch):
-    small = joint_training.SIZES[7]._replace(trees=16)
-    monkeypatch.setattr(joint_training, "SIZES", {7: small})
-    learner = joint_training.learner(algo, 7, "all")
+def test_an_update_makes_as_many_trees_as_the_size_says(algo):
+    learner = joint_training.learner(algo, SEVEN._replace(trees=16), "all")
     learner.update(0.5)
     assert learner.merges_made == 16 * 6
 
@@ -268,9 +263,8 @@ def test_errors_among_candidates_are_compared_by_their_medians():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("way", candidates.WAYS)
-def test_a_run_among_candidates_is_measured(way, monkeypatch):
-    monkeypatch.setattr(candidates, "EPISODES", 4)
-    row = candidates.measure(way, 2, seed=0, merges=100, split="validation")
+def test_a_run_among_candidates_is_measured(way):
+    row = candidates.measure(way, 2, seed=0, merges=100, split="validation", episodes=4)
     assert (row["candidates"], row["seed"]) == (way, 0)
     assert row["held-out nmse"] > 0
 
@@ -294,18 +288,20 @@ def test_digits_as_large_as_mnists_have_a_hundred_to_two_hundred_points(images, 
 
 
 @pytest.mark.slow
-def test_training_on_lit_pixels_is_measured(images, monkeypatch):
-    monkeypatch.setattr(lit_pixels, "scaled_digits", lambda: images[:40])
-    evaluate, evaluated = lit_pixels.Reinforce.evaluate, []
+def test_training_on_lit_pixels_is_measured(images):
+    evaluated = []
 
-    def noted(*arguments, **named):
-        evaluated.append(evaluate(*arguments, **named))
-        return evaluated[-1]
+    class Noted(Reinforce):
+        def evaluate(self, *arguments, **named):
+            evaluated.append(super().evaluate(*arguments, **named))
+            return evaluated[-1]
 
-    monkeypatch.setattr(lit_pixels.Reinforce, "evaluate", noted)
-    monkeypatch.setattr(lit_pixels, "peak_gigabytes", lambda device: 1.5 * len(evaluated))
-    config = replace(lit_pixels.CONFIG, batch_size=2)
-    row = lit_pixels.measure(0.5, 0, "validation", config=config)
+    row = lit_pixels.measure(
+        images[:40],
+        *(0.5, 0, "validation"),
+        make=partial(Noted, config=replace(lit_pixels.CONFIG, batch_size=2)),
+        peak=lambda device: 1.5 * len(evaluated),
+    )
     assert row["peak memory, GB"] == 1.5  # the evaluation included
     assert row["images"] == 40
     assert 100 <= row["tokens, median"] <= row["tokens, most"] <= 200
@@ -316,7 +312,7 @@ def test_training_on_lit_pixels_is_measured(images, monkeypatch):
 
 
 class Scripted:
-    """A learner whose held-out errors are given, one a look; an update takes a second."""
+    """A learner whose held-out errors are given, one an evaluation; an update takes a second."""
 
     device = torch.device("cpu")
 
@@ -335,25 +331,20 @@ class Scripted:
         return {"nmse": next(self.errors)}
 
 
-def test_times_are_the_first_at_which_the_last_error_of_the_published_recipe_is_reached(
-    monkeypatch,
-):
+def test_times_are_the_first_at_which_the_last_error_of_the_published_recipe_is_reached():
     made = {
         "original": Scripted([0.5, 0.3, 0.4, 0.3]),
         "reinforce": Scripted([0.3]),
         "replay": Scripted([0.6, 0.4, 0.31, 0.1]),
         "ppo": Scripted([0.6, 0.5, 0.5, 0.31]),
     }
-    now = [Scripted([])]
 
-    def learner(problem, algo, seed, device):
-        now[0] = made[algo]
-        return made[algo]
+    def scripted(measure, name, algo, seed, seconds, enough, device):
+        assert (measure, name, seed, device) == (time_to_error.measure, "trees7", 0, "cpu")
+        clock = lambda: made[algo].seconds  # noqa: E731
+        return {"algo": algo, **time_to_error.reach(made[algo], seconds, enough, clock)}
 
-    monkeypatch.setattr(time_to_error, "own_process", at_once)
-    monkeypatch.setattr(time_to_error, "learner", learner)
-    monkeypatch.setattr(time_to_error.time, "perf_counter", lambda: now[0].seconds)
-    rows = time_to_error.rows_of("trees7", seed=0, seconds=4.0)
+    rows = time_to_error.rows_of("trees7", seed=0, seconds=4.0, run=scripted)
     assert [row["algo"] for row in rows] == list(made)
     assert [row["seconds"] for row in rows] == [2.0, 1.0, 4.0, None]
     assert [row["merges"] for row in rows] == [40, 10, 40, 40]
@@ -459,7 +450,7 @@ def test_benchmarks_run_in_processes_of_their_own_and_failures_are_named(
         commands.append(command)
         return subprocess.CompletedProcess(command, int("benchmarks.limit" in command))
 
-    monkeypatch.setattr(running.subprocess, "run", pretended)
+    monkeypatch.setattr(subprocess, "run", pretended)
     assert htm(["bench", *arguments]) == 1
     assert capsys.readouterr().err == "htm: benchmarks that failed: limit\n"
     assert [command[2] for command in commands] == [f"benchmarks.{name}" for name in modules]
@@ -477,30 +468,31 @@ def test_an_unknown_benchmark_is_wrong_usage(capsys):
 
 
 def test_without_the_repository_one_sentence_says_so(monkeypatch, capsys):
-    monkeypatch.setattr("agents.cli.bench.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "benchmarks", None)  # as where it cannot be found
     assert htm(["bench"]) == 1
     (line,) = capsys.readouterr().err.splitlines()
     assert "not part of the installed package" in line
 
 
 def test_one_file_holds_the_tables_of_a_run_and_no_older_ones(tmp_path, monkeypatch):
-    (tmp_path / "older.json").write_text("{}")
-    os.utime(tmp_path / "older.json", (0, 0))
+    monkeypatch.chdir(tmp_path)
+    running.RESULTS.mkdir(parents=True)
+    (running.RESULTS / "older.json").write_text("{}")
+    os.utime(running.RESULTS / "older.json", (0, 0))
 
     def pretended(command, check):
-        (tmp_path / "limit.json").write_text('{"rows": [1]}')
-        (tmp_path / "joint_step.json").write_text('{"rows": [2]}')
+        (running.RESULTS / "limit.json").write_text('{"rows": [1]}')
+        (running.RESULTS / "joint_step.json").write_text('{"rows": [2]}')
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(running, "RESULTS", tmp_path)
-    monkeypatch.setattr(running.subprocess, "run", pretended)
+    monkeypatch.setattr(subprocess, "run", pretended)
     assert htm(["bench", "limit", "--json", str(tmp_path / "all.txt")]) == 0
     tables = json.loads((tmp_path / "all.txt").read_text())
     assert tables == {"joint_step": {"rows": [2]}, "limit": {"rows": [1]}}
 
 
 def test_a_file_in_no_folder_is_refused_before_anything_runs(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(running.subprocess, "run", None)
+    monkeypatch.setattr(subprocess, "run", None)
     assert htm(["bench", "limit", "--json", str(tmp_path / "none" / "all.json")]) == 1
     assert "there is no folder" in capsys.readouterr().err
 

@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
 
 from agents.encoders import ENCODERS
 from benchmarks import encoders, text
 
 
-def test_the_cost_of_every_encoder_is_measured(monkeypatch, tmp_path):
-    monkeypatch.setattr(encoders, "POPULATIONS", {4: 2})
-    monkeypatch.setattr(encoders, "SECONDS", 0.0)
-    monkeypatch.chdir(tmp_path)
-    encoders.main()
-    rows = json.loads((tmp_path / "runs/benchmarks/encoders.json").read_text())["rows"]
+def test_the_cost_of_every_encoder_is_measured():
+    rows = encoders.rows_of({4: 2}, seconds=0.0)
     assert [row["encoder"] for row in rows] == ["none", *ENCODERS]
     for row in rows:
-        assert all(cost > 0 for name, cost in row.items() if name != "encoder")
+        assert list(row)[1:] == ["P = 4: choose, µs", "P = 4: learn, µs"]
+        assert all(cost > 0 for cost in list(row.values())[1:])
 
 
 @pytest.mark.slow

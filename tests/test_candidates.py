@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from episodes import generator
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htm_env.candidates import lists as module
@@ -22,6 +22,9 @@ from htm_env.candidates.lists import (
     nearest_candidates,
 )
 from htm_env.forest import legal_pairs
+
+LARGE = 256
+"""Slots from which on a KD-tree or blocks of a table find the nearest."""
 
 
 def apart(one: list[float], other: list[float]) -> float:
@@ -168,31 +171,29 @@ def test_places_that_are_no_numbers_still_have_partners(value):
         )
 
 
-@given(seed=st.integers(0, 1000), count=st.integers(2, 60), k=st.integers(1, 9))
-def test_trees_and_blocks_find_equally_near_others(seed, count, k):
-    """Also where tokens stand on top of one another, and are told apart by nothing."""
-    points = torch.randint(0, 6, (count, 2), generator=generator(seed)).float()
-    k = min(k, count - 1)
-    own = torch.arange(count)[:, None]
-    distances = []
-    small, module.BLOCK = module.BLOCK, 3 * count
-    try:
-        for found in (module._nearest_others(points, k), module._by_tree(points, k)):
-            assert found.shape == (count, k) and not (found == own).any()
-            assert all(len(set(row)) == k for row in found.tolist())
-            apart_ = (points[found] - points[:, None]).square().sum(2)
-            distances.append(apart_.sort(1).values)
-    finally:
-        module.BLOCK = small
-    exact = torch.cdist(points, points).square().round()
+@settings(max_examples=20)
+@given(
+    seed=st.integers(0, 1000),
+    count=st.integers(LARGE, LARGE + 100),
+    k=st.integers(1, 9),
+    dimensions=st.sampled_from([2, 6]),  # by the tree, and by blocks
+)
+def test_large_populations_find_the_nearest_others(seed, count, k, dimensions):
+    """Also where tokens are at the same place, so that their order in a list is open."""
+    points = torch.randint(0, 6, (count, dimensions), generator=generator(seed)).float()
+    found = nearest_candidates(points[None], torch.ones(1, count, dtype=torch.bool), k)
+    partners, distances = found.partners[0], found.distances[0]
+    assert partners.shape == (count, k) and not (partners == torch.arange(count)[:, None]).any()
+    assert all(len(set(row)) == k for row in partners.tolist())
+    exact = (points[:, None] - points).square().sum(2)
+    assert torch.equal(distances, exact.gather(1, partners))
     exact.fill_diagonal_(torch.inf)
-    assert torch.equal(distances[0], exact.sort(1).values[:, :k])
-    assert torch.equal(distances[0], distances[1])
+    assert torch.equal(distances.sort(1).values, exact.sort(1).values[:, :k])
 
 
-@pytest.mark.parametrize("dimensions", [2, 6])  # by the tree, and by blocks
+@pytest.mark.parametrize("dimensions", [2, 6])
 @pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
-def test_large_populations_have_the_lists_of_small_ones(monkeypatch, dimensions, value):
+def test_populations_in_many_slots_have_the_lists_of_small_ones(dimensions, value):
     """Also with empty slots between the tokens, and where fewer than ``k`` others are there."""
     places = torch.randn(4, 30, dimensions, generator=generator(2))
     active = torch.rand(4, 30, generator=generator(3)) < 0.8
@@ -201,28 +202,34 @@ def test_large_populations_have_the_lists_of_small_ones(monkeypatch, dimensions,
     if value is not None:
         places[0, active[0].nonzero()[3]] = value
     small = nearest_candidates(places, active, 5)
-    monkeypatch.setattr(module, "TREE_TOKENS", 20)
-    large = nearest_candidates(places, active, 5)
+    padded = [
+        torch.nn.functional.pad(places, (0, 0, 0, LARGE)),
+        torch.nn.functional.pad(active, (0, LARGE)),
+    ]
+    large = nearest_candidates(pad(places, (0, 0, 0, LARGE)), pad(active, (0, LARGE)), 5)
     for row in range(4):
         mine, theirs = lists_of(large, row), lists_of(small, row)
         if value is None or row:  # those that are all as far as can be are told apart by nothing
             assert {s: set(p) for s, p in mine.items()} == {s: set(p) for s, p in theirs.items()}
         assert mine.keys() == theirs.keys()
-    torch.testing.assert_close(large.distances, small.distances)
+    torch.testing.assert_close(large.distances[:, :30], small.distances)
     assert (small.partners[1] >= 0).sum(1)[:4].tolist() == [2, 0, 2, 2]
     assert not (small.partners[2] >= 0).any()
 
 
-def test_many_tokens_of_few_coordinates_go_through_the_tree(monkeypatch):
-    points = torch.randn(module.TREE_TOKENS, 2, generator=generator(0))
-    seen = []
-    plain = module._by_tree
-    monkeypatch.setattr(module, "_by_tree", lambda p, k: (seen.append(len(p)), plain(p, k))[1])
-    active = torch.ones(1, len(points), dtype=torch.bool)
-    nearest_candidates(points[None], active, 3)
-    assert seen == [module.TREE_TOKENS]
-    nearest_candidates(points[None, :-1], active[:, :-1], 3)
-    assert len(seen) == 1
+@pytest.mark.parametrize("dimensions", [2, 6])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_place_that_is_no_number_is_far_from_all_others(dimensions, value):
+    """Of a large population; the lists of all others are those without that token."""
+    places, active = (
+        torch.randn(1, LARGE + 1, dimensions, generator=generator(4)),
+        torch.ones(1, LARGE + 1).bool(),
+    )
+    places[0, -1] = value
+    found = nearest_candidates(places, active, 3)
+    without = nearest_candidates(places[:, :-1], active[:, :-1], 3)
+    assert torch.equal(found.partners[:, :-1].sort(2).values, without.partners.sort(2).values)
+    assert (found.distances[0, -1] == FARTHEST).all()
 
 
 def test_actions_and_pairs():

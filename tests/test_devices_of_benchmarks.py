@@ -121,7 +121,7 @@ def test_the_device_is_passed_on(monkeypatch):
         commands.append(command)
         return subprocess.CompletedProcess(command, 0)
 
-    monkeypatch.setattr(running.subprocess, "run", pretended)
+    monkeypatch.setattr(subprocess, "run", pretended)
     assert htm(["bench", "limit", "--quick", "--device", "meta"]) == 0
     assert bench_main(["--device", "meta"]) == 0
     assert bench_main(["text"]) == 0
@@ -132,7 +132,7 @@ def test_the_device_is_passed_on(monkeypatch):
 
 
 def test_benchmarks_of_the_processor_alone_refuse_a_device(monkeypatch, capsys):
-    monkeypatch.setattr(running.subprocess, "run", None)
+    monkeypatch.setattr(subprocess, "run", None)
     assert htm(["bench", "limit", "text", "--device", "meta"]) == 2
     error = capsys.readouterr().err
     assert "'text' runs on the processor only" in error
@@ -161,19 +161,20 @@ class Products(TorchDispatchMode):
         return made
 
 
+SMALL = joint_training.SIZES[0]._replace(trees=8)
 MEASURES = {
     **{
         f"environment, {way}": partial(environment.measure, way, "7", 1, "incremental", 0.01)
         for way in environment.WAYS
     },
-    "joint training": partial(joint_training.measure, "reinforce", 7, "all", 0.0),
+    "joint training": partial(joint_training.measure, "reinforce", SMALL, "all", 0.0),
     "limit": partial(limit.shares, 0.0, 4),
     "joint step": partial(limit.joint_steps, 0.0, 4),
     "reference": partial(against_reference.measure, TREES7, against_reference.REFERENCE, 0.0),
     "ours": partial(against_reference.measure, TREES7, "reinforce", 0.0),
     **{way: partial(scaling.measure, way, 16, 0.0) for way in scaling.WAYS},
     "repairs": partial(neighbour_lists.repairs, 16, 0.0),
-    "generation": partial(generation.seconds, 7, 4),
+    "generation": partial(generation.seconds, 7, 4, samples=8),
     "candidates": partial(candidates.measure, "knn", 2, 0, 100, "validation"),
     "time to error": partial(time_to_error.measure, "trees7", "reinforce", 0, 0.2, None),
 }
@@ -181,10 +182,7 @@ MEASURES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURES)
-def test_benchmarks_compute_where_they_are_told(name, device, monkeypatch):
-    small = joint_training.SIZES[7]._replace(trees=8)
-    monkeypatch.setattr(joint_training, "SIZES", {7: small})
-    monkeypatch.setattr(generation, "SAMPLES", 8)
+def test_benchmarks_compute_where_they_are_told(name, device):
     with Products() as products:
         MEASURES[name](device)
     assert products.devices == {device}

@@ -18,7 +18,8 @@ from htm_env import (
     candidate_pair,
     pair_to_action,
 )
-from htm_env.candidates.lists import _nearest_others
+from htm_env.candidates.lists import nearest_candidates
+from htm_env.candidates.neighbours import Nearest, Neighbourhood
 from htm_env.env import HTMEnv
 
 SLOTS = 7
@@ -151,19 +152,19 @@ def test_an_illegal_action_says_what_the_candidates_are():
 
 
 @every_space
-def test_a_transition_changes_nothing_that_it_was_given(neighbours):
-    env = near(2, neighbours=neighbours, heights=(3,))
-    env.reset(seed=0)
-    choices = np.random.default_rng(0)
-    for _ in range(3):
-        env.step(random_legal(env, choices))
-        before = env._population.neighbourhood
-        tensors = [before.candidates.partners, before.candidates.distances]
-        tensors += [before.sums] if before.sums is not None else []
-        kept = [tensor.clone() for tensor in tensors]
-        env.step(random_legal(env, choices))
-        assert env._population.neighbourhood is not before
-        assert all(map(torch.equal, tensors, kept))
+def test_a_merge_changes_no_list_that_it_was_given(neighbours):
+    drawn = torch.Generator().manual_seed(0)
+    coordinates, embeddings = (torch.randn(2, SLOTS, d, generator=drawn) for d in (2, 4))
+    counts = torch.ones(2, SLOTS, dtype=torch.int64)
+    nearest = Nearest(2, by_centroids=neighbours == "centroids")
+    before = Neighbourhood.of(nearest, coordinates, embeddings, counts > 0)
+    tensors = [before.candidates.partners, before.candidates.distances]
+    tensors += [before.sums] if before.sums is not None else []
+    kept = [tensor.clone() for tensor in tensors]
+    counts[1, :2] = torch.tensor([2, 0])
+    after = before.merged(*torch.tensor([[1], [0], [1]]), embeddings, counts)
+    assert not torch.equal(after.candidates.partners, before.candidates.partners)
+    assert all(map(torch.equal, tensors, kept))
 
 
 # ---------------------------------------------------------------- memory
@@ -198,6 +199,14 @@ def test_nothing_of_the_size_of_all_pairs_is_ever_made(neighbours, slots, merges
 
 @pytest.mark.parametrize("count", [256, 300, 1000, 1024, 5000])
 def test_blocks_are_a_sixteenth_of_all_pairs_at_most(count):
+    places = torch.randn(1, count, 5, generator=torch.Generator().manual_seed(0))
     with Largest() as largest:
-        _nearest_others(torch.randn(count, 5, generator=torch.Generator().manual_seed(0)), 3)
-    assert largest.size <= max(count**2 / 16, 5 * count)
+        nearest_candidates(places, torch.ones(1, count, dtype=torch.bool), 3)
+    assert largest.size <= max(count**2 / 16, places.numel() * 3)
+
+
+def test_lists_of_few_coordinates_need_no_table_of_distances():
+    places = torch.randn(1, 4096, 2, generator=torch.Generator().manual_seed(0))
+    with Largest() as largest:
+        nearest_candidates(places, torch.ones(1, 4096, dtype=torch.bool), 3)
+    assert largest.size <= places.numel() * 3

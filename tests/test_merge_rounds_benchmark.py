@@ -12,9 +12,7 @@ from benchmarks import merge_rounds
 @pytest.mark.slow
 def test_rounds_make_lower_trees(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("sys.argv", ["merge_rounds", "--seconds", "2", "--most", "5"])
-    monkeypatch.setattr(merge_rounds, "EPISODES", {4: 20, 5: 20})
-    merge_rounds.main()
+    merge_rounds.main(["--seconds", "2", "--most", "5", "--episodes", "20"])
     rows = json.loads((tmp_path / "runs/benchmarks/merge_rounds.json").read_text())["rows"]
     assert [row["tokens"] for row in rows] == [15, 31]
     for row in rows:

@@ -44,31 +44,40 @@ def root(expression):
 def reaches(source):
     """Lines of a test file that patch the project or use a private name of it.
 
-    Counted are `monkeypatch.setattr` and its kin, `mock.patch` and `setattr` on anything but a library's own
-    names, functions and modules' attributes that are replaced by assignment, private imports, and private
-    attributes (`object._name`) of anything but `self` and the libraries; a named tuple's methods are public.
+    Counted are `monkeypatch.setattr` and its kin, `mock.patch` and `setattr` on anything but a
+    library's own names; methods and attributes of modules that are assigned; private imports; and
+    private attributes (`object._name`) of anything but `self` and the libraries. The methods of a
+    named tuple are public.
     """
     tree = ast.parse(source)
     own, others = imported(tree)
+    libraries = others | {"self"}
     functions = {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
     found = set()
     for node in ast.walk(tree):
-        if isinstance(node, ast.Call) and patches(node, others):
+        match node:
+            case ast.Call():
+                reached = patches(node, others)
+            case ast.Attribute(attr=name):
+                private = name.startswith("_") and not name.startswith("__")
+                reached = private and name not in NAMED_TUPLE and root(node) not in libraries
+            case ast.ImportFrom():
+                private = any(alias.name.startswith("_") for alias in node.names)
+                reached = private and of_project(node.module or "")
+            case ast.Assign() | ast.AugAssign():
+                method = isinstance(node.value, ast.Lambda) or (
+                    isinstance(node.value, ast.Name) and node.value.id in functions
+                )
+                reached = any(
+                    isinstance(target, ast.Attribute)
+                    and root(target) not in libraries
+                    and (method or getattr(target.value, "id", "") in own | {"module"})
+                    for target in getattr(node, "targets", None) or [node.target]
+                )
+            case _:
+                continue
+        if reached:
             found.add(node.lineno)
-        elif isinstance(node, ast.Attribute) and node.attr.startswith("_") and not node.attr.startswith("__"):
-            if node.attr not in NAMED_TUPLE and root(node) not in others | {"self"}:
-                found.add(node.lineno)
-        elif isinstance(node, ast.ImportFrom) and of_project(node.module or ""):
-            if any(alias.name.startswith("_") for alias in node.names):
-                found.add(node.lineno)
-        elif isinstance(node, ast.Assign | ast.AugAssign):
-            targets = node.targets if isinstance(node, ast.Assign) else [node.target]
-            replaced = isinstance(node.value, ast.Lambda) or root(node.value) in functions
-            replaced = replaced and not isinstance(node.value, ast.Call)
-            for target in targets:
-                if isinstance(target, ast.Attribute) and root(target) not in others | {"self"}:
-                    if replaced or isinstance(target.value, ast.Name) and target.value.id in own | {"module"}:
-                        found.add(node.lineno)
     return sorted(found)
 
 
@@ -86,7 +95,11 @@ def patches(call, others):
 
 
 def test_few_tests_reach_into_the_code():
-    places = [f"{path.name}:{line}" for path in sorted(TESTS.glob("*.py")) for line in reaches(path.read_text())]
+    places = [
+        f"{path.name}:{line}"
+        for path in sorted(TESTS.glob("*.py"))
+        for line in reaches(path.read_text())
+    ]
     assert len(places) <= MOST_REACHES, "\n".join(places)
 
 
