@@ -202,10 +202,7 @@ def test_populations_in_many_slots_have_the_lists_of_small_ones(dimensions, valu
     if value is not None:
         places[0, active[0].nonzero()[3]] = value
     small = nearest_candidates(places, active, 5)
-    padded = [
-        torch.nn.functional.pad(places, (0, 0, 0, LARGE)),
-        torch.nn.functional.pad(active, (0, LARGE)),
-    ]
+    pad = torch.nn.functional.pad
     large = nearest_candidates(pad(places, (0, 0, 0, LARGE)), pad(active, (0, LARGE)), 5)
     for row in range(4):
         mine, theirs = lists_of(large, row), lists_of(small, row)
