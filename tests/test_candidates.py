@@ -11,7 +11,6 @@ from episodes import generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htm_env.candidates import lists as module
 from htm_env.candidates.lists import (
     FARTHEST,
     Candidates,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import fcntl
 import json
 import os
 import shutil
@@ -17,7 +18,6 @@ from comparisons import arguments, contents, here
 from agents.cli import main
 from agents.cli.command import parse
 from agents.cli.options import CompareOptions
-from agents.comparison import compare as compare_module
 from agents.comparison.plan import plan_runs
 from agents.comparison.problems import PROBLEMS, describe, find_problem
 from agents.comparison.results import ResultRow, metrics_points, read_results, write_results
@@ -172,7 +172,8 @@ def test_another_comparison_in_the_same_folder_is_refused(finished, change, says
 
 
 def test_a_folder_in_use_is_left_alone(finished, capsys):
-    with compare_module._locked(finished):
+    with open(finished / ".lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
         assert status(arguments(ALGOS, 96, finished, "--seeds", "2")) == 1
     assert "is in use" in capsys.readouterr().err
 
@@ -276,35 +277,32 @@ def test_an_algorithm_can_stand_there_twice_under_a_label(tmp_path):
     assert build_learner(runs[1].config).algo == "replay:control"
 
 
-def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, monkeypatch, capsys):
-    from agents.learners.fixed_order import FixedOrder
+def spoil(out: Path) -> Path:
+    """A file where the run of ``chain`` wants its folder of figures: the run will fail."""
+    obstacle = out / "runs" / "HTM-Trees-v0" / "chain-0" / "figures"
+    obstacle.parent.mkdir(parents=True)
+    obstacle.write_text("")
+    return obstacle
 
-    learn = FixedOrder.update
 
-    def update(self, progress):
-        if self.algo == "chain":
-            raise FloatingPointError("the loss was not finite in 20 updates in a row")
-        return learn(self, progress)
-
-    monkeypatch.setattr(FixedOrder, "update", update)
+def test_a_failed_run_is_reported_and_the_rest_goes_on(tmp_path, capsys):
     out = tmp_path / "out"
+    obstacle = spoil(out)
     given = arguments("chain,nearest", 48, out, "--seeds", "1")
     assert main(given) == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last.startswith("htm: 1 of the runs failed")
     assert "HTM-Trees-v0/chain-0 (exit status 1" in last
     assert "`nearest`" in (out / "report.md").read_text()
-    monkeypatch.setattr(FixedOrder, "update", learn)
+    obstacle.unlink()
     kept = contents(out / "runs" / "HTM-Trees-v0" / "nearest-0")
     assert main(given) == 0
     assert contents(out / "runs" / "HTM-Trees-v0" / "nearest-0") == kept
     assert "`chain`" in (out / "report.md").read_text()
 
 
-def test_where_all_fail_the_failure_is_said(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(
-        "agents.learners.fixed_order.FixedOrder.update", lambda self, progress: 1 / 0
-    )
+def test_where_all_fail_the_failure_is_said(tmp_path, capsys):
+    spoil(tmp_path / "out")
     assert main(arguments("chain", 48, tmp_path / "out", "--seeds", "1")) == 1
     assert "1 of the runs failed" in capsys.readouterr().err.strip().splitlines()[-1]
     assert not (tmp_path / "out" / "report.md").exists()

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +13,8 @@ import torch
 from comparisons import arguments, contents, here
 
 from agents.cli import main
-from agents.comparison import diagnoses
 from agents.comparison.compare import collect
-from agents.comparison.diagnoses import read_cross_play
+from agents.comparison.diagnoses import read_cross_play, write_cross_play
 from agents.comparison.results import read_results
 from agents.comparison.retrained import Retrained, RetrainedConfig
 from agents.learners.base import Learner
@@ -33,6 +34,12 @@ def out(tmp_path_factory):
 
 def result_of(folder: Path) -> dict:
     return json.loads((folder / "result.json").read_text())
+
+
+def measured(capsys) -> list[tuple[str, int]]:
+    """The policies that were measured, and through how many autoencoders each."""
+    said = re.findall(r"the trees of HTM-Trees-v0/(\S+) through (\d+)", capsys.readouterr().out)
+    return [(name, int(number)) for name, number in said]
 
 
 def test_the_diagonal_is_the_runs_own_error(out):
@@ -94,12 +101,12 @@ def test_the_retrained_autoencoder_sees_the_frozen_policys_greedy_trees(out):
     assert retrained.plan(batch, torch.Generator(), greedy=True).equal(expected)
 
 
-def test_the_same_command_again_computes_nothing(out, monkeypatch):
+def test_the_same_command_again_computes_nothing(out, monkeypatch, capsys):
     here(monkeypatch)
     before = contents(out)
-    monkeypatch.setattr(diagnoses, "_errors", None)
     given = arguments("reinforce,chain,flat", 96, out, "--seeds", "1")
     assert main([*given, "--retrain", "--cross-play"]) == 0
+    assert "cross-play" not in capsys.readouterr().out
     after = contents(out)
     same = ("runs", "retrained/", "cross_play.csv")
     for name, content in before.items():
@@ -116,26 +123,24 @@ def test_a_report_of_several_tables_keeps_their_diagnoses(out, tmp_path):
         assert (joined / name).read_text() == (out / name).read_text()
 
 
-def test_a_second_run_adds_its_pairs_only(out, tmp_path, monkeypatch):
+def test_a_second_run_adds_its_pairs_only(out, tmp_path, monkeypatch, capsys):
     here(monkeypatch)
     folder = tmp_path / "out"
     shutil.copytree(out, folder)
-    asked = []
-    measure = diagnoses._errors
-
-    def errors(policy, others):
-        asked.append((policy.name, [other.name for other in others]))
-        return measure(policy, others)
-
-    monkeypatch.setattr(diagnoses, "_errors", errors)
+    before = {row.pair: row for row in read_cross_play(folder / "cross_play.csv")}
+    capsys.readouterr()
     given = arguments("chain,nearest", 96, folder, "--seeds", "1", "--cross-play")
     assert main(given) == 0
-    chain, nearest = "HTM-Trees-v0/chain-0", "HTM-Trees-v0/nearest-0"
-    assert asked == [(chain, [nearest]), (nearest, [chain, nearest])]
-    assert len(read_cross_play(folder / "cross_play.csv")) == 4 + 3
+    assert measured(capsys) == [("chain-0", 1), ("nearest-0", 2)]
+    after = {row.pair: row for row in read_cross_play(folder / "cross_play.csv")}
+    assert before.items() <= after.items()
+    added = [(row.algo, row.autoencoder_algo) for row in list(after.values())[len(before) :]]
+    assert added == [("chain", "nearest"), ("nearest", "chain"), ("nearest", "nearest")]
 
 
-def test_the_pairs_of_a_run_that_was_made_anew_are_computed_again(out, tmp_path, monkeypatch):
+def test_the_pairs_of_a_run_that_was_made_anew_are_computed_again(
+    out, tmp_path, monkeypatch, capsys
+):
     here(monkeypatch)
     folder = tmp_path / "out"
     shutil.copytree(out, folder)
@@ -147,16 +152,14 @@ def test_the_pairs_of_a_run_that_was_made_anew_are_computed_again(out, tmp_path,
     kept = read_cross_play(tmp_path / "joined" / "cross_play.csv")
     assert [(row.algo, row.autoencoder_algo) for row in kept] == [("reinforce", "reinforce")]
     assert {row.weights_hash for row in rows if row.algo == "chain"} == {"", "other"}
-    asked = []
-    monkeypatch.setattr(
-        diagnoses,
-        "_errors",
-        lambda policy, others: asked.append(policy.name) or [1.0] * len(others),
-    )
+    table = folder / "cross_play.csv"
+    marked = [replace(row, nmse=0.5) for row in read_cross_play(table)]
+    write_cross_play(table, marked)
+    capsys.readouterr()
     given = arguments("reinforce,chain,flat", 96, folder, "--seeds", "1", "--cross-play")
     assert main(given) == 0
-    assert asked == ["HTM-Trees-v0/reinforce-0", "HTM-Trees-v0/chain-0"]
-    again = [row.nmse == 1.0 for row in read_cross_play(folder / "cross_play.csv")]
+    assert measured(capsys) == [("reinforce-0", 1), ("chain-0", 2)]
+    again = [row.nmse != 0.5 for row in read_cross_play(table)]
     assert again == [False, True, True, True]
 
 

@@ -8,8 +8,15 @@ import torch
 from conftest import small_autoencoder
 from memory import Largest
 
-from agents.evaluation.evaluate import TREE_SCORES, evaluate, reference_scores, tree_scores
-from agents.evaluation.evaluate import evaluate as evaluation
+from agents.evaluation.evaluate import (
+    CHUNK,
+    PAIRS_AT_A_TIME,
+    TREE_SCORES,
+    evaluate,
+    reference_scores,
+    root_errors,
+    tree_scores,
+)
 from agents.fixed import fixed_policy
 from htm_env import HTMAutoencoder, make_dataset
 from htm_env.forest import pad_merges
@@ -105,19 +112,23 @@ def test_half_right_trees_score_a_half():
     assert (scores["tree_recall"], scores["tree_f1"], scores["mean_height"]) == (0.5, 0.5, 3.0)
 
 
-def test_the_same_scores_again_and_in_chunks_of_any_size(monkeypatch):
+def test_the_same_scores_again_and_as_of_all_episodes_at_once():
+    """Of more episodes than are evaluated at a time."""
     dataset = make_dataset("HTM-Trees-v0", split="test", heights=(2, 3))
     autoencoder = small_autoencoder(2)
     plan = policy_plan("nearest_sorted", autoencoder)  # draws nothing, so chunks change nothing
     torch.manual_seed(0)
     before = torch.get_rng_state()
-    whole = evaluate(plan, autoencoder, dataset, 30)
+    count = CHUNK + 40
+    scores = evaluate(plan, autoencoder, dataset, count)
     assert torch.equal(torch.get_rng_state(), before)
-    assert evaluate(plan, autoencoder, dataset, 30) == whole
-    monkeypatch.setattr(evaluation, "CHUNK", 7)
-    chunked = evaluate(plan, autoencoder, dataset, 30)
-    assert chunked["nmse"] == pytest.approx(whole["nmse"], rel=1e-5)
-    assert chunked["tree_f1"] == pytest.approx(whole["tree_f1"], rel=1e-5)
+    assert evaluate(plan, autoencoder, dataset, count) == scores
+    batch = dataset.fixed(count)
+    merges = plan(batch, torch.Generator(), greedy=True)
+    errors = root_errors(autoencoder, batch, merges, dataset.std)
+    assert scores["nmse"] == pytest.approx(float(errors.mean()), rel=1e-5)
+    f1 = tree_scores(batch, merges)["tree_f1"]
+    assert scores["tree_f1"] == pytest.approx(float(f1.nanmean()), rel=1e-5)
 
 
 def largest_table(data, tokens: int) -> int:
@@ -138,20 +149,20 @@ def test_evaluations_without_clades_grow_as_the_tokens():
     assert sizes[1] < 5 * sizes[0]
 
 
-def test_clades_are_compared_a_few_samples_at_a_time(monkeypatch):
-    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(2, 3))
-    batch = dataset.fixed(40)
-    merges = fixed_policy("random").merges(
-        batch, small_autoencoder(2), torch.Generator().manual_seed(0)
-    )
-    with Largest() as whole:
-        expected = tree_scores(batch, merges)
-    monkeypatch.setattr(evaluation, "PAIRS_AT_A_TIME", 7 * 7**2)
-    with Largest() as parts:
+def test_clades_are_compared_a_few_samples_at_a_time():
+    """Of so many tokens that a table of all pairs of nodes of all samples would be too large."""
+    tokens, count = 255, 2 * PAIRS_AT_A_TIME // 255**2
+    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(8,))
+    batch = dataset.fixed(count)
+    assert batch.present.shape == (count, tokens)
+    generator = torch.Generator().manual_seed(0)
+    merges = fixed_policy("random").merges(batch, small_autoencoder(2), generator)
+    with Largest() as largest:
         found = tree_scores(batch, merges)
-    for name, values in expected.items():
-        torch.testing.assert_close(found[name], values, rtol=0, atol=0, equal_nan=True)
-    assert parts.size <= 7 * 13**2 < 40 * 13**2 <= whole.size
+    assert largest.size <= 4 * PAIRS_AT_A_TIME < count * (2 * tokens - 1) ** 2
+    last = tree_scores(batch.rows(torch.arange(count - 3, count)), merges[-3:])
+    for name, values in last.items():
+        torch.testing.assert_close(found[name][-3:], values, rtol=0, atol=0, equal_nan=True)
 
 
 def test_random_policies_repeat_with_the_seed_and_change_with_it():

@@ -28,7 +28,7 @@ from agents.fixed import (
     exhaustive_merges,
     fixed_policy,
 )
-from agents.fixed.candidates import candidate_errors
+from agents.fixed.candidates import TOKENS_A_CALL, candidate_errors
 from agents.fixed.order import given_order, sorted_order
 from htm_env.datasets import make_dataset
 from htm_env.forest import check_merges, leaf_sets, legal_pairs
@@ -427,19 +427,19 @@ def test_greedy_takes_the_merge_that_decodes_best(sizes, seed):
             assert chosen == pytest.approx(min(errors.values()), rel=1e-5)
 
 
-def test_candidate_errors_are_those_of_the_merged_population(monkeypatch):
-    # Few tokens a call, so that the candidates come in many parts.
-    monkeypatch.setattr("agents.fixed.candidates.TOKENS_A_CALL", 7)
-    batch, std = token_batch([5, 4], seed=2), AUTOENCODER.token_std
+def test_candidate_errors_are_those_of_the_merged_population():
+    # So many samples that the candidates come in several parts.
+    batch, std = token_batch([5, 4] * 450, seed=2), AUTOENCODER.token_std
     population = start_population(AUTOENCODER, batch, std)
-    pair = torch.tensor([[3, 0], [1, 2]])
+    pair = torch.tensor([[3, 0], [1, 2]] * 450)
     population = merge_pairs(AUTOENCODER, population, pair[:, 0], pair[:, 1], std)
     pairs = legal_pairs(population.forest.active)
+    assert 3 * pairs.sum() > TOKENS_A_CALL  # of the largest parents, three tokens each
     errors = candidate_errors(AUTOENCODER, population, pairs)
     assert (errors[~pairs] == 0).all()
     for first, second in permutations(range(5), 2):
         here = pairs[:, first, second]
-        slots = torch.full((2,), first), torch.full((2,), second)
+        slots = torch.full((900,), first), torch.full((900,), second)
         after = merge_pairs(AUTOENCODER, population, *slots, std, here)
         expected = after.squared_errors[here, first]
         torch.testing.assert_close(errors[here, first, second], expected)

@@ -159,7 +159,8 @@ def merges_of(autoencoder, batch):
 
 
 def test_bfloat16_learns_nearly_the_same_and_keeps_float32_weights(autoencoder, monkeypatch):
-    monkeypatch.setattr("agents.optim.precision.has_bfloat16", lambda device: True)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
     batch = random_batch([4, 3, 4])
     merges = merges_of(autoencoder, batch)
     found = {}
@@ -176,7 +177,7 @@ def test_bfloat16_learns_nearly_the_same_and_keeps_float32_weights(autoencoder, 
 
 
 def test_without_bfloat16_it_stays_float32_and_says_so(autoencoder, monkeypatch):
-    monkeypatch.setattr("agents.optim.precision.has_bfloat16", lambda device: False)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     batch = random_batch([4, 3, 4])
     merges = merges_of(autoencoder, batch)
     other = copy.deepcopy(autoencoder)

@@ -113,11 +113,17 @@ def test_the_environment_is_the_plain_one(autoencoder, reward):
     data = make_dataset("HTM-Trees-v0", split="train", heights=(3,))
     autoencoder.set_statistics(data.mean, data.std)
     envs = gym.make_vec(
-        "htm_env:HTM-Trees-v0", num_envs=5, autoencoder=autoencoder, reward=reward, heights=(3,)
+        "htm_env:HTM-Trees-v0",
+        num_envs=5,
+        autoencoder=autoencoder,
+        reward=reward,
+        heights=(3,),
+        observe=("leaves",),
     )
     observation, info = envs.reset(seed=1)
     plainly = PlainEnvironment(autoencoder, reward)
-    plainly.reset(envs.unwrapped._population.batch.tokens)
+    leaves = torch.from_numpy(observation["leaves"])
+    plainly.reset(leaves * autoencoder.token_std + autoencoder.token_mean)
     drawn = np.random.default_rng(2)
     for _ in range(6):
         masks = info["action_mask"]

@@ -3,6 +3,7 @@ import sys
 import warnings
 from itertools import pairwise
 
+import matplotlib
 import numpy as np
 import pytest
 from matplotlib import pyplot
@@ -210,7 +211,7 @@ def test_text_describes_each_kind_of_token(kind, token, words):
 
 
 def test_without_a_display_a_window_warns_once_and_keeps_the_frame(monkeypatch):
-    monkeypatch.setattr(rendering, "_backend_opens_windows", lambda: False)
+    monkeypatch.setattr(matplotlib, "get_backend", lambda: "agg")
     image = np.full((320, 640, 3), 7, dtype=np.uint8)
     before = pyplot.get_fignums()
     with pytest.warns(UserWarning, match="opens no window here"):
@@ -225,7 +226,8 @@ def test_without_a_display_a_window_warns_once_and_keeps_the_frame(monkeypatch):
 
 
 def test_a_window_shows_each_frame_pixel_by_pixel_and_closes(monkeypatch):
-    monkeypatch.setattr(rendering, "_backend_opens_windows", lambda: True)
+    monkeypatch.setattr(matplotlib, "get_backend", lambda: "webagg")  # one that opens windows
+    monkeypatch.setattr(pyplot, "switch_backend", lambda name: None)
     monkeypatch.setattr(pyplot, "pause", lambda seconds: None)
     before = pyplot.get_fignums()
     window = Window()

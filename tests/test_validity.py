@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from htm_env import make_dataset
 from htm_env.datasets import TreesGeometry
-from htm_env.generation import search as tree_search
 from htm_env.generation.search import TreeShape, find_trees, forests
 from htm_env.generation.validity import check_validity
 
@@ -232,9 +231,11 @@ def test_forests_of_a_size():
     assert list(forests(8, (2, 3), (1, 2, 3))) == []
 
 
-def test_a_search_that_gives_up_says_so(monkeypatch):
-    monkeypatch.setattr(tree_search, "_STEPS_PER_POINT", 1)
-    points = np.concatenate([tree(3)[1:], tree(3)[:1]])[None]  # six wrong roots are tried first
-    found = check_validity(TREES, points, np.ones((1, 7), dtype=bool))
-    assert (found.valid.tolist(), found.undecided.tolist()) == ([False], [True])
-    assert found.token_count.all()
+def test_a_search_that_gives_up_says_so():
+    """A cloud of 31 points has many beginnings of trees, where nearly all angles are allowed."""
+    dataset = make_dataset("HTM-Trees-v0", split="test", heights=(5,))
+    points = np.random.default_rng(0).normal(scale=30.0, size=(1, 31, 2))
+    for tolerance, gives_up in ((0.9, True), (0.1, False)):
+        found = check_validity(dataset, points, np.ones((1, 31), dtype=bool), tolerance)
+        assert (found.valid.tolist(), found.undecided.tolist()) == ([False], [gives_up])
+        assert found.token_count.all()
