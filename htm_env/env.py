@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -14,7 +12,7 @@ from gymnasium.error import ResetNeeded
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.population import Population
-from htm_env.simulator import Simulator
+from htm_env.simulator import RENDER_MODES, EnvConfig, Simulator
 from htm_env.trees.merge_tree import MergeTree
 
 MAX_KEY = 2**62
@@ -128,49 +126,14 @@ class HTMEnv(gym.Env):
     * v0: fixed test episodes and shipped weights; either changes only with a new version.
     """
 
-    metadata = {"render_modes": ["rgb_array", "ansi", "human"], "render_fps": 2}  # noqa: RUF012
+    metadata = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # noqa: RUF012
 
-    def __init__(
-        self,
-        env_id: str,
-        *,
-        autoencoder: str | Path | HTMAutoencoder = "pretrained",
-        embedding_dim: int | None = None,
-        reward: Any = None,
-        split: str = "train",
-        invalid_action: str = "penalize",
-        invalid_penalty: float = -1.0,
-        max_invalid_actions: int = 100,
-        mask_in_info: bool = True,
-        observe: Sequence[str] = (),
-        candidates: str = "all",
-        k: int = 8,
-        neighbours: str = "embeddings",
-        render_mode: str | None = None,
-        device: str = "cpu",
-        **dataset_kwargs: Any,
-    ) -> None:
-        check_render_mode(render_mode, self.metadata["render_modes"])
-        self.simulator = Simulator(
-            env_id,
-            autoencoder=autoencoder,
-            embedding_dim=embedding_dim,
-            reward=reward,
-            split=split,
-            invalid_action=invalid_action,
-            invalid_penalty=invalid_penalty,
-            max_invalid_actions=max_invalid_actions,
-            observe=observe,
-            candidates=candidates,
-            k=k,
-            neighbours=neighbours,
-            device=device,
-            dataset_kwargs=dataset_kwargs,
-        )
+    def __init__(self, env_id: str | EnvConfig, **arguments: Any) -> None:
+        config = EnvConfig.of(env_id, arguments)
+        self.simulator = Simulator(config)
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
-        self.mask_in_info = mask_in_info
-        self.render_mode = render_mode
+        self.mask_in_info, self.render_mode = config.mask_in_info, config.render_mode
         self._population: Population | None = None
         self._invalid_actions = 0
         self._viewer: Any = None
@@ -200,7 +163,7 @@ class HTMEnv(gym.Env):
         self._population, reward, invalid = self.simulator.step(population, actions, everyone)
         self._invalid_actions += int(invalid[0])
         terminated = int(self._population.forest.num_active[0]) == 1
-        truncated = self._invalid_actions >= self.simulator.max_invalid_actions
+        truncated = self._invalid_actions >= self.simulator.config.max_invalid_actions
         self._show()
         info = self._info(invalid=bool(invalid[0]))
         return self._observation(), float(reward[0]), terminated, truncated, info
@@ -272,12 +235,6 @@ class HTMEnv(gym.Env):
     def _show(self) -> None:
         if self.render_mode == "human":
             self._frame()
-
-
-def check_render_mode(render_mode: str | None, choices: list[str]) -> None:
-    """``ValueError`` with the choices for an unknown render mode."""
-    if render_mode is not None and render_mode not in choices:
-        raise ValueError(f"unknown render_mode {render_mode!r}; choose from {choices}")
 
 
 def draw_key(generator: np.random.Generator) -> int:

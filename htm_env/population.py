@@ -14,7 +14,7 @@ from torch import Tensor
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import Nearest, Neighbourhood
 from htm_env.coding.levels import descend
-from htm_env.forest import Forest, active_nodes, children_table
+from htm_env.forest import Forest, active_nodes, children_table, leaf_counts
 from htm_env.types import SampleRows, TokenBatch
 
 MOST_LEAVES = 1 << 16
@@ -103,6 +103,40 @@ def start_population(
     if nearest is not None:
         neighbourhood = Neighbourhood.of(nearest, standardised, embeddings, batch.present)
     return replace(population, initial_error=population.error, neighbourhood=neighbourhood)
+
+
+@torch.no_grad()
+def encode_population(
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    forest: Forest,
+    std: Float[Tensor, "T"],
+    nearest: Nearest | None = None,
+) -> Population:
+    """The episodes of given forests, encoded level by level by the autoencoder as it is now.
+
+    The candidates are those that the same merges lead to.
+    """
+    start = start_population(autoencoder, batch, std, nearest)
+    merges, num_leaves = forest.merges, forest.num_leaves
+    encoding = autoencoder.encode(batch.tokens, batch.present, merges)
+    row, slot = forest.active.nonzero(as_tuple=True)
+    nodes = row * encoding.nodes.shape[1] + forest.slots[row, slot]
+    embeddings, children = encoding.population[row, slot], children_table(merges, num_leaves)
+    errors = torch.zeros_like(start.squared_errors)
+    errors[row, slot] = subtree_errors(autoencoder, embeddings, nodes, children, batch, std)
+    counts = leaf_counts(merges, num_leaves).gather(1, forest.slots.clamp(min=0)) * forest.active
+    neighbourhood = start.neighbourhood
+    if neighbourhood is not None:
+        neighbourhood = neighbourhood.followed(encoding.nodes, merges, num_leaves)
+    return replace(
+        start,
+        forest=forest,
+        embeddings=encoding.population,
+        leaf_counts=counts,
+        squared_errors=errors,
+        neighbourhood=neighbourhood,
+    )
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,67 +18,116 @@ from htm_env.actions import action_slots, legal_actions, num_actions, why_illega
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates.neighbours import check_candidates
 from htm_env.datasets import Dataset, make_dataset
+from htm_env.forest import Forest
 from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
-from htm_env.population import Population, merge_pairs, start_population
+from htm_env.population import Population, encode_population, merge_pairs, start_population
 from htm_env.rewards import reward_on
+from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, pretrained_autoencoder
 
 INVALID_ACTIONS = ("penalize", "raise")
+RENDER_MODES = ("rgb_array", "ansi", "human")
 UNTRAINED_SEED = 0
 """The weights of ``autoencoder="untrained"`` are the same in every process."""
 
 
-class Simulator:
-    """Starts and steps populations; keeps no episode itself.
+@dataclass(frozen=True)
+class EnvConfig:
+    """The arguments of an environment; the single and the batched one share them.
 
-    The arguments are those of the environments (see :class:`htm_env.env.HTMEnv`).
+    Raises ``ValueError``, with the choices for a name, where a value is out of range.
     """
 
-    def __init__(
-        self,
-        env_id: str,
-        *,
-        autoencoder: str | Path | HTMAutoencoder,
-        embedding_dim: int | None,
-        reward: Any,
-        split: str,
-        invalid_action: str,
-        invalid_penalty: float,
-        max_invalid_actions: int,
-        observe: Sequence[str],
-        candidates: str,
-        k: int,
-        neighbours: str,
-        device: str,
-        dataset_kwargs: dict,
-    ) -> None:
-        if invalid_action not in INVALID_ACTIONS:
+    env_id: str
+    """A registered id, without ``htm_env:``."""
+    autoencoder: str | Path | HTMAutoencoder = "pretrained"
+    """``"pretrained"``, ``"untrained"``, a path, or an autoencoder as it is."""
+    embedding_dim: int | None = None
+    """``D`` of an untrained autoencoder; None: by id."""
+    reward: Any = None
+    """See :func:`htm_env.rewards.reward_on`; None: the data's own."""
+    split: str = "train"
+    """``"train"``, ``"validation"`` or ``"test"``."""
+    invalid_action: str = "penalize"
+    """What an illegal action does: ``"penalize"``, or ``"raise"`` ``ValueError``, for debugging."""
+    invalid_penalty: float = -1.0
+    """Reward of an illegal action."""
+    max_invalid_actions: int = 100
+    """Illegal actions in one episode until it is truncated."""
+    mask_in_info: bool = True
+    """Whether ``info`` has the mask of legal actions."""
+    observe: Sequence[str] = ()
+    """Extra observation keys (see ``membership.py``)."""
+    candidates: str = "all"
+    """The pairs that may be merged: ``"all"``, or ``"knn"``: a slot and one of its nearest."""
+    k: int = 8
+    """Candidates of a slot under ``"knn"``."""
+    neighbours: str = "embeddings"
+    """Near by ``"embeddings"``, or by ``"centroids"`` of standardised tokens."""
+    render_mode: str | None = None
+    """``"rgb_array"``, ``"ansi"`` or ``"human"``."""
+    device: str = "cpu"
+    """Where the autoencoder runs."""
+    dataset_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Arguments of :func:`htm_env.make_dataset`."""
+
+    def __post_init__(self) -> None:
+        if self.invalid_action not in INVALID_ACTIONS:
             raise ValueError(
-                f"unknown invalid_action {invalid_action!r}; choose from {sorted(INVALID_ACTIONS)}"
+                f"unknown invalid_action {self.invalid_action!r}; "
+                f"choose from {sorted(INVALID_ACTIONS)}"
             )
-        if max_invalid_actions < 1:
-            raise ValueError(f"max_invalid_actions is {max_invalid_actions}; expected at least 1")
-        if not math.isfinite(invalid_penalty):
-            raise ValueError(f"invalid_penalty is {invalid_penalty}; expected a finite number")
-        self.device = usable_device(device)
-        self.dataset: Dataset = make_dataset(env_id, split=split, **dataset_kwargs)
-        self.autoencoder = make_autoencoder(env_id, self.dataset, autoencoder, embedding_dim)
+        if self.max_invalid_actions < 1:
+            raise ValueError(
+                f"max_invalid_actions is {self.max_invalid_actions}; expected at least 1"
+            )
+        if not math.isfinite(self.invalid_penalty):
+            raise ValueError(f"invalid_penalty is {self.invalid_penalty}; expected a finite number")
+        if self.render_mode is not None and self.render_mode not in RENDER_MODES:
+            raise ValueError(
+                f"unknown render_mode {self.render_mode!r}; choose from {list(RENDER_MODES)}"
+            )
+        object.__setattr__(self, "observe", check_extras(self.observe))
+        check_candidates(self.candidates, self.k, self.neighbours)
+
+    @classmethod
+    def of(cls, env_id: str | EnvConfig, arguments: Mapping[str, Any]) -> EnvConfig:
+        """From keyword arguments as ``gym.make`` takes them: those of no field are the dataset's.
+
+        A configuration in the place of the id is taken as it is, but for the fields that
+        ``arguments`` name.
+        """
+        if isinstance(env_id, EnvConfig):
+            return replace(env_id, **arguments)
+        names = {own.name for own in fields(cls)} - {"dataset_kwargs"}
+        own = {name: value for name, value in arguments.items() if name in names}
+        rest = {name: value for name, value in arguments.items() if name not in names}
+        return cls(env_id, **own, dataset_kwargs=rest)
+
+
+class Simulator:
+    """Starts and steps populations; keeps no episode itself."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
+        self.device = usable_device(config.device)
+        env_id, split = config.env_id, config.split
+        self.dataset: Dataset = make_dataset(env_id, split=split, **config.dataset_kwargs)
+        self.autoencoder = make_autoencoder(
+            env_id, self.dataset, config.autoencoder, config.embedding_dim
+        )
         self.autoencoder.to(self.device)
         self.std = self.dataset.std.to(self.device)
-        self.reward = reward_on(self.dataset, reward)
-        self.observe = check_extras(observe)
-        self.nearest = check_candidates(candidates, k, neighbours)
-        self.invalid_action = invalid_action
-        self.invalid_penalty = float(invalid_penalty)
-        self.max_invalid_actions = max_invalid_actions
+        self.reward = reward_on(self.dataset, config.reward)
+        self.nearest = check_candidates(config.candidates, config.k, config.neighbours)
         self.num_slots = self.dataset.max_tokens
         places = None if self.nearest is None else self.nearest.k
         self.observation_space = observation_space(
             self.num_slots,
             self.autoencoder.embedding_dim,
             self.dataset.token_dim,
-            self.observe,
+            tuple(config.observe),
             places,
         )
         self.action_space = spaces.Discrete(num_actions(self.num_slots, places))
@@ -86,6 +136,10 @@ class Simulator:
         """The episodes of the given 62-bit keys, before their first merge."""
         batch = self.dataset.episodes(keys).to(self.device)
         return start_population(self.autoencoder, batch, self.std, self.nearest)
+
+    def encode(self, batch: TokenBatch, forest: Forest) -> Population:
+        """The episodes of these forests under the autoencoder as it is now."""
+        return encode_population(self.autoencoder, batch, forest, self.std, self.nearest)
 
     def step(
         self, population: Population, actions: Int64[Tensor, "B"], where: Bool[Tensor, "B"]
@@ -102,7 +156,7 @@ class Simulator:
         active, candidates = population.forest.active, population.candidates
         first, second, legal = action_slots(actions, active, candidates)
         invalid = where & ~legal
-        if self.invalid_action == "raise" and invalid.any():
+        if self.config.invalid_action == "raise" and invalid.any():
             row = int(invalid.nonzero()[0])
             own = None if candidates is None else candidates[row]
             reason = why_illegal(int(actions[row]), active[row], own)
@@ -110,12 +164,14 @@ class Simulator:
         after = merge_pairs(self.autoencoder, population, first, second, self.std, where & legal)
         with torch.no_grad():
             reward = self.reward.step(self.autoencoder, population, after, first, second)
-        reward = reward.masked_fill(~where, 0.0).masked_fill(invalid, self.invalid_penalty)
+        reward = reward.masked_fill(~where, 0.0).masked_fill(
+            invalid, float(self.config.invalid_penalty)
+        )
         return after, reward, invalid
 
     def observation(self, population: Population) -> dict[str, np.ndarray]:
         """Fresh arrays ``(B, ...)``: nothing that the caller writes reaches the population."""
-        seen = observe_population(self.autoencoder, population, self.observe)
+        seen = observe_population(self.autoencoder, population, tuple(self.config.observe))
         return {key: np.array(value.cpu().numpy()) for key, value in seen.items()}
 
     def action_masks(self, population: Population) -> np.ndarray:

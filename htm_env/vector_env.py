@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,10 +13,12 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.env import HTMEnv, check_key, check_render_mode, draw_key, tree_of
+from htm_env.env import HTMEnv, check_key, draw_key, tree_of
+from htm_env.forest import Forest
 from htm_env.population import Population
-from htm_env.simulator import Simulator
+from htm_env.simulator import EnvConfig, Simulator
 from htm_env.trees.merge_tree import MergeTree
+from htm_env.types import TokenBatch
 
 
 class HTMVectorEnv(VectorEnv):
@@ -32,45 +32,16 @@ class HTMVectorEnv(VectorEnv):
 
     def __init__(
         self,
-        env_id: str,
+        env_id: str | EnvConfig,
         *,
         num_envs: int = 1,
-        autoencoder: str | Path | HTMAutoencoder = "pretrained",
-        embedding_dim: int | None = None,
-        reward: Any = None,
-        split: str = "train",
-        invalid_action: str = "penalize",
-        invalid_penalty: float = -1.0,
-        max_invalid_actions: int = 100,
-        mask_in_info: bool = True,
-        observe: Sequence[str] = (),
-        candidates: str = "all",
-        k: int = 8,
-        neighbours: str = "embeddings",
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
-        render_mode: str | None = None,
-        device: str = "cpu",
-        **dataset_kwargs: Any,
+        **arguments: Any,
     ) -> None:
         if num_envs < 1:
             raise ValueError(f"num_envs is {num_envs}; expected at least 1")
-        check_render_mode(render_mode, HTMEnv.metadata["render_modes"])
-        self.simulator = Simulator(
-            env_id,
-            autoencoder=autoencoder,
-            embedding_dim=embedding_dim,
-            reward=reward,
-            split=split,
-            invalid_action=invalid_action,
-            invalid_penalty=invalid_penalty,
-            max_invalid_actions=max_invalid_actions,
-            observe=observe,
-            candidates=candidates,
-            k=k,
-            neighbours=neighbours,
-            device=device,
-            dataset_kwargs=dataset_kwargs,
-        )
+        config = EnvConfig.of(env_id, arguments)
+        self.simulator = Simulator(config)
         self.num_envs = num_envs
         self.autoreset_mode = check_autoreset_mode(autoreset_mode)
         self.metadata = {**HTMEnv.metadata, "autoreset_mode": self.autoreset_mode}
@@ -78,8 +49,7 @@ class HTMVectorEnv(VectorEnv):
         self.single_action_space = self.simulator.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.mask_in_info = mask_in_info
-        self.render_mode = render_mode
+        self.mask_in_info, self.render_mode = config.mask_in_info, config.render_mode
         self._generators: list[np.random.Generator] = [
             seeding.np_random(None)[0] for _ in range(num_envs)
         ]
@@ -109,12 +79,12 @@ class HTMVectorEnv(VectorEnv):
                 self._generators[copy] = seeding.np_random(own)[0]
         self._start(mask, keys)
         self._show()
-        return self.simulator.observation(self._episodes()), self._info(mask)
+        return self.simulator.observation(self.population), self._info(mask)
 
     def step(
         self, actions: np.ndarray
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, np.ndarray, dict[str, Any]]:
-        population, ended = self._episodes(), self._ended
+        population, ended = self.population, self._ended
         actions = np.asarray(actions)
         if not np.issubdtype(actions.dtype, np.integer):
             raise ValueError(f"actions are {actions.dtype}; expected integers")
@@ -138,7 +108,7 @@ class HTMVectorEnv(VectorEnv):
         self._invalid_actions += invalids
         alone = (self._population.forest.num_active == 1).cpu().numpy()
         terminated = alone & ~ended
-        truncated = (self._invalid_actions >= self.simulator.max_invalid_actions) & ~ended
+        truncated = (self._invalid_actions >= self.simulator.config.max_invalid_actions) & ~ended
         if self.autoreset_mode is AutoresetMode.NEXT_STEP and ended.any():
             self._start(ended)
         everyone = np.ones(self.num_envs, bool)
@@ -151,7 +121,7 @@ class HTMVectorEnv(VectorEnv):
         self._ended = finished & (self.autoreset_mode is not AutoresetMode.SAME_STEP)
         info = {**self._info(everyone, invalids), **info}
         self._show()
-        observation = self.simulator.observation(self._episodes())
+        observation = self.simulator.observation(self.population)
         return observation, rewards, terminated, truncated, info
 
     def render(self) -> tuple[Any, ...] | None:
@@ -177,22 +147,69 @@ class HTMVectorEnv(VectorEnv):
 
     def action_masks(self) -> np.ndarray:
         """True <--> legal, bool ``(num_envs, A)``, one an action."""
-        return self.simulator.action_masks(self._episodes())
+        return self.simulator.action_masks(self.population)
 
     def merge_tree(self, copy: int = 0) -> MergeTree:
         """The forest of one copy so far."""
-        return tree_of(self._episodes(), copy)
+        return tree_of(self.population, copy)
 
     def fixed_keys(self, count: int) -> np.ndarray:
         """The keys of the split's first ``count`` fixed episodes, for ``reset(options=...)``."""
         return self.simulator.dataset.fixed_keys(count)
 
-    # ------------------------------------------------------------ inside
-
-    def _episodes(self) -> Population:
+    @property
+    def population(self) -> Population:
+        """The episodes in progress; ``ResetNeeded`` before the first reset."""
         if self._population is None:
             raise ResetNeeded("no episode has started; call reset first")
         return self._population
+
+    def refresh(self) -> dict[str, np.ndarray]:
+        """Encode all episodes anew; returns the observation.
+
+        Where the autoencoder is trained while episodes are in progress, this makes what is observed
+        and rewarded a function of the samples, their merges and the weights as they are now.
+        """
+        simulator, now = self.simulator, self.population
+        self._population = simulator.encode(now.batch, now.forest)
+        return simulator.observation(self._population)
+
+    def state(self) -> dict[str, Any]:
+        """The episodes in progress and every copy's generator, as tensors and plain values.
+
+        Embeddings and candidates are left out: they follow from the weights and the merges.
+        """
+        now = self.population
+        return {
+            "batch": [tensor.clone() for tensor in now.batch[:4]],
+            "slots": now.forest.slots.clone(),
+            "merges": now.forest.merges.clone(),
+            "invalid_actions": torch.from_numpy(self._invalid_actions.copy()),
+            "generators": [generator.bit_generator.state for generator in self._generators],
+        }
+
+    def restore(self, state: dict[str, Any]) -> dict[str, np.ndarray]:
+        """Continue from what :meth:`state` gave, as after :meth:`refresh`; returns the observation.
+
+        Raises ``ValueError`` for the state of another number of copies.
+        """
+        if len(state["generators"]) != self.num_envs:
+            raise ValueError(
+                f"the state has {len(state['generators'])} copies; expected {self.num_envs}"
+            )
+        device = self.simulator.device
+        batch = TokenBatch(*state["batch"]).to(device)
+        merges = state["merges"].to(device)
+        made = (merges[..., 0] >= 0).sum(1)
+        forest = Forest(state["slots"].to(device), merges, batch.num_tokens, made)
+        self._population = self.simulator.encode(batch, forest)
+        self._invalid_actions = state["invalid_actions"].cpu().numpy().copy()
+        self._ended = np.zeros(self.num_envs, bool)
+        for generator, saved in zip(self._generators, state["generators"], strict=True):
+            generator.bit_generator.state = saved
+        return self.simulator.observation(self._population)
+
+    # ------------------------------------------------------------ inside
 
     def _reset_mask(self, options: dict[str, Any] | None) -> np.ndarray:
         if not options or "reset_mask" not in options:
@@ -230,13 +247,13 @@ class HTMVectorEnv(VectorEnv):
             self._population = fresh
         else:
             rows = torch.as_tensor(copies, device=self.simulator.device)
-            self._population = self._episodes().with_rows(rows, fresh)
+            self._population = self.population.with_rows(rows, fresh)
         self._invalid_actions[copies] = 0
         self._ended = self._ended & ~mask
 
     def _info(self, mask: np.ndarray, invalid: np.ndarray | None = None) -> dict[str, Any]:
         """Gymnasium's batched ``info``: an array a key, and ``_key`` says for which copies."""
-        population = self._episodes()
+        population = self.population
         values = {
             "error": population.error.double().cpu().numpy(),
             "num_active": population.forest.num_active.cpu().numpy(),
@@ -252,7 +269,7 @@ class HTMVectorEnv(VectorEnv):
 
     def _final(self, finished: np.ndarray, invalid: np.ndarray) -> dict[str, Any]:
         """The last observation and info of the copies that are about to start anew."""
-        observation = self.simulator.observation(self._episodes())
+        observation = self.simulator.observation(self.population)
         final = np.full(self.num_envs, None, dtype=object)
         for copy in np.flatnonzero(finished):
             final[copy] = {key: value[copy].copy() for key, value in observation.items()}
@@ -268,7 +285,7 @@ class HTMVectorEnv(VectorEnv):
 
         if self._viewer is None:
             self._viewer = Viewer(self.render_mode, self.simulator)
-        return self._viewer.frame(self._episodes(), copy)
+        return self._viewer.frame(self.population, copy)
 
     def _show(self) -> None:
         if self.render_mode == "human":

@@ -14,10 +14,10 @@ from stable_baselines3.common.vec_env import VecEnv
 from torch import Tensor
 
 import htm_env  # noqa: F401  # registers the ids
-from agents.ppo.copies import ResumableVectorEnv
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import environment_id
 from htm_env.types import TokenBatch
+from htm_env.vector_env import HTMVectorEnv
 
 Indices = int | Iterable[int] | None
 """Which copies: None for all."""
@@ -63,7 +63,7 @@ class HTMVecEnv(VecEnv):
     def __init__(self, env_id: str, num_envs: int = 64, **env_kwargs: Any) -> None:
         registered = gym.spec(environment_id(env_id)).kwargs
         kwargs = {**registered, "mask_in_info": False, **env_kwargs}
-        self.copies = ResumableVectorEnv(
+        self.copies = HTMVectorEnv(
             num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs
         )
         self._actions = np.zeros(num_envs, np.int64)

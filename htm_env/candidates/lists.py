@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int64
-from scipy.spatial import cKDTree
 from torch import Tensor
 
 from htm_env.forest import legal_pairs
@@ -211,6 +210,8 @@ def _nearest_others(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"
 
 
 def _by_tree(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"]:
+    from scipy.spatial import cKDTree  # takes longer to import than all of htm_env
+
     values = points.double().cpu().numpy()
     _, found = cKDTree(values).query(values, k=k + 1)
     # A point need not be the first that it finds: others may stand where it stands.
