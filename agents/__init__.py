@@ -1,21 +1,23 @@
 """Agents that learn to merge while the autoencoder learns to encode."""
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from agents.encoders.glom import Glom, GlomConfig
-from agents.encoders.hierarchical import (
-    HierarchicalTransformer,
-    HierarchicalTransformerConfig,
-    HierarchyConfig,
-)
-from agents.encoders.reduction import HierarchyReduction, ReductionLevel, join_samples
-from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
-from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay import ReplayConfig, ReplayReinforce
-from agents.ppo.config import PPOConfig
-
 if TYPE_CHECKING:
+    __version__: str
+    from agents.encoders.glom import Glom, GlomConfig
+    from agents.encoders.hierarchical import (
+        HierarchicalTransformer,
+        HierarchicalTransformerConfig,
+        HierarchyConfig,
+    )
+    from agents.encoders.reduction import HierarchyReduction, ReductionLevel, join_samples
+    from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
+    from agents.learners.reinforce import Reinforce, ReinforceConfig
+    from agents.learners.replay import ReplayConfig, ReplayReinforce
     from agents.ppo import PPOLearner, make_ppo
+    from agents.ppo.config import PPOConfig
+    from agents.registry import load_learner as load
 
 __all__ = [
     "FixedOrder",
@@ -33,15 +35,38 @@ __all__ = [
     "ReinforceConfig",
     "ReplayConfig",
     "ReplayReinforce",
+    "__version__",
     "join_samples",
+    "load",
     "make_ppo",
 ]
+_MODULES = {
+    "agents.encoders.glom": ("Glom", "GlomConfig"),
+    "agents.encoders.hierarchical": (
+        "HierarchicalTransformer",
+        "HierarchicalTransformerConfig",
+        "HierarchyConfig",
+    ),
+    "agents.encoders.reduction": ("HierarchyReduction", "ReductionLevel", "join_samples"),
+    "agents.learners.fixed_order": ("FixedOrder", "FixedOrderConfig"),
+    "agents.learners.reinforce": ("Reinforce", "ReinforceConfig"),
+    "agents.learners.replay": ("ReplayConfig", "ReplayReinforce"),
+    "agents.ppo": ("PPOLearner", "make_ppo"),
+    "agents.ppo.config": ("PPOConfig",),
+}
+"""Where the public names are; a module is imported when one of its names is first used."""
 
 
 def __getattr__(name: str) -> Any:
-    """What needs Stable-Baselines3, imported when it is first used."""
-    if name in ("PPOLearner", "make_ppo"):
-        from agents import ppo
+    if name == "__version__":
+        from importlib.metadata import version
 
-        return getattr(ppo, name)
+        return version("htm-rl")
+    if name == "load":
+        from agents.registry import load_learner
+
+        return load_learner
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

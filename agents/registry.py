@@ -1,59 +1,92 @@
-"""Every algorithm by the name that the command line and the results know it by."""
+"""Every algorithm by its name on the command line and in results; building and loading learners.
+
+Classes are named by strings and imported when they are used, so that names can be checked without
+loading torch.
+"""
 
 from __future__ import annotations
 
 import re
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from importlib import import_module
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from agents.comparison.retrained import Retrained, RetrainedConfig
-from agents.fixed import FIXED_POLICIES
-from agents.learners.base import Learner
-from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
-from agents.learners.flat import Flat, FlatConfig
-from agents.learners.glom import GlomOrder, GlomOrderConfig
-from agents.learners.original import ORIGINAL, ORIGINAL_POLICY
-from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.replay import ReplayConfig, ReplayReinforce
-from agents.ppo.config import PPOConfig
+from agents.config.dataclasses_json import config_from_dict, merged
+from agents.config.run import RunConfig
+
+if TYPE_CHECKING:
+    from agents.learners.base import Learner
 
 
-class Algorithm(NamedTuple):
+@dataclass(frozen=True)
+class Algorithm:
     """A learner and the configuration that makes it this algorithm."""
 
     source: type[Learner] | str
-    """The learner's class, or ``module:name`` where importing it would load much."""
-    config: Any
-    """The default configuration, a frozen dataclass."""
-    decided: tuple[str, ...] = ()
-    """Fields of the configuration that the algorithm's name decides, so nobody may change them."""
+    """The learner's class, or ``module:name`` of it."""
+    defaults: Any = None
+    """The default configuration or its class, or ``module:name`` of either; None for the learner's
+    own."""
+    decided: dict[str, Any] = field(default_factory=dict)
+    """Fields of the configuration that the algorithm's name decides, with their values."""
 
     @property
     def learner(self) -> type[Learner]:
         """The learner's class."""
-        if not isinstance(self.source, str):
-            return self.source
-        module, name = self.source.split(":")
-        return getattr(import_module(module), name)
+        return _imported(self.source)
+
+    @property
+    def config(self) -> Any:
+        """The default configuration, a frozen dataclass."""
+        defaults = _imported(self.defaults) or self.learner.config_class
+        return replace(defaults() if isinstance(defaults, type) else defaults, **self.decided)
 
 
-_PPO = "agents.ppo.learner:PPOLearner"
+def _imported(source: Any) -> Any:
+    """The object that ``module:name`` names; anything but a string as it is."""
+    if not isinstance(source, str):
+        return source
+    module, _, name = source.partition(":")
+    return getattr(import_module(module), name)
+
+
+FIXED = (
+    "random",
+    "cosine",
+    "greedy",
+    "beam",
+    "chain",
+    "balanced",
+    "balanced_sorted",
+    "nearest",
+    "even",
+    "average",
+    "ward",
+    "structure",
+    "nearest_sorted",
+    "even_sorted",
+    "structure_sorted",
+    "structure_canonical",
+    "spans",
+)
+"""Names of the fixed policies; what they do is in :mod:`agents.fixed`."""
+_REINFORCE = "agents.learners.reinforce:Reinforce"
+_FIXED_ORDER = "agents.learners.fixed_order:FixedOrder"
+_PPO = ("agents.ppo.learner:PPOLearner", "agents.ppo.config:PPOConfig")
 
 ALGORITHMS: dict[str, Algorithm] = {
-    "reinforce": Algorithm(Reinforce, ReinforceConfig()),
-    "replay": Algorithm(ReplayReinforce, ReplayConfig()),
-    "ppo": Algorithm(_PPO, PPOConfig(), decided=("maskable",)),
-    "maskable_ppo": Algorithm(_PPO, replace(PPOConfig(), maskable=True), decided=("maskable",)),
-    "original": Algorithm(Reinforce, ORIGINAL),
-    "original_policy": Algorithm(Reinforce, ORIGINAL_POLICY),
-    **{
-        name: Algorithm(FixedOrder, FixedOrderConfig(policy=name), decided=("policy",))
-        for name in FIXED_POLICIES
-    },
-    "flat": Algorithm(Flat, FlatConfig()),
-    "glom": Algorithm(GlomOrder, GlomOrderConfig()),
-    "retrained": Algorithm(Retrained, RetrainedConfig()),
+    "reinforce": Algorithm(_REINFORCE),
+    "replay": Algorithm("agents.learners.replay:ReplayReinforce"),
+    "ppo": Algorithm(*_PPO, decided={"maskable": False}),
+    "maskable_ppo": Algorithm(*_PPO, decided={"maskable": True}),
+    "original": Algorithm(_REINFORCE, "agents.learners.original:ORIGINAL"),
+    "original_policy": Algorithm(_REINFORCE, "agents.learners.original:ORIGINAL_POLICY"),
+    **{name: Algorithm(_FIXED_ORDER, decided={"policy": name}) for name in FIXED},
+    "flat": Algorithm("agents.learners.flat:Flat"),
+    "glom": Algorithm("agents.learners.glom:GlomOrder"),
+    "retrained": Algorithm("agents.comparison.retrained:Retrained"),
 }
 
 
@@ -80,3 +113,46 @@ def algorithm(name: str) -> Algorithm:
 def unlabelled(name: str) -> str:
     """The algorithm's name without its label."""
     return name.partition(":")[0]
+
+
+def configured(name: str, changes: Mapping[str, Any]) -> Any:
+    """The configuration of an algorithm with some options changed, nested as they are in it.
+
+    Raises ``ValueError`` for an option that does not exist, that is of another type or out of
+    range, or that the algorithm's name decides.
+    """
+    entry = algorithm(name)
+    for option, value in entry.decided.items():
+        if changes.get(option, value) != value:
+            raise ValueError(f"{name} decides {option}; choose another algorithm")
+    defaults = entry.config
+    return config_from_dict(type(defaults), merged(asdict(defaults), changes))
+
+
+def build_learner(run: RunConfig) -> Learner:
+    """The untrained learner of a configuration.
+
+    Raises ``ValueError`` for an algorithm or an option that does not exist or is out of range, and
+    for data that the learner cannot use.
+    """
+    return algorithm(run.algo).learner.from_run(run)
+
+
+def load_learner(directory: str | Path) -> Learner:
+    """The learner of a run, of whatever class, in the state of its last checkpoint.
+
+    Raises ``FileNotFoundError`` without a run or a checkpoint, ``ValueError`` for files that cannot
+    be read.
+    """
+    from agents.runs.directory import RunDirectory
+    from agents.runs.session import open_agent
+
+    return open_agent(RunDirectory(directory), build_learner)
+
+
+def resume(directory: str | Path, *, progress_bar: bool = True) -> dict[str, Any]:
+    """Continue the run in a folder to its result (see :func:`agents.runs.session.resume_run`)."""
+    from agents.runs.directory import RunDirectory
+    from agents.runs.session import resume_run
+
+    return resume_run(RunDirectory(directory), build_learner, progress_bar=progress_bar)

@@ -17,13 +17,12 @@ from comparisons import arguments, contents, here
 
 from agents.cli import main
 from agents.cli.command import parse
-from agents.cli.options import CompareOptions
+from agents.comparison.options import CompareOptions
 from agents.comparison.plan import plan_runs
 from agents.comparison.problems import PROBLEMS, describe, find_problem
 from agents.comparison.results import ResultRow, metrics_points, read_results, write_results
 from agents.learners.replay import ReplayConfig
-from agents.registry import ALGORITHMS
-from agents.runs.session import build_learner
+from agents.registry import ALGORITHMS, build_learner
 from benchmarks.full_comparison import commands
 
 ALGOS = "nearest,flat"
@@ -269,8 +268,8 @@ def test_an_algorithm_can_stand_there_twice_under_a_label(tmp_path):
         algo_options='{"replay:control": {"max_staleness": 0}}',
     )
     runs, _ = plan_runs(given)
-    assert [run.config["algo"] for run in runs] == ["replay", "replay:control"]
-    assert [run.config["config"]["max_staleness"] for run in runs] == [
+    assert [run.config.algo for run in runs] == ["replay", "replay:control"]
+    assert [run.config.config["max_staleness"] for run in runs] == [
         ReplayConfig.max_staleness,
         0,
     ]
@@ -338,7 +337,7 @@ def test_every_encoder_is_a_row_of_each_algorithm_with_a_policy(tmp_path):
         '{"reinforce:attention": {"context": {"width": 8}}}',
     ]
     runs, _ = plan_runs(parse(given))
-    found = {run.algo: run.config["config"].get("encoder") for run in runs}
+    found = {run.algo: run.config.config.get("encoder") for run in runs}
     assert found == {
         "reinforce": "none",
         "reinforce:attention": "attention",
@@ -346,7 +345,7 @@ def test_every_encoder_is_a_row_of_each_algorithm_with_a_policy(tmp_path):
         "ppo:wide-attention": "attention",
         "nearest": None,
     }
-    widths = {run.algo: run.config["config"]["context"]["width"] for run in runs[:2]}
+    widths = {run.algo: run.config.config["context"]["width"] for run in runs[:2]}
     assert widths == {"reinforce": 64, "reinforce:attention": 8}
     assert status([*given[:-2], "--encoders", "lstm"]) == 2
 

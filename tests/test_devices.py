@@ -271,7 +271,7 @@ def test_a_run_of_a_device_that_is_not_here_is_opened_on_the_processor(name, tmp
     """With the networks that it has, and another generator: a GPU's state is shorter."""
     learner, folder = small_learner(name, "cpu"), RunDirectory(tmp_path)
     learner.save(tmp_path)
-    folder.save_config(folder.load_config() | {"device": "cuda:63"})
+    folder.save_config(replace(folder.load_config(), device="cuda:63"))
     state = load_state(folder.checkpoint_path)
     state["learner"]["generator"] = torch.zeros(16, dtype=torch.uint8)
     save_state(folder.checkpoint_path, state)

@@ -17,7 +17,7 @@ from agents.comparison.compare import collect
 from agents.comparison.diagnoses import read_cross_play, write_cross_play
 from agents.comparison.results import read_results
 from agents.comparison.retrained import Retrained, RetrainedConfig
-from agents.learners.base import Learner
+from agents.registry import load_learner
 
 RUNS = Path("runs") / "HTM-Trees-v0"
 
@@ -59,8 +59,8 @@ def test_the_rest_is_a_policys_trees_through_another_autoencoder(out):
         (row.algo, row.autoencoder_algo): row.nmse
         for row in read_cross_play(out / "cross_play.csv")
     }
-    policy = Learner.load(out / RUNS / "reinforce-0")
-    other = Learner.load(out / RUNS / "chain-0")
+    policy = load_learner(out / RUNS / "reinforce-0")
+    other = load_learner(out / RUNS / "chain-0")
     dataset = policy.task.dataset("test")
     batch = dataset.fixed(1000)
     merges = policy.plan(batch, torch.Generator(), greedy=True)  # greedy: draws nothing
@@ -88,8 +88,8 @@ def test_only_the_learned_policy_is_retrained(out):
 
 
 def test_the_retrained_autoencoder_sees_the_frozen_policys_greedy_trees(out):
-    retrained = Learner.load(out / "retrained" / "HTM-Trees-v0" / "reinforce-0")
-    policy = Learner.load(out / RUNS / "reinforce-0")
+    retrained = load_learner(out / "retrained" / "HTM-Trees-v0" / "reinforce-0")
+    policy = load_learner(out / RUNS / "reinforce-0")
     batch = policy.dataset.fixed(20)
     before = retrained.autoencoder.weights_hash()
     expected = policy.plan(batch, torch.Generator(), greedy=True)

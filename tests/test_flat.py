@@ -12,7 +12,6 @@ import torch
 from agents.cli import main
 from agents.comparison.problems import PROBLEMS
 from agents.evaluation.evaluate import evaluate
-from agents.learners.base import Learner
 from agents.learners.flat import (
     Flat,
     FlatAutoencoder,
@@ -21,6 +20,7 @@ from agents.learners.flat import (
     matching_width,
     num_parameters,
 )
+from agents.registry import load_learner
 from htm_env import HTMAutoencoder, make_dataset
 
 SMALL = FlatConfig(hidden_dim=16, batch_size=32)
@@ -175,7 +175,7 @@ def test_the_command_trains_resumes_and_evaluates_it(tmp_path, capsys):
     scores = json.loads(capsys.readouterr().out)
     assert scores["nmse"] == result["test"]["nmse"]
     assert main(["train", "--resume", str(folder)]) == 0
-    loaded = Learner.load(folder)
+    loaded = load_learner(folder)
     assert isinstance(loaded, Flat)
     loaded.train(merges=100)
 

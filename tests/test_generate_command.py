@@ -13,8 +13,7 @@ from agents.cli import main
 from agents.generation import generate as command
 from agents.generation.samples import encoded, stream_of
 from agents.generation.scores import Judge, gaussian_tokens
-from agents.runs.directory import RunDirectory
-from agents.runs.session import load_learner
+from agents.registry import load_learner
 from htm_env import MergeTree, make_dataset
 from htm_env.generation.mixture import RootMixture
 
@@ -151,7 +150,7 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(run, made, t
 
 
 def test_the_mixture_is_that_of_training_roots_under_the_runs_own_merges(run, made):
-    learner = load_learner(RunDirectory(run))
+    learner = load_learner(run)
     training = encoded(learner, learner.task.dataset("train").fixed(120))
     roots = training.roots.double()
     mixture = RootMixture.load(made / "mixture.safetensors")
@@ -162,7 +161,7 @@ def test_the_mixture_is_that_of_training_roots_under_the_runs_own_merges(run, ma
 
 
 def test_what_is_reconstructed_like_most_real_samples_is_not_refined(run, made):
-    learner = load_learner(RunDirectory(run))
+    learner = load_learner(run)
     training = encoded(learner, learner.task.dataset("train").fixed(120))
     present = training.batch.present[..., None]
     difference = (training.reconstruction - training.batch.tokens) / learner.std * present

@@ -10,9 +10,9 @@ import torch
 
 from agents.cli import main
 from agents.encoders.glom import GlomConfig
-from agents.learners.base import Learner
 from agents.learners.glom import GlomOrder, GlomOrderConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.registry import load_learner
 from htm_env.forest import check_merges
 
 SMALL = GlomOrderConfig(
@@ -111,7 +111,7 @@ def test_the_command_trains_evaluates_and_resumes_it(tmp_path, capsys):
     assert 0 <= result["test"]["tree_f1"] <= 1
     assert main(["evaluate", str(folder), "--json"]) == 0
     assert main(["train", "--resume", str(folder)]) == 0
-    assert isinstance(Learner.load(folder), GlomOrder)
+    assert isinstance(load_learner(folder), GlomOrder)
 
 
 @pytest.mark.parametrize(("field", "value"), [("glom_share", 1.5), ("batch_size", 0)])

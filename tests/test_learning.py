@@ -522,7 +522,7 @@ def test_datasets_of_a_task_are_its_splits():
 def test_an_id_means_the_same_with_its_module():
     config = FixedOrderConfig(autoencoder=SMALL)
     learner = FixedOrder("htm_env:HTM-Trees-v0", config)
-    assert learner.task.env_id == "HTM-Trees-v0"
+    assert learner.task.env == "HTM-Trees-v0"
     assert learner.autoencoder.embedding_dim == 8
     with pytest.raises(ValueError, match=r"unknown id 'mine\.npz': expected one of HTM-Trees-v0"):
         FixedOrder("mine.npz", config)

@@ -12,11 +12,10 @@ from test_learning import FAST, SMALL, TREES, assert_learns, counting_autoencode
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
 from agents.evaluation.evaluate import root_errors
-from agents.learners.base import Learner
 from agents.learners.local_search import RANKS, failures
 from agents.likelihood.judging import judge
 from agents.optim.autoencoder_trainer import AutoencoderConfig
-from agents.registry import algorithm
+from agents.registry import algorithm, load_learner
 from agents.runs.checkpoint import load_state, save_state
 from htm_env.datasets import make_dataset
 
@@ -192,7 +191,7 @@ def test_saved_as_a_run_it_is_loaded_and_continues(tmp_path):
     one = PPOLearner("HTM-Trees-v0", replace(TINY, maskable=True), **MIXED)
     one.train(merges=300)
     one.save(tmp_path / "agent")
-    other = Learner.load(tmp_path / "agent")
+    other = load_learner(tmp_path / "agent")
     assert isinstance(other, PPOLearner) and other.algo == "maskable_ppo"
     one.update(0.5)
     other.update(0.5)

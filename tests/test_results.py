@@ -12,6 +12,7 @@ from comparisons import TREES, rows
 
 from agents.comparison.results import ResultRow, changed_options, read_results, write_results
 from agents.comparison.table import Comparison
+from agents.config.run import RunConfig
 from agents.learners.reinforce import ReinforceConfig
 from agents.learners.replay import ReplayConfig
 from agents.optim.optimizers import OptimizerConfig
@@ -47,11 +48,15 @@ def old_table(path: Path, found: list[ResultRow]) -> Path:
 # ---------------------------------------------------------------- options
 
 
+def run(algo: str, config: dict) -> RunConfig:
+    return RunConfig("HTM-Trees-v0", algo=algo, config=config)
+
+
 def test_options_are_what_differs_from_the_algorithms_defaults():
     control = asdict(replace(ReplayConfig(), max_staleness=0))
-    assert changed_options({"algo": "replay:control", "config": control}) == CONTROL
+    assert changed_options(run("replay:control", control)) == CONTROL
     slow = ReinforceConfig(policy=OptimizerConfig(learning_rate=0.25), discount=0.5)
-    found = json.loads(changed_options({"algo": "reinforce", "config": asdict(slow)}))
+    found = json.loads(changed_options(run("reinforce", asdict(slow))))
     assert found.items() >= {"policy.learning_rate": 0.25, "discount": 0.5}.items()
     assert all(name == "discount" or name.startswith("policy.") for name in found)
 
@@ -59,11 +64,11 @@ def test_options_are_what_differs_from_the_algorithms_defaults():
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_an_algorithm_as_it_is_has_no_options(algo):
     config = json.loads(json.dumps(asdict(ALGORITHMS[algo].config)))  # as config.json has it
-    assert changed_options({"algo": algo, "config": config}) == "{}"
+    assert changed_options(run(algo, config)) == "{}"
 
 
 def test_the_defaults_of_an_algorithm_that_is_gone_are_not_known():
-    assert changed_options({"algo": "magic", "config": {"power": 3}}) == ""
+    assert changed_options(run("magic", {"power": 3})) == ""
 
 
 def test_options_survive_the_table(tmp_path):

@@ -10,7 +10,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.config.budget import Budget
-from agents.runs import loop as training
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.loop import CheckpointDue, Logged, Training, Updated
 
@@ -82,17 +81,16 @@ def test_a_budget_larger_than_its_updates_logs_every_update_once():
     assert updates == [1, 2, 3]
 
 
-def test_seconds_are_counted_across_runs_of_the_loop(monkeypatch):
+def test_seconds_are_counted_across_runs_of_the_loop():
     now = [0.0]
-    monkeypatch.setattr(training, "perf_counter", lambda: now[0])
     learner = DummyLearner()
-    loop = Training(learner, Budget(seconds=100.0))
+    loop = Training(learner, Budget(seconds=100.0), clock=lambda: now[0])
     for event in loop.events(stop=lambda: now[0] >= 30.0):
         if isinstance(event, Updated):
             now[0] += 10.0  # whatever takes the time: logging, say
     assert loop.position.seconds == 30.0
     now[0] = 1000.0  # time passes between the two processes
-    again = Training(learner, Budget(seconds=100.0))
+    again = Training(learner, Budget(seconds=100.0), clock=lambda: now[0])
     again.restore(loop.state())
     assert again.position.seconds == 30.0
     for event in again.events():
@@ -149,11 +147,11 @@ def _rows(events) -> list:
     return rows
 
 
-def test_an_old_checkpoint_makes_a_new_one_due(monkeypatch):
+def test_an_old_checkpoint_makes_a_new_one_due():
     now = [0.0]
-    monkeypatch.setattr(training, "perf_counter", lambda: now[0])
     saved = []
-    for event in Training(DummyLearner(), Budget(seconds=1e6)).events(lambda: now[0] > 200.0):
+    loop = Training(DummyLearner(), Budget(seconds=1e6), clock=lambda: now[0])
+    for event in loop.events(lambda: now[0] > 200.0):
         if isinstance(event, Updated):
             now[0] += 25.0
         elif isinstance(event, CheckpointDue):

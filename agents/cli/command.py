@@ -14,10 +14,8 @@ import tyro
 
 from agents.cli.options import (
     BenchOptions,
-    CompareOptions,
     EmbedOptions,
     EvaluateOptions,
-    GenerateOptions,
     PlotOptions,
     PretrainOptions,
     TrainOptions,
@@ -25,7 +23,9 @@ from agents.cli.options import (
     train_options,
 )
 from agents.cli.train import resumed_options
+from agents.comparison.options import CompareOptions
 from agents.config.errors import UsageError
+from agents.generation.options import GenerateOptions
 from agents.registry import algorithm
 from agents.runs.interruption import terminate_as_interrupt
 

@@ -12,8 +12,8 @@ from agents.cli.options import EmbedOptions
 from agents.config.errors import UsageError, set_threads
 from agents.evaluation.figures import write_figure
 from agents.inspection.embeddings import RootEmbeddings, root_embeddings
+from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
-from agents.runs.session import load_learner
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from htm_env.drawing.figures.roots import root_figure
 from htm_env.drawing.thumbnails import thumbnails
@@ -33,7 +33,7 @@ def embed(options: EmbedOptions) -> None:
     if options.samples < 2:
         raise UsageError(f"--samples is {options.samples}; expected at least 2")
     directory = RunDirectory(options.directory)
-    learner = load_learner(directory)
+    learner = load_learner(options.directory)
     if options.merge_rounds:
         learner.merge_in_rounds()
     out = directory.path / FOLDER if options.out is None else options.out
@@ -44,7 +44,7 @@ def embed(options: EmbedOptions) -> None:
     pictures = thumbnails(samples.tokens, samples.present, dataset.kind)
     columns, shows, what = _described(samples)
     count = len(samples.roots)
-    title = f"{learner.task.env_id} {learner.algo}: {count} root embeddings, {options.split} split"
+    title = f"{learner.task.env} {learner.algo}: {count} root embeddings, {options.split} split"
 
     # The picture first: it refuses what the others would write without a word.
     picture = out / f"pca.{options.format}"

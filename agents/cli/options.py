@@ -8,9 +8,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from agents.evaluation.evaluate import TEST_EPISODES
-
-PictureFormat = Literal["png", "pdf", "svg"]
+from agents.config.options import TEST_EPISODES, PictureFormat, Split
 
 
 @dataclass(frozen=True)
@@ -68,63 +66,6 @@ class EvaluateOptions:
 
 
 @dataclass(frozen=True)
-class CompareOptions:
-    """Train every algorithm on every problem for every seed, and report which is better.
-
-    Each run is a process of its own under OUT/runs, trained with the same budget and tested on the
-    same held-out samples. The same command again resumes: what is finished stays, what was
-    interrupted continues. More algorithms, problems or seeds can be added to a folder later.
-    Without options: the default comparison, in under fifteen minutes on two cores.
-    """
-
-    envs: str = "crosses10,trees7"
-    """Problems, with commas: trees7 (Trees of 7 tokens, D=6), crosses10 (five Crosses, D=24),
-    trees15 (Trees of 15 tokens, D=8), digits (D=32), keys (D=16), or environment ids."""
-    algos: str | None = None
-    """Algorithms, with commas, as for htm train; eight well-known ones if not given. One may stand
-    there twice, with other options under a label: replay,replay:control."""
-    encoders: str | None = None
-    """Context encoders, with commas, such as none,attention: every algorithm with a policy network
-    runs once with each, reported as reinforce and reinforce:attention."""
-    seeds: int = 3
-    """Runs of each algorithm on each problem."""
-    first_seed: int = 0
-    """Of its first run: another machine's seeds can continue where this one's end."""
-    seconds: float | None = None
-    """Budget of a run: seconds of training, evaluations included; 22 if no budget is given."""
-    merges: int | None = None
-    """Budget of a run: merges made for learning."""
-    jobs: int | None = None
-    """Runs at a time; one a core if not given."""
-    out: Path | None = None
-    """Folder of runs, results.csv, report.md and figures; runs/compare if not given. --report needs
-    one."""
-    mode: Literal["joint", "frozen"] = "joint"
-    """As for htm train."""
-    env_kwargs: str | None = None
-    """Arguments of the data by environment id, such as '{"HTM-Trees-v0": {"heights": [3]}}'."""
-    embedding_dim: str | None = None
-    """Width of an embedding for all environment ids, such as 6, or by id:
-    '{"HTM-Trees-v0": 6}'."""
-    algo_options: str | None = None
-    """Options by algorithm, such as '{"reinforce": {"policy": {"learning_rate": 0.001}}}' or
-    '{"replay:control": {"max_staleness": 0}}'."""
-    retrain: bool = False
-    """Also freeze every learned policy and train a fresh autoencoder on its trees, for the same
-    budget: how good are the trees by themselves?"""
-    cross_play: bool = False
-    """Also put every policy's trees through every other run's autoencoder: how far did the two
-    only learn each other?"""
-    report: tuple[Path, ...] = ()
-    """Train nothing: make the report of these results.csv files, or folders of comparisons."""
-
-    @property
-    def folder(self) -> Path:
-        """Where a comparison is that is trained."""
-        return Path("runs/compare") if self.out is None else self.out
-
-
-@dataclass(frozen=True)
 class PlotOptions:
     """Draw what a trained run does with held-out samples: figures for a paper.
 
@@ -141,59 +82,10 @@ class PlotOptions:
     """Samples to draw."""
     first: int = 0
     """The first of them, counted from 0; those after it follow."""
-    split: Literal["train", "validation", "test"] = "test"
+    split: Split = "test"
     """Data to draw from; test and validation are held out."""
     format: PictureFormat = "png"
     """Of all figures but the animated ones."""
-    threads: int = 1
-    """Threads of one operation."""
-
-
-@dataclass(frozen=True)
-class GenerateOptions:
-    """Draw new samples from a trained run, and measure how good they are.
-
-    A Gaussian mixture is fitted to the root embeddings of training samples, roots are drawn from
-    it, and unmerged until the leaf classifier calls everything a leaf; what the autoencoder does
-    not know well is encoded and decoded a few times more, which brings it nearer. Writes
-    samples.npz, metrics.json, mixture.safetensors and pictures. Rows beside the generated samples:
-    the same before any refinement, other real samples (the ceiling), reconstructions, tokens of a
-    Gaussian and an untrained autoencoder.
-    """
-
-    directory: tyro.conf.Positional[Path]
-    """Folder of the run."""
-    n: int = 1000
-    """Samples to generate."""
-    out: Path | None = None
-    """Folder to write to; "generated" in the run's folder if not given."""
-    seed: int = 0
-    """Of all random numbers."""
-    temperature: float = 1.0
-    """Factor of the mixture's covariances; 0 draws the means of its components."""
-    refinements: int = 3
-    """How often a generated sample is encoded along its own tree and decoded again at most, as long
-    as the autoencoder reconstructs it worse than nine in ten real samples; 0 for never."""
-    threshold: float = 0.5
-    """Probability of being a leaf from which a node is one."""
-    components: tuple[int, ...] | None = None
-    """Numbers of components to try; powers of two up to 128, and to a twentieth of the roots, if
-    not given."""
-    covariance_types: tuple[str, ...] = ("full", "tied", "diag")
-    """Covariance types to try: full, tied, diag, spherical."""
-    roots: int = 10_000
-    """Training samples whose roots are fitted; finite data gives each of its rows once at most."""
-    real: int = 500
-    """Held-out samples to compare with, where the data has twice as many."""
-    max_depth: int | None = None
-    """Merges between a root and a leaf at most; the data's largest number of tokens if not
-    given."""
-    max_tokens: int | None = None
-    """Tokens of a sample at most; twice the data's largest number if not given."""
-    noise_std: float = 0.1
-    """Noise to be removed, in standard deviations of each coordinate."""
-    format: PictureFormat = "png"
-    """Of the pictures."""
     threads: int = 1
     """Threads of one operation."""
 
@@ -220,7 +112,7 @@ class ViewOptions:
     """Folder of the run."""
     samples: str = "8"
     """How many samples, or which ones, with commas: 0,3,5 (a single one: 3,)."""
-    split: Literal["train", "validation", "test"] = "test"
+    split: Split = "test"
     """Where the samples come from."""
     out: Path | None = None
     """The page, or a folder for it; by default the folder of the run, as view.html."""
@@ -240,7 +132,7 @@ class EmbedOptions:
     """Folder of the files; DIR/embeddings if not given."""
     samples: int = TEST_EPISODES
     """Samples of the split; finite data gives each of its rows once at most."""
-    split: Literal["train", "validation", "test"] = "test"
+    split: Split = "test"
     """Which samples."""
     merge_rounds: bool = False
     """Merge a matching of disjoint pairs at a time, as in ``htm evaluate``."""

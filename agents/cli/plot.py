@@ -14,8 +14,8 @@ from agents.cli.options import PlotOptions
 from agents.config.errors import UsageError, set_threads
 from agents.evaluation.figures import write_figure
 from agents.inspection.traces import traces_of
+from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
-from agents.runs.session import load_learner
 from htm_env.drawing.figures import (
     charges_figure,
     filmstrip_figure,
@@ -45,7 +45,7 @@ def plot(options: PlotOptions) -> None:
     if options.first < 0:
         raise UsageError(f"--first is {options.first}; expected at least 0")
     directory = RunDirectory(options.directory)
-    learner = load_learner(directory)
+    learner = load_learner(options.directory)
     dataset = learner.task.dataset(options.split)
     if dataset.size is not None and options.first >= dataset.size:
         raise UsageError(

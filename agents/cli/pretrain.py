@@ -20,8 +20,8 @@ from agents.fixed import FIXED_POLICIES, FixedPolicy
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
-from agents.runs.loop import Logged, Training, Updated
-from agents.runs.progress import ProgressBar
+from agents.runs.loop import Training
+from agents.runs.progress import shown
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.losses import LossWeights
@@ -105,15 +105,8 @@ def pretrain(options: PretrainOptions) -> None:
 def pretrained_learner(env_id: str, budget: Budget) -> MixedOrders:
     """An autoencoder of the id's default size after training on the mixture."""
     learner = MixedOrders(env_id)
-    bar = ProgressBar(f"{env_id} pretraining")
-    try:
-        for event in Training(learner, budget).events():
-            if isinstance(event, Updated):
-                bar.update(event.position, event.scalars)
-            elif isinstance(event, Logged):
-                bar.write(event.position, event.scalars)
-    finally:
-        bar.close()
+    for _ in shown(Training(learner, budget), f"{env_id} pretraining"):
+        pass
     return learner
 
 
@@ -146,7 +139,7 @@ def _usable(names: Sequence[str] | dict[str, FixedPolicy], dataset: Dataset) -> 
 
 
 def _print_report(learner: MixedOrders, path: Path) -> None:
-    print(f"{learner.task.env_id}, validation data")
+    print(f"{learner.task.env}, validation data")
     table = Table()
     table.add_column("merges chosen by")
     table.add_column("nmse", justify="right")

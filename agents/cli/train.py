@@ -16,11 +16,11 @@ from agents.cli.options import EvaluateOptions, TrainOptions, train_options
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict
 from agents.config.errors import UsageError, json_object, set_threads
+from agents.config.run import RunConfig, Task
 from agents.evaluation.evaluate import reference_scores
-from agents.learners.base import Task
-from agents.registry import algorithm
+from agents.registry import algorithm, build_learner, configured, load_learner, resume
 from agents.runs.directory import RunDirectory
-from agents.runs.session import build_learner, load_learner, resume_run, start_run
+from agents.runs.session import start_run
 from htm_env.datasets import environment_id
 
 Scores = dict[str, float | None]
@@ -36,7 +36,7 @@ def train(options: Any) -> None:
     try:
         if options.resume is not None and directory.holds_run:
             _check_resumed(options, directory)
-            result = resume_run(directory)
+            result = resume(directory.path)
         else:
             learner, budget = _new_run(options)
             directory.check_free()
@@ -68,7 +68,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
     if options.episodes < 1:
         raise UsageError(f"--episodes is {options.episodes}; expected at least 1")
     directory = RunDirectory(options.directory)
-    learner = load_learner(directory)
+    learner = load_learner(options.directory)
     if options.merge_rounds:
         learner.merge_in_rounds()
     task = learner.task
@@ -89,7 +89,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
     )
     episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
     about = {
-        "env": task.env_id,
+        "env": task.env,
         "env_kwargs": task.env_kwargs,
         "algo": learner.algo,
         "seed": task.seed,
@@ -110,7 +110,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
         meaning = {} if semantics is None else {"semantics": semantics}
         print(json.dumps(about | scores | references | meaning, indent=2))
         return
-    title = f"{task.env_id} {learner.algo}, {episodes} test episodes"
+    title = f"{task.env} {learner.algo}, {episodes} test episodes"
     _print_scores(title, scores, about, references)
     if semantics is not None:
         _print_semantics(semantics)
@@ -124,14 +124,11 @@ def resumed_options(folder: str | Path) -> Any | None:
     directory = RunDirectory(folder)
     if not directory.holds_run:
         return None
-    saved = directory.load_config()
-    try:
-        config = config_from_dict(type(algorithm(saved["algo"]).config), saved["config"])
-        names = ("env", "algo", "embedding_dim", "mode", "seed", "device")
-        budget = saved.get("budget", {})
-        return train_options(config, **{name: saved[name] for name in names}, **budget)
-    except KeyError as error:
-        raise ValueError(f"{directory.config_path} has no {error}") from error
+    run = directory.load_config()
+    config = config_from_dict(type(algorithm(run.algo).config), run.config)
+    names = ("env", "algo", "embedding_dim", "mode", "seed", "device")
+    budget = {} if run.budget is None else vars(run.budget)
+    return train_options(config, **{name: getattr(run, name) for name in names}, **budget)
 
 
 def _new_run(options: Any) -> tuple[Any, Budget]:
@@ -144,10 +141,10 @@ def _new_run(options: Any) -> tuple[Any, Budget]:
         env_id = environment_id(options.env)
     except ValueError as error:
         raise UsageError(f"--env: {error}") from None
-    entry = algorithm(options.algo)
-    for field in entry.decided:
-        if getattr(options.config, field) != getattr(entry.config, field):
-            raise UsageError(f"--algo {options.algo} decides --{field}; choose another --algo")
+    try:
+        config = configured(options.algo, asdict(options.config))
+    except ValueError as error:
+        raise UsageError(f"--algo: {error}") from None
     if options.seconds is not None and options.merges is not None:
         raise UsageError("--seconds and --merges are two budgets; give one of them")
     unlimited = options.seconds is None and options.merges is None
@@ -156,20 +153,12 @@ def _new_run(options: Any) -> tuple[Any, Budget]:
     except ValueError as error:
         raise UsageError(str(error)) from None
     kwargs = json_object("--env-kwargs", options.env_kwargs)
-    config = {
-        "env": env_id,
-        "env_kwargs": kwargs,
-        "algo": options.algo,
-        "config": asdict(options.config),
-        "embedding_dim": options.embedding_dim,
-        "mode": options.mode,
-        "seed": options.seed,
-        "device": options.device,
-    }
+    task = Task(env_id, kwargs, options.embedding_dim, options.mode, options.seed, options.device)
+    run = RunConfig(**vars(task), algo=options.algo, config=asdict(config))
     try:
-        return build_learner(config), budget
+        return build_learner(run), budget
     except ValueError as error:
-        Task(env_id, kwargs).dataset("train")  # raises if it is the data that is wrong
+        task.dataset("train")  # raises if it is the data that is wrong
         raise UsageError(str(error)) from None
 
 
@@ -189,7 +178,7 @@ def _check_resumed(options: Any, directory: RunDirectory) -> None:
     kwargs = json_object("--env-kwargs", options.env_kwargs)
     if isinstance(kwargs.get("dataset"), str):
         kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
-    if options.env_kwargs is not None and kwargs != directory.load_config()["env_kwargs"]:
+    if options.env_kwargs is not None and kwargs != directory.load_config().env_kwargs:
         raise UsageError(f"--resume {directory.path} keeps the settings of the run: --env-kwargs")
     if options.out is not None and options.out.resolve() != directory.path.resolve():
         raise UsageError(f"--resume {directory.path} continues there; --out is {options.out}")

@@ -8,8 +8,8 @@ import webbrowser
 from agents.cli.options import ViewOptions
 from agents.config.errors import UsageError, set_threads
 from agents.inspection.traces import traces_of
+from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
-from agents.runs.session import load_learner
 from htm_env.drawing.page import viewer_page
 from htm_env.files import atomic_write_text
 
@@ -21,7 +21,7 @@ def view(options: ViewOptions) -> None:
     set_threads(options.threads)
     chosen = _chosen(options.samples)
     directory = RunDirectory(options.directory)
-    learner = load_learner(directory)
+    learner = load_learner(options.directory)
     dataset = learner.task.dataset(options.split)
     keys = dataset.fixed_keys(chosen).tolist() if isinstance(chosen, int) else chosen
     if dataset.size is not None and max(keys) >= dataset.size:
@@ -37,7 +37,7 @@ def view(options: ViewOptions) -> None:
     ]
     page = viewer_page(
         {str(key): episode for key, episode in zip(keys, episodes, strict=True)},
-        f"{learner.task.env_id}, {learner.algo}",
+        f"{learner.task.env}, {learner.algo}",
         ", ".join(about),
     )
     path = directory.path / PAGE if options.out is None else options.out

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from pathlib import Path
 
-from agents.cli.options import CompareOptions
 from agents.comparison.diagnoses import (
     CrossPlayRow,
     cross_play,
@@ -21,6 +20,7 @@ from agents.comparison.diagnoses import (
 )
 from agents.comparison.jobs import Job, State, run_jobs
 from agents.comparison.live_table import LiveTable, Watched
+from agents.comparison.options import CompareOptions
 from agents.comparison.plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
 from agents.comparison.report import write_report
 from agents.comparison.results import (

@@ -11,7 +11,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +20,11 @@ import torch
 from agents.comparison.plan import RETRAINED, PlannedRun
 from agents.comparison.results import Task, load_result
 from agents.comparison.retrained import RetrainedConfig
-from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, TEST_EPISODES, root_errors
+from agents.config.options import TEST_EPISODES
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, root_errors
 from agents.learners.fixed_order import FixedOrder
-from agents.registry import algorithm
+from agents.registry import algorithm, load_learner
 from agents.runs.directory import RunDirectory
-from agents.runs.session import load_learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_text
 
@@ -40,11 +40,7 @@ def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
         if not run.finished or not learner.makes_trees or issubclass(learner, FixedOrder):
             continue
         retrained = RetrainedConfig(run=str(run.directory.path.resolve()))
-        config = run.config | {
-            "algo": "retrained",
-            "mode": "joint",
-            "config": asdict(retrained),
-        }
+        config = replace(run.config, algo="retrained", mode="joint", config=asdict(retrained))
         path = out / RETRAINED / run.problem / run.directory.path.name
         planned.append(
             PlannedRun(
@@ -139,8 +135,9 @@ def up_to_date(rows: Iterable[CrossPlayRow], hashes: Mapping[RunKey, str]) -> li
 
 def _run_key(run: PlannedRun) -> RunKey:
     config = run.config
-    kwargs = json.dumps(config["env_kwargs"], sort_keys=True)
-    task = Task(config["env"], kwargs, config["embedding_dim"], config["mode"])
+    kwargs = json.dumps(config.env_kwargs, sort_keys=True)
+    assert config.embedding_dim is not None  # that of the learner
+    task = Task(config.env, kwargs, config.embedding_dim, config.mode)
     return task, run.algo, run.seed
 
 
@@ -158,7 +155,7 @@ def _pair(policy: PlannedRun, other: PlannedRun) -> tuple[Task, str, int, str, i
 def _errors(policy: PlannedRun, others: Sequence[PlannedRun]) -> list[float]:
     """The held-out ``nmse`` of a policy's greedy trees through each autoencoder, as
     :func:`agents.evaluation.evaluate.evaluate` would have it."""
-    learner = load_learner(policy.directory)
+    learner = load_learner(policy.directory.path)
     dataset = learner.task.dataset("test")
     std = dataset.std.to(learner.device)
     episodes = dataset.fixed(TEST_EPISODES).to(learner.device)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from agents.cli.options import CompareOptions
+from agents.comparison.options import CompareOptions
 from agents.comparison.problems import PROBLEMS, Problem, find_problem
 from agents.comparison.results import changed_options, load_result
 from agents.config.budget import Budget
-from agents.config.dataclasses_json import config_from_dict
+from agents.config.dataclasses_json import merged
 from agents.config.errors import UsageError, json_object
+from agents.config.run import RunConfig
 from agents.encoders import NO_ENCODER, check_encoder
 from agents.fixed import FIXED_POLICIES
-from agents.registry import algorithm, unlabelled
+from agents.registry import algorithm, build_learner, configured, unlabelled
 from agents.runs.directory import RunDirectory
-from agents.runs.session import build_learner, check_plan, learner_config, run_config
+from agents.runs.session import check_plan
 
 DEFAULT_ALGORITHMS = (
     "reinforce",
@@ -47,7 +48,7 @@ class PlannedRun:
     """The name under which it is reported."""
     seed: int
     directory: RunDirectory
-    config: dict[str, Any]
+    config: RunConfig
 
     @property
     def finished(self) -> bool:
@@ -76,12 +77,12 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
         raise UsageError(
             f"--seeds is {options.seeds} from {options.first_seed}; expected at least 1 from 0"
         )
-    configs: dict[tuple[str, str], dict[str, Any]] = {}
+    configs: dict[tuple[str, str], RunConfig] = {}
     left_out = []
     for problem in problems:
         for algo, encoder in changes.items():
-            config = _learner_config(
-                problem, algo, _merged(encoder, given.get(algo, {})), options.mode
+            config = _run_config(
+                problem, algo, merged(encoder, given.get(algo, {})), options.mode, budget
             )
             if config is None:
                 left_out.append(f"{problem.name} has no hierarchy for {algo} to follow: left out")
@@ -98,7 +99,7 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
                     algo,
                     seed,
                     RunDirectory(path),
-                    run_config(config | {"seed": seed}, budget),
+                    replace(config, seed=seed),
                 )
             )
     return runs, left_out
@@ -115,32 +116,26 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
     problems = {run.problem: run.config for run in runs}
     options = {(run.problem, run.algo): changed_options(run.config) for run in runs}
     for directory in found_runs(out, RUNS):
-        found = directory.load_config()
+        found, problem = directory.load_config(), directory.path.parent.name
         expected = planned.get(directory.path.resolve())
+        names = [field.name for field in fields(RunConfig)]
         if expected is None:
-            shared = problems.get(directory.path.parent.name)
-            names = (
-                ("mode", "budget")
-                if shared is None
-                else (
-                    "mode",
-                    "budget",
-                    "env",
-                    "env_kwargs",
-                    "embedding_dim",
-                )
-            )
-            expected = {name: (shared or runs[0].config)[name] for name in names}
+            shared = problems.get(problem)
+            expected = shared or runs[0].config
+            data = ["env", "env_kwargs", "embedding_dim"] if shared else []
+            names = ["mode", "budget", *data]
             own = changed_options(found)
-            planned_options = options.get((directory.path.parent.name, found["algo"]), own)
+            planned_options = options.get((problem, found.algo), own)
             if own != planned_options:
                 raise ValueError(
                     f"{directory.path} has the options {own} and not {planned_options}; runs of "
                     "one name are pooled, so use a label or choose another --out"
                 )
-        found = {name: found.get(name) for name in expected if name != "versions"}
-        expected = {name: value for name, value in expected.items() if name != "versions"}
-        place = _difference(json.loads(json.dumps(found)), json.loads(json.dumps(expected)))
+        pair = [
+            {name: values[name] for name in names}
+            for values in (json.loads(json.dumps(run.as_dict())) for run in (found, expected))
+        ]
+        place = _difference(*pair)
         if place is not None:
             raise ValueError(
                 f"{directory.path} belongs to another comparison, {place}; choose another --out"
@@ -221,36 +216,25 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
     return rows
 
 
-def _learner_config(
-    problem: Problem, algo: str, changes: Mapping[str, Any], mode: str
-) -> dict[str, Any] | None:
-    """How the learner of a run is made; None where it needs a hierarchy that the data has not.
+def _run_config(
+    problem: Problem, algo: str, changes: Mapping[str, Any], mode: str, budget: Budget
+) -> RunConfig | None:
+    """The configuration of a run; None where it needs a hierarchy that the data does not have.
 
     Raises :class:`UsageError` for changes that the algorithm cannot have.
     """
-    entry = algorithm(algo)
-    for name in changes:
-        if name in entry.decided:
-            raise UsageError(f"{algo} decides {name}; choose another algorithm")
     try:
-        config = config_from_dict(type(entry.config), _merged(asdict(entry.config), changes))
+        config = configured(algo, changes)
     except ValueError as error:
         raise UsageError(f"the options of {algo}: {error}") from None
     kwargs = dict(problem.env_kwargs)
     if isinstance(kwargs.get("dataset"), str):
         kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
-    made = {
-        "env": problem.env,
-        "env_kwargs": kwargs,
-        "algo": algo,
-        "config": asdict(config),
-        "embedding_dim": problem.embedding_dim,
-        "mode": mode,
-        "seed": 0,
-        "device": "cpu",
-    }
+    run = RunConfig(
+        problem.env, kwargs, problem.embedding_dim, mode, algo=algo, config=asdict(config)
+    )
     try:
-        learner = build_learner(made)
+        learner = build_learner(run)
     except ValueError as error:
         if changes:
             raise UsageError(f"{algo} with its options on {problem.name}: {error}") from None
@@ -259,19 +243,7 @@ def _learner_config(
     if fixed is not None and fixed.needs_hierarchy and not learner.dataset.has_hierarchy:
         return None
     check_plan(learner)
-    return learner_config(learner)
-
-
-def _merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested values with the changed ones in place of theirs."""
-    merged = dict(values)
-    for name, change in changes.items():
-        inside = values.get(name)
-        if isinstance(change, dict) and isinstance(inside, dict):
-            merged[name] = _merged(inside, change)
-        else:
-            merged[name] = change
-    return merged
+    return learner.run_config(budget)
 
 
 def _names(flag: str, text: str) -> list[str]:

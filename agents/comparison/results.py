@@ -14,8 +14,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened
+from agents.config.run import RunConfig
 from agents.encoders import NO_ENCODER
 from agents.registry import ALGORITHMS, algorithm, unlabelled
 from agents.runs.directory import RunDirectory
@@ -80,17 +80,17 @@ SCORES = ("nmse", "sampled_nmse", "tree_recall", "tree_f1", "mean_height")
 
 def run_rows(directory: RunDirectory) -> list[ResultRow]:
     """The rows of a run as far as it is: validation points, and the test row of a finished one."""
-    config = directory.load_config()
+    run = directory.load_config()
     about: dict[str, Any] = {
-        "env": config["env"],
-        "env_kwargs": json.dumps(config["env_kwargs"], sort_keys=True),
-        "embedding_dim": config["embedding_dim"],
-        "algo": config["algo"],
-        "encoder": config["config"].get("encoder", NO_ENCODER),
-        "mode": config["mode"],
-        "seed": config["seed"],
-        "budget": str(Budget(**config["budget"])),
-        "options": changed_options(config),
+        "env": run.env,
+        "env_kwargs": json.dumps(run.env_kwargs, sort_keys=True),
+        "embedding_dim": run.embedding_dim,
+        "algo": run.algo,
+        "encoder": run.config.get("encoder", NO_ENCODER),
+        "mode": run.mode,
+        "seed": run.seed,
+        "budget": str(run.budget),
+        "options": changed_options(run),
     }
     rows = [_validation_row(about, point) for point in metrics_points(directory.metrics_path)]
     result = load_result(directory)
@@ -101,15 +101,15 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
     return rows
 
 
-def changed_options(config: dict[str, Any]) -> str:
-    """The column ``options`` of a run, from its ``config.json``.
+def changed_options(run: RunConfig) -> str:
+    """The column ``options`` of a run.
 
-    Empty for an algorithm that there is no more, so that nobody knows its defaults.
+    Empty for an algorithm that there is no more, whose defaults are unknown.
     """
-    if unlabelled(config["algo"]) not in ALGORITHMS:
+    if unlabelled(run.algo) not in ALGORITHMS:
         return ""
-    defaults = json.loads(json.dumps(asdict(algorithm(config["algo"]).config)))
-    usual, given = flattened(defaults), flattened(json.loads(json.dumps(config["config"])))
+    defaults = json.loads(json.dumps(asdict(algorithm(run.algo).config)))
+    usual, given = flattened(defaults), flattened(json.loads(json.dumps(run.config)))
     changed = {
         name: value for name, value in given.items() if name not in usual or usual[name] != value
     }

@@ -13,6 +13,7 @@ from agents.config.dataclasses_json import check_bounds
 from agents.learners.base import Learner
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
 from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.registry import load_learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 
@@ -32,7 +33,7 @@ class RetrainedConfig:
 
 
 class GreedyTrees:
-    """The greedy trees of a trained learner: it goes on looking at its own, old autoencoder."""
+    """The greedy trees of a trained learner, which observes its own, old autoencoder."""
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
@@ -44,7 +45,7 @@ class GreedyTrees:
 
 
 class Retrained(FixedOrder):
-    """How good are a policy's trees by themselves, without the autoencoder it grew up with?
+    """Trains a fresh autoencoder on the trees of a trained policy.
 
     The frozen policy's greedy trees are a fixed merge order like any other. The fresh autoencoder
     is this project's default whatever the run's own was, so that only the trees differ. Every tree
@@ -54,22 +55,19 @@ class Retrained(FixedOrder):
     same environment that makes trees.
     """
 
+    algo = "retrained"
+    algorithms = ("retrained",)
     config_class = RetrainedConfig
     config: RetrainedConfig  # type: ignore[assignment]  # the trees come from a run, not by name
 
     def _merge_order(self) -> MergeOrder:
-        from agents.runs.directory import RunDirectory
-        from agents.runs.session import load_learner
-
-        self.algo = "retrained"
         if not self.config.run:
             raise ValueError("retrained needs the folder of a run; none is given")
-        learner = load_learner(RunDirectory(self.config.run))
+        learner = load_learner(self.config.run)
         if not learner.makes_trees:
             raise ValueError(f"{self.config.run} is a run of {learner.algo}, which makes no trees")
-        if learner.task.env_id != self.task.env_id:
+        if learner.task.env != self.task.env:
             raise ValueError(
-                f"{self.config.run} was trained on {learner.task.env_id}; expected "
-                f"{self.task.env_id}"
+                f"{self.config.run} was trained on {learner.task.env}; expected {self.task.env}"
             )
         return GreedyTrees(learner)

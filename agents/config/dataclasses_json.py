@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
+from dataclasses import MISSING, fields, is_dataclass
+from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 Config = TypeVar("Config")
 JSON_WORDS = {
@@ -14,6 +16,8 @@ JSON_WORDS = {
     float: "a number",
     bool: "true or false",
     str: "a string",
+    dict: "an object",
+    Path: "a path",
     type(None): "null",
 }
 
@@ -22,9 +26,24 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Conf
     """The dataclass of which ``dataclasses.asdict`` gave ``values``, perhaps through JSON.
 
     A field that is missing takes its default. Raises ``ValueError`` naming a field that
-    ``config_class`` does not have, or whose value is not of its type.
+    ``config_class`` does not have, whose value is not of its type, or that is missing and has no
+    default.
     """
-    known = [field.name for field in fields(config_class)]  # type: ignore[arg-type]
+    checked = checked_fields(config_class, values)
+    for field in fields(config_class):  # type: ignore[arg-type]
+        required = field.default is MISSING and field.default_factory is MISSING
+        if required and field.name not in checked:
+            raise ValueError(f"{config_class.__name__} needs {field.name!r}")
+    return config_class(**checked)
+
+
+def checked_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]:
+    """Values of some fields of a dataclass, as its fields hold them.
+
+    Raises ``ValueError`` naming a field that ``config_class`` does not have, or whose value is not
+    of its type.
+    """
+    known = [field.name for field in fields(config_class)]
     for name in values:
         if name not in known:
             raise ValueError(f"{config_class.__name__} has no field {name!r}; expected {known}")
@@ -34,19 +53,22 @@ def config_from_dict(config_class: type[Config], values: dict[str, Any]) -> Conf
         if not _fits(hints[name], value):
             expected = " or ".join(_words(choice) for choice in _choices(hints[name]))
             raise ValueError(f"{name} is {json.dumps(value, default=str)}; expected {expected}")
-    return config_class(**restored)
+    return restored
 
 
 def _restored(hint: Any, value: Any) -> Any:
-    """JSON has no dataclasses, which the annotation names, and no tuples: all lists were some."""
+    """A value of JSON as the annotation has it: dataclasses, tuples and paths."""
     if isinstance(value, dict):
         for choice in _choices(hint):
             if is_dataclass(choice):
                 return config_from_dict(choice, value)  # type: ignore[arg-type]
     if isinstance(value, str) and get_origin(hint) is tuple:  # one name may stand for itself
-        return (value,)
+        value = (value,)
+    if isinstance(value, str) and Path in _choices(hint):
+        return Path(value)
     if isinstance(value, list | tuple):
-        return tuple(_restored(None, item) for item in value)
+        inside = get_args(hint)[0] if get_origin(hint) is tuple else None
+        return tuple(_restored(inside, item) for item in value)
     return value
 
 
@@ -68,16 +90,19 @@ def _fits(hint: Any, value: Any) -> bool:
             kinds = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
             if len(kinds) == len(value) and all(map(_fits, kinds, value)):
                 return True
+        elif get_origin(choice) is Literal:
+            if value in get_args(choice):
+                return True
         elif isinstance(value, bool):
             if choice is bool:
                 return True
-        elif isinstance(value, (int, float) if choice is float else choice):
+        elif isinstance(value, (int, float) if choice is float else get_origin(choice) or choice):
             return True
     return False
 
 
 def _words(choice: Any) -> str:
-    """A type as whoever writes JSON knows it."""
+    """A type in the words of JSON."""
     if is_dataclass(choice):
         return f"an object with some of {[field.name for field in fields(choice)]}"
     if get_origin(choice) is tuple:
@@ -85,7 +110,19 @@ def _words(choice: Any) -> str:
         return (
             "a list of lists" if get_origin(inside) is tuple else f"a list, each {_words(inside)}"
         )
-    return JSON_WORDS[choice]
+    if get_origin(choice) is Literal:
+        return " or ".join(map(json.dumps, get_args(choice)))
+    return JSON_WORDS[get_origin(choice) or choice]
+
+
+def merged(values: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested values with the changed ones in place of theirs."""
+    return values | {
+        name: merged(values[name], change)
+        if isinstance(change, dict) and isinstance(values.get(name), dict)
+        else change
+        for name, change in changes.items()
+    }
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -97,6 +134,18 @@ def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def nested(values: dict[str, Any]) -> dict[str, Any]:
+    """Values by dotted names as nested dicts; the inverse of :func:`flattened`."""
+    result: dict[str, Any] = {}
+    for path, value in values.items():
+        *outer, name = path.split(".")
+        inside: dict[str, Any] = {name: value}
+        for part in reversed(outer):
+            inside = {part: inside}
+        result = merged(result, inside)
+    return result
 
 
 def check_bounds(config: Any, **bounds: tuple[float | int, float | int]) -> None:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from agents.config.options import TEST_EPISODES
 from agents.fixed import fixed_policy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
@@ -17,8 +18,6 @@ from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.measures.metrics import CladeScores, clade_scores, mean_or_none, nmse_per_sample
 from htm_env.types import TokenBatch
 
-TEST_EPISODES = 1000
-"""Held-out episodes of a result, where the data has as many."""
 VALIDATION_EPISODES = 256
 EVALUATION_SEED = 0
 """Draws of policies that draw: the same ones in every evaluation of every run."""

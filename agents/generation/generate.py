@@ -17,8 +17,8 @@ from rich.progress import Progress
 from rich.table import Table
 from torch import Tensor
 
-from agents.cli.options import GenerateOptions
 from agents.config.errors import UsageError, set_threads
+from agents.generation.options import GenerateOptions
 from agents.generation.pictures import write_figures
 from agents.generation.samples import (
     Encoded,
@@ -31,8 +31,8 @@ from agents.generation.samples import (
 )
 from agents.generation.scores import Judge, Scores, gaussian_tokens
 from agents.learners.base import Learner
+from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
-from agents.runs.session import load_learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_bytes, atomic_write_text
 from htm_env.generation.classifier_scores import classifier_scores
@@ -56,7 +56,7 @@ def generate_run(options: GenerateOptions) -> None:
     _check(options)
     set_threads(options.threads)
     directory = RunDirectory(options.directory)
-    learner = load_learner(directory)
+    learner = load_learner(options.directory)
     if not learner.makes_trees:
         raise ValueError(f"{directory.path} is a run of {learner.algo}, which makes no trees")
     out = directory.path / FOLDER if options.out is None else options.out
@@ -142,8 +142,8 @@ def _report(
     )
     noisy = denoised(learner, held_out.batch, options, stream=4)
     return {
-        "env": task.env_id,
-        "env_kwargs": RunDirectory(options.directory).load_config()["env_kwargs"],
+        "env": task.env,
+        "env_kwargs": RunDirectory(options.directory).load_config().env_kwargs,
         "algo": learner.algo,
         "embedding_dim": autoencoder.embedding_dim,
         "weights_hash": autoencoder.weights_hash(),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from agents.cli.options import GenerateOptions
 from agents.evaluation.figures import write_figure
+from agents.generation.options import GenerateOptions
 from agents.generation.samples import Encoded, Limits, denoised
 from agents.learners.base import Learner
 from htm_env.drawing.figures.generation import (

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.cli.options import GenerateOptions
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
+from agents.generation.options import GenerateOptions
 from agents.learners.base import Learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.generation.denoising import Denoised, denoise

@@ -1,10 +1,10 @@
-"""What the training loop, the evaluation and the command line ask of every algorithm."""
+"""The base class of every algorithm: update, plan, state and restore."""
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,57 +12,40 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.evaluation.evaluate import TEST_EPISODES, evaluate
+from agents.config.budget import Budget
+from agents.config.dataclasses_json import config_from_dict
+from agents.config.options import TEST_EPISODES
+from agents.config.run import MODES, RunConfig, Task
+from agents.evaluation.evaluate import evaluate
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.datasets import Dataset, environment_id, make_dataset
+from htm_env.datasets import Dataset, environment_id
 from htm_env.simulator import make_autoencoder, usable_device
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of
 
 LearnerType = TypeVar("LearnerType", bound="Learner")
 
-MODES = ("joint", "frozen")
-
-
-@dataclass(frozen=True)
-class Task:
-    """What is learned on: an environment, its autoencoder's size, and where it runs."""
-
-    env_id: str
-    env_kwargs: dict[str, Any] = field(default_factory=dict)
-    """Arguments of the dataset, as ``gym.make`` takes them."""
-    embedding_dim: int | None = None
-    """``D``; the environment's default if None."""
-    mode: str = "joint"
-    """``joint``: the autoencoder learns too, from scratch; ``frozen``: pretrained, untouched."""
-    seed: int = 0
-    device: str = "cpu"
-
-    def __post_init__(self) -> None:
-        """Raises ``ValueError`` for an unknown id, and for a split among the data's arguments."""
-        object.__setattr__(self, "env_id", environment_id(self.env_id))
-        if "split" in self.env_kwargs:
-            raise ValueError("env_kwargs has 'split': training and evaluation take their own")
-
-    def dataset(self, split: str) -> Dataset:
-        """One split of the data."""
-        return make_dataset(self.env_id, split=split, **self.env_kwargs)
-
 
 class Learner(ABC):
     """An algorithm that makes merges, and learns from them.
 
-    All randomness comes from ``self.generator``, so that a saved state continues bit for bit.
+    An algorithm defines ``update``, ``plan``, ``state`` and ``restore``; what else there is follows
+    from these. All randomness comes from ``self.generator``, so that a saved state continues bit
+    for bit.
 
     Args:
         env_id: an environment id (see :func:`htm_env.make_dataset`).
         config: the algorithm's frozen configuration; its defaults if None.
         env_kwargs: arguments of the dataset, as ``gym.make`` takes them.
         embedding_dim, mode, seed, device: see :class:`Task`.
+
+    Raises ``ValueError`` for an unknown id, mode or device, and for data that cannot be read.
     """
 
     algo: str
     """The name under which results are reported."""
+    algorithms: tuple[str, ...] = ()
+    """All names of algorithms that are of this class; ``algo`` alone if empty."""
     config_class: type
     """The frozen dataclass that configures it."""
     makes_trees = True
@@ -83,7 +66,8 @@ class Learner(ABC):
         if mode not in MODES:
             raise ValueError(f"unknown mode {mode!r}; choose from {list(MODES)}")
         self.config = self.config_class() if config is None else config
-        self.task = Task(env_id, dict(env_kwargs or {}), embedding_dim, mode, seed, device)
+        env = environment_id(env_id)
+        self.task = Task(env, dict(env_kwargs or {}), embedding_dim, mode, seed, device)
         self.device = usable_device(device)
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.dataset = self.task.dataset("train")
@@ -96,10 +80,10 @@ class Learner(ABC):
     def _make_autoencoder(self) -> HTMAutoencoder:
         if self.task.mode == "frozen":
             return make_autoencoder(
-                self.task.env_id, self.dataset, "pretrained", self.task.embedding_dim
+                self.task.env, self.dataset, "pretrained", self.task.embedding_dim
             )
         dim = self.task.embedding_dim
-        dim = embedding_dim_of(self.task.env_id) if dim is None else dim
+        dim = embedding_dim_of(self.task.env) if dim is None else dim
         autoencoder = HTMAutoencoder(
             self.dataset.token_dim,
             dim,
@@ -165,7 +149,7 @@ class Learner(ABC):
     def evaluate(
         self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
     ) -> dict[str, float | None]:
-        """How good policy and autoencoder are together, as ``evaluation/evaluate.py`` measures."""
+        """Scores of policy and autoencoder together (see :func:`agents.evaluation.evaluate`)."""
         return evaluate(self.plan, self.autoencoder, dataset, count, sampled=sampled)
 
     def figure(self, dataset: Dataset) -> Any:
@@ -190,27 +174,33 @@ class Learner(ABC):
         ``FileExistsError`` where ``out`` already holds a run, and ``FloatingPointError`` when
         learning does not stay finite.
         """
-        from agents.config.budget import Budget
-        from agents.runs.loop import Logged, Training, Updated
-        from agents.runs.progress import ProgressBar
+        from agents.runs.directory import RunDirectory
+        from agents.runs.loop import Training
+        from agents.runs.progress import shown
+        from agents.runs.session import start_run
 
         budget = Budget(seconds, merges)
         if out is not None:
-            from agents.runs.directory import RunDirectory
-            from agents.runs.session import start_run
-
             start_run(self, budget, RunDirectory(out), progress_bar=progress_bar)
             return
-        bar = ProgressBar(f"{self.task.env_id} {self.algo}") if progress_bar else None
-        try:
-            for event in Training(self, budget).events():
-                if bar is not None and isinstance(event, Updated):
-                    bar.update(event.position, event.scalars)
-                elif bar is not None and isinstance(event, Logged):
-                    bar.write(event.position, event.scalars)
-        finally:
-            if bar is not None:
-                bar.close()
+        for _ in shown(Training(self, budget), f"{self.task.env} {self.algo}", progress_bar):
+            pass
+
+    def run_config(self, budget: Budget | None = None) -> RunConfig:
+        """What the same learner is made from again, before any training."""
+        task = vars(self.task) | {"embedding_dim": self.autoencoder.embedding_dim}
+        return RunConfig(**task, algo=self.algo, config=asdict(self.config), budget=budget)
+
+    @classmethod
+    def from_run(cls: type[LearnerType], run: RunConfig) -> LearnerType:
+        """The untrained learner of a configuration.
+
+        Raises ``ValueError`` for an option that does not exist or is out of range.
+        """
+        task = run.task
+        learner = cls(task.pop("env"), config_from_dict(cls.config_class, run.config), **task)
+        learner.algo = run.algo
+        return learner
 
     def save(self, directory: str | Path) -> None:
         """Write the agent to a folder, as JSON and safetensors; what it had before is replaced.
@@ -218,11 +208,10 @@ class Learner(ABC):
         Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
         """
         from agents.runs.directory import RunDirectory
-        from agents.runs.session import learner_config
 
         folder = RunDirectory(directory)
-        folder.save_config(learner_config(self))
-        folder.save_checkpoint(self)
+        folder.save_config(self.run_config())
+        folder.save_checkpoint(self.state(), self.autoencoder)
 
     @classmethod
     def load(cls: type[LearnerType], directory: str | Path) -> LearnerType:
@@ -231,14 +220,15 @@ class Learner(ABC):
         It continues bit for bit, on the device that it had; where there is no such device it comes
         to the processor, with a warning and other random numbers. Raises ``FileNotFoundError``
         where there is none, ``ValueError`` for files that cannot be read and for an agent of
-        another class.
+        another class; ``agents.load`` returns an agent of any class.
         """
         from agents.runs.directory import RunDirectory
-        from agents.runs.session import load_learner
+        from agents.runs.session import open_agent
 
-        learner = load_learner(RunDirectory(directory))
-        if not isinstance(learner, cls):
-            raise ValueError(
-                f"{directory} holds a {type(learner).__name__}; expected a {cls.__name__}"
-            )
-        return learner
+        def build(run: RunConfig) -> LearnerType:
+            name, _, _ = run.algo.partition(":")
+            if name not in (cls.algorithms or (cls.algo,)):
+                raise ValueError(f"{directory} holds a run of {name}; expected a {cls.__name__}")
+            return cls.from_run(run)
+
+        return open_agent(RunDirectory(directory), build)

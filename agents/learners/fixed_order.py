@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
 from agents.evaluation.evaluate import root_errors
-from agents.fixed import fixed_policy
+from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from htm_env.autoencoder import HTMAutoencoder
@@ -47,6 +47,7 @@ class MergeOrder(Protocol):
 class FixedOrder(Learner):
     """Trains the autoencoder on the trees of a fixed policy."""
 
+    algorithms: tuple[str, ...] = tuple(FIXED_POLICIES)
     config_class: type = FixedOrderConfig
     config: FixedOrderConfig
 

@@ -13,7 +13,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
 from agents.config.dataclasses_json import check_bounds
-from agents.evaluation.evaluate import CHUNK, TEST_EPISODES, TREE_SCORES
+from agents.config.options import TEST_EPISODES
+from agents.evaluation.evaluate import CHUNK, TREE_SCORES
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
@@ -65,7 +66,7 @@ class Flat(Learner):
         if self.task.mode == "frozen":
             raise ValueError("flat has no pretrained autoencoder to keep frozen; use mode joint")
         dim = self.task.embedding_dim
-        dim = embedding_dim_of(self.task.env_id) if dim is None else dim
+        dim = embedding_dim_of(self.task.env) if dim is None else dim
         token_dim, slots = self.dataset.token_dim, self.dataset.max_tokens
         width = matching_width(token_dim, slots, dim, self.config.hidden_dim)
         autoencoder = FlatAutoencoder(token_dim, slots, dim, width, generator=self.generator)

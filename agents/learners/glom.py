@@ -64,11 +64,12 @@ class GlomOrder(FixedOrder):
     The Glom sees standardised tokens and no labels, trees or rewards.
     """
 
+    algo = "glom"
+    algorithms = ("glom",)
     config_class = GlomOrderConfig
     config: GlomOrderConfig  # type: ignore[assignment]  # it names no fixed policy
 
     def _merge_order(self) -> MergeOrder:
-        self.algo = "glom"
         with seeded_initialisation(self.generator):
             model = TokenGlom(self.dataset.token_dim, self.config.glom)
         self.glom = model.to(self.device)

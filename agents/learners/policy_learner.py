@@ -122,7 +122,7 @@ class PolicyLearner(Learner):
         """The reward that it learns from."""
         self._in_rounds = False
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
-        names = self.config.demonstrations or demonstrators_of(self.task.env_id)
+        names = self.config.demonstrations or demonstrators_of(self.task.env)
         self.selection = Selection(names, self.config.demonstration_race)
 
     def make_policy(self) -> MergePolicy:

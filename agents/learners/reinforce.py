@@ -67,6 +67,7 @@ class Reinforce(PolicyLearner):
     """Policy gradients on whole episodes, an autoencoder step on the same trees after each."""
 
     algo = "reinforce"
+    algorithms: tuple[str, ...] = ("reinforce", "original", "original_policy")
     config_class = ReinforceConfig
     config: ReinforceConfig
 

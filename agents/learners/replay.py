@@ -116,6 +116,7 @@ class ReplayReinforce(Reinforce):
     """
 
     algo = "replay"
+    algorithms = ("replay",)
     config_class = ReplayConfig
     config: ReplayConfig
 
@@ -140,7 +141,7 @@ class ReplayReinforce(Reinforce):
         if config.seed_episodes and not self.cloning.demonstrators:
             raise ValueError(
                 f"seed_episodes is {config.seed_episodes}, but there is no demonstrator on "
-                f"{self.task.env_id}; expected names in demonstrations"
+                f"{self.task.env}; expected names in demonstrations"
             )
         self.stochastic_demonstrators = {
             name: Demonstrator(

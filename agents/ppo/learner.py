@@ -37,6 +37,7 @@ class PPOLearner(PolicyLearner):
     """
 
     algo = "ppo"
+    algorithms = ("ppo", "maskable_ppo")
     config_class = PPOConfig
     config: PPOConfig
 
@@ -46,7 +47,7 @@ class PPOLearner(PolicyLearner):
         if config.maskable:
             self.algo = "maskable_ppo"
         self.env = HTMVecEnv(
-            self.task.env_id,
+            self.task.env,
             config.n_envs,
             autoencoder=self.autoencoder,
             reward=self.reward,

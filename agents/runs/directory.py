@@ -1,23 +1,30 @@
-"""The folder of one run, and what stands where in it."""
+"""The folder of one run and its files."""
 
 from __future__ import annotations
 
 import json
 import math
+import platform
 from collections.abc import Sequence
+from dataclasses import replace
+from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from agents.learners.base import Learner
+from agents.config.dataclasses_json import config_from_dict
+from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
+from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets.spans import joined_spans
 from htm_env.files import atomic_write_text
 
 OWN_DATA = "dataset.npz"
 """Data that a learner was given as arrays, kept with its run."""
+LIBRARIES = ("torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
+"""Their versions stand in ``config.json``, for readers only."""
 
 
 class RunDirectory:
@@ -51,40 +58,46 @@ class RunDirectory:
 
     # ------------------------------------------------------------ configuration and result
 
-    def save_config(self, config: dict[str, Any]) -> dict[str, Any]:
+    def save_config(self, run: RunConfig) -> RunConfig:
         """Write ``config.json``; returns it as written.
 
         Data in ``env_kwargs`` is kept beside it, paths become absolute. Raises ``ValueError`` for
         what JSON cannot hold.
         """
-        kwargs = dict(config["env_kwargs"])
+        kwargs = dict(run.env_kwargs)
         if isinstance(kwargs.get("dataset"), str | PathLike):
             kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
         elif "dataset" in kwargs:
             self.path.mkdir(parents=True, exist_ok=True)
             _save_data(self.path / OWN_DATA, kwargs["dataset"], kwargs.pop("spans", None))
             kwargs["dataset"] = OWN_DATA
-        config = config | {"env_kwargs": kwargs}
+        run = replace(run, env_kwargs=kwargs)
+        versions = {"python": platform.python_version()} | {
+            name: version(name) for name in LIBRARIES
+        }
         try:
-            text = json.dumps(config, indent=2)
+            text = json.dumps(run.as_dict() | {"versions": versions}, indent=2)
         except TypeError as error:
             raise ValueError(
                 f"this run cannot be described in {self.config_path}: {error}"
             ) from None
         atomic_write_text(self.config_path, text + "\n")
-        return json.loads(text)
+        return run
 
-    def load_config(self) -> dict[str, Any]:
+    def load_config(self) -> RunConfig:
         """Read ``config.json``; ``FileNotFoundError`` or ``ValueError`` naming it."""
         if not self.holds_run:
             raise FileNotFoundError(f"{self.path} holds no run: there is no {self.config_path}")
         try:
-            config = json.loads(self.config_path.read_text())
-            if config["env_kwargs"].get("dataset") == OWN_DATA:
-                config["env_kwargs"]["dataset"] = str((self.path / OWN_DATA).resolve())
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.config_path} does not describe a run: {error!r}") from error
-        return config
+            values = json.loads(self.config_path.read_text())
+            values.pop("versions", None)
+            run = config_from_dict(RunConfig, values)
+        except (ValueError, TypeError, AttributeError) as error:
+            raise ValueError(f"{self.config_path} does not describe a run: {error}") from error
+        if run.env_kwargs.get("dataset") == OWN_DATA:
+            own = {"dataset": str((self.path / OWN_DATA).resolve())}
+            run = replace(run, env_kwargs=run.env_kwargs | own)
+        return run
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Write ``result.json``; a score that is not finite is null there."""
@@ -94,21 +107,25 @@ class RunDirectory:
 
     def save_checkpoint(
         self,
-        learner: Learner,
+        state: dict[str, Any],
+        autoencoder: HTMAutoencoder,
         training: dict[str, Any] | None = None,
         rows: Sequence[dict[str, float | None]] = (),
     ) -> None:
-        """Write everything that resuming needs, and the autoencoder for others to use.
+        """Write everything that resuming needs, and the autoencoder for other uses.
 
-        ``training`` is the loop's state and ``rows`` what ``metrics.csv`` holds by now.
+        ``state`` is the learner's, ``training`` the loop's, and ``rows`` are those of
+        ``metrics.csv`` by now.
         """
-        state = {"learner": learner.state(), "training": training, "rows": list(rows)}
-        save_state(self.checkpoint_path, state)
-        learner.autoencoder.save(self.autoencoder_path)
+        everything = {"learner": state, "training": training, "rows": list(rows)}
+        save_state(self.checkpoint_path, everything)
+        autoencoder.save(self.autoencoder_path)
 
     def clear_leftovers(self) -> None:
-        """Remove what a killed process was writing; for whoever continues the run, and no reader:
-        a run that is still training writes its next checkpoint there."""
+        """Remove what a killed process was writing.
+
+        Only before the run is continued: a run that is still training writes there.
+        """
         for leftover in self.checkpoint_path.parent.glob(".*"):
             leftover.unlink(missing_ok=True)
 

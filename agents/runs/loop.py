@@ -1,8 +1,8 @@
-"""The training loop: it updates a learner until the budget is used, and yields what happens.
+"""The training loop: updates a learner until the budget is used, and yields events.
 
-Whoever iterates logs, draws and saves; the loop itself writes nothing. What is logged and
-evaluated when depends on the share of the budget that is used and on nothing else, so under a
-budget of merges it falls on the same updates in every run, interrupted or not.
+The caller logs, draws and saves; the loop itself writes nothing. What is logged and evaluated when
+depends on the share of the budget that is used and on nothing else, so under a budget of merges it
+falls on the same updates in every run, interrupted or not.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from agents.config.budget import Budget
-from agents.learners.base import Learner
 
 LOG_POINTS = 200
 """Rows of scalars over the whole budget."""
@@ -26,9 +25,21 @@ CHECKPOINT_SECONDS = 60.0
 """A checkpoint is also due when the last one is older than this."""
 
 
+@runtime_checkable
+class Trainable(Protocol):
+    """An object that the loop can train."""
+
+    merges_made: int
+    """Merges made for learning so far."""
+    updates: int
+
+    def update(self, progress: float) -> dict[str, float]:
+        """Learn once, ``progress`` in [0, 1] through the budget; returns scalars by tag."""
+
+
 @dataclass(frozen=True)
 class Position:
-    """How far a run is."""
+    """Progress of a run."""
 
     progress: float
     """The share of the budget that is used, from 0 to 1."""
@@ -69,18 +80,21 @@ class Training:
     """One run of one learner over one budget; it can be saved after any event that says so.
 
     Args:
-        learner: what learns; its counters may already have something on them.
+        learner: its counters may start above 0.
         budget: counts from here on, whatever the learner did before.
-        validate: gives the validation scores, by tag; it must not touch the learner's generator.
+        validate: returns the validation scores, by tag; must not use the learner's generator.
+        clock: seconds of wall time.
     """
 
     def __init__(
         self,
-        learner: Learner,
+        learner: Trainable,
         budget: Budget,
         validate: Callable[[], dict[str, float | None]] | None = None,
+        clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.learner, self.budget = learner, budget
+        self._clock = clock
         self._validate = validate
         self._first_merge = learner.merges_made
         self._seconds_before = 0.0
@@ -93,10 +107,10 @@ class Training:
 
     @property
     def position(self) -> Position:
-        """Where the run is now."""
+        """Current position."""
         seconds = self._seconds_before
         if self._running_since is not None:
-            seconds += perf_counter() - self._running_since
+            seconds += self._clock() - self._running_since
         merges = self.learner.merges_made - self._first_merge
         progress = self.budget.progress(seconds, merges)
         return Position(progress, seconds, merges, self.learner.updates)
@@ -104,16 +118,16 @@ class Training:
     def events(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train until the budget is used, or until ``stop`` says so after an update.
 
-        Either way a checkpoint is due at the end. Raises what the learner's update raises,
-        ``FloatingPointError`` when it does not get finite numbers any more; no checkpoint then.
+        Either way a checkpoint is due at the end. Raises what the learner's update raises, such as
+        ``FloatingPointError`` for numbers that are not finite; no checkpoint is due then.
         """
-        self._running_since = saved_at = perf_counter()
+        self._running_since = saved_at = self._clock()
         try:
             position, stopping = self.position, False
             while position.progress < 1.0 and not stopping:
-                started = perf_counter()
+                started = self._clock()
                 scalars = self.learner.update(self.position.progress)
-                self._update_seconds += perf_counter() - started
+                self._update_seconds += self._clock() - started
                 self._add(scalars)
                 position = self.position
                 yield Updated(position, scalars)
@@ -121,16 +135,16 @@ class Training:
                 if log:
                     yield Logged(position, self._row(evaluation), evaluation)
                 stopping = stop()
-                old = perf_counter() - saved_at > CHECKPOINT_SECONDS
+                old = self._clock() - saved_at > CHECKPOINT_SECONDS
                 if evaluation is not None or old or stopping:
                     yield CheckpointDue(self.position)
-                    saved_at = perf_counter()
+                    saved_at = self._clock()
         finally:
             self._seconds_before = self.position.seconds
             self._running_since = None
 
     def state(self) -> dict[str, Any]:
-        """Everything that the loop itself needs to continue; the learner has its own state."""
+        """State of the loop alone; the learner has its own."""
         return {
             "seconds": self.position.seconds,
             "first_merge": self._first_merge,

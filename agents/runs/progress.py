@@ -1,15 +1,16 @@
-"""What a person sees while a run trains."""
+"""The progress bar of a run."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from time import monotonic
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from agents.runs.loggers import Scalars
-from agents.runs.loop import Position
+from agents.runs.loop import Event, Logged, Position, Training, Updated
 
 SHOWN = {
     "train/return": "return",
@@ -22,6 +23,21 @@ SMOOTHING = 0.95
 """How much of the shown value an update leaves."""
 LINE_SECONDS = 10.0
 """Without a terminal, a line as often as this."""
+
+
+def shown(training: Training, title: str, visible: bool = True) -> Iterator[Event]:
+    """The events of a training, with a progress bar while they last if ``visible``."""
+    bar = ProgressBar(title) if visible else None
+    try:
+        for event in training.events():
+            if bar is not None and isinstance(event, Updated):
+                bar.update(event.position, event.scalars)
+            elif bar is not None and isinstance(event, Logged):
+                bar.write(event.position, event.scalars)
+            yield event
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 class ProgressBar:

@@ -2,96 +2,99 @@
 
 from __future__ import annotations
 
-import platform
 import warnings
-from dataclasses import asdict
-from importlib.metadata import version
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
+from jaxtyping import Int64
+from torch import Tensor
 
 from agents.config.budget import Budget
-from agents.config.dataclasses_json import config_from_dict, flattened
+from agents.config.dataclasses_json import flattened
+from agents.config.options import TEST_EPISODES
+from agents.config.run import RunConfig, Task
 from agents.evaluation.evaluate import VALIDATION_EPISODES
 from agents.evaluation.figures import write_png
-from agents.learners.base import Learner
-from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
 from agents.runs.interruption import Interruption
 from agents.runs.loggers import CSVLogger, Logger
-from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Training, Updated
+from agents.runs.loop import (
+    EVALUATIONS,
+    CheckpointDue,
+    Logged,
+    Position,
+    Trainable,
+    Training,
+    Updated,
+)
 from agents.runs.progress import ProgressBar
 from agents.runs.tensorboard import TensorBoardLogger
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.datasets import Dataset
 from htm_env.drawing.rendering import figure_to_array
 from htm_env.simulator import usable_device
+from htm_env.types import TokenBatch
 
 FIGURES = 4
 """Pictures of the learner over the whole budget, the last after it; divides the evaluations."""
 PICTURED = range(EVALUATIONS // FIGURES, EVALUATIONS, EVALUATIONS // FIGURES)
-LIBRARIES = ("torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
 
 
-def learner_config(learner: Learner) -> dict[str, Any]:
-    """What :func:`build_learner` needs to make the same learner again, before any training."""
-    task = learner.task
-    return {
-        "env": task.env_id,
-        "env_kwargs": task.env_kwargs,
-        "algo": learner.algo,
-        "config": asdict(learner.config),
-        "embedding_dim": learner.autoencoder.embedding_dim,
-        "mode": task.mode,
-        "seed": task.seed,
-        "device": task.device,
-    }
+@runtime_checkable
+class Agent(Trainable, Protocol):
+    """A learner as a run uses it: trained, evaluated, drawn, saved and restored."""
+
+    algo: str
+    task: Task
+    dataset: Dataset
+    device: torch.device
+    generator: torch.Generator
+    autoencoder: HTMAutoencoder
+
+    def run_config(self, budget: Budget | None = None) -> RunConfig: ...
+
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]: ...
+
+    def evaluate(
+        self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
+    ) -> dict[str, float | None]: ...
+
+    def figure(self, dataset: Dataset) -> Any: ...
+
+    def state(self) -> dict[str, Any]: ...
+
+    def restore(self, state: dict[str, Any]) -> None: ...
 
 
-def run_config(learner: dict[str, Any], budget: Budget) -> dict[str, Any]:
-    """The content of ``config.json``: how the learner is made, its budget, and with what."""
-    versions = {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
-    return learner | {"budget": asdict(budget), "versions": versions}
+AgentType = TypeVar("AgentType", bound=Agent)
 
 
-def build_learner(config: dict[str, Any]) -> Learner:
-    """The untrained learner that ``config.json`` describes.
+def open_agent(directory: RunDirectory, build: Callable[[RunConfig], AgentType]) -> AgentType:
+    """The learner of a run in the state of its last checkpoint.
 
-    Raises ``ValueError`` for an algorithm or a field that does not exist, or a key that is missing.
-    """
-    try:
-        entry = algorithm(config["algo"])
-        learner = entry.learner(
-            config["env"],
-            config_from_dict(type(entry.config), config["config"]),
-            env_kwargs=config["env_kwargs"],
-            embedding_dim=config["embedding_dim"],
-            mode=config["mode"],
-            seed=config["seed"],
-            device=config["device"],
-        )
-    except KeyError as error:
-        raise ValueError(f"the configuration of the run has no {error}") from error
-    learner.algo = config["algo"]
-    return learner
+    Args:
+        directory: folder of the run.
+        build: makes the untrained learner of a configuration.
 
-
-def load_learner(directory: RunDirectory) -> Learner:
-    """The learner of a run as its last checkpoint has it.
-
-    Where the device of the run cannot be used here, it comes to the processor, with a warning and
-    with random numbers of its own: a generator's state means nothing on another device.
+    Where the device of the run cannot be used here, the learner runs on the processor, with a
+    warning and with random numbers of its own: a generator's state means nothing on another device.
 
     Raises ``FileNotFoundError`` without a run or a checkpoint, ``ValueError`` for files that cannot
     be read.
     """
-    config = directory.load_config()
+    run = directory.load_config()
     away = False
     try:
-        usable_device(config.get("device", "cpu"))
+        usable_device(run.device)
     except ValueError as error:
         away = True
-        warnings.warn(f"{error}; {directory.path} is opened on the processor", stacklevel=2)
-        config = config | {"device": "cpu"}
-    learner = build_learner(config)
+        warnings.warn(f"{error}; {directory.path} is opened on the processor", stacklevel=3)
+        run = replace(run, device="cpu")
+    learner = build(run)
     state = directory.load_checkpoint()
     if state is None:
         raise FileNotFoundError(f"no checkpoint yet at {directory.checkpoint_path}")
@@ -102,7 +105,7 @@ def load_learner(directory: RunDirectory) -> Learner:
 
 
 def start_run(
-    learner: Learner, budget: Budget, directory: RunDirectory, *, progress_bar: bool = True
+    learner: Agent, budget: Budget, directory: RunDirectory, *, progress_bar: bool = True
 ) -> dict[str, Any]:
     """Train from the start in a folder of its own, and return the result.
 
@@ -111,28 +114,29 @@ def start_run(
     """
     directory.check_free()
     check_plan(learner)
-    directory.save_config(run_config(learner_config(learner), budget))
+    directory.save_config(learner.run_config(budget))
     return _run(learner, budget, directory, None, progress_bar)
 
 
-def resume_run(directory: RunDirectory, *, progress_bar: bool = True) -> dict[str, Any]:
+def resume_run(
+    directory: RunDirectory, build: Callable[[RunConfig], Agent], *, progress_bar: bool = True
+) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from the start if it has none, to its result.
 
     Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit.
-    Raises what :func:`start_run` raises, and ``FileNotFoundError`` or ``ValueError`` where the
-    folder holds no run that can be resumed.
+    ``build`` makes the untrained learner of a configuration. Raises what :func:`start_run` raises,
+    and ``FileNotFoundError`` or ``ValueError`` where the folder holds no run that can be resumed.
     """
-    config = directory.load_config()
+    run = directory.load_config()
     directory.clear_leftovers()
     state = directory.load_checkpoint()
-    if "budget" not in config or (state is not None and state["training"] is None):
+    if run.budget is None or (state is not None and state["training"] is None):
         raise ValueError(f"{directory.path} holds a saved agent, not a run that can be resumed")
-    learner = build_learner(config)
-    return _run(learner, Budget(**config["budget"]), directory, state, progress_bar)
+    return _run(build(run), run.budget, directory, state, progress_bar)
 
 
 def _run(
-    learner: Learner,
+    learner: Agent,
     budget: Budget,
     directory: RunDirectory,
     state: dict[str, Any] | None,
@@ -150,7 +154,7 @@ def _run(
         training.restore(state["training"])
     table = CSVLogger(directory.metrics_path, [] if state is None else state["rows"])
     events = TensorBoardLogger(directory.path, None if state is None else training.position.merges)
-    bar = ProgressBar(f"{learner.task.env_id} {learner.algo}") if progress_bar else None
+    bar = ProgressBar(f"{learner.task.env} {learner.algo}") if progress_bar else None
     loggers: list[Logger] = [table, events] if bar is None else [table, events, bar]
 
     def picture(position: Position) -> None:
@@ -169,13 +173,15 @@ def _run(
                     if event.evaluation in PICTURED:
                         picture(event.position)
                 elif isinstance(event, CheckpointDue):
-                    directory.save_checkpoint(learner, training.state(), table.rows)
+                    directory.save_checkpoint(
+                        learner.state(), learner.autoencoder, training.state(), table.rows
+                    )
             if interruption.requested():
                 raise KeyboardInterrupt
         picture(training.position)
         result = _result(learner, training.position, directory)
         events.hyperparameters(
-            flattened(directory.load_config()),
+            flattened(directory.load_config().as_dict()),
             {f"test/{name}": value for name, value in result["test"].items()},
         )
     finally:
@@ -185,11 +191,11 @@ def _run(
     return result
 
 
-def _result(learner: Learner, position: Position, directory: RunDirectory) -> dict[str, Any]:
+def _result(learner: Agent, position: Position, directory: RunDirectory) -> dict[str, Any]:
     validation = learner.task.dataset("validation")
     return {
-        "env": learner.task.env_id,
-        "env_kwargs": directory.load_config()["env_kwargs"],
+        "env": learner.task.env,
+        "env_kwargs": directory.load_config().env_kwargs,
         "algo": learner.algo,
         "seed": learner.task.seed,
         "seconds": position.seconds,
@@ -203,7 +209,7 @@ def _result(learner: Learner, position: Position, directory: RunDirectory) -> di
     }
 
 
-def _restore(learner: Learner, state: dict[str, Any], directory: RunDirectory) -> None:
+def _restore(learner: Agent, state: dict[str, Any], directory: RunDirectory) -> None:
     try:
         learner.restore(state["learner"])
     except (KeyError, TypeError, RuntimeError) as error:  # of another version, or not a learner's
@@ -213,7 +219,7 @@ def _restore(learner: Learner, state: dict[str, Any], directory: RunDirectory) -
         ) from error
 
 
-def check_plan(learner: Learner) -> None:
-    """Raise what the learner has against its data before anything is written."""
-    generator = torch.Generator(learner.device)
-    learner.plan(learner.dataset.fixed(1).to(learner.device), generator, greedy=True)
+def check_plan(learner: Agent) -> None:
+    """Make one plan: raises ``ValueError`` for data that the learner cannot use."""
+    one = learner.dataset.fixed(1).to(learner.device)
+    learner.plan(one, torch.Generator(learner.device), greedy=True)

@@ -1,0 +1,60 @@
+"""The configuration of a run: its task, its algorithm, the algorithm's options and the budget."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any
+
+from agents.config.budget import Budget
+
+if TYPE_CHECKING:
+    from htm_env.datasets import Dataset
+
+MODES = ("joint", "frozen")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What is learned on: an environment, its autoencoder's size, and where it runs."""
+
+    env: str
+    """Environment id."""
+    env_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Arguments of the dataset, as ``gym.make`` takes them."""
+    embedding_dim: int | None = None
+    """``D``; the environment's default if None."""
+    mode: str = "joint"
+    """``joint``: the autoencoder learns too, from scratch; ``frozen``: pretrained, untouched."""
+    seed: int = 0
+    """Of all random numbers."""
+    device: str = "cpu"
+    """Where to run: cpu, cuda, ..."""
+
+    def dataset(self, split: str) -> Dataset:
+        """One split of the data; ``ValueError`` where its arguments name a split themselves."""
+        from htm_env.datasets import make_dataset
+
+        if "split" in self.env_kwargs:
+            raise ValueError("env_kwargs has 'split': training and evaluation take their own")
+        return make_dataset(self.env, split=split, **self.env_kwargs)
+
+
+@dataclass(frozen=True)
+class RunConfig(Task):
+    """The content of ``config.json``, and of the file behind ``htm train --config``."""
+
+    algo: str = field(kw_only=True)
+    """Algorithm, perhaps with a label: ``replay``, ``replay:control``."""
+    config: dict[str, Any] = field(default_factory=dict, kw_only=True)
+    """Options of the algorithm, nested as its configuration is; its defaults where left out."""
+    budget: Budget | None = field(default=None, kw_only=True)
+    """None for an agent that was saved without a run."""
+
+    @property
+    def task(self) -> dict[str, Any]:
+        """The fields of the :class:`Task` by name."""
+        return {field.name: getattr(self, field.name) for field in fields(Task)}
+
+    def as_dict(self) -> dict[str, Any]:
+        """All fields by name, for JSON; arrays among ``env_kwargs`` are not copied."""
+        return vars(self) | {"budget": None if self.budget is None else asdict(self.budget)}
