@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from agents.runs.directory import RunDirectory
-from agents.runs.session import load_learner, resume_run
+from agents.registry import load_learner, resume
 
 RUNS = Path(__file__).parent / "data" / "runs"
 ALGORITHMS = ("reinforce", "replay", "ppo")
@@ -20,7 +19,7 @@ ALGORITHMS = ("reinforce", "replay", "ppo")
 
 @pytest.mark.parametrize("algo", ALGORITHMS)
 def test_a_run_of_an_earlier_release_evaluates_as_it_did(algo):
-    learner = load_learner(RunDirectory(RUNS / algo))
+    learner = load_learner(RUNS / algo)
     result = json.loads((RUNS / algo / "result.json").read_text())
     assert learner.algo == algo
     assert (learner.merges_made, learner.updates) == (result["merges"], result["updates"])
@@ -35,7 +34,7 @@ def test_a_run_of_an_earlier_release_resumes_as_it_did(tmp_path, algo):
     config = json.loads((tmp_path / algo / "config.json").read_text())
     config["budget"]["merges"] = 3000
     (tmp_path / algo / "config.json").write_text(json.dumps(config))
-    result = resume_run(RunDirectory(tmp_path / algo), progress_bar=False)
+    result = resume(tmp_path / algo, progress_bar=False)
     there = json.loads((RUNS / algo / "resumed.json").read_text())
     assert (result["merges"], result["updates"]) == (there["merges"], there["updates"])
     assert result["test"]["nmse"] == pytest.approx(there["nmse"], rel=1e-2)
