@@ -10,14 +10,13 @@ from dataclasses import replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from agents.config.dataclasses_json import config_from_dict
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
-from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets.spans import joined_spans
 from htm_env.files import atomic_write_text
 
@@ -25,6 +24,13 @@ OWN_DATA = "dataset.npz"
 """Data that a learner was given as arrays, kept with its run."""
 LIBRARIES = ("torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
 """Their versions stand in ``config.json``, for readers only."""
+
+
+@runtime_checkable
+class Savable(Protocol):
+    """An autoencoder, of trees or of whole sets."""
+
+    def save(self, path: str | Path) -> None: ...
 
 
 class RunDirectory:
@@ -108,7 +114,7 @@ class RunDirectory:
     def save_checkpoint(
         self,
         state: dict[str, Any],
-        autoencoder: HTMAutoencoder,
+        autoencoder: Savable,
         training: dict[str, Any] | None = None,
         rows: Sequence[dict[str, float | None]] = (),
     ) -> None:
