@@ -45,10 +45,10 @@ class FlatConfig:
 class Flat(Learner):
     """Trains a set autoencoder of the same embedding and size as the tree's, and makes no trees.
 
-    Its ``nmse`` is everybody's, with one favour: a decoded set has no order, so it is matched to
-    the sample's tokens by the assignment that makes the error least, while a tree has to put every
-    token in its place. A sample of ``n`` tokens counts as ``n - 1`` merges, so that equal budgets
-    show equal numbers of samples.
+    Its ``nmse`` is that of all learners, with one favour: a decoded set has no order, so it is
+    matched to the sample's tokens by the assignment that makes the error least, while a tree has to
+    put every token in its place. A sample of ``n`` tokens counts as ``n - 1`` merges, so that equal
+    budgets show equal numbers of samples.
     """
 
     algo = "flat"

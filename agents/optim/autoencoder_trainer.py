@@ -1,8 +1,10 @@
-"""Trains an autoencoder on given merges: the half of joint learning that every algorithm shares."""
+"""Training of an autoencoder on given merges, which all learners share."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +16,11 @@ from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import check_points, piecewise_linear
 from agents.optim.minibatches import equal_parts, mean_scalars
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
-from agents.optim.precision import check_precision, products_in, usable_precision
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
 from htm_env.types import TokenBatch
 
+PRECISIONS = ("float32", "bfloat16")
 AUTOENCODER_OPTIMIZER = OptimizerConfig(method="soap", learning_rate=1e-2)
 """The numbers of an embedding have no axes of their own, so Adam, which scales every weight by
 itself, scales along the wrong ones; in equal time SOAP left a sixth of its error (Trees, D=16)."""
@@ -55,7 +57,10 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden_dim=(1, math.inf), noise_std=(0, math.inf))
-        check_precision(self.precision)
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"unknown precision {self.precision!r}; choose from {list(PRECISIONS)}"
+            )
         check_points("subtree_share", self.subtree_share)
         check_points("transport_interpolation", self.transport_interpolation)
 
@@ -140,3 +145,29 @@ class AutoencoderTrainer:
         for name, optimizer in self.optimizers.items():
             optimizer.restore(state[name])
         self.guard.restore(state["guard"])
+
+
+def has_bfloat16(device: str | torch.device) -> bool:
+    """Whether this device multiplies bfloat16 matrices itself, without a slow emulation."""
+    kind = torch.device(device).type
+    if kind == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if kind == "cpu":
+        mkldnn = torch.backends.mkldnn.is_available()  # not on every build
+        return mkldnn and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return False
+
+
+def usable_precision(precision: str, device: str | torch.device) -> str:
+    """The given one; float32, with a ``RuntimeWarning``, where the device does not have it."""
+    if precision == "bfloat16" and not has_bfloat16(device):
+        warnings.warn(f"{device} has no bfloat16; training in float32", RuntimeWarning, 2)
+        return "float32"
+    return precision
+
+
+def products_in(precision: str, device: str | torch.device) -> AbstractContextManager[object]:
+    """A context in which linear layers multiply in this precision; weights stay float32."""
+    if precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -72,20 +73,11 @@ def make_ppo(
     env_kwargs["observe"] = tuple(dict.fromkeys((*env_kwargs.get("observe", ()), *needed)))
     env = VecMonitor(HTMVecEnv(env_id, n_envs, **env_kwargs))
     slots = env.observation_space["active"].shape[0]  # type: ignore[index]
-    defaults = PPOConfig()
-    steps = ppo_kwargs.get("n_steps", slots - 1)
-    form = FORMS[maskable]
+    form, steps = FORMS[maskable], ppo_kwargs.get("n_steps", slots - 1)
     kwargs = {
-        "policy": form.policy,
+        **model_arguments(replace(PPOConfig(), n_envs=n_envs), form, steps),
         "policy_kwargs": policy_kwargs,
-        "rollout_buffer_class": form.buffer,
-        "n_steps": steps,
-        "batch_size": minibatch(n_envs * steps, defaults.batch_size),
-        "n_epochs": defaults.n_epochs,
         "learning_rate": 1e-3,  # it stays so: lower than the highest of a schedule
-        "gamma": defaults.discount,
-        "gae_lambda": defaults.gae_lambda,
-        "clip_range": defaults.clip_range,
         "device": env_kwargs.get("device", "cpu"),
         **ppo_kwargs,
     }
@@ -101,23 +93,14 @@ def joint_model(
     config: PPOConfig, env: HTMVecEnv, learning_rate: Callable[[float], float], device: torch.device
 ) -> PPO | MaskablePPO:
     """The model of a configuration, which logs to nowhere and clips no gradient itself."""
-    steps = config.rollout_episodes * (env.observation_space["active"].shape[0] - 1)  # type: ignore[index]
+    slots = env.observation_space["active"].shape[0]  # type: ignore[index]
     form = FORMS[config.maskable]
     optimizer_class, optimizer_arguments = optimizer_of(config.policy)
     model = form.model(
-        form.policy,
-        env,
+        env=env,
+        **model_arguments(config, form, config.rollout_episodes * (slots - 1)),
         learning_rate=learning_rate,
-        rollout_buffer_class=form.buffer,
-        n_steps=steps,
-        batch_size=minibatch(steps * config.n_envs, config.batch_size),
-        n_epochs=config.n_epochs,
-        gamma=config.discount,
-        gae_lambda=config.gae_lambda,
-        clip_range=config.clip_range,
-        ent_coef=config.entropy_bonus,
-        vf_coef=config.value_weight,
-        max_grad_norm=math.inf,  # the learner's gate clips, and measures
+        max_grad_norm=math.inf,  # the learner's optimizer clips, and measures
         policy_kwargs={
             "scorer": config.scorer,
             "hidden_dim": config.policy_hidden_dim,
@@ -130,3 +113,19 @@ def joint_model(
     )
     model.set_logger(Logger(None, []))
     return model
+
+
+def model_arguments(config: PPOConfig, form: Form, steps: int) -> dict[str, Any]:
+    """Arguments of a model with rollouts of so many steps of each copy."""
+    return {
+        "policy": form.policy,
+        "rollout_buffer_class": form.buffer,
+        "n_steps": steps,
+        "batch_size": minibatch(steps * config.n_envs, config.batch_size),
+        "n_epochs": config.n_epochs,
+        "gamma": config.discount,
+        "gae_lambda": config.gae_lambda,
+        "clip_range": config.clip_range,
+        "ent_coef": config.entropy_bonus,
+        "vf_coef": config.value_weight,
+    }
