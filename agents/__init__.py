@@ -5,13 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from agents.encoders.glom import Glom, GlomConfig
-    from agents.encoders.hierarchical import (
+    from agents.encoders.config import GlomConfig, HierarchyConfig
+    from agents.encoders.glom.columns import Glom
+    from agents.encoders.hierarchical.transformer import (
         HierarchicalTransformer,
         HierarchicalTransformerConfig,
-        HierarchyConfig,
     )
-    from agents.encoders.reduction import HierarchyReduction, ReductionLevel, join_samples
+    from agents.encoders.reduction.reduction import (
+        HierarchyReduction,
+        ReductionLevel,
+        join_samples,
+    )
     from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
     from agents.learners.reinforce import Reinforce, ReinforceConfig
     from agents.learners.replay import ReplayConfig, ReplayReinforce
@@ -41,13 +45,17 @@ __all__ = [
     "make_ppo",
 ]
 _MODULES = {
-    "agents.encoders.glom": ("Glom", "GlomConfig"),
-    "agents.encoders.hierarchical": (
+    "agents.encoders.config": ("GlomConfig", "HierarchyConfig"),
+    "agents.encoders.glom.columns": ("Glom",),
+    "agents.encoders.hierarchical.transformer": (
         "HierarchicalTransformer",
         "HierarchicalTransformerConfig",
-        "HierarchyConfig",
     ),
-    "agents.encoders.reduction": ("HierarchyReduction", "ReductionLevel", "join_samples"),
+    "agents.encoders.reduction.reduction": (
+        "HierarchyReduction",
+        "ReductionLevel",
+        "join_samples",
+    ),
     "agents.learners.fixed_order": ("FixedOrder", "FixedOrderConfig"),
     "agents.learners.reinforce": ("Reinforce", "ReinforceConfig"),
     "agents.learners.replay": ("ReplayConfig", "ReplayReinforce"),

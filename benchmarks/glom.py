@@ -29,14 +29,10 @@ from jaxtyping import Bool, Float, Int64
 from scipy.cluster.hierarchy import linkage
 from torch import Tensor
 
-from agents.encoders.glom import (
-    GlomConfig,
-    GlomTrainingConfig,
-    TokenGlom,
-    draw_hidden,
-    island_merges,
-    scene_losses,
-)
+from agents.encoders.config import GlomConfig
+from agents.encoders.glom.islands import island_merges
+from agents.encoders.glom.losses import draw_hidden
+from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
 from agents.fixed import fixed_policy
 from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
 from benchmarks.table import report

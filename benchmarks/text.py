@@ -21,12 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from agents.config.schedules import cosine_decay, warm_up
-from agents.encoders.hierarchical import (
+from agents.encoders.config import HierarchyConfig
+from agents.encoders.hierarchical.transformer import (
     HierarchicalTransformer,
     HierarchicalTransformerConfig,
-    HierarchyConfig,
+    token_loss,
 )
-from agents.encoders.hierarchical.losses import token_loss
 from agents.optim.soap import SOAP
 from benchmarks.table import report
 

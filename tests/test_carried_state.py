@@ -14,7 +14,8 @@ from agents import make_ppo
 from agents.config.dataclasses_json import config_from_dict
 from agents.encoders import Context, ContextConfig, ContextEncoder
 from agents.encoders.base import masked_mean, without_junk
-from agents.encoders.glom import GlomConfig, GlomEncoder, GlomEncoderConfig
+from agents.encoders.config import GlomConfig, GlomEncoderConfig
+from agents.encoders.glom.encoder import GlomEncoder
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.likelihood import with_context as context_judgement
 from agents.likelihood.judging import judge

@@ -16,7 +16,7 @@ from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
 from agents.cli import main
 from agents.encoders import ENCODERS, ContextConfig
-from agents.encoders.glom import GlomConfig
+from agents.encoders.config import GlomConfig
 from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.inspection.embeddings import root_embeddings
 from agents.learners.base import Learner

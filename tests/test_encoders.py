@@ -15,7 +15,7 @@ import htm_env  # noqa: F401  # registers the ids
 from agents.config.dataclasses_json import config_from_dict
 from agents.encoders import ENCODERS, ContextConfig, ContextEncoder, Spans, make_encoder
 from agents.encoders.base import masked_mean
-from agents.encoders.hierarchical import HierarchicalConfig
+from agents.encoders.config import HierarchicalConfig
 from agents.likelihood import with_context as context_judgement
 from agents.likelihood.judging import judge
 from agents.networks.context import ContextPolicy, make_policy, observed_by

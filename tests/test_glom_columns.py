@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.encoders.glom import Glom, GlomConfig, similarity_attention
-from agents.encoders.glom.attention import near
+from agents.encoders.config import GlomConfig
+from agents.encoders.glom.columns import Glom, near, similarity_attention
 from htm_env.coding.networks import seeded_initialisation
 
 CONFIGS = {

@@ -7,7 +7,9 @@ import math
 import pytest
 import torch
 
-from agents.encoders.glom import Glom, GlomConfig, GlomEncoder, GlomEncoderConfig
+from agents.encoders.config import GlomConfig, GlomEncoderConfig
+from agents.encoders.glom.columns import Glom
+from agents.encoders.glom.encoder import GlomEncoder
 from htm_env.coding.networks import seeded_initialisation
 
 SMALL = GlomConfig(levels=2, level_width=8)

@@ -7,8 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.encoders.glom import island_merges
-from agents.encoders.glom.islands import relative_distances
+from agents.encoders.glom.islands import island_merges, relative_distances
 from htm_env.forest import check_merges, leaf_sets
 
 

@@ -9,16 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.encoders.glom import (
-    GlomConfig,
-    GlomTrainingConfig,
-    TokenGlom,
-    contrastive_loss,
-    denoising_loss,
-    draw_crops,
-    draw_hidden,
-    scene_losses,
-)
+from agents.encoders.config import GlomConfig
+from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_crops, draw_hidden
+from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
 from benchmarks.glom import mean_of_neighbours, restoring, train
 from htm_env.coding.networks import seeded_initialisation
 from htm_env.datasets.wholes import WholesDataset

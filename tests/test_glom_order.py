@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.cli import main
-from agents.encoders.glom import GlomConfig
+from agents.encoders.config import GlomConfig
 from agents.learners.glom import GlomOrder, GlomOrderConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.registry import load_learner

@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agents.encoders.hierarchical import HierarchicalConfig, HierarchicalEncoder
+from agents.encoders.config import HierarchicalConfig
+from agents.encoders.hierarchical.encoder import HierarchicalEncoder
 
 CONFIGS = {
     "default": HierarchicalConfig(heads=2),

@@ -9,22 +9,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.encoders.hierarchical import (
-    HierarchicalConfig,
-    HierarchicalTransformerConfig,
-    HierarchyConfig,
-    RandomProjectionQuantiser,
-)
+from agents.encoders.config import HierarchicalConfig, HierarchyConfig
 from agents.encoders.hierarchical.block import from_strands, to_strands
-from agents.encoders.hierarchical.compress import covered, spread
-from agents.encoders.hierarchical.losses import (
+from agents.encoders.hierarchical.layers import Merge, covered, spread
+from agents.encoders.hierarchical.transformer import (
     NO_TOKEN,
+    HierarchicalTransformerConfig,
+    RandomProjectionQuantiser,
     covered_tokens,
     next_code_loss,
     next_vector_loss,
     token_loss,
 )
-from agents.encoders.hierarchical.merge import Merge
 
 RATES = st.sampled_from([(1, 1), (2, 1), (2, 2), (3, 1), (3, 3), (8, 1), (8, 2), (8, 8)])
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 import torch
 
-from agents.encoders.hierarchical import (
+from agents.encoders.config import HierarchyConfig
+from agents.encoders.hierarchical.transformer import (
     HierarchicalTransformer,
     HierarchicalTransformerConfig,
-    HierarchyConfig,
 )
 
 

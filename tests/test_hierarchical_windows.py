@@ -7,9 +7,13 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agents.encoders.hierarchical.rotary import rotate
-from agents.encoders.hierarchical.shift import shift_back, shift_both_ways
-from agents.encoders.hierarchical.windows import full_attention, local_attention
+from agents.encoders.hierarchical.block import (
+    full_attention,
+    local_attention,
+    rotate,
+    shift_back,
+    shift_both_ways,
+)
 
 
 def plain_attention(query, key, value, window, causal, present):

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.encoders.base import Context, Spans
-from agents.encoders.reduction import SpanConfig, SpanEncoder
-from agents.encoders.reduction.reducers import REDUCERS
+from agents.encoders.config import REDUCERS, SpanConfig
+from agents.encoders.reduction.encoder import SpanEncoder
 from htm_env.coding.networks import seeded_initialisation
 
 ALL = SpanConfig(tuple(REDUCERS), expansion=1)

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from agents import HierarchyReduction, ReductionLevel, join_samples
-from agents.encoders.reduction.reducers import REDUCERS
+from agents.encoders.config import REDUCERS
 
 REDUCER_NAMES = list(REDUCERS)
 

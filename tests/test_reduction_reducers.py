@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.encoders.reduction.reducers import REDUCERS, make_reducer, reduce_max
+from agents.encoders.config import REDUCERS
+from agents.encoders.reduction.reducers import make_reducer, reduce_max
 
 NAMES = list(REDUCERS)
 

@@ -1,13 +1,11 @@
-"""Context encoders, which stand in front of the pair scorer."""
+"""Context encoders, which stand in front of the pair scorer; each is imported when it is made."""
 
 from __future__ import annotations
 
-from agents.encoders.attention import AttentionEncoder
+from importlib import import_module
+
 from agents.encoders.base import Context, ContextEncoder, Spans
 from agents.encoders.config import ContextConfig
-from agents.encoders.glom import GlomEncoder
-from agents.encoders.hierarchical import HierarchicalEncoder
-from agents.encoders.reduction import SpanEncoder
 
 __all__ = [
     "ENCODERS",
@@ -22,13 +20,14 @@ __all__ = [
 
 NO_ENCODER = "none"
 """The name of a policy that scores every pair by itself."""
-ENCODERS: dict[str, type[ContextEncoder]] = {
-    "attention": AttentionEncoder,
-    "glom": GlomEncoder,
-    "hierarchical": HierarchicalEncoder,
-    "spans": SpanEncoder,
+ENCODERS = {
+    "attention": "agents.encoders.attention:AttentionEncoder",
+    "glom": "agents.encoders.glom.encoder:GlomEncoder",
+    "hierarchical": "agents.encoders.hierarchical.encoder:HierarchicalEncoder",
+    "spans": "agents.encoders.reduction.encoder:SpanEncoder",
 }
-"""Every encoder by its name, which is also that of its options in :class:`ContextConfig`."""
+"""Module and class of every encoder by its name, which is also that of its options in
+:class:`ContextConfig`."""
 
 
 def check_encoder(name: str) -> str:
@@ -45,4 +44,6 @@ def make_encoder(name: str, config: ContextConfig, coordinates: int) -> ContextE
     ``coordinates`` is ``T`` of the data. Raises ``ValueError`` for an unknown name, and what the
     encoder's constructor raises.
     """
-    return ENCODERS[check_encoder(name)](config.width, getattr(config, name), coordinates)
+    module, kind = ENCODERS[check_encoder(name)].split(":")
+    encoder: type[ContextEncoder] = getattr(import_module(module), kind)
+    return encoder(config.width, getattr(config, name), coordinates)

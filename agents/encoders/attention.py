@@ -2,31 +2,14 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from agents.config.dataclasses_json import check_bounds
 from agents.encoders.base import Context, ContextEncoder, Spans, attend, masked_mean, without_junk
-
-
-@dataclass(frozen=True)
-class AttentionConfig:
-    """The size of the transformer."""
-
-    layers: int = 2
-    """Blocks, each of attention and a feed-forward network."""
-    heads: int = 4
-    """Of each attention; they share the width."""
-    expansion: int = 2
-    """Hidden units of the feed-forward network, as a multiple of the width."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, layers=(1, math.inf), heads=(1, math.inf), expansion=(1, math.inf))
+from agents.encoders.config import AttentionConfig
 
 
 class AttentionBlock(nn.Module):
@@ -65,7 +48,7 @@ class AttentionEncoder(ContextEncoder):
     """A transformer encoder (Vaswani et al. 2017) over the active tokens, which are a set."""
 
     def __init__(self, width: int, config: AttentionConfig, coordinates: int) -> None:
-        """``coordinates``, those of the data, are not looked at."""
+        """``coordinates``, those of the data, are not used."""
         super().__init__()
         self.blocks = nn.ModuleList(
             AttentionBlock(width, config.heads, config.expansion) for _ in range(config.layers)

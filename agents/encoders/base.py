@@ -1,8 +1,8 @@
-"""What a context encoder is: tokens that know of the population around them.
+"""``ContextEncoder``: a vector for every token that depends on the population around it.
 
 A policy that scores each pair alone is myopic, since whether two tokens belong together can depend
-on the others. An encoder stands in front of the pair scorer and gives every active token a second
-vector that may depend on all of them, and the population one of its own.
+on the others. An encoder in front of the pair scorer gives every active token a second vector that
+may depend on all of them, and the population one of its own.
 
 Three promises hold for every encoder. Inactive slots never influence active ones: junk in them,
 even NaN, changes nothing, exactly. All but those that are ``ordered`` are permutation-equivariant.
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 
 class Spans(NamedTuple):
-    """The sample's own tokens, and where each of them stands in the population by now."""
+    """The sample's own tokens, and the slot of the population that holds each of them by now."""
 
     tokens: Float[Tensor, "B K T"]
     """Standardised coordinates of the tokens that the episode started with."""
@@ -29,15 +29,15 @@ class Spans(NamedTuple):
 
 
 class Context(NamedTuple):
-    """What an encoder makes of a population."""
+    """The output of an encoder for a population."""
 
     tokens: Float[Tensor, "B P W"]
     """Every active token in its context; zeros in empty slots."""
     summary: Float[Tensor, "B W"]
     """The population in one vector."""
     state: Any = None
-    """What a later call may continue from instead of computing it again; None where nothing."""
-    losses: dict[str, Float[Tensor, ""]] = {}  # noqa: RUF012  nobody writes to it
+    """From which a later call may continue instead of computing it again; None where nothing."""
+    losses: dict[str, Float[Tensor, ""]] = {}  # noqa: RUF012  never changed
     """Auxiliary losses by name, already weighted, to be added to the policy's."""
 
 
@@ -46,14 +46,9 @@ class ContextEncoder(nn.Module):
 
     needs: tuple[str, ...] = ()
     """Which of ``centroids``, ``order`` (or ``leaf_order`` in its place) and ``spans`` its forward
-    pass asks for."""
+    pass asks for: the property ``needs`` of its options."""
     ordered: ClassVar[bool] = False
     """True <--> the result depends on ``order``, so that it is no function of a set."""
-
-    @classmethod
-    def needs_with(cls, config: Any) -> tuple[str, ...]:
-        """What :attr:`needs` is of an encoder with these options."""
-        return cls.needs
 
     @property
     def carries(self) -> bool:
@@ -67,7 +62,7 @@ class ContextEncoder(nn.Module):
         return False
 
     def merged_state(self, first: Tensor, second: Tensor) -> Tensor:
-        """What a merged token starts from, given its children's parts ``(..., *part)``."""
+        """The initial state of a merged token, from its children's parts ``(..., *part)``."""
         return (first + second) / 2
 
     @abstractmethod
@@ -85,11 +80,11 @@ class ContextEncoder(nn.Module):
         """The context of every token.
 
         Args:
-            tokens: anything may stand in the slots that are not ``active``.
+            tokens: slots that are not ``active`` may hold anything.
             active: True <--> the slot holds a token.
             centroids: mean standardised coordinates of the tokens under each slot.
             order: the rank of each active slot along a curve or in the forest; -1 in empty slots.
-            spans: what stands under each slot.
+            spans: the tokens under each slot.
             state: what an earlier call gave, its rows and slots in step with ``tokens``.
             generator: draws what the encoder's own losses need (each row of ``tokens`` is then a
                 scene of its own); without it there are none.
@@ -107,7 +102,7 @@ class ContextEncoder(nn.Module):
 def without_junk(
     tokens: Float[Tensor, "B P W"], active: Bool[Tensor, "B P"]
 ) -> Float[Tensor, "B P W"]:
-    """The tokens with zeros in the slots that are not active, whatever stood there."""
+    """The tokens with zeros in the slots that are not active, whatever they held."""
     return tokens.masked_fill(~active[..., None], 0.0)
 
 
@@ -126,7 +121,7 @@ def attend(
     mask: Bool[Tensor, "#B #H #Q K"],
     scale: float | None = None,
 ) -> Float[Tensor, "B H Q v"]:
-    """Softmax attention to what ``mask`` allows (True <--> may be looked at); 0 where nothing is.
+    """Softmax attention to what ``mask`` allows (True <--> allowed); 0 where nothing is.
 
     One padded call for all populations: measured twice as fast on CPU as ragged ones at these
     sizes.

@@ -1,15 +1,222 @@
-"""What every context encoder can be told."""
+"""The options of the context encoders, which import none of their networks."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from agents.config.dataclasses_json import check_bounds
-from agents.encoders.attention import AttentionConfig
-from agents.encoders.glom import GlomEncoderConfig
-from agents.encoders.hierarchical import HierarchicalConfig
-from agents.encoders.reduction import SpanConfig
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """The size of the transformer."""
+
+    needs: ClassVar[tuple[str, ...]] = ()
+    """See :attr:`agents.encoders.base.ContextEncoder.needs`."""
+    layers: int = 2
+    """Blocks, each of attention and a feed-forward network."""
+    heads: int = 4
+    """Of each attention; they share the width."""
+    expansion: int = 2
+    """Hidden units of the feed-forward network, as a multiple of the width."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, layers=(1, math.inf), heads=(1, math.inf), expansion=(1, math.inf))
+
+
+@dataclass(frozen=True)
+class GlomConfig:
+    """The columns, and how their levels act on one another."""
+
+    levels: int = 3
+    """Levels of a column, from parts to wholes."""
+    level_width: int = 32
+    """Numbers of one level of one column."""
+    expansion: int = 2
+    """Hidden units of the bottom-up and top-down nets, as a multiple of the level's width."""
+    iterations: int = 6
+    """From fresh columns; about twice the levels lets news go up and down once."""
+    attention: bool = True
+    """False <--> columns do not attend to one another: a token's is a function of it alone."""
+    sharpness: float = 2.0
+    """Tau in the attention, softmax(tau X X^T) X; squared lengths of X measured 1 to 3."""
+    agreement_decay: float = 0.0
+    """What agreement one level further up counts in a level's attention, lambda; 0: nothing."""
+    radius: float | None = None
+    """Columns attend only to those whose centroids lie within it, in standardised coordinates;
+    None: to all of them."""
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self,
+            levels=(1, math.inf),
+            level_width=(1, math.inf),
+            expansion=(1, math.inf),
+            iterations=(1, math.inf),
+            sharpness=(0, math.inf),
+            agreement_decay=(0, 1),
+        )
+        if self.radius is not None:
+            check_bounds(self, radius=(0, math.inf))
+
+
+@dataclass(frozen=True)
+class GlomEncoderConfig:
+    """A Glom in front of the pair scorer."""
+
+    glom: GlomConfig = field(default_factory=lambda: GlomConfig(sharpness=1.0))
+    """Its columns; softer than is good for islands, since a pair should depend on the others."""
+    continued_iterations: int = 0
+    """Iterations after a merge, from the columns that were there before it; 0: every population
+    starts from fresh columns, so that the choice depends on nothing but the observation."""
+    denoising_weight: float = 0.0
+    """Of restoring hidden tokens, beside the policy's own loss."""
+    hidden_tokens: float = 0.2
+    """The share of tokens that is hidden."""
+    contrastive_weight: float = 0.0
+    """Of telling populations apart, beside the policy's own loss."""
+    temperature: float = 0.1
+    """Of the similarities between crops of populations."""
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self,
+            continued_iterations=(0, math.inf),
+            denoising_weight=(0, math.inf),
+            hidden_tokens=(0, 1),
+            contrastive_weight=(0, math.inf),
+            temperature=(1e-6, math.inf),
+        )
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return () if self.glom.radius is None else ("centroids",)
+
+
+@dataclass(frozen=True)
+class HierarchyConfig:
+    """One of the parallel hierarchies.
+
+    Its ``j``-th vector is made of ``rate`` tokens. In a causal model these are the ones that end
+    with token ``j * stride``, so that no vector is seen before its last token; otherwise those that
+    begin with it. Tokens ``j * stride`` to ``(j + 1) * stride - 1`` are given the ``j``-th vector.
+    """
+
+    rate: int = 1
+    """Tokens in one vector; a multiple of the stride. 1 is the tokens themselves."""
+    stride: int = 1
+    """Tokens from one vector to the next. At 1 the hierarchy is applied at every token and what a
+    token is given is never late; at ``rate`` the vectors do not overlap, the hierarchy costs
+    ``rate`` times less, and a causal token may be ``rate - 1`` tokens ahead of what it is given."""
+    width: int = 64
+    """Of its vectors; a multiple of 4."""
+    heads: int = 4
+    """Of each attention; the width of one has to be even."""
+    expansion: float = 2.0
+    """Hidden units of the feed-forward network, as a multiple of the width."""
+    window: int | None = None
+    """Attention reaches vectors less than this many places away, a place being ``rate`` tokens;
+    None is all of them, 0 is no attention: then only the token shift mixes neighbours."""
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self,
+            rate=(1, math.inf),
+            stride=(1, math.inf),
+            width=(4, math.inf),
+            heads=(1, math.inf),
+        )
+        check_bounds(self, expansion=(1 / self.width, math.inf))  # one hidden unit
+        if self.rate % self.stride:
+            raise ValueError(f"rate is {self.rate}; expected a multiple of stride {self.stride}")
+        if self.width % 4:
+            raise ValueError(f"width is {self.width}; expected a multiple of 4")
+        if self.width % (2 * self.heads):
+            raise ValueError(
+                f"width is {self.width}; expected {self.heads} heads of an even width each"
+            )
+        if self.window is not None:
+            check_bounds(self, window=(0, math.inf))
+
+    @property
+    def strands(self) -> int:
+        """How many vectors cover a token: this many interleaved sequences do not overlap."""
+        return self.rate // self.stride
+
+
+def check_hierarchies(hierarchies: tuple[HierarchyConfig, ...]) -> None:
+    """Raise ``ValueError`` unless rates rise strictly from 1."""
+    rates = [hierarchy.rate for hierarchy in hierarchies]
+    if rates[:1] != [1] or sorted(set(rates)) != rates:
+        raise ValueError(f"the rates are {rates}; expected 1 first, then strictly larger ones")
+
+
+ORDERS = {"curve": "order", "leaves": "leaf_order"}
+"""The ``needs`` of each order."""
+
+
+@dataclass(frozen=True)
+class HierarchicalConfig:
+    """The context encoder; all its hierarchies have the policy's width."""
+
+    layers: int = 2
+    """Each has a block for every hierarchy and a merge of them all."""
+    rates: tuple[int, ...] = (1, 2, 8)
+    """Neighbouring tokens in one vector of each hierarchy: 1 first, then rising."""
+    heads: int = 4
+    """Of each attention."""
+    expansion: float = 2.0
+    """Hidden units of each feed-forward network, as a multiple of the width."""
+    order: str = "curve"
+    """Which tokens are neighbours: curve (a space-filling one through the centroids) or leaves (the
+    leaf order of the forest, which for tokens in random order says nothing at first)."""
+    window: int | None = 16
+    """Attention reaches vectors less than this many places away on either side, so that the cost
+    grows with ``P * window``; None is all of them, 0 is no attention."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, layers=(1, math.inf), heads=(1, math.inf))
+        if self.order not in ORDERS:
+            raise ValueError(f"unknown order {self.order!r}; choose from {list(ORDERS)}")
+        check_hierarchies(self.hierarchies(8 * self.heads))
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        return (ORDERS[self.order],)
+
+    def hierarchies(self, width: int) -> tuple[HierarchyConfig, ...]:
+        """Their vectors do not overlap."""
+        return tuple(
+            HierarchyConfig(rate, rate, width, self.heads, self.expansion, self.window)
+            for rate in self.rates
+        )
+
+
+REDUCERS = ("sum", "mean", "max", "attention")
+"""How the vectors of a group become one."""
+
+
+@dataclass(frozen=True)
+class SpanConfig:
+    """How leaves become the descriptor of a token, and tokens that of the population."""
+
+    needs: ClassVar[tuple[str, ...]] = ("spans",)
+    reducers: tuple[str, ...] = ("mean", "max")
+    """Of the leaves under a token, side by side: sum, mean, max, attention."""
+    summary: str = "attention"
+    """Of the active tokens: sum, mean, max or attention."""
+    expansion: int = 2
+    """Hidden units of the networks, as a multiple of the width."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, expansion=(1, math.inf))
+        if not self.reducers:
+            raise ValueError("reducers is (); expected at least one")
+        for name in (*self.reducers, self.summary):
+            if name not in REDUCERS:
+                raise ValueError(f"unknown reducer {name!r}; choose from {', '.join(REDUCERS)}")
 
 
 @dataclass(frozen=True)

@@ -12,13 +12,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
-from agents.encoders.glom import (
-    GlomConfig,
-    GlomTrainingConfig,
-    TokenGlom,
-    island_merges,
-    scene_losses,
-)
+from agents.encoders.config import GlomConfig
+from agents.encoders.glom.islands import island_merges
+from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
 from agents.fixed import FixedPolicy
 from agents.fixed.order import sorted_order
 from agents.learners.fixed_order import FixedOrder, MergeOrder

@@ -9,7 +9,6 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from agents.encoders import (
-    ENCODERS,
     NO_ENCODER,
     ContextConfig,
     ContextEncoder,
@@ -41,7 +40,7 @@ def observed_by(encoder: str, context: ContextConfig | None = None) -> tuple[str
     if check_encoder(encoder) == NO_ENCODER:
         return ()
     options = getattr(ContextConfig() if context is None else context, encoder)
-    return tuple(key for name in ENCODERS[encoder].needs_with(options) for key in OBSERVED[name])
+    return tuple(key for name in options.needs for key in OBSERVED[name])
 
 
 class Look(NamedTuple):

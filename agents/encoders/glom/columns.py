@@ -8,9 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from agents.encoders.base import without_junk
-from agents.encoders.glom.attention import near, similarity_attention
-from agents.encoders.glom.config import GlomConfig
+from agents.encoders.base import attend, without_junk
+from agents.encoders.config import GlomConfig
 
 
 class LevelNetworks(nn.Module):
@@ -43,8 +42,8 @@ class LevelNetworks(nn.Module):
 
 class Glom(nn.Module):
     """Columns of ``L`` levels, one a token: at every iteration a level becomes the mean of what it
-    was, what the level below says (of the lowest: the token), what the level above says, and what
-    it hears from the same level of the columns that are like it.
+    was, the prediction of the level below (of the lowest: of the token), that of the level above,
+    and the mean of the same level of the columns that are like it (attention).
 
     Geoffrey Hinton, 2021, "How to represent part-whole hierarchies in a neural network".
 
@@ -65,10 +64,10 @@ class Glom(nn.Module):
         self.bottom_up = LevelNetworks(levels - 1, size, hidden)
         self.top_down = LevelNetworks(levels - 1, size, hidden)
         self.fresh = nn.Parameter(torch.randn(levels, size))
-        voices = torch.full((levels, 1), 3.0 + config.attention)
-        voices[-1] -= 1  # nobody stands above the top
-        self.register_buffer("voices", voices, persistent=False)
-        self.voices: Tensor
+        terms = torch.full((levels, 1), 3.0 + config.attention)
+        terms[-1] -= 1  # there is no level above the top
+        self.register_buffer("terms", terms, persistent=False)
+        self.terms: Tensor
 
     def forward(
         self,
@@ -114,9 +113,50 @@ class Glom(nn.Module):
     ) -> Float[Tensor, "B P L d"]:
         below = torch.cat([lowest, self.bottom_up(columns[:, :, :-1])], dim=2)
         above = nn.functional.pad(self.top_down(columns[:, :, 1:]), (0, 0, 0, 1))
-        voices = columns + below + above
+        terms = columns + below + above
         if self.config.attention:
-            voices = voices + similarity_attention(
+            terms = terms + similarity_attention(
                 columns, allowed, self.config.sharpness, self.config.agreement_decay
             )
-        return (voices / self.voices).masked_fill(~active[..., None, None], 0.0)
+        return (terms / self.terms).masked_fill(~active[..., None, None], 0.0)
+
+
+def similarity_attention(
+    columns: Float[Tensor, "B P L d"],
+    allowed: Bool[Tensor, "B #P P"],
+    sharpness: float,
+    agreement_decay: float = 0.0,
+) -> Float[Tensor, "B P L d"]:
+    """Attention by similarity of every level of every column to the same level of the others
+    (Hinton 2021, "How to represent part-whole hierarchies in a neural network").
+
+    The values of a level are the levels themselves, ``softmax(S_l) X_l`` with
+    ``S_l = sharpness * sum_k decay^k X_{l+k} X_{l+k}^T``: columns that agree further up are part
+    of the same whole, so they attend more to one another. Without decay, k = 0 alone counts.
+
+    Args:
+        columns: anything finite where there is no column; it has no weight.
+        allowed: True <--> the column (second axis) may attend to this one (last axis).
+    """
+    levels = columns.transpose(1, 2)  # (B, L, P, d)
+    agreeing = levels
+    if agreement_decay:
+        # One wide vector a level, whose products are the sum over the levels above.
+        count, width = levels.shape[1], levels.shape[3]
+        wide = levels.new_zeros(*levels.shape[:3], count * width)
+        for level in range(count):
+            for k in range(count - level):
+                part = slice(k * width, (k + 1) * width)
+                wide[:, level, :, part] = agreement_decay ** (k / 2) * levels[:, level + k]
+        agreeing = wide
+    attended = attend(agreeing, agreeing, levels, allowed[:, None], scale=sharpness)
+    return attended.transpose(1, 2)
+
+
+def near(
+    centroids: Float[Tensor, "B P T"], active: Bool[Tensor, "B P"], radius: float
+) -> Bool[Tensor, "B P P"]:
+    """True <--> both are active, and their centroids lie within ``radius`` of each other."""
+    both = active[:, :, None] & active[:, None, :]
+    distances = (centroids[:, :, None] - centroids[:, None]).square().sum(-1)
+    return both & (distances <= radius**2)  # what is not a number is not near

@@ -9,8 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
+from agents.encoders.config import GlomEncoderConfig
 from agents.encoders.glom.columns import Glom
-from agents.encoders.glom.config import GlomEncoderConfig
 from agents.encoders.glom.losses import (
     contrastive_loss,
     denoising_loss,
@@ -21,17 +21,17 @@ from agents.encoders.glom.losses import (
 
 class GlomEncoder(ContextEncoder):
     """Tokens in context are read from all levels of their columns, the summary from the top level
-    of all columns together: attention by similarity cannot hear what is unlike everything else, a
-    mean can.
+    of all columns together: attention by similarity misses what is unlike everything else, a mean
+    does not.
 
     The ``state`` is the columns (B, P, L, d). With ``continued_iterations`` policies go on from it
     after a merge: the parent starts from the mean of its children's columns.
     """
 
     def __init__(self, width: int, config: GlomEncoderConfig, coordinates: int) -> None:
-        """``coordinates``, those of the data, matter to nothing here."""
+        """``coordinates``, those of the data, are not used."""
         super().__init__()
-        self.needs = self.needs_with(config)
+        self.needs = config.needs
         self.config = config
         self.glom = Glom(width, config.glom)
         levels, size = config.glom.levels, config.glom.level_width
@@ -42,10 +42,6 @@ class GlomEncoder(ContextEncoder):
         if config.denoising_weight:
             self.hidden_token = nn.Parameter(torch.randn(width))
             self.restore = nn.Linear(levels * size, width)
-
-    @classmethod
-    def needs_with(cls, config: GlomEncoderConfig) -> tuple[str, ...]:
-        return () if config.glom.radius is None else ("centroids",)
 
     @property
     def carries(self) -> bool:
@@ -72,8 +68,8 @@ class GlomEncoder(ContextEncoder):
             iterations = config.continued_iterations
         columns = self.glom(tokens, active, centroids, iterations, state)
         read = without_junk(self.read_out(columns.flatten(2)), active)
-        # A network before the mean as well as after the columns: what one token in many says has
-        # to survive among the others.
+        # A network before the mean as well as after the columns: one token in many has to count
+        # among the others.
         summary = masked_mean(self.summarise(columns[:, :, -1]), active)
         losses: dict[str, Tensor] = {}
         if generator is not None and self.has_losses:
@@ -87,10 +83,10 @@ class GlomEncoder(ContextEncoder):
         centroids: Float[Tensor, "B P T"] | None,
         generator: torch.Generator,
     ) -> dict[str, Float[Tensor, ""]]:
-        """What the columns learn beside the policy, from fresh columns."""
+        """Losses of the columns beside the policy's, from fresh columns."""
         config, losses = self.config, {}
         if config.denoising_weight:
-            # A hidden token is hidden whole, since an embedding's numbers tell one another.
+            # A hidden token is hidden whole, since an embedding's numbers predict one another.
             hidden = draw_hidden(active, 1, config.hidden_tokens, 1.0, generator)
             seen = torch.where(hidden, self.hidden_token, tokens)
             restored = self.restore(self.glom(seen, active, centroids).flatten(2))

@@ -10,7 +10,7 @@ from agents.fixed.agglomeration import agglomerate
 from htm_env.types import TokenBatch
 
 FAR = 1e6
-"""What one level further up counts: far above any distance relative to the mean one."""
+"""Added for one level further up: far above any distance relative to the mean one."""
 
 
 def island_merges(
@@ -72,7 +72,7 @@ def _ranked(distances: Float[Tensor, "B L *pairs"], tolerance: float) -> Float[T
 
 
 def _population(present: Bool[Tensor, "B P"]) -> TokenBatch:
-    """A batch that says who is there, and nothing else."""
+    """A batch of which only ``present`` counts."""
     samples, slots = present.shape
     return TokenBatch(
         torch.zeros(samples, slots, 0, device=present.device),

@@ -1,4 +1,4 @@
-"""What columns learn from without labels: hidden tokens to restore, scenes to tell apart."""
+"""Losses of columns without labels: hidden tokens to restore, scenes to tell apart."""
 
 from __future__ import annotations
 

@@ -1,20 +1,50 @@
-"""``TokenGlom``: a Glom of real tokens, and what it learns from without labels or merges."""
+"""``TokenGlom``: a Glom of real tokens, and the losses that train it without labels or merges."""
 
 from __future__ import annotations
+
+import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from agents.config.dataclasses_json import check_bounds
 from agents.encoders.base import without_junk
+from agents.encoders.config import GlomConfig
 from agents.encoders.glom.columns import Glom
-from agents.encoders.glom.config import GlomConfig, GlomTrainingConfig
 from agents.encoders.glom.losses import (
     contrastive_loss,
     denoising_loss,
     draw_crops,
     draw_hidden,
 )
+
+
+@dataclass(frozen=True)
+class GlomTrainingConfig:
+    """The losses of a Glom of real tokens."""
+
+    denoising_weight: float = 1.0
+    """Of restoring hidden coordinates."""
+    hidden_tokens: float = 0.3
+    """The share of tokens with hidden coordinates."""
+    hidden_coordinates: float = 0.5
+    """The share of such a token's coordinates that is hidden; 1 hides the whole token."""
+    contrastive_weight: float = 0.3
+    """Of telling scenes apart."""
+    temperature: float = 0.1
+    """Of the similarities between crops: the lower, the more the nearest scenes count."""
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self,
+            denoising_weight=(0, math.inf),
+            hidden_tokens=(0, 1),
+            hidden_coordinates=(0, 1),
+            contrastive_weight=(0, math.inf),
+            temperature=(1e-6, math.inf),
+        )
 
 
 class TokenGlom(nn.Module):
@@ -40,8 +70,8 @@ class TokenGlom(nn.Module):
         iterations: int | None = None,
         state: Float[Tensor, "B P L d"] | None = None,
     ) -> Float[Tensor, "B P L d"]:
-        """The columns (see :class:`Glom`); what is ``hidden`` (True) they cannot see, but they know
-        that it is. (A radius still goes by the true places, as if a column's were known.)"""
+        """The columns (see :class:`Glom`) of tokens whose ``hidden`` (True) coordinates are zeros,
+        and marked as hidden. (A radius still goes by the true places.)"""
         tokens = without_junk(tokens, active)
         hidden = torch.zeros_like(tokens, dtype=torch.bool) if hidden is None else hidden
         seen = torch.cat([tokens.masked_fill(hidden, 0.0), hidden.to(tokens.dtype)], dim=2)

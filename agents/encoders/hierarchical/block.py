@@ -1,18 +1,57 @@
-"""A transformer block of one hierarchy: token shift, attention, feed-forward network."""
+"""A transformer block of one hierarchy: token shift, attention in windows, feed-forward network."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.functional import pad, scaled_dot_product_attention
 
-from agents.encoders.hierarchical.cache import BlockCache, newest
-from agents.encoders.hierarchical.config import HierarchyConfig
-from agents.encoders.hierarchical.initialisation import plain_norm, start_small
-from agents.encoders.hierarchical.rotary import rotate
-from agents.encoders.hierarchical.shift import shift_back, shift_both_ways
-from agents.encoders.hierarchical.windows import full_attention, local_attention
+from agents.encoders.base import attend
+from agents.encoders.config import HierarchyConfig
+
+SHARE = 0.1
+"""Of torch's initial weights: a deep model starts near the identity, and a head near the uniform
+distribution. Not 0, with which no gradient would reach what lies before."""
+
+
+@torch.no_grad()
+def start_small(layer: nn.Module) -> None:
+    """Shrink the initial weights of a linear layer."""
+    cast(nn.Linear, layer).weight.mul_(SHARE)
+
+
+def plain_norm(width: int) -> nn.LayerNorm:
+    """A layer norm without weights, since a linear layer follows that has its own (OLMo, Groeneveld
+    et al. 2024): as good here, and half as many tensors for the optimizer."""
+    return nn.LayerNorm(width, elementwise_affine=False)
+
+
+@dataclass
+class BlockCache:
+    """One block's. Vectors are in the order of their hierarchy, its strands interleaved."""
+
+    keys: Float[Tensor, "B H _ d"] | None = None
+    """Already turned to their positions; as many as the window may still reach."""
+    values: Float[Tensor, "B H _ d"] | None = None
+    before_attention: Float[Tensor, "B _ W"] | None = None
+    """What entered the token shift last, one vector a strand."""
+    before_feed_forward: Float[Tensor, "B _ W"] | None = None
+    count: int = 0
+    """Vectors seen so far."""
+
+
+def newest(vectors: Tensor, count: int, dim: int = 1) -> Tensor:
+    """The last ``count`` vectors along ``dim``, with zeros before them where there are fewer."""
+    length = vectors.shape[dim]
+    if length >= count:
+        return vectors.narrow(dim, length - count, count)
+    shape = list(vectors.shape)
+    shape[dim] = count - length
+    return torch.cat((vectors.new_zeros(shape), vectors), dim)
 
 
 def to_strands(vectors: Tensor, strands: int) -> Tensor:
@@ -160,3 +199,106 @@ class HierarchyBlock(nn.Module):
 def _append(past: Tensor | None, new: Tensor, dim: int = 1) -> Tensor:
     assert past is not None, "step needs a cache that forward has filled"
     return torch.cat((past, new), dim)
+
+
+def shift_back(
+    vectors: Float[Tensor, "B K W"], before: Float[Tensor, "B 1 W"] | None = None
+) -> Float[Tensor, "B K W"]:
+    """The second half of the features comes from the vector before (as in RWKV, Peng et al. 2023);
+    ``before``, or zeros, stands before the first."""
+    kept, shifted = vectors.chunk(2, dim=2)
+    if before is None:
+        shifted = pad(shifted, (0, 0, 1, -1))
+    else:
+        shifted = torch.cat((before.chunk(2, dim=2)[1], shifted[:, :-1]), 1)
+    return torch.cat((kept, shifted), 2)
+
+
+def shift_both_ways(vectors: Float[Tensor, "B K W"]) -> Float[Tensor, "B K W"]:
+    """A quarter of the features comes from the vector before, a quarter from the one after."""
+    half, quarter = vectors.shape[2] // 2, vectors.shape[2] // 4
+    kept, earlier, later = vectors.split((half, quarter, quarter), dim=2)
+    return torch.cat((kept, pad(earlier, (0, 0, 1, -1)), pad(later, (0, 0, -1, 1))), 2)
+
+
+def rotate(vectors: Float[Tensor, "B H K d"], start: int = 0) -> Float[Tensor, "B H K d"]:
+    """Turn the queries or keys of positions ``start``, ``start + 1``, ... (Su et al. 2021,
+    "RoFormer: Enhanced Transformer with Rotary Position Embedding").
+
+    A product of two turned vectors depends on the distance of their positions, not on ``start``.
+    """
+    length, half = vectors.shape[2], vectors.shape[3] // 2
+    positions = torch.arange(start, start + length, device=vectors.device, dtype=vectors.dtype)
+    exponents = torch.arange(half, device=vectors.device, dtype=vectors.dtype) / half
+    angles = positions[:, None] * 10_000.0**-exponents  # (K, d / 2)
+    cosine, sine = angles.cos(), angles.sin()
+    first, second = vectors.chunk(2, dim=3)
+    return torch.cat((first * cosine - second * sine, second * cosine + first * sine), 3)
+
+
+def full_attention(
+    query: Float[Tensor, "B H K d"],
+    key: Float[Tensor, "B H K d"],
+    value: Float[Tensor, "B H K d"],
+    causal: bool,
+    present: Bool[Tensor, "B K"] | None = None,
+) -> Float[Tensor, "B H K d"]:
+    """Attention to every vector that is ``present``, in causal attention up to the own one.
+
+    Zeros where all are absent. Raises ``ValueError`` for causal attention with absent vectors: a
+    causal sequence is never padded here.
+    """
+    _not_both(causal, present)
+    if present is None:
+        return scaled_dot_product_attention(query, key, value, is_causal=causal)
+    return attend(query, key, value, present[:, None, None])
+
+
+def local_attention(
+    query: Float[Tensor, "B H K d"],
+    key: Float[Tensor, "B H K d"],
+    value: Float[Tensor, "B H K d"],
+    window: int,
+    causal: bool,
+    present: Bool[Tensor, "B K"] | None = None,
+) -> Float[Tensor, "B H K d"]:
+    """Attention to the vectors less than ``window`` places away; in causal attention, before.
+
+    The sequence is cut into blocks of ``window`` vectors, each of which looks at itself and the
+    blocks beside it (Beltagy et al. 2020, "Longformer"; Roy et al. 2021, "Efficient content-based
+    sparse attention", for the blocks): time and memory O(K * window).
+    """
+    _not_both(causal, present)
+    batch, heads, length, _ = query.shape
+    if length <= window:
+        return full_attention(query, key, value, causal, present)
+    blocks = -(-length // window)
+    surplus = blocks * window - length
+    after = 0 if causal else window
+    queries = pad(query, (0, 0, 0, surplus)).reshape(batch, heads * blocks, window, -1)
+
+    def beside(vectors: Tensor) -> Tensor:
+        padded = pad(vectors, (0, 0, window, surplus + after))
+        seen = padded.unfold(2, 2 * window + after, window).transpose(3, 4)
+        return seen.reshape(batch, heads * blocks, 2 * window + after, -1)
+
+    if present is None:
+        present = torch.ones(1, length, dtype=torch.bool, device=query.device)
+    there = pad(present, (window, surplus + after)).unfold(1, 2 * window + after, window)
+    mask = there[:, :, None] & in_window(window, causal, query.device)  # (B, blocks, w, seen)
+    mask = mask[:, None].expand(-1, heads, -1, -1, -1).flatten(1, 2)
+    attended = attend(queries, beside(key), beside(value), mask)
+    return attended.reshape(batch, heads, blocks * window, -1)[:, :, :length]
+
+
+def in_window(window: int, causal: bool, device: torch.device) -> Bool[Tensor, "w seen"]:
+    """True <--> a block's vector may look at this one of those from the block before on."""
+    own = torch.arange(window, device=device)[:, None] + window
+    other = torch.arange(2 * window if causal else 3 * window, device=device)
+    distance = own - other
+    return (distance < window) & (distance >= 0 if causal else distance > -window)
+
+
+def _not_both(causal: bool, present: Tensor | None) -> None:
+    if causal and present is not None:
+        raise ValueError("attention is causal and has absent vectors; expected one of the two")

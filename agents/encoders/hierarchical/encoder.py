@@ -1,4 +1,4 @@
-"""Hierarchical attention over a population that somebody has put in order."""
+"""Hierarchical attention over an ordered population."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
-from agents.encoders.hierarchical.config import ORDERS, HierarchicalConfig
-from agents.encoders.hierarchical.initialisation import plain_norm
+from agents.encoders.config import HierarchicalConfig
+from agents.encoders.hierarchical.block import plain_norm
 from agents.encoders.hierarchical.layers import HierarchicalLayers
 
 
 class HierarchicalEncoder(ContextEncoder):
-    """Parallel hierarchies, looking both ways, over the tokens in the order that they are given.
+    """Parallel hierarchies, in both directions, over the tokens in the order that they are given.
 
-    **It depends on the order**: who is near whom, and which tokens share a coarse vector. It is
+    **It depends on the order**: which tokens are neighbours, and which share a coarse vector. It is
     therefore no function of a set, and as good as the order is: the leaf order of the forest, or a
     space-filling curve through the centroids. Renaming the slots changes nothing. The cost grows
     with ``P * window``.
@@ -27,20 +27,16 @@ class HierarchicalEncoder(ContextEncoder):
     ordered = True
 
     def __init__(self, width: int, config: HierarchicalConfig, coordinates: int) -> None:
-        """``coordinates``, those of the data, are not looked at.
+        """``coordinates``, those of the data, are not used.
 
         Raises ``ValueError`` where the heads do not share the width.
         """
         super().__init__()
-        self.needs = self.needs_with(config)
+        self.needs = config.needs
         self.layers = HierarchicalLayers(
             config.hierarchies(width), config.layers, width, causal=False, merge_into_all=False
         )
         self.last_norm = plain_norm(width)
-
-    @classmethod
-    def needs_with(cls, config: HierarchicalConfig) -> tuple[str, ...]:
-        return (ORDERS[config.order],)
 
     def forward(
         self,
@@ -53,7 +49,7 @@ class HierarchicalEncoder(ContextEncoder):
         state: Any = None,
         generator: torch.Generator | None = None,
     ) -> Context:
-        """As of every encoder; equal ranks stand in the order of their slots."""
+        """As of every encoder; equal ranks are in the order of their slots."""
         ranks = self.needed("order", order).masked_fill(~active, torch.iinfo(torch.int64).max)
         slots = ranks.argsort(dim=1, stable=True)  # (B, P), empty ones last
         index = slots[..., None].expand_as(tokens)

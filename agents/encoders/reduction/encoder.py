@@ -2,36 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from agents.config.dataclasses_json import check_bounds
 from agents.encoders.base import Context, ContextEncoder, Spans, without_junk
-from agents.encoders.reduction.reducers import check_reducer, make_reducer
-
-
-@dataclass(frozen=True)
-class SpanConfig:
-    """How leaves become the descriptor of a token, and tokens that of the population."""
-
-    reducers: tuple[str, ...] = ("mean", "max")
-    """Of the leaves under a token, side by side: sum, mean, max, attention."""
-    summary: str = "attention"
-    """Of the active tokens: sum, mean, max or attention."""
-    expansion: int = 2
-    """Hidden units of the networks, as a multiple of the width."""
-
-    def __post_init__(self) -> None:
-        check_bounds(self, expansion=(1, math.inf))
-        if not self.reducers:
-            raise ValueError("reducers is (); expected at least one")
-        for name in (*self.reducers, self.summary):
-            check_reducer(name)
+from agents.encoders.config import SpanConfig
+from agents.encoders.reduction.reducers import make_reducer
 
 
 class SpanEncoder(ContextEncoder):

@@ -1,8 +1,9 @@
 """Reducers: one vector for each group of vectors, all groups of all samples in one call.
 
-Groups need not stand together: every vector names its owner. Sums are scattered (``index_add``),
-which has the exact gradient; nested tensors lose it in the backward pass of ``sum`` and ``mean``,
-and ``segment_reduce`` takes groups that stand together only (and measured slower on CPU).
+The members of a group need not be neighbours: every vector names its owner. Sums are scattered
+(``index_add``), which has the exact gradient; nested tensors lose it in the backward pass of
+``sum`` and ``mean``, and ``segment_reduce`` takes contiguous groups only (and measured slower on
+CPU).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ def reduce_sum(
     """The sum of every group; 0 where a group is empty.
 
     Args:
-        values: anything may stand in the rows without an owner.
+        values: rows without an owner may hold anything.
         owners: the group of each row, below ``count``; -1 in rows that belong to none.
         count: ``S``, the groups.
     """
@@ -92,7 +93,7 @@ class PlainReducer(nn.Module):
         return self.reduce(values, owners, count)
 
 
-REDUCERS: dict[str, Callable[[int], nn.Module]] = {
+_REDUCERS: dict[str, Callable[[int], nn.Module]] = {
     "sum": lambda width: PlainReducer(reduce_sum),
     "mean": lambda width: PlainReducer(reduce_mean),
     "max": lambda width: PlainReducer(reduce_max),
@@ -101,16 +102,14 @@ REDUCERS: dict[str, Callable[[int], nn.Module]] = {
 """How to make every reducer, from the width of what it reduces."""
 
 
-def check_reducer(name: str) -> None:
-    """Raises ``ValueError`` with the choices unless there is such a reducer."""
-    if name not in REDUCERS:
-        raise ValueError(f"unknown reducer {name!r}; choose from {', '.join(REDUCERS)}")
-
-
 def make_reducer(name: str, width: int) -> nn.Module:
-    """The reducer of that name, called with values, owners and count; see :func:`check_reducer`."""
-    check_reducer(name)
-    return REDUCERS[name](width)
+    """The reducer of that name, called with values, owners and count.
+
+    Raises ``ValueError`` with the choices for an unknown name.
+    """
+    if name not in _REDUCERS:
+        raise ValueError(f"unknown reducer {name!r}; choose from {', '.join(_REDUCERS)}")
+    return _REDUCERS[name](width)
 
 
 def _with_bin(
@@ -118,10 +117,10 @@ def _with_bin(
 ) -> tuple[Float[Tensor, "K W"], Int64[Tensor, "K"]]:
     """Rows without an owner become zeros of one more group, ``count``, that is thrown away.
 
-    Their number then needs no look at the data, and no shape depends on it.
+    Their number then need not be read from the data, and no shape depends on it.
     """
-    nobody = owners < 0
-    return values.masked_fill(nobody[:, None], 0.0), owners.long().masked_fill(nobody, count)
+    unowned = owners < 0
+    return values.masked_fill(unowned[:, None], 0.0), owners.long().masked_fill(unowned, count)
 
 
 def _sum(
