@@ -19,7 +19,7 @@ from agents.rollouts.rollout import Rollout, rollout
 from benchmarks.measuring import Row, seconds_of
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 from htm_env.types import TokenBatch
 
 POPULATIONS = {16: 128, 64: 16, 256: 2}

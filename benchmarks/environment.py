@@ -29,7 +29,7 @@ from benchmarks.plain_environment import PlainEnvironment
 from benchmarks.table import report
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, pair_to_action
-from htm_env.simulator import make_autoencoder
+from htm_env.weights import make_autoencoder
 
 SECONDS, PATIENCE = 2.0, 4
 """Each row takes so long, and until one whole episode is over, up to ``PATIENCE`` times that."""

@@ -25,11 +25,11 @@ from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
 from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
 from benchmarks.table import report
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import action_to_pair, drop_diagonal
 from htm_env.measures.metrics import first_merge_accuracy
-from htm_env.membership import Standing, observed_extras
+from htm_env.membership import Membership, observed_extras
 from htm_env.rewards import right_merges
 from htm_env.types import NONE, TokenBatch
 
@@ -49,12 +49,12 @@ right in half of the scenes, before it has learned to listen to the key."""
 def observation(batch: TokenBatch, data: Dataset, observes: tuple[str, ...]) -> dict[str, Tensor]:
     """The scenes before any merge, their standardised tokens in place of embeddings."""
     alone = torch.eye(batch.present.shape[1], dtype=torch.bool) & batch.present[:, None]
-    standing = Standing((batch.tokens - data.mean) / data.std, batch.present, alone)
+    membership = Membership((batch.tokens - data.mean) / data.std, batch.present, alone)
     return {
-        "tokens": standing.tokens,
+        "tokens": membership.tokens,
         "active": batch.present,
         "leaf_counts": batch.present.int(),
-        **observed_extras(standing, observes),
+        **observed_extras(membership, observes),
     }
 
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 import torch
 
 from benchmarks.table import text
-from htm_env.simulator import usable_device
+from htm_env.weights import usable_device
 
 Row = dict[str, Any]
 REFERENCE = "plain reference"

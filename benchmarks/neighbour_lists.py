@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 
 from benchmarks.measuring import Row, seconds_of
-from htm_env.candidates.lists import merged_candidates, nearest_candidates
+from htm_env.candidates import merged_candidates, nearest_candidates
 
 EMBEDDING_DIM, K = 64, 8
 

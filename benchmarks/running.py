@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.table import RESULTS
-from htm_env.simulator import usable_device
+from htm_env.weights import usable_device
 
 THROUGHPUT = {
     "environment": "environment steps per second, four ways to have copies",

@@ -41,8 +41,8 @@ from benchmarks.measuring import (
 from benchmarks.neighbour_lists import EMBEDDING_DIM, K, repairs
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
+from htm_env.candidates import Nearest
 from htm_env.types import NONE, TokenBatch
 
 COORDINATES, HIDDEN_DIM = 2, 256

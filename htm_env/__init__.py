@@ -4,11 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from htm_env.autoencoder import Encoding, HTMAutoencoder
-from htm_env.candidates.lists import candidate_action, candidate_pair
+from htm_env.candidates import candidate_action, candidate_pair
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, pair_to_action
 from htm_env.registration import register_environments
-from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import TokenBatch
 
 if TYPE_CHECKING:
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from htm_env.generation.mixture import RootMixture
     from htm_env.generation.validity import check_validity
     from htm_env.measures.metrics import nmse_per_sample
+    from htm_env.trees.merge_tree import MergeTree
 
 __all__ = [
     "Encoding",
@@ -40,6 +40,7 @@ _LATER = {
         ("Generated", "generate", "interpolate", "refine"), "htm_env.generation.generate"
     ),
     "RootMixture": "htm_env.generation.mixture",
+    "MergeTree": "htm_env.trees.merge_tree",
     "nmse_per_sample": "htm_env.measures.metrics",
     "check_validity": "htm_env.generation.validity",
 }

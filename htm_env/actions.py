@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Bool, Int, Int64
 from torch import Tensor
 
-from htm_env.candidates.lists import candidate_mask, candidate_pair
+from htm_env.candidates import candidate_mask, candidate_pair
 from htm_env.forest import action_mask, action_to_pair
 
 

@@ -39,7 +39,7 @@ class HTMEnv(gym.Env):
     actions are legal.
 
     With `candidates="knn"`, `Discrete(P * k)`: every slot has at most `k` candidates, its nearest
-    neighbours, kept up through merges (`htm_env/candidates/lists.py`). Action `a` merges slots
+    neighbours, kept up through merges (`htm_env/candidates.py`). Action `a` merges slots
     `i = a // k` and `j = candidates[i, a % k]` (`htm_env.candidate_pair`,
     `htm_env.candidate_action`), and is legal where that is not -1.
 

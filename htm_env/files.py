@@ -79,7 +79,8 @@ def read_tensors(path: str | Path, key: str) -> tuple[dict[str, Tensor], Any]:
 
     with safe_open(path, framework="pt", device="cpu") as file:
         about = json.loads((file.metadata() or {})[key])
-        return {name: file.get_tensor(name) for name in file.keys()}, about  # noqa: SIM118
+        # Clones own their memory: the file may be replaced while they live.
+        return {name: file.get_tensor(name).clone() for name in file.keys()}, about  # noqa: SIM118
 
 
 @contextmanager
@@ -92,7 +93,7 @@ def reading(path: str | Path, what: str) -> Iterator[None]:
         raise FileNotFoundError(f"no {what} at {path}")
     try:
         yield
-    except (SafetensorError, LookupError, TypeError, ValueError) as error:
+    except (SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
         raise ValueError(f"{path} does not hold a {what} that can be read: {error}") from error
 
 

@@ -10,8 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.coding.levels import descend
-from htm_env.forest import active_nodes, children_table
+from htm_env.forest import active_nodes, children_table, descend
 from htm_env.types import TokenBatch
 
 

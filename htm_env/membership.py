@@ -16,7 +16,7 @@ BOUND = 1e4
 """Observed values are clipped to this: an autoencoder in training keeps no promise on its scale."""
 
 
-class Standing(NamedTuple):
+class Membership(NamedTuple):
     """Which of a sample's tokens stand where: all that the extra keys are made of."""
 
     tokens: Float[Tensor, "B K T"]
@@ -29,7 +29,7 @@ class Standing(NamedTuple):
     @classmethod
     def of(
         cls, standardised: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"], forest: Forest
-    ) -> Standing:
+    ) -> Membership:
         """Where the tokens of a forest stand."""
         sets = leaf_sets(forest.merges, forest.num_leaves)  # (B, N, P)
         rows = torch.arange(len(sets), device=sets.device)[:, None]
@@ -37,50 +37,50 @@ class Standing(NamedTuple):
         return cls(standardised, present, members)
 
 
-def leaves(standing: Standing) -> Float[Tensor, "B K T"]:
+def leaves(membership: Membership) -> Float[Tensor, "B K T"]:
     """Standardised coordinates of the tokens; zeros where there is none."""
-    return standing.tokens.masked_fill(~standing.present[..., None], 0.0)
+    return membership.tokens.masked_fill(~membership.present[..., None], 0.0)
 
 
-def owners(standing: Standing) -> Int64[Tensor, "B K"]:
+def owners(membership: Membership) -> Int64[Tensor, "B K"]:
     """The slot under which each token stands; -1 where there is no token."""
-    return standing.members.int().argmax(dim=1).masked_fill(~standing.present, NONE)
+    return membership.members.int().argmax(dim=1).masked_fill(~membership.present, NONE)
 
 
-def centroids(standing: Standing) -> Float[Tensor, "B P T"]:
+def centroids(membership: Membership) -> Float[Tensor, "B P T"]:
     """Mean standardised coordinates of the tokens under each slot; zeros in empty slots."""
-    members = standing.members.to(standing.tokens.dtype)
-    return members @ leaves(standing) / members.sum(2, keepdim=True).clamp(min=1)
+    members = membership.members.to(membership.tokens.dtype)
+    return members @ leaves(membership) / members.sum(2, keepdim=True).clamp(min=1)
 
 
-def curve_order(standing: Standing) -> Int64[Tensor, "B P"]:
+def curve_order(membership: Membership) -> Int64[Tensor, "B P"]:
     """The rank of each slot along a space-filling curve through the centroids; -1 in empty slots.
 
     A Z-order (Morton 1966) curve over the first two standardised coordinates, ten bits each; where
     these tie, the slot whose first token stands first.
     """
-    plane = centroids(standing)[..., :2]
+    plane = centroids(membership)[..., :2]
     cells = ((plane.clamp(-4, 4) + 4) / 8 * 1023).long()  # (B, P, 1 or 2)
     code = torch.zeros_like(cells[..., 0])
     for bit in range(10):
         for axis in range(cells.shape[-1]):
             code |= ((cells[..., axis] >> bit) & 1) << (bit * cells.shape[-1] + axis)
-    active = standing.members.any(2)
-    code = code * standing.members.shape[2] + standing.members.int().argmax(dim=2)
+    active = membership.members.any(2)
+    code = code * membership.members.shape[2] + membership.members.int().argmax(dim=2)
     rank = code.masked_fill(~active, 2**62).argsort(dim=1, stable=True).argsort(dim=1)
     return rank.masked_fill(~active, NONE)
 
 
-def leaf_order(standing: Standing) -> Int64[Tensor, "B P"]:
+def leaf_order(membership: Membership) -> Int64[Tensor, "B P"]:
     """The rank of each slot by its leftmost leaf, as a drawing of the forest would have it: the
     trees stand in the order of their first tokens. -1 in empty slots."""
-    slots = standing.members.shape[2]
-    active = standing.members.any(2)
-    first = standing.members.int().argmax(dim=2).masked_fill(~active, slots)
+    slots = membership.members.shape[2]
+    active = membership.members.any(2)
+    first = membership.members.int().argmax(dim=2).masked_fill(~active, slots)
     return first.argsort(dim=1, stable=True).argsort(dim=1).masked_fill(~active, NONE)
 
 
-EXTRAS: dict[str, Callable[[Standing], Tensor]] = {
+EXTRAS: dict[str, Callable[[Membership], Tensor]] = {
     "centroids": centroids,
     "order": curve_order,
     "leaf_order": leaf_order,
@@ -99,9 +99,9 @@ def check_extras(observe: Sequence[str]) -> tuple[str, ...]:
     return tuple(observe)
 
 
-def observed_extras(standing: Standing, observe: Sequence[str]) -> dict[str, Tensor]:
+def observed_extras(membership: Membership, observe: Sequence[str]) -> dict[str, Tensor]:
     """The extra keys as an observation has them."""
-    return {key: _in_bounds(EXTRAS[key](standing)) for key in observe}
+    return {key: _in_bounds(EXTRAS[key](membership)) for key in observe}
 
 
 def _in_bounds(values: Tensor) -> Tensor:

@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.actions import action_slots, why_illegal
-from htm_env.candidates.neighbours import Nearest, Neighbourhood
+from htm_env.candidates import Nearest, Neighbourhood
 from htm_env.forest import Forest
-from htm_env.membership import Standing, check_extras, observed_extras
+from htm_env.membership import Membership, check_extras, observed_extras
 
 Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
 """``policy(observation batch, generator) -> actions``: the observation keys of the environment."""
@@ -50,8 +50,8 @@ def merge_with(
             candidates = near.candidates.partners
             observation["candidates"] = candidates.to(torch.int32)
         if keys:
-            standing = Standing.of(standardised, present, forest)
-            observation |= observed_extras(standing, keys)
+            membership = Membership.of(standardised, present, forest)
+            observation |= observed_extras(membership, keys)
         actions = policy(observation, generator).long()
         first, second, legal = action_slots(actions, forest.active, candidates)
         if not (legal | ~running).all():

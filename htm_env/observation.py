@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.membership import BOUND, Standing, observed_extras
+from htm_env.membership import BOUND, Membership, observed_extras
 from htm_env.population import Population
 
 
@@ -54,6 +54,6 @@ def observe_population(
     if observe:
         batch = population.batch
         standardised = autoencoder.standardise(batch.tokens)
-        standing = Standing.of(standardised, batch.present, population.forest)
-        observation |= observed_extras(standing, observe)
+        membership = Membership.of(standardised, batch.present, population.forest)
+        observation |= observed_extras(membership, observe)
     return observation

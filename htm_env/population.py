@@ -12,9 +12,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest, Neighbourhood
-from htm_env.coding.levels import descend
-from htm_env.forest import Forest, active_nodes, children_table, leaf_counts
+from htm_env.candidates import Nearest, Neighbourhood
+from htm_env.forest import Forest, active_nodes, children_table, descend, leaf_counts
 from htm_env.types import SampleRows, TokenBatch
 
 MOST_LEAVES = 1 << 16

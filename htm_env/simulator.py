@@ -16,7 +16,7 @@ from torch import Tensor
 
 from htm_env.actions import action_slots, legal_actions, num_actions, why_illegal
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import check_candidates
+from htm_env.candidates import check_candidates
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import Forest
 from htm_env.membership import check_extras
@@ -24,12 +24,10 @@ from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, encode_population, merge_pairs, start_population
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
-from htm_env.weights import embedding_dim_of, pretrained_autoencoder
+from htm_env.weights import make_autoencoder, usable_device
 
 INVALID_ACTIONS = ("penalize", "raise")
 RENDER_MODES = ("rgb_array", "ansi", "human")
-UNTRAINED_SEED = 0
-"""The weights of ``autoencoder="untrained"`` are the same in every process."""
 
 
 @dataclass(frozen=True)
@@ -177,49 +175,3 @@ class Simulator:
     def action_masks(self, population: Population) -> np.ndarray:
         """True <--> legal, ``(B, A)``."""
         return legal_actions(population.forest.active, population.candidates).cpu().numpy()
-
-
-def usable_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``ValueError`` where torch does not know it or has no access."""
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {str(name)!r} cannot be used here: {reason}") from error
-    return device
-
-
-def make_autoencoder(
-    env_id: str,
-    dataset: Dataset,
-    autoencoder: str | Path | HTMAutoencoder,
-    embedding_dim: int | None = None,
-) -> HTMAutoencoder:
-    """``"pretrained"``, ``"untrained"``, a path, or an autoencoder as it is.
-
-    Raises ``ValueError`` where its token dimension is not the data's, or where ``embedding_dim``
-    contradicts weights that already have one.
-    """
-    if isinstance(autoencoder, HTMAutoencoder):
-        made = autoencoder
-    elif autoencoder == "untrained":
-        generator = torch.Generator().manual_seed(UNTRAINED_SEED)
-        dim = embedding_dim_of(env_id) if embedding_dim is None else embedding_dim
-        made = HTMAutoencoder(dataset.token_dim, dim, generator=generator)
-        made.set_statistics(dataset.mean, dataset.std)
-    elif autoencoder == "pretrained":
-        made = pretrained_autoencoder(env_id)
-    else:
-        made = HTMAutoencoder.load(autoencoder)
-    if made.token_dim != dataset.token_dim:
-        raise ValueError(
-            f"the autoencoder takes tokens of {made.token_dim} coordinates, but those of "
-            f"{dataset.name} have {dataset.token_dim}"
-        )
-    if embedding_dim is not None and made.embedding_dim != embedding_dim:
-        raise ValueError(
-            f"embedding_dim is {embedding_dim}, but the autoencoder's is {made.embedding_dim}; "
-            'only autoencoder="untrained" can be given another'
-        )
-    return made

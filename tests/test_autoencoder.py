@@ -14,8 +14,7 @@ from memory import Largest
 from oracle import PlainForest, batched, forests, random_tree
 from safetensors.torch import save_file
 
-from htm_env.autoencoder import HTMAutoencoder
-from htm_env.coding.networks import BLOCK, ResidualNetwork
+from htm_env.autoencoder import BLOCK, HTMAutoencoder, ResidualNetwork
 from htm_env.forest import action_mask
 from htm_env.merging import merge_with
 
@@ -319,7 +318,7 @@ def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch, autoencoder):
 
 
 def test_loading_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no autoencoder weights at .*gone\.safetensors"):
+    with pytest.raises(FileNotFoundError, match=r"no saved autoencoder at .*gone\.safetensors"):
         HTMAutoencoder.load(tmp_path / "gone.safetensors")
 
 

@@ -17,7 +17,7 @@ from agents.ppo import PPOLearner
 from agents.rollouts.rollout import Rollout, follow, rollout
 from agents.runs.checkpoint import load_state, save_state
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 from htm_env.files import read_tensors, write_tensors
 from replay import CandidatePairs, ReplayBuffer, Trajectories, Trajectory
 

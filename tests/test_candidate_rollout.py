@@ -27,10 +27,9 @@ from agents.likelihood.judging import judge
 from agents.rollouts import candidate_rollout
 from agents.rollouts.rollout import Rollout, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.lists import merged_candidates, nearest_candidates
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest, merged_candidates, nearest_candidates
 from htm_env.forest import action_to_pair
-from htm_env.membership import Standing, centroids
+from htm_env.membership import Membership, centroids
 from htm_env.observation import observe_population
 from htm_env.types import TokenBatch
 
@@ -52,7 +51,7 @@ def plain(autoencoder, policy, batch: TokenBatch, merges: Tensor, nearest: Neare
         active, places = population.forest.active, population.embeddings
         if nearest.by_centroids:
             standardised = autoencoder.standardise(batch.tokens)
-            places = centroids(Standing.of(standardised, batch.present, population.forest))
+            places = centroids(Membership.of(standardised, batch.present, population.forest))
         if lists is None:
             lists = nearest_candidates(places, active, nearest.k)
         else:

@@ -15,7 +15,7 @@ from agents.rollouts import planning
 from agents.rollouts.greedy_search import _rounds, matching, merge_greedily, merge_matchings
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 from htm_env.forest import check_merges, tree_height
 from htm_env.observation import observe_population
 

@@ -11,7 +11,7 @@ from episodes import generator
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from htm_env.candidates.lists import (
+from htm_env.candidates import (
     FARTHEST,
     Candidates,
     candidate_action,

@@ -23,7 +23,7 @@ from agents.networks.acting import act
 from agents.networks.context import ContextPolicy
 from agents.networks.scorers import make_scorer
 from agents.rollouts.rollout import follow, rollout
-from htm_env.candidates.lists import candidate_pair
+from htm_env.candidates import candidate_pair
 from htm_env.forest import action_to_pair
 from htm_env.observation import observe_population
 

@@ -60,7 +60,7 @@ def test_digits_labels_are_those_of_the_pixels_whatever_the_key() -> None:
 
 
 def test_nothing_that_a_learner_sees_has_a_label() -> None:
-    assert set(TokenBatch._fields) == {"tokens", "present", "clades", "merges"}
+    assert set(TokenBatch._fields) == {"tokens", "present", "clades", "merges", "sample"}
     for env_id, keywords in (("HTM-Trees-v0", {}), ("HTM-v0", {"dataset": np.ones((20, 3, 2))})):
         dataset = make_dataset(env_id, **keywords)
         assert not dataset.has_labels

@@ -21,7 +21,7 @@ from htm_env.datasets import (
     TreesDataset,
     TreesGeometry,
 )
-from htm_env.datasets.hierarchy import empty_merges, write_balanced_joins
+from htm_env.datasets.generated import empty_merges, write_balanced_joins
 from htm_env.types import TokenBatch
 
 Nested = int | tuple["Nested", "Nested"]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from htm_env.datasets.random_keys import (
+from htm_env.datasets.base import (
     KEY_LIMIT,
     SPLITS,
     check_keys,

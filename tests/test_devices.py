@@ -26,7 +26,7 @@ from agents.registry import ALGORITHMS, algorithm
 from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.directory import RunDirectory
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 from htm_env.forest import check_merges
 from htm_env.generation.generate import generate, refine
 from htm_env.generation.mixture import RootMixture

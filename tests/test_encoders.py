@@ -22,7 +22,7 @@ from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.registry import algorithm
 from agents.rollouts.rollout import follow
 from agents.runs.checkpoint import load_state, save_state
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 
 WIDTH, COORDINATES, SLOTS = 16, 3, 7
 ALL = pytest.mark.parametrize("name", ENCODERS)

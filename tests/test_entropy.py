@@ -12,7 +12,7 @@ from agents.likelihood.among_all import policy_gradient_step
 from agents.likelihood.judging import judge
 from agents.networks.context import make_policy
 from agents.rollouts.rollout import Rollout, rollout
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 
 
 def episodes(*entropies: list[float]) -> Rollout:

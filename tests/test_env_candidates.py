@@ -18,8 +18,7 @@ from htm_env import (
     candidate_pair,
     pair_to_action,
 )
-from htm_env.candidates.lists import nearest_candidates
-from htm_env.candidates.neighbours import Nearest, Neighbourhood
+from htm_env.candidates import Nearest, Neighbourhood, nearest_candidates
 from htm_env.env import HTMEnv
 
 SLOTS = 7

@@ -113,7 +113,7 @@ def test_save_and_load(tmp_path):
     flat.save(tmp_path / "flat.safetensors")
     again = FlatAutoencoder.load(tmp_path / "flat.safetensors")
     assert again.weights_hash() == flat.weights_hash()
-    with pytest.raises(ValueError, match="does not hold an HTM autoencoder"):
+    with pytest.raises(ValueError, match="does not hold a saved autoencoder"):
         HTMAutoencoder.load(tmp_path / "flat.safetensors")
 
 

@@ -10,7 +10,6 @@ from oracle import Drawn, PlainForest, batched, forests
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from htm_env import forest as forest_module
-from htm_env.coding.levels import descend
 from htm_env.forest import (
     Forest,
     action_mask,
@@ -19,6 +18,7 @@ from htm_env.forest import (
     check_merges,
     children_table,
     depths,
+    descend,
     drop_diagonal,
     leaf_counts,
     leaf_sets,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.encoders.config import GlomConfig
 from agents.encoders.glom.columns import Glom, near, similarity_attention
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 
 CONFIGS = {
     "default": GlomConfig(level_width=8),

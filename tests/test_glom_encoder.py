@@ -10,7 +10,7 @@ import torch
 from agents.encoders.config import GlomConfig, GlomEncoderConfig
 from agents.encoders.glom.columns import Glom
 from agents.encoders.glom.encoder import GlomEncoder
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 
 SMALL = GlomConfig(levels=2, level_width=8)
 CONFIGS = {

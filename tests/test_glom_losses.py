@@ -13,7 +13,7 @@ from agents.encoders.config import GlomConfig
 from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_crops, draw_hidden
 from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
 from benchmarks.glom import mean_of_neighbours, restoring, train
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 from htm_env.datasets.wholes import WholesDataset
 
 

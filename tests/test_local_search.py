@@ -21,7 +21,7 @@ from agents.likelihood.judging import judge
 from agents.rollouts.deviation import Deviation
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 from htm_env.forest import merges_to_actions
 from htm_env.observation import observe_population
 

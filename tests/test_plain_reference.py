@@ -12,8 +12,7 @@ from agents.networks.scorers import PairPolicy
 from agents.rollouts.rollout import rollout
 from benchmarks import plain_reference as plain
 from benchmarks.plain_environment import PlainEnvironment
-from htm_env.autoencoder import HTMAutoencoder
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import HTMAutoencoder, seeded_initialisation
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair
 

@@ -25,7 +25,7 @@ from agents.ppo.policies import network_of
 from agents.ppo.sharing import Runs, shared_forward
 from agents.rollouts.sampling import most_entropy
 from htm_env.actions import legal_actions, num_actions
-from htm_env.candidates.lists import nearest_candidates
+from htm_env.candidates import nearest_candidates
 from htm_env.forest import action_mask, pair_to_action
 from htm_env.observation import observation_space
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from agents.encoders.base import Context, Spans
 from agents.encoders.config import REDUCERS, SpanConfig
 from agents.encoders.reduction.encoder import SpanEncoder
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 
 ALL = SpanConfig(tuple(REDUCERS), expansion=1)
 BATCH, SLOTS, LEAVES, WIDTH, COORDINATES = 3, 6, 7, 8, 2

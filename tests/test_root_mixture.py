@@ -152,8 +152,8 @@ def test_saving_and_loading_changes_nothing(tmp_path):
     with pytest.raises(FileNotFoundError, match="nothing"):
         RootMixture.load(tmp_path / "nothing")
     path.write_bytes(b"not a mixture")
-    with pytest.raises(ValueError, match="does not hold a mixture"):
+    with pytest.raises(ValueError, match="does not hold a root mixture"):
         RootMixture.load(path)
     save_file({"weights": torch.ones(1)}, path)
-    with pytest.raises(ValueError, match="does not hold a mixture"):
+    with pytest.raises(ValueError, match="does not hold a root mixture"):
         RootMixture.load(path)

@@ -12,7 +12,7 @@ from agents.likelihood.judging import judge
 from agents.likelihood.node_features import NodeFeatures
 from agents.rollouts.rollout import follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 from htm_env.population import node_errors
 from htm_env.types import SampleRows, TokenBatch
 

@@ -11,7 +11,7 @@ import htm_env
 from agents import Reinforce, ReinforceConfig
 from agents.inspection.traces import traces, traces_of
 from agents.registry import algorithm
-from htm_env.candidates.lists import candidate_action
+from htm_env.candidates import candidate_action
 
 DATA = {"heights": [2, 3]}
 

@@ -16,7 +16,7 @@ from agents.rollouts.pair_scores import pair_scores
 from agents.rollouts.positions import Positions
 from agents.rollouts.rollout import Rollout, follow
 from htm_env.datasets import Dataset
-from htm_env.datasets.random_keys import KEY_LIMIT
+from htm_env.datasets.base import KEY_LIMIT
 from htm_env.drawing.trace import Considered, Trace
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.trees.merge_tree import MergeTree

@@ -23,7 +23,7 @@ from agents.networks.base import MergePolicy
 from agents.optim.optimizers import PolicyOptimizer
 from agents.rollouts.rollout import Rollout, follow
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 from htm_env.types import TokenBatch
 
 KNOWN = {

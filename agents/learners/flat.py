@@ -18,10 +18,9 @@ from agents.evaluation.evaluate import CHUNK, TREE_SCORES
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
-from htm_env.autoencoder import HTMAutoencoder
-from htm_env.coding.networks import seeded_initialisation
-from htm_env.coding.weights_file import not_weights, read_weights, tensors_hash, write_weights
+from htm_env.autoencoder import WEIGHTS_KEY, HTMAutoencoder, seeded_initialisation, tensors_hash
 from htm_env.datasets import Dataset
+from htm_env.files import read_tensors, reading, write_tensors
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import embedding_dim_of
@@ -241,17 +240,15 @@ class FlatAutoencoder(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Write weights and configuration as one safetensors file, all or nothing."""
-        write_weights(path, self.state_dict(), self.config)
+        write_tensors(path, WEIGHTS_KEY, self.state_dict(), self.config)
 
     @classmethod
     def load(cls, path: str | Path) -> FlatAutoencoder:
         """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
-        state, config = read_weights(path)
-        try:
+        with reading(path, "saved flat autoencoder"):
+            state, config = read_tensors(path, WEIGHTS_KEY)
             autoencoder = cls(**config, generator=torch.Generator())
             autoencoder.load_state_dict(state)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise not_weights(path, error) from error
         return autoencoder
 
 

@@ -20,8 +20,7 @@ from agents.fixed.order import sorted_order
 from agents.learners.fixed_order import FixedOrder, MergeOrder
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
-from htm_env.autoencoder import HTMAutoencoder
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import HTMAutoencoder, seeded_initialisation
 from htm_env.types import TokenBatch
 
 

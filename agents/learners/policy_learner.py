@@ -26,7 +26,7 @@ from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
 from agents.rollouts.deviation import Deviation
 from agents.rollouts.planning import planned_merges
 from agents.rollouts.rollout import Rollout, rollout
-from htm_env.candidates.neighbours import Nearest, check_candidates
+from htm_env.candidates import Nearest, check_candidates
 from htm_env.population import final_errors
 from htm_env.rewards import EncodedEpisodes, RewardName, reward_on
 from htm_env.types import TokenBatch

@@ -19,7 +19,7 @@ from agents.likelihood.among_all import discounted_returns, value_loss
 from agents.likelihood.judging import judge
 from agents.optim.optimizers import GuardedOptimizer
 from agents.rollouts.rollout import Rollout, rollout
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 from htm_env.forest import tree_height
 from htm_env.types import TokenBatch
 

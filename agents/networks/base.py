@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 
-from htm_env.candidates.lists import candidate_mask
+from htm_env.candidates import candidate_mask
 from htm_env.forest import action_mask, drop_diagonal
 
 ILLEGAL = -1e9

@@ -6,8 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from htm_env.candidates.lists import Candidates
-from htm_env.candidates.neighbours import Nearest, Neighbourhood
+from htm_env.candidates import Candidates, Nearest, Neighbourhood
 from htm_env.types import NONE
 from replay import CandidatePairs
 

@@ -15,7 +15,7 @@ from agents.rollouts.leaves import leaf_tables
 from agents.rollouts.listed_scores import listed_scores
 from agents.rollouts.sampling import choices, choose_pairs, probabilities
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 from htm_env.forest import leftmost_leaves
 from htm_env.types import NONE, TokenBatch
 from replay import CandidatePairs

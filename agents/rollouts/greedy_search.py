@@ -18,9 +18,8 @@ from torch import Tensor
 
 from agents.networks.base import MergePolicy, NodePolicy, bounded
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.lists import nearest_candidates, squared_distances
-from htm_env.candidates.neighbours import Nearest
-from htm_env.membership import Standing, observed_extras
+from htm_env.candidates import Nearest, nearest_candidates, squared_distances
+from htm_env.membership import Membership, observed_extras
 from htm_env.types import NONE, TokenBatch
 
 GONE = -torch.inf
@@ -168,8 +167,8 @@ class _Under:
         }
         if self.sets is not None:
             present = torch.ones_like(self.leaves[..., 0], dtype=torch.bool)
-            standing = Standing(self.leaves, present, self.sets[tokens.node][None])
-            observation |= observed_extras(standing, self.policy.observes)
+            membership = Membership(self.leaves, present, self.sets[tokens.node][None])
+            observation |= observed_extras(membership, self.policy.observes)
         return self.policy.state_scores(observation)[0][0]
 
     def merge(self, first: Tensor, second: Tensor, parent: Tensor) -> None:

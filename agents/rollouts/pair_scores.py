@@ -13,7 +13,7 @@ from agents.networks.context import ContextPolicy
 from agents.rollouts.positions import PairTable, Positions, Step
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import legal_pairs
-from htm_env.membership import Standing, observed_extras
+from htm_env.membership import Membership, observed_extras
 from htm_env.types import SampleRows, TokenBatch
 
 
@@ -176,5 +176,5 @@ def population_observation(
     }
     if sets is not None:
         members = sets[rows, node] & active[..., None]
-        observation |= observed_extras(Standing(leaves, present, members), policy.observes)
+        observation |= observed_extras(Membership(leaves, present, members), policy.observes)
     return observation

@@ -10,7 +10,7 @@ from agents.networks.base import MergePolicy, NodePolicy
 from agents.rollouts.greedy_search import merge_greedily, merge_matchings
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
+from htm_env.candidates import Nearest
 from htm_env.types import TokenBatch
 
 MANY = 256

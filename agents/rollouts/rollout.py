@@ -20,9 +20,8 @@ from agents.rollouts.pair_scores import pair_scores
 from agents.rollouts.positions import Positions
 from agents.rollouts.sampling import choices, choose_pairs, most_entropy, probabilities
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates.neighbours import Nearest
-from htm_env.coding.levels import forest_levels
-from htm_env.forest import leaf_counts
+from htm_env.candidates import Nearest
+from htm_env.forest import forest_levels, leaf_counts
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 

@@ -8,16 +8,13 @@ exactly.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
-from htm_env.files import atomic_write_bytes
+from htm_env.files import read_tensors, reading, write_tensors
 
 _STRUCTURE = "htm_state"
 
@@ -31,8 +28,8 @@ def save_state(path: str | Path, state: Any) -> None:
     Raises ``ValueError`` naming the place in the state that holds anything else.
     """
     tensors: dict[str, Tensor] = {}
-    structure = json.dumps(_pack(state, "", tensors))
-    atomic_write_bytes(path, save(tensors, {_STRUCTURE: structure}))
+    structure = _pack(state, "", tensors)
+    write_tensors(path, _STRUCTURE, tensors, structure)
 
 
 def load_state(path: str | Path) -> Any:
@@ -41,17 +38,9 @@ def load_state(path: str | Path) -> Any:
     Raises ``FileNotFoundError`` where there is no file, ``ValueError`` for one that is truncated or
     that something else wrote; both name it.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"no saved state at {path}")
-    try:
-        with safe_open(path, framework="pt", device="cpu") as file:
-            structure = json.loads((file.metadata() or {})[_STRUCTURE])
-            # Clones own their memory: the file may be replaced while they live.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    with reading(path, "saved state"):
+        tensors, structure = read_tensors(path, _STRUCTURE)
         return _unpack(structure, tensors)
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a state written by save_state: {error}") from error
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

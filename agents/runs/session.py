@@ -34,8 +34,8 @@ from agents.runs.tensorboard import TensorBoardLogger
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.drawing.rendering import figure_to_array
-from htm_env.simulator import usable_device
 from htm_env.types import TokenBatch
+from htm_env.weights import usable_device
 
 FIGURES = 4
 """Pictures of the learner over the whole budget, the last after it; divides the evaluations."""

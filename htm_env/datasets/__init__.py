@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from dataclasses import fields
+from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from htm_env.datasets import checks
-from htm_env.datasets.base import Dataset
-from htm_env.datasets.crosses import CrossesDataset, CrossesGeometry
-from htm_env.datasets.digits import DigitsDataset
-from htm_env.datasets.keys import KeysDataset, KeysGeometry
-from htm_env.datasets.random_keys import KEY_LIMIT, SPLITS, check_split
-from htm_env.datasets.trees import TreesDataset, TreesGeometry
-from htm_env.datasets.user import ArrayDataset
+from htm_env.datasets.base import KEY_LIMIT, SPLITS, Dataset, check_split
+
+if TYPE_CHECKING:
+    from htm_env.datasets.crosses import CrossesDataset, CrossesGeometry
+    from htm_env.datasets.digits import DigitsDataset
+    from htm_env.datasets.keys import KeysDataset, KeysGeometry
+    from htm_env.datasets.trees import TreesDataset, TreesGeometry
+    from htm_env.datasets.user import ArrayDataset
 
 __all__ = [
     "DATASETS",
@@ -25,7 +25,6 @@ __all__ = [
     "CrossesDataset",
     "CrossesGeometry",
     "Dataset",
-    "DatasetEntry",
     "DigitsDataset",
     "KeysDataset",
     "KeysGeometry",
@@ -35,44 +34,14 @@ __all__ = [
     "make_dataset",
 ]
 
-
-class DatasetEntry(NamedTuple):
-    """How to make the data of one environment id."""
-
-    build: Callable[..., Dataset]
-    """Called with ``split=`` and the keywords."""
-    keywords: tuple[str, ...]
-    """The keywords of ``build`` beside ``split``."""
-
-
-def _trees(split: str, **geometry: Any) -> TreesDataset:
-    return TreesDataset(split, TreesGeometry(**geometry))
-
-
-def _crosses(split: str, **geometry: Any) -> CrossesDataset:
-    return CrossesDataset(split, CrossesGeometry(**geometry))
-
-
-def _keys(split: str, **geometry: Any) -> KeysDataset:
-    return KeysDataset(split, KeysGeometry(**geometry))
-
-
-def _own(split: str, **kwargs: Any) -> ArrayDataset:
-    if "dataset" not in kwargs:
-        raise ValueError("HTM-v0 has no data: expected dataset= an array, a list or a path")
-    return ArrayDataset(split=split, **kwargs)
-
-
-DATASETS: dict[str, DatasetEntry] = {
-    "HTM-Trees-v0": DatasetEntry(_trees, tuple(field.name for field in fields(TreesGeometry))),
-    "HTM-Crosses-v0": DatasetEntry(
-        _crosses, tuple(field.name for field in fields(CrossesGeometry))
-    ),
-    "HTM-Digits-v0": DatasetEntry(DigitsDataset, ()),
-    "HTM-Keys-v0": DatasetEntry(_keys, tuple(field.name for field in fields(KeysGeometry))),
-    "HTM-v0": DatasetEntry(_own, ("dataset", "split_fractions", "threshold", "spans")),
+DATASETS = {
+    "HTM-Trees-v0": "htm_env.datasets.trees:TreesDataset",
+    "HTM-Crosses-v0": "htm_env.datasets.crosses:CrossesDataset",
+    "HTM-Digits-v0": "htm_env.datasets.digits:DigitsDataset",
+    "HTM-Keys-v0": "htm_env.datasets.keys:KeysDataset",
+    "HTM-v0": "htm_env.datasets.user:ArrayDataset",
 }
-"""The data of every environment id."""
+"""The class of the data of every environment id, loaded when it is first used."""
 
 _NAMESPACE = "htm_env:"
 _LOOKS_LIKE_AN_ID = re.compile(rf"{_NAMESPACE}.*|HTM-(.+-)?v\d+")
@@ -107,18 +76,29 @@ def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Datase
         FileNotFoundError: there is no such file.
     """
     check_split(split)
+    name, owner = "HTM-v0", "the user's own data"
     if isinstance(id_or_data, str):
-        name = id_or_data.removeprefix(_NAMESPACE)
-        if name in DATASETS:
-            entry = DATASETS[name]
-            checks.keywords(name, tuple(kwargs), entry.keywords)
-            return entry.build(split=split, **kwargs)
-        if _LOOKS_LIKE_AN_ID.fullmatch(id_or_data) and not Path(id_or_data).exists():
+        plain = id_or_data.removeprefix(_NAMESPACE)
+        if plain in DATASETS:
+            name = owner = plain
+        elif _LOOKS_LIKE_AN_ID.fullmatch(id_or_data) and not Path(id_or_data).exists():
             raise ValueError(
                 f"unknown id {id_or_data!r}: expected one of {', '.join(DATASETS)}, "
                 "an array, a list or a path"
             )
-    entry = DATASETS["HTM-v0"]
-    allowed = tuple(keyword for keyword in entry.keywords if keyword != "dataset")
-    checks.keywords("the user's own data", tuple(kwargs), allowed)
-    return entry.build(split=split, dataset=id_or_data, **kwargs)
+    module, _, class_name = DATASETS[name].partition(":")
+    data: type[Dataset] = getattr(import_module(module), class_name)
+    known = data.keywords()
+    if owner != name:
+        known = tuple(keyword for keyword in known if keyword != "dataset")
+    checks.keywords(owner, tuple(kwargs), known)
+    if owner != name:
+        kwargs["dataset"] = id_or_data
+    return data.make(split, **kwargs)
+
+
+def __getattr__(name: str) -> Any:
+    for module in (place.partition(":")[0] for place in DATASETS.values()):
+        if name in __all__ and hasattr(import_module(module), name):
+            return getattr(import_module(module), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,10 +9,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from htm_env.datasets import checks
+from htm_env.datasets.base import uniforms
 from htm_env.datasets.checks import Angles, Choices, Real
-from htm_env.datasets.generated import GeneratedDataset, Shuffle
-from htm_env.datasets.hierarchy import empty_merges, write_balanced_joins, write_merges
-from htm_env.datasets.random_keys import uniforms
+from htm_env.datasets.generated import (
+    GeneratedDataset,
+    Shuffle,
+    empty_merges,
+    write_balanced_joins,
+    write_merges,
+)
 
 _MAX_CROSSES = 1024
 
@@ -54,6 +59,7 @@ class CrossesDataset(GeneratedDataset):
     """
 
     name = "HTM-Crosses-v0"
+    geometry_class = CrossesGeometry
     kind = "segments"
     token_dim = 4
 

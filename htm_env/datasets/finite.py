@@ -6,9 +6,8 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 
-from htm_env.datasets.base import Dataset
-from htm_env.datasets.hierarchy import empty_merges
-from htm_env.datasets.random_keys import check_keys, check_split, shuffled, split_keys, uniforms
+from htm_env.datasets.base import Dataset, check_keys, check_split, shuffled, split_keys, uniforms
+from htm_env.datasets.generated import empty_merges
 from htm_env.types import TokenBatch
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import NamedTuple
+from dataclasses import fields
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
-from htm_env.datasets.base import Dataset
-from htm_env.datasets.random_keys import check_keys, shuffled, split_keys
-from htm_env.types import TokenBatch
+from htm_env.datasets.base import Dataset, check_keys, shuffled, split_keys
+from htm_env.types import NONE, TokenBatch
 
 STATISTICS_EPISODES = 4096
 """Training episodes behind ``mean`` and ``std``."""
@@ -55,6 +55,16 @@ class GeneratedDataset(Dataset):
 
     has_hierarchy = True
     size = None
+    geometry_class: type
+    """The frozen dataclass of what is drawn; the subclass takes one after the split."""
+
+    @classmethod
+    def keywords(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(cls.geometry_class))
+
+    @classmethod
+    def make(cls, split: str, **keywords: Any) -> Dataset:
+        return cls(split, cls.geometry_class(**keywords))  # type: ignore[call-arg]
 
     @abstractmethod
     def generate(
@@ -79,3 +89,54 @@ class GeneratedDataset(Dataset):
             tokens, present, _, _ = self.generate(split_keys(keys, "train"))
             chunks.append(tokens[present])
         return np.concatenate(chunks)
+
+
+# ---------------------------------------------------------------- ordered merges
+
+
+def empty_merges(batch: int, max_tokens: int) -> Int64[np.ndarray, "B M 2"]:
+    """Merges of samples that have none yet."""
+    return np.full((batch, max_tokens - 1, 2), NONE, dtype=np.int64)
+
+
+def write_merges(
+    merges: Int64[np.ndarray, "B M 2"],
+    exists: Bool[np.ndarray, "B K"],
+    index: Int64[np.ndarray, "B K"],
+    first: Int64[np.ndarray, "B K"],
+    second: Int64[np.ndarray, "B K"],
+) -> None:
+    """Writes the ordered pairs ``(first, second)`` that exist into ``merges``, in place."""
+    rows, columns = np.nonzero(exists)
+    where = index[rows, columns]
+    merges[rows, where, 0] = first[rows, columns]
+    merges[rows, where, 1] = second[rows, columns]
+
+
+def write_balanced_joins(
+    merges: Int64[np.ndarray, "B M 2"],
+    parts: Int64[np.ndarray, "B K"],
+    num_parts: Int64[np.ndarray, "B"],
+    num_tokens: Int64[np.ndarray, "B"],
+    made: Int64[np.ndarray, "B"],
+) -> None:
+    """Joins the first ``num_parts`` nodes of each row, neighbour to neighbour, level by level.
+
+    Args:
+        merges: written in place, from merge ``made`` on.
+        parts: the node ids to join, in generator order.
+        num_parts: how many of them a row has, one at least.
+        num_tokens: the tokens of each row, so that merge ``t`` makes node ``num_tokens + t``.
+        made: the merges that each row already has.
+    """
+    while parts.shape[1] > 1:
+        pairs = parts.shape[1] // 2
+        left, right, odd = parts[:, : 2 * pairs : 2], parts[:, 1::2], parts[:, 2 * pairs :]
+        pair = np.arange(pairs)
+        exists = 2 * pair + 1 < num_parts[:, None]  # (B, pairs)
+        index = made[:, None] + pair
+        write_merges(merges, exists, index, left, right)
+        joined = np.where(exists, num_tokens[:, None] + index, left)
+        parts = np.concatenate([joined, odd], axis=1)
+        made = made + exists.sum(axis=1)
+        num_parts = (num_parts + 1) // 2

@@ -8,10 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from htm_env.datasets import checks
+from htm_env.datasets.base import uniforms
 from htm_env.datasets.checks import Whole
-from htm_env.datasets.generated import GeneratedDataset, Shuffle
-from htm_env.datasets.hierarchy import empty_merges, write_balanced_joins, write_merges
-from htm_env.datasets.random_keys import uniforms
+from htm_env.datasets.generated import (
+    GeneratedDataset,
+    Shuffle,
+    empty_merges,
+    write_balanced_joins,
+    write_merges,
+)
 
 _MAX_ITEMS = 2048
 
@@ -53,6 +58,7 @@ class KeysDataset(GeneratedDataset):
     """
 
     name = "HTM-Keys-v0"
+    geometry_class = KeysGeometry
     kind = "items"
     token_dim = 5
     default_reward = "right_merges"

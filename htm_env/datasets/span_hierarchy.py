@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from htm_env.datasets.hierarchy import empty_merges, write_balanced_joins
+from htm_env.datasets.generated import empty_merges, write_balanced_joins
 from htm_env.datasets.spans import span_owners
 from htm_env.types import NONE
 

@@ -8,10 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from htm_env.datasets import checks
+from htm_env.datasets.base import uniforms
 from htm_env.datasets.checks import Choices, Real
-from htm_env.datasets.generated import GeneratedDataset, Shuffle
-from htm_env.datasets.hierarchy import empty_merges, write_balanced_joins, write_merges
-from htm_env.datasets.random_keys import uniforms
+from htm_env.datasets.generated import (
+    GeneratedDataset,
+    Shuffle,
+    empty_merges,
+    write_balanced_joins,
+    write_merges,
+)
 
 _MAX_HEIGHT = 10
 _MAX_TREES = 1024
@@ -76,6 +81,7 @@ class TreesDataset(GeneratedDataset):
     """
 
     name = "HTM-Trees-v0"
+    geometry_class = TreesGeometry
     kind = "points"
     token_dim = 2
 

@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from htm_env.datasets import checks
+from htm_env.datasets.base import SPLITS, check_split, uniforms
 from htm_env.datasets.files import read_idx, read_npz
 from htm_env.datasets.finite import FiniteDataset
-from htm_env.datasets.random_keys import SPLITS, check_split, uniforms
 from htm_env.datasets.span_hierarchy import SpanHierarchy
 from htm_env.datasets.spans import checked_levels
 
@@ -25,6 +25,16 @@ class ArrayDataset(FiniteDataset):
     """Token sets from an array, a ragged list or a file; a hierarchy where spans come with them."""
 
     name = "HTM-v0"
+
+    @classmethod
+    def keywords(cls) -> tuple[str, ...]:
+        return ("dataset", "split_fractions", "threshold", "spans")
+
+    @classmethod
+    def make(cls, split: str, **keywords: Any) -> ArrayDataset:
+        if "dataset" not in keywords:
+            raise ValueError("HTM-v0 has no data: expected dataset= an array, a list or a path")
+        return cls(split=split, **keywords)
 
     def __init__(
         self,

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.coding.levels import forest_levels
+from htm_env.forest import forest_levels
 from htm_env.types import TokenBatch
 
 

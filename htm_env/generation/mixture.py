@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -13,14 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
-from htm_env.files import atomic_write_bytes
+from htm_env.files import read_tensors, reading, write_tensors
 
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
@@ -146,8 +143,7 @@ class RootMixture:
             "chosen": self.chosen._asdict(),
             "candidates": [candidate._asdict() for candidate in self.candidates],
         }
-        tensors = {name: tensor.contiguous() for name, tensor in arrays.items()}
-        atomic_write_bytes(path, save(tensors, {_DESCRIPTION: json.dumps(about)}))
+        write_tensors(path, _DESCRIPTION, arrays, about)
 
     @classmethod
     def load(cls, path: str | Path) -> RootMixture:
@@ -155,18 +151,10 @@ class RootMixture:
 
         Raises ``FileNotFoundError`` where there is no file, ``ValueError`` for any other file.
         """
-        if not Path(path).is_file():
-            raise FileNotFoundError(f"no root mixture at {path}")
-        try:
-            with safe_open(path, framework="pt", device="cpu") as file:
-                about = json.loads((file.metadata() or {})[_DESCRIPTION])
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+        with reading(path, "root mixture"):
+            arrays, about = read_tensors(path, _DESCRIPTION)
             candidates = tuple(Candidate(**values) for values in about["candidates"])
             return cls(**arrays, chosen=Candidate(**about["chosen"]), candidates=candidates)
-        except (SafetensorError, KeyError, TypeError, ValueError) as error:
-            raise ValueError(
-                f"{path} does not hold a mixture written by RootMixture.save: {error}"
-            ) from error
 
 
 def _fitted(

@@ -1,10 +1,13 @@
-"""The pretrained autoencoders that ship with the package; ``htm pretrain`` remakes them."""
+"""The autoencoders of the environments; ``htm pretrain`` remakes the trained ones that ship."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.datasets.base import Dataset
 
 FOLDER = Path(__file__).parent
 
@@ -12,7 +15,10 @@ EMBEDDING_DIMS = {"HTM-Trees-v0": 8, "HTM-Crosses-v0": 16, "HTM-Digits-v0": 32, 
 """The default bottlenecks: well under the coordinates of a sample at its largest population."""
 
 DEFAULT_EMBEDDING_DIM = 32
-"""For the user's own data, where nobody knows yet what compresses it."""
+"""For the user's own data, where what compresses it is not known yet."""
+
+UNTRAINED_SEED = 0
+"""The weights of ``autoencoder="untrained"`` are the same in every process."""
 
 
 def embedding_dim_of(env_id: str) -> int:
@@ -32,3 +38,49 @@ def weights_path(env_id: str) -> Path:
 def pretrained_autoencoder(env_id: str) -> HTMAutoencoder:
     """The shipped autoencoder of an environment id."""
     return HTMAutoencoder.load(weights_path(env_id))
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """The device of that name; ``ValueError`` where torch does not know it or has no access."""
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"device {str(name)!r} cannot be used here: {reason}") from error
+    return device
+
+
+def make_autoencoder(
+    env_id: str,
+    dataset: Dataset,
+    autoencoder: str | Path | HTMAutoencoder,
+    embedding_dim: int | None = None,
+) -> HTMAutoencoder:
+    """``"pretrained"``, ``"untrained"``, a path, or an autoencoder as it is.
+
+    Raises ``ValueError`` where its token dimension is not the data's, or where ``embedding_dim``
+    contradicts weights that already have one.
+    """
+    if isinstance(autoencoder, HTMAutoencoder):
+        made = autoencoder
+    elif autoencoder == "untrained":
+        generator = torch.Generator().manual_seed(UNTRAINED_SEED)
+        dim = embedding_dim_of(env_id) if embedding_dim is None else embedding_dim
+        made = HTMAutoencoder(dataset.token_dim, dim, generator=generator)
+        made.set_statistics(dataset.mean, dataset.std)
+    elif autoencoder == "pretrained":
+        made = pretrained_autoencoder(env_id)
+    else:
+        made = HTMAutoencoder.load(autoencoder)
+    if made.token_dim != dataset.token_dim:
+        raise ValueError(
+            f"the autoencoder takes tokens of {made.token_dim} coordinates, but those of "
+            f"{dataset.name} have {dataset.token_dim}"
+        )
+    if embedding_dim is not None and made.embedding_dim != embedding_dim:
+        raise ValueError(
+            f"embedding_dim is {embedding_dim}, but the autoencoder's is {made.embedding_dim}; "
+            'only autoencoder="untrained" can be given another'
+        )
+    return made

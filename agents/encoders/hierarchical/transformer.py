@@ -14,7 +14,7 @@ from agents.config.dataclasses_json import check_bounds
 from agents.encoders.config import HierarchyConfig, check_hierarchies
 from agents.encoders.hierarchical.block import plain_norm, start_small
 from agents.encoders.hierarchical.layers import Cache, HierarchicalLayers, Hierarchies
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 
 NO_TOKEN = -1
 """The target where there is no token."""

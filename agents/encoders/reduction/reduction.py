@@ -12,7 +12,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from agents.encoders.reduction.reducers import make_reducer
-from htm_env.coding.networks import seeded_initialisation
+from htm_env.autoencoder import seeded_initialisation
 from htm_env.datasets.spans import checked_levels, span_owners
 
 

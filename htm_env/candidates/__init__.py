@@ -1,1 +1,0 @@
-"""Candidate pairs: the nearest neighbours of every token."""

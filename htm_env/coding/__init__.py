@@ -1,1 +1,0 @@
-"""The networks of the autoencoder, level-wise traversal and the file of weights."""
