@@ -12,10 +12,9 @@ import argparse
 import torch
 
 from agents.encoders import ENCODERS, NO_ENCODER
-from agents.likelihood.judging import judge
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
-from agents.rollouts.rollout import Rollout, rollout
+from agents.rollouts.rollout import Episodes, MergeTerms, rollout
 from benchmarks.measuring import Row, seconds_of
 from benchmarks.table import report
 from htm_env import HTMAutoencoder
@@ -40,12 +39,17 @@ def random_batch(samples: int, tokens: int, generator: torch.Generator) -> Token
 
 
 def learn(
-    policy: MergePolicy, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Rollout
+    policy: MergePolicy,
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    episodes: Episodes,
+    measured: MergeTerms,
 ) -> None:
     """The gradient of one update of the policy."""
     policy.zero_grad()
-    ones = torch.ones_like(episodes.log_prob)
-    judge(policy, autoencoder, batch, episodes).learn(episodes, ones, 0 * ones[:, :1], False)
+    ones = torch.ones_like(measured.log_prob)
+    terms = policy.terms(autoencoder, batch, episodes)
+    terms.backward(measured, ones, 0 * ones[:, :1], False)
 
 
 def costs(name: str, tokens: int, samples: int, seconds: float) -> Row:
@@ -58,7 +62,7 @@ def costs(name: str, tokens: int, samples: int, seconds: float) -> Row:
     episodes = rollout(autoencoder, policy, batch, generator)
     merges = samples * (tokens - 1)
     choosing = seconds_of(lambda: rollout(autoencoder, policy, batch, generator), seconds)
-    learning = seconds_of(lambda: learn(policy, autoencoder, batch, episodes), seconds)
+    learning = seconds_of(lambda: learn(policy, autoencoder, batch, *made), seconds)
     return {
         f"P = {tokens}: choose, µs": choosing / merges * 1e6,
         f"P = {tokens}: learn, µs": learning / merges * 1e6,

@@ -26,7 +26,6 @@ from torch import Tensor
 from agents import Reinforce, ReinforceConfig
 from agents.networks.scorers import PairPolicy, PointerPolicy
 from agents.rollouts.greedy_search import merge_greedily, merge_matchings
-from agents.rollouts.rollout import rollout
 from benchmarks import plain_reference
 from benchmarks.measuring import (
     REFERENCE,
@@ -107,7 +106,7 @@ def merge_among_all(
 ) -> Tensor:
     """The merges of the best pair at every step."""
     generator = torch.Generator(batch.tokens.device)
-    return rollout(autoencoder, policy, batch, generator, greedy=True).merges
+    return policy.plan(autoencoder, batch, generator, greedy=True)
 
 
 def training(candidates: str) -> Prepare:

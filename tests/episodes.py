@@ -9,9 +9,10 @@ from oracle import PlainForest
 from torch import Tensor
 
 from agents.encoders import ENCODERS, ContextConfig
-from agents.networks.base import MergePolicy, NodePolicy
+from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
-from agents.rollouts.rollout import Rollout
+from agents.networks.scorers import NodePolicy
+from agents.rollouts.rollout import Episodes
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_to_pair, merges_to_actions
 from htm_env.observation import observe_population
@@ -61,7 +62,7 @@ def several_trees(batch: TokenBatch) -> TokenBatch:
     return batch.rows(torch.arange(len(RAGGED)).repeat_interleave(torch.tensor(COPIES)))
 
 
-def scores_of(policy: NodePolicy, episodes: Rollout) -> Tensor:
+def scores_of(policy: NodePolicy, episodes: Episodes) -> Tensor:
     """``(B, N, N)`` of all pairs of nodes that could be merged, each node looked at by itself."""
     features = policy.features(episodes.nodes, episodes.leaf_counts)
     return policy.node_scores(features.first, features.second, lambda: episodes.coactive)

@@ -12,9 +12,8 @@ from episodes import RAGGED, generator, random_batch, random_policy
 from agents.config.dataclasses_json import config_from_dict
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.learners.replay import ReplayConfig, ReplayReinforce
-from agents.likelihood.judging import judge
 from agents.ppo import PPOLearner
-from agents.rollouts.rollout import Rollout, follow, rollout
+from agents.rollouts.rollout import Episodes, follow, rollout
 from agents.runs.checkpoint import load_state, save_state
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
@@ -31,16 +30,16 @@ SMALL = {
 TREES = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
 
 
-def rolled(seed: int = 0, version: int = 0) -> tuple[Rollout, Trajectories]:
+def rolled(seed: int = 0, version: int = 0) -> tuple[Episodes, Trajectories]:
     autoencoder = HTMAutoencoder(3, 5, 16, generator=generator(1))
     batch = random_batch(SIZES, slots=7, seed=seed)
-    episodes = rollout(
+    episodes, terms = rollout(
         autoencoder, random_policy("pointer"), batch, generator(seed), nearest=Nearest(2)
     )
     return episodes, Trajectories.collected(
         batch,
         episodes.merges,
-        episodes.log_prob,
+        terms.log_prob,
         policy_version=version,
         candidates=episodes.candidates,
     )
@@ -175,9 +174,8 @@ def test_probabilities_are_exact_in_the_stored_lists_though_the_autoencoder_move
     lists_now = follow(learner.autoencoder, sample, before.merges, Nearest(2)).candidates
     assert pairs(lists_now) != pairs(before.candidates)  # neighbours have moved
     episodes = follow(twin.autoencoder, sample, before.merges)
-    seen = judge(
-        twin.policy, twin.autoencoder, sample, replace(episodes, candidates=before.candidates)
-    ).judged(True)
+    stored = replace(episodes, candidates=before.candidates)
+    seen = twin.policy.terms(twin.autoencoder, sample, stored).measured(True)
     torch.testing.assert_close(seen.log_prob, before.behaviour_log_prob, rtol=1e-4, atol=1e-4)
     scalars = learner.update(0.1)
     assert scalars["replay/effective_sample_share"] > 0.05

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from dataclasses import replace
 
 import pytest
 import torch
@@ -19,13 +18,9 @@ from episodes import (
 )
 from torch import Tensor
 
-from agents.likelihood import among_candidates as candidate_judgement
-from agents.likelihood import with_context as context_judgement
+from agents.likelihood import among_candidates, with_context
 from agents.likelihood.among_candidates import IMPOSSIBLE
-from agents.likelihood.intervals import Intervals
-from agents.likelihood.judging import judge
-from agents.rollouts import candidate_rollout
-from agents.rollouts.rollout import Rollout, follow, rollout
+from agents.rollouts.rollout import Episodes, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest, merged_candidates, nearest_candidates
 from htm_env.forest import action_to_pair
@@ -76,55 +71,55 @@ def plain(autoencoder, policy, batch: TokenBatch, merges: Tensor, nearest: Neare
 @EVERY
 @SPACES
 @pytest.mark.parametrize("k", [1, 2, 9])
-def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, network, by_centroids, k):
+def test_rollouts_and_terms_are_those_of_the_loop(autoencoder, network, by_centroids, k):
     policy, batch = random_policy(network), random_batch(RAGGED)
     if k == 2:
         batch = several_trees(batch)
     nearest = Nearest(k, by_centroids)
-    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
+    episodes, made = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
     assert torch.equal(episodes.steps.sum(1), batch.num_tokens - 1)
     log_probs, entropies = plain(autoencoder, policy, batch, episodes.merges, nearest)
     assert (log_probs[episodes.steps] < 0).any()
-    torch.testing.assert_close(episodes.log_prob, log_probs, **CLOSE)
-    torch.testing.assert_close(episodes.entropy, entropies, **CLOSE)
+    torch.testing.assert_close(made.log_prob, log_probs, **CLOSE)
+    torch.testing.assert_close(made.entropy, entropies, **CLOSE)
     again = follow(autoencoder, batch, episodes.merges, nearest)
     assert episodes.candidates.chosen(episodes.merges)[episodes.steps].all()
     for seen in (episodes, again):
-        judgement = judge(policy, autoencoder, batch, seen)
-        torch.testing.assert_close(judgement.log_probs, log_probs, **CLOSE)
-        judged = judgement.judged(ordered=True)
+        terms = policy.terms(autoencoder, batch, seen)
+        torch.testing.assert_close(terms.log_probs, log_probs, **CLOSE)
+        measured = terms.measured(ordered=True)
         for name in ("log_prob", "log_total"):
-            torch.testing.assert_close(getattr(judged, name), getattr(episodes, name), **CLOSE)
+            torch.testing.assert_close(getattr(measured, name), getattr(made, name), **CLOSE)
         for ordered in (False, True):  # among candidates it always is
-            entropy = judgement.judged(ordered).entropy
+            entropy = terms.measured(ordered).entropy
             torch.testing.assert_close(entropy, entropies, **CLOSE)
 
 
 @EVERY
 def test_candidates_of_everyone_are_all_pairs(autoencoder, network):
     policy, batch = random_policy(network), random_batch(RAGGED)
-    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(5))
-    every = judge(policy, autoencoder, batch, follow(autoencoder, batch, episodes.merges))
-    among = judge(policy, autoencoder, batch, episodes)
+    episodes, _ = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(5))
+    every = policy.terms(autoencoder, batch, follow(autoencoder, batch, episodes.merges))
+    among = policy.terms(autoencoder, batch, episodes)
     for name in ("log_prob", "log_total", "entropy"):
-        ours, theirs = (getattr(seen.judged(ordered=True), name) for seen in (among, every))
+        ours, theirs = (getattr(seen.measured(ordered=True), name) for seen in (among, every))
         torch.testing.assert_close(ours, theirs, **CLOSE)
     torch.testing.assert_close(among.values, every.values, **CLOSE)
 
 
 @EVERY
 @pytest.mark.parametrize("priced", [False, True])
-@pytest.mark.parametrize("block", [candidate_judgement.BLOCK, 7])
+@pytest.mark.parametrize("block", [among_candidates.BLOCK, 7])
 def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced, block, monkeypatch):
-    monkeypatch.setattr(candidate_judgement, "BLOCK", block)
+    monkeypatch.setattr(among_candidates, "BLOCK", block)
     policy, batch = random_policy(network), random_batch([6, 4, 2])
     nearest = Nearest(2)
-    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
+    episodes, measured = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
     assert len(episodes.candidates.row) > episodes.leaf_counts.numel()  # several blocks of 7
     advantages = torch.randn(episodes.steps.shape, generator=generator(5))
     price = torch.tensor([[0.7], [-0.3], [0.2]]) * priced
-    losses = judge(policy, autoencoder, batch, episodes).learn(
-        episodes, advantages, price, ordered=True
+    losses = policy.terms(autoencoder, batch, episodes).backward(
+        measured, advantages, price, ordered=True
     )
     ours = {
         name: weight.grad.clone()
@@ -144,24 +139,20 @@ def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced, block, m
             torch.testing.assert_close(ours[name], weight.grad, rtol=1e-3, atol=1e-5)
 
 
-def refused(*arguments, **named):
-    raise AssertionError("an entropy was computed that nobody asked for")
-
-
-def test_nothing_is_computed_of_an_entropy_that_costs_nothing(autoencoder, monkeypatch):
+def test_an_entropy_that_is_not_measured_is_estimated(autoencoder):
     policy, batch = random_policy("pointer"), random_batch(RAGGED)
-    arguments = {"autoencoder": autoencoder, "policy": policy, "batch": batch}
+    arguments = {"autoencoder": autoencoder, "network": policy, "batch": batch}
     nearest = Nearest(2)
-    measured = rollout(**arguments, generator=generator(3), nearest=nearest)
-    monkeypatch.setattr(candidate_rollout, "choices", refused)
-    estimated = rollout(**arguments, generator=generator(3), nearest=nearest, measure_entropy=False)
-    assert torch.equal(estimated.merges, measured.merges)
+    episodes, measured = rollout(**arguments, generator=generator(3), nearest=nearest)
+    made, estimated = rollout(
+        **arguments, generator=generator(3), nearest=nearest, measure_entropy=False
+    )
+    assert torch.equal(made.merges, episodes.merges)
     torch.testing.assert_close(estimated.log_prob, measured.log_prob, **CLOSE)
-    share = -measured.log_prob / measured.most_entropy(ordered=True)
+    share = -measured.log_prob / episodes.most_entropy(ordered=True)
     torch.testing.assert_close(estimated.entropy, share, **CLOSE)
-    monkeypatch.setattr(Intervals, "softmax", refused)
-    ones = torch.ones(estimated.steps.shape)
-    judge(policy, autoencoder, batch, estimated).learn(
+    ones = torch.ones(made.steps.shape)
+    policy.terms(autoencoder, batch, made).backward(
         estimated, ones, torch.zeros(len(ones), 1), ordered=False
     )
     assert any(weight.grad.any() for weight in policy.parameters() if weight.grad is not None)
@@ -170,8 +161,8 @@ def test_nothing_is_computed_of_an_entropy_that_costs_nothing(autoencoder, monke
 def test_greedy_takes_the_best_candidate(autoencoder):
     policy, batch = random_policy("pointer"), random_batch(RAGGED)
     nearest = Nearest(2)
-    first = rollout(autoencoder, policy, batch, generator(0), greedy=True, nearest=nearest)
-    other = rollout(autoencoder, policy, batch, generator(1), greedy=True, nearest=nearest)
+    first, _ = rollout(autoencoder, policy, batch, generator(0), greedy=True, nearest=nearest)
+    other, _ = rollout(autoencoder, policy, batch, generator(1), greedy=True, nearest=nearest)
     assert torch.equal(first.merges, other.merges)
     seen = []
     plain_policy = policy.forward
@@ -189,7 +180,7 @@ def test_greedy_takes_the_best_candidate(autoencoder):
 def test_merges_are_drawn_as_often_as_their_probability_says(autoencoder):
     """Of 4,000 draws in one population each pair's share, within five standard deviations."""
     policy, batch = random_policy("pointer"), random_batch([4]).rows(torch.zeros(4000).long())
-    episodes = rollout(
+    episodes, terms = rollout(
         autoencoder,
         policy,
         batch,
@@ -197,7 +188,7 @@ def test_merges_are_drawn_as_often_as_their_probability_says(autoencoder):
         nearest=Nearest(2),
         num_merges=torch.ones(4000).long(),
     )
-    drawn, probability = episodes.merges[:, 0], episodes.log_prob[:, 0].exp()
+    drawn, probability = episodes.merges[:, 0], terms.log_prob[:, 0].exp()
     expected = 0.0
     for pair in drawn.unique(dim=0):
         here = (drawn == pair).all(1)
@@ -210,7 +201,7 @@ def test_merges_are_drawn_as_often_as_their_probability_says(autoencoder):
 def test_a_merge_that_is_no_candidate_teaches_nothing(autoencoder):
     """As a demonstrator's may be."""
     policy, batch = random_policy("pointer"), random_batch([6])
-    close = rollout(autoencoder, policy, batch, generator(0), nearest=Nearest(1))
+    close, _ = rollout(autoencoder, policy, batch, generator(0), nearest=Nearest(1))
     candidates = {
         tuple(pair)
         for pair, times in zip(
@@ -222,38 +213,39 @@ def test_a_merge_that_is_no_candidate_teaches_nothing(autoencoder):
     merges = torch.full((1, 5, 2), -1)
     merges[0, 0] = torch.tensor(far)
     episodes = follow(autoencoder, batch, merges, Nearest(1))
-    judgement = judge(policy, autoencoder, batch, episodes)
-    judged = judgement.judged(ordered=True)
-    assert judged.log_prob[0].tolist() == [IMPOSSIBLE, 0, 0, 0, 0]
-    judgement.learn(judged, torch.ones(1, 5), torch.zeros(1, 1), ordered=True)
+    terms = policy.terms(autoencoder, batch, episodes)
+    measured = terms.measured(ordered=True)
+    assert measured.log_prob[0].tolist() == [IMPOSSIBLE, 0, 0, 0, 0]
+    terms.backward(measured, torch.ones(1, 5), torch.zeros(1, 1), ordered=True)
     assert not any(w.grad.any() for w in policy.parameters() if w.grad is not None)
 
 
 def test_some_rows_are_those_episodes(autoencoder):
     policy, batch = random_policy("pointer"), random_batch(RAGGED)
-    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(2))
+    episodes, terms = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(2))
     for index in (torch.tensor([4, 0, 4]), slice(1, 3), torch.arange(6) % 2 == 0):
-        some: Rollout = episodes.rows(index)
-        judged = judge(policy, autoencoder, batch.rows(torch.arange(6)[index]), some).judged(True)
-        torch.testing.assert_close(judged.log_prob, episodes.log_prob[index], **CLOSE)
+        some: Episodes = episodes.rows(index)
+        rows = batch.rows(torch.arange(6)[index])
+        found = policy.terms(autoencoder, rows, some).measured(True)
+        torch.testing.assert_close(found.log_prob, terms.log_prob[index], **CLOSE)
 
 
 def test_partial_episodes_end_where_they_are_told(autoencoder):
     policy, batch = random_policy("pointer"), random_batch([6, 5, 3])
     num_merges = torch.tensor([2, 4, 0])
-    episodes = rollout(
+    episodes, terms = rollout(
         autoencoder, policy, batch, generator(3), num_merges=num_merges, nearest=Nearest(2)
     )
     assert torch.equal(episodes.steps.sum(1), num_merges)
-    judged = judge(policy, autoencoder, batch, replace(episodes, positions=None)).judged(True)
-    torch.testing.assert_close(judged.log_prob, episodes.log_prob, **CLOSE)
+    found = policy.terms(autoencoder, batch, episodes).measured(True)
+    torch.testing.assert_close(found.log_prob, terms.log_prob, **CLOSE)
 
 
 def test_pairs_grow_as_tokens_and_not_as_their_square(autoencoder):
     counts = []
     for tokens in (64, 256):
         batch = random_batch([tokens])
-        episodes = rollout(
+        episodes, _ = rollout(
             autoencoder, random_policy("pointer"), batch, generator(0), nearest=Nearest(4)
         )
         counts.append(len(episodes.candidates.row) / tokens)
@@ -265,21 +257,21 @@ def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
     autoencoder, network, monkeypatch
 ):
     policy, batch = random_policy(network), random_batch([40])
-    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(4))
-    width = judge(policy, autoencoder, batch, episodes).nodes.first.shape[-1]
+    episodes, _ = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(4))
+    width = policy.terms(autoencoder, batch, episodes).nodes.first.shape[-1]
     made_of = len(episodes.candidates.row) * width
     kept = []
-    for block in (candidate_judgement.BLOCK, 16):
-        monkeypatch.setattr(candidate_judgement, "BLOCK", block)
+    for block in (among_candidates.BLOCK, 16):
+        monkeypatch.setattr(among_candidates, "BLOCK", block)
         tensors = {}  # one entry for a storage, whoever keeps it
 
         def keep(tensor, tensors=tensors):
             tensors[tensor.untyped_storage().data_ptr()] = tensor
             return tensor
 
-        judgement = judge(policy, autoencoder, batch, episodes)
+        terms = policy.terms(autoencoder, batch, episodes)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-            assert judgement.log_probs.requires_grad
+            assert terms.log_probs.requires_grad
         kept.append(sum(tensor.untyped_storage().nbytes() // 4 for tensor in tensors.values()))
     assert kept[1] < made_of < kept[0]
 
@@ -287,18 +279,16 @@ def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
 @EVERY
 @pytest.mark.parametrize("nearest", [None, Nearest(4)])
 @pytest.mark.parametrize("at_a_time", [16, 10**6])
-def test_a_judgement_is_gone_with_its_last_name(
-    autoencoder, network, monkeypatch, nearest, at_a_time
-):
-    """Its graph, which is kept for other losses, must not hold it."""
-    monkeypatch.setattr(candidate_judgement, "BLOCK", at_a_time)
-    monkeypatch.setattr(context_judgement, "TOKENS_AT_A_TIME", at_a_time)
+def test_terms_are_gone_with_their_last_name(autoencoder, network, monkeypatch, nearest, at_a_time):
+    """Their graph, which is kept for other losses, must not hold them."""
+    monkeypatch.setattr(among_candidates, "BLOCK", at_a_time)
+    monkeypatch.setattr(with_context, "TOKENS_AT_A_TIME", at_a_time)
     policy, batch = random_policy(network), random_batch([30])
-    episodes = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
-    judgement = judge(policy, autoencoder, batch, episodes)
-    ones = torch.ones_like(episodes.log_prob)
-    judgement.learn(judgement.judged(True), ones, ones[:, :1] * 0, ordered=True)
-    log_probs, alive = weakref.ref(judgement.log_probs), weakref.ref(judgement)
-    del judgement
+    episodes, _ = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
+    terms = policy.terms(autoencoder, batch, episodes)
+    ones = torch.ones(episodes.steps.shape)
+    terms.backward(terms.measured(True), ones, ones[:, :1] * 0, ordered=True)
+    log_probs, alive = weakref.ref(terms.log_probs), weakref.ref(terms)
+    del terms
     gc.collect()
     assert alive() is None and log_probs() is None

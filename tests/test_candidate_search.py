@@ -10,14 +10,15 @@ from hypothesis import strategies as st
 
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.networks.base import ILLEGAL
-from agents.rollouts import planning
+from agents.networks.scorers import MANY
 from agents.rollouts.greedy_search import _rounds, matching, merge_greedily, merge_matchings
+from agents.rollouts.pair_scores import ILLEGAL
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
 from htm_env.forest import check_merges, tree_height
 from htm_env.observation import observe_population
+from htm_env.types import TokenBatch
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def autoencoder() -> HTMAutoencoder:
 def test_greedy_merges_are_those_of_a_greedy_rollout(autoencoder, network, k, by_centroids):
     nearest = Nearest(k, by_centroids)
     policy, batch = random_policy(network), random_batch([*RAGGED, 23], seed=2)
-    expected = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest)
+    expected, _ = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest)
     found = merge_greedily(autoencoder, policy, batch, nearest)
     assert torch.equal(found, expected.merges)
 
@@ -40,7 +41,7 @@ def test_tokens_too_far_for_a_distance_are_merged_too(autoencoder):
     policy, batch = random_policy("pointer"), random_batch([12] * 30)
     batch.tokens[:, 4] = 1e25  # whose square is no number
     nearest = Nearest(2, by_centroids=True)
-    expected = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest)
+    expected, _ = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest)
     assert torch.equal(merge_greedily(autoencoder, policy, batch, nearest), expected.merges)
 
 
@@ -78,7 +79,7 @@ def test_rounds_make_whole_trees_that_begin_with_the_best_pair(autoencoder, netw
     merges = merge_matchings(autoencoder, policy, batch, nearest)
     check_merges(merges, batch.num_tokens)
     assert torch.equal((merges[..., 0] >= 0).sum(1), batch.num_tokens - 1)
-    greedy = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest).merges
+    greedy = policy.plan(autoencoder, batch, generator(), greedy=True, nearest=nearest)
     assert torch.equal(merges[:, 0], greedy[:, 0])
     few = batch.num_tokens <= 3  # then a round is a merge
     assert few.sum() == 3
@@ -107,14 +108,17 @@ def test_scores_of_illegal_places_never_win():
 # ---------------------------------------------------------------- learners
 
 
-def test_plans_of_many_tokens_are_those_of_few(monkeypatch):
-    """Above a size they are made one sample after the other; the trees are the same."""
-    config = ReinforceConfig(candidates="knn", k=3)
-    learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=4)
-    sample = learner.dataset.fixed(9)
-    together = learner.plan(sample, generator(), greedy=True)
-    monkeypatch.setattr(planning, "MANY", 2)
-    assert torch.equal(learner.plan(sample, generator(), greedy=True), together)
+def test_plans_of_many_tokens_are_those_of_few(autoencoder):
+    """From so many slots on they are made one sample after the other; the trees are the same."""
+    policy, wide = random_policy("pointer"), random_batch([7, 5, 6], slots=MANY)
+    narrow = TokenBatch(
+        wide.tokens[:, :7], wide.present[:, :7], wide.clades[:, :, :7], wide.merges[:, :6]
+    )
+    few, many = (
+        policy.plan(autoencoder, batch, generator(), greedy=True, nearest=Nearest(3))
+        for batch in (narrow, wide)
+    )
+    assert torch.equal(few, many[:, :6]) and (many[:, 6:] < 0).all()
 
 
 @pytest.mark.parametrize("candidates", ["all", "knn"])

@@ -17,9 +17,7 @@ from agents.encoders.base import masked_mean, without_junk
 from agents.encoders.config import GlomConfig, GlomEncoderConfig
 from agents.encoders.glom.encoder import GlomEncoder
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.likelihood import with_context as context_judgement
-from agents.likelihood.judging import judge
-from agents.networks.acting import act
+from agents.likelihood import with_context
 from agents.networks.context import ContextPolicy
 from agents.networks.scorers import make_scorer
 from agents.rollouts.rollout import follow, rollout
@@ -90,13 +88,13 @@ def gradient(policy) -> list[torch.Tensor]:
 
 @every_kind
 @pytest.mark.parametrize("partial", [False, True])
-def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, encoder, partial):
+def test_rollouts_and_terms_are_those_of_the_loop(autoencoder, encoder, partial):
     policy, batch = carrying_policy(encoder), random_batch(RAGGED, slots=7)
     limit = torch.tensor([3, 1, 2, 0, 2, 4]) if partial else None
-    made = rollout(autoencoder, policy, batch, generator(1), num_merges=limit)
+    made, terms = rollout(autoencoder, policy, batch, generator(1), num_merges=limit)
     log_probs, values = by_slots(autoencoder, policy, batch, made.merges)
-    torch.testing.assert_close(made.log_prob, log_probs.detach(), **CLOSE)
-    seen = judge(policy, autoencoder, batch, made)
+    torch.testing.assert_close(terms.log_prob, log_probs.detach(), **CLOSE)
+    seen = policy.terms(autoencoder, batch, made)
     torch.testing.assert_close(seen.log_probs.detach(), log_probs.detach(), **CLOSE)
     torch.testing.assert_close(seen.values.detach(), values.detach(), **CLOSE)
     (log_probs.sum() + values.square().sum()).backward()
@@ -109,12 +107,12 @@ def test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, encoder, par
 
 @every_kind
 def test_what_was_before_matters(autoencoder, encoder):
-    """The same forest, reached by two sequences, is looked at differently."""
+    """The same forest, reached by two sequences, has other probabilities."""
     policy, batch = carrying_policy(encoder), random_batch([5])
     one = torch.tensor([[[0, 1], [2, 3], [5, 6], [7, 4]]])
     other = torch.tensor([[[2, 3], [0, 1], [6, 5], [7, 4]]])  # the same trees after two merges
     last = [
-        judge(policy, autoencoder, batch, follow(autoencoder, batch, merges)).log_probs[0, 2]
+        policy.terms(autoencoder, batch, follow(autoencoder, batch, merges)).log_probs[0, 2]
         for merges in (one, other)
     ]
     assert abs(float((last[0] - last[1]).detach())) > 1e-4
@@ -163,8 +161,8 @@ def test_acting_among_candidates_carries_the_state_of_the_same_merges(encoder):
         one, two = everyone.reset(seed=seed)[0], near.reset(seed=seed)[0]
         state, other, done = None, None, False
         while not done:
-            action, state = act(policy, one, generator(), True, state)
-            chosen, other = act(policy, two, generator(), True, other)
+            action, state = policy.act(one, generator(), True, state)
+            chosen, other = policy.act(two, generator(), True, other)
             assert candidate_pair(chosen, two["candidates"]) == action_to_pair(action, 7)
             torch.testing.assert_close(state, other, **CLOSE)
             one, two = everyone.step(action)[0], near.step(chosen)[0]
@@ -172,8 +170,8 @@ def test_acting_among_candidates_carries_the_state_of_the_same_merges(encoder):
 
 
 def test_memory_may_be_saved_all_the_same(autoencoder, monkeypatch):
-    monkeypatch.setattr(context_judgement, "TOKENS_AT_A_TIME", 1)
-    test_rollouts_and_judgements_are_those_of_the_loop(autoencoder, Running, False)
+    monkeypatch.setattr(with_context, "TOKENS_AT_A_TIME", 1)
+    test_rollouts_and_terms_are_those_of_the_loop(autoencoder, Running, False)
 
 
 def test_ppo_refuses_it():

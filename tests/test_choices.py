@@ -9,8 +9,8 @@ import torch
 from episodes import generator
 from scipy.stats import chisquare
 
-from agents.networks.base import ILLEGAL
-from agents.rollouts.sampling import choices, choose_pairs, most_entropy
+from agents.rollouts.pair_scores import ILLEGAL
+from agents.rollouts.rollout import choices, choose_pairs, most_entropy
 
 SCORES = torch.tensor([[ILLEGAL, 0.0, 1.0], [0.5, ILLEGAL, -1.0], [1.5, 0.2, ILLEGAL]])
 

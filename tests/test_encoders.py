@@ -16,8 +16,7 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.encoders import ENCODERS, ContextConfig, ContextEncoder, Spans, make_encoder
 from agents.encoders.base import masked_mean
 from agents.encoders.config import HierarchicalConfig
-from agents.likelihood import with_context as context_judgement
-from agents.likelihood.judging import judge
+from agents.likelihood import with_context
 from agents.networks.context import ContextPolicy, make_policy, observed_by
 from agents.registry import algorithm
 from agents.rollouts.rollout import follow
@@ -322,7 +321,7 @@ def test_an_encoders_own_losses_are_learned_from(algo, more):
 
 @pytest.mark.parametrize("carried", [0, 2])
 def test_an_encoders_own_losses_are_of_one_population_a_sample(monkeypatch, carried):
-    """The same gradient however many populations are looked at at a time; two trees of a sample
+    """The same gradient however many populations are evaluated at a time; two trees of a sample
     are one scene, and the seed of the generator decides what is hidden."""
     context = {"width": 16, "glom": LOSSES["glom"] | {"continued_iterations": carried}}
     learner = learner_of("reinforce", "glom", context=context)
@@ -332,11 +331,11 @@ def test_an_encoders_own_losses_are_of_one_population_a_sample(monkeypatch, carr
     episodes = follow(learner.autoencoder, twice, merges)
     gradients = []
     for at_a_time, seed in ((10**9, 0), (1, 0), (1, 1)):
-        monkeypatch.setattr(context_judgement, "TOKENS_AT_A_TIME", at_a_time)
+        monkeypatch.setattr(with_context, "TOKENS_AT_A_TIME", at_a_time)
         learner.policy.zero_grad()
-        judgement = judge(learner.policy, learner.autoencoder, twice, episodes)
-        seen = judgement.judged(False)
-        judgement.learn(seen, 0 * seen.log_prob, 0 * seen.log_prob[:, :1], False, generator(seed))
+        terms = learner.policy.terms(learner.autoencoder, twice, episodes)
+        seen = terms.measured(False)
+        terms.backward(seen, 0 * seen.log_prob, 0 * seen.log_prob[:, :1], False, generator(seed))
         gradients.append([p.grad.clone() for p in learner.policy.encoder.parameters()])
     for one, other in zip(*gradients[:2], strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-6)
@@ -347,9 +346,9 @@ def test_an_encoders_own_losses_are_of_one_population_a_sample(monkeypatch, carr
     monkeypatch.setattr(
         learner.policy, "look", lambda seen, **rest: scenes.append(seen) or look(seen, **rest)
     )
-    judgement.encoder_losses(generator())
+    terms.encoder_losses(generator())
     assert len(scenes[0]["tokens"]) == 6
-    assert judgement.encoder_losses(None) == {}
+    assert terms.encoder_losses(None) == {}
 
 
 @ALL

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import pytest
 import torch
-from episodes import generator, random_batch, random_policy, scores_of
+from episodes import generator, random_batch, random_policy
 
 from agents.encoders import NO_ENCODER
 from agents.learners.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl, mean_entropy
-from agents.likelihood.among_all import policy_gradient_step
-from agents.likelihood.judging import judge
 from agents.networks.context import make_policy
-from agents.rollouts.rollout import Rollout, rollout
+from agents.rollouts.rollout import Episodes, MergeTerms, rollout
 from htm_env.candidates import Nearest
 
 
-def episodes(*entropies: list[float]) -> Rollout:
+def episodes(*entropies: list[float]) -> tuple[Episodes, MergeTerms]:
     """Episodes of so many merges of four active nodes, with these entropies."""
     batch, steps = len(entropies), max(map(len, entropies))
     merges = torch.full((batch, steps, 2), -1)
@@ -26,21 +24,16 @@ def episodes(*entropies: list[float]) -> Rollout:
         entropy[row, : len(values)] = torch.tensor(values)
         active[row, : len(values)] = torch.arange(4)
     nodes = 2 * steps + 1
-    return Rollout(
-        merges,
-        torch.zeros(batch, nodes, 2),
-        torch.ones(batch, nodes, dtype=torch.int64),
-        torch.zeros(batch, steps),
-        torch.zeros(batch, steps),
-        entropy,
-        active,
+    made = Episodes(
+        merges, torch.zeros(batch, nodes, 2), torch.ones(batch, nodes, dtype=torch.int64), active
     )
+    return made, MergeTerms(torch.zeros(batch, steps), torch.zeros(batch, steps), entropy)
 
 
 def test_a_bonus_alone():
     control = EntropyControl(EntropyConfig(bonus=0.3, target=None))
     made = episodes([0.2, 0.4], [0.9])
-    assert control.coefficient(made, 0.5)[:, 0].tolist() == pytest.approx([-0.3, -0.3])
+    assert control.coefficient(*made, 0.5)[:, 0].tolist() == pytest.approx([-0.3, -0.3])
     assert control.target(0.5) is None
     assert control.price == 0.0
 
@@ -50,7 +43,7 @@ def test_distance_is_a_penalty_with_the_sign_of_the_distance():
     control = EntropyControl(
         EntropyConfig(control="distance", weight=3.0, target=((0.0, 1.0), (1.0, 0.0)))
     )
-    coefficient = control.coefficient(episodes([0.2, 0.4], [0.9]), 0.5)
+    coefficient = control.coefficient(*episodes([0.2, 0.4], [0.9]), 0.5)
     assert coefficient[:, 0].tolist() == [-3.0, 3.0]
     assert control.target(0.25) == 0.75
 
@@ -61,11 +54,11 @@ def test_adaptive_by_hand():
     )
     control = EntropyControl(config)
     # Mean of all steps (0.2 + 0.4 + 0.9) / 3 = 0.5: the price rises by 0.1 x 0.3.
-    coefficient = control.coefficient(episodes([0.2, 0.4], [0.9]), 0.0)
+    coefficient = control.coefficient(*episodes([0.2, 0.4], [0.9]), 0.0)
     assert coefficient[:, 0].tolist() == pytest.approx([-0.5 - 0.03 - 0.6] * 2)
     assert control.price == pytest.approx(0.03)
     # Mean 1.0 is above: the price falls by 0.1 x 0.2, and the present distance pushes down.
-    coefficient = control.coefficient(episodes([1.0]), 0.0)
+    coefficient = control.coefficient(*episodes([1.0]), 0.0)
     assert coefficient.tolist() == [pytest.approx([-0.5 - 0.01 + 0.4])]
 
 
@@ -73,13 +66,13 @@ def test_adaptive_by_hand():
 def test_the_price_has_limits(entropy, limit):
     control = EntropyControl(EntropyConfig(rate=7.0, target=((0.0, 1.0 - entropy),)))
     for _ in range(20):
-        control.coefficient(episodes([entropy]), 0.0)
+        control.coefficient(*episodes([entropy]), 0.0)
     assert control.price == limit
 
 
 def test_a_restored_price():
     control, again = (EntropyControl(EntropyConfig(target=((0.0, 1.0),))) for _ in range(2))
-    control.coefficient(episodes([0.3]), 0.2)
+    control.coefficient(*episodes([0.3]), 0.2)
     again.restore(control.state())
     assert again.price == control.price != 0.0
 
@@ -100,12 +93,12 @@ def test_an_untrained_policy_has_an_entropy_of_one_at_most(autoencoder, network,
         policy = make_policy("pointer", 5, 12, NO_ENCODER if network == "pointer" else network)
     for tokens in (3, 7):
         batch = random_batch([tokens] * 8)
-        made = rollout(
+        made, terms = rollout(
             autoencoder, policy, batch, generator(1), ordered_entropy=ordered, nearest=nearest
         )
-        judged = judge(policy, autoencoder, batch, made).judged(ordered)
-        for seen in (made, judged):
-            assert 0.8 < mean_entropy(seen, ordered) <= 1 + 1e-5
+        again = policy.terms(autoencoder, batch, made).measured(ordered)
+        for seen in (terms, again):
+            assert 0.8 < mean_entropy(made, seen, ordered) <= 1 + 1e-5
 
 
 @pytest.mark.parametrize("control", ["adaptive", "distance"])
@@ -119,27 +112,23 @@ def test_a_policy_is_drawn_to_the_target(autoencoder, control, ordered, change):
         policy.head.weight.mul_(scale)
     batch, drawn = random_batch([5] * 12), generator(1)
 
-    def roll() -> Rollout:
+    def roll() -> tuple[Episodes, MergeTerms]:
         return rollout(autoencoder, policy, batch, drawn, ordered_entropy=ordered)
 
-    def mean(made: Rollout) -> float:
-        return float(made.entropy.sum() / made.open_steps(ordered).sum())
-
-    start = mean(roll())
+    start = mean_entropy(*roll(), ordered)
     target = start + change
     assert 0.05 < target < 0.95
     price = EntropyControl(EntropyConfig(control=control, target=((0.0, target),), ordered=ordered))
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
     means = []
     for _ in range(300):
-        made = roll()
-        means.append(mean(made))
+        made, terms = roll()
+        means.append(mean_entropy(made, terms, ordered))
         optimizer.zero_grad()
-        policy_gradient_step(
-            scores_of(policy, made),
-            made,
-            torch.zeros_like(made.log_prob),
-            price.coefficient(made, 0.0),
+        policy.terms(autoencoder, batch, made).backward(
+            terms,
+            torch.zeros_like(terms.log_prob),
+            price.coefficient(made, terms, 0.0),
             ordered,
         )
         optimizer.step()

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.likelihood.intervals import Intervals
+from agents.likelihood.among_candidates import Intervals
 
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from episodes import RAGGED, active_lists, generator, random_batch, random_policy
 
-from agents.likelihood.lifetimes import Lifetimes
+from agents.likelihood.among_all import Lifetimes
 from agents.rollouts.rollout import rollout
 
 FOUR = torch.tensor([[[0, 1], [4, 2], [5, 3]]])  # a chain over the tokens 0 to 3
@@ -53,7 +53,7 @@ def test_sums_are_those_of_a_loop(autoencoder, partial, spread):
     """Also where the pairs of one step are e^300 times as likely as those of another."""
     batch = random_batch(RAGGED, slots=7)
     limit = torch.tensor([3, 1, 2, 0, 2, 4]) if partial else None
-    made = rollout(autoencoder, random_policy("pointer"), batch, generator(), num_merges=limit)
+    made, _ = rollout(autoencoder, random_policy("pointer"), batch, generator(), num_merges=limit)
     scores = torch.randn(6, 13, 13, generator=generator(1), dtype=torch.float64) * spread
     weights = torch.randn(6, 6, generator=generator(2), dtype=torch.float64)
     totals, expected = torch.zeros_like(weights), torch.zeros_like(scores)

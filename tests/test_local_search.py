@@ -17,9 +17,7 @@ from agents.learners.local_search import (
     failures,
 )
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.likelihood.judging import judge
-from agents.rollouts.deviation import Deviation
-from agents.rollouts.rollout import rollout
+from agents.rollouts.rollout import Deviation, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
 from htm_env.forest import merges_to_actions
@@ -63,7 +61,7 @@ def test_a_deviation_takes_another_pair_once(autoencoder, network, nearest):
     """The same merges before it, the pair of that rank, and the best pairs after it."""
     policy, batch = random_policy(network), random_batch([6, 4, 5, 6])
     step, rank = torch.tensor([0, 2, 1, 4]), torch.tensor([3, 0, 5, 9])
-    made = rollout(
+    episodes, _ = rollout(
         autoencoder,
         policy,
         batch,
@@ -71,7 +69,8 @@ def test_a_deviation_takes_another_pair_once(autoencoder, network, nearest):
         greedy=True,
         nearest=nearest,
         deviation=Deviation(step, rank),
-    ).merges
+    )
+    made = episodes.merges
     actions = merges_to_actions(made, batch.num_tokens)
     for time, (population, action) in enumerate(replayed(autoencoder, batch, made)):
         logits, _ = policy(observe_population(autoencoder, population, policy.observes))
@@ -90,7 +89,8 @@ def test_the_best_tree_of_a_sample_is_imitated_if_it_is_much_better(autoencoder)
 
     def roll(tried, deviation):
         seen.append(deviation)
-        return rollout(autoencoder, policy, tried, generator(), greedy=True, deviation=deviation)
+        made = rollout(autoencoder, policy, tried, generator(), greedy=True, deviation=deviation)
+        return made[0]
 
     def errors_of(tried, episodes):
         return torch.arange(len(tried.tokens), 0, -1).float()  # the last is the best, with 1.0
@@ -135,7 +135,7 @@ def test_a_choice_that_is_sure_and_wrong_becomes_less_sure():
 
     def surprise() -> float:
         """Of the imitated choices, in nats."""
-        log_probs = judge(one.policy, one.autoencoder, found.batch, found.episodes).log_probs
+        log_probs = one.policy.terms(one.autoencoder, found.batch, found.episodes).log_probs
         return float(-log_probs.detach().gather(1, found.step[:, None]).mean())
 
     before = surprise()

@@ -18,6 +18,7 @@ from agents.learners.corrections import (
     learn_trees,
     trusted,
 )
+from agents.rollouts.rollout import MergeTerms
 
 
 @pytest.mark.parametrize(
@@ -59,14 +60,14 @@ def test_boundless_trust_lets_everything_move():
 # ---------------------------------------------------------------- one update, by hand
 
 
-class TableJudgement:
+class TableTerms:
     """Log-probabilities and values that are parameters themselves."""
 
     def __init__(self, log_prob: list[list[float]], values: list[list[float]]) -> None:
         self.log_prob = torch.tensor(log_prob, requires_grad=True)
         self.values = torch.tensor(values, requires_grad=True)
 
-    def learn(self, episodes, advantages, entropy_coefficient, ordered, generator):
+    def backward(self, measured, advantages, entropy_coefficient, ordered, generator):
         """The surrogate whose gradient is that of the policy, as the real ones accumulate it."""
         loss = -(advantages * self.log_prob).sum(1).mean()
         loss.backward()
@@ -82,13 +83,14 @@ VALUES = [[0.5, 1.0], [0.0, -1.0], [1.0, 0.0]]
 BEHAVIOUR = torch.tensor([[-1.0, -2.0], [-0.5, -0.1], [-0.7, 0.0]])
 
 
-def again(judgement, behaviour=BEHAVIOUR, imitated=(False, False, False), tree=None) -> Again:
+def again(terms, behaviour=BEHAVIOUR, imitated=(False, False, False), tree=None) -> Again:
     return Again(
         stored=SimpleNamespace(behaviour_log_prob=behaviour, tree_log_prob=tree),
         batch=None,
-        episodes=SimpleNamespace(log_prob=judgement.log_prob.detach(), steps=STEPS),
+        episodes=SimpleNamespace(steps=STEPS),
         rewards=REWARDS,
-        judgement=judgement,
+        terms=terms,
+        measured=MergeTerms(terms.log_prob.detach(), None, None),
         importance=torch.ones(3),
         imitated=torch.tensor(imitated),
     )
@@ -109,10 +111,10 @@ def sequences(seen: Again, name: str = "vtrace", **limits: float):
 @pytest.mark.parametrize("name", CORRECTIONS)
 def test_at_the_behaviour_policy_it_is_reinforce(name):
     """The gradient is that of the returns less the values: 2 - 0.5, 2 - 1; -0.75, 1.5; 2, none."""
-    judgement = TableJudgement(BEHAVIOUR.tolist(), VALUES)
-    learned = sequences(again(judgement), name, trust=0.2)
+    terms = TableTerms(BEHAVIOUR.tolist(), VALUES)
+    learned = sequences(again(terms), name, trust=0.2)
     expected = torch.tensor([[1.5, 1.0], [-0.75, 1.5], [2.0, 0.0]])
-    torch.testing.assert_close(judgement.log_prob.grad, -expected / 3)
+    torch.testing.assert_close(terms.log_prob.grad, -expected / 3)
     assert learned.weighed == {
         "effective_sample_share": pytest.approx(1.0),
         "clipped_share": 0.0,
@@ -124,43 +126,41 @@ def test_what_has_moved_too_far_teaches_nothing():
     """The first merge is 1.5 times as likely as it was and good, the second half as likely and
     good: only the second may move. The third episode's only merge stays where it was."""
     ratio = torch.tensor([[1.5, 0.5], [1.0, 1.0], [1.0, 1.0]])
-    judgement = TableJudgement((BEHAVIOUR + ratio.log()).tolist(), VALUES)
-    learned = sequences(again(judgement), trust=0.2)
-    gradient = judgement.log_prob.grad
+    terms = TableTerms((BEHAVIOUR + ratio.log()).tolist(), VALUES)
+    learned = sequences(again(terms), trust=0.2)
+    gradient = terms.log_prob.grad
     assert gradient[0, 0] == 0.0
     assert gradient[0, 1] == pytest.approx(-0.5 * (2.0 - 1.0) / 3)  # by its ratio
     assert learned.weighed["untrusted_share"] == pytest.approx(1 / 5)
     assert learned.weighed["clipped_share"] == pytest.approx(1 / 5)
-    free = TableJudgement((BEHAVIOUR + ratio.log()).tolist(), VALUES)
+    free = TableTerms((BEHAVIOUR + ratio.log()).tolist(), VALUES)
     assert sequences(again(free), trust=math.inf).weighed["untrusted_share"] == 0.0
     assert free.log_prob.grad[0, 0] < 0.0
 
 
 def test_imitated_episodes_become_likelier_whatever_they_earned():
     """And what is said of weights is said of the others: here of one, with a ratio of 1."""
-    judgement = TableJudgement((BEHAVIOUR - torch.tensor([[9.0], [9.0], [0.0]])).tolist(), VALUES)
-    learned = sequences(again(judgement, imitated=(True, True, False)), trust=0.2)
-    torch.testing.assert_close(judgement.log_prob.grad[:2], torch.full((2, 2), -1 / 3))
+    terms = TableTerms((BEHAVIOUR - torch.tensor([[9.0], [9.0], [0.0]])).tolist(), VALUES)
+    learned = sequences(again(terms, imitated=(True, True, False)), trust=0.2)
+    torch.testing.assert_close(terms.log_prob.grad[:2], torch.full((2, 2), -1 / 3))
     assert learned.weighed["effective_sample_share"] == pytest.approx(1.0)
-    all_imitated = again(TableJudgement(BEHAVIOUR.tolist(), VALUES), imitated=(True,) * 3)
+    all_imitated = again(TableTerms(BEHAVIOUR.tolist(), VALUES), imitated=(True,) * 3)
     assert sequences(all_imitated).weighed == {}
 
 
 def test_trees_are_weighed_by_their_own_ratios():
     """Ratios of 2 (cut at 1, and no further up: it is good), 0.5 and 1; returns less the values of
     the starts are 2.5, -0.5 and 2."""
-    judgement = TableJudgement(BEHAVIOUR.tolist(), VALUES)
+    terms = TableTerms(BEHAVIOUR.tolist(), VALUES)
     behaviour = torch.tensor([-1.0, -2.0, -3.0])
     target = (behaviour + torch.tensor([2.0, 0.5, 1.0]).log()).requires_grad_()
     limits = Limits(1.0, 1.0, 1.0, 1.0, trust=0.6)
     learned = learn_trees(
-        again(judgement, tree=behaviour), target, limits, as_they_are, torch.Generator()
+        again(terms, tree=behaviour), target, limits, as_they_are, torch.Generator()
     )
     torch.testing.assert_close(target.grad, -torch.tensor([0.0, 0.5 * -0.5, 2.0]) / 3)
     # Of the square of 0.5 - (0.5 + 2.5), 0 - (0 + 0.5 * -0.5) and 1 - (1 + 2).
-    torch.testing.assert_close(
-        judgement.values.grad[:, 0], 2 * torch.tensor([-2.5, 0.25, -2.0]) / 3
-    )
+    torch.testing.assert_close(terms.values.grad[:, 0], 2 * torch.tensor([-2.5, 0.25, -2.0]) / 3)
     assert learned.weighed["clipped_share"] == pytest.approx(1 / 3)
     assert learned.weighed["untrusted_share"] == pytest.approx(1 / 3)
     # (2 + 0.5 + 1)^2 / (4 + 0.25 + 1), of three

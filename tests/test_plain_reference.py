@@ -80,10 +80,10 @@ def test_pair_scores_are_the_plain_ones(autoencoder, policy, batch):
 
 def test_log_probabilities_of_given_merges_are_the_plain_ones(autoencoder, policy, batch):
     """Those of a rollout, which keeps its scores from merge to merge in its own way."""
-    episodes = rollout(autoencoder, policy, batch, torch.Generator().manual_seed(5))
+    episodes, terms = rollout(autoencoder, policy, batch, torch.Generator().manual_seed(5))
     standardised = autoencoder.standardise(batch.tokens)
     encoded = plain.encode(autoencoder, policy, standardised, None, episodes.merges)
-    torch.testing.assert_close(episodes.log_prob, encoded.log_prob.detach(), **CLOSE)
+    torch.testing.assert_close(terms.log_prob, encoded.log_prob.detach(), **CLOSE)
 
 
 def test_its_own_merges_are_trees_and_it_learns(autoencoder, policy, batch):

@@ -6,9 +6,9 @@ import pytest
 import torch
 from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
 
-from agents.networks.base import ILLEGAL, Features
 from agents.networks.context import make_policy
 from agents.networks.scorers import PairPolicy, PointerPolicy
+from agents.rollouts.pair_scores import ILLEGAL, Features
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import pair_to_action
@@ -202,7 +202,7 @@ def test_values_along_an_episode_are_those_of_its_states(scorer):
     policy, batch = random_policy(scorer), random_batch([*RAGGED, 12])
     autoencoder = HTMAutoencoder(3, 5, 16, generator=generator(1))
     num_merges = (batch.num_tokens - 1).clamp(max=8)  # the last one ends early
-    episodes = rollout(autoencoder, policy, batch, generator(2), num_merges=num_merges)
+    episodes, _ = rollout(autoencoder, policy, batch, generator(2), num_merges=num_merges)
     features = policy.features(episodes.nodes, episodes.leaf_counts)
     along = policy.values_along(features.pooled, episodes.merges, episodes.num_leaves)
     states = policy.values(features.pooled, episodes.members)

@@ -21,17 +21,10 @@ from episodes import (
 )
 
 from agents.fixed import all_merge_sequences
-from agents.learners.baselines import LeaveOneOut, Returns
-from agents.likelihood import with_context as context_judgement
-from agents.likelihood.among_all import (
-    discounted_returns,
-    distance_to_target,
-    episode_gradient,
-    policy_gradient_step,
-    value_loss,
-)
-from agents.likelihood.judging import judge
-from agents.likelihood.log_probs import judged
+from agents.learners.baselines import LeaveOneOut, Returns, discounted_returns, value_loss
+from agents.learners.entropy import distance_to_target
+from agents.likelihood import with_context
+from agents.likelihood.among_all import score_gradient
 from agents.rollouts.rollout import follow, rollout
 from htm_env.observation import observe_population
 from htm_env.rewards import EncodedEpisodes
@@ -43,10 +36,10 @@ PARTIAL = [3, 1, 2, 0, 2, 4]
 def episodes(autoencoder, policy, partial=False, ordered=True):
     batch = random_batch(RAGGED, slots=7)
     limit = torch.tensor(PARTIAL) if partial else None
-    made = rollout(
+    made, terms = rollout(
         autoencoder, policy, batch, generator(1), num_merges=limit, ordered_entropy=ordered
     )
-    return batch, made
+    return batch, made, terms
 
 
 def gradients(policy) -> dict[str, torch.Tensor]:
@@ -87,7 +80,7 @@ def test_value_loss_by_hand():
 
 @pytest.mark.parametrize("partial", [False, True])
 def test_membership_and_coactivity_by_brute_force(autoencoder, partial):
-    batch, made = episodes(autoencoder, random_policy("pointer"), partial)
+    batch, made, _ = episodes(autoencoder, random_policy("pointer"), partial)
     members, together = made.members, made.coactive
     for row, steps in enumerate(active_lists(made.merges, batch.num_tokens)):
         expected = torch.zeros(13, 13, dtype=torch.bool)
@@ -101,9 +94,9 @@ def test_membership_and_coactivity_by_brute_force(autoencoder, partial):
 
 
 def test_distance_to_target_is_a_sign(autoencoder):
-    _, made = episodes(autoencoder, random_policy("pointer"), ordered=True)
-    mean = [float(made.entropy[row].sum()) / max(1, n - 1) for row, n in enumerate(RAGGED)]
-    signs = distance_to_target(made, 0.6, True)[:, 0].tolist()
+    _, made, terms = episodes(autoencoder, random_policy("pointer"), ordered=True)
+    mean = [float(terms.entropy[row].sum()) / max(1, n - 1) for row, n in enumerate(RAGGED)]
+    signs = distance_to_target(made, terms, 0.6, True)[:, 0].tolist()
     assert signs == [math.copysign(1, value - 0.6) for value in mean]
     assert set(signs) == {-1.0, 1.0}
 
@@ -134,19 +127,19 @@ def test_the_closed_form_is_the_gradient_of_the_documented_loss(
 ):
     """With respect to the scores of all pairs of nodes, and the loss itself."""
     policy = random_policy(scorer)
-    _, made = episodes(autoencoder, policy, partial, ordered)
+    _, made, terms = episodes(autoencoder, policy, partial, ordered)
     scores = scores_of(policy, made).detach().requires_grad_()
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
     coefficient = torch.randn(6, 1, generator=generator(6)) * priced
     reinforce, price = torch.zeros(()), torch.zeros(())
     for row, step in made.steps.nonzero().tolist():
         log_prob, entropy = plain_terms(scores, made, row, step, ordered)
-        assert float(log_prob.detach()) == pytest.approx(float(made.log_prob[row, step]), abs=1e-4)
-        assert float(entropy.detach()) == pytest.approx(float(made.entropy[row, step]), abs=1e-4)
+        assert float(log_prob.detach()) == pytest.approx(float(terms.log_prob[row, step]), abs=1e-4)
+        assert float(entropy.detach()) == pytest.approx(float(terms.entropy[row, step]), abs=1e-4)
         reinforce = reinforce - advantages[row, step] * log_prob / 6
         price = price + coefficient[row, 0] * entropy / made.steps[row].sum() / 6
     (reinforce + price).backward()
-    gradient, parts = episode_gradient(scores.detach(), made, advantages, coefficient, ordered)
+    gradient, parts = score_gradient(scores.detach(), made, terms, advantages, coefficient, ordered)
     torch.testing.assert_close(parts["policy"], reinforce.detach(), **CLOSE)
     torch.testing.assert_close(parts["entropy"], price.detach(), **CLOSE)
     torch.testing.assert_close(gradient, scores.grad, **CLOSE)
@@ -155,9 +148,9 @@ def test_the_closed_form_is_the_gradient_of_the_documented_loss(
 
 def test_episodes_without_a_merge_have_no_gradient(autoencoder):
     policy, batch = random_policy("pointer"), random_batch([1, 1], slots=3)
-    made = rollout(autoencoder, policy, batch, generator())
-    gradient, parts = episode_gradient(
-        torch.ones(2, 5, 5), made, torch.ones(2, 2), torch.ones(2, 1), True
+    made, terms = rollout(autoencoder, policy, batch, generator())
+    gradient, parts = score_gradient(
+        torch.ones(2, 5, 5), made, terms, torch.ones(2, 2), torch.ones(2, 1), True
     )
     assert not gradient.any()
     assert float(parts["policy"]) == float(parts["entropy"]) == 0.0
@@ -186,17 +179,17 @@ def naive_loss(autoencoder, policy, batch, made, advantages, coefficient) -> tor
 def test_the_gradient_is_that_of_the_naive_loop(
     autoencoder, monkeypatch, network, partial, at_a_time
 ):
-    """Whether populations are looked at all at once, or a few at a time and twice."""
-    monkeypatch.setattr(context_judgement, "TOKENS_AT_A_TIME", at_a_time)
+    """Whether populations are evaluated all at once, or a few at a time and twice."""
+    monkeypatch.setattr(with_context, "TOKENS_AT_A_TIME", at_a_time)
     policy = random_policy(network)
-    batch, made = episodes(autoencoder, policy, partial)
+    batch, made, terms = episodes(autoencoder, policy, partial)
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
     coefficient = torch.randn(6, 1, generator=generator(6))
     loss = naive_loss(autoencoder, policy, batch, made, advantages, coefficient)
     loss.backward()
     expected = gradients(policy)
     policy.zero_grad()
-    parts = judge(policy, autoencoder, batch, made).learn(made, advantages, coefficient, True)
+    parts = policy.terms(autoencoder, batch, made).backward(terms, advantages, coefficient, True)
     total = float(parts["policy"] + parts["entropy"])
     assert total == pytest.approx(float(loss.detach()), rel=1e-4)
     assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-5)
@@ -205,7 +198,7 @@ def test_the_gradient_is_that_of_the_naive_loop(
 @pytest.mark.parametrize("network", NETWORKS)
 def test_values_are_those_of_the_forward_pass(autoencoder, network):
     policy = random_policy(network)
-    batch, made = episodes(autoencoder, policy)
+    batch, made, _ = episodes(autoencoder, policy)
     expected = torch.zeros(made.steps.shape)
     for step, (population, action) in enumerate(replayed(autoencoder, batch, made.merges)):
         _, values = policy(observe_population(autoencoder, population, policy.observes))
@@ -213,7 +206,7 @@ def test_values_are_those_of_the_forward_pass(autoencoder, network):
     (expected.square().sum() / 2).backward()
     gradient = gradients(policy)
     policy.zero_grad()
-    values = judge(policy, autoencoder, batch, made).values * made.steps
+    values = policy.terms(autoencoder, batch, made).values * made.steps
     torch.testing.assert_close(values.detach(), expected.detach(), rtol=1e-4, atol=1e-5)
     (values.square().sum() / 2).backward()
     assert_same_gradients(gradients(policy), gradient, rtol=1e-3, atol=1e-5)
@@ -228,11 +221,10 @@ def three_tokens(autoencoder, policy):
     batch = random_batch([3] * 12)
     batch.tokens[:] = batch.tokens[:1]
     made = follow(autoencoder, batch, sequences)
-    made = judged(scores_of(policy, made), made, True)
     std = torch.tensor([0.5, 2.0, 3.0])
     rewards = EncodedEpisodes(autoencoder, batch, sequences, made.nodes, std).error_falls
     probabilities = replayed_log_probs(autoencoder, policy, batch, sequences).sum(1).exp()
-    return made, discounted_returns(rewards, 1.0), probabilities
+    return batch, made, discounted_returns(rewards, 1.0), probabilities
 
 
 def exact_gradients(policy, returns, probabilities):
@@ -245,18 +237,19 @@ def exact_gradients(policy, returns, probabilities):
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_the_expected_gradient_is_that_of_the_expected_return(autoencoder, scorer):
     policy = random_policy(scorer)
-    made, returns, probabilities = three_tokens(autoencoder, policy)
+    batch, made, returns, probabilities = three_tokens(autoencoder, policy)
     expected = exact_gradients(policy, returns, probabilities)
     policy.zero_grad()
     weighted = 12 * probabilities.detach()[:, None] * returns  # the step takes a mean over twelve
-    policy_gradient_step(scores_of(policy, made), made, weighted, torch.zeros(12, 1))
+    terms = policy.terms(autoencoder, batch, made)
+    terms.backward(terms.measured(True), weighted, torch.zeros(12, 1), True)
     assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_leaving_one_out_does_not_bias_the_expected_gradient(autoencoder):
     """Two trees a sample: all 144 pairs of episodes, weighted by their probability."""
     policy = random_policy("pointer")
-    made, returns, probabilities = three_tokens(autoencoder, policy)
+    batch, made, returns, probabilities = three_tokens(autoencoder, policy)
     expected = exact_gradients(policy, returns, probabilities)
     policy.zero_grad()
     pairs = torch.cartesian_prod(torch.arange(12), torch.arange(12)).flatten()  # (288,)
@@ -266,5 +259,6 @@ def test_leaving_one_out_does_not_bias_the_expected_gradient(autoencoder):
         Returns(returns[pairs], both.steps, 2, lambda: returns[pairs], lambda: returns[pairs])
     )
     weighted = 144 * chance[:, None] * advantages
-    policy_gradient_step(scores_of(policy, both), both, weighted, torch.zeros(288, 1))
+    terms = policy.terms(autoencoder, batch.rows(pairs), both)
+    terms.backward(terms.measured(True), weighted, torch.zeros(288, 1), True)
     assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-4)

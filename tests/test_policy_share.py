@@ -137,7 +137,7 @@ def test_the_final_error_is_that_which_the_rewards_leave(most):
     """Of whole trees and of forests: decoded from every node that is active at the end."""
     autoencoder, batch = HTMAutoencoder(3, 5, 16, generator=generator(1)), random_batch(RAGGED)
     std = torch.tensor([0.5, 2.0, 3.0])
-    episodes = rollout(
+    episodes, _ = rollout(
         autoencoder,
         random_policy("pointer"),
         batch,

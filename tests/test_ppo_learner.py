@@ -13,7 +13,6 @@ from test_learning import FAST, SMALL, TREES, assert_learns, counting_autoencode
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
 from agents.evaluation.evaluate import root_errors
 from agents.learners.local_search import RANKS, failures
-from agents.likelihood.judging import judge
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.registry import algorithm, load_learner
 from agents.runs.checkpoint import load_state, save_state
@@ -121,8 +120,8 @@ def test_it_imitates_what_a_search_finds_better_where_it_fails():
     errors = root_errors(plain.autoencoder, finished.batch, finished.merges, plain.std)
     failed = failures(errors, 1.0)
     found = plain.search.improvements(finished.batch.rows(failed), errors[failed])
-    judgement = judge(searching.policy, searching.autoencoder, found.batch, found.episodes)
-    chosen = judgement.log_probs.detach().gather(1, found.step[:, None])
+    terms = searching.policy.terms(searching.autoencoder, found.batch, found.episodes)
+    chosen = terms.log_probs.detach().gather(1, found.step[:, None])
     assert float(-chosen.sum() / len(chosen)) < scalars["loss/failures"]
     parameters = zip(plain.policy.parameters(), searching.policy.parameters(), strict=True)
     assert any(not torch.equal(*pair) for pair in parameters)

@@ -11,7 +11,6 @@ from gymnasium import spaces
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.networks.base import ILLEGAL
 from agents.networks.context import make_policy
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
@@ -23,7 +22,8 @@ from agents.ppo.distribution import (
 )
 from agents.ppo.policies import network_of
 from agents.ppo.sharing import Runs, shared_forward
-from agents.rollouts.sampling import most_entropy
+from agents.rollouts.pair_scores import ILLEGAL
+from agents.rollouts.rollout import most_entropy
 from htm_env.actions import legal_actions, num_actions
 from htm_env.candidates import nearest_candidates
 from htm_env.forest import action_mask, pair_to_action

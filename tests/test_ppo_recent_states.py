@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from test_ppo_policies import DIM, POLICIES, episodes, make, states, with_candidates
 
-from agents.networks.base import Features, NodePolicy
 from agents.networks.context import make_policy
+from agents.networks.scorers import NodePolicy
 from agents.ppo.policies import network_of
 from agents.ppo.sharing import RecentStates
+from agents.rollouts.pair_scores import Features
 
 
 def steps(slots: int, copies: int, seed: int, k: int | None) -> list[dict[str, torch.Tensor]]:

@@ -1,4 +1,4 @@
-"""What a policy thinks of merges and trees: against its own forward pass, and all sequences."""
+"""Terms of merges and trees: against the policy's own forward pass, and all sequences."""
 
 from __future__ import annotations
 
@@ -6,9 +6,8 @@ import pytest
 import torch
 from episodes import NETWORKS, RAGGED, generator, random_batch, random_policy, replayed_log_probs
 
-from agents.likelihood import log_probs as probabilities
-from agents.likelihood.judging import judge
-from agents.likelihood.tree_probabilities import tree_log_probs
+from agents.likelihood import trees as of_trees
+from agents.likelihood.trees import tree_log_probs
 from agents.rollouts.rollout import follow, rollout
 from replay.tree_probability import all_sequences
 
@@ -17,19 +16,19 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-4}
 
 def trees(autoencoder, policy, sizes, limit=None):
     batch = random_batch(sizes, slots=7)
-    made = rollout(autoencoder, policy, batch, generator(1), num_merges=limit)
-    return batch, made, judge(policy, autoencoder, batch, made)
+    made, _ = rollout(autoencoder, policy, batch, generator(1), num_merges=limit)
+    return batch, made, policy.terms(autoencoder, batch, made)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("partial", [False, True])
-def test_merges_of_another_policy_are_judged_as_by_the_policy_itself(autoencoder, network, partial):
+def test_terms_of_the_merges_of_another_policy(autoencoder, network, partial):
     limit = torch.tensor([3, 1, 2, 0, 2, 4]) if partial else None
     batch, made, _ = trees(autoencoder, random_policy(network, seed=3), RAGGED, limit)
     policy = random_policy(network)
-    judgement = judge(policy, autoencoder, batch, made)
-    found = judgement.judged(True).log_prob
-    torch.testing.assert_close(found, judgement.log_probs.to(found.dtype), **CLOSE)
+    terms = policy.terms(autoencoder, batch, made)
+    found = terms.measured(True).log_prob
+    torch.testing.assert_close(found, terms.log_probs.to(found.dtype), **CLOSE)
     expected = replayed_log_probs(autoencoder, policy, batch, made.merges)
     torch.testing.assert_close(found, expected, **CLOSE)
     assert not found[~made.steps].any()
@@ -41,10 +40,10 @@ def test_a_tree_is_as_likely_as_all_sequences_that_make_it(
     autoencoder, monkeypatch, network, most_states
 ):
     """Through the forests on the way, and through the sequences of trees that are too large."""
-    monkeypatch.setattr(probabilities, "MOST_STATES", most_states)
+    monkeypatch.setattr(of_trees, "MOST_STATES", most_states)
     policy = random_policy(network)
-    batch, made, judgement = trees(autoencoder, policy, [5, 2, 6, 1, 4])
-    found = tree_log_probs(policy, autoencoder, batch, made, judgement, generator())
+    batch, made, terms = trees(autoencoder, policy, [5, 2, 6, 1, 4])
+    found = tree_log_probs(policy, autoencoder, batch, terms, generator())
     sequences, owner = all_sequences(made.merges, batch.num_tokens)
     each = replayed_log_probs(autoencoder, policy, batch.rows(owner), sequences).sum(1)
     expected = torch.stack([each[owner == row].logsumexp(0) for row in range(5)])
@@ -68,9 +67,9 @@ def test_a_large_tree_is_estimated(autoencoder, monkeypatch):
     batch = random_batch([7, 7])
     chained = [[0, 1], [7, 2], [3, 4], [5, 6], [9, 10], [8, 11]]
     made = follow(autoencoder, batch, torch.tensor([chained, chained]))
-    judgement = judge(policy, autoencoder, batch, made)
-    exact = tree_log_probs(policy, autoencoder, batch, made, judgement, generator())
-    monkeypatch.setattr(probabilities, "MOST_STATES", 0)
-    estimated = tree_log_probs(policy, autoencoder, batch, made, judgement, generator())
+    terms = policy.terms(autoencoder, batch, made)
+    exact = tree_log_probs(policy, autoencoder, batch, terms, generator())
+    monkeypatch.setattr(of_trees, "MOST_STATES", 0)
+    estimated = tree_log_probs(policy, autoencoder, batch, terms, generator())
     assert not torch.equal(estimated, exact)
     torch.testing.assert_close(estimated, exact, rtol=0, atol=0.1)

@@ -11,7 +11,6 @@ import torch
 from agents.demonstrations import Demonstrator
 from agents.fixed import fixed_policy
 from agents.learners.replay import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
-from agents.likelihood.judging import judge
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.rollouts.rollout import follow
 from agents.runs.checkpoint import load_state, save_state
@@ -62,7 +61,7 @@ def test_behaviour_is_that_of_the_policy_which_made_the_merges():
     twin = made(replays=0)  # the same before its first update
     stored = learner.buffer.trajectories()
     episodes = follow(twin.autoencoder, stored.token_batch, stored.merges)
-    seen = judge(twin.policy, twin.autoencoder, stored.token_batch, episodes).judged(True)
+    seen = twin.policy.terms(twin.autoencoder, stored.token_batch, episodes).measured(True)
     torch.testing.assert_close(seen.log_prob, stored.behaviour_log_prob, rtol=1e-4, atol=1e-4)
 
 
@@ -160,7 +159,7 @@ def test_while_it_clones_stored_demonstrations_are_imitated_again(correction):
 
         def likelihood() -> float:
             episodes = follow(learner.autoencoder, stored.token_batch, stored.merges)
-            seen = judge(learner.policy, learner.autoencoder, stored.token_batch, episodes)
+            seen = learner.policy.terms(learner.autoencoder, stored.token_batch, episodes)
             return float(seen.log_probs.sum(1).mean().detach())
 
         before = likelihood()

@@ -23,8 +23,8 @@ from episodes import (
 from scipy.stats import chisquare
 
 from agents.fixed import all_merge_sequences
-from agents.likelihood.judging import judge
-from agents.networks.base import Features, NodePolicy
+from agents.networks.scorers import NodePolicy
+from agents.rollouts.pair_scores import Features
 from agents.rollouts.rollout import follow, rollout
 from htm_env.forest import action_mask, action_to_pair, check_merges
 from htm_env.observation import observe_population
@@ -63,24 +63,24 @@ def test_log_probabilities_are_those_of_the_replay(autoencoder, network, partial
         wanted[last] = (wanted[last] - int(partial)).clamp(min=0)
         wanted = wanted.tolist()
     num_merges = torch.tensor(wanted) if partial else None
-    made = rollout(autoencoder, policy, batch, generator(seed), num_merges=num_merges)
+    made, terms = rollout(autoencoder, policy, batch, generator(seed), num_merges=num_merges)
     assert made.steps.sum(1).tolist() == wanted
     check_merges(made.merges, batch.num_tokens)
     expected = replayed_log_probs(autoencoder, policy, batch, made.merges).detach()
-    torch.testing.assert_close(made.log_prob, expected, **CLOSE)
-    assert (made.log_prob[made.steps].exp() < 1).all()
-    assert not made.log_prob[~made.steps].any()
-    judged_again = judge(policy, autoencoder, batch, made).judged(True)
-    torch.testing.assert_close(made.log_total, judged_again.log_total, **CLOSE)
-    torch.testing.assert_close(made.entropy, judged_again.entropy, **CLOSE)
-    assert not made.log_total[~made.steps].any()
+    torch.testing.assert_close(terms.log_prob, expected, **CLOSE)
+    assert (terms.log_prob[made.steps].exp() < 1).all()
+    assert not terms.log_prob[~made.steps].any()
+    again = policy.terms(autoencoder, batch, made).measured(True)
+    torch.testing.assert_close(terms.log_total, again.log_total, **CLOSE)
+    torch.testing.assert_close(terms.entropy, again.entropy, **CLOSE)
+    assert not terms.log_total[~made.steps].any()
 
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_entropy_that_is_not_measured_is_estimated_from_what_was_drawn(autoencoder, ordered):
     """Minus the log-probability of the choice, over that of a uniform one."""
     batch, policy = random_batch(RAGGED, slots=7), random_policy("pointer")
-    made = rollout(
+    made, terms = rollout(
         autoencoder, policy, batch, generator(), ordered_entropy=ordered, measure_entropy=False
     )
     turned = torch.where(made.steps[..., None], made.merges.flip(2), -1)
@@ -88,20 +88,20 @@ def test_entropy_that_is_not_measured_is_estimated_from_what_was_drawn(autoencod
         merges = made.merges.clone()
         merges[:, step] = turned[:, step]
         other = replayed_log_probs(autoencoder, policy, batch, merges)[:, step].exp().detach()
-        chance = made.log_prob[:, step].exp() + (0 if ordered else other)
+        chance = terms.log_prob[:, step].exp() + (0 if ordered else other)
         for row in made.steps[:, step].nonzero().flatten().tolist():
             n = RAGGED[row] - step
             most = math.log(n * (n - 1) / (1 if ordered else 2)) if n > 2 or ordered else 1.0
             expected = -math.log(float(chance[row])) / most
-            assert float(made.entropy[row, step]) == pytest.approx(expected, abs=1e-4)
-    assert not made.entropy[~made.steps].any()
+            assert float(terms.entropy[row, step]) == pytest.approx(expected, abs=1e-4)
+    assert not terms.entropy[~made.steps].any()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("partial", [False, True])
 def test_nodes_counts_and_active_lists(autoencoder, network, partial):
     batch = random_batch(RAGGED, slots=7)
-    made = rollout(
+    made, _ = rollout(
         autoencoder, random_policy(network), batch, generator(), num_merges=limits(partial)
     )
     encoding = autoencoder.encode(batch.tokens, batch.present, made.merges)
@@ -121,26 +121,25 @@ def test_nodes_counts_and_active_lists(autoencoder, network, partial):
 @pytest.mark.parametrize("partial", [False, True])
 def test_following_the_same_merges_gives_the_same_episodes(autoencoder, network, partial):
     batch = random_batch(RAGGED, slots=7)
-    made = rollout(
+    made, _ = rollout(
         autoencoder, random_policy(network), batch, generator(), num_merges=limits(partial)
     )
     followed = follow(autoencoder, batch, made.merges)
     torch.testing.assert_close(followed.nodes, made.nodes, **CLOSE)
     assert torch.equal(followed.leaf_counts, made.leaf_counts)
     assert torch.equal(followed.active.sort(2).values, made.active.sort(2).values)
-    assert not followed.log_prob.any()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_greedy_takes_the_best_pair(autoencoder, network):
     batch, policy = random_batch(RAGGED), random_policy(network)
-    made = rollout(autoencoder, policy, batch, generator(), greedy=True)
+    made, _ = rollout(autoencoder, policy, batch, generator(), greedy=True)
     for population, action in replayed(autoencoder, batch, made.merges):
         logits, _ = policy(observe_population(autoencoder, population, policy.observes))
         taken = logits.gather(1, action.clamp(min=0)[:, None])[:, 0]
         running = action >= 0
         torch.testing.assert_close(taken[running], logits.amax(1)[running], **CLOSE)
-    again = rollout(autoencoder, policy, batch, generator(1), greedy=True)
+    again, _ = rollout(autoencoder, policy, batch, generator(1), greedy=True)
     assert torch.equal(made.merges, again.merges)  # nothing is drawn
 
 
@@ -155,7 +154,7 @@ def test_whole_episodes_come_as_often_as_their_probabilities_say(autoencoder, ne
     assert expected.max() > 2 * expected.min()  # else every sampler passes
     count = 6000
     many = every.rows(torch.zeros(count, dtype=torch.int64))
-    made = rollout(autoencoder, policy, many, generator(2))
+    made, _ = rollout(autoencoder, policy, many, generator(2))
     same = (made.merges[:, None] == sequences).all(3).all(2)  # (count, 12)
     assert (same.sum(1) == 1).all()
     expected = expected.double() / expected.double().sum()
@@ -165,7 +164,7 @@ def test_whole_episodes_come_as_often_as_their_probabilities_say(autoencoder, ne
 def test_the_same_generator_gives_the_same_episodes(autoencoder):
     batch, policy = random_batch([6] * 20), random_policy("pointer")
     first, again, other = (
-        rollout(autoencoder, policy, batch, generator(seed)).merges for seed in (3, 3, 4)
+        rollout(autoencoder, policy, batch, generator(seed))[0].merges for seed in (3, 3, 4)
     )
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
@@ -175,22 +174,24 @@ def test_the_same_generator_gives_the_same_episodes(autoencoder):
 def test_entropy_of_a_constant_policy_counts_the_legal_choices(autoencoder, ordered):
     """``e^entropy`` is the number of legal actions, or of unordered pairs."""
     batch = random_batch(RAGGED)
-    made = rollout(autoencoder, ConstantPolicy(), batch, generator(), ordered_entropy=ordered)
+    made, terms = rollout(
+        autoencoder, ConstantPolicy(), batch, generator(), ordered_entropy=ordered
+    )
     for step, (population, action) in enumerate(replayed(autoencoder, batch, made.merges)):
         legal = action_mask(population.forest.active).sum(1)
         choices = legal if ordered else legal // 2
         for row in (action >= 0).nonzero().flatten().tolist():
             number = int(choices[row])
-            entropy = float(made.entropy[row, step]) * math.log(max(number, 2))
+            entropy = float(terms.entropy[row, step]) * math.log(max(number, 2))
             assert math.exp(entropy) == pytest.approx(number, rel=1e-4)
-    assert not made.entropy[~made.steps].any()
+    assert not terms.entropy[~made.steps].any()
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("ordered", [True, False])
 def test_entropy_is_that_of_the_replay(autoencoder, network, ordered):
     batch, policy = random_batch(RAGGED), random_policy(network)
-    made = rollout(autoencoder, policy, batch, generator(), ordered_entropy=ordered)
+    made, terms = rollout(autoencoder, policy, batch, generator(), ordered_entropy=ordered)
     for step, (population, action) in enumerate(replayed(autoencoder, batch, made.merges)):
         logits, _ = policy(observe_population(autoencoder, population, policy.observes))
         probabilities = logits.double().softmax(1).detach()
@@ -204,7 +205,7 @@ def test_entropy_is_that_of_the_replay(autoencoder, network, ordered):
             n = int(population.forest.num_active[row])
             uniform = math.log(n * (n - 1) if ordered else n * (n - 1) / 2)
             expected = entropy / uniform if uniform > 0 else 0.0
-            assert float(made.entropy[row, step]) == pytest.approx(expected, abs=1e-4)
+            assert float(terms.entropy[row, step]) == pytest.approx(expected, abs=1e-4)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -215,10 +216,10 @@ def test_a_diverged_autoencoder_still_gives_legal_merges(autoencoder, network, d
         for weight in autoencoder.merger.parameters():
             weight.fill_(damage)
     batch = random_batch(RAGGED)
-    made = rollout(autoencoder, random_policy(network), batch, generator())
+    made, terms = rollout(autoencoder, random_policy(network), batch, generator())
     check_merges(made.merges, batch.num_tokens)
     assert made.steps.sum(1).tolist() == [n - 1 for n in RAGGED]
-    assert made.entropy.isfinite().all()
+    assert terms.entropy.isfinite().all()
 
 
 def test_every_pair_is_scored_in_its_own_direction(autoencoder):
@@ -229,7 +230,7 @@ def test_every_pair_is_scored_in_its_own_direction(autoencoder):
             return 40 * first[..., :1].expand(-1, -1, second.shape[1])
 
     batch = random_batch([5] * 8)
-    made = rollout(autoencoder, FirstMatters(), batch, generator(), greedy=True)
+    made, _ = rollout(autoencoder, FirstMatters(), batch, generator(), greedy=True)
     for row, steps in enumerate(active_lists(made.merges, batch.num_tokens)):
         for step, active in enumerate(steps):
             size = {node: float(made.nodes[row, node, 0]) for node in active}

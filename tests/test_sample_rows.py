@@ -8,9 +8,8 @@ from episodes import RAGGED, SCORERS, generator, random_batch, random_policy, se
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.likelihood.judging import judge
-from agents.likelihood.node_features import NodeFeatures
-from agents.rollouts.rollout import follow, rollout
+from agents.likelihood.among_all import NodeFeatures
+from agents.rollouts.rollout import follow
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
 from htm_env.population import node_errors
@@ -28,7 +27,7 @@ def autoencoder() -> HTMAutoencoder:
 def trees(autoencoder: HTMAutoencoder, seed: int) -> tuple[TokenBatch, torch.Tensor]:
     """Several trees a sample by an undecided policy, some of which begin alike, or are the same."""
     batch, policy = several_trees(random_batch(RAGGED, seed=seed)), random_policy("pointer")
-    merges = rollout(autoencoder, policy, batch, generator(seed)).merges
+    merges = policy.plan(autoencoder, batch, generator(seed), greedy=False)
     merges[1] = merges[0]  # four tokens
     merges[10] = merges[9]  # six, alike but for the last merge
     merges[10, -1] = merges[10, -1].flip(0)
@@ -110,12 +109,12 @@ def test_what_two_trees_share_is_decoded_once(autoencoder, common):
     assert sum(leaves) == counts.sum() - counts[1, : 4 + common].sum()
 
 
-# ---------------------------------------------------------------- what a scorer knows
+# ---------------------------------------------------------------- what a scorer makes of nodes
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("common", range(4))
-def test_what_two_trees_share_is_looked_at_once(autoencoder, scorer, common):
+def test_what_two_trees_share_is_evaluated_once(autoencoder, scorer, common):
     batch, merges = two_trees(common)
     nodes = NodeFeatures(random_policy(scorer), batch, follow(autoencoder, batch, merges))
     assert len(nodes.known.first) == 7 + 3 - common
@@ -164,10 +163,9 @@ def test_a_step_on_several_trees_is_the_mean_of_those_on_each(autoencoder, score
     def gradients(rows) -> list[torch.Tensor]:
         some = batch.rows(rows)
         policy.zero_grad()
-        judgement = judge(
-            policy, autoencoder, some, follow(autoencoder, some, merges[rows], nearest)
-        )
-        judgement.learn(judgement.judged(True), weights[rows], price[rows], ordered=True)
+        episodes = follow(autoencoder, some, merges[rows], nearest)
+        terms = policy.terms(autoencoder, some, episodes)
+        terms.backward(terms.measured(True), weights[rows], price[rows], ordered=True)
         return [
             torch.zeros_like(weight) if weight.grad is None else weight.grad.clone()
             for weight in policy.parameters()

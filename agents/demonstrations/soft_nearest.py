@@ -8,11 +8,9 @@ from torch import Tensor
 
 from agents.demonstrations.behaviour import Behaviour
 from agents.fixed.order import compare, node_centroids
-from agents.likelihood.log_probs import exact_tree_log_probs, sequence_log_probs
-from agents.likelihood.tree_probabilities import SEQUENCES
-from agents.networks.base import ILLEGAL, bounded
-from agents.rollouts.positions import PairTable, Positions
-from agents.rollouts.sampling import choose_pairs, probabilities
+from agents.likelihood.trees import SEQUENCES, exact_tree_log_probs, sequence_log_probs
+from agents.rollouts.pair_scores import ILLEGAL, PairTable, Positions, bounded
+from agents.rollouts.rollout import choose_pairs, probabilities
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 from replay import tree_log_prob
@@ -82,7 +80,7 @@ class SoftNearest(Behaviour):
     def tree_log_prob(
         self, merges: Int64[Tensor, "B M 2"], generator: torch.Generator
     ) -> Float[Tensor, "B"]:
-        """Exact for trees of up to 20 tokens (see ``likelihood/log_probs.py``); otherwise estimated
+        """Exact for trees of up to 20 tokens (see ``likelihood/trees.py``); otherwise estimated
         from some of a tree's sequences: consistent, not unbiased."""
 
         def of_sequences(sequences: Tensor, tree: Tensor) -> Tensor:

@@ -6,22 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64
-from torch import Tensor
 
 from agents.evaluation.evaluate import EVALUATION_SEED
 from agents.learners.base import Learner
-from agents.learners.policy_learner import PolicyLearner
-from agents.rollouts.pair_scores import pair_scores
-from agents.rollouts.positions import Positions
-from agents.rollouts.rollout import Rollout, follow
 from htm_env.datasets import Dataset
 from htm_env.datasets.base import KEY_LIMIT
 from htm_env.drawing.trace import Considered, Trace
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.trees.merge_tree import MergeTree
-from htm_env.types import TokenBatch
-from replay import CandidatePairs
 
 
 def traces(learner: Learner, dataset: Dataset, count: int) -> list[Trace]:
@@ -56,10 +48,12 @@ def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
     batch = dataset.episodes(np.array([key], dtype=np.int64)).to(device)
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED + key)
     merges = learner.plan(batch, generator, greedy=True)
-    nearest = learner.config.nearest if isinstance(learner, PolicyLearner) else None
-    episode = follow(learner.autoencoder, batch, merges, nearest)
+    considered = tuple(
+        Considered(nodes.cpu().numpy().astype(np.int64), probabilities.cpu().numpy())
+        for nodes, probabilities in learner.pair_probabilities(batch, merges)
+    )
     tokens = int(batch.num_tokens)
-    merges = episode.merges[0, : tokens - 1]
+    merges = merges[0, : tokens - 1]
     # The same sample once for each number of merges, all decoded together.
     forests = merges.expand(tokens, -1, -1).clone()  # (n, n - 1, 2)
     made = torch.arange(tokens - 1, device=merges.device)
@@ -74,43 +68,5 @@ def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
         tree=MergeTree(merges.cpu().numpy(), tokens),
         reconstructions=decoded[:, :tokens].cpu().numpy(),
         errors=errors.double().cpu().numpy(),
-        considered=(
-            _considered(learner, batch, episode) if isinstance(learner, PolicyLearner) else ()
-        ),
+        considered=considered,
     )
-
-
-@torch.no_grad()
-def _considered(
-    learner: PolicyLearner, batch: TokenBatch, episode: Rollout
-) -> tuple[Considered, ...]:
-    """The policy's probabilities of all ordered pairs before every merge; 0 of those that were no
-    candidates."""
-    scores = pair_scores(
-        learner.policy, learner.autoencoder, batch, episode.nodes, episode.leaf_counts
-    )
-    positions = Positions(batch.present, episode.steps.sum(1))
-    steps = []
-    for step in positions.steps():
-        table = scores.at(step, positions)[0].double()
-        nodes, place = positions.here[0, : step.width].sort()
-        own = table[place[:, None], place].fill_diagonal_(-torch.inf)
-        if episode.candidates is not None:
-            own = own.masked_fill(~_candidates_at(episode.candidates, step.time, nodes), -torch.inf)
-        probabilities = own.flatten().softmax(0).view_as(own)
-        steps.append(Considered(nodes.cpu().numpy().astype(np.int64), probabilities.cpu().numpy()))
-        children, parent = positions.merge(step, *positions.find(step, episode.merges))
-        scores.after(step, children, parent)
-    return tuple(steps)
-
-
-def _candidates_at(
-    candidates: CandidatePairs, time: int, nodes: Int64[Tensor, "k"]
-) -> Bool[Tensor, "k k"]:
-    """True <--> the pair of these nodes, in ascending order, was a candidate before the merge."""
-    now = torch.tensor([0], device=nodes.device), torch.tensor([time], device=nodes.device)
-    _, pair = candidates.at(*now)
-    first, second = torch.searchsorted(nodes, candidates.nodes[pair]).unbind(1)
-    listed = torch.zeros(len(nodes), len(nodes), dtype=torch.bool, device=nodes.device)
-    listed[first, second] = True
-    return listed

@@ -125,6 +125,14 @@ class Learner(ABC):
         merges = self.plan(batch, generator, greedy=True)
         return self.autoencoder.encode(batch.tokens, batch.present, merges).roots
 
+    def pair_probabilities(
+        self, batch: TokenBatch, merges: Int64[Tensor, "1 M 2"]
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Before each merge of one sample: the active nodes ``(k,)``, in ascending order, and the
+        policy's probabilities ``(k, k)`` of their ordered pairs; nothing without a policy network.
+        """
+        return []
+
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs: nested dicts and lists of tensors, numbers, strings.
 

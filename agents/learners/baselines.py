@@ -142,3 +142,26 @@ def make_baseline(name: str, trees_per_sample: int) -> Baseline:
     if trees_per_sample < least:
         raise ValueError(f"{name} has {trees_per_sample} trees a sample; expected at least {least}")
     return BASELINES[name]()
+
+
+def discounted_returns(rewards: Float[Tensor, "B M"], discount: float) -> Float[Tensor, "B M"]:
+    """``G_t = r_t + discount * G_{t+1}``; padding earns 0."""
+    returns = torch.zeros_like(rewards)
+    following = rewards.new_zeros(len(rewards))
+    for step in reversed(range(rewards.shape[1])):
+        following = rewards[:, step] + discount * following
+        returns[:, step] = following
+    return returns
+
+
+def value_loss(
+    values: Float[Tensor, "B M"],
+    returns: Float[Tensor, "B M"],
+    steps: Bool[Tensor, "B M"],
+    weights: Float[Tensor, "B"] | None = None,
+) -> Float[Tensor, ""]:
+    """Mean squared error of the state values against the returns, each episode's by its weight."""
+    errors = (values - returns).square() * steps
+    if weights is not None:
+        errors = errors * weights[:, None]
+    return errors.sum() / steps.sum().clamp(min=1)

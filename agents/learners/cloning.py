@@ -16,12 +16,11 @@ from torch import Tensor
 
 from agents.config.schedules import Points, piecewise_linear
 from agents.fixed import fixed_policy
+from agents.learners.baselines import discounted_returns, value_loss
 from agents.learners.entropy import mean_entropy
-from agents.likelihood.among_all import discounted_returns, value_loss
-from agents.likelihood.judging import judge
 from agents.networks.base import MergePolicy
 from agents.optim.optimizers import PolicyOptimizer
-from agents.rollouts.rollout import Rollout, follow
+from agents.rollouts.rollout import Episodes, follow
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
 from htm_env.types import TokenBatch
@@ -133,7 +132,7 @@ class Cloning:
         autoencoder: HTMAutoencoder,
         nearest: Nearest | None,
         optimizer: PolicyOptimizer,
-        rewards_of: Callable[[TokenBatch, Rollout], tuple[Tensor, Tensor]],
+        rewards_of: Callable[[TokenBatch, Episodes], tuple[Tensor, Tensor]],
         generator: torch.Generator,
         example: TokenBatch,
         *,
@@ -158,32 +157,30 @@ class Cloning:
         generator = self.generator
         return float(torch.rand((), generator=generator, device=generator.device)) < share
 
-    def demonstrated(self, batch: TokenBatch, name: str) -> Rollout:
+    def demonstrated(self, batch: TokenBatch, name: str) -> Episodes:
         """One episode of every sample by that demonstrator."""
         merges = self.demonstrators[name].merges(batch, self.autoencoder, self.generator)
         return follow(self.autoencoder, batch, merges, self.nearest)
 
     def learn(
-        self, batch: TokenBatch, episodes: Rollout, progress: float
+        self, batch: TokenBatch, episodes: Episodes, progress: float
     ) -> tuple[Float[Tensor, "B"], dict[str, float]]:
         """One step towards these episodes; returns their final errors, and scalars."""
         rewards, error = self.rewards_of(batch, episodes)
-        judgement = judge(self.policy, self.autoencoder, batch, episodes)
+        terms = self.policy.terms(self.autoencoder, batch, episodes)
         self.optimizer.zero()
-        seen = judgement.judged(self.ordered)
-        ones = torch.ones_like(seen.log_prob)
-        losses = judgement.learn(
-            seen, ones * seen.steps, ones[:, :1] * 0, self.ordered, self.generator
-        )
+        measured = terms.measured(self.ordered)
+        ones = torch.ones_like(measured.log_prob) * episodes.steps
+        losses = terms.backward(measured, ones, ones[:, :1] * 0, self.ordered, self.generator)
         losses["cloning"] = losses.pop("policy")
         del losses["entropy"]  # nothing is paid for it here
         if self.value_weight:
             returns = discounted_returns(rewards, self.discount)
-            losses["value"] = value_loss(judgement.values, returns, seen.steps)
+            losses["value"] = value_loss(terms.values, returns, episodes.steps)
             (self.value_weight * losses["value"]).backward()
         return error, {
             **self.optimizer.step(losses, progress),
-            "policy/entropy": mean_entropy(seen, self.ordered),
+            "policy/entropy": mean_entropy(episodes, measured, self.ordered),
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
         }

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from agents.likelihood.among_all import value_loss
-from agents.likelihood.base import Judgement
-from agents.rollouts.rollout import Rollout
+from agents.learners.baselines import value_loss
+from agents.likelihood.base import PolicyTerms
+from agents.rollouts.rollout import Episodes, MergeTerms
 from htm_env.types import TokenBatch
 from replay import (
     Trajectories,
@@ -173,10 +173,12 @@ class Again(NamedTuple):
 
     stored: Trajectories
     batch: TokenBatch
-    episodes: Rollout
+    episodes: Episodes
     rewards: Float[Tensor, "B M"]
-    judgement: Judgement
+    terms: PolicyTerms
     """The policy's, with gradients."""
+    measured: MergeTerms
+    """The same as numbers."""
     importance: Float[Tensor, "B"]
     """What corrects for the sampling of the buffer."""
     imitated: Bool[Tensor, "B"]
@@ -224,19 +226,19 @@ def learn_sequences(
     ``scaled`` brings advantages to the scale of a batch, given where there are any; ``ordered``
     says whether the order within a pair counts as a choice.
     """
-    stored, _, episodes, rewards, judgement, importance, imitated = again
-    steps, values = episodes.steps, judgement.values
+    stored, _, episodes, rewards, terms, measured, importance, imitated = again
+    steps, values = episodes.steps, terms.values
     corrected = correct(
-        Replayed(stored.behaviour_log_prob, episodes.log_prob, rewards, values.detach(), steps),
+        Replayed(stored.behaviour_log_prob, measured.log_prob, rewards, values.detach(), steps),
         limits,
     )
-    log_ratio = log_ratios(stored.behaviour_log_prob, episodes.log_prob, steps)
+    log_ratio = log_ratios(stored.behaviour_log_prob, measured.log_prob, steps)
     advantages = scaled(corrected.advantages, steps)
     moves = trusted(log_ratio, advantages, limits.trust)
     weighed = corrected.weights * advantages * moves
     signal = torch.where(imitated[:, None], 1.0, weighed) * steps
     nothing = torch.zeros_like(rewards[:, :1])
-    losses = judgement.learn(episodes, signal * importance[:, None], nothing, ordered, generator)
+    losses = terms.backward(measured, signal * importance[:, None], nothing, ordered, generator)
     del losses["entropy"]  # nothing is paid for it here
     losses["value"] = value_loss(values, corrected.targets, steps, importance)
     losses["value"].backward()
@@ -261,7 +263,7 @@ def learn_trees(
     """
     log_weights = target_log_prob.detach() - again.stored.tree_log_prob
     weights = log_weights.exp().clamp(max=limits.rho_bar)
-    start, importance = again.judgement.values[:, 0], again.importance
+    start, importance = again.terms.values[:, 0], again.importance
     surprise = again.rewards.sum(1) - start.detach()
     advantages = scaled(surprise[:, None], torch.ones_like(again.episodes.steps[:, :1]))[:, 0]
     moves = trusted(log_weights, advantages, limits.trust)
@@ -271,7 +273,7 @@ def learn_trees(
     losses = {
         "policy": -(importance * signal * target_log_prob).mean(),
         "value": (importance * (start - gone).square()).mean(),
-        **again.judgement.encoder_losses(generator),
+        **again.terms.encoder_losses(generator),
     }
     torch.stack(list(losses.values())).sum().backward()
     clipped = log_weights.exp() > limits.rho_bar

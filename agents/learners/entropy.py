@@ -15,8 +15,7 @@ from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import check_points, piecewise_linear
-from agents.likelihood.among_all import distance_to_target
-from agents.rollouts.rollout import Rollout
+from agents.rollouts.rollout import Episodes, MergeTerms
 
 
 @dataclass(frozen=True)
@@ -45,9 +44,18 @@ class EntropyConfig:
             check_points("target", self.target)
 
 
-def mean_entropy(rollout: Rollout, ordered: bool) -> float:
+def mean_entropy(episodes: Episodes, terms: MergeTerms, ordered: bool) -> float:
     """The mean normalised entropy of the choices that were more than one."""
-    return float(rollout.entropy.sum() / rollout.open_steps(ordered).sum().clamp(min=1))
+    return float(terms.entropy.sum() / episodes.open_steps(ordered).sum().clamp(min=1))
+
+
+def distance_to_target(
+    episodes: Episodes, terms: MergeTerms, target: float, ordered: bool
+) -> Float[Tensor, "B 1"]:
+    """The sign of every episode's mean normalised entropy less the target: the gradient of
+    ``|mean - target|``, the published method's loss."""
+    mean = terms.entropy.sum(1) / episodes.open_steps(ordered).sum(1).clamp(min=1)
+    return torch.sign(mean - target)[:, None]
 
 
 CONTROLS = ("adaptive", "distance")
@@ -75,15 +83,18 @@ class EntropyControl:
             return None
         return piecewise_linear(self.config.target, progress)
 
-    def coefficient(self, rollout: Rollout, progress: float) -> Float[Tensor, "B 1"]:
+    def coefficient(
+        self, episodes: Episodes, terms: MergeTerms, progress: float
+    ) -> Float[Tensor, "B 1"]:
         """``dLoss / dEntropy`` of every episode."""
         config, target = self.config, self.target(progress)
-        coefficient = torch.full_like(rollout.entropy[:, :1], -config.bonus)
+        coefficient = torch.full_like(terms.entropy[:, :1], -config.bonus)
         if target is None:
             return coefficient
         if config.control == "distance":
-            return coefficient + config.weight * distance_to_target(rollout, target, config.ordered)
-        mean = mean_entropy(rollout, config.ordered)
+            sign = distance_to_target(episodes, terms, target, config.ordered)
+            return coefficient + config.weight * sign
+        mean = mean_entropy(episodes, terms, config.ordered)
         low, high = PRICE_LIMITS
         self.price = min(max(self.price + config.rate * (target - mean), low), high)
         return coefficient - self.price - config.weight * (target - mean)

@@ -18,10 +18,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.likelihood.judging import judge
 from agents.networks.base import MergePolicy
-from agents.rollouts.deviation import Deviation
-from agents.rollouts.rollout import Rollout
+from agents.rollouts.rollout import Deviation, Episodes
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 
@@ -35,7 +33,7 @@ class Improvements(NamedTuple):
     """Better trees, and the merge of each that made it better."""
 
     batch: TokenBatch
-    episodes: Rollout
+    episodes: Episodes
     step: Int64[Tensor, "B"]
 
 
@@ -57,8 +55,8 @@ class LocalSearch:
         factor: float,
         policy: MergePolicy,
         autoencoder: HTMAutoencoder,
-        roll: Callable[[TokenBatch, Deviation], Rollout],
-        errors_of: Callable[[TokenBatch, Rollout], Float[Tensor, "D"]],
+        roll: Callable[[TokenBatch, Deviation], Episodes],
+        errors_of: Callable[[TokenBatch, Episodes], Float[Tensor, "D"]],
         generator: torch.Generator,
         much_better: float = 0.1,
     ) -> None:
@@ -77,10 +75,10 @@ class LocalSearch:
         found = self.improvements(batch.rows(failed), errors[failed]) if len(failed) else None
         if found is None:
             return {}
-        judgement = judge(self.policy, self.autoencoder, found.batch, found.episodes)
-        seen = judgement.judged(ordered=True)
-        once = torch.zeros_like(seen.log_prob).scatter_(1, found.step[:, None], 1.0)
-        losses = judgement.learn(seen, once, once[:, :1] * 0, ordered=True)
+        terms = self.policy.terms(self.autoencoder, found.batch, found.episodes)
+        measured = terms.measured(ordered=True)
+        once = torch.zeros_like(measured.log_prob).scatter_(1, found.step[:, None], 1.0)
+        losses = terms.backward(measured, once, once[:, :1] * 0, ordered=True)
         return {"failures": losses["policy"]}
 
     def improvements(self, batch: TokenBatch, errors: Float[Tensor, "F"]) -> Improvements | None:

@@ -18,14 +18,12 @@ from agents.learners.base import Learner
 from agents.learners.cloning import Cloning, Selection, demonstrators_of
 from agents.learners.local_search import LocalSearch
 from agents.learners.policy_share import PolicyShare
-from agents.networks.acting import act
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
-from agents.rollouts.deviation import Deviation
-from agents.rollouts.planning import planned_merges
-from agents.rollouts.rollout import Rollout, rollout
+from agents.rollouts.greedy_search import merge_matchings
+from agents.rollouts.rollout import Deviation, Episodes, pair_probabilities, rollout
 from htm_env.candidates import Nearest, check_candidates
 from htm_env.population import final_errors
 from htm_env.rewards import EncodedEpisodes, RewardName, reward_on
@@ -188,15 +186,15 @@ class PolicyLearner(Learner):
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        return planned_merges(
-            self.autoencoder,
-            self.policy,
-            batch,
-            self.config.nearest,
-            generator,
-            greedy=greedy,
-            rounds=self._in_rounds,
-        )
+        nearest = self.config.nearest
+        if greedy and self._in_rounds:
+            return merge_matchings(self.autoencoder, self.policy, batch, nearest)
+        return self.policy.plan(self.autoencoder, batch, generator, greedy=greedy, nearest=nearest)
+
+    def pair_probabilities(
+        self, batch: TokenBatch, merges: Int64[Tensor, "1 M 2"]
+    ) -> list[tuple[Tensor, Tensor]]:
+        return pair_probabilities(self.policy, self.autoencoder, batch, merges, self.config.nearest)
 
     def merge_in_rounds(self) -> None:
         self._in_rounds = True
@@ -219,16 +217,16 @@ class PolicyLearner(Learner):
         generator of its own, so that acting does not change training. Raises ``ValueError`` for
         another embedding dimension, or for the observation of a single episode that has ended.
         """
-        return act(self.policy, observation, self._acting, deterministic, state, episode_start)
+        return self.policy.act(observation, self._acting, deterministic, state, episode_start)
 
     def greedy_episodes(
         self,
         batch: TokenBatch,
         deviation: Deviation | None = None,
         num_merges: Int64[Tensor, "B"] | None = None,
-    ) -> Rollout:
+    ) -> Episodes:
         """The episodes that the policy makes of the best pairs, but for a deviation."""
-        episodes = rollout(
+        episodes, _ = rollout(
             self.autoencoder,
             self.policy,
             batch,
@@ -244,14 +242,14 @@ class PolicyLearner(Learner):
 
     # ------------------------------------------------------------ learn
 
-    def rewards_of(self, batch: TokenBatch, episodes: Rollout) -> tuple[Tensor, Tensor]:
+    def rewards_of(self, batch: TokenBatch, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """The reward of every merge, 0 in padding, and the ``nmse`` where each episode ends."""
         encoded = EncodedEpisodes(
             self.autoencoder, batch, episodes.merges, episodes.nodes, self.std
         )
         return self.reward.episode(encoded), encoded.error
 
-    def errors_of(self, batch: TokenBatch, episodes: Rollout) -> Float[Tensor, "B"]:
+    def errors_of(self, batch: TokenBatch, episodes: Episodes) -> Float[Tensor, "B"]:
         """The ``nmse`` where each episode ends, which alone is cheaper."""
         return final_errors(self.autoencoder, batch, episodes.merges, episodes.nodes, self.std)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from agents.config.schedules import Points, piecewise_linear
 from agents.learners.local_search import LocalSearch
 from agents.optim.optimizers import PolicyOptimizer
-from agents.rollouts.rollout import Rollout
+from agents.rollouts.rollout import Episodes
 from htm_env.types import TokenBatch
 
 
@@ -32,8 +32,8 @@ class PolicyShare:
         points: Points,
         search: LocalSearch,
         optimizer: PolicyOptimizer,
-        roll: Callable[[TokenBatch], Rollout],
-        errors_of: Callable[[TokenBatch, Rollout], Float[Tensor, "B"]],
+        roll: Callable[[TokenBatch], Episodes],
+        errors_of: Callable[[TokenBatch, Episodes], Float[Tensor, "B"]],
         generator: torch.Generator,
     ) -> None:
         self.points, self.search, self.optimizer = points, search, optimizer
@@ -47,7 +47,7 @@ class PolicyShare:
         generator = self.generator
         return float(torch.rand((), generator=generator, device=generator.device)) >= share
 
-    def learn(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
+    def learn(self, batch: TokenBatch, progress: float) -> tuple[Episodes, dict[str, float]]:
         """Greedy trees for the autoencoder, and scalars; the policy learns from failures only."""
         self.optimizer.zero()
         episodes = self.roll(batch)

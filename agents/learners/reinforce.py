@@ -11,14 +11,12 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
-from agents.learners.baselines import Returns, make_baseline
+from agents.learners.baselines import Returns, discounted_returns, make_baseline, value_loss
 from agents.learners.curriculum import Curriculum
 from agents.learners.entropy import EntropyConfig, EntropyControl, mean_entropy
 from agents.learners.policy_learner import PolicyConfig, PolicyLearner
-from agents.likelihood.among_all import discounted_returns, value_loss
-from agents.likelihood.judging import judge
 from agents.optim.optimizers import GuardedOptimizer
-from agents.rollouts.rollout import Rollout, rollout
+from agents.rollouts.rollout import Episodes, MergeTerms, rollout
 from htm_env.autoencoder import seeded_initialisation
 from htm_env.forest import tree_height
 from htm_env.types import TokenBatch
@@ -84,8 +82,10 @@ class Reinforce(PolicyLearner):
 
     # ------------------------------------------------------------ act
 
-    def sampled_episodes(self, batch: TokenBatch, num_merges: Int64[Tensor, "B"]) -> Rollout:
-        """One episode of every sample, drawn from the policy."""
+    def sampled_episodes(
+        self, batch: TokenBatch, num_merges: Int64[Tensor, "B"]
+    ) -> tuple[Episodes, MergeTerms]:
+        """One episode of every sample, drawn from the policy, and the terms of its merges."""
         return rollout(
             self.autoencoder,
             self.policy,
@@ -97,7 +97,7 @@ class Reinforce(PolicyLearner):
             nearest=self.config.nearest,
         )
 
-    def demonstrated_episodes(self, batch: TokenBatch, demonstrator: str) -> Rollout:
+    def demonstrated_episodes(self, batch: TokenBatch, demonstrator: str) -> Episodes:
         """One episode of every sample, by a demonstrator."""
         return self.cloning.demonstrated(batch, demonstrator)
 
@@ -107,7 +107,7 @@ class Reinforce(PolicyLearner):
         batch, episodes, scalars = self.learn_from_fresh(progress)
         return scalars | self.train_autoencoder(batch, episodes, progress)
 
-    def learn_from_fresh(self, progress: float) -> tuple[TokenBatch, Rollout, dict[str, float]]:
+    def learn_from_fresh(self, progress: float) -> tuple[TokenBatch, Episodes, dict[str, float]]:
         """Make new episodes, and let the policy learn from them."""
         config = self.config
         grown = config.batch_size + int(config.batch_growth * self.updates)
@@ -122,7 +122,7 @@ class Reinforce(PolicyLearner):
         batch = batch.rows(rows.repeat_interleave(config.trees_per_sample))
         return batch, *self.reinforce(batch, progress)
 
-    def clone(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
+    def clone(self, batch: TokenBatch, progress: float) -> tuple[Episodes, dict[str, float]]:
         """Behaviour cloning of a demonstrator."""
         demonstrator = self.selection.next(progress)
         episodes = self.demonstrated_episodes(batch, demonstrator)
@@ -137,11 +137,11 @@ class Reinforce(PolicyLearner):
         """The mean error of the demonstrator's trees; ``errors`` are those of its episodes."""
         return float(errors.mean())
 
-    def reinforce(self, batch: TokenBatch, progress: float) -> tuple[Rollout, dict[str, float]]:
+    def reinforce(self, batch: TokenBatch, progress: float) -> tuple[Episodes, dict[str, float]]:
         """Policy gradients on sampled episodes."""
         config = self.config
         num_merges = self.curriculum.num_merges(batch.num_tokens, progress)
-        episodes = self.sampled_episodes(batch, num_merges)
+        episodes, measured = self.sampled_episodes(batch, num_merges)
         self.merges_made += int(episodes.steps.sum())
         rewards, error = self.rewards_of(batch, episodes)
         returns = Returns(
@@ -154,16 +154,16 @@ class Reinforce(PolicyLearner):
                 config.discount,
             ),
         )
-        judgement = judge(self.policy, self.autoencoder, batch, episodes)
-        values = judgement.values if self.baseline.learns_values else torch.zeros_like(rewards)
+        terms = self.policy.terms(self.autoencoder, batch, episodes)
+        values = terms.values if self.baseline.learns_values else torch.zeros_like(rewards)
         advantages = self.baseline.advantages(returns)
         if config.scale_advantages:
             advantages = scaled(advantages, episodes.steps)
-        coefficient = self.entropy.coefficient(episodes, progress)
+        coefficient = self.entropy.coefficient(episodes, measured, progress)
         target = self.entropy.target(progress)
         self.optimizer.zero()
-        losses = judgement.learn(
-            episodes, advantages, coefficient, config.entropy.ordered, self.generator
+        losses = terms.backward(
+            measured, advantages, coefficient, config.entropy.ordered, self.generator
         )
         own = slice(None, None, config.trees_per_sample)  # the first tree of every sample
         losses |= self.search.learn(batch.rows(own), error[own])
@@ -175,12 +175,12 @@ class Reinforce(PolicyLearner):
             **scalars,
             "train/return": float(rewards.sum(1).mean()),
             "train/nmse": float(error.mean()),
-            "policy/entropy": mean_entropy(episodes, config.entropy.ordered),
+            "policy/entropy": mean_entropy(episodes, measured, config.entropy.ordered),
             **({} if target is None else {"policy/entropy_target": target}),
         }
 
     def train_autoencoder(
-        self, batch: TokenBatch, episodes: Rollout, progress: float
+        self, batch: TokenBatch, episodes: Episodes, progress: float
     ) -> dict[str, float]:
         """The other half of an update, on the same trees."""
         scalars = {}

@@ -28,9 +28,8 @@ from agents.learners.corrections import (
 )
 from agents.learners.entropy import mean_entropy
 from agents.learners.reinforce import Reinforce, ReinforceConfig, scaled
-from agents.likelihood.judging import judge
-from agents.likelihood.tree_probabilities import tree_log_probs
-from agents.rollouts.rollout import Rollout, follow
+from agents.likelihood.trees import tree_log_probs
+from agents.rollouts.rollout import Episodes, MergeTerms, follow
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer, Trajectories
 
@@ -193,7 +192,7 @@ class ReplayReinforce(Reinforce):
             "replay/stored": float(len(self.buffer)),
         }
 
-    def learn_from_stored(self, progress: float) -> tuple[TokenBatch, Rollout, dict[str, float]]:
+    def learn_from_stored(self, progress: float) -> tuple[TokenBatch, Episodes, dict[str, float]]:
         """Draw stored episodes, encode and score them anew, and let the policy learn from them."""
         config, drawn = self.config, self.buffer.sample(self.config.replay_batch_size)
         stored = drawn.trajectories.to(self.device)
@@ -201,13 +200,13 @@ class ReplayReinforce(Reinforce):
         followed = follow(self.autoencoder, batch, stored.merges)
         episodes = replace(followed, candidates=stored.candidates)
         rewards, error = self.rewards_of(batch, episodes)
-        judgement = judge(self.policy, self.autoencoder, batch, episodes)
-        episodes = judgement.judged(config.entropy.ordered)
+        terms = self.policy.terms(self.autoencoder, batch, episodes)
+        measured = terms.measured(config.entropy.ordered)
         importance = drawn.weights.to(self.device)
         self.optimizer.zero()
         imitated = self.demonstrated(stored) & self.cloning.due(progress)
         learned = self.learn_off_policy(
-            Again(stored, batch, episodes, rewards, judgement, importance, imitated)
+            Again(stored, batch, episodes, rewards, terms, measured, importance, imitated)
         )
         if config.sampler != "uniform":
             value = rewards.sum(1) if config.sampler == "return" else learned.advantages
@@ -222,7 +221,7 @@ class ReplayReinforce(Reinforce):
                 **scalars,
                 "train/return": float(rewards.sum(1).mean()),
                 "train/nmse": float(error.mean()),
-                "policy/entropy": mean_entropy(episodes, config.entropy.ordered),
+                "policy/entropy": mean_entropy(episodes, measured, config.entropy.ordered),
                 **{f"replay/{name}": value for name, value in learned.weighed.items()},
                 "replay/imitated_share": float(imitated.float().mean()),
                 "replay/staleness": float(staleness.mean()),
@@ -235,8 +234,7 @@ class ReplayReinforce(Reinforce):
         scale = scaled if config.scale_advantages else lambda advantages, steps: advantages
         if config.correction == "tree":
             log_prob = tree_log_probs(
-                *(self.policy, self.autoencoder, again.batch, again.episodes),
-                *(again.judgement, self.generator),
+                self.policy, self.autoencoder, again.batch, again.terms, self.generator
             )
             return learn_trees(again, log_prob, self.limits, scale, self.generator)
         correct, ordered = CORRECTIONS[config.correction], config.entropy.ordered
@@ -249,29 +247,29 @@ class ReplayReinforce(Reinforce):
 
     # ------------------------------------------------------------ store
 
-    def sampled_episodes(self, batch: TokenBatch, num_merges: Int64[Tensor, "B"]) -> Rollout:
-        episodes = super().sampled_episodes(batch, num_merges)
+    def sampled_episodes(
+        self, batch: TokenBatch, num_merges: Int64[Tensor, "B"]
+    ) -> tuple[Episodes, MergeTerms]:
+        episodes, measured = super().sampled_episodes(batch, num_merges)
         tree_log_prob = None
         if self.config.correction == "tree":
-            judgement = judge(self.policy, self.autoencoder, batch, episodes)
             with torch.no_grad():
+                terms = self.policy.terms(self.autoencoder, batch, episodes)
                 tree_log_prob = tree_log_probs(
-                    *(self.policy, self.autoencoder, batch, episodes),
-                    *(judgement, self.generator),
+                    self.policy, self.autoencoder, batch, terms, self.generator
                 )
-        self.store(batch, episodes, "policy", tree_log_prob)
-        return episodes
+        self.store(batch, episodes, measured.log_prob, "policy", tree_log_prob)
+        return episodes, measured
 
-    def demonstrated_episodes(self, batch: TokenBatch, demonstrator: str) -> Rollout:
+    def demonstrated_episodes(self, batch: TokenBatch, demonstrator: str) -> Episodes:
         policy = self.stochastic_demonstrators[demonstrator]
         behaviour = policy.behaviour(batch, self.autoencoder, self.generator)
         merges, log_prob = behaviour.episodes(self.generator)
-        followed = follow(self.autoencoder, batch, merges, self.config.nearest)
-        episodes = replace(followed, log_prob=log_prob)
+        episodes = follow(self.autoencoder, batch, merges, self.config.nearest)
         tree_log_prob = None
         if self.config.correction == "tree":
             tree_log_prob = behaviour.tree_log_prob(merges, self.generator)
-        self.store(batch, episodes, demonstrator, tree_log_prob)
+        self.store(batch, episodes, log_prob, demonstrator, tree_log_prob)
         return episodes
 
     @torch.no_grad()
@@ -295,12 +293,17 @@ class ReplayReinforce(Reinforce):
             self.merges_made += int(episodes.steps.sum())
 
     def store(
-        self, batch: TokenBatch, episodes: Rollout, source: str, tree_log_prob: Tensor | None
+        self,
+        batch: TokenBatch,
+        episodes: Episodes,
+        log_prob: Float[Tensor, "B M"],
+        source: str,
+        tree_log_prob: Float[Tensor, "B"] | None,
     ) -> None:
         stored = Trajectories.collected(
             batch,
             episodes.merges,
-            episodes.log_prob.clamp(max=0.0),  # rounding
+            log_prob.clamp(max=0.0),  # rounding
             policy_version=self.updates,
             source=source,
             tree_log_prob=tree_log_prob,

@@ -1,1 +1,1 @@
-"""Log-probabilities, entropies and values of given episodes under a policy network."""
+"""Terms of given episodes under a policy network: log-probabilities, entropies and values."""

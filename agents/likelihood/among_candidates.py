@@ -1,20 +1,26 @@
-"""What a pair scorer thinks of episodes among candidates: every pair is scored once."""
+"""Terms of episodes among candidates under a pair scorer: every pair is scored once.
+
+A pair that could be merged from one step to another has the same score all the time, so that the
+normaliser of every step, and the sum of a pair's probabilities over its time, follow from one
+score a pair. A binary tree over the steps cuts every interval into at most ``2 log2 M`` of its
+nodes: what a pair adds to the steps goes down the tree, what the steps give a pair comes up it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cached_property
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from agents.likelihood.base import Judgement
-from agents.likelihood.intervals import Intervals, Softmax
-from agents.likelihood.node_features import NodeFeatures
-from agents.networks.base import NodePolicy, bounded
-from agents.rollouts.rollout import Rollout
+from agents.likelihood.among_all import NodeFeatures
+from agents.likelihood.base import PolicyTerms
+from agents.rollouts.pair_scores import PairScorer, bounded
+from agents.rollouts.rollout import Episodes, MergeTerms
+from htm_env.softmax import weights_of
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 
@@ -27,26 +33,24 @@ score: of long episodes it is computed again for the gradient (Chen et al. 2016,
 with sublinear memory cost")."""
 
 
-class CandidateJudgement(Judgement):
+class CandidateTerms(PolicyTerms):
     """Of a pair scorer alone; memory grows with the number of candidates, not of all pairs.
 
     The order within a pair always counts as a choice: one of the two may be no candidate. A merge
-    that was none, of a demonstrator who knows of no candidates, teaches nothing.
+    that was none, of a demonstrator without candidates, adds no gradient.
     """
 
-    def __init__(self, policy: NodePolicy, batch: TokenBatch, episodes: Rollout) -> None:
+    def __init__(self, policy: PairScorer, batch: TokenBatch, episodes: Episodes) -> None:
         assert episodes.candidates is not None
         self.policy, self.episodes = policy, episodes
         self.pairs: CandidatePairs = episodes.candidates
         self.nodes = NodeFeatures(policy, batch, episodes)
 
-    def judged(self, ordered: bool) -> Rollout:
-        softmax = self._softmax
-        return replace(
-            self.episodes,
-            log_prob=self.log_probs.detach(),
-            log_total=softmax.log_total.where(self.episodes.steps, 0.0),
-            entropy=self._nats / self.episodes.most_entropy(ordered),
+    def measured(self, ordered: bool) -> MergeTerms:
+        return MergeTerms(
+            self.log_probs.detach(),
+            self._softmax.log_total.where(self.episodes.steps, 0.0),
+            self._nats / self.episodes.most_entropy(ordered),
         )
 
     @cached_property
@@ -61,25 +65,25 @@ class CandidateJudgement(Judgement):
             self.nodes.pooled, self.episodes.merges, self.episodes.num_leaves
         )
 
-    def learn(
+    def backward(
         self,
-        episodes: Rollout,
+        measured: MergeTerms,
         advantages: Float[Tensor, "B M"],
         entropy_coefficient: Float[Tensor, "B 1"],
         ordered: bool,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        size, steps = len(episodes.merges), episodes.steps
+        size, steps = len(self.episodes.merges), self.episodes.steps
         advantages = advantages * self._possible / size
         price = entropy_coefficient / steps.sum(1, keepdim=True).clamp(min=1) * steps / size
         losses = {
-            "policy": -(advantages * episodes.log_prob).sum(),  # 0 where it was impossible
-            "entropy": (price * episodes.entropy).sum(),
+            "policy": -(advantages * measured.log_prob).sum(),  # 0 where it was impossible
+            "entropy": (price * measured.entropy).sum(),
         }
         # In closed form: the gradient of log p(a) is 1[a] - p, of the entropy -p (log p + H).
-        totals, scores = episodes.log_total, self._scores.detach()
+        totals, scores = measured.log_total, self._scores.detach()
         if price.any():
-            price = price / episodes.most_entropy(ordered)
+            price = price / self.episodes.most_entropy(ordered)
             spread = price * (totals - self._nats)
             gradient = self._intervals.sums(scores, totals, advantages + spread)
             gradient -= self._intervals.sums(scores, totals, price) * scores
@@ -145,15 +149,137 @@ class CandidateJudgement(Judgement):
 
 
 def _block(
-    policy: NodePolicy,
+    policy: PairScorer,
     first: Float[Tensor, "R H"],
     second: Float[Tensor, "R H"],
     at: Int64[Tensor, "E 2"],
 ) -> Float[Tensor, "E"]:
     """Gathered by one index, whose gradient is several times faster.
 
-    No method: the graph keeps what it will compute again, and with it a judgement would keep itself
-    alive for ever.
+    No method: the graph keeps what it will compute again, and terms that keep the graph would never
+    be freed.
     """
     pairs = first.index_select(0, at[:, 0]), second.index_select(0, at[:, 1])
     return bounded(policy.paired_scores(*pairs))
+
+
+class Softmax(NamedTuple):
+    """Of every step of every episode."""
+
+    log_total: Float[Tensor, "B M"]
+    """Logarithm of the sum of the exponentials of the scores; -inf where there is no choice."""
+    mean_score: Float[Tensor, "B M"]
+    """Mean score of the choices, each by its probability; 0 where there is none."""
+
+
+class Intervals:
+    """The times of ``E`` choices, each in one of ``size`` episodes of ``steps`` steps.
+
+    Args:
+        row: the episode of each choice.
+        times: the first and the last step at which it is there.
+    """
+
+    def __init__(
+        self,
+        row: Int64[Tensor, "E"],
+        times: Int64[Tensor, "E 2"],
+        size: int,
+        steps: int,
+    ) -> None:
+        self.row, self.times = row, times
+        self.size, self.steps = size, steps
+        self.depth = max(steps - 1, 0).bit_length()
+        self._choice, self._node = self._covers()
+
+    def softmax(self, scores: Float[Tensor, "E"]) -> Softmax:
+        """The normaliser of every step, and the mean score there; no gradients."""
+        with torch.no_grad():
+            nodes = self.size << (self.depth + 1)
+            mine = scores[self._choice]
+            most = scores.new_full((nodes,), -torch.inf)
+            most.scatter_reduce_(0, self._node, mine, "amax")
+            share = weights_of(mine - most[self._node])
+            total = torch.zeros_like(most).index_add_(0, self._node, share)
+            summed = torch.zeros_like(most).index_add_(0, self._node, share * mine)
+            most, total, summed = (v.view(self.size, -1) for v in (most, total, summed))
+            for level in range(self.depth):
+                above, here = slice(1 << level, 2 << level), slice(2 << level, 4 << level)
+                parents = [v[:, above].repeat_interleave(2, 1) for v in (most, total, summed)]
+                higher = torch.maximum(most[:, here], parents[0])
+                finite = higher.clamp(min=torch.finfo(higher.dtype).min)
+                old, new = weights_of(most[:, here] - finite), weights_of(parents[0] - finite)
+                total[:, here] = total[:, here] * old + parents[1] * new
+                summed[:, here] = summed[:, here] * old + parents[2] * new
+                most[:, here] = higher
+            leaves = slice(1 << self.depth, (1 << self.depth) + self.steps)
+            total, most = total[:, leaves], most[:, leaves]
+            mean = summed[:, leaves] / total.clamp(min=torch.finfo(total.dtype).tiny)
+            return Softmax(total.log() + most.clamp(min=torch.finfo(most.dtype).min), mean)
+
+    def log_totals(self, scores: Float[Tensor, "E"]) -> Float[Tensor, "B M"]:
+        """The normaliser of every step; differentiable."""
+        return _LogTotals.apply(scores, self)
+
+    def sums(
+        self,
+        scores: Float[Tensor, "E"],
+        log_totals: Float[Tensor, "B M"],
+        weights: Float[Tensor, "B M"],
+    ) -> Float[Tensor, "E"]:
+        """``sum over its steps of weights[t] * exp(score - log_totals[t])``; no gradients.
+
+        Every node keeps its sum relative to the smallest total among its steps, so that nothing
+        overflows where the totals are those of the scores.
+        """
+        with torch.no_grad():
+            leaves = 1 << self.depth
+            lowest = log_totals.new_full((self.size, 2 * leaves), torch.inf)
+            summed = torch.zeros_like(lowest)
+            here = slice(leaves, leaves + self.steps)
+            lowest[:, here], summed[:, here] = log_totals, weights
+            for level in reversed(range(self.depth)):
+                above, below = slice(1 << level, 2 << level), slice(2 << level, 4 << level)
+                low, part = (v[:, below].unflatten(1, (-1, 2)) for v in (lowest, summed))
+                lower = low.amin(2)
+                kept = weights_of(lower[..., None] - low)  # NaN where no choice is at every step
+                lowest[:, above], summed[:, above] = lower, (part * kept).sum(2)
+            share = weights_of(scores[self._choice] - lowest.flatten()[self._node])
+            share = share * summed.flatten()[self._node]
+            return torch.zeros_like(scores).index_add_(0, self._choice, share)
+
+    def _covers(self) -> tuple[Int64[Tensor, "C"], Int64[Tensor, "C"]]:
+        """Which nodes of the trees make up each interval: a choice and a node an entry.
+
+        The trees stand one behind the other, each as a heap: node 1 the root, ``2 n`` and
+        ``2 n + 1`` the halves of ``n``.
+        """
+        choice = torch.arange(len(self.row), device=self.row.device)
+        left = self.times[:, 0] + (1 << self.depth)
+        right = self.times[:, 1] + (1 << self.depth) + 1  # behind the last
+        tree = self.row << (self.depth + 1)
+        choices, nodes = [], []
+        while len(choice):
+            for end, node in ((left, left), (right, right - 1)):
+                alone = end % 2 == 1
+                choices.append(choice[alone])
+                nodes.append(tree[alone] + node[alone])
+            left, right = (left + 1) // 2, right // 2
+            more = left < right
+            choice, left, right, tree = choice[more], left[more], right[more], tree[more]
+        empty = self.row[:0]
+        return torch.cat([empty, *choices]), torch.cat([empty, *nodes])
+
+
+class _LogTotals(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, intervals: Intervals) -> Tensor:
+        totals = intervals.softmax(scores).log_total
+        ctx.intervals = intervals
+        ctx.save_for_backward(scores, totals)
+        return totals
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        scores, totals = ctx.saved_tensors
+        return ctx.intervals.sums(scores, totals, gradient), None

@@ -1,33 +1,32 @@
-"""What a policy thinks of episodes, whoever made them: the half of learning that every loss needs.
+"""The terms of episodes under a policy: the half of learning that every loss needs.
 
-A policy to which a token looks the same in every population scores each pair of an episode's nodes
-once, however many steps the pair was there (``losses.py``). One with a context encoder looks at
-every population of the episode by itself (``context_judgement.py``).
+A policy that gives a token the same features in every population scores each pair of an episode's
+nodes once, however many steps the pair was there (``among_all.py``, ``among_candidates.py``). One
+with a context encoder scores every population of the episode by itself (``with_context.py``).
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from agents.likelihood.among_all import policy_gradient_step
-from agents.likelihood.log_probs import judged, sequence_log_probs
-from agents.likelihood.node_features import NodeFeatures
-from agents.networks.base import NodePolicy
-from agents.rollouts.rollout import Rollout
-from htm_env.types import TokenBatch
+from agents.rollouts.rollout import Episodes, MergeTerms
 
 
-class Judgement(ABC):
-    """A policy's view of ``episodes``, with gradients."""
+class PolicyTerms(ABC):
+    """Log-probabilities, entropies and values of ``episodes`` under a policy, with gradients.
+
+    Everything is computed when it is first asked for, and once.
+    """
+
+    episodes: Episodes
 
     @abstractmethod
-    def judged(self, ordered: bool) -> Rollout:
-        """The same episodes, with what this policy thinks of their merges; no gradients.
+    def measured(self, ordered: bool) -> MergeTerms:
+        """The terms of every merge as numbers.
 
         ``ordered`` says whether the order within a pair counts as a choice in the entropy.
         """
@@ -43,9 +42,9 @@ class Judgement(ABC):
         """Of the state before every merge. Differentiable."""
 
     @abstractmethod
-    def learn(
+    def backward(
         self,
-        episodes: Rollout,
+        measured: MergeTerms,
         advantages: Float[Tensor, "B M"],
         entropy_coefficient: Float[Tensor, "B 1"],
         ordered: bool,
@@ -55,46 +54,15 @@ class Judgement(ABC):
 
         ``loss = mean over episodes of [- sum over t of advantage_t * log pi_t + coefficient * mean
         over t of entropy_t]``, plus the encoder's own losses where there is a ``generator`` to draw
-        what they need. ``episodes`` are those that are judged, with what the policy thinks of them.
+        what they need. ``measured`` are the terms of these episodes under this policy, such as a
+        rollout gives, so that nothing is evaluated twice.
         """
 
     def encoder_losses(self, generator: torch.Generator | None) -> dict[str, Float[Tensor, ""]]:
         """The encoder's own, already weighted; none without a generator."""
         return {}
 
-
-class NodeJudgement(Judgement):
-    """Of a pair scorer alone: every node is looked at once."""
-
-    def __init__(self, policy: NodePolicy, batch: TokenBatch, episodes: Rollout) -> None:
-        self.policy, self.episodes = policy, episodes
-        self.nodes = NodeFeatures(policy, batch, episodes)
-
-    @cached_property
-    def scores(self) -> Float[Tensor, "B N N"]:
-        """Of all pairs of nodes that could be merged."""
-        nodes = self.nodes
-        return self.policy.node_scores(nodes.first, nodes.second, lambda: self.episodes.coactive)
-
-    def judged(self, ordered: bool) -> Rollout:
-        return judged(self.scores, self.episodes, ordered)
-
-    @cached_property
-    def log_probs(self) -> Float[Tensor, "B M"]:
-        return sequence_log_probs(self.scores, self.episodes.merges, self.episodes.active)[0]
-
-    @cached_property
-    def values(self) -> Float[Tensor, "B M"]:
-        return self.policy.values_along(
-            self.nodes.pooled, self.episodes.merges, self.episodes.num_leaves
-        )
-
-    def learn(
-        self,
-        episodes: Rollout,
-        advantages: Float[Tensor, "B M"],
-        entropy_coefficient: Float[Tensor, "B 1"],
-        ordered: bool,
-        generator: torch.Generator | None = None,
-    ) -> dict[str, Float[Tensor, ""]]:
-        return policy_gradient_step(self.scores, episodes, advantages, entropy_coefficient, ordered)
+    def exact_tree_log_probs(self) -> Float[Tensor, "B"]:
+        """The log-probability of every ordered tree, over all merge sequences that make it; NaN
+        where it is not known exactly. Differentiable."""
+        return self.episodes.nodes.new_full((len(self.episodes.merges),), torch.nan)

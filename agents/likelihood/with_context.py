@@ -1,9 +1,8 @@
-"""What a policy with a context encoder thinks of episodes: it looks at every population."""
+"""Terms of episodes under a policy with a context encoder: every population is evaluated."""
 
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -12,19 +11,22 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from agents.likelihood.base import Judgement
-from agents.networks.base import ILLEGAL
-from agents.networks.context import ContextPolicy, Look
-from agents.rollouts.pair_scores import node_states, population_observation
-from agents.rollouts.rollout import Rollout
-from agents.rollouts.sampling import TINY
+from agents.likelihood.base import PolicyTerms
+from agents.rollouts.pair_scores import (
+    ILLEGAL,
+    ContextScorer,
+    Look,
+    node_states,
+    population_observation,
+)
+from agents.rollouts.rollout import TINY, Episodes, MergeTerms
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import leaf_sets, legal_pairs
 from htm_env.softmax import weights_of
 from htm_env.types import SampleRows, TokenBatch
 
 TOKENS_AT_A_TIME = 65_536
-"""Tokens that are looked at together; beyond them memory is saved by looking twice."""
+"""Tokens that are evaluated together; beyond them memory is saved by evaluating twice."""
 PAIRS_AT_A_TIME = 2**22
 """And pairs of tokens that are scored together."""
 SCENES = 48
@@ -32,7 +34,7 @@ SCENES = 48
 
 
 class Steps(NamedTuple):
-    """What a policy with context thinks of ``S`` populations and the merges made in them."""
+    """``S`` populations under the policy, and the merges made in them."""
 
     log_prob: Float[Tensor, "S"]
     log_total: Float[Tensor, "S"]
@@ -42,27 +44,26 @@ class Steps(NamedTuple):
     unordered_entropy: Float[Tensor, "S"]
 
 
-class ContextJudgement(Judgement):
-    """Of a policy with a context encoder: every population is looked at."""
+class ContextTerms(PolicyTerms):
+    """Of a policy with a context encoder."""
 
     def __init__(
         self,
-        policy: ContextPolicy,
+        policy: ContextScorer,
         autoencoder: HTMAutoencoder,
         batch: TokenBatch,
-        episodes: Rollout,
+        episodes: Episodes,
     ) -> None:
         self.policy, self.episodes = policy, episodes
         self._batch, self._leaves = batch, autoencoder.standardise(batch.tokens)
         self._sets = leaf_sets(episodes.merges, batch.num_tokens) if policy.observes else None
 
-    def judged(self, ordered: bool) -> Rollout:
-        steps, entropy = self._steps, self._entropy(ordered)
-        return replace(
-            self.episodes,
-            log_prob=self._spread(steps.log_prob.detach()).clamp(max=0.0),
-            log_total=self._spread(steps.log_total.detach()),
-            entropy=entropy.detach(),
+    def measured(self, ordered: bool) -> MergeTerms:
+        steps = self._steps
+        return MergeTerms(
+            self._spread(steps.log_prob.detach()).clamp(max=0.0),
+            self._spread(steps.log_total.detach()),
+            self._entropy(ordered).detach(),
         )
 
     @cached_property
@@ -73,15 +74,15 @@ class ContextJudgement(Judgement):
     def values(self) -> Float[Tensor, "B M"]:
         return self._spread(self._steps.value)
 
-    def learn(
+    def backward(
         self,
-        episodes: Rollout,
+        measured: MergeTerms,
         advantages: Float[Tensor, "B M"],
         entropy_coefficient: Float[Tensor, "B 1"],
         ordered: bool,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        made, size = episodes.steps, len(episodes.steps)
+        made, size = self.episodes.steps, len(self.episodes.steps)
         price = entropy_coefficient / made.sum(1, keepdim=True).clamp(min=1)
         losses = {
             "policy": -(advantages * made * self.log_probs).sum() / size,
@@ -117,7 +118,7 @@ class ContextJudgement(Judgement):
     def _steps(self) -> Steps:
         """All populations, a part at a time.
 
-        Where they are too many for one part, each is looked at again on the way back (gradient
+        Where they are too many for one part, each is evaluated again on the way back (gradient
         checkpointing, Chen et al. 2016), so that memory grows with a part and not with the whole.
         """
         if self.policy.encoder.carries:
@@ -174,8 +175,8 @@ class ContextJudgement(Judgement):
         """As :meth:`_look`; nothing is kept for the way back, on which it is computed again."""
         if not torch.is_grad_enabled():
             return self._look(*arguments)
-        # Of a copy: the graph keeps what it will call again, and would keep a judgement that keeps
-        # the graph alive for ever.
+        # Of a copy: the graph keeps what it will call again, and terms that keep the graph would
+        # never be freed.
         return checkpoint(copy.copy(self)._look, *arguments, use_reentrant=False)
 
     def _look(

@@ -1,8 +1,8 @@
-"""A policy that sees the whole population: a context encoder in front of a pair scorer."""
+"""A policy that scores pairs in their population: a context encoder in front of a pair scorer."""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -17,8 +17,22 @@ from agents.encoders import (
     make_encoder,
 )
 from agents.encoders.base import without_junk
-from agents.networks.base import MergePolicy, NodePolicy, bounded
-from agents.networks.scorers import make_scorer
+from agents.likelihood.base import PolicyTerms
+from agents.likelihood.with_context import ContextTerms
+from agents.networks.base import MergePolicy
+from agents.networks.scorers import NodePolicy, make_scorer
+from agents.rollouts.candidates import CandidateLists, FreshListedScores
+from agents.rollouts.pair_scores import (
+    FreshPairScores,
+    Look,
+    NodeTables,
+    PairScores,
+    Positions,
+    bounded,
+)
+from agents.rollouts.rollout import Episodes
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.types import TokenBatch
 
 OBSERVED = {
     "centroids": ("centroids",),
@@ -43,18 +57,6 @@ def observed_by(encoder: str, context: ContextConfig | None = None) -> tuple[str
     return tuple(key for name in options.needs for key in OBSERVED[name])
 
 
-class Look(NamedTuple):
-    """What the policy makes of ``B`` populations."""
-
-    scores: Float[Tensor, "B P C"]
-    """Of ordered pairs of slots, legal or not: all of them, or the candidates."""
-    values: Float[Tensor, "B"]
-    losses: dict[str, Float[Tensor, ""]]
-    """Of the encoder, already weighted."""
-    state: Tensor | None
-    """``(B, P, ...)`` what the next look goes on from, of an encoder that carries one."""
-
-
 class ContextPolicy(MergePolicy):
     """Every token is scored with its context and the population's summary beside it.
 
@@ -71,6 +73,7 @@ class ContextPolicy(MergePolicy):
         self.observes = tuple(key for name in encoder.needs for key in OBSERVED[name])
         self.lift = nn.Linear(embedding_dim, width)
         self.encoder, self.scorer = encoder, scorer
+        self.carries, self.has_losses = encoder.carries, encoder.has_losses
 
     def look(
         self,
@@ -111,6 +114,40 @@ class ContextPolicy(MergePolicy):
     ) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B"]]:
         look = self.look(observation)
         return look.scores, look.values
+
+    def pair_scores(self, tables: NodeTables, positions: Positions) -> PairScores:
+        return FreshPairScores(self, tables, positions)
+
+    def candidate_scores(self, tables: NodeTables, lists: CandidateLists) -> PairScores:
+        return FreshListedScores(self, tables, lists)
+
+    def terms(
+        self, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Episodes
+    ) -> PolicyTerms:
+        return ContextTerms(self, autoencoder, batch, episodes)
+
+    def merged_state(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.encoder.merged_state(first, second)
+
+    def scores_from(
+        self, observation: dict[str, Tensor], state: Tensor | None, starts: Any
+    ) -> tuple[Float[Tensor, "B P C"], Tensor | None]:
+        if not self.carries:
+            return super().scores_from(observation, state, starts)
+        begins = torch.full((len(observation["active"]),), state is None)
+        if starts is not None:
+            begins |= torch.as_tensor(starts).cpu().bool().reshape(-1)
+        looks = [self.look(observation, state)] if not begins.all() else []
+        looks += [self.look(observation)] if begins.any() else []
+        scores, after = looks[0].scores, looks[0].state
+        assert after is not None  # since the encoder carries one
+        if len(looks) == 2:
+            fresh = looks[1]
+            assert fresh.state is not None
+            begins = begins.to(scores.device)
+            scores = torch.where(begins[:, None, None], fresh.scores, scores)
+            after = torch.where(begins.view(-1, *(1 for _ in after.shape[1:])), fresh.state, after)
+        return scores, after
 
 
 def make_policy(

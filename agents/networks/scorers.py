@@ -2,14 +2,170 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Int64
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from agents.networks.base import Features, NodePolicy
+from agents.likelihood.among_all import PairTerms
+from agents.likelihood.among_candidates import CandidateTerms
+from agents.likelihood.base import PolicyTerms
+from agents.networks.base import MergePolicy
+from agents.rollouts.candidates import CandidateLists, KeptListedScores
+from agents.rollouts.greedy_search import merge_greedily
+from agents.rollouts.pair_scores import (
+    Features,
+    KeptPairScores,
+    NodeTables,
+    PairScorer,
+    PairScores,
+    Positions,
+    bounded,
+)
+from agents.rollouts.rollout import Episodes
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.candidates import Nearest
+from htm_env.types import TokenBatch
+
+MANY = 256
+"""From so many token slots on samples are merged one by one, which then is faster than together."""
+
+
+class NodePolicy(MergePolicy):
+    """A policy that gives a token the same features in every population: the pair scorers."""
+
+    value_head: nn.Module
+    """From the mean of what is pooled and the logarithm of the count."""
+
+    @abstractmethod
+    def features(
+        self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
+    ) -> Features:
+        """What scores and values need of each token."""
+
+    @abstractmethod
+    def scores(
+        self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
+    ) -> Float[Tensor, "B I J"]:
+        """The score of merging each of ``first`` with each of ``second``, in this order."""
+
+    @abstractmethod
+    def paired_scores(
+        self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
+    ) -> Float[Tensor, "*pairs"]:
+        """The score of merging each of ``first`` with the one of ``second`` in its place."""
+
+    def listed_scores(
+        self,
+        first: Float[Tensor, "B P H"],
+        second: Float[Tensor, "B P H"],
+        candidates: Int[Tensor, "B P k"],
+    ) -> Float[Tensor, "B P k"]:
+        """The scores of every token with its candidates; those of empty places are finite."""
+        rows = torch.arange(len(first), device=first.device)[:, None, None]
+        partners = second[rows, candidates.clamp(min=0).long()]  # (B, P, k, H)
+        return self.paired_scores(first[:, :, None].expand_as(partners), partners)
+
+    def node_scores(
+        self,
+        first: Float[Tensor, "B N H"],
+        second: Float[Tensor, "B N H"],
+        needed: Callable[[], Tensor],
+    ) -> Float[Tensor, "B N N"]:
+        """The scores of all pairs of nodes.
+
+        ``needed`` gives the pairs that are read, bool ``(B, N, N)``, to a scorer for which
+        it pays to leave out the others, which may then hold anything finite.
+        """
+        return self.scores(first, second)
+
+    def values(
+        self, pooled: Float[Tensor, "B N V"], members: Float[Tensor, "B S N"]
+    ) -> Float[Tensor, "B S"]:
+        """The value of states, each a set of nodes: ``members`` is 1 where a node is active."""
+        return self._value(members @ pooled, members.sum(-1, keepdim=True))
+
+    def values_along(
+        self,
+        pooled: Float[Tensor, "B N V"],
+        merges: Int64[Tensor, "B M 2"],
+        num_leaves: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B M"]:
+        """The value of the state before every merge of an episode; anything finite in padding.
+
+        A merge changes the sum over a state by its parent less its children, so that the sums of
+        all states are running totals: O(M), where a table of who is active would be O(M N).
+        """
+        size, steps, _ = merges.shape
+        rows = torch.arange(size, device=merges.device)[:, None]
+        time = torch.arange(steps, device=merges.device)
+        made = merges[..., :1] >= 0
+        children = pooled[rows[..., None], merges.clamp(min=0)].sum(2)
+        change = (pooled[rows, num_leaves[:, None] + time] - children).where(made, 0.0)
+        leaves = torch.arange(pooled.shape[1], device=merges.device) < num_leaves[:, None]
+        first = pooled.masked_fill(~leaves[..., None], 0.0).sum(1, keepdim=True)
+        sums = first + change.cumsum(1) - change
+        return self._value(sums, (num_leaves[:, None] - time)[..., None].to(sums.dtype))
+
+    def _value(
+        self, sums: Float[Tensor, "B S V"], count: Float[Tensor, "B S 1"]
+    ) -> Float[Tensor, "B S"]:
+        """The value of states of ``count`` tokens, over which ``sums`` are summed."""
+        count = count.clamp(min=1)
+        return self.value_head(torch.cat([sums / count, count.log2()], dim=-1)).squeeze(-1)
+
+    def state_scores(
+        self, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B"]]:
+        active = observation["active"].bool()
+        # What stands in empty slots must not reach a sum, not even as 0 * NaN.
+        tokens = observation["tokens"].float().masked_fill(~active[..., None], 0.0)
+        features = self.features(tokens, observation["leaf_counts"])
+        values = self.values(features.pooled, active[:, None].float())[:, 0]
+        return bounded(self.population_scores(features, observation)), values
+
+    def population_scores(
+        self, features: Features, observation: dict[str, Tensor]
+    ) -> Float[Tensor, "B P C"]:
+        """The scores of all pairs, or of those that the observation has as candidates."""
+        if "candidates" in observation:
+            return self.listed_scores(features.first, features.second, observation["candidates"])
+        return self.scores(features.first, features.second)
+
+    @property
+    def pair_scorer(self) -> PairScorer | None:
+        """This network, unless a subclass makes logits or values in a way of its own."""
+        names = ("forward", "state_scores", "population_scores")
+        own = any(getattr(type(self), name) is not getattr(NodePolicy, name) for name in names)
+        return None if own else self
+
+    def pair_scores(self, tables: NodeTables, positions: Positions) -> PairScores:
+        return KeptPairScores(self, tables)
+
+    def candidate_scores(self, tables: NodeTables, lists: CandidateLists) -> PairScores:
+        return KeptListedScores(self, tables, lists)
+
+    def terms(
+        self, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Episodes
+    ) -> PolicyTerms:
+        among_all = episodes.candidates is None
+        return (PairTerms if among_all else CandidateTerms)(self, batch, episodes)
+
+    def plan(
+        self,
+        autoencoder: HTMAutoencoder,
+        batch: TokenBatch,
+        generator: torch.Generator,
+        *,
+        greedy: bool,
+        nearest: Nearest | None = None,
+    ) -> Int64[Tensor, "B M 2"]:
+        if greedy and nearest is not None and batch.present.shape[1] >= MANY:
+            return merge_greedily(autoencoder, self, batch, nearest)
+        return super().plan(autoencoder, batch, generator, greedy=greedy, nearest=nearest)
 
 
 class PointerPolicy(NodePolicy):

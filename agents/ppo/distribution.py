@@ -7,8 +7,8 @@ from jaxtyping import Float, Int, Int64
 from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistribution, MaybeMasks
 from torch import Tensor
 
-from agents.networks.base import ILLEGAL
-from agents.rollouts.sampling import TINY, most_entropy
+from agents.rollouts.pair_scores import ILLEGAL
+from agents.rollouts.rollout import TINY, most_entropy
 from htm_env.forest import action_to_pair, pair_to_action
 from htm_env.softmax import weights_of
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
 from agents.ppo.policies import network_of
 from agents.ppo.vector_env import inside
-from agents.rollouts.planning import planned_merges
 from htm_env.datasets import Dataset
 from htm_env.types import TokenBatch
 
@@ -88,6 +87,6 @@ class HeldOutEvaluation(BaseCallback):
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
         nearest = self.env.copies.simulator.nearest
-        return planned_merges(
-            self.env.autoencoder, self._network, batch, nearest, generator, greedy=greedy
+        return self._network.plan(
+            self.env.autoencoder, batch, generator, greedy=greedy, nearest=nearest
         )

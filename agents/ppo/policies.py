@@ -20,7 +20,7 @@ from torch import Tensor
 
 from agents.encoders import NO_ENCODER, ContextConfig
 from agents.networks.base import MergePolicy
-from agents.networks.context import ContextPolicy, make_policy, observed_by
+from agents.networks.context import make_policy, observed_by
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.sharing import RecentStates, shared_forward
 from htm_env.actions import num_actions
@@ -167,11 +167,8 @@ def network_of(policy: BasePolicy) -> MergePolicy:
 
 def _check_encoder(network: MergePolicy) -> None:
     """PPO looks at every observation by itself, and its loss is its own."""
-    if not isinstance(network, ContextPolicy):
-        return
-    encoder = network.encoder
-    if encoder.carries or encoder.has_losses:
-        what = "carries a state from merge to merge" if encoder.carries else "has losses of its own"
+    if network.carries or network.has_losses:
+        what = "carries a state from merge to merge" if network.carries else "has losses of its own"
         raise ValueError(f"the encoder {what}; PPO expects one that does neither")
 
 

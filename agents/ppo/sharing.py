@@ -14,13 +14,13 @@ A merge changes two slots, and a pair scorer gives a token the same features wha
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TypeGuard
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from agents.networks.base import ILLEGAL, Features, MergePolicy, NodePolicy, action_logits, bounded
+from agents.networks.base import MergePolicy, action_logits
+from agents.rollouts.pair_scores import ILLEGAL, Features, PairScorer, bounded
 
 
 @dataclass(frozen=True)
@@ -69,38 +69,31 @@ class Runs:
         return cls(run, step, node, run_tokens, run_counts, members)
 
 
-def looks_at_tokens_alone(network: MergePolicy) -> TypeGuard[NodePolicy]:
-    """True <--> it is a pair scorer that makes logits and values of features as they all do."""
-    return isinstance(network, NodePolicy) and all(
-        getattr(type(network), name) is getattr(NodePolicy, name)
-        for name in ("forward", "state_scores", "population_scores")
-    )
-
-
 def shared_forward(
     network: MergePolicy, observation: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B"]]:
     """What ``network(observation)`` gives, several times cheaper where rows follow one another.
 
-    Networks with a ``forward`` of their own, because a token's features depend on other tokens, are
-    asked themselves.
+    Networks without a pair scorer, because a token's features depend on other tokens, evaluate the
+    observation themselves.
     """
-    if not looks_at_tokens_alone(network):
+    scorer = network.pair_scorer
+    if scorer is None:
         return network(observation)
     active = observation["active"].bool()
     runs = Runs.of(observation["tokens"].float(), observation["leaf_counts"], active)
-    features = network.features(runs.tokens, runs.leaf_counts)  # of (R, N) nodes
-    values = network.values(features.pooled, runs.members)[runs.run, runs.step]
+    features = scorer.features(runs.tokens, runs.leaf_counts)  # of (R, N) nodes
+    values = scorer.values(features.pooled, runs.members)[runs.run, runs.step]
     if "candidates" in observation:  # then a table of all pairs of nodes is too large
-        scores = _listed_scores(network, runs, features, observation["candidates"].long())
+        scores = _listed_scores(scorer, runs, features, observation["candidates"].long())
     else:
-        scores = _pair_scores(network, runs, features)
+        scores = _pair_scores(scorer, runs, features)
     return action_logits(scores, observation), values
 
 
-def _pair_scores(network: NodePolicy, runs: Runs, features: Features) -> Float[Tensor, "B P P"]:
+def _pair_scores(scorer: PairScorer, runs: Runs, features: Features) -> Float[Tensor, "B P P"]:
     needed = (runs.members.transpose(1, 2) @ runs.members) > 0
-    table = bounded(network.node_scores(features.first, features.second, lambda: needed))
+    table = bounded(scorer.node_scores(features.first, features.second, lambda: needed))
     batch, slots = runs.node.shape
     rows = runs.run[:, None] * table.shape[1] + runs.node
     scores = table.flatten(0, 1).index_select(0, rows.flatten()).view(batch, slots, -1)
@@ -108,7 +101,7 @@ def _pair_scores(network: NodePolicy, runs: Runs, features: Features) -> Float[T
 
 
 def _listed_scores(
-    network: NodePolicy, runs: Runs, features: Features, candidates: Int64[Tensor, "B P k"]
+    scorer: PairScorer, runs: Runs, features: Features, candidates: Int64[Tensor, "B P k"]
 ) -> Float[Tensor, "B P k"]:
     partner = runs.node.gather(1, candidates.clamp(min=0).flatten(1)).view_as(candidates)
     first = runs.node[:, :, None].expand_as(partner)
@@ -120,7 +113,7 @@ def _listed_scores(
 
     before = runs.run * runs.tokens.shape[1]  # nodes before those of each state's run
     state = is_new.nonzero()[:, 0]
-    scores = network.paired_scores(
+    scores = scorer.paired_scores(
         features.first.flatten(0, 1).index_select(0, before[state] + first[is_new]),
         features.second.flatten(0, 1).index_select(0, before[state] + partner[is_new]),
     )
@@ -138,7 +131,7 @@ def _latest(is_new: Bool[Tensor, "B *places"]) -> Int64[Tensor, "B *places"]:
 class _Seen:
     """``B`` populations and what the network made of them, which follows them as they change."""
 
-    network: NodePolicy
+    network: PairScorer
     weights: list[Tensor]
     tokens: Float[Tensor, "B P D"]
     counts: Int64[Tensor, "B P"]
@@ -150,7 +143,7 @@ class _Seen:
     @classmethod
     def of(
         cls,
-        network: NodePolicy,
+        network: PairScorer,
         tokens: Float[Tensor, "B P D"],
         counts: Int64[Tensor, "B P"],
         candidates: Int64[Tensor, "B P k"] | None,
@@ -167,7 +160,7 @@ class _Seen:
 
     def fits(
         self,
-        network: NodePolicy,
+        network: PairScorer,
         tokens: Float[Tensor, "B P D"],
         candidates: Int64[Tensor, "B P k"] | None,
     ) -> bool:
@@ -230,7 +223,8 @@ class RecentStates:
     ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B"]]:
         active = observation["active"].bool()
         mixed = torch.is_autocast_enabled(active.device.type)  # of one type here, of another there
-        if mixed or not looks_at_tokens_alone(network):
+        scorer = network.pair_scorer
+        if mixed or scorer is None:
             return network(observation)
         # Copies, since the environment may write to what it showed.
         tokens = observation["tokens"].float().masked_fill(~active[..., None], 0.0)
@@ -239,13 +233,13 @@ class RecentStates:
         if candidates is not None:
             candidates = candidates.to(torch.int64, copy=True)
         seen, self._seen = self._seen, None  # an interrupted look leaves nothing
-        if seen is not None and seen.fits(network, tokens, candidates):
+        if seen is not None and seen.fits(scorer, tokens, candidates):
             seen.follow(tokens, counts, candidates)
         else:
-            seen = _Seen.of(network, tokens, counts, candidates)
+            seen = _Seen.of(scorer, tokens, counts, candidates)
         self._seen = seen
         features, scores = seen.features, seen.scores
         if scores is None:
-            scores = bounded(network.scores(features.first, features.second))
-        values = network.values(features.pooled, active[:, None].float())[:, 0]
+            scores = bounded(scorer.scores(features.first, features.second))
+        values = scorer.values(features.pooled, active[:, None].float())[:, 0]
         return action_logits(scores, observation), values

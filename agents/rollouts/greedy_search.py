@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.networks.base import MergePolicy, NodePolicy, bounded
+from agents.rollouts.pair_scores import PairScorer, bounded
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest, nearest_candidates, squared_distances
 from htm_env.membership import Membership, observed_extras
@@ -67,7 +67,7 @@ class _Tokens(NamedTuple):
 
 @torch.no_grad()
 def merge_greedily(
-    autoencoder: HTMAutoencoder, policy: NodePolicy, batch: TokenBatch, nearest: Nearest
+    autoencoder: HTMAutoencoder, policy: PairScorer, batch: TokenBatch, nearest: Nearest
 ) -> Int64[Tensor, "B M 2"]:
     """The merges of the best candidate at every step, down to one root."""
     merges = torch.full_like(batch.merges, NONE)
@@ -182,7 +182,7 @@ class _Lists:
     Every list keeps its farthest distance and its best score, so that a merge touches few lists.
     """
 
-    def __init__(self, policy: NodePolicy, tokens: _Tokens, nearest: Nearest) -> None:
+    def __init__(self, policy: PairScorer, tokens: _Tokens, nearest: Nearest) -> None:
         self.policy, self.nearest = policy, nearest
         self.tokens = _Tokens(*(values.clone() for values in tokens))
         self.alive = torch.ones_like(tokens.node, dtype=torch.bool)

@@ -1,58 +1,335 @@
-"""The scores of all pairs during a rollout, kept from step to step or made anew at each."""
+"""The scores of ordered pairs while episodes are merged, and the positions of the active nodes.
+
+The active nodes of a sample stand at its first positions: a parent takes the lower position of its
+pair, the last active node the higher one. Inside, the samples are sorted by how many merges they
+make, so that those that are still running are the first rows. What is computed at a step is then a
+corner ``[:rows, :width, :width]`` of a table of pairs, and shrinks with the populations.
+
+A pair scorer's scores are kept from step to step (:class:`KeptPairScores`), those of a policy with
+a context encoder are made anew at each (:class:`FreshScores`).
+"""
 
 from __future__ import annotations
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from jaxtyping import Bool, Float, Int, Int64
+from torch import Tensor, nn
 
-from agents.networks.base import ILLEGAL, MergePolicy, NodePolicy, bounded
-from agents.networks.context import ContextPolicy
-from agents.rollouts.positions import PairTable, Positions, Step
+from agents.encoders.base import ContextEncoder
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import legal_pairs
 from htm_env.membership import Membership, observed_extras
-from htm_env.types import SampleRows, TokenBatch
+from htm_env.types import NONE, SampleRows, TokenBatch
+
+ILLEGAL = -1e9
+"""The score of an illegal pair: its probability is exactly 0, and nothing becomes NaN."""
+
+
+def bounded(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
+    """Scores that leave every legal pair above every illegal one, and 0 where they are NaN.
+
+    An autoencoder that diverges then gives bad merges, but legal ones; the updates on them are
+    skipped and counted where the losses are checked.
+    """
+    return scores.nan_to_num(0.0).clamp(ILLEGAL / 10, -ILLEGAL / 10)
+
+
+# ---------------------------------------------------------------- what policy networks offer
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a pair scorer makes of tokens, each by itself."""
+
+    first: Float[Tensor, "*batch H"]
+    """What a score needs of a token that comes first in a pair."""
+    second: Float[Tensor, "*batch H"]
+    """... and of one that comes second."""
+    hidden: Float[Tensor, "*batch V"] | None = None
+    """What values need; None for both of these."""
+
+    @property
+    def pooled(self) -> Float[Tensor, "*batch V"]:
+        """What is averaged over the tokens of a state for its value."""
+        if self.hidden is None:
+            return torch.cat([self.first, self.second], dim=-1)
+        return self.hidden
 
 
 @runtime_checkable
-class PairScores(Protocol):
-    """What a rollout asks at every step; the tables of nodes fill up meanwhile."""
+class PairScorer(Protocol):
+    """A network that gives a token the same features in every population
+    (:class:`agents.networks.scorers.NodePolicy`)."""
 
-    def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
-        """The scores before the merge; illegal pairs far below all others."""
+    def parameters(self) -> Iterator[nn.Parameter]: ...
 
-    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
-        """The merge was made: embedding and leaf count of ``parent`` are known."""
+    def features(
+        self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
+    ) -> Features: ...
+
+    def scores(
+        self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
+    ) -> Float[Tensor, "B I J"]: ...
+
+    def paired_scores(
+        self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
+    ) -> Float[Tensor, "*pairs"]: ...
+
+    def listed_scores(
+        self,
+        first: Float[Tensor, "B P H"],
+        second: Float[Tensor, "B P H"],
+        candidates: Int[Tensor, "B P k"],
+    ) -> Float[Tensor, "B P k"]: ...
+
+    def node_scores(
+        self,
+        first: Float[Tensor, "B N H"],
+        second: Float[Tensor, "B N H"],
+        needed: Callable[[], Tensor],
+    ) -> Float[Tensor, "B N N"]: ...
+
+    def values(
+        self, pooled: Float[Tensor, "B N V"], members: Float[Tensor, "B S N"]
+    ) -> Float[Tensor, "B S"]: ...
+
+    def values_along(
+        self,
+        pooled: Float[Tensor, "B N V"],
+        merges: Int64[Tensor, "B M 2"],
+        num_leaves: Int64[Tensor, "B"],
+    ) -> Float[Tensor, "B M"]: ...
 
 
-class KeptScores:
-    """Of a policy to which a token looks the same whatever stands beside it.
+class Look(NamedTuple):
+    """Scores and values of ``B`` populations."""
+
+    scores: Float[Tensor, "B P C"]
+    """Of ordered pairs of slots, legal or not: all of them, or the candidates."""
+    values: Float[Tensor, "B"]
+    losses: dict[str, Float[Tensor, ""]]
+    """Of the encoder, already weighted."""
+    state: Tensor | None
+    """``(B, P, ...)`` what the next look goes on from, of an encoder that carries one."""
+
+
+@runtime_checkable
+class ContextScorer(Protocol):
+    """A network that scores the pairs of a population in its context
+    (:class:`agents.networks.context.ContextPolicy`)."""
+
+    observes: tuple[str, ...]
+    encoder: ContextEncoder
+
+    def look(
+        self,
+        observation: dict[str, Tensor],
+        state: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Look: ...
+
+
+# ---------------------------------------------------------------- where nodes stand
+
+
+@dataclass
+class Step:
+    """One merge of every sample that is still running."""
+
+    time: int
+    rows: Int64[Tensor, "R"]
+
+
+@dataclass
+class PositionStep(Step):
+    """One merge of every sample, by the positions of its nodes."""
+
+    width: int
+    """The largest population among the rows."""
+    low: Tensor
+    """The lower position of the pair, then the parent's (set by :meth:`Positions.merge`)."""
+    high: Tensor
+    """The higher position of the pair, then that of the node that stood last."""
+    last: Int64[Tensor, "R"]
+    """The last position that is occupied before the merge."""
+
+
+def running_rows(to_make: Int64[Tensor, "B"], steps: int) -> list[int]:
+    """How many episodes make a merge at each step, as long as there is one."""
+    time = torch.arange(steps, device=to_make.device)
+    return [rows for rows in (to_make[:, None] > time).sum(0).tolist() if rows]
+
+
+class Positions:
+    """Follows the positions of nodes through the merges of a batch.
+
+    Args:
+        present: True <--> a token is here.
+        to_make: how many merges each sample makes; must fall from row to row.
+    """
+
+    def __init__(self, present: Bool[Tensor, "B P"], to_make: Int64[Tensor, "B"]) -> None:
+        size, slots = present.shape
+        device = present.device
+        position = torch.arange(slots, device=device)
+        self.num_leaves = present.sum(1)
+        self.here = position.expand(size, slots).masked_fill(~present, NONE)
+        """The node at each position; -1 where there is none."""
+        self.merges = self.here.new_full((size, slots - 1, 2), NONE)
+        self.active = self.here.new_full((size, slots - 1, slots), NONE)
+        """The active nodes before each merge, by position; -1 pads."""
+        self._rows = torch.arange(size, device=device)
+        self._running = running_rows(to_make, slots - 1)
+        self._most = int(self.num_leaves.max())
+
+    def steps(self) -> Iterator[PositionStep]:
+        """The merges to make; each has to be made with :meth:`merge` before the next."""
+        for time, running in enumerate(self._running):
+            rows, last = self._rows[:running], self.num_leaves[:running] - time - 1
+            self.active[:running, time] = self.here[:running]
+            yield PositionStep(time, rows, self._most - time, rows, rows, last)
+
+    def merge(
+        self, step: PositionStep, first: Int64[Tensor, "R"], second: Int64[Tensor, "R"]
+    ) -> tuple[Int64[Tensor, "R 2"], Int64[Tensor, "R"]]:
+        """Merge the nodes at two positions of every row; returns the children and the parent."""
+        here = self.here[: len(step.rows)]
+        step.low, step.high = torch.minimum(first, second), torch.maximum(first, second)
+        children = here.gather(1, torch.stack([first, second], dim=1))
+        parent = self.num_leaves[: len(here)] + step.time
+        self.merges[: len(here), step.time] = children
+        here.scatter_(1, step.high[:, None], here.gather(1, step.last[:, None]))
+        here.scatter_(1, step.last[:, None], NONE)
+        here.scatter_(1, step.low[:, None], parent[:, None])
+        return children, parent
+
+    def history(self) -> tuple[Int64[Tensor, "B M P"], None]:
+        """The active nodes before each merge, and no candidates."""
+        return self.active, None
+
+    @classmethod
+    def of(cls, present: Bool[Tensor, "B P"], merges: Int64[Tensor, "B M 2"]) -> Positions:
+        """Follow merges that are given; rows may stand in any order, and stay there."""
+        to_make = (merges[..., 0] >= 0).sum(1)
+        order = to_make.argsort(descending=True, stable=True)
+        sorted_merges = merges[order]
+        positions = cls(present[order], to_make[order])
+        for step in positions.steps():
+            first, second = positions.find(step, sorted_merges)
+            positions.merge(step, first, second)
+        back = order.argsort()
+        positions.active, positions.here = positions.active[back], positions.here[back]
+        positions.merges, positions.num_leaves = merges, positions.num_leaves[back]
+        return positions
+
+    def find(self, step: PositionStep, merges: Int64[Tensor, "B M 2"]) -> tuple[Tensor, Tensor]:
+        """The positions of the two nodes that ``merges`` merge now."""
+        here = self.here[: len(step.rows), : step.width, None]
+        found = (here == merges[: len(step.rows), step.time, None]).int().argmax(1)  # (R, 2)
+        return found[:, 0], found[:, 1]
+
+
+class PairTable:
+    """A value for every ordered pair of positions, kept in step with :class:`Positions`."""
+
+    def __init__(
+        self, values: Float[Tensor, "B P P"], present: Bool[Tensor, "B P"], nothing: float
+    ) -> None:
+        """``nothing`` is the value of a position paired with itself or with an empty one."""
+        self.values, self.nothing = values, nothing
+        self.values.masked_fill_(~(present[:, :, None] & present[:, None, :]), nothing)
+        self.values.diagonal(dim1=1, dim2=2).fill_(nothing)
+        self._position = torch.arange(values.shape[1], device=values.device)
+
+    def view(self, step: PositionStep) -> Float[Tensor, "R W W"]:
+        """The values of the rows that are running, at the positions that are occupied."""
+        return self.values[: len(step.rows), : step.width, : step.width]
+
+    def replace(
+        self, step: PositionStep, as_first: Float[Tensor, "R W"], as_second: Float[Tensor, "R W"]
+    ) -> None:
+        """After a merge: the last node moves up, and the parent's row and column are given."""
+        values, rows, width = self.values[: len(step.rows)], step.rows, step.width
+        values[rows, step.high] = values[rows, step.last]
+        columns = (len(rows), values.shape[1], 1)
+        high, last = (at[:, None, None].expand(columns) for at in (step.high, step.last))
+        values.scatter_(2, high, values.gather(2, last))
+        here = self._position[:width]
+        none = (here >= step.last[:, None]) | (here == step.low[:, None])
+        values[rows, step.low, :width] = as_first.masked_fill(none, self.nothing)
+        values[rows, :width, step.low] = as_second.masked_fill(none, self.nothing)
+        values[rows, step.last] = self.nothing
+        values.scatter_(2, last, self.nothing)
+
+
+# ---------------------------------------------------------------- scores
+
+
+@dataclass(frozen=True)
+class NodeTables:
+    """The nodes of the episodes of a batch; parents are written to them as they are made."""
+
+    batch: TokenBatch
+    standardised: Float[Tensor, "B P T"]
+    """The samples' tokens."""
+    embeddings: Float[Tensor, "B N D"]
+    leaf_counts: Int64[Tensor, "B N"]
+    """Tokens under every node; 0 for nodes that are not made yet."""
+
+    @classmethod
+    def of_leaves(cls, autoencoder: HTMAutoencoder, batch: TokenBatch) -> NodeTables:
+        """Before the first merge, each sample's leaves lifted once."""
+        (size, slots), rows = batch.present.shape, SampleRows.of(batch)
+        standardised = autoencoder.standardise(batch.tokens)
+        lifted = autoencoder.lifter(standardised[rows.first_rows])
+        lifted = rows.spread(lifted) * batch.present[..., None]
+        embeddings = lifted.new_zeros(size, 2 * slots - 1, lifted.shape[2])
+        embeddings[:, :slots] = lifted
+        counts = batch.num_tokens.new_zeros(size, 2 * slots - 1)
+        counts[:, :slots] = batch.present.long()
+        return cls(batch, standardised, embeddings, counts)
+
+
+class PairScores(ABC):
+    """Scores of ordered pairs before each merge; the tables of nodes fill up meanwhile."""
+
+    @abstractmethod
+    def at(self, step: Any) -> Float[Tensor, "R W C"]:
+        """The scores before the merge, of every node with all others (C = W) or with its candidates
+        (C = k); illegal pairs far below all others."""
+
+    @abstractmethod
+    def after(self, step: Any, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+        """Follow the merge; embedding and leaf count of ``parent`` are known."""
+
+
+class KeptPairScores(PairScores):
+    """Of a pair scorer.
 
     Only the row and the column of the new token are scored after a merge.
     """
 
-    def __init__(
-        self,
-        policy: NodePolicy,
-        batch: TokenBatch,
-        nodes: Float[Tensor, "B N D"],
-        counts: Int64[Tensor, "B N"],
-    ) -> None:
-        slots, rows = batch.present.shape[1], SampleRows.of(batch)
+    def __init__(self, policy: PairScorer, tables: NodeTables) -> None:
+        nodes, counts, present = tables.embeddings, tables.leaf_counts, tables.batch.present
+        slots, rows = present.shape[1], SampleRows.of(tables.batch)
         self.policy, self.nodes, self.counts = policy, nodes, counts
         leaves = policy.features(nodes[rows.first_rows, :slots], counts[rows.first_rows, :slots])
         self.halves = rows.spread(torch.cat([leaves.first, leaves.second], dim=2))
         """(B, P, 2 H) what a score needs of the token at each position: as first, as second."""
         scores = rows.spread(bounded(policy.scores(leaves.first, leaves.second)))
-        self.table = PairTable(scores, batch.present, ILLEGAL)
+        self.table = PairTable(scores, present, ILLEGAL)
 
-    def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
+    def at(self, step: PositionStep) -> Float[Tensor, "R W W"]:
         return self.table.view(step)
 
-    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+    def after(
+        self, step: PositionStep, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]
+    ) -> None:
         row = step.rows
         new = self.policy.features(self.nodes[row, parent], self.counts[row, parent])
         self.halves[row, step.high] = self.halves[row, step.last]
@@ -65,34 +342,20 @@ class KeptScores:
         )
 
 
-class FreshScores:
-    """Of a policy to which a token looks different in another population."""
+class FreshScores(PairScores):
+    """Of a policy with a context encoder; what to score is up to :meth:`at`."""
 
-    def __init__(
-        self,
-        policy: ContextPolicy,
-        leaves: Float[Tensor, "B P T"],
-        present: Bool[Tensor, "B P"],
-        nodes: Float[Tensor, "B N D"],
-        counts: Int64[Tensor, "B N"],
-    ) -> None:
-        slots = present.shape[1]
-        self.policy, self.nodes, self.counts = policy, nodes, counts
-        self.leaves, self.present = leaves, present
+    def __init__(self, policy: ContextScorer, tables: NodeTables) -> None:
+        self.policy, self.tables = policy, tables
+        present = tables.batch.present
         self.sets: Tensor | None = None
         """(B, N, P) the tokens under every node, for policies that ask."""
         if policy.observes:
-            self.sets = present.new_zeros(len(nodes), 2 * slots - 1, slots)
+            slots = present.shape[1]
+            self.sets = present.new_zeros(len(present), 2 * slots - 1, slots)
             self.sets[:, :slots] = torch.diag_embed(present)
         self.states: Tensor | None = None
         """(B, N, ...) what every node's part of the state is, once there is one."""
-
-    def at(self, step: Step, positions: Positions) -> Float[Tensor, "R W W"]:
-        here = positions.here[: len(step.rows), : step.width]
-        return self.look(here).masked_fill(~legal_pairs(here >= 0), ILLEGAL)
-
-    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
-        self.merged(children, parent)
 
     def look(
         self, here: Int64[Tensor, "R W"], candidates: Int64[Tensor, "R W k"] | None = None
@@ -103,11 +366,11 @@ class FreshScores:
         observation = population_observation(
             self.policy,
             here,
-            self.nodes[:size],
-            self.counts[:size],
+            self.tables.embeddings[:size],
+            self.tables.leaf_counts[:size],
             None if self.sets is None else self.sets[:size],
-            self.leaves[:size],
-            self.present[:size],
+            self.tables.standardised[:size],
+            self.tables.batch.present[:size],
         )
         if candidates is not None:
             observation["candidates"] = candidates
@@ -115,15 +378,15 @@ class FreshScores:
         look = self.policy.look(observation, state)
         if look.state is not None:
             if self.states is None:
-                self.states = look.state.new_zeros(*self.counts.shape, *look.state.shape[2:])
+                self.states = look.state.new_zeros(
+                    *self.tables.leaf_counts.shape, *look.state.shape[2:]
+                )
             row, position = (here >= 0).nonzero(as_tuple=True)
             self.states[row, here[row, position]] = look.state[row, position]
         return look.scores
 
-    def merged(self, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
-        """What stands under the new nodes of the first ``R`` episodes, and their states."""
-        row = torch.arange(len(children), device=children.device)
-        first, second = children.unbind(1)
+    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+        row, (first, second) = step.rows, children.unbind(1)
         if self.sets is not None:
             self.sets[row, parent] = self.sets[row, first] | self.sets[row, second]
         if self.states is not None:
@@ -131,23 +394,16 @@ class FreshScores:
             self.states[row, parent] = merged(self.states[row, first], self.states[row, second])
 
 
-def pair_scores(
-    policy: MergePolicy,
-    autoencoder: HTMAutoencoder,
-    batch: TokenBatch,
-    nodes: Float[Tensor, "B N D"],
-    counts: Int64[Tensor, "B N"],
-) -> PairScores:
-    """The scores of a rollout, of either kind; its nodes hold the leaves, and will hold the rest.
+class FreshPairScores(FreshScores):
+    """Of all pairs of a population."""
 
-    Raises ``TypeError`` for a policy network that is neither.
-    """
-    if isinstance(policy, NodePolicy):
-        return KeptScores(policy, batch, nodes, counts)
-    if isinstance(policy, ContextPolicy):
-        leaves = autoencoder.standardise(batch.tokens)
-        return FreshScores(policy, leaves, batch.present, nodes, counts)
-    raise TypeError(f"{type(policy).__name__} is neither a NodePolicy nor a ContextPolicy")
+    def __init__(self, policy: ContextScorer, tables: NodeTables, positions: Positions) -> None:
+        super().__init__(policy, tables)
+        self.positions = positions
+
+    def at(self, step: PositionStep) -> Float[Tensor, "R W W"]:
+        here = self.positions.here[: len(step.rows), : step.width]
+        return self.look(here).masked_fill(~legal_pairs(here >= 0), ILLEGAL)
 
 
 def node_states(states: Tensor, here: Int64[Tensor, "B W"]) -> Tensor:
@@ -158,7 +414,7 @@ def node_states(states: Tensor, here: Int64[Tensor, "B W"]) -> Tensor:
 
 
 def population_observation(
-    policy: ContextPolicy,
+    policy: ContextScorer,
     here: Int64[Tensor, "B W"],
     nodes: Float[Tensor, "B N D"],
     counts: Int64[Tensor, "B N"],

@@ -1,49 +1,44 @@
-"""Episodes of a policy, many at once: merges, embeddings, log-probabilities and entropies.
+"""Episodes of a policy, many at once: their merges, and what the policy made of each.
 
-What is computed shrinks with the populations (see ``positions.py``).
+What is computed shrinks with the populations (see ``pair_scores.py`` and ``candidates.py``).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.networks.base import MergePolicy
-from agents.rollouts.candidate_rollout import candidate_episodes, candidates_along
-from agents.rollouts.deviation import Deviation
-from agents.rollouts.leaves import leaf_tables
-from agents.rollouts.pair_scores import pair_scores
-from agents.rollouts.positions import Positions
-from agents.rollouts.sampling import choices, choose_pairs, most_entropy, probabilities
+from agents.rollouts.candidates import CandidateLists, candidates_along
+from agents.rollouts.pair_scores import ILLEGAL, NodeTables, PairScores, Positions
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
 from htm_env.forest import forest_levels, leaf_counts
 from htm_env.types import TokenBatch
 from replay import CandidatePairs
 
+TINY = 1e-30
+"""Below every probability that matters; keeps the logarithm of an illegal pair's finite."""
+
+
+# ---------------------------------------------------------------- episodes
+
 
 @dataclass(frozen=True)
-class Rollout:
-    """``B`` episodes and everything that learning from them needs; no gradients."""
+class Episodes:
+    """``B`` episodes, whoever chose their merges; no gradients."""
 
     merges: Int64[Tensor, "B M 2"]
     nodes: Float[Tensor, "B N D"]
     """The embedding of every node; zeros for nodes that were not made."""
     leaf_counts: Int64[Tensor, "B N"]
     """Tokens under every node; 0 for nodes that were not made."""
-    log_prob: Float[Tensor, "B M"]
-    """Log-probability of each merge under the policy that made it; 0 in padding."""
-    log_total: Float[Tensor, "B M"]
-    """Logarithm of the sum of the exponentials of the scores of all choices; 0 in padding."""
-    entropy: Float[Tensor, "B M"]
-    """Entropy of each choice over that of a uniform one, in [0, 1] (see ``choices.py``); where it
-    was not measured, minus the log-probability of what was drawn, of which it is the mean."""
     positions: Int64[Tensor, "B M P"] | None = None
-    """See :attr:`active`; None where nobody has followed them yet."""
+    """See :attr:`active`, which follows the merges where this is None."""
     candidates: CandidatePairs | None = None
     """The pairs that could be merged; None for all of them."""
 
@@ -93,12 +88,15 @@ class Rollout:
         """True <--> both nodes were active, and could be merged, before the same merge."""
         return (self.members.transpose(1, 2) @ self.members) > 0
 
-    def rows(self, index: Tensor | slice) -> Rollout:
+    def rows(self, index: Tensor | slice) -> Episodes:
         """The episodes that ``index`` selects along the batch axis."""
-        values = (getattr(self, field.name) for field in fields(self)[:-1])
-        chosen = (None if value is None else value[index] for value in values)
-        candidates = None if self.candidates is None else self.candidates.rows(index)
-        return Rollout(*chosen, candidates)  # type: ignore[call-arg, arg-type]
+        return Episodes(
+            self.merges[index],
+            self.nodes[index],
+            self.leaf_counts[index],
+            None if self.positions is None else self.positions[index],
+            None if self.candidates is None else self.candidates.rows(index),
+        )
 
     @property
     def exists(self) -> Bool[Tensor, "B N"]:
@@ -112,10 +110,137 @@ def membership(active: Int64[Tensor, "B M P"], num_nodes: int) -> Bool[Tensor, "
     return padded.scatter_(2, active % (num_nodes + 1), True)[..., :-1]  # -1 lands in the pad
 
 
+class MergeTerms(NamedTuple):
+    """Every merge of some episodes under one policy; numbers without gradients, 0 in padding."""
+
+    log_prob: Float[Tensor, "B M"]
+    """Log-probability of the merge among all choices."""
+    log_total: Float[Tensor, "B M"]
+    """Logarithm of the sum of the exponentials of the scores of all choices."""
+    entropy: Float[Tensor, "B M"]
+    """Entropy of the choice over that of a uniform one, in [0, 1] (see :func:`choices`); where it
+    was not measured, minus the log-probability of what was drawn, of which it is the mean."""
+
+    def rows(self, index: Tensor | slice) -> MergeTerms:
+        """Those of the episodes that ``index`` selects."""
+        return MergeTerms(*(values[index] for values in self))
+
+
+@runtime_checkable
+class Network(Protocol):
+    """What a rollout asks of a policy network: its scores, step by step."""
+
+    def pair_scores(self, tables: NodeTables, positions: Positions) -> PairScores: ...
+
+    def candidate_scores(self, tables: NodeTables, lists: CandidateLists) -> PairScores: ...
+
+
+# ---------------------------------------------------------------- choosing a pair
+
+
+class Choices(NamedTuple):
+    """The distribution over the ordered pairs of each sample; a token's are a row."""
+
+    probability: Float[Tensor, "R W C"]
+    entropy: Float[Tensor, "R"]
+    """In nats."""
+
+
+def choices(scores: Float[Tensor, "R W C"], ordered: bool) -> Choices:
+    """Of the scores of every token with all others (C = W), or with its candidates (C = k).
+
+    ``ordered`` counts ``(i, j)`` and ``(j, i)`` as two choices. Otherwise they are one, which needs
+    all pairs: which tokens to merge is then worth exploring, which of them comes first is not.
+    """
+    probability = probabilities(scores)
+    choice = probability if ordered else probability + probability.transpose(1, 2)
+    log_choice = choice.clamp_min(TINY).log_()
+    entropy = -torch.linalg.vecdot(probability.flatten(1), log_choice.flatten(1))
+    return Choices(probability, entropy)
+
+
+def probabilities(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
+    """Of all pairs of a sample together; exactly 0 where they are too small to matter.
+
+    Numbers so small that they are no normal ones would make everything that follows slow.
+    """
+    probability = scores.flatten(1).softmax(1)
+    return torch.nn.functional.threshold(probability, TINY, 0.0, inplace=True).view_as(scores)
+
+
+def choose_pairs(
+    probability: Float[Tensor, "R W C"], generator: torch.Generator, greedy: bool
+) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
+    """A row and a column a sample, drawn by probability, and its logarithm.
+
+    Sampled in two stages, the first position and then the second given the first, so that a step
+    draws ``2 W`` random numbers a sample instead of ``W^2``.
+    """
+    rows = torch.arange(len(probability), device=probability.device)
+    if greedy:
+        pair, width = probability.flatten(1).argmax(1), probability.shape[2]
+        first, second = pair // width, pair % width
+    else:
+        first = _drawn(probability.sum(2), generator)
+        second = _drawn(probability[rows, first], generator)
+    return first, second, probability[rows, first, second].log()
+
+
+def _drawn(weights: Float[Tensor, "R C"], generator: torch.Generator) -> Int64[Tensor, "R"]:
+    """A column a row, by weight: of clocks with these rates, the one that rings first.
+
+    What ``torch.multinomial`` does, without its checks, which take longer than the draw.
+    """
+    clocks = torch.empty_like(weights).exponential_(generator=generator)
+    return weights.div(clocks).argmax(1)
+
+
+def most_entropy(num_active: Int64[Tensor, "*batch"], ordered: bool) -> Float[Tensor, "*batch"]:
+    """The entropy of choosing uniformly, in nats; 1 where there is only one choice."""
+    pairs = num_active * (num_active - 1) // (1 if ordered else 2)
+    return torch.where(pairs > 1, pairs.clamp(min=2).log(), 1.0)
+
+
+class Deviation(NamedTuple):
+    """One merge of each episode that is not the best one."""
+
+    step: Int64[Tensor, "B"]
+    """When."""
+    rank: Int64[Tensor, "B"]
+    """The pair that is taken: 0 the best, 1 the second best; the last where there are fewer."""
+
+    def rows(self, index: Tensor) -> Deviation:
+        """Those of some episodes."""
+        return Deviation(self.step[index], self.rank[index])
+
+    def chosen(
+        self,
+        time: int,
+        scores: Float[Tensor, "R A C"],
+        first: Int64[Tensor, "R"],
+        second: Int64[Tensor, "R"],
+    ) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"]]:
+        """What is chosen at this step of the first ``R`` episodes: row and column of the scores,
+        those given for all who do not deviate now.
+
+        Illegal choices have scores far below all others, and are never taken.
+        """
+        now = (self.step[: len(first)] == time).nonzero()[:, 0]
+        if not len(now):
+            return first, second
+        flat, width = scores[now].flatten(1), scores.shape[2]
+        rank = self.rank[now].minimum((flat > ILLEGAL / 2).sum(1) - 1)
+        other = flat.topk(int(rank.max()) + 1, dim=1).indices.gather(1, rank[:, None])[:, 0]
+        return first.index_copy(0, now, other // width), second.index_copy(0, now, other % width)
+
+
+# ---------------------------------------------------------------- making episodes
+
+
 @torch.no_grad()
 def rollout(
     autoencoder: HTMAutoencoder,
-    policy: MergePolicy,
+    network: Network,
     batch: TokenBatch,
     generator: torch.Generator,
     *,
@@ -125,8 +250,8 @@ def rollout(
     measure_entropy: bool = True,
     nearest: Nearest | None = None,
     deviation: Deviation | None = None,
-) -> Rollout:
-    """Let ``policy`` merge every sample of ``batch``.
+) -> tuple[Episodes, MergeTerms]:
+    """Let ``network`` merge every sample of ``batch``; its terms are the behaviour policy's.
 
     ``greedy`` takes the best pair instead of sampling; ``num_merges`` stops earlier than at one
     root; ``ordered_entropy`` says whether the order within a pair counts as a choice;
@@ -136,58 +261,42 @@ def rollout(
     """
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
-    arguments = (autoencoder, policy, batch.rows(order), generator, greedy, to_make[order])
+    batch, to_make, back = batch.rows(order), to_make[order], order.argsort()
     deviation = None if deviation is None else deviation.rows(order)
+    tables = NodeTables.of_leaves(autoencoder, batch)
+    nodes, counts = tables.embeddings, tables.leaf_counts
+    board: Positions | CandidateLists
     if nearest is None:
-        made = _rollout_sorted(*arguments, ordered_entropy, measure_entropy, deviation)
+        board = Positions(batch.present, to_make)
+        scores = network.pair_scores(tables, board)
     else:
-        found = candidate_episodes(*arguments, nearest, measure_entropy, deviation)
-        made = Rollout(**found._asdict())
-    made = replace(made, entropy=made.entropy / made.most_entropy(ordered_entropy))
-    return made.rows(order.argsort())
-
-
-def _rollout_sorted(
-    autoencoder: HTMAutoencoder,
-    policy: MergePolicy,
-    batch: TokenBatch,
-    generator: torch.Generator,
-    greedy: bool,
-    to_make: Tensor,
-    ordered_entropy: bool,
-    measure_entropy: bool,
-    deviation: Deviation | None,
-) -> Rollout:
-    """Entropies in nats."""
-    size, slots = batch.present.shape
-    nodes, counts = leaf_tables(autoencoder, batch)
-    scores = pair_scores(policy, autoencoder, batch, nodes, counts)
-    positions = Positions(batch.present, to_make)
-    log_prob, score, turned, spread = nodes.new_zeros(4, size, slots - 1).unbind()
-    for step in positions.steps():
-        now, row, running = scores.at(step, positions), step.rows, len(step.rows)
+        board = CandidateLists(nearest, tables.standardised, nodes, batch.present, to_make)
+        scores = network.candidate_scores(tables, board)
+    ordered = ordered_entropy or nearest is not None
+    log_prob, score, turned, spread = nodes.new_zeros(4, *board.merges.shape[:2]).unbind()
+    for step in board.steps():
+        now, row, running = scores.at(step), step.rows, len(step.rows)
         if measure_entropy:
-            probability, spread[:running, step.time] = choices(now, ordered_entropy)
+            probability, spread[:running, step.time] = choices(now, ordered)
         else:  # it follows from the scores of what was drawn, after the last step
             probability = probabilities(now)
         first, second, log_prob[:running, step.time] = choose_pairs(probability, generator, greedy)
         if deviation is not None:
             first, second = deviation.chosen(step.time, now, first, second)
         score[:running, step.time] = now[row, first, second]
-        if not (measure_entropy or ordered_entropy):
+        if not (measure_entropy or ordered):
             turned[:running, step.time] = now[row, second, first]
-        children, parent = positions.merge(step, first, second)
-        merged = autoencoder.merger(nodes[row[:, None], children].flatten(1))
-        nodes[row, parent] = merged
+        children, parent = board.merge(step, first, second)  # type: ignore[arg-type]
+        nodes[row, parent] = autoencoder.merger(nodes[row[:, None], children].flatten(1))
         counts[row, parent] = counts[:running].gather(1, children).sum(1)
         scores.after(step, children, parent)
     if not measure_entropy:
         spread = -log_prob
-        if not ordered_entropy:
+        if not ordered:
             spread = (spread - (turned - score).exp().log1p()).clamp(min=0.0)
-    return Rollout(
-        positions.merges, nodes, counts, log_prob, score - log_prob, spread, positions.active
-    )
+    made = Episodes(board.merges, nodes, counts, *board.history())
+    terms = MergeTerms(log_prob, score - log_prob, spread / made.most_entropy(ordered_entropy))
+    return made.rows(back), terms.rows(back)
 
 
 @torch.no_grad()
@@ -196,22 +305,50 @@ def follow(
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],
     nearest: Nearest | None = None,
-) -> Rollout:
-    """The episodes of given merges, encoded level by level; with ``nearest``, among candidates.
-
-    What a policy thinks of them stays 0; see :func:`agents.likelihood.log_probs.judged`.
-    """
+) -> Episodes:
+    """The episodes of given merges, encoded level by level; with ``nearest``, among candidates."""
     num_leaves = batch.num_tokens
     levels = forest_levels(merges, num_leaves)
     size, slots = batch.present.shape
-    states = autoencoder.encode_levels(autoencoder.standardise(batch.tokens), batch.present, levels)
+    standardised = autoencoder.standardise(batch.tokens)
+    states = autoencoder.encode_levels(standardised, batch.present, levels)
     nodes = batch.tokens.new_zeros(size * (2 * slots - 1), autoencoder.embedding_dim)
     nodes[torch.cat([level.nodes for level in levels])] = torch.cat(states)
-    zeros = batch.tokens.new_zeros(size, slots - 1)
     nodes = nodes.view(size, 2 * slots - 1, -1)
     candidates = None
     if nearest is not None:
-        standardised = autoencoder.standardise(batch.tokens)
         candidates = candidates_along(standardised, batch.present, nodes, merges, nearest)
-    counts = leaf_counts(merges, num_leaves)
-    return Rollout(merges, nodes, counts, zeros, zeros, zeros, candidates=candidates)
+    return Episodes(merges, nodes, leaf_counts(merges, num_leaves), candidates=candidates)
+
+
+@torch.no_grad()
+def pair_probabilities(
+    network: Network,
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    merges: Int64[Tensor, "1 M 2"],
+    nearest: Nearest | None = None,
+) -> list[tuple[Int64[Tensor, "k"], Float[Tensor, "k k"]]]:
+    """Before each merge of one sample: the active nodes, in ascending order, and the network's
+    probabilities of all their ordered pairs; 0 of those that were no candidates."""
+    episode = follow(autoencoder, batch, merges, nearest)
+    standardised = autoencoder.standardise(batch.tokens)
+    tables = NodeTables(batch, standardised, episode.nodes, episode.leaf_counts)
+    positions = Positions(batch.present, episode.steps.sum(1))
+    scores = network.pair_scores(tables, positions)
+    found = []
+    for step in positions.steps():
+        table = scores.at(step)[0].double()
+        nodes, place = positions.here[0, : step.width].sort()
+        own = table[place[:, None], place].fill_diagonal_(-torch.inf)
+        if episode.candidates is not None:
+            now = torch.tensor([0], device=nodes.device), torch.tensor([step.time]).to(nodes.device)
+            _, pair = episode.candidates.at(*now)
+            first, second = torch.searchsorted(nodes, episode.candidates.nodes[pair]).unbind(1)
+            listed = torch.zeros_like(own, dtype=torch.bool)
+            listed[first, second] = True
+            own = own.masked_fill(~listed, -torch.inf)
+        found.append((nodes, own.flatten().softmax(0).view_as(own)))
+        children, parent = positions.merge(step, *positions.find(step, episode.merges))
+        scores.after(step, children, parent)
+    return found

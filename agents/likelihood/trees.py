@@ -1,45 +1,42 @@
-"""What a pair scorer thinks of merges and of trees that another policy may have made."""
+"""Log-probabilities of merge sequences and of whole trees, whoever made them."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.networks.base import bounded
-from agents.rollouts.rollout import Rollout, membership
-from htm_env.softmax import choice_entropy, log_totals
+from agents.likelihood.base import PolicyTerms
+from agents.rollouts.pair_scores import bounded
+from agents.rollouts.rollout import Episodes, follow, membership
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.softmax import log_totals
+from htm_env.types import TokenBatch
 from replay import (
     forest_states,
     number_of_states,
     pairwise_log_prob,
+    tree_log_prob,
     tree_log_prob_by_states,
 )
 from replay.tree_states import MOST_MERGES
 
 MOST_STATES = 4096
 """Forests on the way to a tree whose probability is still computed exactly."""
+SEQUENCES = 16
+"""Merge sequences from which the probability of a larger tree is estimated."""
 
 
-@torch.no_grad()
-def judged(scores: Float[Tensor, "B N N"], episodes: Rollout, ordered: bool) -> Rollout:
-    """The same episodes, with what a policy with these scores thinks of their merges.
+@runtime_checkable
+class Network(Protocol):
+    """A policy network that evaluates episodes."""
 
-    ``ordered`` says whether the order within a pair counts as a choice in the entropy.
-    """
-    log_prob, log_total = sequence_log_probs(scores, episodes.merges, episodes.active)
-    active = membership(episodes.active, scores.shape[1])
-    nats = choice_entropy(bounded(scores), active, ordered)
-    entropy = nats / episodes.most_entropy(ordered)
-    return replace(
-        episodes,
-        log_prob=log_prob.to(scores.dtype),
-        log_total=log_total.to(scores.dtype),
-        entropy=entropy.where(episodes.steps, 0.0).to(scores.dtype),
-    )
+    def terms(
+        self, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Episodes
+    ) -> PolicyTerms: ...
 
 
 def sequence_log_probs(
@@ -76,3 +73,34 @@ def exact_tree_log_probs(
         log_probs = tree_log_prob_by_states(states, steps)
         result = result.index_put((few,), log_probs.to(result.dtype))
     return result.clamp(max=0.0)
+
+
+def tree_log_probs(
+    network: Network,
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    terms: PolicyTerms,
+    generator: torch.Generator,
+) -> Float[Tensor, "B"]:
+    """The log-probability of every ordered tree, over all merge sequences that make it.
+
+    Exact where the ``terms`` of the network give it; otherwise, and for every tree of a policy with
+    a context encoder, whose scores differ from sequence to sequence, it is estimated from
+    :data:`SEQUENCES` of its sequences: consistent, not unbiased. Differentiable with respect to the
+    policy.
+    """
+    merges, num_tokens = terms.episodes.merges, batch.num_tokens
+    result = terms.exact_tree_log_probs()
+    many = result.isnan().nonzero()[:, 0]
+    if not len(many):
+        return result
+
+    def sequence_log_prob(sequences: Tensor, episode: Tensor) -> Tensor:
+        samples = batch.rows(many[episode])
+        made = follow(autoencoder, samples, sequences)
+        return network.terms(autoencoder, samples, made).log_probs.sum(1)
+
+    estimate = tree_log_prob(
+        merges[many], num_tokens[many], sequence_log_prob, generator, sequences=SEQUENCES
+    )
+    return result.index_put((many,), estimate.to(result.dtype)).clamp(max=0.0)
