@@ -59,7 +59,7 @@ def costs(name: str, tokens: int, samples: int, seconds: float) -> Row:
     with seeded_initialisation(generator):
         policy = make_policy("pointer", EMBEDDING_DIM, 128, name, None, COORDINATES)
     batch = random_batch(samples, tokens, generator)
-    episodes = rollout(autoencoder, policy, batch, generator)
+    made = rollout(autoencoder, policy, batch, generator)
     merges = samples * (tokens - 1)
     choosing = seconds_of(lambda: rollout(autoencoder, policy, batch, generator), seconds)
     learning = seconds_of(lambda: learn(policy, autoencoder, batch, *made), seconds)
