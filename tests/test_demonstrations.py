@@ -17,7 +17,7 @@ from agents.demonstrations import Demonstrator
 from agents.demonstrations.behaviour import Behaviour
 from agents.demonstrations.plan_mixture import PlanMixture, same_trees
 from agents.fixed import FIXED_POLICIES, fixed_policy
-from agents.likelihood import log_probs as probabilities
+from agents.likelihood import trees
 from htm_env.forest import check_merges
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer
@@ -257,7 +257,7 @@ def test_trees_with_too_many_ways_to_them_are_estimated(monkeypatch):
     batch = copies(8)
     behaviour = Demonstrator("nearest", temperature=5.0).behaviour(batch, AUTOENCODER, generator())
     exact = behaviour.tree_log_prob(SEQUENCES[:8], generator())
-    monkeypatch.setattr(probabilities, "MOST_STATES", 0)
+    monkeypatch.setattr(trees, "MOST_STATES", 0)
     estimated = behaviour.tree_log_prob(SEQUENCES[:8], generator())
     torch.testing.assert_close(estimated, exact, rtol=1e-4, atol=1e-4)
     # Pairs of 32 tokens, balanced: 677^2 + 1 forests on the way
