@@ -1,4 +1,4 @@
-"""Stored trees, and what they tell about a policy that did not make them."""
+"""Stored episodes, and off-policy corrections for policies that did not make them."""
 
 from importlib.metadata import version
 
@@ -16,11 +16,12 @@ from replay.importance import (
     vtrace,
 )
 from replay.trajectory import Trajectories, Trajectory
-from replay.tree_probability import number_of_sequences, tree_log_prob
-from replay.tree_states import (
+from replay.tree_probability import (
     forest_states,
+    number_of_sequences,
     number_of_states,
     pairwise_log_prob,
+    tree_log_prob,
     tree_log_prob_by_states,
 )
 

@@ -1,22 +1,74 @@
-"""``ReplayBuffer``: stored episodes of bounded number, drawn by priority."""
+"""``ReplayBuffer``: stored episodes of bounded number, drawn by priority.
+
+Prioritised replay: Schaul, Quan, Antonoglou and Silver (2016). An episode has a priority, from the
+value that it was given; it is drawn with a probability proportional to ``priority^alpha``, and
+weighted by ``(N * probability)^-beta``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
+from numpy.typing import NDArray
 from torch import Tensor
 
 from htm_env.files import read_tensors, reading, write_tensors
 from replay.candidate_pairs import CandidatePairs
-from replay.samplers import SAMPLERS, Values
 from replay.trajectory import Trajectories, Trajectory
 
 _KIND = "replay buffer"
+Values = NDArray[np.float64]
+"""(N,): one number for each stored episode; nan where none was given."""
+
+FLOOR = 0.01
+"""Added before the exponent, so that every episode can be drawn (the paper's epsilon)."""
+
+
+def uniform(values: Values) -> Values:
+    """Every episode equally often, whatever its value."""
+    return np.ones_like(values)
+
+
+def by_advantage(values: Values) -> Values:
+    """``|value| + FLOOR``: surprising episodes more often. Values are advantages.
+
+    They should be of order one, as they are once a batch is divided by its root mean square.
+    """
+    priorities: Values = np.abs(values) + FLOOR
+    return priorities
+
+
+def by_return(values: Values) -> Values:
+    """``rescaled + FLOOR``: good episodes more often. Values are returns.
+
+    They are rescaled to [0, 1] between the worst and the best of them, so their unit does not
+    matter. An unknown return (nan) counts as the best.
+    """
+    low, high = np.fmin.reduce(values), np.fmax.reduce(values)
+    rescaled = (values - low) / (high - low) if high > low else np.ones_like(values)
+    priorities: Values = np.nan_to_num(rescaled, nan=1.0) + FLOOR
+    return priorities
+
+
+class Sampler(NamedTuple):
+    """A rule that turns values into priorities."""
+
+    priorities: Callable[[Values], Values]
+    relative: bool = False
+    """True <--> an episode's priority depends on the values of all stored episodes."""
+
+
+SAMPLERS = {
+    "uniform": Sampler(uniform),
+    "advantage": Sampler(by_advantage),
+    "return": Sampler(by_return, relative=True),
+}
+"""The rules by name."""
 
 
 class Sampled(NamedTuple):
@@ -26,7 +78,7 @@ class Sampled(NamedTuple):
     weights: Float[Tensor, "B"]
     """``(N * probability)^-beta``, divided by the largest in the buffer; 1 for uniform sampling."""
     indices: Int64[Tensor, "B"]
-    """Where they are, for ``ReplayBuffer.update_priorities``; until the next add or drop."""
+    """Their places, for ``ReplayBuffer.update_priorities``; valid until the next add or drop."""
 
 
 class ReplayBuffer:
@@ -37,7 +89,7 @@ class ReplayBuffer:
     Args:
         capacity: episodes held at most; beyond it, the oldest make room.
         generator: draws the samples.
-        sampler: ``uniform``, ``advantage`` or ``return`` (see ``samplers.py``).
+        sampler: one of ``SAMPLERS``: ``uniform``, ``advantage`` or ``return``.
         alpha: exponent of the priorities; 0 is uniform.
         beta: exponent of the weights that correct for them; 1 corrects fully.
         max_staleness: episodes whose policy is older than the newest by more versions than this

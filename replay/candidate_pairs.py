@@ -1,4 +1,4 @@
-"""Which pairs of nodes were candidates in an episode, and from which merge to which."""
+"""The pairs of nodes that were candidates in an episode, each from one merge to another."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ class CandidatePairs:
 
     @cached_property
     def starts(self) -> Int64[Tensor, "bounds"]:
-        """Where the pairs of each episode begin."""
+        """The index of the first pair of each episode."""
         bounds = torch.arange(self.size + 1, device=self.row.device)
         return torch.searchsorted(self.row, bounds)
 
     @cached_property
     def numbers(self) -> Int64[Tensor, "B M"]:
-        """How many pairs could be merged before each merge; 0 in padding."""
+        """The number of pairs that could be merged before each merge; 0 in padding."""
         change = self.row.new_zeros(self.size, self.steps + 1)
         one = torch.ones_like(self.row)
         change.index_put_((self.row, self.times[:, 0]), one, accumulate=True)
@@ -73,8 +73,8 @@ class CandidatePairs:
 
     @classmethod
     def listed(cls, pairs: Int[Tensor, "E 4"], counts: Sequence[int], steps: int) -> CandidatePairs:
-        """The pairs and their times, one episode behind the other; ``counts`` says how many each
-        episode has. Raises ``ValueError`` where the counts do not add up."""
+        """The pairs and their times, one episode behind the other; ``counts`` are the
+        numbers of each episode. Raises ``ValueError`` where the counts do not add up."""
         if sum(counts) != len(pairs) or min(counts, default=0) < 0:
             raise ValueError(
                 f"there are {len(pairs)} candidates, and the counts of {len(counts)} episodes add "

@@ -1,9 +1,9 @@
-"""Off-policy corrections: what the episodes of one policy say about another.
+"""Off-policy corrections: estimates for one policy from the episodes of another.
 
 All of them are functions of tensors and carry no gradient. Everywhere, ``behaviour_log_prob`` is
 that of the policy ``mu`` that made the episodes and ``target_log_prob`` that of the policy ``pi``
-that is asked about, of the same actions. ``mask`` is True where a step was made; whatever stands in
-the other steps counts for nothing, and their results are 0.
+to be evaluated, of the same actions. ``mask`` is True where a step was made; values of the other
+steps have no influence, and their results are 0.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Tensor
 
 
 class VTrace(NamedTuple):
-    """What :func:`vtrace` returns; 0 in masked steps."""
+    """The results of :func:`vtrace`; 0 in masked steps."""
 
     targets: Float[Tensor, "B T"]
     """``v_t``, what the value of state ``t`` should become."""

@@ -40,7 +40,7 @@ class Trajectory:
     policy_version: int = 0
     """The learner's update count when the episode was collected."""
     source: str = "policy"
-    """Where it came from: the policy, or a demonstrator's name."""
+    """Its origin: the policy, or a demonstrator's name."""
     candidates: Int64[Tensor, "E 4"] | None = None
     """The pairs that could be merged: two nodes, and the first and the last merge at which they
     could be; None where all pairs could."""
@@ -93,7 +93,7 @@ class Trajectories(NamedTuple):
 
     @property
     def size(self) -> int:
-        """How many episodes there are."""
+        """The number of episodes."""
         return len(self.tokens)
 
     @property
@@ -237,7 +237,7 @@ COLUMNS = Trajectories._fields[:-2]
 
 
 def _padded(episodes: Sequence[Trajectory], slots: int) -> Trajectories:
-    """Without any check: what is wrong in an episode is wrong in the batch."""
+    """The batch without any check: an error in an episode is one in the batch."""
     batch, token_dim = len(episodes), episodes[0].tokens.shape[1]
     sources = tuple(dict.fromkeys(episode.source for episode in episodes))
     tokens = torch.zeros(batch, slots, token_dim)

@@ -17,7 +17,7 @@ from scipy.stats import chisquare
 from agents.runs.checkpoint import load_state, save_state
 from htm_env.files import read_tensors, write_tensors
 from replay import ReplayBuffer, Trajectories, Trajectory
-from replay.samplers import SAMPLERS
+from replay.buffer import SAMPLERS
 
 
 def generator(seed: int = 0) -> torch.Generator:

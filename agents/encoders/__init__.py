@@ -1,4 +1,4 @@
-"""Context encoders, which stand in front of the pair scorer; each is imported when it is made."""
+"""Context encoders, in front of the pair scorer; each is imported when it is made."""
 
 from __future__ import annotations
 

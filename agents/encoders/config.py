@@ -43,7 +43,7 @@ class GlomConfig:
     sharpness: float = 2.0
     """Tau in the attention, softmax(tau X X^T) X; squared lengths of X measured 1 to 3."""
     agreement_decay: float = 0.0
-    """What agreement one level further up counts in a level's attention, lambda; 0: nothing."""
+    """The weight in a level's attention of agreement one level further up, lambda; 0: none."""
     radius: float | None = None
     """Columns attend only to those whose centroids lie within it, in standardised coordinates;
     None: to all of them."""
@@ -76,7 +76,7 @@ class GlomEncoderConfig:
     hidden_tokens: float = 0.2
     """The share of tokens that is hidden."""
     contrastive_weight: float = 0.0
-    """Of telling populations apart, beside the policy's own loss."""
+    """Of distinguishing populations, beside the policy's own loss."""
     temperature: float = 0.1
     """Of the similarities between crops of populations."""
 
@@ -142,7 +142,7 @@ class HierarchyConfig:
 
     @property
     def strands(self) -> int:
-        """How many vectors cover a token: this many interleaved sequences do not overlap."""
+        """The vectors that cover a token; so many interleaved sequences do not overlap."""
         return self.rate // self.stride
 
 
@@ -171,7 +171,7 @@ class HierarchicalConfig:
     """Hidden units of each feed-forward network, as a multiple of the width."""
     order: str = "curve"
     """Which tokens are neighbours: curve (a space-filling one through the centroids) or leaves (the
-    leaf order of the forest, which for tokens in random order says nothing at first)."""
+    leaf order of the forest, which for tokens in random order is random at first)."""
     window: int | None = 16
     """Attention reaches vectors less than this many places away on either side, so that the cost
     grows with ``P * window``; None is all of them, 0 is no attention."""
@@ -195,12 +195,12 @@ class HierarchicalConfig:
 
 
 REDUCERS = ("sum", "mean", "max", "attention")
-"""How the vectors of a group become one."""
+"""The functions that make one vector of those of a group."""
 
 
 @dataclass(frozen=True)
 class SpanConfig:
-    """How leaves become the descriptor of a token, and tokens that of the population."""
+    """The reducers from leaves to a token, and from tokens to the population."""
 
     needs: ClassVar[tuple[str, ...]] = ("spans",)
     reducers: tuple[str, ...] = ("mean", "max")

@@ -22,7 +22,7 @@ from replay import (
     tree_log_prob,
     tree_log_prob_by_states,
 )
-from replay.tree_states import MOST_MERGES
+from replay.tree_probability import MOST_MERGES
 
 MOST_STATES = 4096
 """Forests on the way to a tree whose probability is still computed exactly."""

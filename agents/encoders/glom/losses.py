@@ -1,4 +1,4 @@
-"""Losses of columns without labels: hidden tokens to restore, scenes to tell apart."""
+"""Losses of columns without labels: hidden tokens to restore, scenes to distinguish."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def draw_hidden(
     coordinate_share: float,
     generator: torch.Generator,
 ) -> Bool[Tensor, "B P T"]:
-    """Which coordinates to hide, True <--> hidden: of about ``token_share`` of the active tokens
+    """The coordinates to hide, True <--> hidden: of about ``token_share`` of the active tokens
     about ``coordinate_share`` of the ``coordinates``, one at least.
 
     One token of every population stays whole, so that there is something to restore from.

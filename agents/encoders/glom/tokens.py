@@ -32,7 +32,7 @@ class GlomTrainingConfig:
     hidden_coordinates: float = 0.5
     """The share of such a token's coordinates that is hidden; 1 hides the whole token."""
     contrastive_weight: float = 0.3
-    """Of telling scenes apart."""
+    """Of distinguishing scenes."""
     temperature: float = 0.1
     """Of the similarities between crops: the lower, the more the nearest scenes count."""
 
@@ -78,7 +78,7 @@ class TokenGlom(nn.Module):
         return self.glom(seen, active, tokens, iterations, state)
 
     def restore(self, columns: Float[Tensor, "B P L d"]) -> Float[Tensor, "B P T"]:
-        """The tokens that the columns stand for."""
+        """The tokens, restored from their columns."""
         return self.restoring(columns.flatten(2))
 
 

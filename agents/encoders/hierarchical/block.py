@@ -32,16 +32,19 @@ def plain_norm(width: int) -> nn.LayerNorm:
 
 @dataclass
 class BlockCache:
-    """One block's. Vectors are in the order of their hierarchy, its strands interleaved."""
+    """The state of one block during generation.
+
+    Vectors are in the order of their hierarchy, its strands interleaved.
+    """
 
     keys: Float[Tensor, "B H _ d"] | None = None
     """Already turned to their positions; as many as the window may still reach."""
     values: Float[Tensor, "B H _ d"] | None = None
     before_attention: Float[Tensor, "B _ W"] | None = None
-    """What entered the token shift last, one vector a strand."""
+    """The last inputs of the token shift, one vector a strand."""
     before_feed_forward: Float[Tensor, "B _ W"] | None = None
     count: int = 0
-    """Vectors seen so far."""
+    """Vectors read so far."""
 
 
 def newest(vectors: Tensor, count: int, dim: int = 1) -> Tensor:
@@ -190,7 +193,7 @@ class HierarchyBlock(nn.Module):
         cache.values = self._reached(in_order(value))
 
     def _reached(self, past: Tensor) -> Tensor:
-        """The part of the past that a later vector may look at."""
+        """The part of the past that a later vector may attend to."""
         if self.window is None:
             return past
         return past[:, :, -self.window * self.strands :]
@@ -205,7 +208,7 @@ def shift_back(
     vectors: Float[Tensor, "B K W"], before: Float[Tensor, "B 1 W"] | None = None
 ) -> Float[Tensor, "B K W"]:
     """The second half of the features comes from the vector before (as in RWKV, Peng et al. 2023);
-    ``before``, or zeros, stands before the first."""
+    ``before``, or zeros, precede the first."""
     kept, shifted = vectors.chunk(2, dim=2)
     if before is None:
         shifted = pad(shifted, (0, 0, 1, -1))
@@ -264,7 +267,7 @@ def local_attention(
 ) -> Float[Tensor, "B H K d"]:
     """Attention to the vectors less than ``window`` places away; in causal attention, before.
 
-    The sequence is cut into blocks of ``window`` vectors, each of which looks at itself and the
+    The sequence is cut into blocks of ``window`` vectors, each of which attends to itself and the
     blocks beside it (Beltagy et al. 2020, "Longformer"; Roy et al. 2021, "Efficient content-based
     sparse attention", for the blocks): time and memory O(K * window).
     """
@@ -292,7 +295,7 @@ def local_attention(
 
 
 def in_window(window: int, causal: bool, device: torch.device) -> Bool[Tensor, "w seen"]:
-    """True <--> a block's vector may look at this one of those from the block before on."""
+    """True <--> a block's vector may attend to this one of those from the block before on."""
     own = torch.arange(window, device=device)[:, None] + window
     other = torch.arange(2 * window if causal else 3 * window, device=device)
     distance = own - other

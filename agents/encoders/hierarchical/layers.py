@@ -86,11 +86,11 @@ class Merge(nn.Module):
         start_small(self.output)
 
     def part(self, index: int, vectors: Float[Tensor, "B m W"]) -> Float[Tensor, "B m _"]:
-        """What hierarchy ``index`` gives to the hidden layer, not yet spread."""
+        """The part of hierarchy ``index`` in the hidden layer, not yet spread."""
         return self.hidden[index](self.norms[index](vectors))
 
     def join(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """What is added to each hierarchy at every token (B, L, W), from parts (B, L, hidden)."""
+        """The update of each hierarchy at every token (B, L, W), from parts (B, L, hidden)."""
         return list(self.output(silu(sum(parts[1:], parts[0]))).split(self.widths, dim=2))
 
     def forward(
@@ -109,16 +109,16 @@ class Merge(nn.Module):
 
 @dataclass
 class Cache:
-    """A whole model's."""
+    """The state of a whole model during generation, so that a new token costs one step."""
 
     blocks: list[list[BlockCache]]
     """Of each layer and hierarchy."""
     merged: list[list[Tensor]]
-    """What each layer's merge was last given by each hierarchy, (B, 1, hidden)."""
+    """The last part of each hierarchy in each layer's merge, (B, 1, hidden)."""
     embedded: Float[Tensor, "B _ E"] | None = None
     """The last embedded tokens, as many as the coarsest vector is made of, less one."""
     count: int = 0
-    """Tokens seen so far."""
+    """Tokens read so far."""
 
 
 class Hierarchies(NamedTuple):
@@ -196,7 +196,7 @@ class HierarchicalLayers(nn.Module):
         return Cache(blocks, merged=[[] for _ in self.blocks])
 
     def step(self, embedded: Float[Tensor, "B 1 E"], cache: Cache) -> Float[Tensor, "B 1 _"]:
-        """What ``forward`` would give the next token; ``cache`` is moved on.
+        """The output of ``forward`` for the next token; ``cache`` is moved on.
 
         A hierarchy works only at the tokens where it has a new vector.
         """

@@ -20,7 +20,7 @@ NO_TOKEN = -1
 """The target where there is no token."""
 
 FEATURES = 16
-"""Random features that stand for a token when what a vector is made of is quantised."""
+"""Random features of a token, from which the tokens of a vector are quantised."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class HierarchicalTransformerConfig:
     """0 compares with the next vector itself (cosine); otherwise the next vector's tokens are
     quantised to one of this many codes by a frozen random projection, and the code predicted."""
     reconstruction_weight: float = 0.0
-    """Of the loss for telling the tokens from each coarse vector made of them; 0 leaves it out."""
+    """Of the loss for restoring the tokens from each coarse vector of them; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         check_hierarchies(self.hierarchies)
@@ -181,7 +181,7 @@ class Objectives(nn.Module):
 
     Next means the first that shares no token with the own one. Codes are made of tokens by frozen
     projections, so that they stay what they are; a vector itself is learned, and could become easy
-    to predict by saying less.
+    to predict by holding less.
     """
 
     def __init__(
@@ -256,7 +256,7 @@ class RandomProjectionQuantiser(nn.Module):
         Args:
             width: of the vectors to be quantised; they should have mean 0 (Chiu et al., section 3).
             codes: rows of the codebook.
-            dimension: of the space in which the nearest is looked for.
+            dimension: of the space in which the nearest is found.
             generator: draws projection and codebook.
         """
         super().__init__()

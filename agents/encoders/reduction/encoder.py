@@ -1,4 +1,4 @@
-"""``SpanEncoder``: what the leaves under each token look like, and the population as a whole."""
+"""``SpanEncoder``: a descriptor of the leaves under each token, and of the population."""
 
 from __future__ import annotations
 

@@ -99,7 +99,7 @@ _REDUCERS: dict[str, Callable[[int], nn.Module]] = {
     "max": lambda width: PlainReducer(reduce_max),
     "attention": AttentionReducer,
 }
-"""How to make every reducer, from the width of what it reduces."""
+"""The constructor of every reducer, from the width of what it reduces."""
 
 
 def make_reducer(name: str, width: int) -> nn.Module:

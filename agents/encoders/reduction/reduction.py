@@ -34,7 +34,7 @@ class HierarchyReduction(nn.Module):
     """Reduces vectors to vectors of spans, level by level; the structure is given, not learned.
 
     All spans of all samples are reduced in one call a level, with exact gradients. Several samples
-    stand one behind the other (see :func:`join_samples`)::
+    follow one another (see :func:`join_samples`)::
 
         reduction = HierarchyReduction(8, [ReductionLevel("attention", "mlp"), ReductionLevel()])
         words, sentences = reduction(characters, [[(0, 4), (5, 7)], [(0, 2)]])
