@@ -2,10 +2,11 @@
 PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
+LOWEST := .venv-lowest/bin/python
 # One thread a process is fastest for nets of this size; tests and seeds run side by side instead.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo test lint bench clean
+.PHONY: install demo test test-fast test-lowest lint bench clean
 
 install: $(INSTALLED)
 
@@ -19,7 +20,24 @@ demo: install
 	$(BIN)/python examples/demo.py
 
 test: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal -q -rs
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -rs --cov --cov-report=term:skip-covered
+
+# Most modules, for the hand.
+test-fast: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
+
+# The oldest versions that pyproject.toml allows: the environments, and one short run.
+test-lowest: .venv-lowest/installed
+	PYTHONPATH=. $(LOWEST) -m pytest -n 2 -q tests/test_env_contract.py
+	rm -rf .venv-lowest/run
+	PYTHONPATH=. $(LOWEST) -m agents.cli train --env HTM-Trees-v0 --algo reinforce \
+		--merges 2000 --out .venv-lowest/run
+
+.venv-lowest/installed: pyproject.toml constraints.txt tests/lowest.py
+	$(PYTHON) -m venv .venv-lowest
+	$(PYTHON) tests/lowest.py > .venv-lowest/pins.txt
+	$(LOWEST) -m pip install --quiet --only-binary :all: --requirement .venv-lowest/pins.txt
+	touch .venv-lowest/installed
 
 lint: install
 	$(BIN)/ruff check .
@@ -30,4 +48,4 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv runs
+	rm -rf .venv .venv-lowest runs

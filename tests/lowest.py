@@ -1,7 +1,7 @@
 """Pins at the lower bounds of ``pyproject.toml``: ``python tests/lowest.py > pins.txt``.
 
-``make test-lowest`` installs them. PyTorch alone keeps the version of ``constraints.txt``: a build for
-processors is to be had for few versions, and any other would bring gigabytes of CUDA.
+``make test-lowest`` installs them. PyTorch alone keeps the version of ``constraints.txt``: builds
+for processors are to be had for few versions, and any other brings gigabytes of CUDA.
 """
 
 from __future__ import annotations
@@ -11,33 +11,32 @@ import tomllib
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-TOOLS = ("pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "beartype")
-"""Of the extra ``dev``, those that the tests of ``make test-lowest`` import."""
-_BOUND = re.compile(r"([A-Za-z0-9_-]+)>=([0-9.]+)")
+TOOLS = ("torch", "pytest", "pytest-timeout", "pytest-xdist", "hypothesis", "beartype", "moviepy")
+"""Taken from ``constraints.txt``: PyTorch, and what the tests need beside the package."""
+COMPANIONS = ("pyparsing<3.3",)
+"""Not ours; later ones warn of the calls that the oldest matplotlib makes."""
 
 
-def pins(project: dict, constraints: str) -> list[str]:
-    """``name==bound`` for every dependency and for the tools of the tests.
+def pins(requirements: list[str], constraints: str) -> list[str]:
+    """``name==bound`` for every requirement, and the tools at the versions of the constraints.
 
-    Raises ``ValueError`` for a requirement without a lower bound.
+    Raises ``ValueError`` for a requirement without a lower bound, and for a tool without a version.
     """
-    wanted = project["dependencies"] + [
-        requirement
-        for requirement in project["optional-dependencies"]["dev"]
-        if requirement.partition(">=")[0] in TOOLS
-    ]
-    found = []
-    for requirement in wanted:
-        bound = _BOUND.match(requirement)
+    found = list(COMPANIONS)
+    for requirement in requirements:
+        bound = re.match(r"([\w-]+)>=([\d.]+)", requirement)
         if bound is None:
             raise ValueError(f"{requirement!r} has no lower bound")
-        name, version = bound.groups()
-        if name == "torch":
-            (version,) = re.findall(r"^torch==(\S+)$", constraints, flags=re.MULTILINE)
-        found.append(f"{name}=={version}")
+        if bound[1] not in TOOLS:
+            found.append(f"{bound[1]}=={bound[2]}")
+    for tool in TOOLS:
+        version = re.search(rf"^{tool}==(\S+)$", constraints, flags=re.MULTILINE)
+        if version is None:
+            raise ValueError(f"constraints.txt has no version of {tool}")
+        found.append(f"{tool}=={version[1]}")
     return found
 
 
 if __name__ == "__main__":
-    described = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    print(*pins(described, (ROOT / "constraints.txt").read_text()), sep="\n")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    print(*pins(project["dependencies"], (ROOT / "constraints.txt").read_text()), sep="\n")

@@ -16,6 +16,7 @@ ARGUMENTS = {
     "batched_environment.py": (["30"], "episodes, mean return"),
     "known_levels.py": (["3"], "clades found: 100%"),
     "generate_samples.py": (["3"], "are pairs of crossing segments"),
+    "picture_of_the_idea.py": (["idea.png"], "picture idea.png"),
 }
 
 
