@@ -26,7 +26,7 @@ def test_every_known_demonstrator_exists_and_others_are_compared():
 
 def test_an_id_is_known_by_its_full_name_too():
     for env_id in ("HTM-Trees-v0", "htm_env:HTM-Trees-v0"):
-        assert list(Reinforce(env_id).cloning.demonstrators) == ["nearest_sorted"]
+        assert list(Reinforce(env_id).demonstrators) == ["nearest_sorted"]
 
 
 def test_demonstrators_take_turns_until_the_end():

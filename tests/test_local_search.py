@@ -95,7 +95,7 @@ def test_the_best_tree_of_a_sample_is_imitated_if_it_is_much_better(autoencoder)
     def errors_of(tried, episodes):
         return torch.arange(len(tried.tokens), 0, -1).float()  # the last is the best, with 1.0
 
-    search = LocalSearch(1.0, policy, autoencoder, roll, errors_of, generator(), much_better=0.1)
+    search = LocalSearch(1.0, roll, errors_of, lambda *_: None, generator(), much_better=0.1)
     found = search.improvements(batch, torch.tensor([30.0, 30.0]))
     assert found.step.tolist() == [2]  # 16 is the least of the first sample, too much
     assert torch.equal(found.batch.tokens[0], batch.tokens[1])

@@ -1,7 +1,7 @@
-"""Baselines: what a return is compared with before it teaches the policy.
+"""Baselines: what a return is compared with to give an advantage.
 
-Each is a small class with one method, ``advantages``, that sees the returns ``(B, M)`` of a batch
-in which the ``trees_per_sample`` trees of one sample stand next to each other.
+Each is a small class with one method, ``advantages``, of the returns ``(B, M)`` of a batch in which
+the ``trees_per_sample`` trees of one sample are neighbours.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,14 +16,11 @@ from jaxtyping import Float
 from torch import Tensor
 
 from agents.config.schedules import Points, piecewise_linear
-from agents.fixed import fixed_policy
 from agents.learners.baselines import discounted_returns, value_loss
 from agents.learners.entropy import mean_entropy
-from agents.networks.base import MergePolicy
+from agents.likelihood.base import PolicyTerms
 from agents.optim.optimizers import PolicyOptimizer
-from agents.rollouts.rollout import Episodes, follow
-from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates import Nearest
+from agents.rollouts.rollout import Episodes
 from htm_env.types import TokenBatch
 
 KNOWN = {
@@ -106,68 +104,40 @@ class Selection:
         self._errors = {name: list(errors) for name, errors in state["errors"].items()}
 
 
+@dataclass
 class Cloning:
-    """Raises the likelihood of the merges of demonstrators in a share of the updates.
+    """Raises the likelihood of the merges of demonstrators in a share of the updates."""
 
-    Args:
-        selection: which demonstrator is next.
-        share: (share of the budget, probability) points of an update that clones.
-        policy, autoencoder: the network that learns, and the autoencoder that it observes.
-        nearest: the rule for candidates; None for all pairs.
-        optimizer: of the policy.
-        rewards_of: the rewards ``(B, M)`` and final errors ``(B,)`` of episodes.
-        generator: draws which updates clone, and what demonstrators draw.
-        example: samples on which every demonstrator is tried, since a fixed policy raises for data
-            that it does not fit; None tries none.
-        ordered: whether the order within a pair counts as a choice in the logged entropy.
-        value_weight: of the loss of the critic, which learns the returns; 0 for none.
-        discount: of those returns.
-    """
-
-    def __init__(
-        self,
-        selection: Selection,
-        share: Points,
-        policy: MergePolicy,
-        autoencoder: HTMAutoencoder,
-        nearest: Nearest | None,
-        optimizer: PolicyOptimizer,
-        rewards_of: Callable[[TokenBatch, Episodes], tuple[Tensor, Tensor]],
-        generator: torch.Generator,
-        example: TokenBatch,
-        *,
-        ordered: bool = False,
-        value_weight: float = 0.0,
-        discount: float = 1.0,
-    ) -> None:
-        self.selection, self.share = selection, share
-        self.policy, self.autoencoder, self.nearest = policy, autoencoder, nearest
-        self.optimizer, self.rewards_of, self.generator = optimizer, rewards_of, generator
-        self.ordered, self.value_weight, self.discount = ordered, value_weight, discount
-        self.demonstrators = {name: fixed_policy(name) for name in selection.names}
-        if any(probability > 0 for _, probability in share):
-            for demonstrator in self.demonstrators.values():
-                demonstrator.merges(example, autoencoder, torch.Generator(generator.device))
+    selection: Selection
+    share: Points
+    """(share of the budget, probability) points of an update that clones."""
+    terms_of: Callable[[TokenBatch, Episodes], PolicyTerms]
+    """The terms of episodes under the policy that learns."""
+    rewards_of: Callable[[TokenBatch, Episodes], tuple[Tensor, Tensor]]
+    """The rewards ``(B, M)`` and final errors ``(B,)`` of episodes."""
+    optimizer: PolicyOptimizer
+    generator: torch.Generator
+    ordered: bool = False
+    """Whether the order within a pair counts as a choice in the logged entropy."""
+    value_weight: float = 0.0
+    """Of the loss of the critic, which learns the returns; 0 for none."""
+    discount: float = 1.0
+    """Of those returns."""
 
     def due(self, progress: float) -> bool:
         """Whether this update clones; drawn where both are possible."""
         share = piecewise_linear(self.share, progress)
-        if share <= 0 or not self.demonstrators:
+        if share <= 0 or not self.selection.names:
             return False
         generator = self.generator
         return float(torch.rand((), generator=generator, device=generator.device)) < share
-
-    def demonstrated(self, batch: TokenBatch, name: str) -> Episodes:
-        """One episode of every sample by that demonstrator."""
-        merges = self.demonstrators[name].merges(batch, self.autoencoder, self.generator)
-        return follow(self.autoencoder, batch, merges, self.nearest)
 
     def learn(
         self, batch: TokenBatch, episodes: Episodes, progress: float
     ) -> tuple[Float[Tensor, "B"], dict[str, float]]:
         """One step towards these episodes; returns their final errors, and scalars."""
         rewards, error = self.rewards_of(batch, episodes)
-        terms = self.policy.terms(self.autoencoder, batch, episodes)
+        terms = self.terms_of(batch, episodes)
         self.optimizer.zero()
         measured = terms.measured(self.ordered)
         ones = torch.ones_like(measured.log_prob) * episodes.steps
@@ -186,6 +156,6 @@ class Cloning:
         }
 
     def report(self, name: str, error: float, progress: float) -> dict[str, float]:
-        """Tell the selection how well the trees of this update were reconstructed."""
+        """Report the mean error of this update's trees to the selection; returns its scalar."""
         self.selection.report(name, error, progress)
         return {f"demonstrations/nmse_{name}": error}

@@ -33,7 +33,7 @@ from replay import (
 
 
 class Replayed(NamedTuple):
-    """A batch of stored episodes, seen with the current autoencoder and the current policy."""
+    """A batch of stored episodes under the current autoencoder and the current policy."""
 
     behaviour_log_prob: Float[Tensor, "B M"]
     target_log_prob: Float[Tensor, "B M"]
@@ -43,9 +43,19 @@ class Replayed(NamedTuple):
     steps: Bool[Tensor, "B M"]
     """True <--> a merge was made."""
 
+    @property
+    def log_ratios(self) -> Float[Tensor, "B M"]:
+        """Of the probability of every merge; 0 in padding."""
+        return log_ratios(self.behaviour_log_prob, self.target_log_prob, self.steps)
+
+    @property
+    def log_prefixes(self) -> Float[Tensor, "B M"]:
+        """Of the ratio of every merge and all before it."""
+        return prefix_log_weights(self.behaviour_log_prob, self.target_log_prob, self.steps)
+
 
 class Corrected(NamedTuple):
-    """What is learned from them; 0 in padding."""
+    """What the policy and its critic learn from them; 0 in padding."""
 
     advantages: Float[Tensor, "B M"]
     weights: Float[Tensor, "B M"]
@@ -57,7 +67,7 @@ class Corrected(NamedTuple):
 
 
 class Limits(NamedTuple):
-    """How a correction is bounded, and how far it looks ahead."""
+    """The bounds of a correction, and its horizon."""
 
     discount: float
     rho_bar: float
@@ -81,19 +91,19 @@ def by_vtrace(episodes: Replayed, limits: Limits) -> Corrected:
         c_bar=limits.c_bar,
         lambda_=limits.lambda_,
     )
-    clipped = _ratios(episodes) > limits.rho_bar
+    clipped = episodes.log_ratios.exp() > limits.rho_bar
     return Corrected(found.advantages, found.rho, found.targets, clipped)
 
 
 def by_decision(episodes: Replayed, limits: Limits) -> Corrected:
     """Per-decision importance sampling (Precup et al. 2000): unbiased, with any variance."""
     returns = _returns(per_decision_returns, episodes, limits, episodes.target_log_prob)
-    return _weighted(episodes, limits, _prefixes(episodes).exp(), returns)
+    return _weighted(episodes, limits, episodes.log_prefixes.exp(), returns)
 
 
 def by_self_normalisation(episodes: Replayed, limits: Limits) -> Corrected:
     """The same with weights that average one over the batch: less variance, a vanishing bias."""
-    prefixes = _prefixes(episodes).masked_fill(~episodes.steps, -torch.inf)
+    prefixes = episodes.log_prefixes.masked_fill(~episodes.steps, -torch.inf)
     weights = self_normalised_weights(prefixes) * episodes.steps.sum(0) / len(prefixes)
     returns = _returns(self_normalised_returns, episodes, limits, episodes.target_log_prob)
     return _weighted(episodes, limits, weights, returns)
@@ -102,19 +112,11 @@ def by_self_normalisation(episodes: Replayed, limits: Limits) -> Corrected:
 def by_truncation(episodes: Replayed, limits: Limits) -> Corrected:
     """Per-decision importance sampling whose weights are cut at ``rho_bar`` (Ionides 2008): those
     of a merge's past as a whole, and every ratio of what follows it."""
-    prefixes = _prefixes(episodes)
+    prefixes = episodes.log_prefixes
     cut = truncated_log_weights(prefixes, limits.rho_bar)
-    above = _ratios(episodes) > limits.rho_bar
+    above = episodes.log_ratios.exp() > limits.rho_bar
     later = above.sum(1, keepdim=True) - above.cumsum(1)  # ratios above it that follow the merge
     return _weighted(episodes, limits, cut.exp(), clipped=(cut < prefixes) | (later > 0))
-
-
-def _prefixes(episodes: Replayed) -> Float[Tensor, "B M"]:
-    return prefix_log_weights(episodes.behaviour_log_prob, episodes.target_log_prob, episodes.steps)
-
-
-def _ratios(episodes: Replayed) -> Float[Tensor, "B M"]:
-    return log_ratios(episodes.behaviour_log_prob, episodes.target_log_prob, episodes.steps).exp()
 
 
 def _returns(
@@ -149,7 +151,7 @@ def _weighted(
     """With these returns, or with those that the critic learns from, in which ratios are cut."""
     cut = _cut_returns(episodes, limits)
     returns = cut if returns is None else returns
-    moved = _ratios(episodes).clamp(max=limits.rho_bar) * (cut - episodes.values)
+    moved = episodes.log_ratios.exp().clamp(max=limits.rho_bar) * (cut - episodes.values)
     return Corrected(
         (returns - episodes.values) * episodes.steps,
         weights * episodes.steps,
@@ -169,7 +171,7 @@ CORRECTIONS: dict[str, Correction] = {
 
 
 class Again(NamedTuple):
-    """A batch of stored episodes, seen with the autoencoder and the policy as they are now."""
+    """A batch of stored episodes under the autoencoder and the policy as they are now."""
 
     stored: Trajectories
     batch: TokenBatch
@@ -203,7 +205,7 @@ class OffPolicy(NamedTuple):
 def trusted(
     log_ratio: Float[Tensor, "*batch"], advantages: Float[Tensor, "*batch"], trust: float
 ) -> Bool[Tensor, "*batch"]:
-    """True <--> the probability may still move to where the advantage asks it to.
+    """True <--> the probability may still move to where the advantage moves it.
 
     It may not where it is already more than ``1 + trust`` times (or less than ``1 - trust`` times)
     the behaviour policy's; ``math.inf`` lets it move anywhere.
@@ -228,11 +230,10 @@ def learn_sequences(
     """
     stored, _, episodes, rewards, terms, measured, importance, imitated = again
     steps, values = episodes.steps, terms.values
-    corrected = correct(
-        Replayed(stored.behaviour_log_prob, measured.log_prob, rewards, values.detach(), steps),
-        limits,
+    replayed = Replayed(
+        stored.behaviour_log_prob, measured.log_prob, rewards, values.detach(), steps
     )
-    log_ratio = log_ratios(stored.behaviour_log_prob, measured.log_prob, steps)
+    corrected, log_ratio = correct(replayed, limits), replayed.log_ratios
     advantages = scaled(corrected.advantages, steps)
     moves = trusted(log_ratio, advantages, limits.trust)
     weighed = corrected.weights * advantages * moves
@@ -258,8 +259,8 @@ def learn_trees(
 ) -> OffPolicy:
     """By the ratio of the probabilities of the whole trees, whatever sequence made them.
 
-    ``target_log_prob`` is that of the policy as it is now, with gradients. Of the limits weights
-    know ``rho_bar`` and ``trust``; the whole return counts as earned at the end.
+    ``target_log_prob`` is that of the policy as it is now, with gradients. Of the limits,
+    ``rho_bar`` and ``trust`` apply; the whole return counts as earned at the end.
     """
     log_weights = target_log_prob.detach() - again.stored.tree_log_prob
     weights = log_weights.exp().clamp(max=limits.rho_bar)

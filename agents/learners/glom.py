@@ -34,7 +34,7 @@ class GlomOrderConfig:
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Of the Glom."""
     glom_share: float = 0.3
-    """The share of the budget at whose end the Glom stops learning, and its trees stand still."""
+    """The share of the budget at whose end the Glom stops learning, and its trees are fixed."""
     glom_batch_size: int = 48
     """Scenes of an update of the Glom."""
     tolerance: float = 0.02
@@ -53,10 +53,10 @@ class GlomOrderConfig:
 
 
 class GlomOrder(FixedOrder):
-    """A fixed policy as soon as its Glom stands still: the islands of a sample are its tree, and
+    """A fixed policy as soon as its Glom stops learning: the islands of a sample are its tree, and
     within a pair the child with the smaller centroid comes first.
 
-    The Glom sees standardised tokens and no labels, trees or rewards.
+    The Glom observes standardised tokens and no labels, trees or rewards.
     """
 
     algo = "glom"

@@ -12,15 +12,15 @@ better than expected: Oh et al. 2018, "Self-imitation learning".)
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.networks.base import MergePolicy
+from agents.likelihood.base import PolicyTerms
 from agents.rollouts.rollout import Deviation, Episodes
-from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
 
 RANKS = 5
@@ -37,32 +37,22 @@ class Improvements(NamedTuple):
     step: Int64[Tensor, "B"]
 
 
+@dataclass
 class LocalSearch:
-    """Finds better trees one deviation away from greedy ones, and imitates them.
+    """Finds better trees one deviation away from greedy ones, and imitates them."""
 
-    Args:
-        factor: a sample whose error is so many times the median of its batch is a failure; 0 for
-            no search.
-        policy, autoencoder: the network that learns, and the autoencoder that it observes.
-        roll: makes the greedy episodes of samples, but for a deviation in each.
-        errors_of: the ``nmse`` of every episode.
-        generator: draws which deviations are tried where there are too many.
-        much_better: the error of a tree that is imitated, over that of the failure, at most.
-    """
-
-    def __init__(
-        self,
-        factor: float,
-        policy: MergePolicy,
-        autoencoder: HTMAutoencoder,
-        roll: Callable[[TokenBatch, Deviation], Episodes],
-        errors_of: Callable[[TokenBatch, Episodes], Float[Tensor, "D"]],
-        generator: torch.Generator,
-        much_better: float = 0.1,
-    ) -> None:
-        self.factor, self.much_better = factor, much_better
-        self.policy, self.autoencoder = policy, autoencoder
-        self.roll, self.errors_of, self.generator = roll, errors_of, generator
+    factor: float
+    """A sample whose error is so many times the median of its batch is a failure; 0: no search."""
+    roll: Callable[[TokenBatch, Deviation], Episodes]
+    """Makes the greedy episodes of samples, but for a deviation in each."""
+    errors_of: Callable[[TokenBatch, Episodes], Float[Tensor, "D"]]
+    """The ``nmse`` of every episode."""
+    terms_of: Callable[[TokenBatch, Episodes], PolicyTerms]
+    """The terms of episodes under the policy that learns."""
+    generator: torch.Generator
+    """Draws which deviations are tried where there are too many."""
+    much_better: float = 0.1
+    """The error of a tree that is imitated, over that of the failure, at most."""
 
     def learn(self, batch: TokenBatch, errors: Float[Tensor, "S"]) -> dict[str, Tensor]:
         """Imitate what is found better where greedy trees have these errors.
@@ -75,7 +65,7 @@ class LocalSearch:
         found = self.improvements(batch.rows(failed), errors[failed]) if len(failed) else None
         if found is None:
             return {}
-        terms = self.policy.terms(self.autoencoder, found.batch, found.episodes)
+        terms = self.terms_of(found.batch, found.episodes)
         measured = terms.measured(ordered=True)
         once = torch.zeros_like(measured.log_prob).scatter_(1, found.step[:, None], 1.0)
         losses = terms.backward(measured, once, once[:, :1] * 0, ordered=True)

@@ -14,16 +14,18 @@ from torch import Tensor
 from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import ALWAYS, Points, check_points
 from agents.encoders import NO_ENCODER, ContextConfig
+from agents.fixed import fixed_policy
 from agents.learners.base import Learner
 from agents.learners.cloning import Cloning, Selection, demonstrators_of
 from agents.learners.local_search import LocalSearch
 from agents.learners.policy_share import PolicyShare
+from agents.likelihood.base import PolicyTerms
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
 from agents.rollouts.greedy_search import merge_matchings
-from agents.rollouts.rollout import Deviation, Episodes, pair_probabilities, rollout
+from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilities, rollout
 from htm_env.candidates import Nearest, check_candidates
 from htm_env.population import final_errors
 from htm_env.rewards import EncodedEpisodes, RewardName, reward_on
@@ -40,7 +42,7 @@ class PolicyConfig:
     scorer: str = "pointer"
     """pointer, or pair_mlp (the published method's)."""
     encoder: str = NO_ENCODER
-    """What stands in front of the scorer, so that a pair's score can depend on the rest of the
+    """The context encoder before the scorer, so that a pair's score can depend on the rest of the
     population: none, attention, glom, hierarchical or spans."""
     context: ContextConfig = field(default_factory=ContextConfig)
     """Of that encoder."""
@@ -66,19 +68,19 @@ class PolicyConfig:
     """A sample whose error is so many times the median is a failure: a better tree is searched for,
     and imitated; 0 for none."""
     demonstrations: tuple[str, ...] = ()
-    """The fixed policies that are cloned at first. Several take turns, until it shows whose trees
-    the autoencoder learns best; without any, the one that is known to suit the environment (on Keys
-    none does, and nothing is cloned), and on data of your own nearest_sorted, even_sorted and
+    """The fixed policies that are cloned at first. Several take turns, until the one is selected
+    whose trees the autoencoder learns best; without any, the one that suits the environment (on
+    Keys none does, and nothing is cloned), and on data of your own nearest_sorted, even_sorted and
     balanced_sorted."""
     demonstration_race: float = 0.1
     """Share of the budget after which only that one is cloned."""
     demonstration_share: Points = ((0.12, 1.0), (0.3, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
     policy_share: Points = ALWAYS
-    """(share, probability) points: how many of the updates that do not clone teach the policy. In
-    the rest the autoencoder learns alone, from the whole trees that the policy thinks best, and of
-    the policy only failures are mended. Where the autoencoder is frozen, or the reward is neither
-    incremental nor terminal, every update teaches anyway. 0 1 for every update."""
+    """(share, probability) points: how many of the updates that do not clone train the policy. In
+    the others the autoencoder learns alone, from the greedy trees of the policy, of which only
+    failures are corrected. Where the autoencoder is frozen, or the reward is neither incremental
+    nor terminal, every update trains the policy anyway. 0 1 for every update."""
 
     def __post_init__(self) -> None:
         many = (1, math.inf)
@@ -122,6 +124,12 @@ class PolicyLearner(Learner):
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         names = self.config.demonstrations or demonstrators_of(self.task.env)
         self.selection = Selection(names, self.config.demonstration_race)
+        self.demonstrators = {name: fixed_policy(name) for name in self.selection.names}
+        if any(share > 0 for _, share in self.config.demonstration_share):
+            # raises where a policy needs what the data does not have
+            one = self.dataset.fixed(1).to(self.device)
+            for demonstrator in self.demonstrators.values():
+                demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
 
     def make_policy(self) -> MergePolicy:
         """The untrained network."""
@@ -150,35 +158,22 @@ class PolicyLearner(Learner):
         config, falls = self.config, self.reward.is_fall_of_error
         self.policy = policy
         self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
-        self.search = LocalSearch(
-            config.failure if falls else 0.0,  # with other rewards a large error is no failure
-            policy,
-            self.autoencoder,
-            self.greedy_episodes,
-            self.errors_of,
-            self.generator,
-        )
-        self.share = PolicyShare(
-            config.policy_share if falls and self.task.mode == "joint" else ALWAYS,
-            self.search,
-            optimizer,
-            self.greedy_episodes,
-            self.errors_of,
-            self.generator,
-        )
+        roll, errors_of, terms_of = self.greedy_episodes, self.errors_of, self.terms_of
+        # With other rewards a large error is no failure.
+        failure, generator = config.failure if falls else 0.0, self.generator
+        self.search = LocalSearch(failure, roll, errors_of, terms_of, generator)
+        points = config.policy_share if falls and self.task.mode == "joint" else ALWAYS
+        self.share = PolicyShare(points, self.search, optimizer, roll, errors_of, generator)
         self.cloning = Cloning(
             self.selection,
             config.demonstration_share,
-            policy,
-            self.autoencoder,
-            config.nearest,
-            optimizer,
+            terms_of,
             self.rewards_of,
-            self.generator,
-            self.dataset.fixed(1).to(self.device),
-            ordered=ordered,
-            value_weight=value_weight,
-            discount=config.discount,
+            optimizer,
+            generator,
+            ordered,
+            value_weight,
+            config.discount,
         )
 
     # ------------------------------------------------------------ act
@@ -240,7 +235,18 @@ class PolicyLearner(Learner):
         self.merges_made += int(episodes.steps.sum())
         return episodes
 
+    def demonstrated_episodes(self, batch: TokenBatch, name: str) -> Episodes:
+        """The episodes of a demonstrator."""
+        merges = self.demonstrators[name].merges(batch, self.autoencoder, self.generator)
+        episodes = follow(self.autoencoder, batch, merges, self.config.nearest)
+        self.merges_made += int(episodes.steps.sum())
+        return episodes
+
     # ------------------------------------------------------------ learn
+
+    def terms_of(self, batch: TokenBatch, episodes: Episodes) -> PolicyTerms:
+        """The terms of episodes under the policy, with gradients."""
+        return self.policy.terms(self.autoencoder, batch, episodes)
 
     def rewards_of(self, batch: TokenBatch, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """The reward of every merge, 0 in padding, and the ``nmse`` where each episode ends."""

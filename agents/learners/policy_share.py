@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -15,29 +16,20 @@ from agents.rollouts.rollout import Episodes
 from htm_env.types import TokenBatch
 
 
+@dataclass
 class PolicyShare:
-    """The share of the updates that train the policy, and what the others do.
+    """The share of the updates that train the policy, and what the others do."""
 
-    Args:
-        points: (share of the budget, probability) points of an update that trains the policy.
-        search: corrects the policy's failures in the other updates.
-        optimizer: of the policy.
-        roll: makes the greedy episodes of samples.
-        errors_of: the ``nmse`` of every episode.
-        generator: draws which updates train the policy.
-    """
-
-    def __init__(
-        self,
-        points: Points,
-        search: LocalSearch,
-        optimizer: PolicyOptimizer,
-        roll: Callable[[TokenBatch], Episodes],
-        errors_of: Callable[[TokenBatch, Episodes], Float[Tensor, "B"]],
-        generator: torch.Generator,
-    ) -> None:
-        self.points, self.search, self.optimizer = points, search, optimizer
-        self.roll, self.errors_of, self.generator = roll, errors_of, generator
+    points: Points
+    """(share of the budget, probability) points of an update that trains the policy."""
+    search: LocalSearch
+    """Corrects the policy's failures in the other updates."""
+    optimizer: PolicyOptimizer
+    roll: Callable[[TokenBatch], Episodes]
+    """Makes the greedy episodes of samples."""
+    errors_of: Callable[[TokenBatch, Episodes], Float[Tensor, "B"]]
+    """The ``nmse`` of every episode."""
+    generator: torch.Generator
 
     def omits_policy(self, progress: float) -> bool:
         """Whether the autoencoder learns alone in this update; drawn where both are possible."""

@@ -24,7 +24,7 @@ from htm_env.types import TokenBatch
 
 @dataclass(frozen=True)
 class ReinforceConfig(PolicyConfig):
-    """Everything that REINFORCE can be told; shares are of the budget."""
+    """The options of REINFORCE; shares are of the budget."""
 
     batch_size: int = 32
     """Samples an update, at first."""
@@ -86,7 +86,7 @@ class Reinforce(PolicyLearner):
         self, batch: TokenBatch, num_merges: Int64[Tensor, "B"]
     ) -> tuple[Episodes, MergeTerms]:
         """One episode of every sample, drawn from the policy, and the terms of its merges."""
-        return rollout(
+        episodes, measured = rollout(
             self.autoencoder,
             self.policy,
             batch,
@@ -96,10 +96,8 @@ class Reinforce(PolicyLearner):
             measure_entropy=self.entropy.measured,
             nearest=self.config.nearest,
         )
-
-    def demonstrated_episodes(self, batch: TokenBatch, demonstrator: str) -> Episodes:
-        """One episode of every sample, by a demonstrator."""
-        return self.cloning.demonstrated(batch, demonstrator)
+        self.merges_made += int(episodes.steps.sum())
+        return episodes, measured
 
     # ------------------------------------------------------------ learn
 
@@ -126,7 +124,6 @@ class Reinforce(PolicyLearner):
         """Behaviour cloning of a demonstrator."""
         demonstrator = self.selection.next(progress)
         episodes = self.demonstrated_episodes(batch, demonstrator)
-        self.merges_made += int(episodes.steps.sum())
         errors, scalars = self.cloning.learn(batch, episodes, progress)
         error = self.plan_error(batch, demonstrator, errors, progress)
         return episodes, scalars | self.cloning.report(demonstrator, error, progress)
@@ -142,7 +139,6 @@ class Reinforce(PolicyLearner):
         config = self.config
         num_merges = self.curriculum.num_merges(batch.num_tokens, progress)
         episodes, measured = self.sampled_episodes(batch, num_merges)
-        self.merges_made += int(episodes.steps.sum())
         rewards, error = self.rewards_of(batch, episodes)
         returns = Returns(
             discounted_returns(rewards, config.discount),
@@ -154,7 +150,7 @@ class Reinforce(PolicyLearner):
                 config.discount,
             ),
         )
-        terms = self.policy.terms(self.autoencoder, batch, episodes)
+        terms = self.terms_of(batch, episodes)
         values = terms.values if self.baseline.learns_values else torch.zeros_like(rewards)
         advantages = self.baseline.advantages(returns)
         if config.scale_advantages:

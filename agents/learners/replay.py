@@ -1,4 +1,4 @@
-"""REINFORCE with importance-sampled replay: trees are stored, and learned from again and again.
+"""REINFORCE with importance-sampled replay: episodes are stored, and replayed many times.
 
 After each update on fresh episodes come ``replays`` updates on stored ones. The autoencoder has
 moved since they were made, so they are encoded and scored anew, level by level; the policy has
@@ -69,9 +69,9 @@ class ReplayConfig(ReinforceConfig):
     lambda_: float = 1.0
     """Of V-trace's traces: 1 looks ahead to the end, 0 by one merge."""
     trust: float = 0.2
-    """How far a stored merge's probability may have moved towards what its advantage asks for, as a
-    ratio, before it teaches the policy no more (as PPO's clip); inf for any distance, as learning
-    from stored episodes alone needs it."""
+    """How far a stored merge's probability may have moved in the direction of its advantage, as a
+    ratio, before its gradient is dropped (as PPO's clip); inf for any distance, as learning from
+    stored episodes alone needs it."""
     seed_episodes: int = 0
     """Demonstrations stored before the first update. They grow old as all others do: to keep them,
     set max_staleness to None."""
@@ -128,7 +128,7 @@ class ReplayReinforce(Reinforce):
             )
         if config.correction == "tree" and config.nearest is not None:
             raise ValueError(
-                "the correction tree asks for the probabilities of other merges than were made; "
+                "the correction tree needs the probabilities of other merges than were made; "
                 f"with candidates={config.candidates!r} choose another"
             )
         if config.correction == "tree" and self.baseline.learns_values and config.discount != 1:
@@ -137,7 +137,7 @@ class ReplayReinforce(Reinforce):
                 f"{config.baseline!r} that of returns discounted by {config.discount}; expected "
                 "discount 1, or another baseline"
             )
-        if config.seed_episodes and not self.cloning.demonstrators:
+        if config.seed_episodes and not self.demonstrators:
             raise ValueError(
                 f"seed_episodes is {config.seed_episodes}, but there is no demonstrator on "
                 f"{self.task.env}; expected names in demonstrations"
@@ -149,7 +149,7 @@ class ReplayReinforce(Reinforce):
                 config.demonstration_temperature,
                 config.demonstration_order_epsilon,
             )
-            for name in self.cloning.demonstrators
+            for name in self.demonstrators
         }
         # A stream of its own: with the learner's seed it would repeat the learner's numbers.
         own_seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
@@ -200,7 +200,7 @@ class ReplayReinforce(Reinforce):
         followed = follow(self.autoencoder, batch, stored.merges)
         episodes = replace(followed, candidates=stored.candidates)
         rewards, error = self.rewards_of(batch, episodes)
-        terms = self.policy.terms(self.autoencoder, batch, episodes)
+        terms = self.terms_of(batch, episodes)
         measured = terms.measured(config.entropy.ordered)
         importance = drawn.weights.to(self.device)
         self.optimizer.zero()
@@ -242,7 +242,7 @@ class ReplayReinforce(Reinforce):
 
     def demonstrated(self, stored: Trajectories) -> Bool[Tensor, "B"]:
         """True <--> a demonstrator made the episode."""
-        known = torch.tensor([name in self.cloning.demonstrators for name in stored.sources])
+        known = torch.tensor([name in self.demonstrators for name in stored.sources])
         return known.to(self.device)[stored.source]
 
     # ------------------------------------------------------------ store
@@ -250,26 +250,30 @@ class ReplayReinforce(Reinforce):
     def sampled_episodes(
         self, batch: TokenBatch, num_merges: Int64[Tensor, "B"]
     ) -> tuple[Episodes, MergeTerms]:
+        """As those of REINFORCE, and stored."""
         episodes, measured = super().sampled_episodes(batch, num_merges)
         tree_log_prob = None
         if self.config.correction == "tree":
             with torch.no_grad():
-                terms = self.policy.terms(self.autoencoder, batch, episodes)
+                terms = self.terms_of(batch, episodes)
                 tree_log_prob = tree_log_probs(
                     self.policy, self.autoencoder, batch, terms, self.generator
                 )
         self.store(batch, episodes, measured.log_prob, "policy", tree_log_prob)
         return episodes, measured
 
-    def demonstrated_episodes(self, batch: TokenBatch, demonstrator: str) -> Episodes:
-        policy = self.stochastic_demonstrators[demonstrator]
-        behaviour = policy.behaviour(batch, self.autoencoder, self.generator)
+    def demonstrated_episodes(self, batch: TokenBatch, name: str) -> Episodes:
+        """The episodes of the stochastic version of a demonstrator, which are stored."""
+        behaviour = self.stochastic_demonstrators[name].behaviour(
+            batch, self.autoencoder, self.generator
+        )
         merges, log_prob = behaviour.episodes(self.generator)
         episodes = follow(self.autoencoder, batch, merges, self.config.nearest)
+        self.merges_made += int(episodes.steps.sum())
         tree_log_prob = None
         if self.config.correction == "tree":
             tree_log_prob = behaviour.tree_log_prob(merges, self.generator)
-        self.store(batch, episodes, log_prob, demonstrator, tree_log_prob)
+        self.store(batch, episodes, log_prob, name, tree_log_prob)
         return episodes
 
     @torch.no_grad()
@@ -279,7 +283,7 @@ class ReplayReinforce(Reinforce):
         """Plans are compared, not the episodes of their stochastic versions."""
         if progress >= self.selection.end:
             return float(errors.mean())
-        policy = self.cloning.demonstrators[demonstrator]
+        policy = self.demonstrators[demonstrator]
         merges = policy.merges(batch, self.autoencoder, self.generator)
         return float(root_errors(self.autoencoder, batch, merges, self.std).mean())
 
@@ -289,8 +293,7 @@ class ReplayReinforce(Reinforce):
         for number, start in enumerate(range(0, total, size)):
             count = min(size, total - start)
             batch = self.dataset.sample(count, self.generator).to(self.device)
-            episodes = self.demonstrated_episodes(batch, names[number % len(names)])
-            self.merges_made += int(episodes.steps.sum())
+            self.demonstrated_episodes(batch, names[number % len(names)])
 
     def store(
         self,

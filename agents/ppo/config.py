@@ -1,4 +1,4 @@
-"""What PPO can be told; importing this does not import Stable-Baselines3."""
+"""The options of PPO; importing this does not import Stable-Baselines3."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from agents.learners.policy_learner import PolicyConfig
 
 @dataclass(frozen=True)
 class PPOConfig(PolicyConfig):
-    """Everything that PPO (Schulman et al. 2017) can be told; the policy's updates are gradient
-    steps, one a minibatch."""
+    """The options of PPO (Schulman et al. 2017); the policy's updates are gradient steps, one a
+    minibatch."""
 
     policy_share: Points = ((0.4, 1.0), (0.9, 0.25))
-    """(share, probability) points: how many of the updates that do not clone are PPO's. In the rest
-    the autoencoder learns alone, from as many greedy trees of fresh samples as a rollout has, and
-    of the policy only failures are mended. Fewer and fewer, since a rollout takes Stable-Baselines3
-    longer. 0 1 for every update."""
+    """(share, probability) points: how many of the updates that do not clone are PPO's. In the
+    others the autoencoder learns alone, from as many greedy trees of fresh samples as a rollout
+    has, and of the policy only failures are corrected. Fewer and fewer, since a rollout takes
+    Stable-Baselines3 longer. 0 1 for every update."""
     n_envs: int = 256
     """Copies of the environment, stepped together."""
     rollout_episodes: int = 1

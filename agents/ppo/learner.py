@@ -134,8 +134,7 @@ class PPOLearner(PolicyLearner):
         rows: list[dict[str, float]] = []
         for part in equal_parts(self.trees_per_update, self.config.trees_per_step):
             batch = self.dataset.sample(len(part), self.generator).to(self.device)
-            episodes = self.cloning.demonstrated(batch, name)
-            self.merges_made += int(episodes.steps.sum())
+            episodes = self.demonstrated_episodes(batch, name)
             _, scalars = self.cloning.learn(batch, episodes, progress)
             heights = tree_height(episodes.merges, batch.num_tokens)
             rows.append({**scalars, "train/tree_height": float(heights.float().mean())})
