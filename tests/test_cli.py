@@ -25,8 +25,8 @@ TINY = [
     '{"heights": [2]}',
     "--batch-size",
     "4",
-    "--autoencoder.hidden-dim",
-    "8",
+    "--set",
+    "autoencoder.hidden_dim=8",
 ]
 """Samples of three tokens: two merges each, eight an update."""
 
@@ -171,8 +171,8 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
         "60",
         "--batch-size",
         "4",
-        "--autoencoder.hidden-dim",
-        "8",
+        "--set",
+        "autoencoder.hidden_dim=8",
     ]
     assert status("train", *arguments, "--algo", "chain", "--out", "run") == 0
     monkeypatch.chdir("/")  # the run knows where its data is
@@ -195,7 +195,7 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
         (["train", *TINY, "--algo", "chain", "--env-kwargs", "[1]"], "JSON object"),
         (["train", *TINY, "--algo", "chain", "--seconds", "1", "--merges", "1"], "two budgets"),
         (["train", *TINY, "--algo", "chain", "--merges", "-1"], "-1"),
-        (["train", *TINY, "--algo", "chain", "--policy", "ward"], "decides policy"),
+        (["train", *TINY, "--algo", "chain", "--set", "policy=ward"], "decides policy"),
         (["train", "--env", "HTM-Trees-v0", "--algo", "chain", "--no-such-flag"], "no-such-flag"),
         (["train", *TINY, "--algo", "chain", "--mode", "both"], "both"),
         (["train", *TINY, "--algo", "chain", "--embedding-dim", "0"], "embedding_dim is 0"),
@@ -203,23 +203,26 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
         (["train", *TINY, "--algo", "reinforce", "--baseline", "foo"], "leave_one_out"),
         (["train", *TINY, "--algo", "reinforce", "--discount", "2"], "discount is 2.0"),
         (["train", *TINY, "--algo", "reinforce", "--policy-hidden-dim", "0"], "policy_hidden_dim"),
-        (["train", *TINY, "--algo", "chain", "--autoencoder.noise-std", "nan"], "noise_std is nan"),
+        (
+            ["train", *TINY, "--algo", "chain", "--set", "autoencoder.noise_std=nan"],
+            "noise_std is nan",
+        ),
         (
             [
                 "train",
                 *TINY,
                 "--algo",
                 "reinforce",
-                "--demonstration-share",
-                "0.5",
-                "1",
-                "0.1",
-                "0",
+                "--set",
+                "demonstration_share=[[0.5, 1], [0.1, 0]]",
             ],
             "demonstration_share is ((0.5, 1.0), (0.1, 0.0))",
         ),
-        (["train", *TINY, "--algo", "reinforce", "--entropy.target", "0", "7"], "target is"),
-        (["train", *TINY, "--algo", "chain", "--autoencoder.loss.cycle", "-1"], "cycle is -1.0"),
+        (["train", *TINY, "--algo", "reinforce", "--set", "entropy.target=[[0, 7]]"], "target is"),
+        (
+            ["train", *TINY, "--algo", "chain", "--set", "autoencoder.loss.cycle=-1"],
+            "cycle is -1.0",
+        ),
         (
             [
                 "train",
@@ -235,10 +238,13 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
             "hierarchy",
         ),
         (["train", *TINY, "--algo", "ppo", "--n-envs", "0"], "n_envs is 0"),
-        (["train", *TINY, "--algo", "maskable_ppo", "--clip-range", "-1"], "clip_range is -1.0"),
+        (
+            ["train", *TINY, "--algo", "maskable_ppo", "--set", "clip-range=-1"],
+            "clip_range is -1.0",
+        ),
         (["train", *TINY[:4], "--algo", "flat", "--batch-size", "0"], "batch_size is 0"),
-        (["train", *TINY, "--algo", "replay", "--lambda_", "2"], "lambda_ is 2.0"),
-        (["train", *TINY, "--algo", "replay", "--rho-bar", "0"], "rho_bar is 0.0"),
+        (["train", *TINY, "--algo", "replay", "--set", "lambda_=2"], "lambda_ is 2.0"),
+        (["train", *TINY, "--algo", "replay", "--set", "rho_bar=0"], "rho_bar is 0.0"),
         (["evaluate", "nowhere", "--episodes", "0"], "--episodes is 0"),
         (["nothing"], "nothing"),
         ([], "train"),
@@ -298,10 +304,10 @@ def test_a_folder_with_a_run_is_not_overwritten(run, capsys):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--merges", "80"], "--merges is 80, but was 40"),
-        (["--seed", "1"], "--seed"),
-        (["--env-kwargs", '{"heights": [3]}'], "--env-kwargs"),
-        (["--batch-size", "8"], "--config"),
+        (["--merges", "80"], "budget is '80 merges', but was '40 merges'"),
+        (["--seed", "1"], "seed is 1, but was 0"),
+        (["--env-kwargs", '{"heights": [3]}'], "env_kwargs is"),
+        (["--batch-size", "8"], "batch_size is 8, but was 4"),
         (["--out", "elsewhere"], "elsewhere"),
     ],
 )
@@ -344,8 +350,8 @@ def test_training_that_does_not_stay_finite_exits_1_and_keeps_the_checkpoint(
         "dummy",
         "--merges",
         "400",
-        "--fail-at",
-        "25",
+        "--set",
+        "fail_at=25",
         "--out",
         out,
     ]
@@ -402,7 +408,7 @@ def test_damaged_runs_are_named(run, tmp_path, capsys):
                 "--discount",
             ],
         ),
-        (["train", "--algo", "chain"], ["--batch-size", "--autoencoder.hidden-dim"]),
+        (["train", "--algo", "chain"], ["--batch-size", "--set"]),
         (["evaluate"], ["--env-kwargs", "--episodes", "--json"]),
         (["pretrain"], ["--env", "--merges", "--out"]),
         (["bench"], ["--list", "--quick"]),

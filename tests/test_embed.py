@@ -39,7 +39,7 @@ def run(tmp_path_factory):
     """The folder of a Digits run of two updates."""
     folder = tmp_path_factory.mktemp("runs") / "digits"
     arguments = ["--env", "HTM-Digits-v0", "--algo", "nearest_sorted", "--merges", 900]
-    small = ["--autoencoder.hidden-dim", 8, "--embedding-dim", 6]
+    small = ["--set", "autoencoder.hidden_dim=8", "--embedding-dim", 6]
     assert status("train", *arguments, *small, "--out", folder) == 0
     return folder
 
@@ -49,7 +49,7 @@ def trees(tmp_path_factory):
     """The folder of a run on data without labels."""
     folder = tmp_path_factory.mktemp("runs") / "trees"
     arguments = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}']
-    small = ["--algo", "chain", "--merges", 200, "--autoencoder.hidden-dim", 8]
+    small = ["--algo", "chain", "--merges", 200, "--set", "autoencoder.hidden_dim=8"]
     assert status("train", *arguments, *small, "--out", folder) == 0
     return folder
 

@@ -87,8 +87,8 @@ def test_the_command_trains_on_a_file_with_spans(tmp_path, monkeypatch, capsys):
         "60",
         "--out",
         "out",
-        "--autoencoder.hidden-dim",
-        "8",
+        "--set",
+        "autoencoder.hidden_dim=8",
         "--env-kwargs",
     ]
     assert main([*arguments, '{"dataset": "bare.npz"}']) == 1

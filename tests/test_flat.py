@@ -160,8 +160,8 @@ def test_the_command_trains_resumes_and_evaluates_it(tmp_path, capsys):
         "flat",
         "--merges",
         "600",
-        "--hidden-dim",
-        "8",
+        "--set",
+        "hidden_dim=8",
         "--out",
         str(folder),
     ]

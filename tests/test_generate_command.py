@@ -57,8 +57,8 @@ def train(folder, env: str, algo: str = "nearest", **kwargs) -> None:
         "--out",
         folder,
     ]
-    width = "--hidden-dim" if algo == "flat" else "--autoencoder.hidden-dim"
-    assert status(*arguments, width, "8") == 0
+    width = "hidden_dim" if algo == "flat" else "autoencoder.hidden_dim"
+    assert status(*arguments, "--set", f"{width}=8") == 0
 
 
 @pytest.fixture(scope="module")

@@ -23,8 +23,8 @@ TINY = [
     '{"heights": [2, 3]}',
     "--batch-size",
     "4",
-    "--autoencoder.hidden-dim",
-    "8",
+    "--set",
+    "autoencoder.hidden_dim=8",
 ]
 FIXED = [*TINY, "--algo", "nearest", "--merges", "10000"]
 LEARNED = [*TINY, "--policy-hidden-dim", "8", "--merges", "8000"]

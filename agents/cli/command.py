@@ -1,13 +1,20 @@
-"""The command ``htm``: from its arguments to its exit status."""
+"""The command ``htm``: from its arguments to its exit status.
+
+Importing this, the help of every command and most errors of usage load no torch; each command
+imports what it needs when it runs.
+"""
 
 from __future__ import annotations
 
-import inspect
 import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import asdict
 from importlib import import_module
+from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any, Union
 
 import tyro
@@ -20,29 +27,28 @@ from agents.cli.options import (
     PretrainOptions,
     TrainOptions,
     ViewOptions,
-    train_options,
+    shown_options,
 )
-from agents.cli.train import resumed_options
-from agents.comparison.options import CompareOptions
+from agents.comparison.options import CompareOptions, options_from_file
+from agents.config.dataclasses_json import flattened
 from agents.config.errors import UsageError
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm
 from agents.runs.interruption import terminate_as_interrupt
 
-TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
-COMMANDS = {
-    EvaluateOptions: "agents.cli.train:evaluate_run",
-    CompareOptions: "agents.comparison.compare:compare",
-    PlotOptions: "agents.cli.plot:plot",
-    ViewOptions: "agents.cli.view:view",
-    EmbedOptions: "agents.cli.embed:embed",
-    GenerateOptions: "agents.generation.generate:generate_run",
-    PretrainOptions: "agents.cli.pretrain:pretrain",
-    BenchOptions: "agents.cli.bench:bench",
+COMMANDS: dict[str, tuple[type, str]] = {
+    "train": (TrainOptions, "agents.cli.train:train"),
+    "evaluate": (EvaluateOptions, "agents.cli.evaluate:evaluate_run"),
+    "compare": (CompareOptions, "agents.comparison.compare:compare"),
+    "plot": (PlotOptions, "agents.cli.plot:plot"),
+    "view": (ViewOptions, "agents.cli.view:view"),
+    "embed": (EmbedOptions, "agents.cli.embed:embed"),
+    "generate": (GenerateOptions, "agents.generation.generate:generate_run"),
+    "pretrain": (PretrainOptions, "agents.cli.pretrain:pretrain"),
+    "bench": (BenchOptions, "agents.cli.bench:bench"),
 }
-"""What each command does, imported when it is asked for; ``train``, whose options depend on the
-algorithm, is the other one."""
-SUBCOMMANDS = {kind.__name__.removesuffix("Options").lower(): kind for kind in COMMANDS}
+"""The options of each command, and the function that carries it out."""
+DESCRIPTION = "Learn to merge sets of tokens into trees. htm --version prints the version."
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -53,6 +59,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     (with the checkpoint written); all but 0 say why in one line on standard error.
     """
     arguments = sys.argv[1:] if arguments is None else arguments
+    if list(arguments) == ["--version"]:
+        print(f"htm {version('htm-rl')}")
+        return DONE
     try:
         with terminate_as_interrupt():
             options = parse(arguments)
@@ -63,7 +72,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _fail(str(interruption) or "interrupted", INTERRUPTED)
     except (ValueError, OSError, FloatingPointError) as error:
         return _fail(str(error), FAILED)
-    except Exception as error:  # a defect: still one line, and the place for who asks
+    except Exception as error:  # a defect: still one line, and the place on demand
         if os.environ.get("HTM_TRACEBACK"):
             traceback.print_exc()
         return _fail(f"{type(error).__name__}: {error} (HTM_TRACEBACK=1 shows where)", FAILED)
@@ -73,42 +82,65 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> Any:
     """The options of the command; exits with status 2 where they cannot be read.
 
-    Which flags ``htm train`` has depends on the algorithm, and their defaults on a run to resume,
-    so these two are looked up first. Raises :class:`UsageError` for an unknown algorithm, and for
+    Raises :class:`UsageError` for an unknown algorithm, for a file that cannot be read, and for
     numbers out of range.
     """
-    resume = _value_of("--resume", arguments)
-    defaults = None if resume is None else resumed_options(resume)
-    if defaults is None:
-        name = _value_of("--algo", arguments) or "reinforce"
-        try:
-            defaults = train_options(algorithm(name).config)
-        except ValueError as error:
-            raise UsageError(f"--algo: {error}") from None
-    training = tyro.conf.subcommand("train", default=defaults, description=TRAIN)
-    union: Any = Union[  # made while running, so mypy cannot follow
-        Annotated[type(defaults), training],
-        *(Annotated[kind, tyro.conf.subcommand(name)] for name, kind in SUBCOMMANDS.items()),
-    ]
+    kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
+    defaults: dict[str, Any] = {}
+    asks_help = {"-h", "--help", "--help-all"} & set(arguments)
+    algo, file = _value_of("--algo", arguments), _value_of("--config", arguments)
+    if arguments[:1] == ["train"] and asks_help and algo is not None:
+        kinds["train"] = _train_options(algo, in_full="--help-all" in asks_help)
+    elif arguments[:1] == ["compare"] and file is not None:
+        budgets = {"--seconds", "--merges"} & {argument.partition("=")[0] for argument in arguments}
+        default = options_from_file(Path(file), with_budget=not budgets)
+        defaults["compare"] = {"default": default}
+    commands = (
+        Annotated[kind, tyro.conf.subcommand(name, **defaults.get(name, {}))]
+        for name, kind in kinds.items()
+    )
+    union: Any = Union[*commands]  # made while running, so mypy cannot follow
+    return _cli(union, "htm", arguments, DESCRIPTION)
+
+
+def _cli(kind: Any, program: str, arguments: Sequence[str], about: str | None, **how: Any) -> Any:
+    """The arguments as an object of ``kind``; the parser exits for help and for errors."""
+    return tyro.cli(
+        kind,
+        prog=program,
+        description=about,
+        args=list(arguments),
+        config=(tyro.conf.FlagCreatePairsOff,),
+        **how,
+    )
+
+
+def _train_options(algo: str, in_full: bool) -> type[TrainOptions]:
+    """The options of ``htm train`` with the defaults of an algorithm, for the help.
+
+    In full, prints all and exits.
+    """
     try:
-        return tyro.cli(
-            union,
-            prog="htm",
-            description="Learn to merge sets of tokens into trees.",
-            args=list(arguments),
-            config=(tyro.conf.FlagCreatePairsOff,),
-        )
-    except ValueError as error:  # a configuration that refuses a number
-        raise UsageError(str(error)) from None
+        config = algorithm(algo).config
+    except ValueError as error:
+        raise UsageError(f"--algo: {error}") from None
+    shown = shown_options(flattened(asdict(config)))
+    if in_full:
+        with suppress(SystemExit):
+            _cli(shown, "htm train", ["--help"], None)
+        about = f"All options of {algo}: each as --set path=value, or under config in a file."
+        _cli(type(config), "htm train", ["--help"], about, default=config, use_underscores=True)
+    return shown
 
 
 def _command(options: Any) -> Callable[[Any], None]:
-    module, _, name = COMMANDS.get(type(options), "agents.cli.train:train").partition(":")
+    source = next(source for kind, source in COMMANDS.values() if isinstance(options, kind))
+    module, _, name = source.partition(":")
     return getattr(import_module(module), name)
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """What stands behind a flag, as ``--flag value`` or ``--flag=value``; None without it."""
+    """The value behind a flag, as ``--flag value`` or ``--flag=value``; None without it."""
     for position, argument in enumerate(arguments):
         name, equals, value = argument.partition("=")
         if name == flag:
@@ -119,7 +151,3 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 def _fail(message: str, status: int) -> int:
     print(f"htm: {' '.join(message.split())}", file=sys.stderr)
     return status
-
-
-if __name__ == "__main__":
-    sys.exit(main())

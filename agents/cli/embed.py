@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from agents.cli.options import EmbedOptions
-from agents.config.errors import UsageError, set_threads
+from agents.config.errors import set_threads
 from agents.evaluation.figures import write_figure
 from agents.inspection.embeddings import RootEmbeddings, root_embeddings
 from agents.registry import load_learner
@@ -26,12 +26,10 @@ FOLDER = "embeddings"
 def embed(options: EmbedOptions) -> None:
     """Write ``embeddings.npz``, a map and ``projector/``.
 
-    Raises :class:`UsageError` for numbers out of range, ``FileNotFoundError`` without a run, and
-    ``ValueError`` for what cannot be read, drawn or replaced.
+    Raises ``FileNotFoundError`` without a run, and ``ValueError`` for what cannot be read, drawn or
+    replaced.
     """
     set_threads(options.threads)
-    if options.samples < 2:
-        raise UsageError(f"--samples is {options.samples}; expected at least 2")
     directory = RunDirectory(options.directory)
     learner = load_learner(options.directory)
     if options.merge_rounds:

@@ -1,53 +1,175 @@
-"""What each command of ``htm`` may be told; the command line and its help are made from this."""
+"""The options of each command of ``htm``; the command line and its help are made from them.
+
+Importing this loads no torch. Numbers that are out of range raise :class:`UsageError` here, before
+a command loads anything.
+"""
 
 from __future__ import annotations
 
+import inspect
+import json
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import tyro
 
-from agents.config.options import TEST_EPISODES, PictureFormat, Split
+from agents.config.errors import UsageError, check_at_least
+from agents.config.options import TEST_EPISODES, PictureFormat, Split, Threads
+
+
+def _flag(kind: str, default: str = "") -> Any:
+    """The help of a flag that is None where it is not given."""
+    shown = f"(default: {default})" if default else ""
+    return tyro.conf.arg(metavar=kind, help_behavior_hint=shown)
+
+
+_Integer = Annotated[int | None, _flag("INT")]
+_Number = Annotated[float | None, _flag("FLOAT")]
+_Name = Annotated[str | None, _flag("NAME")]
+_Json = Annotated[str | None, _flag("JSON")]
+_Folder = Annotated[Path | None, _flag("DIR")]
+_File = Annotated[Path | None, _flag("FILE")]
 
 
 @dataclass(frozen=True)
-class TrainOptions:
+class TrainOptions(Threads):
     """Train an algorithm, write its run to a folder, and evaluate it on held-out data.
 
-    The algorithm's own options depend on --algo: `htm train --algo NAME --help` lists them.
+    The options used most; with `--algo NAME`, those of that algorithm. `--help-all` lists the rest.
     """
 
-    env: str | None = None
-    """Environment id: HTM-Trees-v0, HTM-Crosses-v0, HTM-Digits-v0, HTM-Keys-v0, or HTM-v0 (your
-    own data)."""
-    algo: str | None = None
-    """Algorithm: reinforce, replay, ppo, maskable_ppo, original, original_policy, flat, glom, or a
-    fixed merge order such as nearest."""
-    env_kwargs: str | None = None
-    """Arguments of the data as JSON, such as '{"heights": [3]}' or '{"dataset": "mine.npz"}'."""
-    embedding_dim: int | None = None
+    env: _Name = None
+    """Environment: HTM-Trees-v0, HTM-Crosses-v0, ...; HTM-v0 for own data."""
+    algo: _Name = None
+    """reinforce, replay, ppo, ..., or a fixed order such as nearest."""
+    env_kwargs: _Json = None
+    """Of the data, as '{"heights": [3]}' or '{"dataset": "mine.npz"}'."""
+    embedding_dim: _Integer = None
     """Width of an embedding; the environment's default if not given."""
-    mode: Literal["joint", "frozen"] = "joint"
-    """joint: an untrained autoencoder learns too; frozen: the pretrained one stays as it is."""
-    seconds: float | None = None
-    """Budget: seconds of training, evaluations included; 100 if no budget is given."""
-    merges: int | None = None
+    mode: Annotated[Literal["joint", "frozen"] | None, _flag("joint|frozen", "joint")] = None
+    """Autoencoder: untrained and learning too, or pretrained as it is."""
+    seconds: _Number = None
+    """Budget: seconds, evaluations included; 100 without any budget."""
+    merges: _Integer = None
     """Budget: merges made for learning."""
-    seed: int = 0
+    seed: Annotated[int | None, _flag("INT", "0")] = None
     """Of all random numbers."""
-    out: Path | None = None
-    """Folder of the run; by default a new one under runs/."""
-    resume: Path | None = None
-    """Folder of a run to continue from its last checkpoint; it keeps all its settings."""
-    device: str = "cpu"
+    out: _Folder = None
+    """Folder of the run; a new one under runs/ if not given."""
+    resume: _Folder = None
+    """Continue the run in this folder, with all its settings."""
+    device: Annotated[str | None, _flag("NAME", "cpu")] = None
     """Where to run: cpu, cuda, ..."""
-    threads: int = 1
-    """Threads of one operation; these networks are small, and one is fastest."""
+    config: _File = None
+    """TOML or JSON to start from, as a run's config.json; flags win."""
+    save_config: _File = None
+    """Write the configuration to a JSON file, and train nothing."""
+    set: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, _flag("PATH=VALUE")] = ()
+    """Any option of the algorithm: --set policy.weight_decay=0.1 ..."""
+    help_all: Annotated[bool, _flag("")] = False
+    """Show all options of the algorithm, and exit."""
+    batch_size: _Integer = None
+    """Samples an update; steps of a minibatch for ppo."""
+    trees_per_sample: _Integer = None
+    """Trees that the policy makes of every sample."""
+    learning_rate: _Number = None
+    """Of the policy."""
+    policy_hidden_dim: _Integer = None
+    """Width of the policy's hidden layers."""
+    encoder: _Name = None
+    """none, attention, glom, hierarchical or spans."""
+    candidates: _Name = None
+    """Pairs to choose from: all or knn."""
+    k: _Integer = None
+    """knn: partners of a token at most."""
+    reward: _Name = None
+    """incremental, terminal, one_step or right_merges."""
+    discount: _Number = None
+    """Of a reward one merge later."""
+    baseline: _Name = None
+    """none, value, greedy, leave_one_out, ..."""
+    demonstrations: Annotated[tuple[str, ...] | None, _flag("STR ...")] = None
+    """Fixed orders that are cloned at first."""
+    replays: _Integer = None
+    """Updates on stored episodes after each on fresh ones."""
+    n_envs: _Integer = None
+    """Copies of the environment."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.help_all:
+            raise UsageError("--help-all needs the algorithm: htm train --algo NAME --help-all")
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The options of the algorithm that flags and ``--set`` change, by their dotted paths.
+
+        Raises :class:`UsageError` for a ``--set`` without a value.
+        """
+        flags = {path: getattr(self, flag) for flag, path in ALGORITHM_FLAGS.items()}
+        changes = {path: value for path, value in flags.items() if value is not None}
+        for setting in self.set:
+            path, equals, text = setting.partition("=")
+            if not (path and equals):
+                raise UsageError(f"--set has {setting!r}; expected path=value, such as discount=1")
+            changes[path.replace("-", "_")] = _value(text)
+        return changes
+
+
+ALGORITHM_FLAGS = {
+    "batch_size": "batch_size",
+    "trees_per_sample": "trees_per_sample",
+    "learning_rate": "policy.learning_rate",
+    "policy_hidden_dim": "policy_hidden_dim",
+    "encoder": "encoder",
+    "candidates": "candidates",
+    "k": "k",
+    "reward": "reward",
+    "discount": "discount",
+    "baseline": "baseline",
+    "demonstrations": "demonstrations",
+    "replays": "replays",
+    "n_envs": "n_envs",
+}
+"""Paths in an algorithm's configuration of the options that are flags of their own."""
+
+
+def _value(text: str) -> Any:
+    """JSON, a number such as ``inf``, or the text itself."""
+    for read in (json.loads, float):
+        try:
+            return read(text)
+        except ValueError:
+            continue
+    return text
+
+
+def shown_options(config: dict[str, Any]) -> type[TrainOptions]:
+    """``TrainOptions`` whose help shows the options that an algorithm has, and its defaults.
+
+    Args:
+        config: the algorithm's configuration, flat, by dotted paths.
+    """
+    hints = get_type_hints(TrainOptions, include_extras=True)
+    changed = []
+    for flag, path in ALGORITHM_FLAGS.items():
+        kind, shown = get_args(hints[flag])
+        value = config.get(path)
+        default = " ".join(value) if isinstance(value, tuple) else str(value or "")
+        hint = _flag(shown.metavar, default) if path in config else tyro.conf.Suppress
+        changed.append((flag, Annotated[kind, hint], None))
+    return make_dataclass(
+        "Train", changed, bases=(TrainOptions,), frozen=True, namespace={"__doc__": TRAIN}
+    )
+
+
+TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
+"""What ``htm train`` does."""
 
 
 @dataclass(frozen=True)
-class EvaluateOptions:
+class EvaluateOptions(Threads):
     """Evaluate the last checkpoint of a run on the held-out test split."""
 
     directory: tyro.conf.Positional[Path]
@@ -61,12 +183,14 @@ class EvaluateOptions:
     partner, where the choice is mutual."""
     json: bool = False
     """Print JSON instead of a table."""
-    threads: int = 1
-    """Threads of one operation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, episodes=self.episodes)
 
 
 @dataclass(frozen=True)
-class PlotOptions:
+class PlotOptions(Threads):
     """Draw what a trained run does with held-out samples: figures for a paper.
 
     For each sample its merge tree with the dendrogram, the merges one by one (also as an animated
@@ -86,12 +210,15 @@ class PlotOptions:
     """Data to draw from; test and validation are held out."""
     format: PictureFormat = "png"
     """Of all figures but the animated ones."""
-    threads: int = 1
-    """Threads of one operation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, samples=self.samples)
+        check_at_least(0, first=self.first)
 
 
 @dataclass(frozen=True)
-class PretrainOptions:
+class PretrainOptions(Threads):
     """Remake the weights that ship with the package."""
 
     env: str | None = None
@@ -100,12 +227,10 @@ class PretrainOptions:
     """Merges that an id's autoencoder learns from; the same number gives the same weights."""
     out: Path | None = None
     """Folder of the weights; the package's own if not given."""
-    threads: int = 1
-    """Threads of one operation."""
 
 
 @dataclass(frozen=True)
-class ViewOptions:
+class ViewOptions(Threads):
     """Write one HTML page that steps through the merges of a run; it needs no network."""
 
     directory: tyro.conf.Positional[Path]
@@ -118,12 +243,29 @@ class ViewOptions:
     """The page, or a folder for it; by default the folder of the run, as view.html."""
     open: bool = False
     """Show it in a web browser as well."""
-    threads: int = 1
-    """Threads of one operation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.chosen  # noqa: B018  # raises for a text that names no samples
+
+    @property
+    def chosen(self) -> int | tuple[int, ...]:
+        """A count, or sample numbers where there is a comma; ``UsageError`` for anything else."""
+        try:
+            numbers = [int(part) for part in self.samples.split(",") if part.strip()]
+        except ValueError:
+            numbers = []
+        counted = "," not in self.samples
+        if not numbers or min(numbers) < (1 if counted else 0) or len(set(numbers)) < len(numbers):
+            raise UsageError(
+                f"--samples is {self.samples!r}; expected a count, such as 8, or different sample "
+                "numbers with commas, such as 0,3,5"
+            )
+        return numbers[0] if counted else tuple(numbers)
 
 
 @dataclass(frozen=True)
-class EmbedOptions:
+class EmbedOptions(Threads):
     """Write the root embeddings of a run: arrays, a map, and a log for TensorBoard's projector."""
 
     directory: tyro.conf.Positional[Path]
@@ -138,8 +280,10 @@ class EmbedOptions:
     """Merge a matching of disjoint pairs at a time, as in ``htm evaluate``."""
     format: PictureFormat = "png"
     """Of the map."""
-    threads: int = 1
-    """Threads of one operation."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(2, samples=self.samples)
 
 
 @dataclass(frozen=True)
@@ -160,19 +304,3 @@ class BenchOptions:
     """File for the tables of this run, all in one JSON object by their names."""
     device: str = "cpu"
     """Where to run: cpu, cuda, ...; those that learn or time run anywhere, the others on cpu."""
-
-
-def train_options(config: Any, **defaults: Any) -> Any:
-    """``TrainOptions`` with the fields of an algorithm's ``config`` beside them, and its values.
-
-    The field is called ``config``; on the command line its fields carry no prefix. ``defaults``
-    replace those of ``TrainOptions``.
-    """
-    options = make_dataclass(
-        "Train",
-        [("config", Annotated[type(config), tyro.conf.arg(name="")], config)],
-        bases=(TrainOptions,),
-        frozen=True,
-        namespace={"__doc__": TrainOptions.__doc__},
-    )
-    return options(**defaults)

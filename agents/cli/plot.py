@@ -40,10 +40,6 @@ def plot(options: PlotOptions) -> None:
     checkpoint, and ``ValueError`` for a run that makes no trees.
     """
     set_threads(options.threads)
-    if options.samples < 1:
-        raise UsageError(f"--samples is {options.samples}; expected at least 1")
-    if options.first < 0:
-        raise UsageError(f"--first is {options.first}; expected at least 0")
     directory = RunDirectory(options.directory)
     learner = load_learner(options.directory)
     dataset = learner.task.dataset(options.split)

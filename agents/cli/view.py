@@ -19,11 +19,11 @@ PAGE = "view.html"
 def view(options: ViewOptions) -> None:
     """``htm view``: writes the page of a run's last checkpoint and prints where it is."""
     set_threads(options.threads)
-    chosen = _chosen(options.samples)
+    chosen = options.chosen
     directory = RunDirectory(options.directory)
     learner = load_learner(options.directory)
     dataset = learner.task.dataset(options.split)
-    keys = dataset.fixed_keys(chosen).tolist() if isinstance(chosen, int) else chosen
+    keys = dataset.fixed_keys(chosen).tolist() if isinstance(chosen, int) else list(chosen)
     if dataset.size is not None and max(keys) >= dataset.size:
         raise UsageError(
             f"--samples has {max(keys)}, but the {options.split} split has {dataset.size} samples"
@@ -47,18 +47,3 @@ def view(options: ViewOptions) -> None:
     print(f"page      {path}")
     if options.open and not webbrowser.open(path.resolve().as_uri()):
         print("htm: found no browser to open the page with", file=sys.stderr)
-
-
-def _chosen(text: str) -> int | list[int]:
-    """A count, or sample numbers where there is a comma; ``UsageError`` for anything else."""
-    try:
-        numbers = [int(part) for part in text.split(",") if part.strip()]
-    except ValueError:
-        numbers = []
-    counted = "," not in text
-    if not numbers or min(numbers) < (1 if counted else 0) or len(set(numbers)) < len(numbers):
-        raise UsageError(
-            f"--samples is {text!r}; expected a count, such as 8, or different sample numbers with "
-            "commas, such as 0,3,5"
-        )
-    return numbers[0] if counted else numbers

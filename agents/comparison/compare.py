@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 
 from agents.comparison.diagnoses import (
@@ -31,6 +31,7 @@ from agents.comparison.results import (
     write_results,
 )
 from agents.config.errors import UsageError
+from agents.config.files import write_file
 from agents.runs.directory import RunDirectory
 
 RESULTS, RETRAIN_RESULTS, CROSS_PLAY = "results.csv", "retrained.csv", "cross_play.csv"
@@ -43,14 +44,13 @@ def compare(options: CompareOptions) -> None:
     belongs to another comparison or is in use, ``ChildProcessError`` naming the runs that failed
     (all others are finished and reported), and ``KeyboardInterrupt`` when interrupted.
     """
+    if options.save_config is not None:
+        write_file(options.save_config, options.given)
+        return
     if options.report:
         report_again(options.report, _folder_of_report(options))
         return
     jobs = (os.cpu_count() or 1) if options.jobs is None else options.jobs
-    if jobs < 1:
-        raise UsageError(f"--jobs is {jobs}; expected at least 1")
-    if (options.retrain or options.cross_play) and options.mode == "frozen":
-        raise UsageError("--retrain and --cross-play examine joint training; --mode is frozen")
     runs, left_out = plan_runs(options)
     for line in left_out:
         print(line, file=sys.stderr)
@@ -117,9 +117,7 @@ def _folder_of_report(options: CompareOptions) -> Path:
     """``--out`` of a report; :class:`UsageError` where it is missing or holds runs of its own, and
     for options of training, which would be ignored."""
     ignored = [
-        f"--{field.name.replace('_', '-')}"
-        for field in fields(options)
-        if field.name not in ("report", "out") and getattr(options, field.name) != field.default
+        f"--{name.replace('_', '-')}" for name in options.given if name not in ("report", "out")
     ]
     if ignored:
         raise UsageError(f"--report trains nothing; leave out {', '.join(ignored)}")

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
+
+from agents.config.dataclasses_json import config_from_dict
+from agents.config.errors import UsageError, check_at_least
+from agents.config.files import read_file
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,52 @@ class CompareOptions:
     report: tuple[Path, ...] = ()
     """Train nothing: make the report of these results.csv files, or folders of comparisons."""
 
+    config: Path | None = None
+    """TOML or JSON file of these options to start from; flags win. Names may be a list there,
+    arguments an object."""
+    save_config: Path | None = None
+    """Write the options to this JSON file, and train nothing."""
+
+    def __post_init__(self) -> None:
+        check_at_least(1, jobs=1 if self.jobs is None else self.jobs, seeds=self.seeds)
+        check_at_least(0, first_seed=self.first_seed)
+        if (self.retrain or self.cross_play) and self.mode == "frozen":
+            raise UsageError("--retrain and --cross-play examine joint training; --mode is frozen")
+
     @property
     def folder(self) -> Path:
-        """Where a comparison is that is trained."""
+        """The folder of a comparison that is trained."""
         return Path("runs/compare") if self.out is None else self.out
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The options that are not the defaults, by name; without the files of options."""
+        return {
+            field.name: getattr(self, field.name)
+            for field in fields(self)
+            if field.name not in ("config", "save_config")
+            and getattr(self, field.name) != field.default
+        }
+
+
+def options_from_file(path: Path, *, with_budget: bool = True) -> CompareOptions:
+    """The options in a TOML or JSON file.
+
+    Without ``with_budget`` the file's budget is left out, for flags that give another. Raises
+    :class:`UsageError` naming the file, and the option that does not exist or is of another type.
+    """
+    values = read_file(path)
+    for name, value in values.items():
+        if name in ("envs", "algos", "encoders") and isinstance(value, list):
+            values[name] = ",".join(map(str, value))
+        elif name in ("env_kwargs", "embedding_dim", "algo_options"):
+            values[name] = value if isinstance(value, str) else json.dumps(value)
+    if not with_budget:
+        values = {name: value for name, value in values.items() if name not in BUDGETS}
+    try:
+        return config_from_dict(CompareOptions, values)
+    except ValueError as error:
+        raise UsageError(f"--config {path}: {error}") from None
+
+
+BUDGETS = ("seconds", "merges")

@@ -73,10 +73,6 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
             raise UsageError(
                 f"--algo-options of {name} are {json.dumps(given[name])}; expected an object"
             )
-    if options.seeds < 1 or options.first_seed < 0:
-        raise UsageError(
-            f"--seeds is {options.seeds} from {options.first_seed}; expected at least 1 from 0"
-        )
     configs: dict[tuple[str, str], RunConfig] = {}
     left_out = []
     for problem in problems:

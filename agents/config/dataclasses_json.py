@@ -57,18 +57,24 @@ def checked_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]
 
 
 def _restored(hint: Any, value: Any) -> Any:
-    """A value of JSON as the annotation has it: dataclasses, tuples and paths."""
+    """A value of JSON as the annotation has it: dataclasses, tuples, paths and numbers."""
+    choices = _choices(hint)
     if isinstance(value, dict):
-        for choice in _choices(hint):
+        for choice in choices:
             if is_dataclass(choice):
                 return config_from_dict(choice, value)  # type: ignore[arg-type]
     if isinstance(value, str) and get_origin(hint) is tuple:  # one name may stand for itself
         value = (value,)
-    if isinstance(value, str) and Path in _choices(hint):
+    if isinstance(value, str) and Path in choices:
         return Path(value)
     if isinstance(value, list | tuple):
-        inside = get_args(hint)[0] if get_origin(hint) is tuple else None
-        return tuple(_restored(inside, item) for item in value)
+        kinds = next((get_args(choice) for choice in choices if get_origin(choice) is tuple), ())
+        inside = kinds[:1] * len(value) if kinds[-1:] == (Ellipsis,) else kinds
+        if len(inside) != len(value):  # refused later, by its length
+            inside = (None,) * len(value)
+        return tuple(map(_restored, inside, value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return float(value) if float in choices and int not in choices else value
     return value
 
 

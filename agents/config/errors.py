@@ -1,15 +1,13 @@
-"""What the command line refuses before anything is done."""
+"""Errors of wrong usage, and checks of single options."""
 
 from __future__ import annotations
 
 import json
 from typing import Any
 
-import torch
-
 
 class UsageError(Exception):
-    """The command line asks for something that cannot be meant."""
+    """A command line that cannot be carried out."""
 
 
 def json_object(flag: str, text: str | None) -> dict[str, Any]:
@@ -25,8 +23,16 @@ def json_object(flag: str, text: str | None) -> dict[str, Any]:
     return values
 
 
+def check_at_least(least: int, **options: int) -> None:
+    """Raise :class:`UsageError` naming the first option below ``least``."""
+    for name, value in options.items():
+        if value < least:
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is {value}; expected at least {least}")
+
+
 def set_threads(count: int) -> None:
-    """Let one operation of torch use so many threads; raises :class:`UsageError` below one."""
-    if count < 1:
-        raise UsageError(f"--threads is {count}; expected at least 1")
+    """Let one operation of torch use so many threads."""
+    import torch
+
     torch.set_num_threads(count)

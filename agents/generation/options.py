@@ -7,11 +7,11 @@ from pathlib import Path
 
 import tyro
 
-from agents.config.options import PictureFormat
+from agents.config.options import PictureFormat, Threads
 
 
 @dataclass(frozen=True)
-class GenerateOptions:
+class GenerateOptions(Threads):
     """Draw new samples from a trained run, and measure how good they are.
 
     A Gaussian mixture is fitted to the root embeddings of training samples, roots are drawn from
@@ -55,5 +55,3 @@ class GenerateOptions:
     """Noise to be removed, in standard deviations of each coordinate."""
     format: PictureFormat = "png"
     """Of the pictures."""
-    threads: int = 1
-    """Threads of one operation."""

@@ -1,0 +1,39 @@
+"""Configuration files: ``--config`` reads TOML or JSON, ``--save-config`` writes JSON."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from agents.config.errors import UsageError
+
+
+def read_file(path: Path) -> dict[str, Any]:
+    """The content of a configuration file, but for the ``versions`` in every ``config.json``.
+
+    Raises :class:`UsageError` naming a file that cannot be read.
+    """
+    readers = {".toml": tomllib.loads, ".json": json.loads}
+    if path.suffix not in readers:
+        raise UsageError(f"--config {path} has no suffix .toml or .json")
+    try:
+        values = readers[path.suffix](path.read_text())
+    except FileNotFoundError:
+        raise UsageError(f"--config {path}: there is no such file") from None
+    except ValueError as error:
+        raise UsageError(f"--config {path} is not {path.suffix[1:].upper()}: {error}") from None
+    if not isinstance(values, dict):
+        raise UsageError(f"--config {path} holds no fields; expected an object")
+    return {name: value for name, value in values.items() if name != "versions"}
+
+
+def write_file(path: Path, values: dict[str, Any]) -> None:
+    """Write a configuration file, always as JSON, which unlike TOML has a null."""
+    from htm_env.files import atomic_write_text
+
+    if path.suffix != ".json":
+        raise UsageError(f"--save-config is {path}; expected a name that ends in .json")
+    atomic_write_text(path, json.dumps(values, indent=2, default=str) + "\n")
+    print(f"written   {path}, for --config")

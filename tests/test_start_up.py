@@ -1,0 +1,49 @@
+"""The command line answers without loading torch until a command runs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+ASK = """
+import sys
+from agents.cli import main
+try:
+    status = main(sys.argv[1:])
+except SystemExit as exit_:
+    status = exit_.code or 0
+heavy = {"torch", "numpy", "gymnasium", "htm_env"} & set(sys.modules)
+sys.exit(f"{heavy} loaded" if heavy else status)
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        (["--help"], 0, "generate"),
+        (["--version"], 0, "htm "),
+        (["train", "--help"], 0, "--save-config"),
+        (["--tyro-print-completion", "bash"], 0, "complete"),
+        (["nothing"], 2, "nothing"),
+        (["train", "--env", "HTM-Trees-v0", "--algo", "chain", "--no-such", "1"], 2, "--no-such"),
+        (["train", "--env", "HTM-Trees-v0"], 2, "--algo"),
+        (["train", "--algo", "magic"], 2, "unknown algorithm 'magic'"),
+        (["train", "--mode", "both"], 2, "both"),
+        (["train", "--algo", "replay", "--set", "discount"], 2, "expected path=value"),
+        (["evaluate", "run", "--episodes", "0"], 2, "--episodes is 0"),
+    ],
+)
+def test_help_and_wrong_usage_load_no_torch(arguments, status, says):
+    process = subprocess.run(
+        [sys.executable, "-c", ASK, *arguments], capture_output=True, text=True, check=False
+    )
+    assert process.returncode == status, process.stderr
+    assert says in process.stdout + process.stderr
+
+
+def test_importing_the_package_loads_no_agent():
+    code = "import sys, agents; sys.exit(str({'torch', 'agents.registry'} & set(sys.modules)))"
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert process.stderr.strip() == "set()"
