@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import asdict
 
 import gymnasium as gym
 import numpy as np
@@ -13,8 +14,10 @@ from dummy_learner import DummyConfig, DummyLearner
 
 from agents import registry as algorithms
 from agents.cli import main
+from agents.config.dataclasses_json import flattened
 from agents.fixed import FIXED_POLICIES
 from agents.learners.fixed_order import FixedOrder
+from agents.learners.replay import ReplayConfig
 from agents.registry import ALGORITHMS, Algorithm, load_learner
 from htm_env import HTMAutoencoder
 
@@ -420,7 +423,20 @@ def test_help_lists_every_option_with_what_it_does(command, options, capsys):
     for option in options:
         assert f"{option} " in text
     if command == ["train"]:
-        assert "joint: an untrained autoencoder learns too" in " ".join(text.split())
+        assert "Autoencoder: untrained and learning too" in " ".join(text.split())
+
+
+def test_help_of_an_algorithm_is_one_screen_and_all_of_it_more(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
+    shown = {}
+    for flag in ("--help", "--help-all"):
+        assert status("train", "--algo", "replay", flag) == 0
+        shown[flag] = capsys.readouterr().out
+    assert len(shown["--help"].splitlines()) <= 40
+    assert f"(default: {ReplayConfig.replays})" in shown["--help"]
+    assert "--n-envs" not in shown["--help"]  # of ppo
+    for path in flattened(asdict(ReplayConfig())):
+        assert f"--{path}" in shown["--help-all"]
 
 
 def test_save_and_load_from_python_continue_bit_for_bit(tmp_path):

@@ -110,8 +110,7 @@ def _cli(kind: Any, program: str, arguments: Sequence[str], about: str | None, *
         prog=program,
         description=about,
         args=list(arguments),
-        config=(tyro.conf.FlagCreatePairsOff,),
-        **how,
+        **{"config": (tyro.conf.FlagCreatePairsOff,), **how},
     )
 
 
@@ -129,7 +128,8 @@ def _train_options(algo: str, in_full: bool) -> type[TrainOptions]:
         with suppress(SystemExit):
             _cli(shown, "htm train", ["--help"], None)
         about = f"All options of {algo}: each as --set path=value, or under config in a file."
-        _cli(type(config), "htm train", ["--help"], about, default=config, use_underscores=True)
+        written = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
+        _cli(type(config), "htm train", ["--help"], about, default=config, **written)
     return shown
 
 
