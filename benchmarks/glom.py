@@ -36,8 +36,8 @@ from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_los
 from agents.fixed import fixed_policy
 from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
 from benchmarks.table import report
+from benchmarks.wholes import WholesDataset
 from htm_env.autoencoder import HTMAutoencoder, seeded_initialisation
-from htm_env.datasets.wholes import WholesDataset
 from htm_env.forest import leaf_sets
 from htm_env.measures.metrics import clade_scores
 from htm_env.types import TokenBatch

@@ -1,6 +1,7 @@
 """Hierarchical Token Merging as a Gymnasium environment; importing this registers the ids."""
 
 from importlib import import_module
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from htm_env.autoencoder import Encoding, HTMAutoencoder
@@ -24,6 +25,7 @@ __all__ = [
     "MergeTree",
     "RootMixture",
     "TokenBatch",
+    "__version__",
     "action_to_pair",
     "candidate_action",
     "candidate_pair",
@@ -48,8 +50,13 @@ _LATER = {
 
 register_environments()
 
+__version__: str
+"""Of the installed distribution; read when it is asked for."""
+
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return version("htm-rl")
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

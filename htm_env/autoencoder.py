@@ -60,7 +60,8 @@ class ResidualNetwork(nn.Module):
     def forward(self, values: Tensor) -> Tensor:
         if torch.is_grad_enabled():
             hidden = nn.functional.silu(self.value(values)) * torch.tanh(self.gate(values))
-            return self.skip(values) + self.last(hidden)
+            summed: Tensor = self.skip(values) + self.last(hidden)
+            return summed
         if values.ndim != 2 or len(values) <= BLOCK or values.device.type != "cpu":
             return self._without_gradients(values)
         return torch.cat([self._without_gradients(block) for block in values.split(BLOCK)])
@@ -69,7 +70,8 @@ class ResidualNetwork(nn.Module):
         """The same in place."""
         hidden = nn.functional.silu(self.value(values), inplace=True)
         hidden *= _tanh_(self.gate(values))
-        return self.last(hidden).add_(self.skip(values))
+        summed: Tensor = self.last(hidden).add_(self.skip(values))
+        return summed
 
 
 def _tanh_(values: Tensor) -> Tensor:
@@ -365,7 +367,8 @@ class HTMAutoencoder(nn.Module):
 
     def unmerge(self, parents: Float[Tensor, "I D"]) -> Float[Tensor, "K D"]:
         """The children of every parent, two neighbouring rows each."""
-        return self.unmerger(parents).view(-1, self.embedding_dim)
+        pairs: Tensor = self.unmerger(parents)
+        return pairs.view(-1, self.embedding_dim)
 
     def unlift_leaves(
         self, states: list[Tensor], levels: list[Level]

@@ -195,7 +195,8 @@ class HTMEnv(gym.Env):
 
     def action_masks(self) -> np.ndarray:
         """True <--> legal, bool ``(A,)``, one an action."""
-        return self.simulator.action_masks(self._episode())[0]
+        mask: np.ndarray = self.simulator.action_masks(self._episode())[0]
+        return mask
 
     def merge_tree(self) -> MergeTree:
         """The forest so far."""

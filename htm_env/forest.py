@@ -122,7 +122,7 @@ def merges_to_actions(
     """The actions that make these merges, step by step; -1 where a sample has no more."""
     slot = leftmost_leaves(merges, num_leaves)  # a parent takes the slot of its first child
     slots = slot.gather(1, merges.clamp(min=0).flatten(1)).view_as(merges)
-    actions = pair_to_action(slots[..., 0], slots[..., 1], _num_slots(merges))
+    actions: Tensor = pair_to_action(slots[..., 0], slots[..., 1], _num_slots(merges))
     return actions.masked_fill(merges[..., 0] < 0, NONE)
 
 

@@ -64,7 +64,8 @@ def transport_loss(
 def cycle_loss(autoencoder: HTMAutoencoder, pairs: Float[Tensor, "I W"]) -> Float[Tensor, ""]:
     """Mean squared error of unmerging the merge of two detached embeddings, ``W = 2 D``."""
     pairs = pairs.detach()
-    return (autoencoder.unmerger(autoencoder.merger(pairs)) - pairs).square().mean()
+    unmerged: Tensor = autoencoder.unmerger(autoencoder.merger(pairs))
+    return (unmerged - pairs).square().mean()
 
 
 def magnitude_loss(encoded: Float[Tensor, "K D"]) -> Float[Tensor, ""]:

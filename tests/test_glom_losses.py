@@ -13,8 +13,8 @@ from agents.encoders.config import GlomConfig
 from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_crops, draw_hidden
 from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
 from benchmarks.glom import mean_of_neighbours, restoring, train
+from benchmarks.wholes import WholesDataset
 from htm_env.autoencoder import seeded_initialisation
-from htm_env.datasets.wholes import WholesDataset
 
 
 def generator(seed: int = 0) -> torch.Generator:

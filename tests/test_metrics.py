@@ -11,7 +11,6 @@ from htm_env.measures.metrics import (
     clade_scores,
     first_merge_accuracy,
     mean_or_none,
-    nmse,
     nmse_per_sample,
 )
 
@@ -40,10 +39,10 @@ def test_nmse_divides_each_coordinate_by_its_deviation():
     tokens = torch.zeros(1, 2, 2)
     reconstruction = torch.tensor([[[1.0, 0.0], [0.0, 10.0]]])
     # squared errors 1 / 2^2 and 100 / 5^2 over four coordinates: (0.25 + 4) / 4
-    error = nmse(
+    error = nmse_per_sample(
         reconstruction, tokens, torch.ones(1, 2, dtype=torch.bool), torch.tensor([2.0, 5.0])
     )
-    assert error.shape == ()
+    assert error.shape == (1,)
     assert error.item() == pytest.approx(1.0625)
 
 
@@ -52,20 +51,23 @@ def test_nmse_weighs_samples_not_tokens():
     reconstruction = torch.tensor([[3.0, 0, 0], [1.0, 1.0, 1.0]])[..., None]
     per_sample = nmse_per_sample(reconstruction, torch.zeros(2, 3, 1), present, torch.ones(1))
     assert per_sample.tolist() == [9.0, 1.0]
-    assert nmse(reconstruction, torch.zeros(2, 3, 1), present, torch.ones(1)).item() == 5.0
 
 
 def test_nmse_of_the_mean_is_one():
     tokens = torch.tensor([-1.0, 1.0, 4.0, 6.0]).reshape(2, 2, 1)
     mean, std = tokens.mean(), tokens.std(correction=0).reshape(1)
-    error = nmse(mean.expand(2, 2, 1), tokens, torch.ones(2, 2, dtype=torch.bool), std)
+    error = nmse_per_sample(
+        mean.expand(2, 2, 1), tokens, torch.ones(2, 2, dtype=torch.bool), std
+    ).mean()
     assert error.item() == pytest.approx(1.0)
 
 
 def test_empty_slots_change_neither_error_nor_gradient():
     present = torch.tensor([[True, False]])
     reconstruction = torch.tensor([[[2.0], [math.nan]]], requires_grad=True)
-    error = nmse(reconstruction, torch.tensor([[[0.0], [math.inf]]]), present, torch.ones(1))
+    error = nmse_per_sample(
+        reconstruction, torch.tensor([[[0.0], [math.inf]]]), present, torch.ones(1)
+    )
     error.backward()
     assert error.item() == 4.0
     assert reconstruction.grad.tolist() == [[[4.0], [0.0]]]

@@ -21,6 +21,7 @@ from htm_env.rewards import (
     REWARDS,
     EncodedEpisodes,
     Reward,
+    Transition,
     reward_on,
     right_merges,
     unmerge_errors,
@@ -62,7 +63,9 @@ def stepwise_rewards(name: str, autoencoder, batch, merges) -> torch.Tensor:
     for step in range(actions.shape[1]):
         now = actions[:, step]
         first, second = action_to_pair(now.clamp(min=0), batch.present.shape[1])
-        reward = REWARDS[name].step(autoencoder, chain[step], chain[step + 1], first, second)
+        reward = REWARDS[name].step(
+            Transition(autoencoder, chain[step], chain[step + 1], first, second)
+        )
         columns.append(reward)
     return torch.stack(columns, dim=1).detach()
 
@@ -295,7 +298,7 @@ def test_a_sample_that_does_not_move_earns_nothing(autoencoder):
     batch.clades[:, :, 2] = False
     before, after = replace(before, batch=batch), replace(after, batch=batch)
     for name in ("incremental", "one_step", "right_merges"):
-        reward = REWARDS[name].step(autoencoder, before, after, first, second)
+        reward = REWARDS[name].step(Transition(autoencoder, before, after, first, second))
         assert float(reward[0].detach()) != 0
         assert float(reward[1].detach()) == 0
     assert after.forest.num_merges.tolist() == [1, 0]
@@ -305,8 +308,8 @@ def test_a_sample_that_does_not_move_earns_nothing(autoencoder):
 class Given:
     """The incremental reward, by hand, and not a subclass."""
 
-    def step(self, autoencoder, before, after, first, second):
-        return before.error - after.error
+    def step(self, transition):
+        return transition.before.error - transition.after.error
 
     def episode(self, episodes):
         return episodes.error_falls
@@ -328,7 +331,8 @@ def test_a_reward_may_be_an_object_or_a_callable(autoencoder, given):
     torch.testing.assert_close(found.episode(episodes), expected, **CLOSE)
     before, after = populations(autoencoder, batch, drawn.merges)[:2]
     pair = drawn.merges[:, 0].unbind(1)  # leaves are in their slots
-    assert torch.equal(found.step(autoencoder, before, after, *pair), before.error - after.error)
+    paid = found.step(Transition(autoencoder, before, after, *pair))
+    assert torch.equal(paid, before.error - after.error)
     assert not found.needs_clades and not found.is_fall_of_error
 
 

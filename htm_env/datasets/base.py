@@ -181,7 +181,7 @@ def mix(values: UInt64[np.ndarray, "*shape"]) -> UInt64[np.ndarray, "*shape"]:
     Steele, Lea and Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014 (with
     Stafford's variant 13 of the constants).
     """
-    mixed = values ^ (values >> np.uint64(30))
+    mixed: np.ndarray = values ^ (values >> np.uint64(30))
     mixed *= np.uint64(0xBF58476D1CE4E5B9)
     mixed ^= mixed >> np.uint64(27)
     mixed *= np.uint64(0x94D049BB133111EB)

@@ -35,7 +35,8 @@ class DigitsDataset(FiniteDataset):
     def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
         """The digit that each sample shows, 0 to 9."""
         check_keys(keys)
-        return self._classes[keys % self.size]
+        labels: np.ndarray = self._classes[keys % self.size]
+        return labels
 
 
 @lru_cache(maxsize=1)

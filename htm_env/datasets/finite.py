@@ -44,7 +44,7 @@ class FiniteDataset(Dataset):
         self._lengths = lengths[self.rows]
         train = rows_of_splits[0]
         present = np.arange(self.max_tokens) < lengths[train, None]
-        self._training_tokens = values[train][present]
+        self._training_tokens: np.ndarray = values[train][present]
 
     def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
         check_keys(keys)

@@ -47,7 +47,8 @@ class Shuffle(NamedTuple):
     ) -> Bool[np.ndarray, "B C P"]:
         """Sets of places as sets of slots, less absent tokens; all False where not ``exists``."""
         in_slots = members.T[self.place_of_slot].transpose(0, 2, 1)  # (B, C, P)
-        return in_slots & self.present[:, None] & exists[:, :, None]
+        there: np.ndarray = in_slots & self.present[:, None] & exists[:, :, None]
+        return there
 
 
 class GeneratedDataset(Dataset):

@@ -124,4 +124,5 @@ class KeysDataset(GeneratedDataset):
     ) -> Float64[np.ndarray, "B pairs"]:
         """As many different angles of the palette as there are pairs, in random order."""
         chosen = np.argsort(drawn[:, 1:], axis=1, kind="stable")[:, : self.geometry.num_items // 2]
-        return (chosen + drawn[:, :1]) * (2 * np.pi / self.geometry.palette)
+        angles: np.ndarray = (chosen + drawn[:, :1]) * (2 * np.pi / self.geometry.palette)
+        return angles

@@ -56,7 +56,8 @@ def _plane(tokens: Tokens) -> Tokens:
 
 
 def _midpoints(tokens: Tokens) -> Tokens:
-    return tokens.reshape(-1, 2, 2).mean(axis=1)
+    midpoints: Tokens = tokens.reshape(-1, 2, 2).mean(axis=1)
+    return midpoints
 
 
 def _patch_side(tokens: Tokens) -> float:

@@ -48,4 +48,5 @@ class Trace:
     @property
     def reconstruction(self) -> Numbers:
         """(n, T) the tokens that the root alone gives back."""
-        return self.reconstructions[-1]
+        last: Numbers = self.reconstructions[-1]
+        return last

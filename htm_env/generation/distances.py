@@ -43,23 +43,6 @@ class SetMeasures(NamedTuple):
     means that the two are told apart, below 0.5 that real sets were copied. A tie counts half."""
 
 
-def chamfer_distances(first: TokenSets, second: TokenSets) -> Float64[np.ndarray, "A B"]:
-    """Mean squared distance of every token to the nearest one of the other set, both ways added."""
-    return _matrices(first, second).chamfer
-
-
-def earth_movers_distance(
-    first: Float[np.ndarray, "N T"], second: Float[np.ndarray, "M T"]
-) -> float:
-    """The least mean Euclidean way that turns one set into the other, tokens of a set sharing its
-    mass equally: exact, for any two sizes.
-
-    Equal sizes are an assignment. For others the tokens are copied until the sizes are equal, which
-    changes nothing, or the transport problem is solved as a linear programme.
-    """
-    return _transport(_ways(first, second))
-
-
 def token_count_distance(first: Int64[np.ndarray, "A"], second: Int64[np.ndarray, "B"]) -> float:
     """Total variation between two distributions of token counts: 0 is equal, 1 is disjoint."""
     length = int(max(first.max(), second.max())) + 1
@@ -134,7 +117,8 @@ def _matrices(first: TokenSets, second: TokenSets) -> _Matrices:
 def _ways(
     first: Float[np.ndarray, "N T"], second: Float[np.ndarray, "M T"]
 ) -> Float[np.ndarray, "N M"]:
-    return np.linalg.norm(first[:, None] - second[None], axis=2)
+    ways: np.ndarray = np.linalg.norm(first[:, None] - second[None], axis=2)
+    return ways
 
 
 def _bound(ways: Float[np.ndarray, "N M"]) -> float:

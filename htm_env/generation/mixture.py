@@ -178,12 +178,13 @@ def _scale(values: Float[np.ndarray, "S D"]) -> Float[np.ndarray, "D"]:
     """The standard deviation of every dimension, above zero."""
     std = values.std(axis=0)
     largest = std.max() if std.max() > 0 else 1.0
-    return np.maximum(std, 1e-6 * largest)
+    scale: np.ndarray = np.maximum(std, 1e-6 * largest)
+    return scale
 
 
 def _matrices(covariances: Any, chosen: Candidate, dim: int) -> Float[np.ndarray, "K D D"]:
     """Whole covariance matrices from scikit-learn's shape of each type."""
-    shapes = {
+    shapes: dict[str, Callable[[], np.ndarray]] = {
         "full": lambda: covariances,
         "tied": lambda: np.repeat(covariances[None], chosen.components, axis=0),
         "diag": lambda: covariances[:, :, None] * np.eye(dim),

@@ -42,16 +42,6 @@ def nmse_per_sample(
     return scaled.square().mean(dim=2).sum(dim=1) / present.sum(dim=1)
 
 
-def nmse(
-    reconstruction: Float[Tensor, "B P T"],
-    tokens: Float[Tensor, "B P T"],
-    present: Bool[Tensor, "B P"],
-    std: Float[Tensor, "T"],
-) -> Float[Tensor, ""]:
-    """:func:`nmse_per_sample` averaged over the samples: small and large samples weigh the same."""
-    return nmse_per_sample(reconstruction, tokens, present, std).mean()
-
-
 def clade_scores(
     tree_clades: Bool[Tensor, "B M P"],
     data_clades: Bool[Tensor, "B C P"],

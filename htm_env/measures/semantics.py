@@ -104,7 +104,8 @@ def pooled_tokens(
     """The mean of the standardised tokens of every sample: an embedding that knows no order."""
     # Sorted first, so that the order of the slots does not even reach the last bit.
     sums = sorted_tokens(tokens, present).astype(np.float64).sum(axis=1)
-    return (sums / present.sum(axis=1)[:, None] - mean) / std
+    means: np.ndarray = (sums / present.sum(axis=1)[:, None] - mean) / std
+    return means
 
 
 def principal_components(

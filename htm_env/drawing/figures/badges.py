@@ -107,4 +107,5 @@ def _pushes(places: Tokens, others: Tokens, distance: float) -> Tokens:
     lengths = np.linalg.norm(away, axis=2, keepdims=True)
     missing = np.where(lengths > 0, (distance - lengths).clip(min=0), 0.0)
     missing[missing < 1e-6] = 0.0
-    return (away / np.where(lengths > 0, lengths, 1.0) * missing).sum(axis=1)
+    moves: np.ndarray = (away / np.where(lengths > 0, lengths, 1.0) * missing).sum(axis=1)
+    return moves
