@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 
-from agents.fixed import FIXED_POLICIES, exhaustive_merges
+from agents.fixed import FIXED_POLICIES, exhaustive_merges, fixed_policy
 from benchmarks.table import report
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, make_dataset
@@ -42,10 +42,10 @@ def returns(dataset: Dataset, autoencoder: HTMAutoencoder, *, exhaustive: bool) 
     """The mean return of every policy that the data allows, and of the optimum if asked for."""
     batch = dataset.fixed(EPISODES)
     rows = {}
-    for name, policy in FIXED_POLICIES.items():
-        if policy.needs_hierarchy and not batch.clades.any():
+    for name, rule in FIXED_POLICIES.items():
+        if rule.needs_hierarchy and not batch.clades.any():
             continue
-        merges = policy.merges(batch, autoencoder, torch.Generator().manual_seed(0))
+        merges = fixed_policy(name, autoencoder).plan(batch, torch.Generator().manual_seed(0))
         rows[name] = mean_return(autoencoder, batch, dataset.std, merges)
     if exhaustive:
         best = exhaustive_merges(batch, autoencoder)

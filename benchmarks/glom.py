@@ -196,7 +196,7 @@ def main() -> None:
     autoencoder.set_statistics(training.mean, training.std)
     rows.append(_row("mean of neighbours", error=f"{restoring(None, held_out, batch):.3f}"))
     for name in ("nearest", "average", "ward"):
-        merges = fixed_policy(name).merges(batch, autoencoder, torch.Generator().manual_seed(0))
+        merges = fixed_policy(name, autoencoder).plan(batch, torch.Generator().manual_seed(0))
         rows.append(_row(f"{name}, by distances", scores=_shown(f1(merges, batch))))
     rows.append(_row("single linkage", scores=_shown(f1(single_linkage(batch), batch))))
     report("glom", rows)

@@ -83,7 +83,7 @@ def shares(seconds: float, trees: int, device: str = "cpu") -> list[Row]:
     autoencoder.set_statistics(dataset.mean, dataset.std)
     autoencoder.to(device)
     batch = dataset.sample(trees, generator).to(device)
-    merges = fixed_policy("random").merges(batch, autoencoder, generator)
+    merges = fixed_policy("random", autoencoder).plan(batch, generator)
     adam = AutoencoderConfig(lifter=_ADAM, merger=_ADAM)
     shipped = AutoencoderTrainer(autoencoder, AutoencoderConfig(), generator)
     plain = AutoencoderTrainer(autoencoder, adam, generator)

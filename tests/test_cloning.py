@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from agents.fixed import fixed_policy
+from agents.fixed import fixed_rule
 from agents.learners.cloning import CONTESTANTS, KNOWN, Selection, demonstrators_of
 from agents.learners.reinforce import Reinforce
 
@@ -20,7 +20,7 @@ def run(selection: Selection, **errors: list[float]) -> None:
 def test_every_known_demonstrator_exists_and_others_are_compared():
     for env_id, names in KNOWN.items():
         assert demonstrators_of(env_id) == names
-        assert [fixed_policy(name).name for name in names] == list(names)
+        assert [fixed_rule(name).name for name in names] == list(names)
     assert demonstrators_of("HTM-v0") == CONTESTANTS
 
 

@@ -14,13 +14,11 @@ from scipy.stats import chisquare
 from tabular import ROWS, SEQUENCES, STEPS, TREES, prefix
 
 from agents.demonstrations import Demonstrator
-from agents.demonstrations.behaviour import Behaviour
-from agents.demonstrations.plan_mixture import PlanMixture, same_trees
+from agents.demonstrations.behaviour import Behaviour, PlanMixture, same_trees
 from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.likelihood import trees
 from htm_env.forest import check_merges
 from htm_env.types import TokenBatch
-from replay import ReplayBuffer
 from replay.tree_probability import all_sequences
 
 AUTOENCODER = small_autoencoder(token_dim=3)
@@ -50,17 +48,28 @@ def copies(count: int, seed: int = 0) -> TokenBatch:
     return batch.each(lambda values: values.expand(count, *values.shape[1:]))
 
 
+def of_policy(name: str, **options: float) -> Demonstrator:
+    """The stochastic version of a fixed policy."""
+    return Demonstrator(fixed_policy(name, AUTOENCODER), **options)
+
+
+def drawn(demonstrator: Demonstrator, batch: TokenBatch, seed: int) -> tuple:
+    """One episode of every sample, and the log-probability of its merges."""
+    stream = generator(seed)
+    return demonstrator.behaviour(batch, stream).episodes(stream)
+
+
 def behaviour_on_copies(demonstrator: Demonstrator, count: int) -> Behaviour:
-    behaviour = demonstrator.behaviour(copies(count), AUTOENCODER, generator(2))
+    behaviour = demonstrator.behaviour(copies(count), generator(2))
     if isinstance(behaviour, PlanMixture):  # the same plan for all, whatever it draws
-        one = demonstrator.behaviour(copies(1), AUTOENCODER, generator(2))
+        one = demonstrator.behaviour(copies(1), generator(2))
         behaviour = replace(behaviour, plan=one.plan.expand(count, -1, -1))
     return behaviour
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_probabilities_sum_to_one_over_all_sequences_and_in_every_state(name):
-    demonstrator = Demonstrator(name, epsilon=0.3, temperature=0.7, order_epsilon=0.2)
+    demonstrator = of_policy(name, epsilon=0.3, temperature=0.7, order_epsilon=0.2)
     log_prob = behaviour_on_copies(demonstrator, ROWS).log_prob(SEQUENCES).double()
     assert float(log_prob.sum(1).exp().sum()) == pytest.approx(1, abs=1e-6)
     in_state: dict = {}
@@ -74,7 +83,7 @@ def test_probabilities_sum_to_one_over_all_sequences_and_in_every_state(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_episodes_come_as_often_as_they_are_said_to(name):
     count = 6000
-    demonstrator = Demonstrator(name, epsilon=0.3, temperature=0.7, order_epsilon=0.2)
+    demonstrator = of_policy(name, epsilon=0.3, temperature=0.7, order_epsilon=0.2)
     exact = behaviour_on_copies(demonstrator, ROWS).log_prob(SEQUENCES).double().sum(1).exp()
     merges, _ = behaviour_on_copies(demonstrator, count).episodes(generator(5))
     drawn = Counter(map(str, merges.tolist()))
@@ -93,7 +102,7 @@ def test_episodes_come_as_often_as_they_are_said_to(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_probability_of_a_tree_is_the_sum_over_its_sequences(name):
-    demonstrator = Demonstrator(name, epsilon=0.3, temperature=0.7, order_epsilon=0.2)
+    demonstrator = of_policy(name, epsilon=0.3, temperature=0.7, order_epsilon=0.2)
     behaviour = behaviour_on_copies(demonstrator, ROWS)
     chances = behaviour.log_prob(SEQUENCES).double().sum(1).exp()
     by_tree: Counter = Counter()
@@ -106,31 +115,15 @@ def test_the_probability_of_a_tree_is_the_sum_over_its_sequences(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_reported_is_what_the_same_policy_says_of_these_merges(name):
     batch = token_batch(SIZES, seed=1)
-    behaviour = Demonstrator(name).behaviour(batch, AUTOENCODER, generator(1))
+    behaviour = of_policy(name).behaviour(batch, generator(1))
     merges, log_prob = behaviour.episodes(generator(3))
     check_merges(merges, batch.num_tokens)
     steps = merges[..., 0] >= 0
     assert (steps.sum(1) == batch.num_tokens - 1).all()
     assert (log_prob <= 0).all() and log_prob.isfinite().all() and (log_prob[~steps] == 0).all()
     torch.testing.assert_close(behaviour.log_prob(merges), log_prob, rtol=1e-4, atol=1e-5)
-    demonstrator = Demonstrator(name)
-    first = demonstrator(batch, AUTOENCODER, generator(4))
-    again = demonstrator(batch, AUTOENCODER, generator(4))
+    first, again = (drawn(of_policy(name), batch, 4) for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
-
-
-@pytest.mark.parametrize("name", ["nearest_sorted", "ward", "structure_canonical"])
-def test_demonstrations_go_into_a_buffer(name):
-    batch = token_batch([5, 3, 7])
-    found = Demonstrator(name).trajectories(batch, AUTOENCODER, generator(), policy_version=4)
-    buffer = ReplayBuffer(10, generator=generator())
-    buffer.add(found)
-    stored = buffer.trajectories()
-    assert torch.equal(stored.behaviour_log_prob, found.behaviour_log_prob)
-    assert [stored.sources[source] for source in stored.source] == [name] * 3
-    assert stored.policy_version.tolist() == [4, 4, 4]
-    # one sequence of a tree is not likelier than the tree
-    assert (stored.tree_log_prob >= stored.behaviour_log_prob.sum(1) - 1e-4).all()
 
 
 # ---------------------------------------------------------------- following a plan
@@ -139,7 +132,7 @@ def test_demonstrations_go_into_a_buffer(name):
 def test_a_plan_by_hand():
     """Three tokens, the plan {0, 1} and then {3, 2}, either order of both."""
     batch = token_batch([3, 3, 3, 3])
-    behaviour = Demonstrator("chain", epsilon=0.4).behaviour(batch, AUTOENCODER, generator())
+    behaviour = of_policy("chain", epsilon=0.4).behaviour(batch, generator())
     assert behaviour.turned
     merges = torch.tensor([[[0, 1], [2, 3]], [[1, 0], [3, 2]], [[0, 2], [3, 1]], [[2, 0], [1, 3]]])
     # First: 0.6 / 2 + 0.4 / 6 on the plan, 0.4 / 6 beside it. All four together:
@@ -151,8 +144,8 @@ def test_a_plan_by_hand():
 
 def test_a_plan_in_a_given_order_by_hand():
     batch = token_batch([3, 3, 3])
-    behaviour = Demonstrator("structure_canonical", epsilon=0.4).behaviour(
-        batch._replace(merges=torch.tensor([[[1, 0], [3, 2]]] * 3)), AUTOENCODER, generator()
+    behaviour = of_policy("structure_canonical", epsilon=0.4).behaviour(
+        batch._replace(merges=torch.tensor([[[1, 0], [3, 2]]] * 3)), generator()
     )
     merges = torch.tensor([[[1, 0], [3, 2]], [[1, 0], [2, 3]], [[0, 1], [3, 2]]])
     first = 0.6 + 0.4 / 6
@@ -165,7 +158,7 @@ def test_a_plan_in_a_given_order_by_hand():
 
 
 def test_random_is_its_own_stochastic_version():
-    log_prob = behaviour_on_copies(Demonstrator("random", epsilon=0.1), ROWS).log_prob(SEQUENCES)
+    log_prob = behaviour_on_copies(of_policy("random", epsilon=0.1), ROWS).log_prob(SEQUENCES)
     expected = -torch.tensor([12.0, 6.0, 2.0]).log().expand(ROWS, -1)
     torch.testing.assert_close(log_prob, expected)
 
@@ -173,8 +166,8 @@ def test_random_is_its_own_stochastic_version():
 def test_nearly_every_episode_follows_the_plan():
     batch = token_batch([6] * 500)
     for name in ("ward", "structure_sorted"):
-        merges, _ = Demonstrator(name, epsilon=0.2)(batch, AUTOENCODER, generator(3))
-        plan = fixed_policy(name).merges(batch, AUTOENCODER, generator(4))
+        merges, _ = drawn(of_policy(name, epsilon=0.2), batch, 3)
+        plan = fixed_policy(name, AUTOENCODER).plan(batch, generator(4))
         followed = (merges.sort(-1).values == plan.sort(-1).values).all(-1).all(-1).float()
         assert abs(float(followed.mean()) - 0.8) < 4 * math.sqrt(0.16 / 500)
 
@@ -223,8 +216,8 @@ def by_loops(batch: TokenBatch, row: int, merges: list, temperature: float, turn
 def test_the_softmax_equals_the_plain_loop(name):
     batch = token_batch(SIZES, seed=2, slots=9)
     turn = 0.15 if name == "nearest_sorted" else 0.5
-    demonstrator = Demonstrator(name, temperature=0.4, order_epsilon=0.15)
-    merges, log_prob = demonstrator(batch, AUTOENCODER, generator(1))
+    demonstrator = of_policy(name, temperature=0.4, order_epsilon=0.15)
+    merges, log_prob = drawn(demonstrator, batch, 1)
     for row, n in enumerate(SIZES):
         expected = by_loops(batch, row, merges[row, : n - 1].tolist(), 0.4, turn)
         assert log_prob[row, : n - 1].tolist() == pytest.approx(expected, abs=1e-4)
@@ -233,9 +226,9 @@ def test_the_softmax_equals_the_plain_loop(name):
 def test_without_noise_it_is_the_fixed_policy():
     batch = token_batch(SIZES, seed=2)
     for name, turned in (("nearest_sorted", False), ("nearest", True)):
-        cold = Demonstrator(name, temperature=1e-7, order_epsilon=1e-9)
-        merges, log_prob = cold(batch, AUTOENCODER, generator())
-        expected = fixed_policy(name).merges(batch, AUTOENCODER, generator())
+        cold = of_policy(name, temperature=1e-7, order_epsilon=1e-9)
+        merges, log_prob = drawn(cold, batch, 0)
+        expected = fixed_policy(name, AUTOENCODER).plan(batch, generator())
         steps = merges[..., 0] >= 0
         if turned:
             merges, expected = merges.sort(-1).values, expected.sort(-1).values
@@ -247,7 +240,7 @@ def test_without_noise_it_is_the_fixed_policy():
 def test_equal_centroids_leave_the_order_to_a_coin():
     batch = copies(2)
     batch = batch._replace(tokens=torch.zeros_like(batch.tokens))
-    behaviour = Demonstrator("nearest_sorted").behaviour(batch, AUTOENCODER, generator())
+    behaviour = of_policy("nearest_sorted").behaviour(batch, generator())
     found = behaviour.log_prob(SEQUENCES[[0, 100]])
     torch.testing.assert_close(found, -torch.tensor([12.0, 6.0, 2.0]).log().expand(2, -1))
 
@@ -255,16 +248,16 @@ def test_equal_centroids_leave_the_order_to_a_coin():
 def test_trees_with_too_many_ways_to_them_are_estimated(monkeypatch):
     """Of four tokens from all sequences, so that it stays exact; of 32 from some of them."""
     batch = copies(8)
-    behaviour = Demonstrator("nearest", temperature=5.0).behaviour(batch, AUTOENCODER, generator())
+    behaviour = of_policy("nearest", temperature=5.0).behaviour(batch, generator())
     exact = behaviour.tree_log_prob(SEQUENCES[:8], generator())
     monkeypatch.setattr(trees, "MOST_STATES", 0)
     estimated = behaviour.tree_log_prob(SEQUENCES[:8], generator())
     torch.testing.assert_close(estimated, exact, rtol=1e-4, atol=1e-4)
     # Pairs of 32 tokens, balanced: 677^2 + 1 forests on the way
     large = token_batch([32, 4], seed=0)
-    balanced = fixed_policy("balanced").merges(large, AUTOENCODER, generator())
+    balanced = fixed_policy("balanced", AUTOENCODER).plan(large, generator())
     monkeypatch.undo()
-    behaviour = Demonstrator("nearest").behaviour(large, AUTOENCODER, generator())
+    behaviour = of_policy("nearest").behaviour(large, generator())
     found = behaviour.tree_log_prob(balanced, generator())
     assert found.isfinite().all() and (found <= 0).all()
 
@@ -272,7 +265,6 @@ def test_trees_with_too_many_ways_to_them_are_estimated(monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"policy": "nearby"}, r"'nearby'; choose from \["),
         ({"epsilon": 0.0}, "epsilon is 0.0; expected more than 0 and at most 1"),
         ({"temperature": 0.0}, "temperature is 0.0"),
         ({"order_epsilon": 1.0}, "order_epsilon is 1.0"),
@@ -280,4 +272,4 @@ def test_trees_with_too_many_ways_to_them_are_estimated(monkeypatch):
 )
 def test_numbers_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
-        Demonstrator(**changes)
+        of_policy("nearest", **changes)

@@ -64,7 +64,7 @@ def moved(device: str, *modules: torch.nn.Module) -> list:
 
 def test_tokens_are_encoded_and_decoded(device, autoencoder):
     batch = random_batch(RAGGED)
-    merges = fixed_policy("random").merges(batch, autoencoder, generator())
+    merges = fixed_policy("random", autoencoder).plan(batch, generator())
     (there,), data = moved(device, autoencoder), batch.to(device)
     expected = autoencoder.encode(batch.tokens, batch.present, merges)
     found = there.encode(data.tokens, data.present, merges.to(device))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -34,18 +36,11 @@ def predicts_the_mean(dataset) -> HTMAutoencoder:
     return autoencoder
 
 
-def policy_plan(name: str, autoencoder: HTMAutoencoder):
-    def plan(batch, generator, *, greedy):
-        return fixed_policy(name).merges(batch, autoencoder, generator)
-
-    return plan
-
-
 def test_predicting_the_mean_scores_the_mean_squared_standard_score():
     data = np.random.default_rng(0).normal(size=(40, 3, 2)).astype(np.float32) * [5, 0.1]
     dataset = make_dataset(data, split="test")
     autoencoder = predicts_the_mean(dataset)
-    scores = evaluate(policy_plan("chain", autoencoder), autoencoder, dataset, 100)
+    scores = evaluate(fixed_policy("chain", autoencoder), autoencoder, dataset, 100)
     tokens = dataset.fixed(100).tokens.numpy()
     assert len(tokens) == 4  # a tenth of the rows, each once
     expected = (((tokens - dataset.mean.numpy()) / dataset.std.numpy()) ** 2).mean()
@@ -70,15 +65,15 @@ def test_samples_weigh_the_same_whatever_their_size():
     for split in ("validation", "test"):
         dataset = make_dataset(ragged, split=split)
         autoencoder = predicts_the_mean(dataset)
-        plan = policy_plan("chain", autoencoder)
-        scores[split] = evaluate(plan, autoencoder, dataset, 5)["nmse"]
+        policy = fixed_policy("chain", autoencoder)
+        scores[split] = evaluate(policy, autoencoder, dataset, 5)["nmse"]
     assert sorted(scores.values()) == [1.0, 9.0]  # 1 squared over four tokens, 3 squared over two
 
 
 def test_the_datas_own_trees_recall_everything():
     dataset = make_dataset("HTM-Crosses-v0", split="test", **TWO_CROSSES)
     autoencoder = small_autoencoder(4)
-    scores = evaluate(policy_plan("structure", autoencoder), autoencoder, dataset, 20)
+    scores = evaluate(fixed_policy("structure", autoencoder), autoencoder, dataset, 20)
     assert (scores["tree_recall"], scores["tree_f1"], scores["mean_height"]) == (1.0, 1.0, 2.0)
 
 
@@ -86,7 +81,7 @@ def test_the_leaf_classifier_is_scored_on_both_ways():
     """All weights zero: every probability is a half, which counts as a leaf."""
     dataset = make_dataset("HTM-Crosses-v0", split="test")
     autoencoder = predicts_the_mean(dataset)
-    scores = evaluate(policy_plan("nearest", autoencoder), autoencoder, dataset, 20)
+    scores = evaluate(fixed_policy("nearest", autoencoder), autoencoder, dataset, 20)
     for way in ("encoder", "decoder"):
         assert scores[f"classifier_leaf_{way}"] == 1.0
         assert scores[f"classifier_internal_{way}"] == 0.0
@@ -107,7 +102,7 @@ def test_half_right_trees_score_a_half():
         return pad_merges(torch.stack(steps, dim=1), batch.present.shape[1])
 
     dataset = make_dataset("HTM-Crosses-v0", split="test", **TWO_CROSSES)
-    scores = evaluate(plan, small_autoencoder(4), dataset, 20)
+    scores = evaluate(SimpleNamespace(plan=plan), small_autoencoder(4), dataset, 20)
     # One of two crosses found; one of two clades contradicts none: the harmonic mean is a half too.
     assert (scores["tree_recall"], scores["tree_f1"], scores["mean_height"]) == (0.5, 0.5, 3.0)
 
@@ -116,15 +111,15 @@ def test_the_same_scores_again_and_as_of_all_episodes_at_once():
     """Of more episodes than are evaluated at a time."""
     dataset = make_dataset("HTM-Trees-v0", split="test", heights=(2, 3))
     autoencoder = small_autoencoder(2)
-    plan = policy_plan("nearest_sorted", autoencoder)  # draws nothing, so chunks change nothing
+    policy = fixed_policy("nearest_sorted", autoencoder)  # draws nothing, so chunks change nothing
     torch.manual_seed(0)
     before = torch.get_rng_state()
     count = CHUNK + 40
-    scores = evaluate(plan, autoencoder, dataset, count)
+    scores = evaluate(policy, autoencoder, dataset, count)
     assert torch.equal(torch.get_rng_state(), before)
-    assert evaluate(plan, autoencoder, dataset, count) == scores
+    assert evaluate(policy, autoencoder, dataset, count) == scores
     batch = dataset.fixed(count)
-    merges = plan(batch, torch.Generator(), greedy=True)
+    merges = policy.plan(batch, torch.Generator(), greedy=True)
     errors = root_errors(autoencoder, batch, merges, dataset.std)
     assert scores["nmse"] == pytest.approx(float(errors.mean()), rel=1e-5)
     f1 = tree_scores(batch, merges)["tree_f1"]
@@ -137,7 +132,7 @@ def largest_table(data, tokens: int) -> int:
     assert dataset.max_tokens == tokens
     autoencoder = small_autoencoder(2)
     with Largest() as largest:
-        scores = evaluate(policy_plan("chain", autoencoder), autoencoder, dataset, 4)
+        scores = evaluate(fixed_policy("chain", autoencoder), autoencoder, dataset, 4)
     assert (scores["tree_recall"], scores["mean_height"]) == (None, tokens - 1)
     return largest.size
 
@@ -156,7 +151,7 @@ def test_clades_are_compared_a_few_samples_at_a_time():
     batch = dataset.fixed(count)
     assert batch.present.shape == (count, tokens)
     generator = torch.Generator().manual_seed(0)
-    merges = fixed_policy("random").merges(batch, small_autoencoder(2), generator)
+    merges = fixed_policy("random", small_autoencoder(2)).plan(batch, generator)
     with Largest() as largest:
         found = tree_scores(batch, merges)
     assert largest.size <= 4 * PAIRS_AT_A_TIME < count * (2 * tokens - 1) ** 2
@@ -168,10 +163,10 @@ def test_clades_are_compared_a_few_samples_at_a_time():
 def test_random_policies_repeat_with_the_seed_and_change_with_it():
     dataset = make_dataset("HTM-Trees-v0", split="test", heights=(3,))
     autoencoder = small_autoencoder(2)
-    plan = policy_plan("random", autoencoder)
-    first = evaluate(plan, autoencoder, dataset, 20, seed=1)
-    assert evaluate(plan, autoencoder, dataset, 20, seed=1) == first
-    assert evaluate(plan, autoencoder, dataset, 20, seed=2)["nmse"] != first["nmse"]
+    policy = fixed_policy("random", autoencoder)
+    first = evaluate(policy, autoencoder, dataset, 20, seed=1)
+    assert evaluate(policy, autoencoder, dataset, 20, seed=1) == first
+    assert evaluate(policy, autoencoder, dataset, 20, seed=2)["nmse"] != first["nmse"]
 
 
 def test_an_error_that_is_not_finite_is_not_averaged_away():
@@ -179,7 +174,7 @@ def test_an_error_that_is_not_finite_is_not_averaged_away():
     autoencoder = small_autoencoder(2)
     with torch.no_grad():
         next(autoencoder.unlifter.parameters()).fill_(float("nan"))
-    scores = evaluate(policy_plan("chain", autoencoder), autoencoder, dataset, 5)
+    scores = evaluate(fixed_policy("chain", autoencoder), autoencoder, dataset, 5)
     assert np.isnan(scores["nmse"])
 
 
@@ -190,7 +185,7 @@ def test_several_roots_are_refused():
         return torch.full((len(batch.tokens), batch.present.shape[1] - 1, 2), -1)
 
     with pytest.raises(ValueError, match="one root"):
-        evaluate(plan, small_autoencoder(2), dataset, 5)
+        evaluate(SimpleNamespace(plan=plan), small_autoencoder(2), dataset, 5)
 
 
 # ---------------------------------------------------------------- random merges, the own hierarchy

@@ -24,12 +24,14 @@ from agents.fixed import (
     FIXED_POLICIES,
     Beam,
     FixedPolicy,
+    FixedRule,
     all_merge_sequences,
     exhaustive_merges,
     fixed_policy,
+    fixed_rule,
 )
-from agents.fixed.candidates import TOKENS_A_CALL, candidate_errors
 from agents.fixed.order import given_order, sorted_order
+from agents.fixed.search import TOKENS_A_CALL, candidate_errors
 from htm_env.datasets import make_dataset
 from htm_env.forest import check_merges, leaf_sets, legal_pairs
 from htm_env.population import merge_pairs, start_population
@@ -122,13 +124,13 @@ seeds = st.integers(0, 2**16)
 @settings(max_examples=12)
 @given(sizes=sizes_of_batches, seed=seeds, extra=st.integers(1, 4))
 def test_every_policy_makes_complete_trees_that_padding_does_not_change(name, sizes, seed, extra):
-    batch, policy = token_batch(sizes, seed), fixed_policy(name)
-    merges = policy.merges(batch, AUTOENCODER, generator(seed))
+    batch, policy = token_batch(sizes, seed), fixed_policy(name, AUTOENCODER)
+    merges = policy.plan(batch, generator(seed))
     assert merges.shape == batch.merges.shape
     check_merges(merges, batch.num_tokens)
     assert ((merges[..., 0] >= 0).sum(1) == batch.num_tokens - 1).all()
-    assert torch.equal(policy.merges(batch, AUTOENCODER, generator(seed)), merges)
-    padded = policy.merges(with_empty_slots(batch, extra), AUTOENCODER, generator(seed))
+    assert torch.equal(policy.plan(batch, generator(seed)), merges)
+    padded = policy.plan(with_empty_slots(batch, extra), generator(seed))
     assert torch.equal(padded[:, : merges.shape[1]], merges)
     assert (padded[:, merges.shape[1] :] == -1).all()
 
@@ -137,10 +139,10 @@ def test_every_policy_makes_complete_trees_that_padding_does_not_change(name, si
 @settings(max_examples=8)
 @given(sizes=sizes_of_batches, seed=seeds)
 def test_a_sample_gets_the_same_tree_alone_and_in_a_batch(name, sizes, seed):
-    batch, policy = token_batch(sizes, seed), fixed_policy(name)
-    together = policy.merges(batch, AUTOENCODER, generator())
+    batch, policy = token_batch(sizes, seed), fixed_policy(name, AUTOENCODER)
+    together = policy.plan(batch, generator())
     for row, n in enumerate(sizes):
-        alone = policy.merges(batch.rows(slice(row, row + 1)), AUTOENCODER, generator())
+        alone = policy.plan(batch.rows(slice(row, row + 1)), generator())
         assert clades_of(alone[0], n) == clades_of(together[row], n)
         if name not in DRAWN_ORDER:
             assert torch.equal(alone[0], together[row, : alone.shape[1]])
@@ -166,19 +168,19 @@ def test_the_names_are_those_of_the_command_line():
         "structure_canonical",
         "spans",
     }
-    assert all(fixed_policy(name).name == name for name in NAMES)
+    assert all(fixed_rule(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match=r"'nearby'; choose from \['average', .*'ward'\]"):
-        fixed_policy("nearby")
+        fixed_rule("nearby")
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN_ORDER | {"cosine"}))
 def test_the_order_within_a_pair_is_a_fair_coin(name):
     batch = token_batch([9] * 200, seed=1)
-    merges = fixed_policy(name).merges(batch, AUTOENCODER, generator(3))
+    merges = fixed_policy(name, AUTOENCODER).plan(batch, generator(3))
     rising = (merges[..., 0] < merges[..., 1]).flatten().float()
     # 1600 fair coins: the mean is 1/2 with a standard deviation of 1/80
     assert abs(float(rising.mean()) - 0.5) < 4 / 80
-    other = fixed_policy(name).merges(batch, AUTOENCODER, generator(4))
+    other = fixed_policy(name, AUTOENCODER).plan(batch, generator(4))
     assert not torch.equal(other, merges)
 
 
@@ -189,7 +191,7 @@ def test_random_is_uniform_over_all_ordered_merge_sequences():
     count = 14400
     batch = token_batch([4], seed=0)
     batch = batch.each(lambda values: values.expand(count, *values.shape[1:]))
-    merges = fixed_policy("random").merges(batch, AUTOENCODER, generator(0))
+    merges = fixed_policy("random", AUTOENCODER).plan(batch, generator(0))
     found = Counter(map(str, merges.tolist()))
     assert set(found) == set(map(str, all_merge_sequences(4).tolist()))
     assert chisquare(list(found.values())).pvalue > 0.01
@@ -197,10 +199,10 @@ def test_random_is_uniform_over_all_ordered_merge_sequences():
 
 def test_chain_and_balanced_follow_the_slots():
     batch = token_batch([5, 2, 7], seed=0)
-    chain = fixed_policy("chain").merges(batch, AUTOENCODER, generator())
+    chain = fixed_policy("chain", AUTOENCODER).plan(batch, generator())
     assert unordered(chain[0])[:4] == [[0, 1], [2, 5], [3, 6], [4, 7]]
     assert unordered(chain[1])[:1] == [[0, 1]]
-    balanced = fixed_policy("balanced").merges(batch, AUTOENCODER, generator())
+    balanced = fixed_policy("balanced", AUTOENCODER).plan(batch, generator())
     # 01 23 4 -> 0123 4 -> 01234, and 01 23 45 6 -> 0123 456 -> 0123456
     assert unordered(balanced[0])[:4] == [[0, 1], [2, 3], [5, 6], [4, 7]]
     assert unordered(balanced[1])[:1] == [[0, 1]]
@@ -210,7 +212,7 @@ def test_chain_and_balanced_follow_the_slots():
 @given(n=st.integers(1, 40))
 def test_balanced_is_as_low_as_a_tree_can_be(n):
     batch = token_batch([n], seed=0)
-    merges = fixed_policy("balanced").merges(batch, AUTOENCODER, generator())
+    merges = fixed_policy("balanced", AUTOENCODER).plan(batch, generator())
     forest = plain_forest(merges[0], n)
     assert forest.height(2 * n - 2) == math.ceil(math.log2(n))
 
@@ -218,15 +220,15 @@ def test_balanced_is_as_low_as_a_tree_can_be(n):
 def test_balanced_sorted_pairs_neighbours_in_sorted_order():
     # By the first coordinate, then the second: slots 2, 3, 0, 4, 1.
     batch = points([[1.0, 5.0], [2.0, 0.0], [0.0, 9.0], [1.0, 4.0], [1.0, 6.0]])
-    merges = fixed_policy("balanced_sorted").merges(batch, NO_SCALE, generator())
+    merges = fixed_policy("balanced_sorted", NO_SCALE).plan(batch, generator())
     assert merges[0].tolist() == [[2, 3], [0, 4], [5, 6], [7, 1]]
 
 
 def test_balanced_sorted_merges_the_patches_of_every_image_alike():
     """Columns first, each from top to bottom: (((0, 4), (8, 12)), ...) by place in the image."""
     batch = make_dataset("HTM-Digits-v0").sample(50, generator(0))
-    merges = fixed_policy("balanced_sorted").merges(
-        batch, small_autoencoder(token_dim=6), generator()
+    merges = fixed_policy("balanced_sorted", small_autoencoder(token_dim=6)).plan(
+        batch, generator()
     )
     x, y = batch.tokens[..., 0], batch.tokens[..., 1]
     place = (4 * x + y).long()  # down the columns, from left to right
@@ -269,7 +271,7 @@ def test_nearest_average_and_ward_equal_the_plain_loop_and_scipy(sizes, seed):
     batch = token_batch(sizes, seed)
     standardised = ((batch.tokens - AUTOENCODER.token_mean) / AUTOENCODER.token_std).double()
     for name, method in [("nearest", "centroid"), ("average", "average"), ("ward", "ward")]:
-        merges = fixed_policy(name).merges(batch, AUTOENCODER, generator())
+        merges = fixed_policy(name, AUTOENCODER).plan(batch, generator())
         for row, n in enumerate(sizes):
             coordinates = standardised[row, :n].numpy()
             expected = linkage(coordinates, method)[:, :2].astype(int).tolist()
@@ -287,7 +289,7 @@ def even_by_loops(coordinates: np.ndarray) -> list[list[int]]:
 def test_even_equals_the_plain_loop(sizes, seed):
     batch = token_batch(sizes, seed)
     standardised = ((batch.tokens - AUTOENCODER.token_mean) / AUTOENCODER.token_std).double()
-    merges = fixed_policy("even").merges(batch, AUTOENCODER, generator())
+    merges = fixed_policy("even", AUTOENCODER).plan(batch, generator())
     for row, n in enumerate(sizes):
         expected = even_by_loops(standardised[row, :n].numpy())
         assert unordered(merges[row, : n - 1]) == expected
@@ -295,7 +297,7 @@ def test_even_equals_the_plain_loop(sizes, seed):
 
 def test_even_gives_samples_of_one_size_trees_of_one_shape():
     batch = token_batch([11] * 30, seed=0)
-    merges = fixed_policy("even_sorted").merges(batch, AUTOENCODER, generator())
+    merges = fixed_policy("even_sorted", AUTOENCODER).plan(batch, generator())
     sizes = leaf_sets(merges, batch.num_tokens).sum(2)[:, 11:].sort(1).values
     assert sizes.tolist() == [[2, 2, 2, 2, 2, 3, 4, 4, 7, 11]] * 30
 
@@ -305,8 +307,8 @@ def test_nearest_works_on_standardised_coordinates():
     batch = points([[0.0, 0.0], [3.0, 0.0], [0.0, 50.0]])
     autoencoder = small_autoencoder(token_dim=2)
     autoencoder.set_statistics(torch.zeros(2), torch.tensor([1.0, 100.0]))
-    assert unordered(fixed_policy("nearest").merges(batch, NO_SCALE, generator())[0])[0] == [0, 1]
-    merges = fixed_policy("nearest").merges(batch, autoencoder, generator())
+    assert unordered(fixed_policy("nearest", NO_SCALE).plan(batch, generator())[0])[0] == [0, 1]
+    merges = fixed_policy("nearest", autoencoder).plan(batch, generator())
     assert unordered(merges[0])[0] == [0, 2]
 
 
@@ -315,7 +317,7 @@ def test_average_and_ward_and_nearest_disagree_where_they_should():
     # from the mean, 2.7 from 5.8. Ward weighs 2.6^2 * 2/3 * 2 = 9.01 against 2.7^2 = 7.29.
     batch = points([[0.0, 0.0], [1.0, 0.0], [3.1, 0.0], [5.8, 0.0]])
     second = {
-        name: unordered(fixed_policy(name).merges(batch, NO_SCALE, generator())[0])[1]
+        name: unordered(fixed_policy(name, NO_SCALE).plan(batch, generator())[0])[1]
         for name in ("nearest", "average", "ward")
     }
     assert second == {"nearest": [2, 4], "average": [2, 4], "ward": [2, 3]}
@@ -325,8 +327,8 @@ def test_average_and_ward_and_nearest_disagree_where_they_should():
 @given(sizes=st.lists(st.integers(2, 9), min_size=1, max_size=3), seed=seeds)
 def test_sorted_puts_the_smaller_centroid_first(name, sizes, seed):
     batch = token_batch(sizes, seed)
-    merges = fixed_policy(name).merges(batch, AUTOENCODER, generator())
-    shape = fixed_policy(name.removesuffix("_sorted")).merges(batch, AUTOENCODER, generator())
+    merges = fixed_policy(name, AUTOENCODER).plan(batch, generator())
+    shape = fixed_policy(name.removesuffix("_sorted"), AUTOENCODER).plan(batch, generator())
     assert unordered(merges) == unordered(shape)
     for row, n in enumerate(sizes):
         forest = plain_forest(merges[row], n)
@@ -358,10 +360,10 @@ def test_structure_policies_make_the_clades_of_the_data(env_id):
     dataset = make_dataset(env_id)
     batch = dataset.sample(6, generator(0))
     autoencoder = small_autoencoder(dataset.token_dim)
-    canonical = fixed_policy("structure_canonical").merges(batch, autoencoder, generator())
+    canonical = fixed_policy("structure_canonical", autoencoder).plan(batch, generator())
     assert torch.equal(canonical, batch.merges)
     for name in ("structure", "structure_sorted"):
-        merges = fixed_policy(name).merges(batch, autoencoder, generator())
+        merges = fixed_policy(name, autoencoder).plan(batch, generator())
         assert unordered(merges) == unordered(batch.merges)
         assert not torch.equal(merges, batch.merges)
         made = leaf_sets(merges, batch.num_tokens)
@@ -377,7 +379,7 @@ def test_structure_names_the_sample_without_a_hierarchy():
         with pytest.raises(
             ValueError, match="sample 1 of this data comes with 0 merges over its 3"
         ):
-            fixed_policy(name).merges(batch, AUTOENCODER, generator())
+            fixed_policy(name, AUTOENCODER).plan(batch, generator())
 
 
 # ---------------------------------------------------------------- trees from the autoencoder
@@ -388,7 +390,7 @@ def test_structure_names_the_sample_without_a_hierarchy():
 @given(sizes=st.lists(st.integers(2, 6), min_size=1, max_size=3), seed=seeds)
 def test_cosine_merges_the_most_similar_embeddings(sizes, seed):
     batch = token_batch(sizes, seed)
-    merges = fixed_policy("cosine").merges(batch, AUTOENCODER, generator(seed))
+    merges = fixed_policy("cosine", AUTOENCODER).plan(batch, generator(seed))
     for row, n in enumerate(sizes):
         done = plain_forest(merges[row], n)
         nodes = plain_encode(AUTOENCODER, batch.tokens[row, :n], done)
@@ -409,7 +411,7 @@ def test_cosine_merges_the_most_similar_embeddings(sizes, seed):
 @given(sizes=st.lists(st.integers(2, 5), min_size=1, max_size=3), seed=seeds)
 def test_greedy_takes_the_merge_that_decodes_best(sizes, seed):
     batch = token_batch(sizes, seed)
-    merges = fixed_policy("greedy").merges(batch, AUTOENCODER, generator())
+    merges = fixed_policy("greedy", AUTOENCODER).plan(batch, generator())
     for row, n in enumerate(sizes):
         tokens, present = batch.tokens[row : row + 1, :n], batch.present[row : row + 1, :n]
         for step in range(n - 1):
@@ -458,10 +460,10 @@ def test_a_wide_beam_finds_the_optimum_and_a_narrow_one_loses_something():
     batch = token_batch([4] * 12 + [3, 2, 1], seed=5)
     optimum = final_errors(batch, exhaustive_merges(batch, AUTOENCODER))
     # Four tokens have 60 forests of two trees: a beam of 60 drops none.
-    wide = FixedPolicy("wide", Beam(width=60), given_order)
-    narrow = fixed_policy("greedy")
-    wide_errors = final_errors(batch, wide.merges(batch, AUTOENCODER, generator()))
-    narrow_errors = final_errors(batch, narrow.merges(batch, AUTOENCODER, generator()))
+    wide = FixedPolicy(FixedRule("wide", Beam(width=60), given_order), AUTOENCODER)
+    narrow = fixed_policy("greedy", AUTOENCODER)
+    wide_errors = final_errors(batch, wide.plan(batch, generator()))
+    narrow_errors = final_errors(batch, narrow.plan(batch, generator()))
     assert wide_errors == pytest.approx(optimum, rel=1e-5)
     assert all(n >= o * (1 - 1e-5) for n, o in zip(narrow_errors, optimum, strict=True))
     assert sum(narrow_errors) > sum(optimum) * 1.001
@@ -493,8 +495,8 @@ def beam_by_loops(tokens: torch.Tensor, width: int) -> float:
 @pytest.mark.parametrize("width", [1, 2, 4, 7])
 def test_beam_equals_the_plain_loop(width):
     batch = token_batch([5, 4, 5, 2, 3], seed=7)
-    policy = FixedPolicy("beam", Beam(width), given_order)
-    found = final_errors(batch, policy.merges(batch, AUTOENCODER, generator()))
+    policy = FixedPolicy(FixedRule("beam", Beam(width), given_order), AUTOENCODER)
+    found = final_errors(batch, policy.plan(batch, generator()))
     sizes = batch.num_tokens.tolist()
     expected = [beam_by_loops(batch.tokens[row, :n], width) for row, n in enumerate(sizes)]
     assert found == pytest.approx(expected, rel=1e-5)
@@ -511,7 +513,7 @@ def test_a_diverged_autoencoder_still_gets_legal_trees(name):
     for parameter in autoencoder.parameters():
         parameter.data.fill_(torch.nan)
     batch = token_batch([6, 3], seed=0)
-    check_merges(fixed_policy(name).merges(batch, autoencoder, generator()), batch.num_tokens)
+    check_merges(fixed_policy(name, autoencoder).plan(batch, generator()), batch.num_tokens)
 
 
 # ---------------------------------------------------------------- the exhaustive optimum

@@ -190,4 +190,4 @@ def test_its_plan_has_no_merges():
     batch = flat.dataset.fixed(2)
     assert (flat.plan(batch, torch.Generator(), greedy=True) == -1).all()
     with pytest.raises(ValueError, match="expected one root"):
-        evaluate(flat.plan, HTMAutoencoder(2, 4, 8), flat.task.dataset("test"), 2)
+        evaluate(flat, HTMAutoencoder(2, 4, 8), flat.task.dataset("test"), 2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import fields, replace
 from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -55,7 +56,7 @@ def train(learner, updates: int) -> list[dict[str, float]]:
 
 
 def held_out(learner) -> dict:
-    return evaluate(learner.plan, learner.autoencoder, learner.task.dataset("validation"), 100)
+    return evaluate(learner, learner.autoencoder, learner.task.dataset("validation"), 100)
 
 
 def assert_learns(learner, updates: int, share: float) -> None:
@@ -100,7 +101,9 @@ def test_the_exact_problem_has_one_best_sequence():
     def best(batch, generator, *, greedy):
         return exhaustive_merges(batch, learner.autoencoder)
 
-    found = evaluate(best, learner.autoencoder, learner.task.dataset("test"), 20)
+    found = evaluate(
+        SimpleNamespace(plan=best), learner.autoencoder, learner.task.dataset("test"), 20
+    )
     assert found["nmse"] == pytest.approx(0, abs=1e-9)
     order = test.tokens[..., 0].argsort(1)  # the smallest, the middle one, the largest
     expected = torch.stack(
@@ -262,7 +265,7 @@ def test_cloning_reaches_the_demonstrators_merges():
     )
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=6)
     batch = learner.task.dataset("test").fixed(100)
-    expected = fixed_policy("nearest").merges(batch, learner.autoencoder, generator())
+    expected = fixed_policy("nearest", learner.autoencoder).plan(batch, generator())
 
     def agreement() -> float:
         merges = learner.plan(batch, generator(), greedy=True)

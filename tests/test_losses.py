@@ -38,7 +38,7 @@ def only(name: str) -> LossWeights:
 
 def ragged(partial: bool = False):
     batch = random_batch([4, 2, 5, 3], slots=6)
-    merges = fixed_policy("random").merges(batch, small_autoencoder(3), generator())
+    merges = fixed_policy("random", small_autoencoder(3)).plan(batch, generator())
     if partial:
         merges[0, 2:], merges[1, 0:], merges[2, 3:] = -1, -1, -1
     return batch, merges

@@ -159,7 +159,7 @@ def trainer(autoencoder, **changes) -> AutoencoderTrainer:
 
 
 def merges_of(autoencoder, batch):
-    return fixed_policy("random").merges(batch, autoencoder, generator())
+    return fixed_policy("random", autoencoder).plan(batch, generator())
 
 
 def test_bfloat16_learns_nearly_the_same_and_keeps_float32_weights(autoencoder):

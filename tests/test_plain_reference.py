@@ -40,7 +40,7 @@ def batch():
 
 
 def test_encoding_and_reconstruction_are_the_plain_ones(autoencoder, policy, batch):
-    merges = fixed_policy("random").merges(batch, autoencoder, torch.Generator().manual_seed(4))
+    merges = fixed_policy("random", autoencoder).plan(batch, torch.Generator().manual_seed(4))
     encoded = plain.encode(autoencoder, policy, autoencoder.standardise(batch.tokens), None, merges)
     ours = autoencoder.encode(batch.tokens, batch.present, merges)
     leaves, *merged = encoded.states
@@ -54,7 +54,7 @@ def test_encoding_and_reconstruction_are_the_plain_ones(autoencoder, policy, bat
 
 
 def test_the_gradient_of_the_reconstruction_is_the_plain_one(autoencoder, policy, batch):
-    merges = fixed_policy("random").merges(batch, autoencoder, torch.Generator().manual_seed(4))
+    merges = fixed_policy("random", autoencoder).plan(batch, torch.Generator().manual_seed(4))
     standardised = autoencoder.standardise(batch.tokens)
     encoded = plain.encode(autoencoder, policy, standardised, None, merges)
     ours = autoencoder.encode(batch.tokens, batch.present, merges)

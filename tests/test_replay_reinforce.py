@@ -97,7 +97,7 @@ def test_plans_are_compared_whatever_is_shown_of_them():
     learner = made(demonstrations=names, demonstration_race=0.5, demonstration_epsilon=1.0)
     batch, shown = learner.dataset.fixed(6), torch.tensor([7.0])
     for name in names:
-        merges = fixed_policy(name).merges(batch, learner.autoencoder, torch.Generator())
+        merges = fixed_policy(name, learner.autoencoder).plan(batch, torch.Generator())
         roots = learner.autoencoder.encode(batch.tokens, batch.present, merges).roots
         decoded = learner.autoencoder.decode(roots, merges, batch.present)
         errors = nmse_per_sample(decoded, batch.tokens, batch.present, learner.std)
@@ -124,8 +124,8 @@ def test_demonstrations_are_stored_with_exact_probabilities(name):
         check_mixture(stored, epsilon=0.3)  # its plans, drawn with the demonstration, are forgotten
         return
     twin = made()
-    demonstrator = Demonstrator(name, epsilon=0.3)
-    behaviour = demonstrator.behaviour(stored.token_batch, twin.autoencoder, torch.Generator())
+    demonstrator = Demonstrator(fixed_policy(name, twin.autoencoder), epsilon=0.3)
+    behaviour = demonstrator.behaviour(stored.token_batch, torch.Generator())
     torch.testing.assert_close(
         behaviour.log_prob(stored.merges), stored.behaviour_log_prob, rtol=1e-4, atol=1e-4
     )

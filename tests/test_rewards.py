@@ -169,7 +169,7 @@ def test_the_return_of_right_merges_is_the_share_of_clades_found(env_id):
     batch = make_dataset(env_id).fixed(50)
     assert right_merges(batch.merges, batch).sum(1).tolist() == pytest.approx([1.0] * 50)
     autoencoder = small_autoencoder(batch.tokens.shape[2])
-    merges = fixed_policy("nearest").merges(batch, autoencoder, torch.Generator())
+    merges = fixed_policy("nearest", autoencoder).plan(batch, torch.Generator())
     if env_id == "HTM-Keys-v0":  # whose clades are all of those that count
         recall = clade_scores(leaf_sets(merges, batch.num_tokens), batch.clades, batch.present)
         torch.testing.assert_close(right_merges(merges, batch).sum(1), recall.recall)

@@ -15,8 +15,8 @@ from torch import Tensor
 from agents.cli.options import PretrainOptions
 from agents.config.budget import Budget
 from agents.config.errors import UsageError, set_threads
-from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
-from agents.fixed import FIXED_POLICIES, FixedPolicy
+from agents.evaluation.evaluate import VALIDATION_EPISODES, Planner, evaluate
+from agents.fixed import FIXED_POLICIES, FixedRule, fixed_policy
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
@@ -52,11 +52,11 @@ none looks at the autoencoder, which would learn what it already does well."""
 class Mixture:
     """Draws a fixed policy for every sample."""
 
-    def __init__(self, policies: Sequence[FixedPolicy]) -> None:
+    def __init__(self, policies: Sequence[Planner]) -> None:
         self.policies = list(policies)
 
-    def merges(
-        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
         """One complete tree for each sample, in node ids; -1 pads."""
         samples, slots = batch.present.shape
@@ -67,7 +67,7 @@ class Mixture:
         for index, policy in enumerate(self.policies):
             rows = (drawn == index).nonzero().squeeze(1)
             if len(rows):
-                merges[rows] = policy.merges(batch.rows(rows), autoencoder, generator)
+                merges[rows] = policy.plan(batch.rows(rows), generator, greedy=greedy)
         return merges
 
 
@@ -78,7 +78,8 @@ class MixedOrders(FixedOrder):
         config = FixedOrderConfig(autoencoder=RECIPE, batch_size=BATCH_SIZE)
         super().__init__(env_id, config, seed=SEED)
         self.algo = "mixture"
-        self.policy = Mixture([FIXED_POLICIES[name] for name in _usable(ORDERS, self.dataset)])
+        names = _usable(ORDERS, self.dataset)
+        self.policy = Mixture([fixed_policy(name, self.autoencoder) for name in names])
 
 
 def pretrain(options: PretrainOptions) -> None:
@@ -116,22 +117,12 @@ def policy_errors(
     """The ``nmse`` under every fixed policy that the data allows, on its first fixed episodes."""
     errors = {}
     for name in _usable(FIXED_POLICIES, dataset):
-        policy = FIXED_POLICIES[name]
-
-        def plan(
-            batch: TokenBatch,
-            generator: torch.Generator,
-            *,
-            greedy: bool,
-            policy: FixedPolicy = policy,
-        ) -> Tensor:
-            return policy.merges(batch, autoencoder, generator)
-
-        errors[name] = evaluate(plan, autoencoder, dataset, count, sampled=False)["nmse"]
+        policy = fixed_policy(name, autoencoder)
+        errors[name] = evaluate(policy, autoencoder, dataset, count, sampled=False)["nmse"]
     return errors
 
 
-def _usable(names: Sequence[str] | dict[str, FixedPolicy], dataset: Dataset) -> list[str]:
+def _usable(names: Sequence[str] | dict[str, FixedRule], dataset: Dataset) -> list[str]:
     """Without a hierarchy there is no structure to follow."""
     return [
         name for name in names if dataset.has_hierarchy or not FIXED_POLICIES[name].needs_hierarchy

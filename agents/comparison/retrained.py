@@ -5,17 +5,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-import torch
-from jaxtyping import Int64
-from torch import Tensor
-
 from agents.config.dataclasses_json import check_bounds
-from agents.learners.base import Learner
-from agents.learners.fixed_order import FixedOrder, FixedOrderConfig, MergeOrder
+from agents.evaluation.evaluate import Planner
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.registry import load_learner
-from htm_env.autoencoder import HTMAutoencoder
-from htm_env.types import TokenBatch
 
 
 @dataclass(frozen=True)
@@ -30,18 +24,6 @@ class RetrainedConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, batch_size=(1, math.inf))
-
-
-class GreedyTrees:
-    """The greedy trees of a trained learner, which observes its own, old autoencoder."""
-
-    def __init__(self, learner: Learner) -> None:
-        self.learner = learner
-
-    def merges(
-        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
-    ) -> Int64[Tensor, "B M 2"]:
-        return self.learner.plan(batch, generator, greedy=True)
 
 
 class Retrained(FixedOrder):
@@ -60,7 +42,7 @@ class Retrained(FixedOrder):
     config_class = RetrainedConfig
     config: RetrainedConfig  # type: ignore[assignment]  # the trees come from a run, not by name
 
-    def _merge_order(self) -> MergeOrder:
+    def _planner(self) -> Planner:
         if not self.config.run:
             raise ValueError("retrained needs the folder of a run; none is given")
         learner = load_learner(self.config.run)
@@ -70,4 +52,4 @@ class Retrained(FixedOrder):
             raise ValueError(
                 f"{self.config.run} was trained on {learner.task.env}; expected {self.task.env}"
             )
-        return GreedyTrees(learner)
+        return learner

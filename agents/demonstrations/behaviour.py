@@ -1,12 +1,23 @@
-"""What a demonstration must know of itself: the probability of whatever it may do."""
+"""Stochastic behaviours on a batch of samples, with the exact probability of every merge."""
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+
+from agents.fixed.order import compare, node_centroids, random_order
+from agents.fixed.slot_trees import random_tree
+from agents.likelihood.trees import SEQUENCES, exact_tree_log_probs, sequence_log_probs
+from agents.rollouts.pair_scores import ILLEGAL, PairTable, Positions, bounded
+from agents.rollouts.rollout import choose_pairs, probabilities
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.types import NONE, TokenBatch
+from replay import number_of_sequences, tree_log_prob
 
 
 class Behaviour(ABC):
@@ -30,3 +41,207 @@ class Behaviour(ABC):
 
         Exact, but for trees to which too many forests lead: see the class.
         """
+
+
+@dataclass(frozen=True)
+class PlanMixture(Behaviour):
+    """Follows a plan with probability ``1 - epsilon``, else merges at random, a whole episode long.
+
+    Having seen the merges so far, one knows better which of the two it is, so with the probability
+    ``P`` of a beginning of an episode, ``mu(a_t | before) = P(before, a_t) / P(before)``, where
+    ``P = (1 - epsilon) P_plan + epsilon P_uniform``.
+
+    Where a plan's order within pairs is drawn at random (``turned``), either order follows it, with
+    probability 1/2 each. Anything else that a fixed policy draws (``cosine``'s orders; what
+    ``sorted`` does with ties) is drawn once, with the plan, and the policy is the one given that.
+    """
+
+    batch: TokenBatch
+    autoencoder: HTMAutoencoder
+    plan: Int64[Tensor, "B M 2"]
+    epsilon: float
+    turned: bool
+    """True <--> the order within the plan's pairs is a fair coin each time."""
+
+    @torch.no_grad()
+    def episodes(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        merges, arguments = self.plan, (self.batch, self.autoencoder, generator)
+        if self.turned:
+            merges = random_order(merges, *arguments)
+        device = generator.device
+        explores = torch.rand(len(merges), generator=generator, device=device) < self.epsilon
+        merges = torch.where(
+            explores.to(merges.device)[:, None, None], random_tree(*arguments), merges
+        )
+        return merges, self.log_prob(merges)
+
+    def log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B M"]:
+        same = (merges == self.plan).all(-1)
+        if self.turned:
+            same |= (merges == self.plan.flip(-1)).all(-1)
+        followed = (same.int().cumprod(dim=1) > 0).double().log()  # 0, or -inf once it is left
+        beginning = torch.logaddexp(
+            self._log_plan + followed + self._log_turns(merges.shape[1]),
+            math.log(self.epsilon) + self._log_uniform(merges).cumsum(dim=1),
+        )
+        before = torch.cat([torch.zeros_like(beginning[:, :1]), beginning[:, :-1]], dim=1)
+        given = (beginning - before).clamp(max=0.0).masked_fill(merges[..., 0] < 0, 0.0)
+        return given.to(self.batch.tokens.dtype)
+
+    def tree_log_prob(
+        self, merges: Int64[Tensor, "B M 2"], generator: torch.Generator
+    ) -> Float[Tensor, "B"]:
+        """Exact for a tree of any size: the plan is one of its merge sequences, or none."""
+        num_leaves = self.batch.num_tokens
+        made = (merges[..., 0] >= 0).sum(1)
+        turns = self._log_turns(merges.shape[1] + 1)[(made - 1).clamp(min=0)] * (made > 0)
+        planned = same_trees(self.plan, merges, num_leaves, self.turned).double().log()
+        uniform = self._log_uniform(merges).sum(1) + number_of_sequences(merges, num_leaves).log()
+        total = torch.logaddexp(self._log_plan + planned + turns, math.log(self.epsilon) + uniform)
+        return total.clamp(max=0.0).to(self.batch.tokens.dtype)
+
+    @property
+    def _log_plan(self) -> float:
+        return math.log1p(-self.epsilon) if self.epsilon < 1 else -math.inf
+
+    def _log_turns(self, steps: int) -> Float[Tensor, "M"]:
+        """The log-probability of the orders within the plan's first 1, 2, ... pairs."""
+        count = torch.arange(1, steps + 1, device=self.plan.device).double()
+        return -math.log(2) * count * self.turned
+
+    def _log_uniform(self, merges: Tensor) -> Tensor:
+        steps = torch.arange(merges.shape[1], device=merges.device)
+        active = (self.batch.num_tokens[:, None] - steps).clamp(min=2).double()
+        return -(active * (active - 1)).log().masked_fill(merges[..., 0] < 0, 0.0)
+
+
+def same_trees(
+    planned: Int64[Tensor, "B M 2"],
+    merges: Int64[Tensor, "B M 2"],
+    num_leaves: Int64[Tensor, "B"],
+    either_order: bool,
+) -> Bool[Tensor, "B"]:
+    """True <--> both are the same trees, whatever the sequence in which they were merged.
+
+    With ``either_order``, pairs may be turned.
+    """
+    batch, steps, _ = merges.shape
+    num_nodes = 2 * steps + 1
+    rows = torch.arange(batch, device=merges.device)
+    made = num_leaves[:, None] + torch.arange(steps, device=merges.device)
+    spare = num_nodes  # padding writes here
+    index = torch.where(merges >= 0, merges, spare).flatten(1)
+    empty = merges.new_full((batch, num_nodes + 1), NONE)
+    parent = empty.scatter(1, index, made.repeat_interleave(2, dim=1))
+    partner = empty.scatter(1, index, merges.flip(-1).flatten(1))
+    is_first = empty.scatter(
+        1, index, torch.tensor([1, 0], device=index.device).repeat(steps).expand(batch, -1)
+    )
+    twin = torch.arange(num_nodes + 1, device=merges.device).repeat(batch, 1)
+    same = (merges >= 0).sum((1, 2)) == (planned >= 0).sum((1, 2))
+    for step in range(steps):
+        first, second = planned[:, step].unbind(-1)
+        real = first >= 0
+        first_twin, second_twin = twin[rows, first], twin[rows, second]
+        found = partner[rows, first_twin] == second_twin
+        if not either_order:
+            found &= is_first[rows, first_twin] == 1
+        found &= parent[rows, first_twin] >= 0
+        same &= found | ~real
+        twin[rows, made[:, step]] = torch.where(real & found, parent[rows, first_twin], spare)
+    return same
+
+
+class SoftNearest(Behaviour):
+    """At every step a softmax over the negative distances of the centroids of all active pairs.
+
+    The child that comes first in sorted order (the smaller centroid, first coordinate, then the
+    next) is put first with probability ``1 - order_epsilon``; either, where all coordinates tie.
+    """
+
+    def __init__(
+        self,
+        batch: TokenBatch,
+        autoencoder: HTMAutoencoder,
+        temperature: float,
+        order_epsilon: float,
+    ) -> None:
+        self.batch, self.autoencoder = batch, autoencoder
+        self.temperature, self.order_epsilon = temperature, order_epsilon
+
+    @torch.no_grad()
+    def episodes(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        num_tokens = self.batch.num_tokens
+        order = num_tokens.argsort(descending=True, stable=True)
+        merges, log_prob = self._episodes(self.batch.rows(order), generator)
+        back = order.argsort()
+        return merges[back], log_prob[back]
+
+    def _episodes(self, batch: TokenBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Of samples whose sizes fall from row to row."""
+        centroids = self.autoencoder.standardise(batch.tokens).double()
+        centroids = centroids * batch.present[..., None]  # (B, P, T)
+        counts = batch.present.double()
+        scores = PairTable(
+            self._scores(centroids[:, :, None], centroids[:, None]), batch.present, ILLEGAL
+        )
+        positions = Positions(batch.present, batch.num_tokens - 1)
+        log_prob = torch.zeros_like(batch.tokens[:, 1:, 0])
+        for step in positions.steps():
+            now, rows = scores.view(step), step.rows
+            first, second, _ = choose_pairs(probabilities(now), generator, False)
+            chosen = now[rows, first, second] - now.flatten(1).logsumexp(1)
+            log_prob[rows, step.time] = chosen.clamp(max=0.0).to(log_prob.dtype)
+            positions.merge(step, first, second)
+            pair = torch.stack([first, second], dim=1)
+            share = counts[rows[:, None], pair]
+            total = share.sum(1, keepdim=True)
+            new = (centroids[rows[:, None], pair] * (share / total)[..., None]).sum(1)
+            centroids[rows, step.high] = centroids[rows, step.last]
+            counts[rows, step.high] = counts[rows, step.last]
+            centroids[rows, step.low], counts[rows, step.low] = new, total[:, 0]
+            known = centroids[: len(rows), : step.width]
+            scores.replace(
+                step, self._scores(new[:, None], known), self._scores(known, new[:, None])
+            )
+        return positions.merges, log_prob
+
+    @torch.no_grad()
+    def log_prob(self, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B M"]:
+        active = Positions.of(self.batch.present, merges).active
+        log_prob, _ = sequence_log_probs(self._node_scores(merges), merges, active)
+        return log_prob.to(self.batch.tokens.dtype)
+
+    @torch.no_grad()
+    def tree_log_prob(
+        self, merges: Int64[Tensor, "B M 2"], generator: torch.Generator
+    ) -> Float[Tensor, "B"]:
+        """Exact for trees of up to 20 tokens (see ``likelihood/trees.py``); otherwise estimated
+        from some of a tree's sequences: consistent, not unbiased."""
+
+        def of_sequences(sequences: Tensor, tree: Tensor) -> Tensor:
+            samples = self.batch.rows(many[tree])
+            again = SoftNearest(samples, self.autoencoder, self.temperature, self.order_epsilon)
+            return again.log_prob(sequences).sum(1)
+
+        scores, num_leaves = self._node_scores(merges), self.batch.num_tokens
+        result = exact_tree_log_probs(scores, merges, num_leaves).to(self.batch.tokens.dtype)
+        many = result.isnan().nonzero()[:, 0]
+        if len(many):
+            result[many] = tree_log_prob(
+                merges[many], num_leaves[many], of_sequences, generator, sequences=SEQUENCES
+            )
+        return result
+
+    def _node_scores(self, merges: Tensor) -> Float[Tensor, "B N N"]:
+        """That of every ordered pair of nodes of the trees."""
+        centroids = node_centroids(merges, self.batch, self.autoencoder)
+        return self._scores(centroids[:, :, None], centroids[:, None])
+
+    def _scores(self, first: Tensor, second: Tensor) -> Tensor:
+        """Log-probability, but for a constant, of merging two centroids in this order."""
+        distance = torch.linalg.vector_norm(first - second, dim=-1)
+        comes = compare(*torch.broadcast_tensors(first, second))
+        sorted_share = torch.where(comes < 0, 1 - self.order_epsilon, self.order_epsilon)
+        share = torch.where(comes == 0, 0.5, sorted_share)
+        return bounded(-distance / self.temperature) + share.log()

@@ -32,16 +32,18 @@ TREE_SCORES = (*(f"tree_{name}" for name in CladeScores._fields), "mean_height")
 
 @runtime_checkable
 class Planner(Protocol):
-    """Whatever makes whole trees, such as ``Learner.plan``."""
+    """Whatever makes whole trees: a learner, a fixed policy, a mixture of them."""
 
-    def __call__(
+    def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
-    ) -> Int64[Tensor, "B M 2"]: ...
+    ) -> Int64[Tensor, "B M 2"]:
+        """The merges of a whole tree for every sample, -1 in padding: the best ones if ``greedy``,
+        else drawn."""
 
 
 @torch.no_grad()
 def evaluate(
-    plan: Planner,
+    planner: Planner,
     autoencoder: HTMAutoencoder,
     dataset: Dataset,
     count: int = TEST_EPISODES,
@@ -66,10 +68,10 @@ def evaluate(
     sampling_generator = torch.Generator(device).manual_seed(seed + 1)
     chunks = []
     for batch in episodes.parts(CHUNK):
-        merges = plan(batch, greedy_generator, greedy=True)
+        merges = planner.plan(batch, greedy_generator, greedy=True)
         chunk = {"nmse": root_errors(autoencoder, batch, merges, std)}
         if sampled:
-            drawn = plan(batch, sampling_generator, greedy=False)
+            drawn = planner.plan(batch, sampling_generator, greedy=False)
             chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
         chunk |= classifier_scores(autoencoder, batch, merges)
         chunks.append(chunk | tree_scores(batch, merges))
@@ -95,7 +97,7 @@ def reference_scores(
     generator = torch.Generator(episodes.tokens.device).manual_seed(seed)
     random, own = [], []
     for batch in episodes.parts(CHUNK):
-        merges = fixed_policy("random").merges(batch, autoencoder, generator)
+        merges = fixed_policy("random", autoencoder).plan(batch, generator)
         random.append(tree_scores(batch, merges))
         if dataset.has_hierarchy:
             own.append(tree_scores(batch, batch.merges))

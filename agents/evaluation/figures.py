@@ -26,13 +26,13 @@ PRINT_DPI = 200
 
 @torch.no_grad()
 def learner_figure(
-    plan: Planner, autoencoder: HTMAutoencoder, dataset: Dataset, count: int = SAMPLES
+    planner: Planner, autoencoder: HTMAutoencoder, dataset: Dataset, count: int = SAMPLES
 ) -> Figure:
     """The first fixed samples of ``dataset``: original, greedy merge tree, reconstruction."""
     device = autoencoder.token_mean.device
     batch = dataset.fixed(count).to(device)
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
-    merges = plan(batch, generator, greedy=True)
+    merges = planner.plan(batch, generator, greedy=True)
     roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
     decoded = autoencoder.decode(roots, merges, batch.present)
     errors = nmse_per_sample(decoded, batch.tokens, batch.present, dataset.std.to(device))

@@ -10,29 +10,92 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
+from torch.nn.functional import normalize
 
-from agents.fixed.agglomeration import agglomerate
+from agents.fixed.slot_trees import only_real
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.types import TokenBatch
+from htm_env.forest import legal_pairs
+from htm_env.types import NONE, TokenBatch
+
+Joined = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""``joined(distances (B, P, P), first (B,), second (B,)) -> (B, P)``: from the parent to all."""
+
+UNKNOWN = 1e30
+"""Stands for a distance that is not a number: farthest of all, but still a legal pair."""
+
+
+def agglomerate(
+    distances: Float[Tensor, "B P P"],
+    batch: TokenBatch,
+    joined: Joined,
+    turn: torch.Generator | None = None,
+) -> Int64[Tensor, "B M 2"]:
+    """Merge the pair with the smallest of the symmetric ``distances`` until one root is left.
+
+    The parent takes the place of the first of the pair, which is the one in the lower place unless
+    a generator is given: then each pair is turned with probability 1/2 *before* ``joined`` sees it.
+    Each step reads all distances: ``O(P^3)`` a sample.
+    """
+    samples, slots, _ = distances.shape
+    num_leaves, device = batch.num_tokens, distances.device
+    rows = torch.arange(samples, device=device)
+    active = batch.present.clone()
+    distances = _known(distances).masked_fill(~legal_pairs(active), torch.inf)
+    nodes = torch.arange(slots, device=device).repeat(samples, 1)
+    merges = nodes.new_full((samples, slots - 1, 2), NONE)
+    coins = None
+    if turn is not None:
+        coins = torch.rand(slots - 1, samples, generator=turn, device=turn.device).to(device) < 0.5
+    for step in range(slots - 1):
+        # amin is many times faster than an argmin of the same values.
+        first = distances.amin(dim=2).argmin(dim=1)
+        second = distances[rows, first].argmin(dim=1)
+        if coins is not None:
+            coin = coins[step]
+            first, second = torch.where(coin, second, first), torch.where(coin, first, second)
+        merges[:, step, 0], merges[:, step, 1] = nodes[rows, first], nodes[rows, second]
+        nodes[rows, first] = num_leaves + step
+        active[rows, second] = False
+        new = _known(joined(distances, first, second)).masked_fill(~active, torch.inf)
+        new[rows, first] = torch.inf
+        distances[rows, second], distances[rows, :, second] = torch.inf, torch.inf
+        distances[rows, first], distances[rows, :, first] = new, new
+    return only_real(merges, num_leaves)
+
+
+def _known(distances: Tensor) -> Tensor:
+    return distances.nan_to_num(nan=UNKNOWN, posinf=UNKNOWN, neginf=-UNKNOWN)
+
 
 SIZE = 1e6
 """Distance that one token more is worth where sizes go first: far above any squared distance of
 standardised coordinates, and in double precision those still count to ten digits behind it."""
 
-Update = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor], Tensor]
-"""Distances from the parent, of those of its children ``(B, P)``, of the two ``(B, 1)``, and of the
-token counts of both children ``(B, 1)`` and of all nodes ``(B, P)``."""
+
+class Distances(NamedTuple):
+    """What the distances from a parent to all nodes follow from."""
+
+    to_first: Float[Tensor, "B P"]
+    to_second: Float[Tensor, "B P"]
+    """From its children."""
+    between: Float[Tensor, "B 1"]
+    """From one child to the other."""
+    first: Float[Tensor, "B 1"]
+    second: Float[Tensor, "B 1"]
+    others: Float[Tensor, "B P"]
+    """Tokens under the children, and under every node."""
 
 
 @dataclass(frozen=True)
 class Linkage:
     """Merges the two clusters that are nearest, by the update of Lance and Williams (1967)."""
 
-    update: Update
+    update: Callable[[Distances], Tensor]
     squared: bool
     """True <--> the update is one of squared Euclidean distances."""
     smallest_first: bool = False
@@ -56,14 +119,12 @@ class Linkage:
             count_first, count_second = counts[rows, first], counts[rows, second]
             # Without the sizes, which the update would mix.
             to_first = current[rows, first] - sizes[rows, first]
-            new = self.update(
-                to_first,
-                current[rows, second] - sizes[rows, second],
-                to_first[rows, second][:, None],
-                count_first[:, None],
-                count_second[:, None],
-                counts,
+            to_second = current[rows, second] - sizes[rows, second]
+            between = to_first[rows, second][:, None]
+            old = Distances(
+                to_first, to_second, between, count_first[:, None], count_second[:, None], counts
             )
+            new = self.update(old)
             counts[rows, first] = count_first + count_second
             together = step * (counts[rows, first][:, None] + counts)
             sizes[rows, first], sizes[rows, :, first] = together, together
@@ -72,45 +133,48 @@ class Linkage:
         return agglomerate(distances + sizes, batch, joined)
 
 
-def centroid_update(
-    to_first: Float[Tensor, "B P"],
-    to_second: Float[Tensor, "B P"],
-    between: Float[Tensor, "B 1"],
-    first: Float[Tensor, "B 1"],
-    second: Float[Tensor, "B 1"],
-    others: Float[Tensor, "B P"],
-) -> Float[Tensor, "B P"]:
+def centroid_update(old: Distances) -> Float[Tensor, "B P"]:
     """Squared distance of centroids; a parent can be nearer to others than its children were."""
-    both = first + second
-    return (first * to_first + second * to_second - first * second / both * between) / both
+    both = old.first + old.second
+    apart = old.first * old.to_first + old.second * old.to_second
+    return (apart - old.first * old.second / both * old.between) / both
 
 
-def average_update(
-    to_first: Float[Tensor, "B P"],
-    to_second: Float[Tensor, "B P"],
-    between: Float[Tensor, "B 1"],
-    first: Float[Tensor, "B 1"],
-    second: Float[Tensor, "B 1"],
-    others: Float[Tensor, "B P"],
-) -> Float[Tensor, "B P"]:
+def average_update(old: Distances) -> Float[Tensor, "B P"]:
     """Mean distance of the tokens of one cluster to those of the other."""
-    return (first * to_first + second * to_second) / (first + second)
+    return (old.first * old.to_first + old.second * old.to_second) / (old.first + old.second)
 
 
-def ward_update(
-    to_first: Float[Tensor, "B P"],
-    to_second: Float[Tensor, "B P"],
-    between: Float[Tensor, "B 1"],
-    first: Float[Tensor, "B 1"],
-    second: Float[Tensor, "B 1"],
-    others: Float[Tensor, "B P"],
-) -> Float[Tensor, "B P"]:
+def ward_update(old: Distances) -> Float[Tensor, "B P"]:
     """Twice the variance, summed over tokens, that merging the two clusters adds (Ward 1963)."""
-    grown = (first + others) * to_first + (second + others) * to_second - others * between
-    return grown / (first + second + others)
+    grown = (old.first + old.others) * old.to_first + (old.second + old.others) * old.to_second
+    return (grown - old.others * old.between) / (old.first + old.second + old.others)
 
 
 nearest_tree = Linkage(centroid_update, squared=True)
 average_tree = Linkage(average_update, squared=False)
 even_tree = Linkage(centroid_update, squared=True, smallest_first=True)
 ward_tree = Linkage(ward_update, squared=True)
+
+
+@torch.no_grad()
+def cosine_tree(
+    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """At each step the two active embeddings with the largest cosine similarity.
+
+    The order within the pair is random, and drawn here: the parent's embedding depends on it.
+    """
+    embeddings = autoencoder.lifter(autoencoder.standardise(batch.tokens))  # (B, P, D)
+    rows = torch.arange(len(embeddings), device=embeddings.device)
+    directions = normalize(embeddings, dim=-1)
+
+    def joined(distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        pair = torch.cat([embeddings[rows, first], embeddings[rows, second]], dim=-1)
+        parent = autoencoder.merger(pair)
+        embeddings[rows, first] = parent
+        directions[rows, first] = normalize(parent, dim=-1)
+        return -torch.einsum("bpd,bd->bp", directions, directions[rows, first])
+
+    similarities = torch.einsum("bpd,bqd->bpq", directions, directions)
+    return agglomerate(-similarities, batch, joined, turn=generator)

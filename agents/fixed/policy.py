@@ -1,4 +1,4 @@
-"""``FixedPolicy``: plans whole trees by a rule, and learns nothing."""
+"""Fixed policies: rules for whole trees, and planners that follow them on an autoencoder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Order = Callable[[Tensor, TokenBatch, HTMAutoencoder, torch.Generator], Tensor]
 
 
 @dataclass(frozen=True)
-class FixedPolicy:
+class FixedRule:
     """A rule for the tree, and one for the order within each pair.
 
     The order is information (an autoencoder learns sorted pairs far better than shuffled ones), so
@@ -35,9 +35,18 @@ class FixedPolicy:
     needs_hierarchy: bool = False
     """True <--> it follows merges that come with the data."""
 
+
+@dataclass(frozen=True)
+class FixedPolicy:
+    """The planner that follows a rule, greedy or not; it learns nothing."""
+
+    rule: FixedRule
+    autoencoder: HTMAutoencoder
+    """Standardises the coordinates; gives the embeddings and errors to the rules that use them."""
+
     @torch.no_grad()
-    def merges(
-        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool = True
     ) -> Int64[Tensor, "B M 2"]:
         """One complete tree for each sample, in node ids; -1 pads.
 
@@ -48,8 +57,9 @@ class FixedPolicy:
         """
         num_slots = batch.present.shape[1]
         filled = _without_empty_slots(batch)
-        merges = self.shape(filled, autoencoder, generator)
-        return pad_merges(self.order(merges, filled, autoencoder, generator), num_slots)
+        merges = self.rule.shape(filled, self.autoencoder, generator)
+        ordered = self.rule.order(merges, filled, self.autoencoder, generator)
+        return pad_merges(ordered, num_slots)
 
 
 def _without_empty_slots(batch: TokenBatch) -> TokenBatch:

@@ -1,4 +1,5 @@
-"""Trees that look at no distance: random, chain, balanced, and balanced over sorted tokens."""
+"""Trees without distances: given with the data, random, chain, balanced, and balanced over sorted
+tokens."""
 
 from __future__ import annotations
 
@@ -96,3 +97,52 @@ def only_real(
     """The first ``n - 1`` merges of each sample, -1 behind them."""
     steps = torch.arange(merges.shape[1], device=merges.device)
     return merges.masked_fill((steps >= num_leaves[:, None] - 1)[..., None], NONE)
+
+
+def structure_tree(
+    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """The merges that come with the samples, in the data's canonical order.
+
+    Raises ``ValueError`` naming the first sample that has no complete hierarchy.
+    """
+    return given_merges(
+        batch,
+        "the structure policies expected a complete hierarchy, which generated Trees and Crosses "
+        "have",
+    )
+
+
+def given_merges(batch: TokenBatch, expected: str) -> Int64[Tensor, "B M 2"]:
+    """The merges that come with the samples.
+
+    Raises ``ValueError`` naming the first sample that has no complete hierarchy, and ending with
+    what was ``expected``.
+    """
+    given = (batch.merges[..., 0] >= 0).sum(dim=1)
+    missing = given != (batch.num_tokens - 1).clamp(min=0)
+    if missing.any():
+        row = int(missing.nonzero()[0])
+        raise ValueError(
+            f"sample {row} of this data comes with {int(given[row])} merges over its "
+            f"{int(batch.num_tokens[row])} tokens; {expected}"
+        )
+    return batch.merges
+
+
+def spans_tree(
+    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """The trees of spans that were given with the data, in the order in which they were given.
+
+    All spans of a level come before those of the next, and the things of a span are joined
+    neighbour to neighbour (see ``htm_env.datasets.span_hierarchy``). Generated Trees and Crosses
+    give theirs as merges: there this is ``structure_canonical``.
+
+    Raises ``ValueError`` naming the first sample that comes without any.
+    """
+    return given_merges(
+        batch,
+        "the spans policy expected levels of spans, which HTM-v0 takes as 'spans' and "
+        "'span_counts' of an .npz or as spans= beside an array",
+    )

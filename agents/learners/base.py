@@ -157,13 +157,13 @@ class Learner(ABC):
         self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
     ) -> dict[str, float | None]:
         """Scores of policy and autoencoder together (see :func:`agents.evaluation.evaluate`)."""
-        return evaluate(self.plan, self.autoencoder, dataset, count, sampled=sampled)
+        return evaluate(self, self.autoencoder, dataset, count, sampled=sampled)
 
     def figure(self, dataset: Dataset) -> Any:
         """A matplotlib figure: some samples of ``dataset``, their merge trees, reconstructions."""
         from agents.evaluation.figures import learner_figure
 
-        return learner_figure(self.plan, self.autoencoder, dataset)
+        return learner_figure(self, self.autoencoder, dataset)
 
     # ------------------------------------------------------------ train, save and load
 

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
-from agents.evaluation.evaluate import root_errors
+from agents.evaluation.evaluate import Planner, root_errors
 from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import tree_height
 from htm_env.population import start_population
 from htm_env.types import TokenBatch
@@ -35,15 +34,6 @@ class FixedOrderConfig:
         check_bounds(self, batch_size=(1, math.inf))
 
 
-@runtime_checkable
-class MergeOrder(Protocol):
-    """Whatever makes one complete tree of every sample, such as a fixed policy."""
-
-    def merges(
-        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
-    ) -> Int64[Tensor, "B M 2"]: ...
-
-
 class FixedOrder(Learner):
     """Trains the autoencoder on the trees of a fixed policy."""
 
@@ -53,22 +43,22 @@ class FixedOrder(Learner):
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
-        self.policy = self._merge_order()
+        self.policy = self._planner()
         self.trainer = AutoencoderTrainer(self.autoencoder, self.config.autoencoder, self.generator)
 
-    def _merge_order(self) -> MergeOrder:
-        """Who makes the trees; sets the name under which that is reported."""
+    def _planner(self) -> Planner:
+        """What makes the trees; sets the name under which that is reported."""
         self.algo = self.config.policy
-        return fixed_policy(self.config.policy)
+        return fixed_policy(self.config.policy, self.autoencoder)
 
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        return self.policy.merges(batch, self.autoencoder, generator)
+        return self.policy.plan(batch, generator, greedy=True)
 
     def update(self, progress: float) -> dict[str, float]:
         batch = self.dataset.sample(self.config.batch_size, self.generator).to(self.device)
-        merges = self.policy.merges(batch, self.autoencoder, self.generator)
+        merges = self.plan(batch, self.generator, greedy=True)
         self.merges_made += int((merges[..., 0] >= 0).sum())
         heights = tree_height(merges, batch.num_tokens)
         scalars = {"train/tree_height": float(heights.float().mean())}

@@ -15,9 +15,10 @@ from agents.config.dataclasses_json import check_bounds
 from agents.encoders.config import GlomConfig
 from agents.encoders.glom.islands import island_merges
 from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
-from agents.fixed import FixedPolicy
+from agents.evaluation.evaluate import Planner
+from agents.fixed import FixedPolicy, FixedRule
 from agents.fixed.order import sorted_order
-from agents.learners.fixed_order import FixedOrder, MergeOrder
+from agents.learners.fixed_order import FixedOrder
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
 from htm_env.autoencoder import HTMAutoencoder, seeded_initialisation
@@ -64,14 +65,14 @@ class GlomOrder(FixedOrder):
     config_class = GlomOrderConfig
     config: GlomOrderConfig  # type: ignore[assignment]  # it names no fixed policy
 
-    def _merge_order(self) -> MergeOrder:
+    def _planner(self) -> Planner:
         with seeded_initialisation(self.generator):
             model = TokenGlom(self.dataset.token_dim, self.config.glom)
         self.glom = model.to(self.device)
         self.optimizer = GuardedOptimizer(
             "glom", self.glom.parameters(), self.config.optimizer, prefix="loss/glom_"
         )
-        return FixedPolicy("glom", self._islands, sorted_order)
+        return FixedPolicy(FixedRule("glom", self._islands, sorted_order), self.autoencoder)
 
     def _islands(
         self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator

@@ -124,12 +124,14 @@ class PolicyLearner(Learner):
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         names = self.config.demonstrations or demonstrators_of(self.task.env)
         self.selection = Selection(names, self.config.demonstration_race)
-        self.demonstrators = {name: fixed_policy(name) for name in self.selection.names}
+        self.demonstrators = {
+            name: fixed_policy(name, self.autoencoder) for name in self.selection.names
+        }
         if any(share > 0 for _, share in self.config.demonstration_share):
             # raises where a policy needs what the data does not have
             one = self.dataset.fixed(1).to(self.device)
             for demonstrator in self.demonstrators.values():
-                demonstrator.merges(one, self.autoencoder, torch.Generator(self.device))
+                demonstrator.plan(one, torch.Generator(self.device))
 
     def make_policy(self) -> MergePolicy:
         """The untrained network."""
@@ -237,7 +239,7 @@ class PolicyLearner(Learner):
 
     def demonstrated_episodes(self, batch: TokenBatch, name: str) -> Episodes:
         """The episodes of a demonstrator."""
-        merges = self.demonstrators[name].merges(batch, self.autoencoder, self.generator)
+        merges = self.demonstrators[name].plan(batch, self.generator)
         episodes = follow(self.autoencoder, batch, merges, self.config.nearest)
         self.merges_made += int(episodes.steps.sum())
         return episodes

@@ -144,12 +144,12 @@ class ReplayReinforce(Reinforce):
             )
         self.stochastic_demonstrators = {
             name: Demonstrator(
-                name,
+                policy,
                 config.demonstration_epsilon,
                 config.demonstration_temperature,
                 config.demonstration_order_epsilon,
             )
-            for name in self.demonstrators
+            for name, policy in self.demonstrators.items()
         }
         # A stream of its own: with the learner's seed it would repeat the learner's numbers.
         own_seed = int(torch.randint(2**62, (), generator=self.generator, device=self.device))
@@ -264,9 +264,7 @@ class ReplayReinforce(Reinforce):
 
     def demonstrated_episodes(self, batch: TokenBatch, name: str) -> Episodes:
         """The episodes of the stochastic version of a demonstrator, which are stored."""
-        behaviour = self.stochastic_demonstrators[name].behaviour(
-            batch, self.autoencoder, self.generator
-        )
+        behaviour = self.stochastic_demonstrators[name].behaviour(batch, self.generator)
         merges, log_prob = behaviour.episodes(self.generator)
         episodes = follow(self.autoencoder, batch, merges, self.config.nearest)
         self.merges_made += int(episodes.steps.sum())
@@ -283,8 +281,7 @@ class ReplayReinforce(Reinforce):
         """Plans are compared, not the episodes of their stochastic versions."""
         if progress >= self.selection.end:
             return float(errors.mean())
-        policy = self.demonstrators[demonstrator]
-        merges = policy.merges(batch, self.autoencoder, self.generator)
+        merges = self.demonstrators[demonstrator].plan(batch, self.generator)
         return float(root_errors(self.autoencoder, batch, merges, self.std).mean())
 
     def seed_buffer(self) -> None:

@@ -78,14 +78,15 @@ class HeldOutEvaluation(BaseCallback):
         # Stable-Baselines3 may have put the model on another device than the environment's.
         device = autoencoder.token_mean.device
         self._network = copy.deepcopy(network_of(self.model.policy)).to(device)
-        scores = evaluate(self._plan, autoencoder, self.dataset, self.episodes, sampled=False)
+        scores = evaluate(self, autoencoder, self.dataset, self.episodes, sampled=False)
         for name, score in scores.items():
             if score is not None:
                 self.logger.record(f"validation/{name}", score)
 
-    def _plan(
+    def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
+        """The merges of the network as it is evaluated."""
         nearest = self.env.copies.simulator.nearest
         return self._network.plan(
             self.env.autoencoder, batch, generator, greedy=greedy, nearest=nearest

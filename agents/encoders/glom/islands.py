@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.fixed.agglomeration import agglomerate
+from agents.fixed.linkage import agglomerate
 from htm_env.types import TokenBatch
 
 FAR = 1e6
