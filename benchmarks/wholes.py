@@ -8,9 +8,14 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from htm_env.datasets import checks
-from htm_env.datasets.base import uniforms
+from htm_env.datasets.base import (
+    GeneratedDataset,
+    Shuffle,
+    empty_merges,
+    uniforms,
+    write_balanced_joins,
+)
 from htm_env.datasets.checks import Choices, Real
-from htm_env.datasets.generated import GeneratedDataset, Shuffle, empty_merges, write_balanced_joins
 
 _MOST = 256
 

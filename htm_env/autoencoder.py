@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from htm_env.candidates import check_candidates
+from htm_env.actions import action_slots, why_illegal
+from htm_env.candidates import Nearest, Neighbourhood, check_candidates
 from htm_env.files import read_tensors, reading, write_tensors
 from htm_env.forest import (
+    Forest,
     Level,
     active_nodes,
     check_merges,
@@ -25,7 +27,7 @@ from htm_env.forest import (
     leftmost_leaves,
     pad_merges,
 )
-from htm_env.merging import Policy, merge_with
+from htm_env.membership import Membership, check_extras, observed_extras
 
 WEIGHTS_KEY = "htm_autoencoder"
 """The key of the configuration in a file of weights."""
@@ -135,6 +137,10 @@ def seeded_initialisation(generator: torch.Generator | None) -> Iterator[None]:
         seed = torch.randint(2**62, (), generator=generator, device=generator.device)
         torch.default_generator.manual_seed(int(seed))
         yield
+
+
+Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
+"""``policy(observation batch, generator) -> actions``: the observation keys of the environment."""
 
 
 @dataclass(frozen=True)
@@ -415,6 +421,62 @@ class HTMAutoencoder(nn.Module):
         merges = pad_merges(merges, present.shape[1])
         check_merges(merges, num_leaves)
         return merges, num_leaves
+
+
+@torch.no_grad()
+def merge_with(
+    policy: Policy,
+    standardised: Float[Tensor, "B P T"],
+    present: Bool[Tensor, "B P"],
+    lifter: Callable[[Tensor], Tensor],
+    merger: Callable[[Tensor], Tensor],
+    generator: torch.Generator | None = None,
+    observe: Sequence[str] = (),
+    nearest: Nearest | None = None,
+) -> Forest:
+    """The forest that a policy makes of standardised tokens: the merges only, until one root is
+    left.
+
+    ``lifter`` and ``merger`` make the embeddings; ``observe`` names what the policy observes beside
+    tokens, mask and leaf counts, ``nearest`` says who are candidates (None <--> all pairs).
+
+    Raises ``ValueError`` for an unknown key, and for an action that is not legal where a sample has
+    merges to make.
+    """
+    keys = check_extras(observe)
+    forest = Forest.start(present)
+    population, counts = lifter(standardised) * present[..., None], present.long()
+    near, candidates = None, None
+    if nearest is not None:
+        near = Neighbourhood.of(nearest, standardised, population, present)
+    rows = torch.arange(len(present), device=present.device)
+    while (running := forest.num_active > 1).any():
+        observation = {"tokens": population, "active": forest.active, "leaf_counts": counts}
+        if near is not None:
+            candidates = near.candidates.partners
+            observation["candidates"] = candidates.to(torch.int32)
+        if keys:
+            membership = Membership.of(standardised, present, forest)
+            observation |= observed_extras(membership, keys)
+        actions = policy(observation, generator).long()
+        first, second, legal = action_slots(actions, forest.active, candidates)
+        if not (legal | ~running).all():
+            wrong = int((running & ~legal).nonzero()[0])
+            action, own = int(actions[wrong]), None if candidates is None else candidates[wrong]
+            raise ValueError(
+                f"policy action {action} is not a merge of sample {wrong}: it "
+                f"{why_illegal(action, forest.active[wrong], own)}"
+            )
+        forest = forest.merge(first, second, where=running)
+        row, first, second = rows[running], first[running], second[running]
+        pair = torch.cat([population[row, first], population[row, second]], dim=-1)
+        population, counts = population.clone(), counts.clone()  # the policy may keep the old ones
+        population[row, first], population[row, second] = merger(pair), 0.0
+        counts[row, first] += counts[row, second]
+        counts[row, second] = 0
+        if near is not None:
+            near = near.merged(row, first, second, population, counts)
+    return forest
 
 
 def tensors_hash(state: Mapping[str, Tensor]) -> str:

@@ -14,9 +14,8 @@ from memory import Largest
 from oracle import PlainForest, batched, forests, random_tree
 from safetensors.torch import save_file
 
-from htm_env.autoencoder import BLOCK, HTMAutoencoder, ResidualNetwork
+from htm_env.autoencoder import BLOCK, HTMAutoencoder, ResidualNetwork, merge_with
 from htm_env.forest import action_mask
-from htm_env.merging import merge_with
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
 

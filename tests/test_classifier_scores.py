@@ -9,8 +9,7 @@ from conftest import small_autoencoder
 from torch import nn
 
 from htm_env import make_dataset
-from htm_env.generation.classifier_scores import classifier_scores
-from htm_env.measures.metrics import mean_or_none
+from htm_env.measures.metrics import classifier_scores, mean_or_none
 
 
 class Says(nn.Module):

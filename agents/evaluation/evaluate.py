@@ -14,8 +14,13 @@ from agents.fixed import fixed_policy
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
-from htm_env.generation.classifier_scores import classifier_scores
-from htm_env.measures.metrics import CladeScores, clade_scores, mean_or_none, nmse_per_sample
+from htm_env.measures.metrics import (
+    CladeScores,
+    clade_scores,
+    classifier_scores,
+    mean_or_none,
+    nmse_per_sample,
+)
 from htm_env.types import TokenBatch
 
 VALIDATION_EPISODES = 256

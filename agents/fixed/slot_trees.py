@@ -136,7 +136,7 @@ def spans_tree(
     """The trees of spans that were given with the data, in the order in which they were given.
 
     All spans of a level come before those of the next, and the things of a span are joined
-    neighbour to neighbour (see ``htm_env.datasets.span_hierarchy``). Generated Trees and Crosses
+    neighbour to neighbour (see ``htm_env.datasets.spans``). Generated Trees and Crosses
     give theirs as merges: there this is ``structure_canonical``.
 
     Raises ``ValueError`` naming the first sample that comes without any.

@@ -35,10 +35,9 @@ from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_bytes, atomic_write_text
-from htm_env.generation.classifier_scores import classifier_scores
 from htm_env.generation.generate import Generated, generate, refine
 from htm_env.generation.mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
-from htm_env.measures.metrics import mean_or_none, nmse_per_sample
+from htm_env.measures.metrics import classifier_scores, mean_or_none, nmse_per_sample
 
 FOLDER = "generated"
 MOST_SEED = 2**59

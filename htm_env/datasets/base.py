@@ -1,17 +1,18 @@
-"""``Dataset``: a source of token sets, each episode a pure function of its key."""
+"""Sources of token sets, generated or finite: each episode is a pure function of its key."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import fields
 from functools import cached_property
-from typing import Any, Final, Literal
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 from torch import Tensor
 
-from htm_env.types import TokenBatch
+from htm_env.types import NONE, TokenBatch
 
 SPLITS: Final = ("train", "validation", "test")
 """The names of the splits; the index of a split is its place here."""
@@ -20,6 +21,10 @@ KEY_LIMIT: Final = 2**62
 """Keys are ``0 <= key < KEY_LIMIT``, so that ``3 * key + 2`` still fits 64 bits."""
 
 _GOLDEN_GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
+
+STATISTICS_EPISODES = 4096
+"""Training episodes behind ``mean`` and ``std`` of generated data."""
+_CHUNK = 256
 
 Kind = Literal["points", "segments", "patches", "items", "vectors"]
 
@@ -148,6 +153,149 @@ def _at_least_one(name: str, value: int) -> None:
         raise ValueError(f"{name} is {value}: expected at least 1")
 
 
+# ---------------------------------------------------------------- generated samples
+
+
+class Shuffle(NamedTuple):
+    """Where the tokens of a batch went: places are in generator order, slots are shuffled."""
+
+    place_of_slot: Int64[np.ndarray, "B P"]
+    slot_of_place: Int64[np.ndarray, "B P"]
+    present: Bool[np.ndarray, "B P"]
+    """True <--> the slot holds a token."""
+
+    @classmethod
+    def draw(
+        cls, order_uniforms: Float64[np.ndarray, "B P"], present_places: Bool[np.ndarray, "B P"]
+    ) -> Shuffle:
+        """A uniformly random order of the present places; the empty slots come last."""
+        place_of_slot = shuffled(order_uniforms, present_places)
+        slots = np.arange(place_of_slot.shape[1])
+        slot_of_place = np.empty_like(place_of_slot)
+        np.put_along_axis(slot_of_place, place_of_slot, slots[None], axis=1)
+        return cls(place_of_slot, slot_of_place, slots < present_places.sum(axis=1)[:, None])
+
+    def tokens(self, places: Float64[np.ndarray, "B P T"]) -> Float32[np.ndarray, "B P T"]:
+        """The tokens in slot order, zeros in empty slots."""
+        moved = np.take_along_axis(places, self.place_of_slot[:, :, None], axis=1)
+        return np.where(self.present[:, :, None], moved, 0.0).astype(np.float32)
+
+    def clades(
+        self, members: Bool[np.ndarray, "C P"], exists: Bool[np.ndarray, "B C"]
+    ) -> Bool[np.ndarray, "B C P"]:
+        """Sets of places as sets of slots, less absent tokens; all False where not ``exists``."""
+        in_slots = members.T[self.place_of_slot].transpose(0, 2, 1)  # (B, C, P)
+        there: np.ndarray = in_slots & self.present[:, None] & exists[:, :, None]
+        return there
+
+
+class GeneratedDataset(Dataset):
+    """Endless samples; a subclass draws them from the seeds of their streams."""
+
+    has_hierarchy = True
+    size = None
+    geometry_class: type
+    """The frozen dataclass of what is drawn; the subclass takes one after the split."""
+
+    @classmethod
+    def keywords(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(cls.geometry_class))
+
+    @classmethod
+    def make(cls, split: str, **keywords: Any) -> Dataset:
+        return cls(split, cls.geometry_class(**keywords))  # type: ignore[call-arg]
+
+    @abstractmethod
+    def generate(
+        self, seeds: UInt64[np.ndarray, "B"]
+    ) -> tuple[
+        Float32[np.ndarray, "B P T"],
+        Bool[np.ndarray, "B P"],
+        Bool[np.ndarray, "B C P"],
+        Int64[np.ndarray, "B M 2"],
+    ]:
+        """Tokens, present, clades and merges of the samples with these seeds."""
+
+    def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
+        check_keys(keys)
+        arrays = self.generate(split_keys(keys, self.split))
+        return TokenBatch(*(torch.from_numpy(array) for array in arrays))
+
+    def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
+        chunks = []
+        for start in range(0, STATISTICS_EPISODES, _CHUNK):
+            keys = np.arange(start, start + _CHUNK)
+            tokens, present, _, _ = self.generate(split_keys(keys, "train"))
+            chunks.append(tokens[present])
+        return np.concatenate(chunks)
+
+
+# ---------------------------------------------------------------- given samples
+
+
+class FiniteDataset(Dataset):
+    """Rows that were given rather than drawn; key ``k`` is row ``k % size``, shuffled by ``k``."""
+
+    has_hierarchy = False
+    size: int
+
+    def __init__(
+        self,
+        split: str,
+        values: Float32[np.ndarray, "N P T"],
+        lengths: Int64[np.ndarray, "N"],
+        rows_of_splits: tuple[Int64[np.ndarray, "_"], ...],
+    ) -> None:
+        """Takes one split's rows.
+
+        Args:
+            split: the split's name.
+            values: tokens of all rows of the data, padded with anything.
+            lengths: how many tokens each row has.
+            rows_of_splits: the rows of each split, in the order of ``SPLITS``.
+
+        Raises:
+            ValueError: ``split`` is not a split's name.
+        """
+        super().__init__(split)
+        self.rows = rows_of_splits[check_split(split)]
+        """Which rows of the data this split has, in its own order; int64 (size,)."""
+        self.size = len(self.rows)
+        self.max_tokens, self.token_dim = values.shape[1:]
+        self._values = values[self.rows]
+        self._lengths = lengths[self.rows]
+        train = rows_of_splits[0]
+        present = np.arange(self.max_tokens) < lengths[train, None]
+        self._training_tokens: np.ndarray = values[train][present]
+
+    def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
+        check_keys(keys)
+        rows = keys % self.size
+        present = np.arange(self.max_tokens) < self._lengths[rows, None]  # (B, P)
+        order = shuffled(uniforms(split_keys(keys, self.split), self.max_tokens), present)
+        tokens = self._values[rows[:, None], order]  # (B, P, T)
+        clades, merges = self.hierarchy(rows, order)
+        return TokenBatch(
+            tokens=torch.from_numpy(np.where(present[:, :, None], tokens, np.float32(0))),
+            present=torch.from_numpy(present),
+            clades=torch.from_numpy(clades),
+            merges=torch.from_numpy(merges),
+        )
+
+    def hierarchy(
+        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
+    ) -> tuple[Bool[np.ndarray, "B C P"], Int64[np.ndarray, "B M 2"]]:
+        """Clades and merges of these rows of the split; none here.
+
+        ``order`` is the place in its row that each slot was filled from.
+        """
+        clades = np.zeros((len(rows), 0, self.max_tokens), dtype=bool)
+        return clades, empty_merges(len(rows), self.max_tokens)
+
+    def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
+        return self._training_tokens
+
+
 # ---------------------------------------------------------------- keys, and random numbers of them
 
 
@@ -212,3 +360,54 @@ def shuffled(
 ) -> Int64[np.ndarray, "B P"]:
     """Which place each slot is filled from: the present places in random order, then the rest."""
     return np.argsort(np.where(present, order_uniforms, 2.0), axis=1, kind="stable")
+
+
+# ---------------------------------------------------------------- ordered merges
+
+
+def empty_merges(batch: int, max_tokens: int) -> Int64[np.ndarray, "B M 2"]:
+    """Merges of samples that have none yet."""
+    return np.full((batch, max_tokens - 1, 2), NONE, dtype=np.int64)
+
+
+def write_merges(
+    merges: Int64[np.ndarray, "B M 2"],
+    exists: Bool[np.ndarray, "B K"],
+    index: Int64[np.ndarray, "B K"],
+    first: Int64[np.ndarray, "B K"],
+    second: Int64[np.ndarray, "B K"],
+) -> None:
+    """Writes the ordered pairs ``(first, second)`` that exist into ``merges``, in place."""
+    rows, columns = np.nonzero(exists)
+    where = index[rows, columns]
+    merges[rows, where, 0] = first[rows, columns]
+    merges[rows, where, 1] = second[rows, columns]
+
+
+def write_balanced_joins(
+    merges: Int64[np.ndarray, "B M 2"],
+    parts: Int64[np.ndarray, "B K"],
+    num_parts: Int64[np.ndarray, "B"],
+    num_tokens: Int64[np.ndarray, "B"],
+    made: Int64[np.ndarray, "B"],
+) -> None:
+    """Joins the first ``num_parts`` nodes of each row, neighbour to neighbour, level by level.
+
+    Args:
+        merges: written in place, from merge ``made`` on.
+        parts: the node ids to join, in generator order.
+        num_parts: how many of them a row has, one at least.
+        num_tokens: the tokens of each row, so that merge ``t`` makes node ``num_tokens + t``.
+        made: the merges that each row already has.
+    """
+    while parts.shape[1] > 1:
+        pairs = parts.shape[1] // 2
+        left, right, odd = parts[:, : 2 * pairs : 2], parts[:, 1::2], parts[:, 2 * pairs :]
+        pair = np.arange(pairs)
+        exists = 2 * pair + 1 < num_parts[:, None]  # (B, pairs)
+        index = made[:, None] + pair
+        write_merges(merges, exists, index, left, right)
+        joined = np.where(exists, num_tokens[:, None] + index, left)
+        parts = np.concatenate([joined, odd], axis=1)
+        made = made + exists.sum(axis=1)
+        num_parts = (num_parts + 1) // 2

@@ -7,8 +7,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from htm_env.datasets.base import check_keys, check_split
-from htm_env.datasets.finite import FiniteDataset
+from htm_env.datasets.base import FiniteDataset, check_keys, check_split
 
 _SPLIT_SEED = 0
 

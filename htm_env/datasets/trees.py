@@ -8,15 +8,15 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from htm_env.datasets import checks
-from htm_env.datasets.base import uniforms
-from htm_env.datasets.checks import Choices, Real
-from htm_env.datasets.generated import (
+from htm_env.datasets.base import (
     GeneratedDataset,
     Shuffle,
     empty_merges,
+    uniforms,
     write_balanced_joins,
     write_merges,
 )
+from htm_env.datasets.checks import Choices, Real
 
 _MAX_HEIGHT = 10
 _MAX_TREES = 1024

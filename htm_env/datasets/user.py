@@ -12,11 +12,9 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from htm_env.datasets import checks
-from htm_env.datasets.base import SPLITS, check_split, uniforms
+from htm_env.datasets.base import SPLITS, FiniteDataset, check_split, uniforms
 from htm_env.datasets.files import read_idx, read_npz
-from htm_env.datasets.finite import FiniteDataset
-from htm_env.datasets.span_hierarchy import SpanHierarchy
-from htm_env.datasets.spans import checked_levels
+from htm_env.datasets.spans import SpanHierarchy, checked_levels
 
 _SPLIT_SEED = 0
 
