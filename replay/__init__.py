@@ -54,14 +54,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "htm_env.softmax": (
-        "choice_entropy",
-        "log_totals",
-    ),
-    "replay.buffer": (
-        "ReplayBuffer",
-        "Sampled",
-    ),
+    "htm_env.softmax": ("choice_entropy", "log_totals"),
+    "replay.buffer": ("ReplayBuffer", "Sampled"),
     "replay.candidate_pairs": ("CandidatePairs",),
     "replay.importance": (
         "effective_sample_size",
@@ -73,10 +67,7 @@ _MODULES = {
         "truncated_log_weights",
         "vtrace",
     ),
-    "replay.trajectory": (
-        "Trajectories",
-        "Trajectory",
-    ),
+    "replay.trajectory": ("Trajectories", "Trajectory"),
     "replay.tree_probability": (
         "forest_states",
         "number_of_sequences",

@@ -19,19 +19,15 @@ from torch import Tensor
 
 from htm_env.files import read_tensors, reading, write_tensors
 from replay.candidate_pairs import CandidatePairs
-from replay.trajectory import Trajectories, Trajectory
+from replay.trajectory import COLUMNS, Trajectories, Trajectory
 
 _KIND = "replay buffer"
+_COLUMNS = tuple("num_tokens" if name == "present" else name for name in COLUMNS)
 Values = NDArray[np.float64]
 """(N,): one number for each stored episode; nan where none was given."""
 
 FLOOR = 0.01
 """Added before the exponent, so that every episode can be drawn (the paper's epsilon)."""
-
-
-def uniform(values: Values) -> Values:
-    """Every episode equally often, whatever its value."""
-    return np.ones_like(values)
 
 
 def by_advantage(values: Values) -> Values:
@@ -64,7 +60,7 @@ class Sampler(NamedTuple):
 
 
 SAMPLERS = {
-    "uniform": Sampler(uniform),
+    "uniform": Sampler(np.ones_like),
     "advantage": Sampler(by_advantage),
     "return": Sampler(by_return, relative=True),
 }
@@ -276,17 +272,9 @@ class ReplayBuffer:
     def _contents(self) -> dict[str, Any]:
         columns: dict[str, Tensor] = {}
         if self._episodes is not None:
-            columns = {
-                "tokens": self._episodes.tokens,
-                "num_tokens": self._episodes.num_tokens,
-                "merges": self._episodes.merges,
-                "behaviour_log_prob": self._episodes.behaviour_log_prob,
-                "tree_log_prob": self._episodes.tree_log_prob,
-                "policy_version": self._episodes.policy_version,
-                "source": self._episodes.source,
-                "value": torch.tensor(self._values),
-                "priority": torch.tensor(self._priorities),
-            }
+            columns = {name: getattr(self._episodes, name) for name in _COLUMNS}
+            columns["value"] = torch.tensor(self._values)
+            columns["priority"] = torch.tensor(self._priorities)
             if (candidates := self._episodes.candidates) is not None:
                 columns["pairs"] = torch.cat([candidates.nodes, candidates.times], dim=1)
                 columns["pair_counts"] = candidates.starts.diff()

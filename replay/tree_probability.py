@@ -175,13 +175,11 @@ def tree_log_prob(
 def _logsumexp_by(
     group: Int64[Tensor, "S"], values: Float[Tensor, "S"], num_groups: int
 ) -> Float[Tensor, "B"]:
-    """The logarithm of the summed exponentials of each group; members side by side."""
-    sizes = torch.bincount(group, minlength=num_groups)
-    by_group = group.argsort(stable=True)
-    start = sizes.cumsum(0) - sizes
-    place = torch.arange(len(group), device=group.device) - start[group[by_group]]
-    table = values.new_full((num_groups, int(sizes.max()) if num_groups else 0), -math.inf)
-    return table.index_put((group[by_group], place), values[by_group]).logsumexp(dim=1)
+    """The logarithm of the summed exponentials of each group."""
+    place = _place(group)
+    widest = int(place.max()) + 1 if len(place) else 0
+    table = values.new_full((num_groups, widest), -math.inf)
+    return table.index_put((group, place), values).logsumexp(dim=1)
 
 
 def _parents(

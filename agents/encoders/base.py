@@ -49,17 +49,11 @@ class ContextEncoder(nn.Module):
     pass asks for: the property ``needs`` of its options."""
     ordered: ClassVar[bool] = False
     """True <--> the result depends on ``order``, so that it is no function of a set."""
-
-    @property
-    def carries(self) -> bool:
-        """True <--> policies go on from one merge's ``state`` to the next; it is then a tensor
-        ``(B, P, ...)``, a slot's part its own."""
-        return False
-
-    @property
-    def has_losses(self) -> bool:
-        """True <--> its contexts come with losses of its own, which the learner has to add."""
-        return False
+    carries: bool = False
+    """True <--> policies go on from one merge's ``state`` to the next; it is then a tensor
+    ``(B, P, ...)``, a slot's part its own."""
+    has_losses: bool = False
+    """True <--> its contexts come with losses of its own, which the learner has to add."""
 
     def merged_state(self, first: Tensor, second: Tensor) -> Tensor:
         """The initial state of a merged token, from its children's parts ``(..., *part)``."""

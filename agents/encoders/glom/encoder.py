@@ -11,12 +11,7 @@ from torch import Tensor, nn
 from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
 from agents.encoders.config import GlomEncoderConfig
 from agents.encoders.glom.columns import Glom
-from agents.encoders.glom.losses import (
-    contrastive_loss,
-    denoising_loss,
-    draw_crops,
-    draw_hidden,
-)
+from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_crops, draw_hidden
 
 
 class GlomEncoder(ContextEncoder):
@@ -31,8 +26,9 @@ class GlomEncoder(ContextEncoder):
     def __init__(self, width: int, config: GlomEncoderConfig, coordinates: int) -> None:
         """``coordinates``, those of the data, are not used."""
         super().__init__()
-        self.needs = config.needs
-        self.config = config
+        self.config, self.needs = config, config.needs
+        self.carries = config.continued_iterations > 0
+        self.has_losses = bool(config.denoising_weight or config.contrastive_weight)
         self.glom = Glom(width, config.glom)
         levels, size = config.glom.levels, config.glom.level_width
         self.read_out = nn.Sequential(nn.LayerNorm(levels * size), nn.Linear(levels * size, width))
@@ -42,14 +38,6 @@ class GlomEncoder(ContextEncoder):
         if config.denoising_weight:
             self.hidden_token = nn.Parameter(torch.randn(width))
             self.restore = nn.Linear(levels * size, width)
-
-    @property
-    def carries(self) -> bool:
-        return self.config.continued_iterations > 0
-
-    @property
-    def has_losses(self) -> bool:
-        return bool(self.config.denoising_weight or self.config.contrastive_weight)
 
     def forward(
         self,

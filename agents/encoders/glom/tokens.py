@@ -13,12 +13,7 @@ from agents.config.dataclasses_json import check_bounds
 from agents.encoders.base import without_junk
 from agents.encoders.config import GlomConfig
 from agents.encoders.glom.columns import Glom
-from agents.encoders.glom.losses import (
-    contrastive_loss,
-    denoising_loss,
-    draw_crops,
-    draw_hidden,
-)
+from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_crops, draw_hidden
 
 
 @dataclass(frozen=True)
