@@ -98,6 +98,8 @@ class TrainOptions(Threads):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.resume is not None and self.save_config is not None:
+            raise UsageError("--save-config is of a new run; that of --resume stands in its folder")
         if self.help_all:
             raise UsageError("--help-all needs the algorithm: htm train --algo NAME --help-all")
 

@@ -27,8 +27,9 @@ DEFAULT_SECONDS = 100.0
 def train(options: TrainOptions) -> None:
     """Start or resume a run; prints its test scores and where everything is."""
     asked, changes = requested(options), nested(options.changes)
-    resumed = options.resume is not None and (options.resume / "config.json").exists()
-    if not resumed:
+    continued = options.resume
+    if continued is None or not (continued / "config.json").exists():
+        continued = None
         for name in ("env", "algo"):
             if name not in asked:
                 hint = f"; {options.resume} holds no run to resume" if options.resume else ""
@@ -40,8 +41,8 @@ def train(options: TrainOptions) -> None:
     from agents.runs.session import start_run
 
     set_threads(options.threads)
-    if resumed:
-        directory = RunDirectory(options.resume)
+    if continued is not None:
+        directory = RunDirectory(continued)
         _check_resumed(asked, changes, options, directory)
     else:
         budget = asked.pop("budget", Budget(DEFAULT_SECONDS))
@@ -52,7 +53,7 @@ def train(options: TrainOptions) -> None:
             return
         directory = RunDirectory(options.resume or options.out or _default_folder(run))
     try:
-        result = resume(directory.path) if resumed else start_run(learner, budget, directory)
+        result = resume(directory.path) if continued else start_run(learner, budget, directory)
     except KeyboardInterrupt:
         if not directory.checkpoint_path.exists():
             raise

@@ -12,7 +12,7 @@ from agents.comparison.options import CompareOptions
 from agents.comparison.problems import PROBLEMS, Problem, find_problem
 from agents.comparison.results import changed_options, load_result
 from agents.config.budget import Budget
-from agents.config.dataclasses_json import merged
+from agents.config.dataclasses_json import flattened, merged
 from agents.config.errors import UsageError, json_object
 from agents.config.run import RunConfig
 from agents.encoders import NO_ENCODER, check_encoder
@@ -127,15 +127,15 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
                     f"{directory.path} has the options {own} and not {planned_options}; runs of "
                     "one name are pooled, so use a label or choose another --out"
                 )
-        pair = [
-            {name: values[name] for name in names}
-            for values in (json.loads(json.dumps(run.as_dict())) for run in (found, expected))
-        ]
-        place = _difference(*pair)
-        if place is not None:
-            raise ValueError(
-                f"{directory.path} belongs to another comparison, {place}; choose another --out"
-            )
+        mine, other = (
+            flattened({name: run.as_dict()[name] for name in names}) for run in (expected, found)
+        )
+        for name in dict.fromkeys([*mine, *other]):
+            if _plain(mine.get(name)) != _plain(other.get(name)):
+                raise ValueError(
+                    f"{directory.path} belongs to another comparison, its {name} is "
+                    f"{other.get(name)!r} and not {mine.get(name)!r}; choose another --out"
+                )
 
 
 def found_runs(out: Path, folder: str) -> list[RunDirectory]:
@@ -250,13 +250,6 @@ def _names(flag: str, text: str) -> list[str]:
     return names
 
 
-def _difference(found: Any, expected: Any, place: str = "") -> str | None:
-    """The first place where two nested values differ, and how; None where they are the same."""
-    if isinstance(found, dict) and isinstance(expected, dict):
-        for name in dict.fromkeys([*expected, *found]):
-            inside = f"{place}.{name}" if place else name
-            difference = _difference(found.get(name), expected.get(name), inside)
-            if difference is not None:
-                return difference
-        return None
-    return None if found == expected else f"its {place} is {found!r} and not {expected!r}"
+def _plain(value: Any) -> Any:
+    """A value as JSON reads it back, with lists for tuples."""
+    return json.loads(json.dumps(value))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import MISSING, fields, is_dataclass
 from pathlib import Path
 from types import UnionType
@@ -47,64 +48,50 @@ def checked_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]
     for name in values:
         if name not in known:
             raise ValueError(f"{config_class.__name__} has no field {name!r}; expected {known}")
-    hints = get_type_hints(config_class)
-    restored = {name: _restored(hints[name], value) for name, value in values.items()}
-    for name, value in restored.items():
-        if not _fits(hints[name], value):
+    hints, checked = get_type_hints(config_class), {}
+    for name, value in values.items():
+        try:
+            checked[name] = _converted(hints[name], value)
+        except TypeError:
             expected = " or ".join(_words(choice) for choice in _choices(hints[name]))
-            raise ValueError(f"{name} is {json.dumps(value, default=str)}; expected {expected}")
-    return restored
+            shown = json.dumps(value, default=str)
+            raise ValueError(f"{name} is {shown}; expected {expected}") from None
+    return checked
 
 
-def _restored(hint: Any, value: Any) -> Any:
-    """A value of JSON as the annotation has it: dataclasses, tuples, paths and numbers."""
-    choices = _choices(hint)
-    if isinstance(value, dict):
-        for choice in choices:
-            if is_dataclass(choice):
-                return config_from_dict(choice, value)  # type: ignore[arg-type]
-    if isinstance(value, str) and get_origin(hint) is tuple:  # one name may stand for itself
-        value = (value,)
-    if isinstance(value, str) and Path in choices:
+def _converted(hint: Any, value: Any) -> Any:
+    """A value of JSON as an object of the annotated type; ``TypeError`` where it is none.
+
+    A whole number is a number, a truth value is not. A tuple has its own length, or any where the
+    annotation ends in ``...``, and may be a single string.
+    """
+    if get_origin(hint) in (Union, UnionType):
+        for choice in get_args(hint):
+            with suppress(TypeError):
+                return _converted(choice, value)
+    kind = get_origin(hint) or hint
+    if is_dataclass(kind) and isinstance(value, dict):
+        return config_from_dict(kind, value)  # type: ignore[arg-type]
+    if kind is tuple and isinstance(value, str | list | tuple):
+        items, inside = (value,) if isinstance(value, str) else value, get_args(hint)
+        kinds = inside[:1] * len(items) if inside[-1] is Ellipsis else inside
+        if len(kinds) == len(items):
+            return tuple(map(_converted, kinds, items))
+    elif kind is Literal:
+        if value in get_args(hint):
+            return value
+    elif kind is Path and isinstance(value, str):
         return Path(value)
-    if isinstance(value, list | tuple):
-        kinds = next((get_args(choice) for choice in choices if get_origin(choice) is tuple), ())
-        inside = kinds[:1] * len(value) if kinds[-1:] == (Ellipsis,) else kinds
-        if len(inside) != len(value):  # refused later, by its length
-            inside = (None,) * len(value)
-        return tuple(map(_restored, inside, value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return float(value) if float in choices and int not in choices else value
-    return value
+    elif kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
+        return value
+    raise TypeError(f"{value!r} is no {hint}")
 
 
 def _choices(hint: Any) -> tuple[Any, ...]:
     """The members of a union, or the annotation itself."""
     return get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
-
-
-def _fits(hint: Any, value: Any) -> bool:
-    """Whether a value is of the annotated type; a whole number is a number, a truth value is none.
-
-    A tuple has a length of its own, or any where the annotation ends in ``...``.
-    """
-    for choice in _choices(hint):
-        if get_origin(choice) is tuple:
-            inside = get_args(choice)
-            if not isinstance(value, tuple):
-                continue
-            kinds = inside[:1] * len(value) if inside[-1] is Ellipsis else inside
-            if len(kinds) == len(value) and all(map(_fits, kinds, value)):
-                return True
-        elif get_origin(choice) is Literal:
-            if value in get_args(choice):
-                return True
-        elif isinstance(value, bool):
-            if choice is bool:
-                return True
-        elif isinstance(value, (int, float) if choice is float else get_origin(choice) or choice):
-            return True
-    return False
 
 
 def _words(choice: Any) -> str:
