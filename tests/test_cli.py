@@ -368,8 +368,11 @@ def test_training_that_does_not_stay_finite_exits_1_and_keeps_the_checkpoint(
 
 
 def test_a_defect_is_one_line_too(monkeypatch, capsys, tmp_path):
-    monkeypatch.setitem(ALGORITHMS, "dummy", Algorithm(DummyLearner, DummyConfig()))
-    monkeypatch.setattr(DummyLearner, "update", lambda self, progress: 1 / 0)
+    class Defective(DummyLearner):
+        def update(self, progress):
+            return 1 / 0
+
+    monkeypatch.setitem(ALGORITHMS, "dummy", Algorithm(Defective, DummyConfig()))
     arguments = ["--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2]}', "--algo", "dummy"]
     assert status("train", *arguments, "--out", tmp_path / "run") == 1
     assert "ZeroDivisionError" in only_line(capsys.readouterr().err)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-import sys
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.runs import progress as progress_bar
 from agents.runs.loggers import CSVLogger
 from agents.runs.loop import Position
 from agents.runs.progress import ProgressBar
@@ -100,11 +98,9 @@ def test_a_resumed_run_hides_what_was_written_after_its_checkpoint(tmp_path):
     assert nmse == [(100, 1.0), (200, 2.0), (300, 30.0)]
 
 
-def test_without_a_terminal_the_bar_is_a_line_now_and_then(monkeypatch):
+def test_without_a_terminal_the_bar_is_a_line_now_and_then():
     stream, now = io.StringIO(), [0.0]
-    monkeypatch.setattr(progress_bar, "monotonic", lambda: now[0])
-    monkeypatch.setattr(sys, "stderr", stream)
-    bar = ProgressBar("Trees chain")
+    bar = ProgressBar("Trees chain", stream, clock=lambda: now[0])
     for updates in range(1, 26):
         now[0] = float(updates)
         bar.update(position(updates), {"train/return": -0.5, "train/nmse": 0.25, "loss/a": 9.0})
@@ -124,8 +120,7 @@ def test_on_a_terminal_the_bar_shows_reward_error_and_speed(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    bar = ProgressBar("Trees chain")
+    bar = ProgressBar("Trees chain", stream)
     bar.update(position(5), {"train/return": -0.5, "train/nmse": 0.25})
     bar.write(position(5), {"validation/nmse": 0.125, "time/merges_per_second": 12345.0})
     bar.close()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic
+from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -43,14 +44,19 @@ def shown(training: Training, title: str, visible: bool = True) -> Iterator[Even
 class ProgressBar:
     """A bar with live reward, error and speed; plain lines now and then without a terminal.
 
-    It goes to standard error. ``title`` says what is being trained, in a few words.
+    Args:
+        title: what is being trained, in a few words.
+        stream: where it is written; standard error if None.
+        clock: seconds of wall time.
     """
 
-    def __init__(self, title: str) -> None:
-        self._stream = sys.stderr
-        self._title = title
+    def __init__(
+        self, title: str, stream: TextIO | None = None, clock: Callable[[], float] = monotonic
+    ) -> None:
+        self._stream = sys.stderr if stream is None else stream
+        self._title, self._clock = title, clock
         self._values: dict[str, float] = {}
-        self._next_line = monotonic() + LINE_SECONDS
+        self._next_line = clock() + LINE_SECONDS
         self._progress: Progress | None = None
         if self._stream.isatty():
             self._progress = Progress(
@@ -88,8 +94,8 @@ class ProgressBar:
     def _show(self, position: Position) -> None:
         if self._progress is not None:
             self._progress.update(self._task, completed=position.progress, values=self._text())
-        elif monotonic() >= self._next_line:
-            self._next_line = monotonic() + LINE_SECONDS
+        elif self._clock() >= self._next_line:
+            self._next_line = self._clock() + LINE_SECONDS
             print(
                 f"{self._title}  {position.progress:4.0%}  {position.seconds:.0f} s  "
                 f"{position.merges} merges  {self._text()}",
