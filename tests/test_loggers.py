@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -98,9 +99,10 @@ def test_a_resumed_run_hides_what_was_written_after_its_checkpoint(tmp_path):
     assert nmse == [(100, 1.0), (200, 2.0), (300, 30.0)]
 
 
-def test_without_a_terminal_the_bar_is_a_line_now_and_then():
+def test_without_a_terminal_the_bar_is_a_line_now_and_then(monkeypatch):
     stream, now = io.StringIO(), [0.0]
-    bar = ProgressBar("Trees chain", stream, clock=lambda: now[0])
+    monkeypatch.setattr(sys, "stderr", stream)
+    bar = ProgressBar("Trees chain", clock=lambda: now[0])
     for updates in range(1, 26):
         now[0] = float(updates)
         bar.update(position(updates), {"train/return": -0.5, "train/nmse": 0.25, "loss/a": 9.0})
@@ -120,7 +122,8 @@ def test_on_a_terminal_the_bar_shows_reward_error_and_speed(monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
-    bar = ProgressBar("Trees chain", stream)
+    monkeypatch.setattr(sys, "stderr", stream)
+    bar = ProgressBar("Trees chain")
     bar.update(position(5), {"train/return": -0.5, "train/nmse": 0.25})
     bar.write(position(5), {"validation/nmse": 0.125, "time/merges_per_second": 12345.0})
     bar.close()

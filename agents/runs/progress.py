@@ -5,7 +5,6 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator
 from time import monotonic
-from typing import TextIO
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -44,16 +43,15 @@ def shown(training: Training, title: str, visible: bool = True) -> Iterator[Even
 class ProgressBar:
     """A bar with live reward, error and speed; plain lines now and then without a terminal.
 
+    It goes to standard error.
+
     Args:
         title: what is being trained, in a few words.
-        stream: where it is written; standard error if None.
         clock: seconds of wall time.
     """
 
-    def __init__(
-        self, title: str, stream: TextIO | None = None, clock: Callable[[], float] = monotonic
-    ) -> None:
-        self._stream = sys.stderr if stream is None else stream
+    def __init__(self, title: str, clock: Callable[[], float] = monotonic) -> None:
+        self._stream = sys.stderr
         self._title, self._clock = title, clock
         self._values: dict[str, float] = {}
         self._next_line = clock() + LINE_SECONDS
