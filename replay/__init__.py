@@ -5,9 +5,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
+    from htm_env.candidates import CandidatePairs
     from htm_env.softmax import choice_entropy, log_totals
     from replay.buffer import ReplayBuffer, Sampled
-    from replay.candidate_pairs import CandidatePairs
     from replay.importance import (
         effective_sample_size,
         log_ratios,
@@ -54,9 +54,9 @@ __all__ = [
 ]
 
 _MODULES = {
+    "htm_env.candidates": ("CandidatePairs",),
     "htm_env.softmax": ("choice_entropy", "log_totals"),
     "replay.buffer": ("ReplayBuffer", "Sampled"),
-    "replay.candidate_pairs": ("CandidatePairs",),
     "replay.importance": (
         "effective_sample_size",
         "log_ratios",

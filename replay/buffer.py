@@ -17,8 +17,8 @@ from jaxtyping import Float, Int64
 from numpy.typing import NDArray
 from torch import Tensor
 
+from htm_env.candidates import CandidatePairs
 from htm_env.files import read_tensors, reading, write_tensors
-from replay.candidate_pairs import CandidatePairs
 from replay.trajectory import COLUMNS, Trajectories, Trajectory
 
 _KIND = "replay buffer"
@@ -226,6 +226,8 @@ class ReplayBuffer:
         places, known = indices.cpu().numpy(), _known_values(values, len(indices))
         for place in places[(places < 0) | (places >= len(self))]:
             raise ValueError(f"index {place} holds no episode; expected those of a sample")
+        if not len(places):  # and so no range of returns
+            return
         self._values[places] = known
         self._priorities[places] = self._sampler.priorities(known) ** self._alpha
 

@@ -16,9 +16,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
+from htm_env.candidates import CandidatePairs
 from htm_env.forest import check_merges
 from htm_env.types import NONE, TokenBatch
-from replay.candidate_pairs import CandidatePairs
 
 
 @dataclass(frozen=True, eq=False)

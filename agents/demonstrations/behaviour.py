@@ -12,7 +12,8 @@ from torch import Tensor
 
 from agents.fixed.order import compare, node_centroids, random_order
 from agents.fixed.slot_trees import random_tree
-from agents.likelihood.trees import SEQUENCES, exact_tree_log_probs, sequence_log_probs
+from agents.likelihood.among_all import sequence_log_probs
+from agents.likelihood.trees import SEQUENCES, exact_tree_log_probs
 from agents.rollouts.pair_scores import ILLEGAL, PairTable, Positions, bounded
 from agents.rollouts.rollout import choose_pairs, probabilities
 from htm_env.autoencoder import HTMAutoencoder

@@ -15,10 +15,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.likelihood.base import PolicyTerms
-from agents.likelihood.trees import exact_tree_log_probs, sequence_log_probs
 from agents.rollouts.pair_scores import Features, PairScorer, bounded
 from agents.rollouts.rollout import Episodes, MergeTerms, membership
-from htm_env.softmax import choice_entropy, weights_of
+from htm_env.softmax import choice_entropy, log_totals, weights_of
 from htm_env.types import SampleRows, TokenBatch
 
 
@@ -72,13 +71,26 @@ class PairTerms(PolicyTerms):
         self.scores.backward(gradient, retain_graph=True)
         return losses
 
-    def exact_tree_log_probs(self) -> Float[Tensor, "B"]:
-        episodes, nodes = self.episodes, self.nodes
-        exists = episodes.exists  # other sequences have other pairs active together
-        scores = self.policy.node_scores(
+    def tree_scores(self) -> Float[Tensor, "B N N"]:
+        nodes, exists = self.nodes, self.episodes.exists
+        return self.policy.node_scores(
             nodes.first, nodes.second, lambda: exists[:, :, None] & exists[:, None]
         )
-        return exact_tree_log_probs(scores, episodes.merges, episodes.num_leaves)
+
+
+def sequence_log_probs(
+    scores: Float[Tensor, "B N N"], merges: Int64[Tensor, "B M 2"], active: Int64[Tensor, "B M P"]
+) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"]]:
+    """The log-probability of every merge under these scores, and the normaliser; 0 in padding.
+
+    In double precision, and differentiable.
+    """
+    scores = bounded(scores)
+    rows = torch.arange(len(scores), device=scores.device)[:, None]
+    first, second = merges.clamp(min=0).unbind(-1)
+    made, totals = merges[..., 0] >= 0, log_totals(scores, membership(active, scores.shape[1]))
+    log_probs = (scores[rows, first, second] - totals).where(made, 0.0).clamp(max=0.0)
+    return log_probs, totals.where(made, 0.0)
 
 
 @torch.no_grad()

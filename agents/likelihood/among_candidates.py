@@ -20,9 +20,9 @@ from agents.likelihood.among_all import NodeFeatures
 from agents.likelihood.base import PolicyTerms
 from agents.rollouts.pair_scores import PairScorer, bounded
 from agents.rollouts.rollout import Episodes, MergeTerms
+from htm_env.candidates import CandidatePairs
 from htm_env.softmax import weights_of
 from htm_env.types import TokenBatch
-from replay import CandidatePairs
 
 IMPOSSIBLE = -1e4
 """The log-probability of a merge that was no candidate: its probability is 0."""

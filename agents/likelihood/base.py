@@ -62,7 +62,7 @@ class PolicyTerms(ABC):
         """The encoder's own, already weighted; none without a generator."""
         return {}
 
-    def exact_tree_log_probs(self) -> Float[Tensor, "B"]:
-        """The log-probability of every ordered tree, over all merge sequences that make it; NaN
-        where it is not known exactly. Differentiable."""
-        return self.episodes.nodes.new_full((len(self.episodes.merges),), torch.nan)
+    def tree_scores(self) -> Float[Tensor, "B N N"] | None:
+        """The scores of all pairs of nodes, in whatever sequence they are merged; None where they
+        differ from sequence to sequence. Differentiable."""
+        return None

@@ -1,4 +1,4 @@
-"""Log-probabilities of merge sequences and of whole trees, whoever made them."""
+"""Log-probabilities of whole trees, whatever sequence of merges makes them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,8 @@ from torch import Tensor
 
 from agents.likelihood.base import PolicyTerms
 from agents.rollouts.pair_scores import bounded
-from agents.rollouts.rollout import Episodes, follow, membership
+from agents.rollouts.rollout import Episodes, follow
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.softmax import log_totals
 from htm_env.types import TokenBatch
 from replay import (
     forest_states,
@@ -37,21 +36,6 @@ class Network(Protocol):
     def terms(
         self, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Episodes
     ) -> PolicyTerms: ...
-
-
-def sequence_log_probs(
-    scores: Float[Tensor, "B N N"], merges: Int64[Tensor, "B M 2"], active: Int64[Tensor, "B M P"]
-) -> tuple[Float[Tensor, "B M"], Float[Tensor, "B M"]]:
-    """The log-probability of every merge under these scores, and the normaliser; 0 in padding.
-
-    In double precision, and differentiable.
-    """
-    scores = bounded(scores)
-    rows = torch.arange(len(scores), device=scores.device)[:, None]
-    first, second = merges.clamp(min=0).unbind(-1)
-    made, totals = merges[..., 0] >= 0, log_totals(scores, membership(active, scores.shape[1]))
-    log_probs = (scores[rows, first, second] - totals).where(made, 0.0).clamp(max=0.0)
-    return log_probs, totals.where(made, 0.0)
 
 
 def exact_tree_log_probs(
@@ -84,13 +68,17 @@ def tree_log_probs(
 ) -> Float[Tensor, "B"]:
     """The log-probability of every ordered tree, over all merge sequences that make it.
 
-    Exact where the ``terms`` of the network give it; otherwise, and for every tree of a policy with
+    Exact where few forests lead to a tree; otherwise, and for every tree of a policy with
     a context encoder, whose scores differ from sequence to sequence, it is estimated from
     :data:`SEQUENCES` of its sequences: consistent, not unbiased. Differentiable with respect to the
     policy.
     """
     merges, num_tokens = terms.episodes.merges, batch.num_tokens
-    result = terms.exact_tree_log_probs()
+    scores = terms.tree_scores()
+    if scores is None:
+        result = terms.episodes.nodes.new_full((len(merges),), math.nan)
+    else:
+        result = exact_tree_log_probs(scores, merges, num_tokens)
     many = result.isnan().nonzero()[:, 0]
     if not len(many):
         return result

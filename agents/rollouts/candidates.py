@@ -23,10 +23,9 @@ from agents.rollouts.pair_scores import (
     bounded,
     running_rows,
 )
-from htm_env.candidates import Candidates, Nearest, Neighbourhood
+from htm_env.candidates import CandidatePairs, Candidates, Nearest, Neighbourhood
 from htm_env.forest import leftmost_leaves
 from htm_env.types import NONE, SampleRows
-from replay import CandidatePairs
 
 
 @dataclass

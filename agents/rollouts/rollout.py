@@ -16,10 +16,9 @@ from torch import Tensor
 from agents.rollouts.candidates import CandidateLists, candidates_along
 from agents.rollouts.pair_scores import ILLEGAL, NodeTables, PairScores, Positions
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates import Nearest
+from htm_env.candidates import CandidatePairs, Nearest
 from htm_env.forest import forest_levels, leaf_counts
 from htm_env.types import TokenBatch
-from replay import CandidatePairs
 
 TINY = 1e-30
 """Below every probability that matters; keeps the logarithm of an illegal pair's finite."""
