@@ -60,7 +60,7 @@ def evaluate(
 
     Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left
     out if not ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
-    classifier's four accuracies (``htm_env/generation/classifier_scores.py``). Finite data gives
+    classifier's four accuracies (``htm_env/measures/metrics.py``). Finite data gives
     each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
     generator is touched.
 
