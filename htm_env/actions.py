@@ -36,7 +36,7 @@ def action_slots(
     Where it is not, the slots are some that exist.
     """
     slots = active.shape[1]
-    inside = (actions >= 0) & (actions < num_actions(slots, _places(candidates)))
+    inside = (actions >= 0) & (actions < num_actions(slots, _list_length(candidates)))
     actions = actions.masked_fill(~inside, 0)
     if candidates is None:
         first, second = action_to_pair(actions, slots)
@@ -50,7 +50,7 @@ def why_illegal(
     action: int, active: Bool[Tensor, "P"], candidates: Int[Tensor, "P k"] | None
 ) -> str:
     """What an illegal action does wrong, to follow its name in a sentence."""
-    count = num_actions(len(active), _places(candidates))
+    count = num_actions(len(active), _list_length(candidates))
     if not 0 <= action < count:
         return f"is not in Discrete({count})"
     if candidates is None:
@@ -59,12 +59,12 @@ def why_illegal(
             f"merges slots ({first}, {second}), but the active slots are "
             f"{active.nonzero().flatten().tolist()}"
         )
-    slot, place = divmod(action, candidates.shape[1])
+    slot, entry = divmod(action, candidates.shape[1])
     return (
-        f"merges slot {slot} with its candidate {place}, but the candidates of slot {slot} are "
+        f"merges slot {slot} with its candidate {entry}, but the candidates of slot {slot} are "
         f"{candidates[slot].tolist()} (-1: none)"
     )
 
 
-def _places(candidates: Tensor | None) -> int | None:
+def _list_length(candidates: Tensor | None) -> int | None:
     return None if candidates is None else candidates.shape[-1]

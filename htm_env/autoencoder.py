@@ -42,8 +42,8 @@ class ResidualNetwork(nn.Module):
     The skip lets a merge keep coordinates exactly from the first update on, and keeps gradients
     alive through a tree of merges. A hidden unit is a product, ``silu(a) tanh(b)`` of two affine
     maps (gated linear units, Dauphin et al. 2017; Shazeer 2020): angles and lengths, that is what
-    directions and crossings are made of, need products, and sums of plain units stand on plateaus
-    where they cannot make them. One factor is bounded, so that a unit grows no faster than its
+    directions and crossings are made of, need products, and sums of plain units, which cannot make
+    them, train slowly. One factor is bounded, so that a unit grows no faster than its
     input, however deep the tree.
     Two thirds of ``hidden`` units have the parameters of ``hidden`` plain ones; a multiple of 8 is
     what matrix products like. A second hidden layer costs three times as much and, in equal time,
@@ -128,7 +128,7 @@ ARCHITECTURES = {
 def seeded_initialisation(generator: torch.Generator | None) -> Iterator[None]:
     """Let torch's layers draw their initial weights from ``generator``, and from nothing else.
 
-    torch's initialisers only know the global generator; it is put back as it was.
+    torch's initialisers draw from the global generator only; its state is restored.
     """
     if generator is None:
         yield

@@ -1,13 +1,13 @@
-"""Which pairs may be merged where all of them would be too many: every token keeps its nearest.
+"""Candidate pairs where all pairs would be too many: every token with its nearest neighbours.
 
 A list of at most ``k`` partners a slot, O(P k) a sample instead of O(P^2). A merge costs one pass
 over the population, O(P (D + k)):
 
 - every list that names one of the two children drops it;
 - the parent's list is its ``k`` nearest;
-- the parent enters every list in which a place is empty, or whose farthest partner is farther.
+- the parent enters every list that has an empty entry, or whose farthest partner is farther.
 
-Lists in crowded places run short that way, so that all are made anew whenever half of the tokens
+Lists in crowded regions run short that way, so that all are made anew whenever half of the tokens
 have been merged away. Every active token has a partner until one is left, and with ``k >= P - 1``
 the lists always name all of the others. Populations of fewer than 256 slots are compared in
 one table each when lists are made anew; beyond, a sixteenth of all pairs at most.
@@ -29,7 +29,7 @@ from htm_env.forest import leftmost_leaves, legal_pairs
 from htm_env.types import NONE
 
 FARTHEST = 1e30
-"""Places that are not numbers count as this far away: still nearer than nobody."""
+"""Points that are not finite count as this far away: still nearer than an empty entry."""
 BLOCK, FEWEST_ROWS = 2**20, 16
 """Distances that are held at a time; of large populations at most those of a sixteenth of the
 tokens, or of so few."""
@@ -40,12 +40,12 @@ tokens of two coordinates in 5 ms instead of 170, of eight in 150)."""
 
 @dataclass(frozen=True)
 class Candidates:
-    """Who may be merged with whom, in each of ``B`` populations."""
+    """Candidate pairs of ``B`` populations: a list of partners for every slot."""
 
     partners: Int64[Tensor, "B P k"]
-    """The slots that a slot may come before in a merge; -1 <--> the place in its list is empty."""
+    """The slots that a slot may come before in a merge; -1 <--> the entry of its list is empty."""
     distances: Float[Tensor, "B P k"]
-    """Squared; inf in empty places."""
+    """Squared; inf in empty entries."""
     fresh: Bool[Tensor, "B P k"]
     """True <--> the partner was not there, or was another node, before the latest merge."""
     renewal: Int64[Tensor, "B"]
@@ -67,28 +67,28 @@ class Candidates:
 
 @torch.no_grad()
 def nearest_candidates(
-    places: Float[Tensor, "B P D"], active: Bool[Tensor, "B P"], k: int
+    points: Float[Tensor, "B P D"], active: Bool[Tensor, "B P"], k: int
 ) -> Candidates:
-    """The lists of populations whose tokens stand at ``places``: the ``k`` nearest of each.
+    """The lists of populations whose tokens are at ``points``: the ``k`` nearest of each.
 
     ``active``: True <--> a token is in the slot. Raises ``ValueError`` for ``k`` below 1.
     """
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1 candidate a token")
     size, slots = active.shape
-    partners = torch.full((size, slots, k), NONE, device=places.device)
+    partners = torch.full((size, slots, k), NONE, device=points.device)
     if slots < TREE_TOKENS:
-        for part in torch.arange(size, device=places.device).split(max(1, BLOCK // slots**2)):
-            found = _nearest_slots(places[part], active[part], min(k, slots))
+        for part in torch.arange(size, device=points.device).split(max(1, BLOCK // slots**2)):
+            found = _nearest_slots(points[part], active[part], min(k, slots))
             partners[part, :, : found.shape[2]] = found
     else:
         for row in range(size):
             here = active[row].nonzero()[:, 0]
             if len(here) > 1:
-                found = here[_nearest_others(places[row, here], min(k, len(here) - 1))]
+                found = here[_nearest_others(points[row, here], min(k, len(here) - 1))]
                 partners[row, here, : found.shape[1]] = found
-    rows = torch.arange(len(places), device=places.device)[:, None, None]
-    distances = squared_distances(places[rows, partners.clamp(min=0)], places[:, :, None])
+    rows = torch.arange(len(points), device=points.device)[:, None, None]
+    distances = squared_distances(points[rows, partners.clamp(min=0)], points[:, :, None])
     distances.masked_fill_(partners < 0, torch.inf)
     return Candidates(partners, distances, partners >= 0, active.sum(1) // 2)
 
@@ -96,51 +96,51 @@ def nearest_candidates(
 @torch.no_grad()
 def merged_candidates(
     candidates: Candidates,
-    places: Float[Tensor, "B P D"],
+    points: Float[Tensor, "B P D"],
     active: Bool[Tensor, "B P"],
     first: Int64[Tensor, "B"],
     second: Int64[Tensor, "B"],
 ) -> Candidates:
-    """The lists after a merge in every sample: the parent stands in slot ``first`` by now, and slot
-    ``second`` is empty; ``places`` and ``active`` are those after it."""
+    """The lists after a merge in every sample: the parent is in slot ``first`` by now, and slot
+    ``second`` is empty; ``points`` and ``active`` are those after it."""
     size, slots, k = candidates.partners.shape
-    rows = torch.arange(size, device=places.device)
+    rows = torch.arange(size, device=points.device)
     partners = candidates.partners
     gone = (partners == first[:, None, None]) | (partners == second[:, None, None])
     gone[rows, second] = True
     partners = partners.masked_fill(gone, NONE)
     distances = candidates.distances.masked_fill(gone, torch.inf)
-    apart = squared_distances(places, places[rows, first, None])  # (B, P)
+    apart = squared_distances(points, points[rows, first, None])  # (B, P)
     others = active.clone()
     others[rows, first] = False
     apart.masked_fill_(~others, torch.inf)
-    near, who = apart.topk(min(k, slots), dim=1, largest=False)
-    partners[rows, first, : near.shape[1]] = who.masked_fill(near.isinf(), NONE)
+    near, nearest = apart.topk(min(k, slots), dim=1, largest=False)
+    partners[rows, first, : near.shape[1]] = nearest.masked_fill(near.isinf(), NONE)
     distances[rows, first, : near.shape[1]] = near
-    farthest, place = distances.max(2)
+    farthest, entry = distances.max(2)
     row, slot = (apart < farthest).nonzero(as_tuple=True)
-    partners[row, slot, place[row, slot]] = first[row]
-    distances[row, slot, place[row, slot]] = apart[row, slot]
+    partners[row, slot, entry[row, slot]] = first[row]
+    distances[row, slot, entry[row, slot]] = apart[row, slot]
     fresh = partners == first[:, None, None]
     fresh[rows, first] = partners[rows, first] >= 0
     made = Candidates(partners, distances, fresh, candidates.renewal)
     again = (active.sum(1) <= candidates.renewal).nonzero()[:, 0]
     if len(again):
-        made = made.with_rows(again, nearest_candidates(places[again], active[again], k))
+        made = made.with_rows(again, nearest_candidates(points[again], active[again], k))
     return made
 
 
 def candidate_pair(action: Any, candidates: Any) -> tuple[Any, Any]:
-    """The ordered pair of slots that an action ``slot * k + place`` merges.
+    """The ordered pair of slots that an action ``slot * k + entry`` merges.
 
     ``candidates`` is the observation's ``(P, k)`` for one action, or ``(B, P, k)`` for ``(B,)`` of
-    them; the second slot is -1 where the place is empty.
+    them; the second slot is -1 where the entry is empty.
     """
-    slot, place = action // candidates.shape[-1], action % candidates.shape[-1]
+    slot, entry = action // candidates.shape[-1], action % candidates.shape[-1]
     if candidates.ndim == 2:
-        return slot, candidates[slot, place]
+        return slot, candidates[slot, entry]
     rows = range(len(candidates)) if isinstance(candidates, np.ndarray) else _arange(candidates)
-    return slot, candidates[rows, slot, place]
+    return slot, candidates[rows, slot, entry]
 
 
 def candidate_action(first: Any, second: Any, candidates: Any) -> Any:
@@ -165,7 +165,7 @@ def candidate_action(first: Any, second: Any, candidates: Any) -> Any:
 
 
 def candidate_mask(candidates: Int[Tensor, "B P k"]) -> Bool[Tensor, "B A"]:
-    """True <--> the action ``slot * k + place`` is legal."""
+    """True <--> the action ``slot * k + entry`` is legal."""
     return (candidates >= 0).flatten(1)
 
 
@@ -174,16 +174,16 @@ def _arange(values: Tensor) -> Tensor:
 
 
 def squared_distances(one: Tensor, other: Tensor) -> Tensor:
-    """Between places, over the last axis; those that are no numbers are :data:`FARTHEST` away."""
+    """Between points, over the last axis; those that are no numbers are :data:`FARTHEST` away."""
     apart = (one - other).square().sum(-1)
     return apart.nan_to_num(FARTHEST, posinf=FARTHEST).clamp_max_(FARTHEST)
 
 
 def _nearest_slots(
-    places: Float[Tensor, "B P D"], active: Bool[Tensor, "B P"], k: int
+    points: Float[Tensor, "B P D"], active: Bool[Tensor, "B P"], k: int
 ) -> Int64[Tensor, "B P k"]:
     """The same in small populations, all samples at once; -1 where there are fewer."""
-    clean = places.masked_fill(~active[..., None], 0.0)
+    clean = points.masked_fill(~active[..., None], 0.0)
     apart = torch.baddbmm(clean.square().sum(2)[:, None], clean, clean.transpose(1, 2), alpha=-2.0)
     apart = apart.nan_to_num(FARTHEST, posinf=FARTHEST, neginf=FARTHEST)
     apart.masked_fill_(~legal_pairs(active), torch.inf)
@@ -216,7 +216,7 @@ def _by_tree(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"]:
 
     values = points.double().cpu().numpy()
     _, found = cKDTree(values).query(values, k=k + 1)
-    # A point need not be the first that it finds: others may stand where it stands.
+    # A point need not be the first that it finds: others may be at the same point.
     own = found == np.arange(len(found))[:, None]
     own[~own.any(1), -1] = True
     return torch.as_tensor(found[~own].reshape(len(found), k), device=points.device)
@@ -253,12 +253,12 @@ def check_candidates(candidates: str, k: int, neighbours: str = "embeddings") ->
 
 @dataclass(frozen=True)
 class Neighbourhood:
-    """Who may be merged with whom in ``B`` populations, and where their tokens stand."""
+    """Candidate pairs of ``B`` episodes in progress, and the points that distances are between."""
 
     candidates: Candidates
     sums: Float[Tensor, "B P T"] | None
-    """The standardised coordinates of the tokens under each slot, summed; None <--> tokens stand
-    where their embeddings do."""
+    """The standardised coordinates of the tokens under each slot, summed; None <--> their
+    embeddings are the points."""
 
     @classmethod
     def of(
@@ -284,7 +284,7 @@ class Neighbourhood:
     ) -> Neighbourhood:
         """After merging slots ``(first, second)`` in the samples ``rows``.
 
-        The samples stand in order, each at most once. Embeddings and leaf counts, 0 in empty slots,
+        The samples are in order, each at most once. Embeddings and leaf counts, 0 in empty slots,
         are those after it.
         """
         if len(rows) < len(leaf_counts):
@@ -293,7 +293,7 @@ class Neighbourhood:
         return self._all_merged(first, second, embeddings, leaf_counts)
 
     def _all_merged(
-        self, first: Tensor, second: Tensor, places: Tensor, leaf_counts: Tensor
+        self, first: Tensor, second: Tensor, points: Tensor, leaf_counts: Tensor
     ) -> Neighbourhood:
         sums = None
         if self.sums is not None:
@@ -301,8 +301,8 @@ class Neighbourhood:
             sums = self.sums.clone()
             sums[rows, first] += sums[rows, second]
             sums[rows, second] = 0.0
-            places = sums / leaf_counts.clamp(min=1)[..., None]
-        after = merged_candidates(self.candidates, places, leaf_counts > 0, first, second)
+            points = sums / leaf_counts.clamp(min=1)[..., None]
+        after = merged_candidates(self.candidates, points, leaf_counts > 0, first, second)
         return Neighbourhood(after, sums)
 
     def followed(

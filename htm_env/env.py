@@ -50,13 +50,13 @@ class HTMEnv(gym.Env):
     |---|---|---|
     | `tokens` | `(P, D)` float32 | the active embeddings, zeros in empty slots |
     | `active` | `(P,)` int8 | 1 where a slot holds an embedding |
-    | `leaf_counts` | `(P,)` int32 | how many of the sample's tokens stand under each slot |
+    | `leaf_counts` | `(P,)` int32 | how many of the sample's tokens are under each slot |
     | `candidates` | `(P, k)` int32 | `candidates="knn"`: the slots that may be `j`, or -1 |
     | `centroids` | `(P, T)` float32 | `observe=("centroids",)`: mean standardised coordinates |
     | `order` | `(P,)` int32 | `observe=("order",)`: rank along a space-filling curve, or -1 |
     | `leaf_order` | `(P,)` int32 | `observe=("leaf_order",)`: rank by the leftmost leaf, or -1 |
     | `leaves` | `(P, T)` float32 | `observe=("leaves",)`: standardised coordinates of the tokens |
-    | `owners` | `(P,)` int32 | `observe=("owners",)`: the slot each token stands under, or -1 |
+    | `owners` | `(P,)` int32 | `observe=("owners",)`: the slot each token is under, or -1 |
 
     ## Starting State
     A random sample of the split, its tokens shuffled, no merges. `reset(seed=s)` fixes this episode

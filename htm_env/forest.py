@@ -212,10 +212,10 @@ def _num_slots(merges: Tensor) -> int:
 
 
 def _ancestors(merges: Tensor, num_leaves: Tensor) -> Iterator[Tensor]:
-    """``(B, N + 1)`` the node that stands 1, 2, 4, ... merges above every node, until all are there
+    """``(B, N + 1)`` the ancestor 1, 2, 4, ... merges above every node, until all are reached
     (pointer doubling, Hillis and Steele 1986, "Data parallel algorithms").
 
-    Node ``N`` stands above the roots, above nodes that do not exist, and above itself.
+    Node ``N`` is above the roots, above nodes that do not exist, and above itself.
     """
     size, steps, _ = merges.shape
     top = 2 * steps + 1
@@ -239,7 +239,7 @@ def _summed_down(values: Tensor, merges: Tensor, num_leaves: Tensor) -> Tensor:
 def leaf_counts(
     merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
 ) -> Int64[Tensor, "B N"]:
-    """How many leaves stand under every node: 1 for a leaf, 0 for a node that does not exist."""
+    """The number of leaves under every node: 1 for a leaf, 0 for a node that does not exist."""
     nodes = torch.arange(2 * _num_slots(merges), device=merges.device)  # and node N
     counts = (nodes < num_leaves[:, None]).long()
     for above in _ancestors(merges, num_leaves):
@@ -264,7 +264,7 @@ def leftmost_leaves(
 def leaf_sets(
     merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
 ) -> Bool[Tensor, "B N P"]:
-    """The clade of every node: True <--> the leaf stands under the node.
+    """The clade of every node: True <--> the leaf is under the node.
 
     With the trees side by side, and first children before second ones, they are runs of leaves.
     """
@@ -288,7 +288,7 @@ def are_clades(sets: Bool[Tensor, "B K P"], clades: Bool[Tensor, "B C P"]) -> Bo
 
 
 def depths(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> Int64[Tensor, "B N"]:
-    """How many merges stand above every node: 0 for the roots of the forest."""
+    """The number of merges above every node: 0 for the roots of the forest."""
     ones = merges.new_ones(len(merges), 2 * _num_slots(merges) - 1)
     return _summed_down(ones, merges, num_leaves) - 1
 
@@ -318,13 +318,13 @@ class Level(NamedTuple):
     leaves: Int64[Tensor, "L"]
     """Positions in ``nodes`` of those that have none."""
     origin: Int64[Tensor, "K"]
-    """The position of the starting node that each one stands under."""
+    """The position of the starting node above each one."""
 
 
 def descend(children: Int64[Tensor, "B N 2"], start: Int64[Tensor, "S"]) -> list[Level]:
     """Walk from the flat node ids ``start`` down to the leaves, one level at a time.
 
-    A node that stands under several starting nodes appears once for each of them, so the same walk
+    A node under several starting nodes appears once for each of them, so the same walk
     serves a whole forest (start: its roots) and the errors of all its subtrees (start: every node).
     """
     num_nodes = children.shape[1]

@@ -1,4 +1,4 @@
-"""Which of a sample's tokens stand where in its forest, and what an observation may say of it."""
+"""Membership of tokens in the nodes of a forest, and the extra observations made of it."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from htm_env.forest import Forest, leaf_sets
 from htm_env.types import NONE
 
 BOUND = 1e4
-"""Observed values are clipped to this: an autoencoder in training keeps no promise on its scale."""
+"""Observed values are clipped to this: the scale of an autoencoder in training has no bound."""
 
 
 class Membership(NamedTuple):
-    """Which of a sample's tokens stand where: all that the extra keys are made of."""
+    """The tokens under every slot of a population: all that the extra keys are made of."""
 
     tokens: Float[Tensor, "B K T"]
     """Standardised coordinates of the tokens that the episode started with."""
     present: Bool[Tensor, "B K"]
     """True <--> a token is here."""
     members: Bool[Tensor, "B P K"]
-    """True <--> the token stands under the node in the slot; all False in empty slots."""
+    """True <--> the token is under the node in the slot; all False in empty slots."""
 
     @classmethod
     def of(
         cls, standardised: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"], forest: Forest
     ) -> Membership:
-        """Where the tokens of a forest stand."""
+        """The membership of the tokens of a forest."""
         sets = leaf_sets(forest.merges, forest.num_leaves)  # (B, N, P)
         rows = torch.arange(len(sets), device=sets.device)[:, None]
         members = sets[rows, forest.slots.clamp(min=0)] & forest.active[..., None]
@@ -43,7 +43,7 @@ def leaves(membership: Membership) -> Float[Tensor, "B K T"]:
 
 
 def owners(membership: Membership) -> Int64[Tensor, "B K"]:
-    """The slot under which each token stands; -1 where there is no token."""
+    """The slot that each token is under; -1 where there is no token."""
     return membership.members.int().argmax(dim=1).masked_fill(~membership.present, NONE)
 
 
@@ -57,7 +57,7 @@ def curve_order(membership: Membership) -> Int64[Tensor, "B P"]:
     """The rank of each slot along a space-filling curve through the centroids; -1 in empty slots.
 
     A Z-order (Morton 1966) curve over the first two standardised coordinates, ten bits each; where
-    these tie, the slot whose first token stands first.
+    these tie, the slot whose first token comes first.
     """
     plane = centroids(membership)[..., :2]
     cells = ((plane.clamp(-4, 4) + 4) / 8 * 1023).long()  # (B, P, 1 or 2)
@@ -73,7 +73,7 @@ def curve_order(membership: Membership) -> Int64[Tensor, "B P"]:
 
 def leaf_order(membership: Membership) -> Int64[Tensor, "B P"]:
     """The rank of each slot by its leftmost leaf, as a drawing of the forest would have it: the
-    trees stand in the order of their first tokens. -1 in empty slots."""
+    trees are in the order of their first tokens. -1 in empty slots."""
     slots = membership.members.shape[2]
     active = membership.members.any(2)
     first = membership.members.int().argmax(dim=2).masked_fill(~active, slots)

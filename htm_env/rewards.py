@@ -24,7 +24,7 @@ from htm_env.types import TokenBatch
 
 if TYPE_CHECKING:
     RewardName = Any
-else:  # in a dataclass that a file or a command line may fill, which know names only
+else:  # in a dataclass that a file or a command line may fill, which hold names only
     RewardName = str
 
 

@@ -211,7 +211,7 @@ def test_scipys_own_linkage_is_read():
         ([1, 2], r"shape \(3,\), but have \(2,\)"),
         ([1, 2, np.nan], "finite"),
         ([-1, 2, 3], "the least is -1"),
-        ([2, 1, 3], "merge 1 stands at 1 over a child at 2"),
+        ([2, 1, 3], "merge 1 is at 1 over a child at 2"),
     ],
 )
 def test_heights_that_cannot_be_drawn_are_refused(heights, sentence):

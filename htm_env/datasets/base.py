@@ -48,7 +48,7 @@ class Dataset(ABC):
     has_hierarchy: bool
     """True <--> the samples carry clades and merges."""
     has_labels: bool = False
-    """True <--> :meth:`labels` knows what each sample shows."""
+    """True <--> :meth:`labels` says what each sample shows."""
     default_reward: str = "incremental"
     """What the data's environment pays unless asked for something else (see ``rewards.py``)."""
     size: int | None
@@ -121,7 +121,7 @@ class Dataset(ABC):
     def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
         """What the samples of these keys show, as class numbers from 0.
 
-        For looking at results only: no :class:`TokenBatch` carries labels, no learner asks for
+        For the analysis of results only: no :class:`TokenBatch` carries labels, no learner asks for
         them, and training never sees them.
 
         Raises:

@@ -64,7 +64,7 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
 
 
 def keywords(owner: str, given: Sequence[str], known: Sequence[str]) -> None:
-    """Raises ``ValueError`` naming the first given keyword that ``owner`` does not know."""
+    """Raises ``ValueError`` naming the first given keyword that ``owner`` does not have."""
     for keyword in given:
         if keyword not in known:
             choices = ", ".join(known) or "no keywords"

@@ -51,7 +51,7 @@ class KeysDataset(GeneratedDataset):
     from a palette of evenly spaced angles, which is turned at random in every scene: no scene comes
     twice, in whatever split.
 
-    In generator order the items stand in a ring in which each shares the rule's property with one
+    In generator order the items are in a ring in which each shares the rule's property with one
     neighbour and the other property with the other, so that the pairs are the tokens ``2 k`` and
     ``2 k + 1``; the key is last. The canonical merges make the pairs one after another, join them
     in a balanced way, and take in the key at the end.

@@ -26,11 +26,11 @@ def checked_spans(name: str, given: Any, count: int) -> Int64[np.ndarray, "S 2"]
     Args:
         name: what to call the level in an error.
         given: an array (S, 2), or a list of pairs.
-        count: how many things stand in the row.
+        count: the things in the row.
 
     Raises:
         ValueError: these are no pairs of whole numbers; or a span is empty, out of range, overlaps
-            the one before it or stands before it (the message names the first such span).
+            the one before it or precedes it (the message names the first such span).
     """
     try:
         spans = np.asarray(given)
@@ -58,7 +58,7 @@ def checked_spans(name: str, given: Any, count: int) -> Int64[np.ndarray, "S 2"]
             problem = f"is out of range: expected 0 <= start and end <= {count}"
         else:
             before = tuple(spans[index - 1].tolist())
-            relation = "overlaps" if start >= before[0] else "is unordered: it stands before"
+            relation = "overlaps" if start >= before[0] else "is unordered: it precedes"
             problem = f"{relation} span {index - 1}, {before}"
         raise ValueError(f"{name}, span {index}, ({start}, {end}), {problem}")
     return spans
@@ -136,7 +136,7 @@ def cut_spans(
 class SpanHierarchy(NamedTuple):
     """Trees built level by level, and the spans as sets of tokens, in the rows' own order.
 
-    The things of a span are joined neighbour to neighbour, until one node is left that stands for
+    The things of a span are joined neighbour to neighbour, until one node is left that is
     the span; then come the spans of the next level. Whatever is in no span of the level above, the
     spans of the last level among it, is joined in the same way at the end, by its first token.
     """

@@ -24,7 +24,7 @@ _MAX_TREES = 1024
 
 @dataclass(frozen=True)
 class TreesGeometry:
-    """What the trees look like. An int or a list stands for a tuple of choices too."""
+    """What the trees look like. An int or a list is taken as a tuple of choices too."""
 
     heights: Choices = (2, 3, 4)
     """Levels of a tree, drawn for each; height h has ``2**h - 1`` nodes; 1 to 10."""
@@ -76,7 +76,7 @@ class TreesDataset(GeneratedDataset):
     joined in a balanced way. The clades are the subtrees of two tokens or more.
 
     In generator order ("places") tree ``t`` has the places ``t * S .. t * S + S - 1``, with ``S``
-    the nodes of the highest tree, and stands there as a heap: the children of ``v`` are ``2 v + 1``
+    the nodes of the highest tree, and is a heap there: the children of ``v`` are ``2 v + 1``
     and ``2 v + 2``, and a lower tree is a prefix of a higher one.
     """
 

@@ -23,7 +23,7 @@ class Generated:
     """Decoded token sets, each with its tree; ``P`` is the largest of them."""
 
     tokens: Float[Tensor, "B P T"]
-    """Raw coordinates; zeros in empty slots. A tree's leaves stand in order, from left to right."""
+    """Raw coordinates; zeros in empty slots. A tree's leaves are in order, from left to right."""
     present: Bool[Tensor, "B P"]
     """True <--> a token is here; the tokens of a sample fill its slots ``0 .. n-1``."""
     merges: Int64[Tensor, "B M 2"]
@@ -226,7 +226,7 @@ def interpolate(
 
 
 def _rank(chosen: Bool[Tensor, "K"], sample: Int64[Tensor, "K"], batch: int) -> Int64[Tensor, "K"]:
-    """How many chosen nodes of the same sample stand to the left of each; ``sample`` is sorted."""
+    """The number of chosen nodes of the same sample to the left of each; ``sample`` is sorted."""
     per_sample = torch.bincount(sample[chosen], minlength=batch)
     earlier_samples = per_sample.cumsum(0) - per_sample
     return chosen.cumsum(0) - chosen.long() - earlier_samples[sample]

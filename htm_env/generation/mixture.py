@@ -169,7 +169,7 @@ def _fitted(
     )
     with warnings.catch_warnings(), threadpool_limits(torch.get_num_threads()):
         # Roots that coincide give k-means fewer clusters than components: empty ones do no harm.
-        # Whether expectation maximisation converged stands in the candidate.
+        # The candidate says whether expectation maximisation converged.
         warnings.simplefilter("ignore", ConvergenceWarning)
         return model.fit(roots)
 

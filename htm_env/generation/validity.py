@@ -32,7 +32,7 @@ class Validity(NamedTuple):
     """The search for a valid reading gave up, and the sample counts as not valid."""
     valid_with_angles: Bool[np.ndarray, "B"]
     """Crosses: valid with pairs that meet at angles of the data as well, which ``valid`` does not
-    ask; a segment that lies on its partner is not. Trees: ``valid``, which looks at all angles."""
+    ask; a segment that lies on its partner is not. Trees: ``valid``, which checks all angles."""
 
 
 def check_validity(

@@ -53,7 +53,7 @@ def clade_scores(
     """How the clades of merge trees agree with the data's own; rows of False pad.
 
     On both sides only the different leaf sets of size ``2 .. n-1`` count: single leaves and the
-    whole sample are in every tree, and a set that stands there twice counts once. *Recall* is the
+    whole sample are in every tree, and a set that is given twice counts once. *Recall* is the
     share of the data's clades that the tree has. A clade of the tree is *compatible* when it
     overlaps no clade of the data partially (they share leaves, but neither holds the other), and
     ``f1`` is the harmonic mean of recall and the share of compatible clades; it is 0 where recall

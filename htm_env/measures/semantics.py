@@ -1,6 +1,6 @@
-"""What an embedding says of labels that it never saw, and what plainer embeddings say of them.
+"""Probes of labels in embeddings that were learned without them, and plainer embeddings beside.
 
-Labels serve to look at results only. Everything is numpy; scikit-learn fits.
+Labels serve for the analysis of results only. Everything is numpy; scikit-learn fits.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def pooled_tokens(
     mean: Float[np.ndarray, "T"],
     std: Float[np.ndarray, "T"],
 ) -> Float[np.ndarray, "N T"]:
-    """The mean of the standardised tokens of every sample: an embedding that knows no order."""
+    """The mean of the standardised tokens of every sample: an embedding without any order."""
     # Sorted first, so that the order of the slots does not even reach the last bit.
     sums = sorted_tokens(tokens, present).astype(np.float64).sum(axis=1)
     means: np.ndarray = (sums / present.sum(axis=1)[:, None] - mean) / std

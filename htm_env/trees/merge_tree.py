@@ -10,13 +10,6 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from htm_env.trees.brackets import Nested, parse_nested, parse_newick, parse_text
-from htm_env.trees.formats import (
-    read_clades,
-    read_linkage,
-    read_networkx,
-    write_linkage,
-    write_networkx,
-)
 
 if TYPE_CHECKING:
     import networkx
@@ -114,20 +107,38 @@ class MergeTree:
         return " | ".join(brackets[root] for root in self.roots())
 
     def to_networkx(self) -> networkx.DiGraph:
-        """Edges from parent to child with ``order`` 0 or 1; nodes know whether they are a leaf."""
-        return write_networkx(self.merges, self.num_leaves)
+        """Edges from parent to child with ``order`` 0 or 1; nodes say whether they are a leaf."""
+        import networkx  # only here, since importing it takes longer than everything else together
+
+        graph: networkx.DiGraph = networkx.DiGraph()
+        for node in range(self.num_nodes):
+            graph.add_node(node, leaf=node < self.num_leaves)
+        for parent, first, second in self.children():
+            graph.add_edge(parent, first, order=0)
+            graph.add_edge(parent, second, order=1)
+        return graph
 
     def to_linkage(self, heights: ArrayLike | None = None) -> NDArray[np.float64]:
         """(n - 1, 4) scipy's linkage matrix of a whole tree, as ``dendrogram`` draws it.
 
         Row ``t`` is merge ``t``: its two nodes in their order, its height, and the leaves under it.
         ``heights`` (n - 1,) are at least 0 and never fall from a child to its parent, which is all
-        that drawing needs; by default a merge stands at its step, ``1 .. n-1``, so that they also
-        rise from row to row (scipy's ``is_monotonic``).
+        that drawing needs; by default a merge is at its step, ``1 .. n-1``, so that they also rise
+        from row to row (scipy's ``is_monotonic``).
 
         Raises ``ValueError`` for a forest, a single token, and for other heights.
         """
-        return write_linkage(self.merges, self.num_leaves, heights)
+        merges, num_leaves = self.merges, self.num_leaves
+        if num_leaves < 2 or len(merges) != num_leaves - 1:
+            found = f"{len(merges)} merges over {num_leaves} tokens"
+            raise ValueError(
+                f"a linkage is a whole tree over at least 2 tokens, but here are {found}."
+            )
+        sizes = np.ones(2 * num_leaves - 1)
+        for parent, pair in enumerate(merges, start=num_leaves):
+            sizes[parent] = sizes[pair].sum()
+        steps = np.arange(1, num_leaves) if heights is None else _checked_heights(heights, self)
+        return np.column_stack([merges, steps, sizes[num_leaves:]]).astype(np.float64)
 
     @classmethod
     def from_nested(cls, nested: Nested) -> MergeTree:
@@ -161,7 +172,24 @@ class MergeTree:
         the lowest token comes first. Raises ``ValueError`` naming a clade that is not two of the
         tokens and smaller clades together.
         """
-        return cls(read_clades(clades, num_leaves), num_leaves)
+        node_over, members = list(range(num_leaves)), {leaf: {leaf} for leaf in range(num_leaves)}
+        merges: list[list[int]] = []
+        for clade in sorted(map(set, clades), key=len):
+            if not clade <= set(range(num_leaves)):
+                raise ValueError(f"the leaves are 0 to {num_leaves - 1}, but a clade is {clade}.")
+            parts = list(dict.fromkeys(node_over[leaf] for leaf in sorted(clade)))
+            together = set().union(*(members[part] for part in parts))
+            if len(parts) != 2 or together != clade:
+                raise ValueError(
+                    f"the clade {sorted(clade)} must be two of the leaves and smaller clades "
+                    f"together, but they are {[sorted(members[part]) for part in parts]}."
+                )
+            node = num_leaves + len(merges)
+            merges.append(parts)
+            members[node] = clade
+            for leaf in clade:
+                node_over[leaf] = node
+        return cls(merges, num_leaves)
 
     @classmethod
     def from_linkage(cls, matrix: ArrayLike) -> MergeTree:
@@ -169,7 +197,17 @@ class MergeTree:
 
         Raises ``ValueError`` where it has another shape, or its nodes make no tree.
         """
-        return cls(*read_linkage(matrix))
+        given = np.asarray(matrix, dtype=np.float64)
+        if given.ndim != 2 or given.shape[1] != 4 or len(given) == 0:
+            raise ValueError(
+                f"a linkage has the shape (n - 1, 4), n >= 2, but this has {given.shape}."
+            )
+        pairs = given[:, :2]
+        if not (np.isfinite(pairs).all() and (pairs == np.floor(pairs)).all()):
+            raise ValueError(
+                "the first two columns of a linkage are node ids, but not all are whole."
+            )
+        return cls(pairs.astype(np.int64), len(given) + 1)
 
     @classmethod
     def from_networkx(cls, graph: networkx.DiGraph) -> MergeTree:
@@ -178,7 +216,22 @@ class MergeTree:
         Raises ``ValueError`` for other node ids, a node without exactly the children of ``order``
         0 and 1, and a graph that is no forest.
         """
-        return cls(*read_networkx(graph))
+        nodes = set(graph.nodes)
+        if nodes != set(range(len(nodes))):
+            found = sorted(map(str, nodes))
+            raise ValueError(f"the nodes must be 0 to {len(nodes) - 1}, but are {found}.")
+        num_leaves = sum(degree == 0 for _, degree in graph.out_degree)
+        merges = []
+        for node in range(len(nodes)):
+            edges = list(graph.out_edges(node, data="order"))
+            orders = [order for *_, order in edges]
+            if orders == [] and node < num_leaves:
+                continue
+            if node < num_leaves or orders not in ([0, 1], [1, 0]):
+                wanted = "no children" if node < num_leaves else "children of order 0 and 1"
+                raise ValueError(f"node {node} must have {wanted}, but has some of order {orders}.")
+            merges.append([child for _, child, _ in sorted(edges, key=lambda edge: edge[2])])
+        return cls(merges, num_leaves)
 
     def _root(self, node: int | None) -> int:
         roots = self.roots() if node is None else [node]
@@ -225,3 +278,23 @@ def _checked(merges: ArrayLike, num_leaves: int) -> NDArray[np.int64]:
     result = given[:count].astype(np.int64)  # always a copy
     result.setflags(write=False)
     return result
+
+
+def _checked_heights(heights: ArrayLike, tree: MergeTree) -> NDArray[np.float64]:
+    """The heights as an array; ``ValueError`` unless they can be drawn."""
+    merges = tree.merges
+    given = np.asarray(heights, dtype=np.float64)
+    if given.shape != (len(merges),):
+        raise ValueError(f"heights must have the shape ({len(merges)},), but have {given.shape}.")
+    if not (np.isfinite(given).all() and (given >= 0).all()):
+        raise ValueError(f"heights must be finite and at least 0, but the least is {given.min()}.")
+    of_node = np.concatenate([np.zeros(tree.num_leaves), given])
+    falls = np.flatnonzero((of_node[merges] > given[:, None]).any(axis=1))
+    if len(falls):
+        step = int(falls[0])
+        below = float(of_node[merges[step]].max())
+        raise ValueError(
+            f"heights must not fall from child to parent, but merge {step} is at "
+            f"{given[step]:g} over a child at {below:g}."
+        )
+    return given

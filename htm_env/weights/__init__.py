@@ -41,7 +41,7 @@ def pretrained_autoencoder(env_id: str) -> HTMAutoencoder:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``ValueError`` where torch does not know it or has no access."""
+    """The device of that name; ``ValueError`` where torch has no such device."""
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
