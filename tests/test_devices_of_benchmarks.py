@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from importlib import import_module
 
@@ -90,16 +91,15 @@ class ReachedError(Exception):
 @pytest.mark.parametrize("name", running.ANYWHERE)
 def test_what_is_measured_is_told_the_device(name, monkeypatch):
     module = import_module(f"benchmarks.{name}")
-    measuring_calls = {
-        "environment": "measure",
-        "generation": "seconds",
-        "merge_rounds": "learned",
-    }
+    in_this_process = {"environment": "measure", "generation": "seconds", "merge_rounds": "learned"}
 
     def reached(*arguments):
         raise ReachedError(arguments)
 
-    monkeypatch.setattr(module, measuring_calls.get(name, "own_process"), reached)
+    if name in in_this_process:
+        monkeypatch.setattr(module, in_this_process[name], reached)
+    else:
+        monkeypatch.setattr(ProcessPoolExecutor, "submit", reached)
     for given, device in (([], "cpu"), (["--device", "meta"], "meta")):
         with pytest.raises(ReachedError) as found:
             module.main(given)
