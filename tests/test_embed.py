@@ -21,8 +21,7 @@ from agents.inspection.probes import semantic_table
 from agents.registry import algorithm
 from agents.runs.tensorboard import write_projector
 from htm_env.datasets import make_dataset
-from htm_env.drawing.figures.roots import apart, principal_plane, root_figure
-from htm_env.drawing.thumbnails import thumbnails
+from htm_env.drawing.figures.roots import apart, principal_plane, root_figure, thumbnails
 from htm_env.files import atomic_folder
 
 

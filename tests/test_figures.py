@@ -22,11 +22,10 @@ from htm_env.drawing.figures import (
     probabilities_figure,
     tree_figure,
 )
-from htm_env.drawing.figures.badges import spread
-from htm_env.drawing.figures.charges import ADDED, TAKEN
-from htm_env.drawing.figures.dendrogram import dendrogram_places
 from htm_env.drawing.figures.filmstrip import FRAME_MILLISECONDS, LAST_MILLISECONDS, PANELS
-from htm_env.drawing.glyphs import KINDS
+from htm_env.drawing.figures.plane import spread
+from htm_env.drawing.figures.tree import dendrogram_places
+from htm_env.drawing.glyphs import BLUE, KINDS, VERMILION
 from htm_env.drawing.rendering import figure_to_array, merge_colours
 from htm_env.drawing.trace import Considered, Trace
 from htm_env.trees.merge_tree import MergeTree
@@ -247,7 +246,7 @@ def test_bars_are_the_charges_and_marks_have_their_areas():
         [1, 2, 3, 4]
     )
     colours = [to_hex(bar.get_facecolor()) for bar in bars.patches]
-    assert colours == [ADDED.lower(), ADDED.lower(), TAKEN.lower(), ADDED.lower()]
+    assert colours == [VERMILION.lower(), VERMILION.lower(), BLUE.lower(), VERMILION.lower()]
     for axes in (plane, dendrogram):
         areas = marks_of_merges(axes).get_sizes()
         assert areas / areas.max() == pytest.approx([0.25, 0.75, 0.5, 1.0])

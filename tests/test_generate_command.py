@@ -10,9 +10,9 @@ import torch
 from safetensors import safe_open
 
 from agents.cli import main
-from agents.generation import generate as command
-from agents.generation.samples import encoded, stream_of
-from agents.generation.scores import Judge, gaussian_tokens
+from agents.generation.options import GenerateOptions
+from agents.generation.samples import RunSamples
+from agents.generation.scores import SetScores, gaussian_tokens
 from agents.registry import load_learner
 from htm_env import MergeTree, make_dataset
 from htm_env.generation.mixture import RootMixture
@@ -151,7 +151,8 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(run, made, t
 
 def test_the_mixture_is_that_of_training_roots_under_the_runs_own_merges(run, made):
     learner = load_learner(run)
-    training = encoded(learner, learner.task.dataset("train").fixed(120))
+    samples = RunSamples(learner, GenerateOptions(run))
+    training = samples.encoded(learner.task.dataset("train").fixed(120))
     roots = training.roots.double()
     mixture = RootMixture.load(made / "mixture.safetensors")
     assert torch.allclose(mixture.weights @ mixture.means, roots.mean(0), atol=1e-4)
@@ -162,7 +163,8 @@ def test_the_mixture_is_that_of_training_roots_under_the_runs_own_merges(run, ma
 
 def test_what_is_reconstructed_like_most_real_samples_is_not_refined(run, made):
     learner = load_learner(run)
-    training = encoded(learner, learner.task.dataset("train").fixed(120))
+    samples = RunSamples(learner, GenerateOptions(run))
+    training = samples.encoded(learner.task.dataset("train").fixed(120))
     present = training.batch.present[..., None]
     difference = (training.reconstruction - training.batch.tokens) / learner.std * present
     errors = difference.square().sum((1, 2)) / (present.sum((1, 2)) * 4)
@@ -248,18 +250,18 @@ def test_a_model_of_one_leaf_still_gives_pictures(run, tmp_path):
 # ---------------------------------------------------------------- scores
 
 
-def test_the_judge_compares_with_other_real_samples():
-    judge = Judge(make_dataset("HTM-Trees-v0", split="test"), 30)
-    assert judge.count == 30
+def test_scores_compare_with_other_real_samples():
+    scores = SetScores(make_dataset("HTM-Trees-v0", split="test"), 30)
+    assert scores.count == 30
     assert not any(
-        torch.equal(one, other) for one in judge.reference.tokens for other in judge.others.tokens
+        torch.equal(one, other) for one in scores.reference.tokens for other in scores.others.tokens
     )
-    copy = judge.scores(judge.reference.tokens, judge.reference.present)
+    copy = scores.of(scores.reference.tokens, scores.reference.present)
     assert copy["earth_movers_minimum_matching_distance"] == 0.0
     assert copy["chamfer_nearest_neighbour_accuracy"] == 0.0
     assert copy["token_count_distance"] == 0.0
     with pytest.raises(ValueError, match="at least 4"):
-        Judge(make_dataset(np.zeros((12, 2, 3)), split="test"), 30)
+        SetScores(make_dataset(np.zeros((12, 2, 3)), split="test"), 30)
 
 
 def test_gaussian_tokens_have_the_datas_mean_covariance_and_counts():
@@ -277,7 +279,7 @@ def test_gaussian_tokens_have_the_datas_mean_covariance_and_counts():
     assert (tokens[~present] == 0).all()
 
 
-def test_every_purpose_has_numbers_of_its_own():
-    options = command.GenerateOptions(RunDirectory(".").path, seed=3)
-    drawn = {float(torch.rand((), generator=stream_of(options, k))) for k in range(5)}
+def test_every_purpose_has_numbers_of_its_own(run):
+    samples = RunSamples(load_learner(run), GenerateOptions(run, seed=3))
+    drawn = {float(torch.rand((), generator=samples.stream(k))) for k in range(5)}
     assert len(drawn) == 5

@@ -9,7 +9,7 @@ import pytest
 from matplotlib import pyplot
 
 from htm_env.drawing import rendering
-from htm_env.drawing.glyphs import KINDS
+from htm_env.drawing.glyphs import KINDS, VERMILION
 from htm_env.drawing.rendering import (
     Sample,
     Window,
@@ -111,8 +111,8 @@ def test_the_reconstruction_is_vermilion_over_the_grey_original(name):
     far_off = TOKENS[name] + 100.0  # outside the limits, which the original sets
     for copy, drawn in ((TOKENS[name], True), (far_off, False)):
         picture = frame(name, MERGES, copy)[35:280]
-        assert (pixels_like(picture[RIGHT], rendering.RECONSTRUCTED) > 50) == drawn
-        assert pixels_like(picture[LEFT], rendering.RECONSTRUCTED) == 0
+        assert (pixels_like(picture[RIGHT], VERMILION) > 50) == drawn
+        assert pixels_like(picture[LEFT], VERMILION) == 0
         if not drawn:
             assert pixels_like(picture[RIGHT], rendering.FAINT) > 900  # dots or lines, and the box
 

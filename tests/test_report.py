@@ -11,8 +11,7 @@ from comparisons import DIGITS, TREES, line_of, rows
 from agents.comparison.diagnoses import CrossPlayRow
 from agents.comparison.markdown import cell, span, table
 from agents.comparison.plots import COLOURS, MARKS, styles
-from agents.comparison.report import write_report
-from agents.comparison.report_diagnoses import cross_play_matrix
+from agents.comparison.report import cross_play_matrix, write_report
 from agents.comparison.statistics import Estimate
 from agents.comparison.table import Comparison, task_name
 

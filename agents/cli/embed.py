@@ -15,8 +15,7 @@ from agents.inspection.embeddings import RootEmbeddings, root_embeddings
 from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
-from htm_env.drawing.figures.roots import root_figure
-from htm_env.drawing.thumbnails import thumbnails
+from htm_env.drawing.figures.roots import root_figure, thumbnails
 from htm_env.files import atomic_folder, atomic_write_bytes
 
 FOLDER = "embeddings"

@@ -1,24 +1,23 @@
-"""What a joint comparison cannot say by itself: are the trees good, or only well known?
+"""Retraining and cross-play: how good trees are without the autoencoder they were learned with.
 
-A policy and the autoencoder that it grew up with suit each other. *Retraining* freezes the policy
-and trains a fresh autoencoder on its greedy trees; *cross-play* puts every policy's trees through
-every other run's autoencoder of the same problem.
+Policy and autoencoder adapt to each other in joint training. *Retraining* freezes the policy and
+trains a fresh autoencoder on its greedy trees; *cross-play* puts every policy's trees through every
+other run's autoencoder of the same problem.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from agents.comparison.plan import RETRAINED, PlannedRun
-from agents.comparison.results import Task, load_result
+from agents.comparison.results import Task, converted, load_result, read_table, write_table
 from agents.comparison.retrained import RetrainedConfig
 from agents.config.options import TEST_EPISODES
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, root_errors
@@ -26,13 +25,12 @@ from agents.learners.fixed_order import FixedOrder
 from agents.registry import algorithm, load_learner
 from agents.runs.directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.files import atomic_write_text
 
 
 def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
     """A run for each finished one with a learned policy: a fresh autoencoder on its trees.
 
-    A fixed order needs none: training an autoencoder on its trees is what its own run did.
+    A fixed order needs none: its own run already trained an autoencoder on its trees.
     """
     planned = []
     for run in runs:
@@ -51,7 +49,7 @@ def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
 
 
 RunKey = tuple[Task, str, int]
-"""What no two runs share: their task, algorithm and seed."""
+"""Identifies a run: its task, algorithm and seed."""
 
 
 @dataclass(frozen=True)
@@ -79,13 +77,18 @@ class CrossPlayRow:
         return Task(self.env, self.env_kwargs, self.embedding_dim, self.mode)
 
     @property
+    def error(self) -> float:
+        """``nmse``; infinity where it was not finite."""
+        return math.inf if self.nmse is None else self.nmse
+
+    @property
     def pair(self) -> tuple[Task, str, int, str, int]:
-        """What no two rows share."""
+        """Identifies a row."""
         return self.task, self.algo, self.seed, self.autoencoder_algo, self.autoencoder_seed
 
     @property
     def hashes(self) -> dict[RunKey, str]:
-        """What the weights of both runs' autoencoders are, unless one was made anew since."""
+        """The weights of both runs' autoencoders when the row was measured."""
         return {
             (self.task, self.algo, self.seed): self.weights_hash,
             (self.task, self.autoencoder_algo, self.autoencoder_seed): (
@@ -105,8 +108,8 @@ def cross_play(
     """Write the table of every finished policy's trees through every autoencoder of its problem.
 
     Pairs that the table has are not computed again, unless one of the two runs was made anew; it is
-    written after each policy, so that the work can be interrupted. ``tell`` hears of each policy in
-    a line.
+    written after each policy, so that the work can be interrupted. ``tell`` gets a line for each
+    policy.
     """
     usable = [run for run in runs if run.finished and algorithm(run.algo).learner.makes_trees]
     hashes = {_run_key(run): _weights_hash(run) for run in usable}
@@ -127,7 +130,7 @@ def cross_play(
 
 
 def up_to_date(rows: Iterable[CrossPlayRow], hashes: Mapping[RunKey, str]) -> list[CrossPlayRow]:
-    """Those of which neither run was made anew since, as far as ``hashes`` know of them."""
+    """The rows of which neither run was made anew since, as far as ``hashes`` has the runs."""
     return [
         row for row in rows if all(hashes.get(run, own) == own for run, own in row.hashes.items())
     ]
@@ -154,7 +157,7 @@ def _pair(policy: PlannedRun, other: PlannedRun) -> tuple[Task, str, int, str, i
 @torch.no_grad()
 def _errors(policy: PlannedRun, others: Sequence[PlannedRun]) -> list[float]:
     """The held-out ``nmse`` of a policy's greedy trees through each autoencoder, as
-    :func:`agents.evaluation.evaluate.evaluate` would have it."""
+    :func:`agents.evaluation.evaluate.evaluate` computes it."""
     learner = load_learner(policy.directory.path)
     dataset = learner.task.dataset("test")
     std = dataset.std.to(learner.device)
@@ -173,25 +176,9 @@ def _errors(policy: PlannedRun, others: Sequence[PlannedRun]) -> list[float]:
 
 def write_cross_play(path: Path, rows: Iterable[CrossPlayRow]) -> None:
     """Write the table, all or nothing."""
-    text = io.StringIO()
-    names = [field.name for field in fields(CrossPlayRow)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
-    atomic_write_text(path, text.getvalue())
+    write_table(path, CrossPlayRow, rows)
 
 
 def read_cross_play(path: Path) -> list[CrossPlayRow]:
     """What :func:`write_cross_play` wrote; ``ValueError`` naming a table that it did not."""
-    rows = []
-    with open(path, newline="") as file:
-        for number, values in enumerate(csv.DictReader(file), start=2):
-            try:
-                converted: dict[str, Any] = dict(values)
-                for name in ("embedding_dim", "seed", "autoencoder_seed"):
-                    converted[name] = int(values[name])
-                converted["nmse"] = float(values["nmse"]) if values["nmse"] else None
-                rows.append(CrossPlayRow(**converted))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path} line {number} is not of cross-play: {error}") from error
-    return rows
+    return read_table(path, partial(converted, CrossPlayRow), "of cross-play")

@@ -1,4 +1,4 @@
-"""Runs side by side, each in a process of its own; one that dies takes nobody with it."""
+"""Runs side by side, each in a process of its own; one that dies ends no other."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOP_SECONDS = 60.0
 
 
 class State(Enum):
-    """Where a job is."""
+    """Progress of a job."""
 
     WAITING = "waiting"
     RUNNING = "running"
@@ -33,7 +33,7 @@ class Job:
     name: str
     command: tuple[str, ...]
     log: Path
-    """What it prints goes here, after what an earlier attempt printed."""
+    """Receives its output, after that of an earlier attempt."""
     state: State = State.WAITING
     reason: str = ""
     """Why it failed, in one line."""
@@ -46,7 +46,7 @@ def run_jobs(
     watch: Callable[[], None] = lambda: None,
     keep_open: Sequence[int] = (),
 ) -> None:
-    """Run all jobs that wait, ``workers`` at a time, in their order; their states say how it went.
+    """Run all jobs that wait, ``workers`` at a time, in their order; their states tell the end.
 
     ``watch`` is called a few times a second. ``keep_open`` are file descriptors that every process
     inherits. Whatever ends this early, Ctrl-C above all, is passed on to the processes as one
@@ -104,7 +104,7 @@ def _ended(job: Job) -> bool:
 
 def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     for process in processes:
-        # Not SIGINT: whoever starts this in the background has it ignored, and so have they.
+        # Not SIGINT: a command started in the background ignores it, and so do its processes.
         process.terminate()
     deadline = time.monotonic() + STOP_SECONDS
     try:

@@ -1,4 +1,4 @@
-"""What a person sees while runs train side by side."""
+"""Progress of runs that train side by side, on the terminal."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ REFRESH_SECONDS = 1.0
 LINE_SECONDS = 30.0
 """Without a terminal, the runs that train are listed as often as this."""
 ORDER = [State.RUNNING, State.FAILED, State.DONE, State.WAITING]
-"""Who comes first where not all fit on the screen."""
+"""Sorting of the runs where not all fit on the screen."""
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from agents.comparison.statistics import Estimate
 
 MISSING = "-"
-"""Stands where there is no number."""
+"""In place of a missing number."""
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""Which runs a comparison consists of, and whether they fit those that its folder holds."""
+"""The runs of a comparison, and whether they fit those that its folder holds."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ DEFAULT_ALGORITHMS = (
     "nearest",
     "structure",
 )
-"""What is compared where nobody says what."""
+"""Compared where no ``--algos`` are given."""
 DEFAULT_SECONDS = 22.0
 """Of a run: 48 of them, and their start and test, take under fifteen minutes on two cores."""
 RUNS, RETRAINED = "runs", "retrained"
@@ -40,7 +40,7 @@ RUNS, RETRAINED = "runs", "retrained"
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One run of a comparison: where it is, and the configuration that it has to have."""
+    """One run of a comparison: its folder and the configuration expected there."""
 
     name: str
     problem: str
@@ -56,7 +56,7 @@ class PlannedRun:
 
 
 def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
-    """All runs, seed by seed, so that an early look compares all algorithms; and what is left out.
+    """All runs, seed by seed, so that early results cover all algorithms; and those left out.
 
     The data's own hierarchy cannot be followed where there is none. Raises :class:`UsageError` for
     options that make no sense, and whatever an algorithm has against its data.
@@ -104,9 +104,8 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
 def check_folder(runs: list[PlannedRun], out: Path) -> None:
     """Raise ``ValueError`` where the folder's runs are not of this comparison.
 
-    The planned runs have to have the configuration that they would be given now. All others need
-    the same mode and budget, the same data where they stand under the same problem, and the same
-    options where they also have the same name.
+    The planned runs need the configuration that they would be given now. All others need the same
+    mode and budget, the same data under the same problem, and the same options under the same name.
     """
     planned = {run.directory.path.resolve(): run.config for run in runs}
     problems = {run.problem: run.config for run in runs}
@@ -243,7 +242,7 @@ def _run_config(
 
 
 def _names(flag: str, text: str) -> list[str]:
-    """What stands between the commas, each once; :class:`UsageError` for nothing."""
+    """The names between the commas, each once; :class:`UsageError` for none."""
     names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
     if not names:
         raise UsageError(f"{flag} is {text!r}; expected names with commas between them")

@@ -16,9 +16,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from agents.comparison.results import Task
 from agents.comparison.statistics import Estimate
 from agents.comparison.table import Comparison, is_fixed, task_name
+from htm_env.drawing.glyphs import COLOURS
+from htm_env.drawing.rendering import new_figure
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito 2008, "Color universal design", without the yellow that is lost on white."""
 MARKS = "osD^vP*X<>hp"
 DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
 """Of lines whose merges are fixed; those of learned policies are solid."""
@@ -222,4 +222,4 @@ def _has_positive(axis: Axis) -> bool:
 
 
 def _figure(width: float, height: float) -> Figure:
-    return Figure(figsize=(width, height), dpi=150, layout="constrained")
+    return new_figure((width, height), dpi=150, layout="constrained")

@@ -13,7 +13,7 @@ from htm_env.weights import embedding_dim_of
 
 @dataclass(frozen=True)
 class Problem:
-    """One data set with the embedding dimension that it is to be pressed through."""
+    """One data set with the embedding dimension of its autoencoders."""
 
     name: str
     """Short; names its folder, so letters, digits, ``-`` and ``_``."""
@@ -62,7 +62,7 @@ def find_problem(
 
 
 def describe(env: str, env_kwargs: Mapping[str, Any], embedding_dim: int) -> tuple[str, str]:
-    """A short name and a title, both the same wherever the same problem is met."""
+    """A short name and a title of a problem."""
     for problem in PROBLEMS.values():
         known = (problem.env, problem.env_kwargs, problem.embedding_dim)
         if known == (env, dict(env_kwargs), embedding_dim):

@@ -1,20 +1,35 @@
-"""``report.md``: the tables and figures of a comparison, for a person who has not seen the code."""
+"""``report.md``: the tables and figures of a comparison, for readers who have not seen the code."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+from jaxtyping import Float
 
 from agents.comparison.diagnoses import CrossPlayRow
 from agents.comparison.markdown import MISSING, cell, span, table
-from agents.comparison.plots import errors_figure
-from agents.comparison.report_diagnoses import cross_play_section, retrained_section
-from agents.comparison.report_pooled import curves_section, improvement_section, pooled_section
+from agents.comparison.plots import (
+    curves_figure,
+    errors_figure,
+    intervals_figure,
+    matrix_figure,
+    profiles_figure,
+)
 from agents.comparison.results import ResultRow, Task
-from agents.comparison.statistics import estimate, iqm, median, paired_ratio
-from agents.comparison.table import Comparison, task_name
+from agents.comparison.statistics import (
+    Estimate,
+    by_task,
+    estimate,
+    first_reached,
+    iqm,
+    median,
+    paired_ratio,
+    performance_profile,
+    probability_of_improvement,
+)
+from agents.comparison.table import Comparison, is_fixed, task_name
 from agents.evaluation.figures import write_png
 from agents.registry import unlabelled
 from htm_env.files import atomic_write_text
@@ -51,6 +66,8 @@ the same held-out samples, and those of one command had the same budget: the col
 - `flat` makes no trees: it decodes a set, whose tokens are matched to the sample's by the best
   assignment. That favours it.
 """
+THRESHOLDS = 120
+"""Places at which performance profiles are drawn."""
 
 
 def write_report(
@@ -180,7 +197,211 @@ def _ratio(comparison: Comparison, task: Task, algo: str, other: str) -> str:
     return span(found)
 
 
-def _median(values: Sequence[float | int | None]) -> float:
+def _median(values: Iterable[float | int | None]) -> float:
     """NaN where there is no value."""
     found = [value for value in values if value is not None]
     return float(np.median(found)) if found else float("nan")
+
+
+# ---------------------------------------------------------------- all problems together
+
+
+def pooled_section(comparison: Comparison, figures: Path) -> str:
+    """Every algorithm's errors over a reference's: IQM, median and performance profiles."""
+    pooled_tasks = comparison.pooled
+    if not pooled_tasks:
+        return "## All problems together\n\nNo run has a finite error to divide by.\n"
+    reference = comparison.reference
+    unit = "all runs that did not diverge" if reference is None else f"`{reference}`"
+    label = f"error / {unit.strip('`')}"
+    ratios: dict[str, Estimate] = {}
+    rows: dict[str, list[str]] = {}
+    for algo in comparison.algos:
+        tasks = [task for task in comparison.tasks_of(algo) if task in pooled_tasks]
+        if not tasks:
+            continue
+        scores = comparison.ratios(algo, tasks)
+        pooled, middle = estimate(iqm, scores), median(by_task(scores))
+        ratios[algo] = Estimate(*(10.0**number for number in pooled))
+        rows[algo] = [
+            f"`{algo}`",
+            f"{len(tasks)} of {len(pooled_tasks)}",
+            span(ratios[algo]),
+            cell(10.0 ** float(middle[0])),
+        ]
+    ranked = [rows[algo] for algo in sorted(ratios, key=lambda algo: float(ratios[algo].value))]
+    write_png(figures / "pooled.png", intervals_figure(ratios, f"IQM of {label}"))
+    everywhere = [a for a in comparison.algos if set(pooled_tasks) <= set(comparison.tasks_of(a))]
+    scores_of = {algo: comparison.ratios(algo, pooled_tasks) for algo in everywhere}
+    finite = np.concatenate([[], *(scores.ravel() for scores in scores_of.values())])
+    finite = finite[np.isfinite(finite)]
+    header = ["merges chosen by", "problems", "IQM of ratios (95 %)", "median ratio"]
+    text = f"""## All problems together
+
+Errors of different problems lie orders of magnitude apart. Here each is divided by the median error
+of {unit} on the same problem, and the logarithms of these ratios are averaged: the IQM of 0.5 means
+half that error. A row that was not run everywhere is pooled over its own problems and is not
+comparable with the others.
+
+{table(header, ranked)}
+
+![pooled](figures/pooled.png)
+
+"""
+    nothing = [task_name(t).title for t in comparison.tasks if t not in pooled_tasks]
+    if nothing:
+        text += f"No run has a finite error on {'; '.join(nothing)}: left out here.\n\n"
+    if everywhere and len(finite):
+        places = np.linspace(finite.min() - 0.1, finite.max() + 0.1, THRESHOLDS)
+        profiles = {
+            algo: estimate(lambda draws: performance_profile(draws, places), scores)
+            for algo, scores in scores_of.items()
+        }
+        write_png(figures / "profiles.png", profiles_figure(10.0**places, profiles, label))
+        text += (
+            "Performance profiles: the share of runs whose error ratio is at most the number "
+            "below;\nfurther left is better.\n\n![profiles](figures/profiles.png)\n\n"
+        )
+    return text
+
+
+def improvement_section(comparison: Comparison, figures: Path) -> str:
+    """How likely each algorithm is better than each other; nothing where there is only one."""
+    algos = comparison.algos
+    if len(algos) < 2:
+        return ""
+    values = np.full((len(algos), len(algos)), np.nan)
+    rows = []
+    for row, algo in enumerate(algos):
+        cells = [f"`{algo}`"]
+        for column, other in enumerate(algos):
+            shared = [t for t in comparison.tasks_of(algo) if t in comparison.tasks_of(other)]
+            if row == column or not shared:
+                cells.append(MISSING)
+                continue
+            found = estimate(
+                probability_of_improvement,
+                comparison.scores(algo, shared),
+                comparison.scores(other, shared),
+            )
+            values[row, column] = found.value
+            interval = "" if np.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
+            cells.append(f"{found.value:.2f}{interval}")
+        rows.append(cells)
+    labels = ("a run of this ...", "... is better than one of this, with probability")
+    write_png(figures / "improvement.png", matrix_figure(values, algos, labels))
+    return (
+        "Probability of improvement: how often a run of the row has a smaller error than one of "
+        "the\ncolumn (Mann-Whitney, ties half; mean over the problems that both have):\n\n"
+        f"{table(['', *(f'`{algo}`' for algo in algos)], rows)}\n\n"
+        "![probability of improvement](figures/improvement.png)\n"
+    )
+
+
+def curves_section(comparison: Comparison, figures: Path) -> str:
+    """Validation errors along merges and seconds, and merges until a goal."""
+    text = "## Along the training\n\nValidation error: median of the runs, and their range.\n\n"
+    for along in ("merges", "seconds"):
+        write_png(figures / f"{along}.png", curves_figure(comparison, along))
+        text += f"![along {along}](figures/{along}.png)\n\n"
+    learned = [algo for algo in comparison.algos if not is_fixed(algo)]
+    if not learned:
+        return text
+    target = learned[0]
+    rows = []
+    for algo in comparison.algos:
+        cells = [f"`{algo}`"]
+        for task in comparison.tasks:
+            curve = comparison.curve(task, algo, "merges")
+            goal = comparison.curve(task, target, "merges")
+            if curve is None or goal is None:
+                cells.append(MISSING)
+                continue
+            reached = first_reached(curve.grid, curve.median, float(goal.median[-1]))
+            share = "" if reached is None else f" ({reached / goal.grid[-1]:.2f})"
+            cells.append("never" if reached is None else f"{reached:,.0f}{share}")
+        rows.append(cells)
+    header = ["", *(task_name(task).title for task in comparison.tasks)]
+    return text + (
+        f"Merges until the median validation error is what `{target}` ends with (and their share "
+        f"of its merges):\n\n{table(header, rows)}\n"
+    )
+
+
+# ---------------------------------------------------------------- diagnoses
+
+
+def retrained_section(comparison: Comparison, retrained: Comparison) -> str:
+    """Own error beside that of a fresh autoencoder on the same policy's trees."""
+    text = """## Retrained: how good are the trees by themselves?
+
+The learned policy of each run was frozen, and a fresh autoencoder (the default one, whatever the
+run's own was) trained on its greedy trees for the same budget; both errors are medians over the
+runs that were retrained. A ratio below 1: the trees are better than joint training could show;
+above 1: policy and autoencoder had adapted to each other.
+"""
+    for task in retrained.tasks:
+        rows = []
+        for algo in retrained.algos_on(task):
+            seeds = [row.seed for row in retrained.ends(task, algo)]
+            known = [row.seed in seeds for row in comparison.ends(task, algo)]
+            middle = _median(comparison.errors(task, algo)[known])
+            again = float(np.median(retrained.errors(task, algo)))
+            rows.append(
+                [f"`{algo}`", str(len(seeds)), cell(middle), cell(again), cell(again / middle)]
+            )
+        header = ["merges chosen by", "runs", "nmse, own", "nmse, retrained", "ratio"]
+        text += f"\n{task_name(task).title}:\n\n{table(header, rows)}\n"
+    return text
+
+
+def cross_play_section(rows: Sequence[CrossPlayRow], figures: Path) -> str:
+    """A matrix for each task, and how an algorithm's runs do with each other's autoencoders."""
+    text = """## Cross-play: how far did the two only learn each other?
+
+The greedy trees of every policy (rows) through the autoencoders of all runs (columns): median nmse
+over the pairs of runs; on the diagonal each policy with its own autoencoder. *Other seeds* are
+the autoencoders of the same algorithm's other runs: far above the own one, the two speak a private
+language.
+"""
+    for task in sorted({row.task for row in rows}):
+        here = [row for row in rows if row.task == task]
+        algos, values = cross_play_matrix(here, task)
+        name = task_name(task)
+        labels = ("trees of", "autoencoder of")
+        figure = matrix_figure(values, algos, labels, logarithmic=True)
+        write_png(figures / f"cross_play-{name.short}.png", figure)
+        lines = [
+            [
+                f"`{algo}`",
+                *(cell(value) for value in values[number]),
+                cell(_other_seeds(here, algo)),
+            ]
+            for number, algo in enumerate(algos)
+        ]
+        header = ["trees of", *(f"`{algo}`" for algo in algos), "other seeds"]
+        text += f"\n{name.title}:\n\n{table(header, lines)}\n\n"
+        text += f"![cross-play](figures/cross_play-{name.short}.png)\n"
+    return text
+
+
+def cross_play_matrix(
+    rows: Sequence[CrossPlayRow], task: Task
+) -> tuple[list[str], Float[np.ndarray, "A A"]]:
+    """The algorithms of a task, and the median ``nmse`` of their trees (rows) through their
+    autoencoders (columns): over all pairs of runs, and over the own ones on the diagonal."""
+    here = [row for row in rows if row.task == task]
+    algos = list(dict.fromkeys(row.algo for row in here))
+    pairs: dict[tuple[str, str], list[float]] = {}
+    for row in here:
+        if row.own or row.algo != row.autoencoder_algo:
+            pairs.setdefault((row.algo, row.autoencoder_algo), []).append(row.error)
+    values = [[_median(pairs.get((algo, other), [])) for other in algos] for algo in algos]
+    return algos, np.array(values)
+
+
+def _other_seeds(rows: Sequence[CrossPlayRow], algo: str) -> float:
+    """The median error with the autoencoders of the algorithm's other runs; NaN without any."""
+    return _median(
+        [row.error for row in rows if row.algo == row.autoencoder_algo == algo and not row.own]
+    )

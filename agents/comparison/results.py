@@ -1,4 +1,4 @@
-"""The rows of a comparison: one for each run and evaluation point, in a CSV that says everything.
+"""The rows of a comparison: one for each run and evaluation point, in a self-contained CSV.
 
 Tables of several machines are joined by reading them together.
 """
@@ -9,10 +9,10 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from agents.config.dataclasses_json import flattened
 from agents.config.run import RunConfig
@@ -21,9 +21,11 @@ from agents.registry import ALGORITHMS, algorithm, unlabelled
 from agents.runs.directory import RunDirectory
 from htm_env.files import atomic_write_text
 
+Row = TypeVar("Row")
+
 
 class Task(NamedTuple):
-    """What runs are compared on: rows of one task differ in algorithm, seed and training alone."""
+    """Data and mode of a run; rows of one task differ in algorithm, seed and training alone."""
 
     env: str
     env_kwargs: str
@@ -41,11 +43,11 @@ class ResultRow:
     embedding_dim: int
     algo: str
     encoder: str
-    """What stands in front of the pair scorer; none for an algorithm without one."""
+    """In front of the pair scorer; none for an algorithm without one."""
     mode: str
     seed: int
     budget: str
-    """What the run was given, such as ``300 seconds``."""
+    """Of the whole run, such as ``300 seconds``."""
     split: str
     """``validation`` while it trained, ``test`` once, at its end."""
     seconds: float
@@ -62,8 +64,13 @@ class ResultRow:
     weights_hash: str
     """Of the autoencoder at the end; empty before it."""
     options: str = ""
-    """What of its options is not the algorithm's default: JSON, dotted names, keys sorted. Empty
-    where it is not known."""
+    """Options that differ from the algorithm's defaults: JSON, dotted names, keys sorted. Empty
+    where unknown."""
+
+    @property
+    def error(self) -> float:
+        """``nmse``; infinity where it was not finite."""
+        return math.inf if self.nmse is None else self.nmse
 
     @property
     def task(self) -> Task:
@@ -71,7 +78,7 @@ class ResultRow:
 
     @property
     def run(self) -> tuple[Task, str, str, int]:
-        """What no two runs share."""
+        """Identifies a run."""
         return self.task, self.algo, self.encoder, self.seed
 
 
@@ -104,7 +111,7 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
 def changed_options(run: RunConfig) -> str:
     """The column ``options`` of a run.
 
-    Empty for an algorithm that there is no more, whose defaults are unknown.
+    Empty for an algorithm that no longer exists: its defaults are unknown.
     """
     if unlabelled(run.algo) not in ALGORITHMS:
         return ""
@@ -143,16 +150,45 @@ def metrics_points(path: Path, tag: str = "validation/nmse") -> list[dict[str, s
 
 def write_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
     """Write a table, all or nothing."""
+    write_table(path, ResultRow, rows)
+
+
+def write_table(path: str | Path, kind: type, rows: Iterable[Any]) -> None:
+    """Write dataclass rows of one kind as a CSV, all or nothing."""
     text = io.StringIO()
-    names = [field.name for field in fields(ResultRow)]
-    writer = csv.DictWriter(text, names, lineterminator="\n")
+    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)
     atomic_write_text(path, text.getvalue())
 
 
+def read_table(path: Path, convert: Callable[[dict[str, str]], Row], what: str) -> list[Row]:
+    """The rows of a CSV; tables that were appended to each other repeat the header.
+
+    Raises ``ValueError`` naming the line that ``convert`` refuses: it is not ``what``.
+    """
+    rows: list[Row] = []
+    with open(path, newline="") as file:
+        names: list[str] = []
+        for number, values in enumerate(csv.reader(file), start=1):
+            if number == 1 or values[:1] == names[:1]:
+                names = values
+            elif values:
+                try:
+                    rows.append(convert(dict(zip(names, values, strict=True))))
+                except (KeyError, TypeError, ValueError) as error:
+                    raise ValueError(f"{path} line {number} is not {what}: {error}") from error
+    return rows
+
+
+def converted(kind: Callable[..., Row], values: dict[str, str]) -> Row:
+    """A dataclass row from the texts of a CSV."""
+    types = {"str": str, "int": int, "float": float, "float | None": _number}
+    return kind(**{field.name: types[field.type](values[field.name]) for field in fields(kind)})
+
+
 def read_results(paths: Sequence[Path]) -> list[ResultRow]:
-    """The rows of all tables, run by run; one that stands in several of them counts once.
+    """The rows of all tables, run by run; one that is in several of them counts once.
 
     Raises ``FileNotFoundError`` or ``ValueError`` naming a table that cannot be read, and
     ``ValueError`` where two tables disagree about the end of one run.
@@ -160,7 +196,9 @@ def read_results(paths: Sequence[Path]) -> list[ResultRow]:
     runs: dict[tuple, list[list[ResultRow]]] = {}
     for path in paths:
         table: dict[tuple, list[ResultRow]] = {}
-        for row in _read_table(path):
+        if not path.is_file():
+            raise FileNotFoundError(f"no results at {path}")
+        for row in read_table(path, _row_from, "a result"):
             table.setdefault(row.run, []).append(row)
         for run, rows in table.items():
             runs.setdefault(run, []).append(rows)
@@ -168,9 +206,9 @@ def read_results(paths: Sequence[Path]) -> list[ResultRow]:
 
 
 def _one_run(versions: Sequence[list[ResultRow]]) -> list[ResultRow]:
-    """The rows of one run by position, from what each table says about it.
+    """The rows of one run by position, from its rows in each table.
 
-    A table may be an early look at a run that was killed later and went on from a checkpoint, so
+    A table may hold the beginning of a run that was killed later and went on from a checkpoint, so
     the points of two tables are never mixed: those beside the test row count, or the most ones.
     """
     ends = [row for rows in versions for row in rows if row.split == "test"]
@@ -188,25 +226,6 @@ def _one_run(versions: Sequence[list[ResultRow]]) -> list[ResultRow]:
     )
 
 
-def _read_table(path: Path) -> list[ResultRow]:
-    if not path.is_file():
-        raise FileNotFoundError(f"no results at {path}")
-    rows: list[ResultRow] = []
-    with open(path, newline="") as file:
-        names: list[str] = []
-        for number, values in enumerate(csv.reader(file), start=1):
-            if not values:
-                continue
-            if number == 1 or values[:1] == names[:1]:  # once more where tables were appended
-                names = values
-                continue
-            try:
-                rows.append(_row_from(dict(zip(names, values, strict=True))))
-            except (KeyError, TypeError, ValueError) as error:
-                raise ValueError(f"{path} line {number} is not a result: {error}") from error
-    return rows
-
-
 def _validation_row(about: dict[str, Any], point: dict[str, str]) -> ResultRow:
     found: dict[str, Any] = {name: _number(point.get(f"validation/{name}", "")) for name in SCORES}
     return ResultRow(
@@ -220,17 +239,12 @@ def _validation_row(about: dict[str, Any], point: dict[str, str]) -> ResultRow:
 
 
 def _row_from(values: dict[str, str]) -> ResultRow:
-    values = {"options": ""} | values  # tables of earlier versions do not have the column
-    converted: dict[str, Any] = {field.name: values[field.name] for field in fields(ResultRow)}
-    for name in ("embedding_dim", "seed", "merges", "updates"):
-        converted[name] = int(converted[name])
-    for name in SCORES:
-        converted[name] = _number(converted[name])
-    if converted["split"] not in ("validation", "test"):
-        raise ValueError(f"split is {converted['split']!r}; expected validation or test")
-    if converted["options"] and not isinstance(json.loads(converted["options"]), dict):
-        raise ValueError(f"options is {converted['options']!r}; expected a JSON object")
-    return ResultRow(**converted | {"seconds": float(converted["seconds"])})
+    row = converted(ResultRow, {"options": ""} | values)  # tables of earlier versions lack it
+    if row.split not in ("validation", "test"):
+        raise ValueError(f"split is {row.split!r}; expected validation or test")
+    if row.options and not isinstance(json.loads(row.options), dict):
+        raise ValueError(f"options is {row.options!r}; expected a JSON object")
+    return row
 
 
 def _number(text: str) -> float | None:

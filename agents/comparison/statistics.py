@@ -1,8 +1,8 @@
 """Comparing algorithms from few runs, after Agarwal et al. 2021, "Deep RL at the edge of the
 statistical precipice".
 
-Scores stand in a matrix of runs x tasks, NaN where there is no such run; a run that diverged scores
-infinity. Smaller is better everywhere. What is estimated is a function of *draws*: for each task
+Scores are a matrix of runs x tasks, NaN where there is no such run; a run that diverged scores
+infinity. Smaller is better everywhere. A statistic is a function of *draws*: for each task
 the scores of its runs, with a leading axis of resamples (one for the runs themselves), so that the
 same function gives the estimate and its bootstrap.
 """
@@ -43,7 +43,7 @@ def estimate(
 
     Runs are resampled within each task, independently for each algorithm; the interval is between
     percentiles of the resampled statistic. The same seed gives the same interval. Single runs have
-    none (NaN): nothing says how far another would be from them.
+    none (NaN).
 
     Raises ``ValueError`` where an algorithm has no run on a task.
     """
@@ -99,9 +99,9 @@ def paired_ratio(
     """The geometric mean of the ratios of paired errors, with the interval of Student's t for the
     mean of their logarithms; no interval (NaN) of a single pair.
 
-    A pair of which both are infinite, or both 0, says nothing and is left out; without any other
-    all is NaN. Where one of a pair is infinite or 0, so is the mean, or NaN where such pairs
-    contradict each other, and there is no interval.
+    A pair of which both are infinite, or both 0, is left out; without any other all is NaN. Where
+    one of a pair is infinite or 0, so is the mean, or NaN where such pairs contradict each other,
+    and there is no interval.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         logarithms = np.log(first) - np.log(second)

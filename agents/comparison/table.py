@@ -1,4 +1,4 @@
-"""The rows of a comparison, arranged: who was trained on what, how it went and how it ended."""
+"""The rows of a comparison by task and algorithm: ends, validation curves and ratios."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ GRID_POINTS = 200
 
 
 class Name(NamedTuple):
-    """What a task is called: in file names, and in texts."""
+    """Name of a task: in file names, and in texts."""
 
     short: str
     title: str
@@ -82,8 +82,7 @@ class Comparison:
 
     def errors(self, task: Task, algo: str) -> Float[np.ndarray, "runs"]:
         """Their ``nmse``; infinity where it was not finite."""
-        found = [np.inf if row.nmse is None else row.nmse for row in self.ends(task, algo)]
-        return np.array(found, dtype=float)
+        return np.array([row.error for row in self.ends(task, algo)], dtype=float)
 
     def pairs(self, task: Task, algo: str, other: str) -> Float[np.ndarray, "2 seeds"]:
         """The errors of two algorithms on the seeds that both have."""
@@ -108,7 +107,7 @@ class Comparison:
     def reference(self) -> str | None:
         """Whose median error the errors of a task are divided by; None: that of all finite ones.
 
-        Its own median has to be a number to divide by on every task that has one.
+        Its own median is finite and positive on every task where any error is.
         """
         for name in REFERENCES:
             if set(self.pooled) <= set(self.tasks_of(name)):
@@ -156,9 +155,8 @@ class Comparison:
         for end in self.ends(task, algo):
             points = self._points.get(end.run, [])
             if points:
-                errors = [np.inf if row.nmse is None else row.nmse for row in points]
-                places = [float(getattr(row, along)) for row in points]
-                courses.append((np.array(places), np.array(errors)))
+                places = np.array([float(getattr(row, along)) for row in points])
+                courses.append((places, np.array([row.error for row in points])))
         if not courses:
             return None
         start = min(places[0] for places, _ in courses)

@@ -1,10 +1,9 @@
-"""``htm generate``: new samples from a trained run, and how good they are."""
+"""``htm generate``: new samples from a trained run, and their scores."""
 
 from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
 from time import perf_counter
@@ -20,24 +19,15 @@ from torch import Tensor
 from agents.config.errors import UsageError, set_threads
 from agents.generation.options import GenerateOptions
 from agents.generation.pictures import write_figures
-from agents.generation.samples import (
-    Encoded,
-    Limits,
-    denoised,
-    encoded,
-    encoded_along,
-    enough,
-    stream_of,
-)
-from agents.generation.scores import Judge, Scores, gaussian_tokens
-from agents.learners.base import Learner
+from agents.generation.samples import Encoded, RunSamples
+from agents.generation.scores import Scores, SetScores, gaussian_tokens
 from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_bytes, atomic_write_text
-from htm_env.generation.generate import Generated, generate, refine
+from htm_env.generation.generate import Generated
 from htm_env.generation.mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
-from htm_env.measures.metrics import classifier_scores, mean_or_none, nmse_per_sample
+from htm_env.measures.metrics import classifier_scores, mean_or_none
 
 FOLDER = "generated"
 MOST_SEED = 2**59
@@ -47,7 +37,7 @@ ROOTS_A_COMPONENT = 20
 
 
 def generate_run(options: GenerateOptions) -> None:
-    """Fit a mixture to a run's roots, draw samples from it, and write and print what they are like.
+    """Fit a mixture to a run's roots, draw samples from it, and write and print their scores.
 
     Raises :class:`UsageError` for options that make no sense, ``FileNotFoundError`` and
     ``ValueError`` where there is no run that makes trees or too little data.
@@ -61,34 +51,41 @@ def generate_run(options: GenerateOptions) -> None:
     out = directory.path / FOLDER if options.out is None else options.out
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; expected a folder, or nothing yet")
-    slots = learner.dataset.max_tokens
-    limits = Limits(
-        options.threshold,
-        slots if options.max_depth is None else options.max_depth,
-        2 * slots if options.max_tokens is None else options.max_tokens,
-    )
+    samples = RunSamples(learner, options)
+    autoencoder = learner.autoencoder
 
     started = perf_counter()
-    training = encoded(learner, learner.dataset.fixed(options.roots))
-    judge = Judge(learner.task.dataset("test"), options.real)
-    held_out = encoded(learner, judge.others)
-    mixture = _fit(training.roots, options, stream=0)
+    training = samples.encoded(learner.dataset.fixed(options.roots))
+    scores = SetScores(learner.task.dataset("test"), options.real)
+    held_out = samples.encoded(scores.others)
+    mixture = _fit(training.roots, options, samples.stream(0))
     fitted = perf_counter()
-    drawn = _draw(learner.autoencoder, mixture, options, limits, stream=1)
-    good = enough(learner.autoencoder, training)
-    generated = refine(learner.autoencoder, drawn, options.refinements, enough=good, **vars(limits))
+    drawn = samples.drawn(autoencoder, mixture, stream=1)
+    generated, refined_above = samples.refined(autoencoder, drawn, training)
     seconds = {"fitting": fitted - started, "generating": perf_counter() - fitted}
-    report = _report(learner, options, limits, mixture, training, held_out, generated)
-    report["refined_above_nmse"] = good
-    report["rows"] = _rows(
-        learner, options, limits, judge, mixture.chosen, training, held_out, drawn, generated
-    )
+    untrained = _untrained_samples(samples, training, mixture.chosen)
+    real, present = held_out.batch.tokens, held_out.batch.present
+    rows = {
+        "generated": _scores(scores, generated),
+        "unrefined": _scores(scores, drawn),
+        "real": scores.of(real, present),
+        "reconstruction": scores.of(held_out.reconstruction, present),
+        "gaussian": scores.of(
+            *gaussian_tokens(training.batch.to("cpu"), options.n, samples.stream(3))
+        ),
+        "untrained": _scores(scores, untrained),
+    }
+    report = {
+        **_report(samples, mixture, training, held_out, generated),
+        "refined_above_nmse": refined_above,
+        "rows": rows,
+    }
     seconds["measuring"] = perf_counter() - fitted - seconds["generating"]
 
     out.mkdir(parents=True, exist_ok=True)
     mixture.save(out / "mixture.safetensors")
     _write_samples(out / "samples.npz", generated)
-    write_figures(out, learner, options, limits, mixture, held_out, generated)
+    write_figures(out, samples, mixture, held_out, generated)
     # The last of the files: with it the folder is complete.
     atomic_write_text(out / "metrics.json", json.dumps(report, indent=2) + "\n")
     _print(report)
@@ -96,7 +93,7 @@ def generate_run(options: GenerateOptions) -> None:
     print(f"written to {out}")
 
 
-def _fit(roots: Tensor, options: GenerateOptions, stream: int) -> RootMixture:
+def _fit(roots: Tensor, options: GenerateOptions, generator: torch.Generator) -> RootMixture:
     components = options.components
     if components is None:
         components = tuple(k for k in COMPONENTS if k == 1 or k * ROOTS_A_COMPONENT <= len(roots))
@@ -105,41 +102,37 @@ def _fit(roots: Tensor, options: GenerateOptions, stream: int) -> RootMixture:
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("mixtures", total=len(components) * len(kinds))
         return RootMixture.fit(
-            roots,
-            stream_of(options, stream),
-            components,
-            kinds,
-            on_fitted=lambda _: progress.advance(task),
+            roots, generator, components, kinds, on_fitted=lambda _: progress.advance(task)
         )
 
 
-def _draw(
-    autoencoder: HTMAutoencoder,
-    mixture: RootMixture,
-    options: GenerateOptions,
-    limits: Limits,
-    stream: int,
-) -> Generated:
-    roots = mixture.sample(options.n, stream_of(options, stream), options.temperature)
-    return generate(autoencoder, roots.to(autoencoder.token_mean.device), **vars(limits))
+def _untrained_samples(samples: RunSamples, training: Encoded, chosen: Candidate) -> Generated:
+    """As many from the same architecture with random weights, along the trees of the run."""
+    autoencoder = samples.learner.autoencoder
+    config: dict[str, Any] = autoencoder.config
+    untrained = HTMAutoencoder(**config, generator=samples.stream(2))
+    untrained.set_statistics(autoencoder.token_mean.cpu(), autoencoder.token_std.cpu())
+    untrained.to(autoencoder.token_mean.device)
+    encoded = Encoded.along(untrained, training.batch, training.merges)
+    mixture = RootMixture.fit(
+        encoded.roots, samples.stream(5), [chosen.components], [chosen.covariance_type]
+    )
+    drawn = samples.drawn(untrained, mixture, stream=6)
+    return samples.refined(untrained, drawn, encoded)[0]
 
 
 def _report(
-    learner: Learner,
-    options: GenerateOptions,
-    limits: Limits,
+    samples: RunSamples,
     mixture: RootMixture,
     training: Encoded,
     held_out: Encoded,
     generated: Generated,
 ) -> dict[str, Any]:
-    """Everything about the model and the mixture; the rows of scores come beside it."""
+    """The model and the mixture; the rows of scores come beside it."""
+    learner, options, limits = samples.learner, samples.options, samples.limits
     autoencoder, task = learner.autoencoder, learner.task
-    shares = classifier_scores(autoencoder, held_out.batch, held_out.merges, limits.threshold)
-    errors = nmse_per_sample(
-        held_out.reconstruction, held_out.batch.tokens, held_out.batch.present, learner.std
-    )
-    noisy = denoised(learner, held_out.batch, options, stream=4)
+    shares = classifier_scores(autoencoder, held_out.batch, held_out.merges, limits["threshold"])
+    noisy = samples.denoised(held_out.batch)
     return {
         "env": task.env,
         "env_kwargs": RunDirectory(options.directory).load_config().env_kwargs,
@@ -150,7 +143,7 @@ def _report(
         "n": options.n,
         "temperature": options.temperature,
         "refinements": options.refinements,
-        **vars(limits),
+        **limits,
         "mixture": {
             **mixture.chosen._asdict(),
             "roots": len(training.roots),
@@ -163,7 +156,7 @@ def _report(
             "by_tokens": float(generated.token_limited.double().mean()),
         },
         "classifier": {name: mean_or_none(share.double()) for name, share in shares.items()},
-        "reconstruction_nmse": float(errors.double().mean()),
+        "reconstruction_nmse": float(held_out.errors(learner.std).double().mean()),
         "denoising": {
             "noise_std": options.noise_std,
             "noisy_nmse": float(noisy.noisy_error.double().mean()),
@@ -172,50 +165,10 @@ def _report(
     }
 
 
-def _rows(
-    learner: Learner,
-    options: GenerateOptions,
-    limits: Limits,
-    judge: Judge,
-    mixture: Candidate,
-    training: Encoded,
-    held_out: Encoded,
-    drawn: Generated,
-    generated: Generated,
-) -> dict[str, Scores]:
-    """The scores of what was generated, of what is above it, and of what is below it."""
-    autoencoder, batch = learner.autoencoder, held_out.batch
-    untrained = _untrained(autoencoder, stream_of(options, 2))
-    again = encoded_along(untrained, training.batch, training.merges)
-    alike = RootMixture.fit(
-        again.roots, stream_of(options, 5), [mixture.components], [mixture.covariance_type]
-    )
-    floor = _draw(untrained, alike, options, limits, stream=6)
-    good = enough(untrained, again)
-    floor = refine(untrained, floor, options.refinements, enough=good, **vars(limits))
-    training_cpu = training.batch.to("cpu")
-    return {
-        "generated": _scores(judge, generated),
-        "unrefined": _scores(judge, drawn),
-        "real": judge.scores(batch.tokens, batch.present),
-        "reconstruction": judge.scores(held_out.reconstruction, batch.present),
-        "gaussian": judge.scores(*gaussian_tokens(training_cpu, options.n, stream_of(options, 3))),
-        "untrained": _scores(judge, floor),
-    }
-
-
-def _scores(judge: Judge, generated: Generated) -> Scores:
-    """The scores of what a limit may have cut, and how much of it was."""
+def _scores(scores: SetScores, generated: Generated) -> Scores:
+    """The scores of generated samples, and the share of them that a limit cut off."""
     cut = float(generated.truncated.double().mean())
-    return judge.scores(generated.tokens, generated.present) | {"truncated": cut}
-
-
-def _untrained(autoencoder: HTMAutoencoder, generator: torch.Generator) -> HTMAutoencoder:
-    """The same architecture with other, random weights; it sees the trees of the trained run."""
-    config: dict[str, Any] = autoencoder.config
-    fresh = HTMAutoencoder(**config, generator=generator)
-    fresh.set_statistics(autoencoder.token_mean.cpu(), autoencoder.token_std.cpu())
-    return fresh.to(autoencoder.token_mean.device)
+    return scores.of(generated.tokens, generated.present) | {"truncated": cut}
 
 
 def _write_samples(path: Path, generated: Generated) -> None:
@@ -257,33 +210,27 @@ def _cell(value: float | None) -> str:
 
 
 def _check(options: GenerateOptions) -> None:
-    least: Sequence[tuple[str, int | float, float]] = (
-        ("n", options.n, 2),
-        ("real", options.real, 2),
-        ("roots", options.roots, 2),
-        ("refinements", options.refinements, 0),
-        ("temperature", options.temperature, 0),
-        ("noise-std", options.noise_std, 0),
-    )
-    for flag, value, low in least:
-        if not low <= value < float("inf"):
+    components = min(options.components or (1,))
+    least = {
+        "n": (options.n, 2),
+        "real": (options.real, 2),
+        "roots": (options.roots, 2),
+        "refinements": (options.refinements, 0),
+        "temperature": (options.temperature, 0),
+        "noise-std": (options.noise_std, 0),
+        "max-depth": (options.max_depth, 0),
+        "max-tokens": (options.max_tokens, 1),
+        "components": (components, 1),
+    }
+    for flag, (value, low) in least.items():
+        if value is not None and not low <= value < float("inf"):
             raise UsageError(f"--{flag} is {value}; expected a finite number of at least {low}")
-    whole = (
-        ("max-depth", options.max_depth, 0),
-        ("max-tokens", options.max_tokens, 1),
-        ("components", min(options.components or (1,)), 1),
-    )
-    for flag, count, low in whole:
-        if count is not None and count < low:
-            raise UsageError(f"--{flag} is {count}; expected at least {low}")
     if not 0 <= options.threshold <= 1:
         raise UsageError(f"--threshold is {options.threshold}; expected a probability")
-    for flag, given in (
-        ("components", options.components),
-        ("covariance-types", options.covariance_types),
-    ):
-        if given is not None and not given:
-            raise UsageError(f"--{flag} has no value; expected at least one")
+    if options.components == ():
+        raise UsageError("--components has no value; expected at least one")
+    if not options.covariance_types:
+        raise UsageError("--covariance-types has no value; expected at least one")
     if not 0 <= options.seed < MOST_SEED:
         raise UsageError(f"--seed is {options.seed}; expected 0 to {MOST_SEED - 1}")
     unknown = set(options.covariance_types) - set(COVARIANCE_TYPES)

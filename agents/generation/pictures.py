@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from agents.evaluation.figures import write_figure
-from agents.generation.options import GenerateOptions
-from agents.generation.samples import Encoded, Limits, denoised
-from agents.learners.base import Learner
+from agents.generation.samples import Encoded, RunSamples
+from htm_env.datasets import Dataset
 from htm_env.drawing.figures.generation import (
     NoisySample,
     criteria_figure,
@@ -24,41 +23,38 @@ PICTURED, WAYS, STEPS, NOISY = 18, 4, 7, 6
 
 
 def write_figures(
-    out: Path,
-    learner: Learner,
-    options: GenerateOptions,
-    limits: Limits,
-    mixture: RootMixture,
-    held_out: Encoded,
-    generated: Generated,
+    out: Path, samples: RunSamples, mixture: RootMixture, held_out: Encoded, generated: Generated
 ) -> None:
     """Write the criteria of the mixtures, samples, interpolations and denoised samples."""
-    kind, autoencoder, suffix = learner.dataset.kind, learner.autoencoder, options.format
+    dataset, autoencoder = samples.learner.dataset, samples.learner.autoencoder
+    kind, suffix = dataset.kind, samples.options.format
     write_figure(out / f"bic.{suffix}", criteria_figure(mixture.candidates, mixture.chosen))
-    titles = _titles(learner, generated)
+    titles = _titles(dataset, generated)
     real = held_out.batch.tokens[0][held_out.batch.present[0]].cpu().numpy()
     write_figure(out / f"samples.{suffix}", generated_figure(generated, kind, titles, real))
     ends = held_out.roots[: 2 * WAYS]
     ways = [
-        interpolate(autoencoder, first, second, STEPS, **vars(limits))
+        interpolate(autoencoder, first, second, STEPS, **samples.limits)
         for first, second in zip(ends[0::2], ends[1::2], strict=False)
     ]
     write_figure(out / f"interpolation.{suffix}", interpolation_figure(ways, kind, real))
     batch = held_out.batch.rows(slice(NOISY))
-    noisy = denoised(learner, batch, options, stream=4)
+    noisy = samples.denoised(batch)
     columns = []
     for row, here in enumerate(batch.present):
         tokens = (batch.tokens, noisy.noisy, noisy.reconstruction)
         clean, dirty, restored = (values[row][here].cpu().numpy() for values in tokens)
         errors = float(noisy.noisy_error[row]), float(noisy.error[row])
         columns.append(NoisySample(clean, dirty, restored, *errors))
-    write_figure(out / f"denoising.{suffix}", denoising_figure(columns, kind, options.noise_std))
+    write_figure(
+        out / f"denoising.{suffix}", denoising_figure(columns, kind, samples.options.noise_std)
+    )
 
 
-def _titles(learner: Learner, generated: Generated) -> list[str]:
+def _titles(dataset: Dataset, generated: Generated) -> list[str]:
     shown = slice(PICTURED)
     arrays = generated.tokens[shown].cpu().numpy(), generated.present[shown].cpu().numpy()
-    found = check_validity(learner.dataset, *arrays)
+    found = check_validity(dataset, *arrays)
     titles = []
     for row, count in enumerate(generated.num_tokens[shown].tolist()):
         title = f"{count} token{'s' if count != 1 else ''}"

@@ -1,8 +1,10 @@
-"""What ``htm generate`` works with: encoded samples, limits, and streams of random numbers."""
+"""Samples of a run as ``htm generate`` uses them: encoded, drawn, refined and denoised."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -13,6 +15,8 @@ from agents.generation.options import GenerateOptions
 from agents.learners.base import Learner
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.generation.denoising import Denoised, denoise
+from htm_env.generation.generate import Generated, generate, refine
+from htm_env.generation.mixture import RootMixture
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
 
@@ -30,64 +34,76 @@ class Encoded:
     reconstruction: Float[Tensor, "B P T"]
     """The tokens that the roots decode to along the same trees, in raw units."""
 
+    @classmethod
+    @torch.no_grad()
+    def along(
+        cls, autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
+    ) -> Encoded:
+        """Samples with given merges."""
+        roots, decoded = [], []
+        for part, trees in zip(batch.parts(CHUNK), merges.split(CHUNK), strict=True):
+            roots.append(autoencoder.encode(part.tokens, part.present, trees).roots)
+            decoded.append(autoencoder.decode(roots[-1], trees, part.present))
+        return cls(batch, merges, torch.cat(roots), torch.cat(decoded))
+
+    def errors(self, std: Float[Tensor, "T"]) -> Float[Tensor, "B"]:
+        """The ``nmse`` of every reconstruction."""
+        return nmse_per_sample(self.reconstruction, self.batch.tokens, self.batch.present, std)
+
 
 @dataclass(frozen=True)
-class Limits:
-    """When unmerging ends; the arguments of :func:`htm_env.generation.generate.generate`."""
+class RunSamples:
+    """The samples of a trained run under the options of one command.
 
-    threshold: float
-    max_depth: int
-    max_tokens: int
+    Every purpose has a stream of random numbers of its own, so that one does not change another's.
+    """
 
+    learner: Learner
+    options: GenerateOptions
 
-@torch.no_grad()
-def encoded(learner: Learner, batch: TokenBatch) -> Encoded:
-    """Samples with the run's own greedy merges, roots and reconstructions."""
-    generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
-    batch = batch.to(learner.device)
-    merges = torch.cat([learner.plan(part, generator, greedy=True) for part in batch.parts(CHUNK)])
-    return encoded_along(learner.autoencoder, batch, merges)
+    @property
+    def limits(self) -> dict[str, Any]:
+        """When unmerging ends; arguments of :func:`htm_env.generation.generate.generate`."""
+        options, slots = self.options, self.learner.dataset.max_tokens
+        return {
+            "threshold": options.threshold,
+            "max_depth": slots if options.max_depth is None else options.max_depth,
+            "max_tokens": 2 * slots if options.max_tokens is None else options.max_tokens,
+        }
 
+    def stream(self, number: int, device: torch.device | str = "cpu") -> torch.Generator:
+        """The random numbers of one purpose."""
+        return torch.Generator(device).manual_seed(16 * self.options.seed + number)
 
-@torch.no_grad()
-def encoded_along(
-    autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
-) -> Encoded:
-    """Samples with these merges, their roots and reconstructions."""
-    roots, decoded = [], []
-    for part, trees in zip(batch.parts(CHUNK), merges.split(CHUNK), strict=True):
-        roots.append(autoencoder.encode(part.tokens, part.present, trees).roots)
-        decoded.append(autoencoder.decode(roots[-1], trees, part.present))
-    return Encoded(batch, merges, torch.cat(roots), torch.cat(decoded))
+    @torch.no_grad()
+    def encoded(self, batch: TokenBatch) -> Encoded:
+        """Samples with the run's own greedy merges."""
+        batch = batch.to(self.learner.device)
+        merges = torch.cat(list(map(self._planner(), batch.parts(CHUNK))))
+        return Encoded.along(self.learner.autoencoder, batch, merges)
 
+    def drawn(self, autoencoder: HTMAutoencoder, mixture: RootMixture, stream: int) -> Generated:
+        """New samples: roots of the mixture, unmerged."""
+        roots = mixture.sample(self.options.n, self.stream(stream), self.options.temperature)
+        return generate(autoencoder, roots.to(autoencoder.token_mean.device), **self.limits)
 
-def enough(autoencoder: HTMAutoencoder, real: Encoded) -> float:
-    """The ``nmse`` that most real samples, as this autoencoder encodes them, stay below: what it
-    reconstructs as well as that needs no refinement."""
-    batch = real.batch
-    errors = nmse_per_sample(
-        real.reconstruction, batch.tokens, batch.present, autoencoder.token_std
-    )
-    return float(errors.double().quantile(ENOUGH))
+    def refined(
+        self, autoencoder: HTMAutoencoder, drawn: Generated, real: Encoded
+    ) -> tuple[Generated, float]:
+        """Drawn samples, refined, and the ``nmse`` that made a sample one to refine.
 
+        Most real samples, as this autoencoder encodes them, stay below it.
+        """
+        enough = float(real.errors(autoencoder.token_std).double().quantile(ENOUGH))
+        rounds = self.options.refinements
+        return refine(autoencoder, drawn, rounds, enough=enough, **self.limits), enough
 
-def denoised(
-    learner: Learner, batch: TokenBatch, options: GenerateOptions, stream: int
-) -> Denoised:
-    """Noisy samples, merged by the learner and decoded again."""
-    generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
-    noise = torch.Generator(learner.device).manual_seed(_seed(options, stream))
+    def denoised(self, batch: TokenBatch) -> Denoised:
+        """Noisy samples, merged by the learner and decoded again."""
+        noise = self.stream(4, self.learner.device)
+        std = self.options.noise_std
+        return denoise(self.learner.autoencoder, batch, self._planner(), std, noise)
 
-    def plan(noisy: TokenBatch) -> Int64[Tensor, "B M 2"]:
-        return learner.plan(noisy, generator, greedy=True)
-
-    return denoise(learner.autoencoder, batch, plan, options.noise_std, noise)
-
-
-def _seed(options: GenerateOptions, stream: int) -> int:
-    return 16 * options.seed + stream
-
-
-def stream_of(options: GenerateOptions, stream: int) -> torch.Generator:
-    """Numbers of their own for each purpose, so that one does not change another's."""
-    return torch.Generator().manual_seed(_seed(options, stream))
+    def _planner(self) -> Any:
+        generator = torch.Generator(self.learner.device).manual_seed(EVALUATION_SEED)
+        return partial(self.learner.plan, generator=generator, greedy=True)

@@ -1,4 +1,4 @@
-"""What is measured of token sets that a model made: the same for every row of the table."""
+"""The measures of token sets that a model made, the same for every row of the table."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from htm_env.generation.validity import TOLERANCE, check_validity
 from htm_env.types import TokenBatch
 
 LOOSE = 2 * TOLERANCE
-"""A second tolerance, that tells a near miss from nonsense."""
+"""A second tolerance, within which a near miss is valid."""
 
 Scores = dict[str, float | None]
 
 
-class Judge:
-    """Compares token sets with held-out real ones, and asks whether they obey the data's rules.
+class SetScores:
+    """Measures of token sets against held-out real ones and against the rules of the data.
 
     Args:
         dataset: the held-out split.
@@ -41,9 +41,9 @@ class Judge:
         self.reference = samples.rows(slice(half))
         """Real samples that everything is compared with."""
         self.others = samples.rows(slice(half, 2 * half))
-        """Other real samples: compared with the reference, they are the best that can be."""
+        """Other real samples, whose scores against the reference are the best possible."""
 
-    def scores(self, tokens: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"]) -> Scores:
+    def of(self, tokens: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"]) -> Scores:
         """All measures of token sets in raw units, by name.
 
         Validity (None without rules) and token counts are those of all sets; distances compare the
@@ -84,7 +84,7 @@ def gaussian_tokens(
 ) -> tuple[Float[Tensor, "B P T"], Bool[Tensor, "B P"]]:
     """Sets of independent tokens from one Gaussian, with the token counts of training samples.
 
-    What can be had without any structure: mean and covariance of all tokens are right.
+    A baseline without any structure: mean and covariance of all tokens are right.
     """
     values = training.tokens[training.present].double()
     covariance = torch.from_numpy(np.atleast_2d(np.cov(values.numpy(), rowvar=False)))

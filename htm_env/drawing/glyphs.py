@@ -1,4 +1,4 @@
-"""What tokens look like in the plane and in words, by *kind*.
+"""Appearance of tokens in the plane and in words, by *kind*.
 
 ``points``, ``segments``, ``patches`` (small grey images), ``items`` (of a colour and a shape, with
 their key) and ``vectors`` (anything else); see :data:`KINDS`. Tokens are numpy arrays ``(n, T)`` in
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 Tokens = NDArray[np.floating[Any]]
 
 INK, FAINT = "#333333", "#c4c4c4"
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+"""Okabe and Ito 2008, "Color universal design", without the yellow that is lost on white."""
+BLUE, VERMILION = COLOURS[:2]
 MANY = 32  # tokens, above which lines and dots get thin
 PATCH_WHITE, PATCH_BLACK = 0.0, 16.0  # the range of a patch's four intensities
 ITEM_SATURATION, ITEM_BRIGHTNESS = 0.79, 0.83  # of its fill; the hue is the item's own
@@ -26,11 +29,11 @@ ITEM_MARKS: tuple[Any, ...] = tuple(
     (corners, style, 0) for style in (0, 1) for corners in (3, 4, 5, 6)
 )
 """Polygons, then stars: matplotlib's markers for the eighths of a turn that a shape can be in."""
-KEY_PLACE = (-0.1, 0.5)  # beside the items, which stand between 0 and 1
+KEY_PLACE = (-0.1, 0.5)  # beside the items, which are between 0 and 1
 
 
 class Kind(NamedTuple):
-    """How tokens of one kind look."""
+    """Appearance of tokens of one kind."""
 
     token_dims: range
     """The token dimensions ``T`` that can be drawn so."""
@@ -49,7 +52,7 @@ class Kind(NamedTuple):
 
 
 def _plane(tokens: Tokens) -> Tokens:
-    """The first two coordinates; a single one stands over the token's index."""
+    """The first two coordinates; a single one is drawn over the token's index."""
     if tokens.shape[1] == 1:
         return np.column_stack([np.arange(len(tokens)), tokens[:, 0]])
     return tokens[:, :2]
@@ -108,7 +111,7 @@ def _is_key(tokens: Tokens) -> NDArray[np.bool_]:
 
 
 def _colour_and_shape(tokens: Tokens) -> Tokens:
-    """Colour to the right, shape upwards, so that what matches stands in a column or in a row."""
+    """Colour to the right, shape upwards, so that matching items share a column or a row."""
     items = np.column_stack([_turns(tokens[:, 1:3]), _turns(tokens[:, 3:5])])
     return np.where(_is_key(tokens)[:, None], KEY_PLACE, items)
 
@@ -168,7 +171,7 @@ KINDS = {
     ),
     "vectors": Kind(ANY_DIMENSION, _plane, _draw_dots, _numbers, in_the_plane=False, dots=True),
 }
-"""What tokens can look like, by name."""
+"""The kinds of tokens by name."""
 
 
 def kind_named(name: str, token_dim: int) -> Kind:
@@ -213,7 +216,12 @@ def frame_axes(axes: Axes, tokens: Tokens, kind: str) -> None:
     axes.spines[:].set_color(FAINT)
     if look.in_the_plane:
         axes.set_aspect("equal")
-        axes.set_xticks([])
-        axes.set_yticks([])
+        no_ticks(axes)
     else:
         axes.locator_params(nbins=3)  # every tick label costs drawing time
+
+
+def no_ticks(axes: Axes) -> None:
+    """Take the ticks off both axes."""
+    axes.set_xticks([])
+    axes.set_yticks([])

@@ -1,4 +1,4 @@
-"""Pictures and text of a token set, the forest over it, and what the autoencoder makes of it.
+"""Pictures and text of a token set, the forest over it, and its reconstruction.
 
 Tokens are numpy arrays ``(n, T)`` in raw units without padding, merges ``(M, 2)`` node ids (rows of
 -1 pad), and a kind is one of ``KINDS`` in ``glyphs.py``. Figures have their own Agg canvas, so
@@ -22,12 +22,21 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
-from htm_env.drawing.glyphs import FAINT, INK, MANY, Tokens, draw_tokens, frame_axes, kind_named
+from htm_env.drawing.glyphs import (
+    FAINT,
+    INK,
+    MANY,
+    VERMILION,
+    Tokens,
+    draw_tokens,
+    frame_axes,
+    kind_named,
+    no_ticks,
+)
 from htm_env.trees.merge_tree import MergeTree
 
 Merges = NDArray[np.integer[Any]]
 
-RECONSTRUCTED = "#D55E00"  # Okabe and Ito's vermilion
 MERGE_COLOURS = matplotlib.colormaps["viridis"]
 LAST_MERGE = 0.88  # the end of viridis is too light for lines on white
 FRAME_SIZE, DOTS_PER_INCH = (6.4, 3.2), 100  # 640 x 320 pixels: video encoders need even numbers
@@ -104,7 +113,7 @@ def draw_reconstruction(axes: Axes, tokens: Tokens, reconstruction: Tokens, kind
         axes.add_collection(LineCollection(list(moves), colors=FAINT, linewidths=1), autolim=False)
     if not look.image:
         draw_tokens(axes, tokens, kind, colours=FAINT)
-    draw_tokens(axes, reconstruction, kind, colours=RECONSTRUCTED, reference=tokens)
+    draw_tokens(axes, reconstruction, kind, colours=VERMILION, reference=tokens)
 
 
 def forest_figure(
@@ -138,7 +147,7 @@ def forest_figure(
     ]
     if not look.image:
         handles.append(Line2D([], [], color=FAINT, linewidth=3.5, label="original"))
-        handles.append(Line2D([], [], color=RECONSTRUCTED, linewidth=3, label="reconstruction"))
+        handles.append(Line2D([], [], color=VERMILION, linewidth=3, label="reconstruction"))
     figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=7, frameon=False)
     return figure
 
@@ -160,17 +169,18 @@ def samples_figure(samples: Sequence[Sample], kind: str) -> Figure:
         draw_forest(column[1], sample.tokens, sample.merges, kind)
         draw_reconstruction(column[2], sample.tokens, sample.reconstruction, kind)
         for axes in column:
-            axes.set_xticks([])
-            axes.set_yticks([])
+            no_ticks(axes)
         column[0].set_title(sample.title, fontsize=8, pad=4)
     for axes, label in zip(grid[:, 0], ("original", "merge tree", "reconstruction"), strict=True):
         axes.set_ylabel(label, fontsize=9)
     return figure
 
 
-def new_figure(inches: tuple[float, float]) -> Figure:
-    """An empty figure with an Agg canvas, of ``DOTS_PER_INCH``."""
-    figure = Figure(figsize=inches, dpi=DOTS_PER_INCH)
+def new_figure(
+    inches: tuple[float, float], dpi: int = DOTS_PER_INCH, layout: str | None = None
+) -> Figure:
+    """An empty figure with an Agg canvas; ``layout`` is one of matplotlib's engines, or None."""
+    figure = Figure(figsize=inches, dpi=dpi, layout=layout)
     FigureCanvasAgg(figure)  # attaches itself
     return figure
 
@@ -199,7 +209,7 @@ def tree_text(tokens: Tokens, merges: Merges, kind: str, error: float) -> str:
     lines = [
         f"active {len(roots)}  tokens {len(tokens)}  merges {len(tree.merges)}  nmse {error:.4g}"
     ]
-    # (node, what stands before its name, what stands before its descendants' lines)
+    # (node, prefix of its own line, prefix of its descendants' lines)
     pending = [(root, "", "") for root in reversed(roots)]
     while pending:
         node, start, indent = pending.pop()
@@ -236,7 +246,7 @@ class Window:
             )
 
     def show(self, frame: NDArray[np.uint8]) -> None:
-        """Show a frame (H, W, 3); a window that somebody closed opens again."""
+        """Show a frame (H, W, 3); a window that was closed opens again."""
         self.frame = frame
         if not self._can_open:
             return
@@ -262,7 +272,7 @@ def _backend_opens_windows() -> bool:
 
     try:
         pyplot.switch_backend(matplotlib.get_backend())
-    except ImportError:  # asked for by name, but there is no display or no toolkit
+    except ImportError:  # chosen by name, but there is no display or no toolkit
         return False
     names = backend_registry.list_builtin(BackendFilter.INTERACTIVE)
     return matplotlib.get_backend().lower() in names

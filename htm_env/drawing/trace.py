@@ -14,7 +14,7 @@ Numbers = NDArray[np.floating[Any]]
 
 
 class Considered(NamedTuple):
-    """What a policy thought of every ordered pair before one merge."""
+    """The policy's probability of every ordered pair before one merge."""
 
     nodes: NDArray[np.int64]
     """(k,) the active nodes, in ascending order."""
@@ -30,7 +30,7 @@ class Trace:
     tokens: Numbers
     """(n, T) in raw units."""
     kind: str
-    """What a token looks like: a name of :data:`htm_env.drawing.glyphs.KINDS`."""
+    """Kind of the tokens: a name of :data:`htm_env.drawing.glyphs.KINDS`."""
     tree: MergeTree
     """``n - 1`` merges."""
     reconstructions: Numbers

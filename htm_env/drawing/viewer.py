@@ -52,9 +52,9 @@ class Viewer:
 
 
 def _open_window() -> Window:
-    """A window; the log says it where the machine opens none.
+    """A window; a line in the log where the machine opens none.
 
-    Not a warning: Gymnasium's ``check_env`` draws in every render mode, on any machine, and has to
+    Not a warning: Gymnasium's ``check_env`` draws in every render mode, on any machine, and must
     pass without one.
     """
     with warnings.catch_warnings(record=True) as caught:

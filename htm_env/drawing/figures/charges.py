@@ -9,14 +9,18 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from htm_env.drawing.figures.badges import draw_badges, token_anchors
-from htm_env.drawing.figures.dendrogram import draw_dendrogram
-from htm_env.drawing.figures.plane import MUTED, draw_muted_forest
-from htm_env.drawing.figures.ticks import plain_numbers
+from htm_env.drawing.figures.plane import (
+    MUTED,
+    draw_badges,
+    draw_muted_forest,
+    plain_numbers,
+    token_anchors,
+)
+from htm_env.drawing.figures.tree import draw_dendrogram
+from htm_env.drawing.glyphs import BLUE, VERMILION
 from htm_env.drawing.rendering import new_figure
 from htm_env.drawing.trace import Trace
 
-ADDED, TAKEN = "#D55E00", "#0072B2"  # Okabe and Ito's vermilion and blue
 LARGEST, ROOM = 260.0, 16
 """The area of the largest charge's mark, in square points; less for more tokens than have room."""
 
@@ -31,7 +35,7 @@ def charges_figure(trace: Trace) -> Figure:
     if not len(trace.tree.merges):
         raise ValueError("the charges of merges need at least 2 tokens, but the sample has 1.")
     charges, tree = trace.charges, trace.tree
-    colours = np.where(charges > 0, ADDED, TAKEN)
+    colours = np.where(charges > 0, VERMILION, BLUE)
     largest = LARGEST * min(1.0, ROOM / tree.num_leaves)
     areas = largest * np.abs(charges) / max(float(np.abs(charges).max()), 1e-300)
     marks: dict[str, Any] = {"s": areas, "c": colours, "alpha": 0.85, "linewidths": 0}
@@ -75,8 +79,8 @@ def charges_figure(trace: Trace) -> Figure:
     dendrogram.set_title(f"nmse: leaves {first:.2g}, root {last:.2g}", fontsize=9)
     dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 7}
     handles = [
-        Line2D([], [], color=ADDED, label="the merge added error (area: how much)", **dot),
-        Line2D([], [], color=TAKEN, label="it took error away", **dot),
+        Line2D([], [], color=VERMILION, label="the merge added error (area: how much)", **dot),
+        Line2D([], [], color=BLUE, label="it took error away", **dot),
     ]
     figure.legend(handles=handles, loc="lower center", ncols=2, fontsize=7.5, frameon=False)
     return figure

@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from PIL import Image
 
-from htm_env.drawing.glyphs import kind_named
+from htm_env.drawing.glyphs import kind_named, no_ticks
 from htm_env.drawing.rendering import (
     draw_forest,
     draw_reconstruction,
@@ -54,8 +54,7 @@ def filmstrip_figure(trace: Trace) -> Figure:
     draw_reconstruction(last, trace.tokens, trace.reconstruction, trace.kind)
     last.set_title("from the root alone", fontsize=7.5, pad=3)
     for axes in grid[:panels]:
-        axes.set_xticks([])
-        axes.set_yticks([])
+        no_ticks(axes)
         if not kind_named(trace.kind, trace.tokens.shape[1]).in_the_plane:
             axes.set_box_aspect(1)
     for axes in grid[panels:]:

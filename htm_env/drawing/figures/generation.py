@@ -11,21 +11,18 @@ from typing import NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from htm_env.drawing.glyphs import INK, KINDS, Tokens, draw_tokens, frame_axes
-from htm_env.drawing.rendering import draw_forest, draw_reconstruction
+from htm_env.drawing.glyphs import COLOURS, KINDS, Tokens, draw_tokens, frame_axes, no_ticks
+from htm_env.drawing.rendering import draw_forest, draw_reconstruction, new_figure
 from htm_env.generation.generate import Generated
 from htm_env.generation.mixture import Candidate
 
-DOTS_PER_INCH = 150
 PANEL = 1.35
 """Side of a panel, in inches."""
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
 MARKS = "osD^"
-"""Okabe and Ito 2008, "Color universal design", and a mark for each covariance type."""
+"""Of the covariance types."""
 
 
 def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figure:
@@ -79,7 +76,7 @@ def generated_figure(
         if number < len(titles):
             _draw_sample(axes, generated, number, kind, real)
             axes.set_title(titles[number], fontsize=7, pad=3)
-            _no_ticks(axes)
+            no_ticks(axes)
         else:
             axes.set_visible(False)
     return figure
@@ -91,14 +88,12 @@ def interpolation_figure(ways: Sequence[Generated], kind: str, real: Tokens) -> 
     steps = len(ways[0].tokens)
     figure = _figure(PANEL * steps, PANEL * len(ways) + 0.2)
     grid = figure.subplots(len(ways), steps, squeeze=False)
-    for axes_row, way in zip(grid, ways, strict=True):
+    for number, (row, way) in enumerate(zip(grid, ways, strict=True)):
         everything = real if KINDS[kind].image else way.tokens[way.present].cpu().numpy()
-        for step, axes in enumerate(axes_row):
+        for step, axes in enumerate(row):
             _draw_sample(axes, way, step, kind, real)
             frame_axes(axes, everything, kind)
-            _no_ticks(axes)
-    for number, (row, way) in enumerate(zip(grid, ways, strict=True)):
-        for step, axes in enumerate(row):
+            no_ticks(axes)
             share = f"{step / (steps - 1):.0%}" if number == 0 else ""
             cut = "cut" if way.truncated[step] else ""
             axes.set_title(", ".join(filter(None, (share, cut))), fontsize=8, pad=3)
@@ -117,19 +112,19 @@ class NoisySample(NamedTuple):
 
 
 def denoising_figure(samples: Sequence[NoisySample], kind: str, noise_std: float) -> Figure:
-    """A column for each sample: clean, noisy, and what the autoencoder makes of the noisy one."""
+    """A column for each sample: clean, noisy, and the reconstruction of the noisy one."""
     figure = _figure(PANEL * len(samples) + 0.3, (PANEL + 0.2) * 3)
     grid = figure.subplots(3, len(samples), squeeze=False)
     for (clean, noisy, restored), sample in zip(grid.T, samples, strict=True):
         frame_axes(clean, sample.clean, kind)
-        draw_tokens(clean, sample.clean, kind, colours=INK)
+        draw_tokens(clean, sample.clean, kind)
         draw_reconstruction(noisy, sample.clean, sample.noisy, kind)
         draw_reconstruction(restored, sample.clean, sample.reconstruction, kind)
         others = [] if KINDS[kind].image else [sample.noisy, sample.reconstruction]
         everything = np.concatenate([sample.clean, *others])
         for axes in (clean, noisy, restored):
             frame_axes(axes, everything, kind)
-            _no_ticks(axes)
+            no_ticks(axes)
         noisy.set_title(f"nmse {sample.noisy_error:.2g}", fontsize=7, pad=3)
         restored.set_title(f"nmse {sample.error:.2g}", fontsize=7, pad=3)
     below = "" if KINDS[kind].image else "\n(grey: clean)"
@@ -142,17 +137,10 @@ def denoising_figure(samples: Sequence[NoisySample], kind: str, noise_std: float
 def _draw_sample(axes: Axes, generated: Generated, row: int, kind: str, real: Tokens) -> None:
     tokens = generated.tokens[row][generated.present[row]].cpu().numpy()
     draw_forest(axes, tokens, generated.merges[row].cpu().numpy(), kind)
-    if KINDS[kind].image:  # what was made stands on no grid that could tell the size of a part
+    if KINDS[kind].image:  # generated parts are on no grid that gives their size
         draw_tokens(axes, tokens, kind, alpha=0.6, reference=real)
         frame_axes(axes, real, kind)
 
 
-def _no_ticks(axes: Axes) -> None:
-    axes.set_xticks([])
-    axes.set_yticks([])
-
-
 def _figure(width: float, height: float) -> Figure:
-    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
-    FigureCanvasAgg(figure)  # attaches itself
-    return figure
+    return new_figure((width, height), dpi=150, layout="constrained")

@@ -1,4 +1,4 @@
-"""What a policy thought of every ordered pair before one merge: what else did it consider?"""
+"""The policy's probabilities of all ordered pairs before one merge."""
 
 from __future__ import annotations
 
@@ -12,14 +12,17 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
-from htm_env.drawing.figures.badges import badge_points, draw_badges, token_anchors
-from htm_env.drawing.figures.plane import draw_muted_forest
-from htm_env.drawing.figures.ticks import plain_numbers
-from htm_env.drawing.glyphs import Tokens
+from htm_env.drawing.figures.plane import (
+    badge_points,
+    draw_badges,
+    draw_muted_forest,
+    plain_numbers,
+    token_anchors,
+)
+from htm_env.drawing.glyphs import BLUE, VERMILION, Tokens
 from htm_env.drawing.rendering import new_figure
 from htm_env.drawing.trace import Considered, Trace
 
-CHOSEN, OTHER = "#D55E00", "#0072B2"  # Okabe and Ito's vermilion and blue
 LEAST = 1e-3
 """Probabilities below have the palest colour, and no arrow."""
 ARROWS = 6
@@ -108,7 +111,9 @@ def _draw_map(figure: Figure, axes: Axes, considered: Considered, chosen: tuple[
                     color="white" if dark else "black",
                 )
     column, row = np.searchsorted(nodes, chosen[1]), np.searchsorted(nodes, chosen[0])
-    mark = Rectangle((column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=CHOSEN, linewidth=2.2)
+    mark = Rectangle(
+        (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=VERMILION, linewidth=2.2
+    )
     mark.set_clip_on(False)
     axes.add_patch(mark)
     bar = figure.colorbar(image, ax=axes, fraction=0.046, pad=0.03, extend="min")
@@ -129,7 +134,7 @@ def _draw_arrows(
     gap = badge_points(len(nodes)) / 2 + 1
     for pair in [picked, *likely[: ARROWS - 1]]:
         share = float(probabilities[pair])
-        colour = CHOSEN if pair == picked else OTHER
+        colour = VERMILION if pair == picked else BLUE
         look: dict[str, Any] = {
             "color": colour,
             "linewidth": 0.7 + 3.3 * share,

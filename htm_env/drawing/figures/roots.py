@@ -1,23 +1,26 @@
-"""A map of embeddings: two principal components, what the samples show, and what they look like."""
+"""A map of embeddings along two principal components, and thumbnails of the samples on it."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int64, UInt8
+from jaxtyping import Bool, Float, Int64, UInt8
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#000000", "#56B4E9", "#E69F00")
-"""Okabe and Ito's, without the yellow that is too light for thin numerals."""
+from htm_env.drawing.glyphs import COLOURS, draw_tokens, frame_axes
+from htm_env.drawing.rendering import figure_to_array, new_figure
+
 FEW = 12
 """Different values that are drawn as numerals; more of them are dots on a scale of colours."""
-PANEL, DOTS_PER_INCH = 4.3, 150
+PANEL = 4.3
 THUMBNAIL = 0.3
 """Inches."""
+PIXELS = 48
+RIM = 0xC4
+"""Grey of the outermost pixels, so that thumbnails beside each other can be told apart."""
 NO_COMPONENT = 1e-12
 """A share of the variance below which an axis has nothing to show."""
 
@@ -56,17 +59,14 @@ def root_figure(
     pictures: UInt8[np.ndarray, "N pixels pixels 3"],
     title: str,
 ) -> Figure:
-    """The same map twice: what every sample shows, and thumbnails where there is room.
+    """The same map twice: with a value of every sample, and with thumbnails where there is room.
 
     ``shows`` is a number a sample, such as its label, and ``what`` its name. Both axes have the
     same scale, so that distances can be compared. Raises ``ValueError`` where
     :func:`principal_plane` does.
     """
     plane = principal_plane(embeddings)
-    figure = Figure(
-        figsize=(2 * PANEL + 1.0, PANEL + 0.85), dpi=DOTS_PER_INCH, layout="constrained"
-    )
-    FigureCanvasAgg(figure)  # attaches itself
+    figure = new_figure((2 * PANEL + 1.0, PANEL + 0.85), dpi=150, layout="constrained")
     marked, pictured = figure.subplots(1, 2)
     for axes in (marked, pictured):
         _frame(axes, plane)
@@ -136,3 +136,26 @@ def apart(places: Float[np.ndarray, "N 2"], side: float) -> list[int]:
         if (np.abs(places[taken] - place).max(axis=1, initial=0.0) >= side).all():
             taken.append(row)
     return taken
+
+
+def thumbnails(
+    tokens: Float[np.ndarray, "N P T"],
+    present: Bool[np.ndarray, "N P"],
+    kind: str,
+    pixels: int = PIXELS,
+) -> UInt8[np.ndarray, "N pixels pixels 3"]:
+    """One picture a sample, each fitted to its own tokens, dark on white, within a grey rim.
+
+    Raises ``ValueError`` for an unknown kind, or one that has no such token dimension.
+    """
+    figure = new_figure((1.0, 1.0), dpi=pixels)  # an inch: dots and lines keep a thumbnail's size
+    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    made = np.empty((len(tokens), pixels, pixels, 3), dtype=np.uint8)
+    for row, (sample, here) in enumerate(zip(tokens, present, strict=True)):
+        axes.clear()
+        frame_axes(axes, sample[here], kind)
+        axes.set_axis_off()
+        draw_tokens(axes, sample[here], kind)
+        made[row] = RIM
+        made[row, 1:-1, 1:-1] = figure_to_array(figure)[1:-1, 1:-1]
+    return made

@@ -32,7 +32,7 @@ def viewer_page(traces: Mapping[str, Trace], title: str, about: str = "") -> str
     """The page as one text, to be written to a file of its own.
 
     Args:
-        traces: the samples by name, in the order in which they are offered. The name stands in
+        traces: the samples by name, in the order in which they are offered. The name is part of
             links to a step: ``page.html#sample=NAME&step=5``.
         title: the heading.
         about: one line under the heading.

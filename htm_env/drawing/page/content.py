@@ -1,4 +1,4 @@
-"""What the page is told about every episode: plain numbers, rounded to what an eye can see.
+"""The JSON of every episode on the page: plain numbers, rounded to visible precision.
 
 Two things keep populations of 128 tokens small. A merge changes the reconstruction of the tokens
 under it and of no others, so only these are written. And of the probabilities of all ordered pairs
@@ -15,7 +15,7 @@ import numpy as np
 from htm_env.drawing.trace import Considered, Numbers, Trace
 
 SHOWN_PAIRS = 10
-"""The ordered pairs, most probable first, that stand beside the chosen one."""
+"""The ordered pairs, most probable first, that are shown beside the chosen one."""
 DIGITS_OF_EXTENT = 5
 """A coordinate is rounded to the ten thousandth part of the tokens' extent, or finer."""
 DIGITS = 5
