@@ -49,6 +49,24 @@ def device(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
+def frames_shown(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
+    """Every frame that a window shows, as on a machine that can open one."""
+    from matplotlib import pyplot
+
+    shown: list[np.ndarray] = []
+
+    def pause(seconds: float) -> None:
+        canvas = pyplot.gcf().canvas
+        canvas.draw()
+        shown.append(np.array(canvas.buffer_rgba())[..., :3])
+
+    monkeypatch.setattr(matplotlib, "get_backend", lambda: "webagg")
+    monkeypatch.setattr(pyplot, "switch_backend", lambda name: None)
+    monkeypatch.setattr(pyplot, "pause", pause)
+    return shown
+
+
+@pytest.fixture
 def autoencoder() -> HTMAutoencoder:
     """Takes tokens of three coordinates."""
     return small_autoencoder(token_dim=3)

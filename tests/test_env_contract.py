@@ -18,7 +18,7 @@ from stable_baselines3.common.env_checker import check_env as check_env_of_stabl
 
 import htm_env
 from htm_env import HTMAutoencoder, MergeTree, action_to_pair, candidate_pair, pair_to_action
-from htm_env.forest import leaf_sets, merges_to_actions
+from htm_env.forest import merges_to_actions
 from htm_env.weights import embedding_dim_of
 
 IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
@@ -419,15 +419,15 @@ def test_the_return_is_the_error_at_the_start_minus_the_error_at_the_end(
 @every_id
 @with_and_without_candidates
 def test_the_error_is_that_of_the_plain_loop(make, env_id, pairs):
-    env = make(env_id, **pairs).unwrapped
+    env = make(env_id, observe=("leaves",), **pairs).unwrapped
     steps = play(env, seed=3)
-    population = env._population
-    n = int(population.forest.num_leaves[0])
+    n, leaves = steps[0][-1]["num_active"], torch.from_numpy(steps[0][0]["leaves"])
+    tokens = leaves[:n] * env.autoencoder.token_std + env.autoencoder.token_mean
     forest = oracle.PlainForest(n)
     forest.merges = [tuple(pair) for pair in env.merge_tree().merges.tolist()]
     forest.slots = {0: 2 * n - 2}
     std = env.simulator.dataset.std
-    expected = oracle.nmse(env.autoencoder, population.batch.tokens[0, :n], forest, std)
+    expected = oracle.nmse(env.autoencoder, tokens, forest, std)
     assert steps[-1][-1]["error"] == pytest.approx(expected, rel=1e-4)
 
 
@@ -588,9 +588,9 @@ def test_centroids_and_order(make, env_id):
 
 def test_a_centroid_is_the_mean_of_the_tokens_under_its_slot(make):
     env = make("HTM-v0", observe=("centroids",)).unwrapped
-    start, _ = env.reset(seed=0)
-    tokens = env._population.batch.tokens[0].numpy()
+    start, _ = env.reset(options={"key": 3})
     dataset = env.simulator.dataset
+    tokens = dataset.episodes(np.array([3])).tokens[0].numpy()
     standardised = (tokens - dataset.mean.numpy()) / dataset.std.numpy()
     assert np.allclose(start["centroids"], standardised, atol=1e-5)
     env.step(pair_to_action(0, 1, 5))
@@ -602,10 +602,11 @@ def test_a_centroid_is_the_mean_of_the_tokens_under_its_slot(make):
 @every_id
 def test_owners_say_under_which_slot_each_token_stands(make, env_id):
     env = make(env_id, observe=("leaves", "owners"))
-    observation, info = env.reset(seed=0)
+    observation, info = env.reset(options={"key": 3})
     inner, done, choices = env.unwrapped, False, np.random.default_rng(0)
-    batch = inner._population.batch
+    batch = inner.simulator.dataset.episodes(np.array([3]))
     present = batch.present[0].numpy()
+    under = {slot: {slot} for slot in np.flatnonzero(present).tolist()}
     standardised = inner.autoencoder.standardise(batch.tokens)[0].numpy()
     while not done:
         assert observation in env.observation_space
@@ -615,12 +616,12 @@ def test_owners_say_under_which_slot_each_token_stands(make, env_id):
         assert (owners[~present] == -1).all()
         counts = np.bincount(owners[present], minlength=len(present))
         assert counts.tolist() == observation["leaf_counts"].tolist()
-        forest = inner._population.forest
-        under = leaf_sets(forest.merges, forest.num_leaves)[0].numpy()
-        for token in np.flatnonzero(present):
-            assert under[forest.slots[0, owners[token]], token]
-        legal = np.flatnonzero(info["action_mask"])
-        observation, _, done, _, info = env.step(choices.choice(legal))
+        for slot, tokens in under.items():
+            assert set(np.flatnonzero(owners == slot).tolist()) == tokens
+        action = choices.choice(np.flatnonzero(info["action_mask"]))
+        first, second = action_to_pair(action, len(present))
+        under[int(first)] |= under.pop(int(second))
+        observation, _, done, _, info = env.step(action)
 
 
 def test_the_order_of_what_ties_is_that_of_the_first_token():
@@ -684,17 +685,13 @@ def test_text_shows_the_forest(make, env_id):
     assert "merges 1" in text
 
 
-def test_the_window_follows_every_step(make, monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        "htm_env.drawing.viewer.Window.show", lambda self, frame: shown.append(frame)
-    )
+def test_the_window_follows_every_step(make, frames_shown):
     env = small(make, heights=(2,), render_mode="human")
     _, info = env.reset(seed=0)
-    assert len(shown) == 1
+    assert len(frames_shown) == 1
     env.step(int(legal_actions(info)[0]))
-    assert len(shown) == 2
-    assert not np.array_equal(*shown)
+    assert len(frames_shown) == 2
+    assert not np.array_equal(*frames_shown)
     assert env.render() is None
     env.close()
     env.close()

@@ -455,17 +455,13 @@ def test_text_for_every_copy():
     assert all(text.startswith("active") for text in batch.render())
 
 
-def test_the_window_follows_the_first_copy(monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        "htm_env.drawing.viewer.Window.show", lambda self, frame: shown.append(frame)
-    )
+def test_the_window_follows_the_first_copy(frames_shown):
     batch = batched(2, render_mode="human")
     batch.reset(seed=0)
     batch.step(choose(batch.action_masks(), np.random.default_rng(0)))
     assert batch.render() is None
-    assert len(shown) == 2
-    assert not np.array_equal(*shown)
+    assert len(frames_shown) == 2
+    assert not np.array_equal(*frames_shown)
     batch.close()
     batch.close()
 

@@ -54,8 +54,7 @@ class LiveTable:
         self._title, self._runs = title, list(runs)
         self._console = Console(file=sys.stderr)
         self._states = [State.WAITING] * len(self._runs)
-        self._cells = {row: run.cells() for row, run in enumerate(self._runs)}
-        self._next = self._next_line = 0.0
+        self._next = 0.0
         self._live: Live | None = None
         if self._console.is_terminal:
             self._live = Live(self._table(), console=self._console, auto_refresh=False)
@@ -63,20 +62,16 @@ class LiveTable:
 
     def update(self) -> None:
         """Show what is new; cheap when called often."""
-        changed = [
-            (run, before)
-            for run, before in zip(self._runs, self._states, strict=True)
-            if run.job.state is not before
-        ]
+        pairs = zip(self._runs, self._states, strict=True)
+        changed = [run for run, before in pairs if run.job.state is not before]
         self._states = [run.job.state for run in self._runs]
+        due = monotonic() >= self._next
+        if due:
+            self._next = monotonic() + (LINE_SECONDS if self._live is None else REFRESH_SECONDS)
         if self._live is None:
-            self._print([run for run, _ in changed])
-        elif changed or monotonic() >= self._next:
-            self._next = monotonic() + REFRESH_SECONDS
-            stale = [run for run, _ in changed] + self._running()
-            for row, run in enumerate(self._runs):
-                if any(run is other for other in stale):
-                    self._cells[row] = run.cells()
+            running = [run for run in self._runs if run.job.state is State.RUNNING]
+            self._print(changed + [run for run in running if due and run not in changed])
+        elif changed or due:
             self._live.update(self._table(), refresh=True)
 
     def close(self) -> None:
@@ -84,15 +79,8 @@ class LiveTable:
             self._live.update(self._table(), refresh=True)
             self._live.stop()
 
-    def _running(self) -> list[Watched]:
-        return [run for run in self._runs if run.job.state is State.RUNNING]
-
-    def _print(self, changed: list[Watched]) -> None:
-        listed = list(changed)
-        if monotonic() >= self._next_line:
-            self._next_line = monotonic() + LINE_SECONDS
-            listed += [run for run in self._running() if run not in changed]
-        for run in listed:
+    def _print(self, runs: list[Watched]) -> None:
+        for run in runs:
             name, state, share, seconds, merges, error = run.cells()
             course = f"  {share}  {seconds} s  {merges} merges  nmse {error}" if share else ""
             reason = f"  {run.job.reason}" if run.job.reason else ""
@@ -103,17 +91,13 @@ class LiveTable:
         return f"[{ended}/{len(self._runs)}]"
 
     def _table(self) -> Table:
-        rows = sorted(
-            range(len(self._runs)), key=lambda row: ORDER.index(self._runs[row].job.state)
-        )
+        runs = sorted(self._runs, key=lambda run: ORDER.index(run.job.state))
         shown = max(3, self._console.height - 8)
         table = Table(title=f"{self._title} {self._count()}")
         for name in ("run", "state", "budget", "s", "merges", "validation nmse"):
             table.add_column(name, justify="left" if name in ("run", "state") else "right")
-        for row in rows[:shown]:
-            cells = list(self._cells[row])
-            cells[1] = self._runs[row].job.state.value
-            table.add_row(*cells)
-        if len(rows) > shown:
-            table.caption = f"... and {len(rows) - shown} more"
+        for run in runs[:shown]:
+            table.add_row(*run.cells())
+        if len(runs) > shown:
+            table.caption = f"... and {len(runs) - shown} more"
         return table

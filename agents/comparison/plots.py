@@ -71,14 +71,8 @@ def curves_figure(comparison: Comparison, along: str) -> Figure:
                 continue
             look = style[algo] | {"markevery": (len(curve.grid) // 8, len(curve.grid) // 4)}
             axes.plot(curve.grid, curve.median, label=algo, lw=1.5, ms=4, **look)
-            axes.fill_between(
-                curve.grid,
-                curve.runs.min(axis=0),
-                curve.runs.max(axis=0),
-                color=style[algo]["color"],
-                alpha=0.12,
-                lw=0,
-            )
+            shade: dict[str, Any] = {"color": look["color"], "alpha": 0.12, "lw": 0}
+            axes.fill_between(curve.grid, curve.runs.min(axis=0), curve.runs.max(axis=0), **shade)
         _logarithmic(axes, horizontal=False)
         if along == "merges" and _has_positive(axes.xaxis):
             axes.set_xscale("log")
@@ -118,15 +112,8 @@ def profiles_figure(
     for algo, profile in profiles.items():
         look = style[algo] | {"markevery": (len(thresholds) // 10, len(thresholds) // 5)}
         axes.step(thresholds, profile.value, where="post", label=algo, lw=1.5, ms=4, **look)
-        axes.fill_between(
-            thresholds,
-            profile.low,
-            profile.high,
-            step="post",
-            color=style[algo]["color"],
-            alpha=0.08,
-            lw=0,
-        )
+        shade: dict[str, Any] = {"color": look["color"], "alpha": 0.08, "lw": 0}
+        axes.fill_between(thresholds, profile.low, profile.high, step="post", **shade)
     _logarithmic(axes, horizontal=True)
     axes.set_ylim(-0.02, 1.02)
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
@@ -156,15 +143,8 @@ def matrix_figure(
         if np.isfinite(value):
             bright = shown[row, column] > (low + high) / 2
             text = f"{value:.2g}" if logarithmic else f"{value:.2f}"
-            axes.text(
-                column,
-                row,
-                text,
-                ha="center",
-                va="center",
-                fontsize=7,
-                color="black" if bright else "white",
-            )
+            look: dict[str, Any] = {"fontsize": 7, "color": "black" if bright else "white"}
+            axes.text(column, row, text, ha="center", va="center", **look)
     axes.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylabel(labels[0])
@@ -193,13 +173,8 @@ def _panels(
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     if legend:
         ordered = [algo for algo in comparison.algos if algo in handles]
-        figure.legend(
-            [handles[algo] for algo in ordered],
-            ordered,
-            loc="outside right upper",
-            fontsize=8,
-            frameon=False,
-        )
+        named = [handles[algo] for algo in ordered]
+        figure.legend(named, ordered, loc="outside right upper", fontsize=8, frameon=False)
     return figure
 
 

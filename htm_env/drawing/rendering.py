@@ -7,7 +7,7 @@ nothing here touches pyplot, except :class:`Window`.
 
 from __future__ import annotations
 
-import warnings
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -226,8 +226,9 @@ def tree_text(tokens: Tokens, merges: Merges, kind: str, error: float) -> str:
 class Window:
     """A window of its own for frames, on a machine that can open one.
 
-    Without a display, or with a matplotlib backend that opens no windows, it warns once and then
-    only keeps the last frame.
+    Without a display, or with a matplotlib backend that opens no windows, it logs that once and
+    then only keeps the last frame. Not a warning: Gymnasium's ``check_env`` draws in every render
+    mode, on any machine, and must pass without one.
     """
 
     def __init__(self) -> None:
@@ -239,10 +240,10 @@ class Window:
         self._pyplot = pyplot
         self._can_open = _backend_opens_windows()
         if not self._can_open:
-            warnings.warn(
-                f"matplotlib's backend {matplotlib.get_backend()!r} opens no window here, so "
-                "render_mode 'human' shows nothing: set a display, or render 'rgb_array'.",
-                stacklevel=2,
+            logging.getLogger(__name__).warning(
+                "matplotlib's backend %r opens no window here, so render_mode 'human' shows "
+                "nothing: set a display, or render 'rgb_array'.",
+                matplotlib.get_backend(),
             )
 
     def show(self, frame: NDArray[np.uint8]) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
 from typing import Any
 
 import numpy as np
@@ -39,7 +37,7 @@ class Viewer:
         figure = forest_figure(tokens, merges, decoded[0][present].cpu().numpy(), kind, title)
         image: np.ndarray = figure_to_array(figure)
         if self.render_mode == "human":
-            self._window = self._window or _open_window()
+            self._window = self._window or Window()
             self._window.show(image)
             return None
         return image
@@ -49,17 +47,3 @@ class Viewer:
         if self._window is not None:
             self._window.close()
             self._window = None
-
-
-def _open_window() -> Window:
-    """A window; a line in the log where the machine opens none.
-
-    Not a warning: Gymnasium's ``check_env`` draws in every render mode, on any machine, and must
-    pass without one.
-    """
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        window = Window()
-    for warning in caught:
-        logging.getLogger(__name__).warning("%s", warning.message)
-    return window

@@ -40,17 +40,8 @@ def charges_figure(trace: Trace) -> Figure:
     areas = largest * np.abs(charges) / max(float(np.abs(charges).max()), 1e-300)
     marks: dict[str, Any] = {"s": areas, "c": colours, "alpha": 0.85, "linewidths": 0}
     figure = new_figure((7.2, 4.0))
-    grid = figure.add_gridspec(
-        2,
-        2,
-        left=0.07,
-        right=0.98,
-        bottom=0.19,
-        top=0.92,
-        wspace=0.26,
-        hspace=0.08,
-        height_ratios=[1.25, 1.0],
-    )
+    grid = figure.add_gridspec(2, 2, height_ratios=[1.25, 1.0])
+    grid.update(left=0.07, right=0.98, bottom=0.19, top=0.92, wspace=0.26, hspace=0.08)
     plane = figure.add_subplot(grid[:, 0])
     dendrogram, bars = figure.add_subplot(grid[0, 1]), figure.add_subplot(grid[1, 1])
 

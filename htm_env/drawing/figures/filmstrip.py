@@ -40,14 +40,7 @@ def filmstrip_figure(trace: Trace) -> Figure:
     width, height = 0.1 + 1.55 * columns, 0.1 + 1.8 * rows
     figure = new_figure((width, height))
     grid = figure.subplots(rows, columns, squeeze=False).flatten()
-    figure.subplots_adjust(
-        left=0.1 / width,
-        right=1 - 0.1 / width,
-        bottom=0.1 / height,
-        top=1 - 0.28 / height,
-        wspace=0.06,
-        hspace=0.2,
-    )
+    figure.subplots_adjust(0.1 / width, 0.1 / height, 1 - 0.1 / width, 1 - 0.28 / height, 0.06, 0.2)
     for axes, count in zip(grid, made.tolist(), strict=False):
         _draw_step(axes, trace, count)
     last = grid[len(made)]

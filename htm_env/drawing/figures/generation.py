@@ -7,7 +7,7 @@ Tokens are numpy arrays ``(n, T)`` in raw units without padding, as in ``renderi
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -33,15 +33,14 @@ def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figur
     for axes, name in zip(panels, ("bic", "aic"), strict=True):
         for number, covariance_type in enumerate(types):
             rows = sorted(row for row in candidates if row.covariance_type == covariance_type)
-            axes.plot(
-                [row.components for row in rows],
-                [getattr(row, name) for row in rows],
-                color=COLOURS[number % len(COLOURS)],
-                marker=MARKS[number % len(MARKS)],
-                ms=4,
-                lw=1.5,
-                label=covariance_type,
-            )
+            look: dict[str, Any] = {
+                "color": COLOURS[number],
+                "marker": MARKS[number],
+                "ms": 4,
+                "lw": 1.5,
+            }
+            values = [getattr(row, name) for row in rows]
+            axes.plot([row.components for row in rows], values, label=covariance_type, **look)
         axes.set_xscale("log", base=2)
         axes.xaxis.set_major_locator(FixedLocator(sorted({row.components for row in candidates})))
         axes.xaxis.set_minor_locator(NullLocator())
@@ -50,15 +49,13 @@ def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figur
         axes.set_xlabel("components")
         axes.set_ylabel(f"{name.upper()} (nats, doubled)")
         axes.grid(alpha=0.3)
-    panels[0].plot(
-        [chosen.components],
-        [chosen.bic],
-        "o",
-        ms=13,
-        mfc="none",
-        mec="black",
-        label=f"chosen: {chosen.components}",
-    )
+    ring: dict[str, Any] = {
+        "ms": 13,
+        "mfc": "none",
+        "mec": "black",
+        "label": f"chosen: {chosen.components}",
+    }
+    panels[0].plot([chosen.components], [chosen.bic], "o", **ring)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right upper", fontsize=8, frameon=False)
     return figure

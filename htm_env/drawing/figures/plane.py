@@ -45,12 +45,8 @@ def name_coordinates(axes: Axes, trace: Trace) -> None:
     token_dim = trace.tokens.shape[1]
     if not kind_named(trace.kind, token_dim).in_the_plane:
         axes.set_xlabel("first coordinate" if token_dim > 1 else "token", fontsize=8, color=INK)
-        axes.set_ylabel(
-            "second coordinate" if token_dim > 1 else "coordinate",
-            fontsize=8,
-            color=INK,
-            labelpad=1,
-        )
+        second = "second coordinate" if token_dim > 1 else "coordinate"
+        axes.set_ylabel(second, fontsize=8, color=INK, labelpad=1)
 
 
 def draw_muted_forest(axes: Axes, trace: Trace, made: int) -> Tokens:
@@ -116,27 +112,11 @@ def draw_badges(
     axes.add_collection(
         LineCollection(leaders, colors=INK, linewidths=0.6, zorder=6), autolim=False
     )
-    axes.scatter(
-        spots[:, 0],
-        spots[:, 1],
-        s=size**2,
-        facecolors="white",
-        edgecolors=edges,
-        linewidths=1.0,
-        zorder=7,
-    )
+    disc: dict[str, Any] = {"s": size**2, "facecolors": "white", "linewidths": 1.0, "zorder": 7}
+    axes.scatter(*spots.T, edgecolors=edges, **disc)
+    look: dict[str, Any] = {"fontsize": 0.58 * size, "color": INK, "zorder": 8, "clip_on": True}
     for (x, y), name in zip(spots, names, strict=True):
-        axes.text(
-            x,
-            y,
-            name,
-            fontsize=0.58 * size,
-            color=INK,
-            zorder=8,
-            ha="center",
-            va="center_baseline",
-            clip_on=True,
-        )
+        axes.text(x, y, name, ha="center", va="center_baseline", **look)
     return spots
 
 

@@ -31,6 +31,13 @@ GAP = 13.0
 """Points between the numbers of nodes, for an arrow to be seen."""
 NUMBERED = 8
 """Nodes, up to which the cells of the map carry their numbers."""
+ARROW: dict[str, Any] = {
+    "arrowstyle": "-|>",
+    "connectionstyle": "arc3,rad=0.22",
+    "mutation_scale": 8,
+    "joinstyle": "miter",
+    "zorder": 6.5,
+}
 NO_PAIR = "#d9d9d9"
 COLOURS = colormaps["Blues"]
 
@@ -101,15 +108,8 @@ def _draw_map(figure: Figure, axes: Axes, considered: Considered, chosen: tuple[
             if row != column and value >= LEAST:
                 share = float(value)
                 dark = share > LEAST**0.45  # the middle of the logarithmic colours
-                axes.text(
-                    column,
-                    row,
-                    _percent(share),
-                    fontsize=6.5,
-                    ha="center",
-                    va="center_baseline",
-                    color="white" if dark else "black",
-                )
+                look: dict[str, Any] = {"fontsize": 6.5, "color": "white" if dark else "black"}
+                axes.text(column, row, _percent(share), ha="center", va="center_baseline", **look)
     column, row = np.searchsorted(nodes, chosen[1]), np.searchsorted(nodes, chosen[0])
     mark = Rectangle(
         (column - 0.5, row - 0.5), 1, 1, fill=False, edgecolor=VERMILION, linewidth=2.2
@@ -140,32 +140,15 @@ def _draw_arrows(
             "linewidth": 0.7 + 3.3 * share,
             "alpha": 0.35 + 0.65 * share,
         }
-        axes.add_patch(
-            FancyArrowPatch(
-                tuple(spots[pair[0]]),
-                tuple(spots[pair[1]]),
-                connectionstyle="arc3,rad=0.22",
-                arrowstyle="-|>",
-                mutation_scale=8,
-                shrinkA=gap,
-                shrinkB=gap,
-                zorder=6.5,
-                joinstyle="miter",
-                **look,
-            )
-        )
+        start, end = (tuple(spots[place]) for place in pair)
+        axes.add_patch(FancyArrowPatch(start, end, **ARROW, shrinkA=gap, shrinkB=gap, **look))
         label = f"{nodes[pair[0]]} \N{RIGHTWARDS ARROW} {nodes[pair[1]]}   {_percent(share)} %"
         handles.append(Line2D([], [], label=label, **look))
     handles[0].set_label(f"{handles[0].get_label()}\n(chosen)")
-    figure.legend(
-        handles=handles,
-        loc="center left",
-        bbox_to_anchor=(0.83, 0.5),
-        fontsize=7.5,
-        frameon=False,
-        title="first \N{RIGHTWARDS ARROW} second",
-        title_fontsize=8,
+    legend = figure.legend(
+        handles=handles, loc="center left", bbox_to_anchor=(0.83, 0.5), fontsize=7.5, frameon=False
     )
+    legend.set_title("first \N{RIGHTWARDS ARROW} second", prop={"size": 8})
 
 
 def _percent(share: float) -> str:
