@@ -53,8 +53,10 @@ def token_count_distance(first: Int64[np.ndarray, "A"], second: Int64[np.ndarray
 def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures]:
     """The measures by ``chamfer`` and by ``earth_movers`` distance.
 
-    Nearest neighbours by earth mover's distance are exact too: candidates are tried in the order of
-    a lower bound, until no bound is below the best distance found.
+    Chamfer: the mean squared distance of every token to the nearest one of the other set, both ways
+    added. Earth mover's: the least mean Euclidean way that turns one set into the other, the tokens
+    of a set sharing its mass equally; exact, for any two sizes. For nearest neighbours by the latter
+    candidates are tried in the order of a lower bound until none is below the best distance.
 
     Raises ``ValueError`` unless both have the same number of sets, at least two, of finite tokens.
     """
