@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.networks.scorers import MANY
-from agents.rollouts.greedy_search import _rounds, matching, merge_greedily, merge_matchings
+from agents.rollouts.greedy_search import matching, matching_rounds, merge_greedily, merge_matchings
 from agents.rollouts.pair_scores import ILLEGAL
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
@@ -91,7 +91,7 @@ def test_rounds_make_whole_trees_that_begin_with_the_best_pair(autoencoder, netw
 def test_every_round_begins_with_the_best_pair(autoencoder, network):
     """Of the population that the rounds before it left, as the environment would show it."""
     policy, batch = random_policy(network), random_batch([12])
-    rounds = list(_rounds(autoencoder, policy, batch.tokens[0], Nearest(11)))
+    rounds = list(matching_rounds(autoencoder, policy, batch.tokens[0], Nearest(11)))
     begins = {sum(map(len, rounds[:number])) for number in range(len(rounds))}
     for time, (seen, action) in enumerate(replayed(autoencoder, batch, torch.cat(rounds)[None])):
         if time in begins:

@@ -99,13 +99,13 @@ def merge_matchings(
         sample = batch.tokens[row, :leaves]
         rule = Nearest(max(1, leaves - 1)) if nearest is None else nearest
         made = 0
-        for pairs in _rounds(autoencoder, policy, sample, rule):
+        for pairs in matching_rounds(autoencoder, policy, sample, rule):
             merges[row, made : made + len(pairs)] = pairs
             made += len(pairs)
     return merges
 
 
-def _rounds(
+def matching_rounds(
     autoencoder: HTMAutoencoder,
     policy: MergePolicy,
     sample: Float[Tensor, "P T"],

@@ -55,8 +55,8 @@ def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures
 
     Chamfer: the mean squared distance of every token to the nearest one of the other set, both ways
     added. Earth mover's: the least mean Euclidean way that turns one set into the other, the tokens
-    of a set sharing its mass equally; exact, for any two sizes. For nearest neighbours by the latter
-    candidates are tried in the order of a lower bound until none is below the best distance.
+    of a set sharing its mass equally; exact, for any two sizes. Its nearest neighbours are found in
+    the order of a lower bound, until none is below the best distance.
 
     Raises ``ValueError`` unless both have the same number of sets, at least two, of finite tokens.
     """
