@@ -197,4 +197,4 @@ def _has_positive(axis: Axis) -> bool:
 
 
 def _figure(width: float, height: float) -> Figure:
-    return new_figure((width, height), dpi=150, layout="constrained")
+    return new_figure((width, height), dpi=150, constrained=True)

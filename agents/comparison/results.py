@@ -181,10 +181,12 @@ def read_table(path: Path, convert: Callable[[dict[str, str]], Row], what: str) 
     return rows
 
 
-def converted(kind: Callable[..., Row], values: dict[str, str]) -> Row:
+def converted(kind: type[Row], values: dict[str, str]) -> Row:
     """A dataclass row from the texts of a CSV."""
+    types: dict[str, Callable[[str], Any]]
     types = {"str": str, "int": int, "float": float, "float | None": _number}
-    return kind(**{field.name: types[field.type](values[field.name]) for field in fields(kind)})
+    columns = kind.__annotations__.items()
+    return kind(**{name: types[annotation](values[name]) for name, annotation in columns})
 
 
 def read_results(paths: Sequence[Path]) -> list[ResultRow]:

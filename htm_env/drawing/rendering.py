@@ -177,10 +177,10 @@ def samples_figure(samples: Sequence[Sample], kind: str) -> Figure:
 
 
 def new_figure(
-    inches: tuple[float, float], dpi: int = DOTS_PER_INCH, layout: str | None = None
+    inches: tuple[float, float], dpi: int = DOTS_PER_INCH, *, constrained: bool = False
 ) -> Figure:
-    """An empty figure with an Agg canvas; ``layout`` is one of matplotlib's engines, or None."""
-    figure = Figure(figsize=inches, dpi=dpi, layout=layout)
+    """An empty figure with an Agg canvas; ``constrained`` leaves the layout to matplotlib."""
+    figure = Figure(figsize=inches, dpi=dpi, layout="constrained" if constrained else None)
     FigureCanvasAgg(figure)  # attaches itself
     return figure
 

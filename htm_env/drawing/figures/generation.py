@@ -140,4 +140,4 @@ def _draw_sample(axes: Axes, generated: Generated, row: int, kind: str, real: To
 
 
 def _figure(width: float, height: float) -> Figure:
-    return new_figure((width, height), dpi=150, layout="constrained")
+    return new_figure((width, height), dpi=150, constrained=True)

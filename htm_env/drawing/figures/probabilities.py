@@ -145,10 +145,9 @@ def _draw_arrows(
         label = f"{nodes[pair[0]]} \N{RIGHTWARDS ARROW} {nodes[pair[1]]}   {_percent(share)} %"
         handles.append(Line2D([], [], label=label, **look))
     handles[0].set_label(f"{handles[0].get_label()}\n(chosen)")
-    legend = figure.legend(
-        handles=handles, loc="center left", bbox_to_anchor=(0.83, 0.5), fontsize=7.5, frameon=False
-    )
-    legend.set_title("first \N{RIGHTWARDS ARROW} second", prop={"size": 8})
+    title: dict[str, Any] = {"title": "first \N{RIGHTWARDS ARROW} second", "title_fontsize": 8}
+    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (0.83, 0.5)}
+    figure.legend(handles=handles, fontsize=7.5, frameon=False, **place, **title)
 
 
 def _percent(share: float) -> str:

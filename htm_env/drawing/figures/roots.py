@@ -66,7 +66,7 @@ def root_figure(
     :func:`principal_plane` does.
     """
     plane = principal_plane(embeddings)
-    figure = new_figure((2 * PANEL + 1.0, PANEL + 0.85), dpi=150, layout="constrained")
+    figure = new_figure((2 * PANEL + 1.0, PANEL + 0.85), dpi=150, constrained=True)
     marked, pictured = figure.subplots(1, 2)
     for axes in (marked, pictured):
         _frame(axes, plane)
