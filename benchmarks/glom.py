@@ -9,7 +9,7 @@ on held-out samples:
   three whole tokens that are nearest in what is not hidden (of all, where nothing is left);
 - the clade F1 of the trees that its islands make, for rows and for columns too: what joins points
   by one coordinate is right for one of the two only (F1 0.5), and has not looked at the others;
-- clustering by distances, of which single linkage knows what the radius knows, and nothing else.
+- clustering by distances, of which single linkage uses what the radius uses, and nothing else.
 
 The settings were found on the validation split with seeds 20 to 24. Without a radius, and with the
 contrastive loss, a Glom told rows apart or columns, never both (F1 0.51 to 0.53).

@@ -3,7 +3,7 @@
 Merges per second of whole updates (rollout, rewards, policy, autoencoder), one thread, embedding
 64, with the shipped networks, optimizers and autoencoder steps, and with the same number of trees
 at a time for all, none of them demonstrated or searched for. Of replay it is a round of one fresh
-batch and its replays, and the merges are those of the fresh batch. Beside it stands what the
+batch and its replays, and the merges are those of the fresh batch. Beside it is what the
 machine could do: the merges per second if an update were nothing but the products of its linear
 layers, each as one large batched product (``matrix_products.py``), and the plain reference with as
 many trees a step, up to 128 tokens: beyond, its table of pairs takes tens of gigabytes. Every row

@@ -2,7 +2,7 @@
 
 The limit is the time of the products of the autoencoder's layers, forward and backward, for all
 rows that a layer sees in one step, as one large product a layer: no activations, no trees, no
-optimizer. Beside it stands the same with whole networks, activations included. What is compared
+optimizer. Beside it is the same with whole networks, activations included. What is compared
 runs by turns with it, on one thread: losses and gradients alone, whole updates with the shipped
 optimizer and with Adam. Below: the whole joint step (rollout, rewards, policy, autoencoder) against
 the autoencoder's part of it.

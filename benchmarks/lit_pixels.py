@@ -1,7 +1,7 @@
 """Joint training on images of many points: ``python -m benchmarks.lit_pixels``.
 
 scikit-learn's digits, as large as MNIST's (20 of 28 pixels a side) and written as its IDX file, are
-read as anybody's would be: a token is a lit pixel. Images with 100 to 200 of them are kept. Merges
+read as any user's would be: a token is a lit pixel. Images with 100 to 200 of them are kept. Merges
 per second are of the whole training, cloned ones and searches for better trees included; the peak
 memory is that of the training and of the evaluation after it.
 """

@@ -1,4 +1,4 @@
-"""What candidate lists cost to follow, and how much of the truth they hold; see ``scaling.py``."""
+"""Costs of repairing candidate lists, and their share of true neighbours; see ``scaling.py``."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def repairs(
 def _remembered(tokens: int, device: str) -> float:
     """The share of the true nearest that repaired lists hold when they are about to be made anew.
 
-    The two that are listed as nearest are merged, and the parent stands between them.
+    The two that are listed as nearest are merged, and the parent is between them.
     """
     generator = torch.Generator(device).manual_seed(0)
     places = torch.randn(1, tokens, EMBEDDING_DIM, generator=generator, device=device)

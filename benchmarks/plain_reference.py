@@ -1,6 +1,6 @@
 """A plain training step in the style of the published method: what ours is compared with.
 
-Tokens stand in slots, the pairs that can be merged in a dense table of scores ``(B, P, P)``. All
+Tokens are in slots, the pairs that can be merged in a dense table of scores ``(B, P, P)``. All
 samples go in lockstep, one merge of each at a time, and the decoder goes the same way back. The
 scores come from an MLP over two concatenated embeddings; a new token's row and column are scored
 anew, the rest of the table is kept: all of it again at every merge would cost ``P`` times as much,
@@ -32,7 +32,7 @@ class Encoded(NamedTuple):
     states: list[Tensor]
     """Every embedding that was made: lifted tokens (B P D), then one merged token (B D) a step."""
     pairs: list[tuple[Tensor, Tensor]]
-    """The two slots (B,) of each merge; the merged token stands in the first of them."""
+    """The two slots (B,) of each merge; the merged token is in the first of them."""
     log_prob: Float[Tensor, "B M"]
     rewards: Float[Tensor, "B M"]
     """Minus the squared error of unmerging what was just merged."""
@@ -69,7 +69,7 @@ def encode(
     row = torch.arange(batch, device=device)
     slots = autoencoder.lifter(standardised)  # (B, P, D)
     active = torch.ones(batch, size, dtype=torch.bool, device=device)
-    node = torch.arange(size, device=device).repeat(batch, 1)  # which node stands in which slot
+    node = torch.arange(size, device=device).repeat(batch, 1)  # which node is in which slot
     table = score_table(policy, slots.detach())
     states, pairs, log_probs, rewards = [slots], [], [], []
     for step in range(size - 1):

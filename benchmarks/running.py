@@ -1,4 +1,4 @@
-"""Which benchmarks there are, and running them: ``htm bench`` and ``python -m benchmarks``."""
+"""The benchmarks by name, and running them: ``htm bench`` and ``python -m benchmarks``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ THROUGHPUT = {
     "scaling": "time and memory against the number of tokens",
     "generation": "seconds in which roots become token sets",
 }
-"""What runs where no name is given."""
+"""Run where no name is given."""
 QUALITY = {
     "encoders": "what each context encoder costs",
     "fixed_returns": "mean return of every fixed policy",
@@ -33,10 +33,10 @@ QUALITY = {
     "key_scenes": "the merges that context makes right",
     "text": "hierarchies against flat models of text",
 }
-"""What learns for longer, or measures other things than throughput."""
+"""Longer learning, or measures other than throughput."""
 BENCHMARKS = THROUGHPUT | QUALITY
 ANYWHERE = (*THROUGHPUT, "time_to_error", "candidates", "lit_pixels", "merge_rounds")
-"""Those that know ``--device``."""
+"""Those that take ``--device``."""
 QUICK: dict[str, list[str]] = {
     "environment": ["--quick"],
     "against_reference": ["--seconds", "3"],
@@ -46,7 +46,7 @@ QUICK: dict[str, list[str]] = {
     "merge_rounds": ["--seconds", "10", "--most", "6"],
     "scaling": ["--most", "512", "--seconds", "0.2"],
 }
-"""What each is told for a first look; the others have no shorter form."""
+"""Options of the short form; the others have none."""
 
 
 def listing() -> str:
@@ -63,7 +63,7 @@ def chosen(names: Sequence[str], quick: bool = False, device: str = "cpu") -> li
     in their short form, and where none is named only those that have one.
 
     Raises ``ValueError`` for an unknown name, a device that cannot be used here, and a benchmark
-    that knows no other device than the processor.
+    that runs on the processor only.
     """
     usable_device(device)
     elsewhere = [] if device == "cpu" else ["--device", device]

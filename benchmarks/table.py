@@ -51,12 +51,12 @@ def report(
 
 
 def _called(device: str) -> str:
-    """What the makers call a GPU; the name that it was asked for by, of anything else."""
+    """The product name of a GPU; the given name of any other device."""
     return torch.cuda.get_device_name(device) if torch.device(device).type == "cuda" else device
 
 
 def text(value: Any) -> str:
-    """As it stands in a cell; nothing for None."""
+    """The text of a cell; empty for None."""
     if value is None:
         return ""
     if isinstance(value, float):

@@ -3,7 +3,7 @@
 ``original`` is trained for all of the seconds, and the held-out ``nmse`` that it then has is to be
 reached; its own time is the first at which it was. The others are given the same seconds, so that
 their schedules are those of a run of this length, and stop as soon as they are there. All are
-looked at equally often, and what looking takes is not counted.
+evaluated equally often, and the time of evaluations is not counted.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from benchmarks.table import report
 SECONDS = 100.0
 EPISODES = 500
 """Held-out samples."""
-LOOKS = 100
+EVALUATIONS = 100
 """In all of the seconds."""
 ORIGINAL = "original"
 ALGORITHMS = ("reinforce", "replay", "ppo")
@@ -63,7 +63,7 @@ def reach(
     """Train until the held-out error is ``enough``, or for all of the seconds of ``clock``."""
     held_out = made.task.dataset("test")
     course = []
-    for taken in looks(made, seconds, clock):
+    for taken in evaluations(made, seconds, clock):
         error = made.evaluate(held_out, EPISODES, sampled=False)["nmse"]
         course.append((taken, math.inf if error is None else error))
         if enough is not None and course[-1][1] <= enough:
@@ -78,16 +78,16 @@ def reach(
     }
 
 
-def looks(made: Learner, seconds: float, clock: Callable[[], float]) -> Iterator[float]:
-    """Train, and yield the seconds of training so far, :data:`LOOKS` times and at the end."""
+def evaluations(made: Learner, seconds: float, clock: Callable[[], float]) -> Iterator[float]:
+    """Train, and yield the seconds of training so far, :data:`EVALUATIONS` times and at the end."""
     taken, seen = 0.0, 0
     while taken < seconds:
         started = clock()
         made.update(min(1.0, taken / seconds))
         settle(made.device.type)
         taken += clock() - started
-        if taken >= seconds or int(LOOKS * taken / seconds) > seen:
-            seen = int(LOOKS * taken / seconds)
+        if taken >= seconds or int(EVALUATIONS * taken / seconds) > seen:
+            seen = int(EVALUATIONS * taken / seconds)
             yield taken
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from htm_env import make_dataset
 from htm_env.datasets import TreesGeometry
-from htm_env.generation.search import TreeShape, find_trees, forests
+from htm_env.generation.search import find_trees, forests
 from htm_env.generation.validity import check_validity
 
 GEOMETRIES = [
@@ -208,21 +208,11 @@ def test_jitter_of_the_data_is_allowed_for():
 def test_the_nodes_that_were_found_are_the_trees():
     points = np.concatenate([tree(2, heading=4.0) + 9, tree(3), [[5.0, 5.0]]])
     order = np.random.default_rng(0).permutation(len(points))
-    geometry = TreesGeometry()
-    shape = TreeShape(
-        geometry.separation_angle,
-        geometry.deviation_angle,
-        geometry.distance_factor,
-        geometry.initial_distance,
-        0.1,
-        4.5,
-        0.0,
-        1e-4,
-    )
-    found = find_trees(points[order], shape, (1, 2, 3), (3,))
+    found = find_trees(points[order], TreesGeometry(heights=(1, 2, 3), num_trees=(3,)), 0.1)
     places = [order[nodes].tolist() for nodes in found.trees]
     assert places == [[3, 4, 5, 6, 7, 8, 9], [0, 1, 2], [10]]
-    assert find_trees(points[order], shape, (1, 2, 3), (1, 2)) == (None, False)
+    two = TreesGeometry(heights=(1, 2, 3), num_trees=(2,))
+    assert find_trees(points[order], two, 0.1) == (None, False)
 
 
 def test_forests_of_a_size():

@@ -1,4 +1,4 @@
-"""Finding complete binary trees of a known shape among points whose order and roots are unknown."""
+"""Search for complete binary trees of a known geometry among points in unknown order."""
 
 from __future__ import annotations
 
@@ -9,34 +9,16 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
+from htm_env.datasets import TreesGeometry
+
 _STEPS_PER_POINT = 1000
 """Points placed before a search gives up, for each point there is."""
-
-
-class TreeShape(NamedTuple):
-    """How a tree's nodes lie to each other, and how exactly. Angles are in degrees.
-
-    A node's children lie at its heading minus and plus half the separation; the heading of a child
-    is the direction it lies in, turned outwards by the deviation. The root's heading is free.
-    """
-
-    separation: float
-    deviation: float
-    distance_factor: float
-    initial_distance: float
-    distance_tolerance: float
-    """Share of each level's distance."""
-    angle_tolerance: float
-    """Of a child's direction, seen from its parent's own; of a root's children, of the angle
-    between the two."""
-    angle_jitter: float
-    """What the data itself adds to each direction at most."""
-    slack: float
-    """By how much a point may be off, beside all tolerances; in units of length."""
+ROUNDING = 4 * float(np.finfo(np.float32).eps)
+"""Of a coordinate, as a share of the image's side."""
 
 
 class Search(NamedTuple):
-    """What a search has found."""
+    """The result of a search."""
 
     trees: list[list[int]] | None
     """The points of every tree as a heap (children of ``v``: ``2 v + 1``, ``2 v + 2``), large trees
@@ -46,18 +28,17 @@ class Search(NamedTuple):
 
 
 def find_trees(
-    points: Float64[np.ndarray, "N 2"],
-    shape: TreeShape,
-    heights: Sequence[int],
-    numbers: Sequence[int],
+    points: Float64[np.ndarray, "N 2"], geometry: TreesGeometry, tolerance: float
 ) -> Search:
-    """Read all points as trees of these heights, as many as one of ``numbers``, each point once.
+    """Read all points as trees of the geometry's heights and number, each point once.
 
-    A backtracking search: it finds a reading wherever there is one, unless it gives up after a
+    Distances are within ``tolerance`` of the geometry's, directions within ``tolerance`` of the
+    separation angle; angle jitter and rounding are allowed for. The root's heading is free. A
+    backtracking search: it finds a reading wherever there is one, unless it gives up after a
     thousand steps a point.
     """
-    search = _Searcher(points, shape, max(heights))
-    for wanted in forests(len(points), heights, numbers):
+    search = _Searcher(points, geometry, tolerance)
+    for wanted in forests(len(points), geometry.heights, geometry.num_trees):
         trees = search.place(wanted)
         if trees is not None or search.steps > search.limit:
             return Search(trees, trees is None)
@@ -81,35 +62,40 @@ def forests(size: int, heights: Sequence[int], numbers: Sequence[int]) -> Iterat
 
 
 class _Searcher:
-    def __init__(self, points: Float64[np.ndarray, "N 2"], shape: TreeShape, highest: int) -> None:
-        self.size, self.shape = len(points), shape
+    def __init__(
+        self, points: Float64[np.ndarray, "N 2"], geometry: TreesGeometry, tolerance: float
+    ) -> None:
+        self.size, self.geometry = len(points), geometry
+        self.slack = ROUNDING * geometry.image_size
         self.limit, self.steps = _STEPS_PER_POINT * len(points), 0
         ways = points[None] - points[:, None]  # (N, N, 2), from the first to the second
         apart = np.linalg.norm(ways, axis=2)
         self.directions = np.arctan2(ways[..., 1], ways[..., 0]).tolist()
-        self.place_of = (apart <= shape.slack).argmax(axis=1).tolist()
+        self.place_of = (apart <= self.slack).argmax(axis=1).tolist()
         """The first of the points that lie where each one lies."""
-        self.half, self.turn = math.radians(shape.separation / 2), math.radians(shape.deviation)
+        self.half = math.radians(geometry.separation_angle / 2)
+        self.turn = math.radians(geometry.deviation_angle)
         self.near: list[list[list[int]]] = [[]]
         """By level and point: the points that may be its children there."""
         self.allowed = [math.inf]
         """By level: how far a child's direction may be from where it should be, in radians."""
-        angle = math.radians(shape.angle_tolerance + shape.angle_jitter)
-        for level in range(1, highest):
+        jitter = math.radians(geometry.angle_jitter)
+        angle = 2 * tolerance * self.half + jitter
+        for level in range(1, max(geometry.heights)):
             distance = self._distance(level)
-            close = np.abs(apart - distance) <= shape.distance_tolerance * distance + shape.slack
+            close = np.abs(apart - distance) <= tolerance * distance + self.slack
             np.fill_diagonal(close, False)
             self.near.append([np.flatnonzero(row).tolist() for row in close])
             self.allowed.append(angle + self._rounding(level) + self._rounding(level - 1))
         # Of the two children of a root: both may be jittered and rounded.
-        self.allowed_apart = angle + math.radians(shape.angle_jitter) + 2 * self._rounding(1)
+        self.allowed_apart = angle + jitter + 2 * self._rounding(1)
 
     def _distance(self, level: int) -> float:
-        return self.shape.initial_distance * self.shape.distance_factor ** (level - 1)
+        return self.geometry.initial_distance * self.geometry.distance_factor ** (level - 1)
 
     def _rounding(self, level: int) -> float:
         """By how much rounded points can turn the direction to a child."""
-        return 2 * self.shape.slack / self._distance(level)
+        return 2 * self.slack / self._distance(level)
 
     def place(self, heights: Sequence[int]) -> list[list[int]] | None:
         """Points for all nodes of trees of these heights, or None."""

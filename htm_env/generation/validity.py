@@ -15,11 +15,9 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64
 
 from htm_env.datasets import CrossesDataset, CrossesGeometry, Dataset, TreesDataset, TreesGeometry
-from htm_env.generation.search import TreeShape, find_trees, forests
+from htm_env.generation.search import ROUNDING, find_trees, forests
 
 TOLERANCE = 0.1
-_ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""Of a coordinate, as a share of the image's side."""
 
 
 class Validity(NamedTuple):
@@ -77,7 +75,7 @@ def is_crosses(
     ``tolerance`` of its smaller end on both sides.
     """
     count = len(segments) in {2 * number for number in geometry.num_crosses}
-    slack = _ROUNDING * geometry.image_size
+    slack = ROUNDING * geometry.image_size
     allowed = tolerance * geometry.segment_length + slack
     ends = segments.reshape(-1, 2, 2)
     lengths = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
@@ -120,17 +118,7 @@ def is_trees(
     count = any(forests(len(points), geometry.heights, geometry.num_trees))
     if not count or not np.isfinite(points).all():
         return _Found(False, count)
-    shape = TreeShape(
-        geometry.separation_angle,
-        geometry.deviation_angle,
-        geometry.distance_factor,
-        geometry.initial_distance,
-        distance_tolerance=tolerance,
-        angle_tolerance=tolerance * geometry.separation_angle,
-        angle_jitter=geometry.angle_jitter,
-        slack=_ROUNDING * geometry.image_size,
-    )
-    found = find_trees(points, shape, geometry.heights, geometry.num_trees)
+    found = find_trees(points, geometry, tolerance)
     valid = found.trees is not None
     return _Found(valid, count, found.gave_up, valid)
 
