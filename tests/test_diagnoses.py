@@ -167,7 +167,7 @@ def test_the_pairs_of_a_run_that_was_made_anew_are_computed_again(
     ("config", "says"),
     [
         (lambda out: RetrainedConfig(), "needs the folder of a run"),
-        (lambda out: RetrainedConfig(run=str(out / RUNS / "flat-0")), "flat, which makes no trees"),
+        (lambda out: RetrainedConfig(run=str(out / RUNS / "flat-0")), "flat makes no trees"),
         (lambda out: RetrainedConfig(run=str(out / "nowhere")), "holds no run"),
     ],
 )

@@ -11,7 +11,6 @@ import torch
 
 from agents.cli import main
 from agents.comparison.problems import PROBLEMS
-from agents.evaluation.evaluate import evaluate
 from agents.learners.flat import (
     Flat,
     FlatAutoencoder,
@@ -185,9 +184,7 @@ def test_it_has_nothing_to_keep_frozen():
         Flat("HTM-Trees-v0", mode="frozen")
 
 
-def test_its_plan_has_no_merges():
+def test_it_plans_no_trees():
     flat = Flat("HTM-Trees-v0", SMALL, **TREES)
-    batch = flat.dataset.fixed(2)
-    assert (flat.plan(batch, torch.Generator(), greedy=True) == -1).all()
-    with pytest.raises(ValueError, match="expected one root"):
-        evaluate(flat, HTMAutoencoder(2, 4, 8), flat.task.dataset("test"), 2)
+    with pytest.raises(ValueError, match="flat makes no trees"):
+        flat.plan(flat.dataset.fixed(2), torch.Generator(), greedy=True)

@@ -41,7 +41,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
     scores = learner.evaluate(dataset, options.episodes)
     references = (
         reference_scores(learner.autoencoder, dataset, options.episodes)
-        if learner.makes_trees
+        if scores["mean_height"] is not None  # else there are no trees
         else {}
     )
     episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)

@@ -35,7 +35,7 @@ def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
     planned = []
     for run in runs:
         learner = algorithm(run.algo).learner
-        if not run.finished or not learner.makes_trees or issubclass(learner, FixedOrder):
+        if not run.finished or not _makes_trees(run) or issubclass(learner, FixedOrder):
             continue
         retrained = RetrainedConfig(run=str(run.directory.path.resolve()))
         config = replace(run.config, algo="retrained", mode="joint", config=asdict(retrained))
@@ -111,7 +111,7 @@ def cross_play(
     written after each policy, so that the work can be interrupted. ``tell`` gets a line for each
     policy.
     """
-    usable = [run for run in runs if run.finished and algorithm(run.algo).learner.makes_trees]
+    usable = [run for run in runs if run.finished and _makes_trees(run)]
     hashes = {_run_key(run): _weights_hash(run) for run in usable}
     known = up_to_date(read_cross_play(path), hashes) if path.exists() else []
     rows = {row.pair: row for row in known}
@@ -144,10 +144,19 @@ def _run_key(run: PlannedRun) -> RunKey:
     return task, run.algo, run.seed
 
 
-def _weights_hash(run: PlannedRun) -> str:
+def _result(run: PlannedRun) -> dict[str, Any]:
+    """Of a finished run."""
     result = load_result(run.directory)
-    assert result is not None  # the run is finished
-    return str(result["weights_hash"])
+    assert result is not None
+    return result
+
+
+def _makes_trees(run: PlannedRun) -> bool:
+    return _result(run)["test"]["mean_height"] is not None
+
+
+def _weights_hash(run: PlannedRun) -> str:
+    return str(_result(run)["weights_hash"])
 
 
 def _pair(policy: PlannedRun, other: PlannedRun) -> tuple[Task, str, int, str, int]:

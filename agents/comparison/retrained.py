@@ -46,10 +46,10 @@ class Retrained(FixedOrder):
         if not self.config.run:
             raise ValueError("retrained needs the folder of a run; none is given")
         learner = load_learner(self.config.run)
-        if not learner.makes_trees:
-            raise ValueError(f"{self.config.run} is a run of {learner.algo}, which makes no trees")
         if learner.task.env != self.task.env:
             raise ValueError(
                 f"{self.config.run} was trained on {learner.task.env}; expected {self.task.env}"
             )
+        one = self.dataset.fixed(1).to(self.device)
+        learner.plan(one, torch.Generator(self.device), greedy=True)  # raises without trees
         return learner

@@ -46,8 +46,6 @@ def generate_run(options: GenerateOptions) -> None:
     set_threads(options.threads)
     directory = RunDirectory(options.directory)
     learner = load_learner(options.directory)
-    if not learner.makes_trees:
-        raise ValueError(f"{directory.path} is a run of {learner.algo}, which makes no trees")
     out = directory.path / FOLDER if options.out is None else options.out
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; expected a folder, or nothing yet")

@@ -34,8 +34,6 @@ def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[T
     Raises ``ValueError`` for a learner that makes no trees, and for keys that the data does not
     have.
     """
-    if not learner.makes_trees:
-        raise ValueError(f"{learner.algo} makes no trees; expected a learner that merges")
     last = (KEY_LIMIT if dataset.size is None else dataset.size) - 1
     for key in keys:
         if not 0 <= key <= last:

@@ -47,9 +47,6 @@ class Learner(ABC):
     """All names of algorithms that are of this class; ``algo`` alone if empty."""
     config_class: type
     """The frozen dataclass that configures it."""
-    makes_trees = True
-    """False for a row without merges, which then has its own :meth:`embed`, :meth:`evaluate` and
-    figure."""
 
     def __init__(
         self,

@@ -53,7 +53,6 @@ class Flat(Learner):
     algo = "flat"
     config_class = FlatConfig
     config: FlatConfig
-    makes_trees = False
     autoencoder: FlatAutoencoder  # type: ignore[assignment]  # no tree can go through it
 
     def __init__(self, env_id: str, config: FlatConfig | None = None, **task: Any) -> None:
@@ -75,8 +74,7 @@ class Flat(Learner):
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        """No merges: there is no tree."""
-        return torch.full_like(batch.merges, NONE)
+        raise ValueError("flat makes no trees; expected a learner that merges")
 
     @torch.no_grad()
     def embed(self, batch: TokenBatch, generator: torch.Generator) -> Float[Tensor, "B D"]:

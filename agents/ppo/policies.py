@@ -160,9 +160,10 @@ class MaskableMergeActorCriticPolicy(  # type: ignore[misc]
 
 def network_of(policy: BasePolicy) -> MergePolicy:
     """The network of a policy of this module; ``ValueError`` for another policy."""
-    if not isinstance(policy, _MergeNetwork):
+    network = getattr(policy, "network", None)
+    if network is None:
         raise ValueError(f"the policy is a {type(policy).__name__}; expected one of this project")
-    return policy.network
+    return network
 
 
 def _check_encoder(network: MergePolicy) -> None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Int64
+from jaxtyping import Float
 from torch import Tensor
 
 from agents.config.budget import Budget
@@ -55,9 +55,7 @@ class Agent(Trainable, Protocol):
 
     def run_config(self, budget: Budget | None = None) -> RunConfig: ...
 
-    def plan(
-        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
-    ) -> Int64[Tensor, "B M 2"]: ...
+    def embed(self, batch: TokenBatch, generator: torch.Generator) -> Float[Tensor, "B D"]: ...
 
     def evaluate(
         self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
@@ -220,6 +218,6 @@ def _restore(learner: Agent, state: dict[str, Any], directory: RunDirectory) -> 
 
 
 def check_plan(learner: Agent) -> None:
-    """Make one plan: raises ``ValueError`` for data that the learner cannot use."""
+    """Embed one sample: raises ``ValueError`` for data that the learner cannot use."""
     one = learner.dataset.fixed(1).to(learner.device)
-    learner.plan(one, torch.Generator(learner.device), greedy=True)
+    learner.embed(one, torch.Generator(learner.device))
