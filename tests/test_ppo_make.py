@@ -249,8 +249,8 @@ def test_held_out_scores_are_those_of_the_greedy_masked_policy(form, tmp_path):
     errors = [row["validation/nmse"] for row in rows]
     assert errors[0] and not errors[1] and errors[2]  # after the first rollout and the third
     assert float(rows[2]["validation/mean_height"]) == 2  # three tokens: no other tree
-    held_out._on_rollout_end()
-    held_out._on_rollout_end()
+    held_out.on_rollout_end()
+    held_out.on_rollout_end()
     logged = model.logger.name_to_value["validation/nmse"]
     # the same by hand: the environment steps through the episodes, the model says how
     copies = HTMVecEnv(

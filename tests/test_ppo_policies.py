@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.networks.context import make_policy
+from agents.networks.scorers import PointerPolicy
 from agents.ppo import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.buffers import shuffled_runs
 from agents.ppo.distribution import (
@@ -31,6 +32,24 @@ from htm_env.observation import observation_space
 
 POLICIES = [MergeActorCriticPolicy, MaskableMergeActorCriticPolicy]
 DIM = 4
+
+
+class CountingScorer(PointerPolicy):
+    """Keeps the numbers of tokens and of pairs that it was called with."""
+
+    def __init__(self, *sizes: int) -> None:
+        super().__init__(*sizes)
+        self.tokens, self.pairs, self.interrupted = [], [], False
+
+    def features(self, embeddings, leaf_counts):
+        self.tokens.append(leaf_counts.numel())
+        return super().features(embeddings, leaf_counts)
+
+    def paired_scores(self, first, second):
+        if self.interrupted:
+            raise KeyboardInterrupt
+        self.pairs.append(len(first))
+        return super().paired_scores(first, second)
 
 
 def make(policy_class, slots: int, k: int | None = None, **kwargs):
@@ -295,14 +314,14 @@ def test_a_run_has_each_node_once():
     assert torch.equal(rebuilt[active], observation["tokens"][active])
 
 
-def test_candidates_that_stay_in_their_places_are_scored_once(monkeypatch):
+def test_candidates_that_stay_in_their_places_are_scored_once():
     """Three tokens, two of them one behind the other, then their parent and the third; k = 2.
 
     All six pairs are new at first. Then slot 0 has the parent, whose one candidate is the third
     token in place 0, and the third token lists the parent: two new pairs. Rows that repeat a state
     have none.
     """
-    network = make_policy("pointer", DIM, 16)
+    network = CountingScorer(DIM, 16)
     tokens = torch.tensor([[0.0], [1.0], [5.0]]).expand(3, DIM)
     merged = torch.stack([tokens[0] + 0.5, torch.zeros(DIM), tokens[2]])
     three, two = torch.tensor([1, 1, 1]), torch.tensor([2, 0, 1])
@@ -311,13 +330,8 @@ def test_candidates_that_stay_in_their_places_are_scored_once(monkeypatch):
         "leaf_counts": torch.stack([three, three, two, two]),
         "active": torch.stack([three, three, two, two]).clamp(max=1),
     }
-    scored = []
-    paired_scores = network.paired_scores
-    monkeypatch.setattr(
-        network, "paired_scores", lambda a, b: scored.append(len(a)) or paired_scores(a, b)
-    )
     shared_forward(network, with_candidates(observation, 2))
-    assert scored == [6 + 2]
+    assert network.pairs == [6 + 2]
 
 
 def test_a_network_with_a_forward_of_its_own_is_asked_itself():

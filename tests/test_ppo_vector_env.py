@@ -216,14 +216,21 @@ def test_finished_episodes_are_kept_from_the_call_of_record_on():
 
 
 def test_joining_keeps_rows_and_order():
-    env = make()
-    env.record()
-    env.reset()
-    play(env, 12)
-    assert env._recorded is not None and len(env._recorded) > 1
-    parts = list(env._recorded)
-    joined = FinishedEpisodes.joined(parts)
-    assert torch.equal(joined.error, torch.cat([part.error for part in parts]))
+    env, together = make(), make()
+    for one in (env, together):
+        one.seed(0)
+        one.record()
+        one.reset()
+    parts = []
+    for step in range(12):
+        play(env, 1, seed=step)
+        play(together, 1, seed=step)
+        parts += [part for part in [env.take_finished()] if part is not None]
+    assert len(parts) > 1
+    joined, expected = FinishedEpisodes.joined(parts), together.take_finished()
+    assert torch.equal(joined.error, expected.error)
+    assert torch.equal(joined.merges, expected.merges)
+    assert torch.equal(joined.batch.tokens, expected.batch.tokens)
     assert torch.equal(joined.batch.tokens[: len(parts[0].error)], parts[0].batch.tokens)
 
 

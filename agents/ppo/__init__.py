@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 from agents.ppo.config import PPOConfig
 
 if TYPE_CHECKING:
-    from agents.ppo.callback import JointTraining
-    from agents.ppo.held_out import HeldOutEvaluation
+    from agents.ppo.callback import HeldOutEvaluation, JointTraining
     from agents.ppo.learner import PPOLearner
     from agents.ppo.make import make_ppo
     from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
@@ -30,9 +29,9 @@ __all__ = [
     "make_ppo",
 ]
 
-_PLACES = {
+_MODULES = {
     "HTMVecEnv": "vector_env",
-    "HeldOutEvaluation": "held_out",
+    "HeldOutEvaluation": "callback",
     "JointTraining": "callback",
     "MaskableMergeActorCriticPolicy": "policies",
     "MergeActorCriticPolicy": "policies",
@@ -42,6 +41,6 @@ _PLACES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _PLACES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -127,49 +127,22 @@ def _latest(is_new: Bool[Tensor, "B *places"]) -> Int64[Tensor, "B *places"]:
     return number.cummax(dim=0).values
 
 
-@dataclass
 class _Seen:
-    """``B`` populations and what the network made of them, which follows them as they change."""
+    """The latest ``B`` populations, and what the network made of them."""
 
-    network: PairScorer
-    weights: list[Tensor]
-    tokens: Float[Tensor, "B P D"]
-    counts: Int64[Tensor, "B P"]
-    features: Features
-    candidates: Int64[Tensor, "B P k"] | None
-    scores: Float[Tensor, "B P k"] | None
-    """Of the candidates; anything finite in empty places. None where all are candidates."""
+    def __init__(self, network: PairScorer) -> None:
+        self.network = network
+        self.weights = [weight.clone() for weight in network.parameters()]
+        self.features: Features | None = None
+        self.scores: Float[Tensor, "B P k"] | None = None
+        """Of the candidates; anything finite in empty places."""
 
-    @classmethod
-    def of(
-        cls,
-        network: PairScorer,
-        tokens: Float[Tensor, "B P D"],
-        counts: Int64[Tensor, "B P"],
-        candidates: Int64[Tensor, "B P k"] | None,
-    ) -> _Seen:
-        made = network.features(tokens, counts)
-        # Copies: they are written to, and may be one tensor, or the embeddings themselves.
-        hidden = None if made.hidden is None else made.hidden.clone()
-        features = Features(made.first.clone(), made.second.clone(), hidden)
-        scores = None
-        if candidates is not None:
-            scores = bounded(network.listed_scores(features.first, features.second, candidates))
-        weights = [weight.clone() for weight in network.parameters()]
-        return cls(network, weights, tokens, counts, features, candidates, scores)
-
-    def fits(
-        self,
-        network: PairScorer,
-        tokens: Float[Tensor, "B P D"],
-        candidates: Int64[Tensor, "B P k"] | None,
-    ) -> bool:
-        """True <--> it says anything of these: as many populations, to a network that is the same
-        and has not learned."""
-        sizes = [None if lists is None else lists.shape for lists in (candidates, self.candidates)]
+    def fits(self, network: PairScorer, tokens: Tensor, candidates: Tensor | None) -> bool:
+        """True <--> these are as many populations, and the network has not changed."""
+        lists = None if self.candidates is None else self.candidates.shape
         return (
             (tokens.shape, tokens.device) == (self.tokens.shape, self.tokens.device)
-            and sizes[0] == sizes[1]
+            and (None if candidates is None else candidates.shape) == lists
             and network is self.network
             and all(map(torch.equal, self.weights, network.parameters()))
         )
@@ -179,34 +152,48 @@ class _Seen:
         tokens: Float[Tensor, "B P D"],
         counts: Int64[Tensor, "B P"],
         candidates: Int64[Tensor, "B P k"] | None,
-    ) -> None:
-        """Look at the tokens and the candidates that are new."""
-        is_new = (tokens != self.tokens).any(2) | (counts != self.counts)
-        made, kept = self.network.features(tokens[is_new], counts[is_new]), self.features
-        kept.first[is_new], kept.second[is_new] = made.first, made.second
-        if kept.hidden is not None and made.hidden is not None:
-            kept.hidden[is_new] = made.hidden
-        self.tokens, self.counts = tokens, counts
+    ) -> Features:
+        """Evaluate the tokens and the candidates that are new; returns the features of all."""
+        known = self.features
+        if known is None:
+            is_new = torch.ones_like(counts, dtype=torch.bool)
+        else:
+            is_new = (tokens != self.tokens).any(2) | (counts != self.counts)
+        made = self.network.features(tokens[is_new], counts[is_new])
+        if known is None:  # copies: they are written to, and may be one tensor
+            columns = (made.first, made.second, made.hidden)
+            known = self.features = Features(
+                *(None if x is None else x.unflatten(0, counts.shape).clone() for x in columns)
+            )
+        else:
+            known.first[is_new], known.second[is_new] = made.first, made.second
+            if known.hidden is not None and made.hidden is not None:
+                known.hidden[is_new] = made.hidden
         if candidates is not None:
-            self._score(candidates, is_new)
+            self._score(known, candidates, is_new)
+        self.tokens, self.counts, self.candidates = tokens, counts, candidates
+        return known
 
-    def _score(self, candidates: Int64[Tensor, "B P k"], is_new: Bool[Tensor, "B P"]) -> None:
-        assert self.candidates is not None and self.scores is not None
+    def _score(
+        self, features: Features, candidates: Int64[Tensor, "B P k"], is_new: Bool[Tensor, "B P"]
+    ) -> None:
         partner = candidates.clamp(min=0)
-        to_score = (candidates != self.candidates) | is_new[:, :, None]
-        to_score |= is_new.gather(1, partner.flatten(1)).view_as(partner)
+        to_score = is_new.gather(1, partner.flatten(1)).view_as(partner) | is_new[:, :, None]
+        if self.scores is None:
+            self.scores = features.first.new_zeros(candidates.shape)
+        else:
+            to_score |= candidates != self.candidates
         row, slot, place = (to_score & (candidates >= 0)).nonzero(as_tuple=True)
-        second = self.features.second[row, partner[row, slot, place]]
-        scores = self.network.paired_scores(self.features.first[row, slot], second)
+        second = features.second[row, partner[row, slot, place]]
+        scores = self.network.paired_scores(features.first[row, slot], second)
         self.scores[row, slot, place] = bounded(scores)
-        self.candidates = candidates
 
 
 class RecentStates:
     """Gives what ``network(observation)`` gives, without gradients.
 
     What was made of the latest populations is kept, and compared with the next ones: of those of a
-    rollout, one merge later, only new tokens are looked at. Any others may come as well.
+    rollout, one merge later, only new tokens are evaluated. Any others may come as well.
     """
 
     def __init__(self) -> None:
@@ -216,7 +203,7 @@ class RecentStates:
         """Copies, and what is written to files, begin with nothing."""
         return RecentStates, ()
 
-    @torch.inference_mode(False)  # or nobody else could write to what is kept
+    @torch.inference_mode(False)  # else what is kept could not be written to
     @torch.no_grad()
     def __call__(
         self, network: MergePolicy, observation: dict[str, Tensor]
@@ -232,13 +219,11 @@ class RecentStates:
         candidates = observation.get("candidates")
         if candidates is not None:
             candidates = candidates.to(torch.int64, copy=True)
-        seen, self._seen = self._seen, None  # an interrupted look leaves nothing
-        if seen is not None and seen.fits(scorer, tokens, candidates):
-            seen.follow(tokens, counts, candidates)
-        else:
-            seen = _Seen.of(scorer, tokens, counts, candidates)
-        self._seen = seen
-        features, scores = seen.features, seen.scores
+        seen, self._seen = self._seen, None  # an interrupted call leaves nothing
+        if seen is None or not seen.fits(scorer, tokens, candidates):
+            seen = _Seen(scorer)
+        features = seen.follow(tokens, counts, candidates)
+        self._seen, scores = seen, seen.scores
         if scores is None:
             scores = bounded(scorer.scores(features.first, features.second))
         values = scorer.values(features.pooled, active[:, None].float())[:, 0]
