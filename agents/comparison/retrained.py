@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
+import torch
+
 from agents.config.dataclasses_json import check_bounds
 from agents.evaluation.evaluate import Planner
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
