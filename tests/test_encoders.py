@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -25,6 +28,22 @@ from htm_env.autoencoder import seeded_initialisation
 WIDTH, COORDINATES, SLOTS = 16, 3, 7
 ALL = pytest.mark.parametrize("name", ENCODERS)
 LEARNERS = ["reinforce", "replay", "ppo", "maskable_ppo"]
+
+
+def test_an_encoder_is_imported_when_it_is_made():
+    code = (
+        "import sys\n"
+        "def loaded():\n"
+        "    return sorted(name.split('.')[2] for name in sys.modules\n"
+        "                  if name.count('.') == 2 and name.startswith('agents.encoders.'))\n"
+        "import agents.learners.reinforce; print(loaded())\n"
+        "from agents.encoders import ContextConfig, make_encoder\n"
+        "make_encoder('glom', ContextConfig(), 2); print(loaded())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    before, after = done.stdout.splitlines()
+    assert before == "['base', 'config']"
+    assert after == "['base', 'config', 'glom']"
 
 
 def encoder_of(name: str, seed: int = 0) -> ContextEncoder:

@@ -130,7 +130,7 @@ def test_the_environment_knows_neither_replay_nor_agents():
 
 
 def test_replay_uses_what_the_environment_is_made_of_and_nothing_else_of_it():
-    allowed = {"types", "forest", "trees", "softmax", "files"}
+    allowed = {"types", "forest", "trees", "softmax", "candidates", "files"}
 
     def forbidden(path: Path, found: Import) -> bool:
         if package(found.module) == "agents":
