@@ -9,6 +9,7 @@ from oracle import PlainForest
 from torch import Tensor
 
 from agents.encoders import ENCODERS, ContextConfig
+from agents.likelihood.base import PolicyTerms
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
 from agents.networks.scorers import NodePolicy
@@ -66,6 +67,19 @@ def scores_of(policy: NodePolicy, episodes: Episodes) -> Tensor:
     """``(B, N, N)`` of all pairs of nodes that could be merged, each node looked at by itself."""
     features = policy.features(episodes.nodes, episodes.leaf_counts)
     return policy.node_scores(features.first, features.second, lambda: episodes.coactive)
+
+
+def terms_of(
+    policy: MergePolicy,
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    episodes: Episodes,
+    at_a_time: int,
+) -> PolicyTerms:
+    """The policy's terms, of which so much is evaluated at a time."""
+    terms = policy.terms(autoencoder, batch, episodes)
+    terms.at_a_time = at_a_time
+    return terms
 
 
 def replayed(

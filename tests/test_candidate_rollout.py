@@ -15,11 +15,11 @@ from episodes import (
     random_policy,
     replayed,
     several_trees,
+    terms_of,
 )
 from torch import Tensor
 
-from agents.likelihood import among_candidates, with_context
-from agents.likelihood.among_candidates import IMPOSSIBLE
+from agents.likelihood.among_candidates import IMPOSSIBLE, CandidateTerms
 from agents.rollouts.rollout import Episodes, follow, rollout
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest, merged_candidates, nearest_candidates
@@ -109,16 +109,15 @@ def test_candidates_of_everyone_are_all_pairs(autoencoder, network):
 
 @EVERY
 @pytest.mark.parametrize("priced", [False, True])
-@pytest.mark.parametrize("block", [among_candidates.BLOCK, 7])
-def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced, block, monkeypatch):
-    monkeypatch.setattr(among_candidates, "BLOCK", block)
+@pytest.mark.parametrize("block", [CandidateTerms.at_a_time, 7])
+def test_the_gradient_is_that_of_the_loop(autoencoder, network, priced, block):
     policy, batch = random_policy(network), random_batch([6, 4, 2])
     nearest = Nearest(2)
     episodes, measured = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
     assert len(episodes.candidates.row) > episodes.leaf_counts.numel()  # several blocks of 7
     advantages = torch.randn(episodes.steps.shape, generator=generator(5))
     price = torch.tensor([[0.7], [-0.3], [0.2]]) * priced
-    losses = policy.terms(autoencoder, batch, episodes).backward(
+    losses = terms_of(policy, autoencoder, batch, episodes, block).backward(
         measured, advantages, price, ordered=True
     )
     ours = {
@@ -253,23 +252,20 @@ def test_pairs_grow_as_tokens_and_not_as_their_square(autoencoder):
 
 
 @pytest.mark.parametrize("network", ["pointer", "pair_mlp"])
-def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
-    autoencoder, network, monkeypatch
-):
+def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(autoencoder, network):
     policy, batch = random_policy(network), random_batch([40])
     episodes, _ = rollout(autoencoder, policy, batch, generator(3), nearest=Nearest(4))
     width = policy.terms(autoencoder, batch, episodes).nodes.first.shape[-1]
     made_of = len(episodes.candidates.row) * width
     kept = []
-    for block in (among_candidates.BLOCK, 16):
-        monkeypatch.setattr(among_candidates, "BLOCK", block)
+    for block in (CandidateTerms.at_a_time, 16):
         tensors = {}  # one entry for a storage, whoever keeps it
 
         def keep(tensor, tensors=tensors):
             tensors[tensor.untyped_storage().data_ptr()] = tensor
             return tensor
 
-        terms = policy.terms(autoencoder, batch, episodes)
+        terms = terms_of(policy, autoencoder, batch, episodes, block)
         with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
             assert terms.log_probs.requires_grad
         kept.append(sum(tensor.untyped_storage().nbytes() // 4 for tensor in tensors.values()))
@@ -279,13 +275,11 @@ def test_what_is_kept_for_the_gradient_is_less_than_what_scores_are_made_of(
 @EVERY
 @pytest.mark.parametrize("nearest", [None, Nearest(4)])
 @pytest.mark.parametrize("at_a_time", [16, 10**6])
-def test_terms_are_gone_with_their_last_name(autoencoder, network, monkeypatch, nearest, at_a_time):
+def test_terms_are_gone_with_their_last_name(autoencoder, network, nearest, at_a_time):
     """Their graph, which is kept for other losses, must not hold them."""
-    monkeypatch.setattr(among_candidates, "BLOCK", at_a_time)
-    monkeypatch.setattr(with_context, "TOKENS_AT_A_TIME", at_a_time)
     policy, batch = random_policy(network), random_batch([30])
     episodes, _ = rollout(autoencoder, policy, batch, generator(3), nearest=nearest)
-    terms = policy.terms(autoencoder, batch, episodes)
+    terms = terms_of(policy, autoencoder, batch, episodes, at_a_time)
     ones = torch.ones(episodes.steps.shape)
     terms.backward(terms.measured(True), ones, ones[:, :1] * 0, ordered=True)
     log_probs, alive = weakref.ref(terms.log_probs), weakref.ref(terms)

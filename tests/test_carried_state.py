@@ -6,7 +6,7 @@ import gymnasium as gym
 import pytest
 import torch
 from conftest import small_autoencoder
-from episodes import RAGGED, generator, random_batch, replayed
+from episodes import RAGGED, generator, random_batch, replayed, terms_of
 from torch import nn
 
 import htm_env  # noqa: F401  # registers the ids
@@ -17,7 +17,6 @@ from agents.encoders.base import masked_mean, without_junk
 from agents.encoders.config import GlomConfig, GlomEncoderConfig
 from agents.encoders.glom.encoder import GlomEncoder
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.likelihood import with_context
 from agents.networks.context import ContextPolicy
 from agents.networks.scorers import make_scorer
 from agents.rollouts.rollout import follow, rollout
@@ -87,14 +86,14 @@ def gradient(policy) -> list[torch.Tensor]:
 
 
 @every_kind
-@pytest.mark.parametrize("partial", [False, True])
-def test_rollouts_and_terms_are_those_of_the_loop(autoencoder, encoder, partial):
+@pytest.mark.parametrize(("partial", "at_a_time"), [(False, 10**6), (True, 10**6), (False, 1)])
+def test_rollouts_and_terms_are_those_of_the_loop(autoencoder, encoder, partial, at_a_time):
     policy, batch = carrying_policy(encoder), random_batch(RAGGED, slots=7)
     limit = torch.tensor([3, 1, 2, 0, 2, 4]) if partial else None
     made, terms = rollout(autoencoder, policy, batch, generator(1), num_merges=limit)
     log_probs, values = by_slots(autoencoder, policy, batch, made.merges)
     torch.testing.assert_close(terms.log_prob, log_probs.detach(), **CLOSE)
-    seen = policy.terms(autoencoder, batch, made)
+    seen = terms_of(policy, autoencoder, batch, made, at_a_time)
     torch.testing.assert_close(seen.log_probs.detach(), log_probs.detach(), **CLOSE)
     torch.testing.assert_close(seen.values.detach(), values.detach(), **CLOSE)
     (log_probs.sum() + values.square().sum()).backward()
@@ -167,11 +166,6 @@ def test_acting_among_candidates_carries_the_state_of_the_same_merges(encoder):
             torch.testing.assert_close(state, other, **CLOSE)
             one, two = everyone.step(action)[0], near.step(chosen)[0]
             done = one["active"].sum() == 1
-
-
-def test_memory_may_be_saved_all_the_same(autoencoder, monkeypatch):
-    monkeypatch.setattr(with_context, "TOKENS_AT_A_TIME", 1)
-    test_rollouts_and_terms_are_those_of_the_loop(autoencoder, Running, False)
 
 
 def test_ppo_refuses_it():

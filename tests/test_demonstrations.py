@@ -14,9 +14,8 @@ from scipy.stats import chisquare
 from tabular import ROWS, SEQUENCES, STEPS, TREES, prefix
 
 from agents.demonstrations import Demonstrator
-from agents.demonstrations.behaviour import Behaviour, PlanMixture, same_trees
+from agents.demonstrations.behaviour import Behaviour, PlanMixture, SoftNearest, same_trees
 from agents.fixed import FIXED_POLICIES, fixed_policy
-from agents.likelihood import trees
 from htm_env.forest import check_merges
 from htm_env.types import TokenBatch
 from replay.tree_probability import all_sequences
@@ -245,18 +244,17 @@ def test_equal_centroids_leave_the_order_to_a_coin():
     torch.testing.assert_close(found, -torch.tensor([12.0, 6.0, 2.0]).log().expand(2, -1))
 
 
-def test_trees_with_too_many_ways_to_them_are_estimated(monkeypatch):
+def test_trees_with_too_many_ways_to_them_are_estimated():
     """Of four tokens from all sequences, so that it stays exact; of 32 from some of them."""
     batch = copies(8)
     behaviour = of_policy("nearest", temperature=5.0).behaviour(batch, generator())
     exact = behaviour.tree_log_prob(SEQUENCES[:8], generator())
-    monkeypatch.setattr(trees, "MOST_STATES", 0)
-    estimated = behaviour.tree_log_prob(SEQUENCES[:8], generator())
+    estimating = SoftNearest(batch, AUTOENCODER, 5.0, 0.5, most_states=0)
+    estimated = estimating.tree_log_prob(SEQUENCES[:8], generator())
     torch.testing.assert_close(estimated, exact, rtol=1e-4, atol=1e-4)
     # Pairs of 32 tokens, balanced: 677^2 + 1 forests on the way
     large = token_batch([32, 4], seed=0)
     balanced = fixed_policy("balanced", AUTOENCODER).plan(large, generator())
-    monkeypatch.undo()
     behaviour = of_policy("nearest").behaviour(large, generator())
     found = behaviour.tree_log_prob(balanced, generator())
     assert found.isfinite().all() and (found <= 0).all()

@@ -18,12 +18,12 @@ from episodes import (
     replayed,
     replayed_log_probs,
     scores_of,
+    terms_of,
 )
 
 from agents.fixed import all_merge_sequences
 from agents.learners.baselines import LeaveOneOut, Returns, discounted_returns, value_loss
 from agents.learners.entropy import distance_to_target
-from agents.likelihood import with_context
 from agents.likelihood.among_all import score_gradient
 from agents.rollouts.rollout import follow, rollout
 from htm_env.observation import observe_population
@@ -176,11 +176,8 @@ def naive_loss(autoencoder, policy, batch, made, advantages, coefficient) -> tor
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("partial", [False, True])
 @pytest.mark.parametrize("at_a_time", [30, 10**6])
-def test_the_gradient_is_that_of_the_naive_loop(
-    autoencoder, monkeypatch, network, partial, at_a_time
-):
+def test_the_gradient_is_that_of_the_naive_loop(autoencoder, network, partial, at_a_time):
     """Whether populations are evaluated all at once, or a few at a time and twice."""
-    monkeypatch.setattr(with_context, "TOKENS_AT_A_TIME", at_a_time)
     policy = random_policy(network)
     batch, made, terms = episodes(autoencoder, policy, partial)
     advantages = torch.randn(6, 6, generator=generator(5))  # in padding too: it must not count
@@ -189,7 +186,8 @@ def test_the_gradient_is_that_of_the_naive_loop(
     loss.backward()
     expected = gradients(policy)
     policy.zero_grad()
-    parts = policy.terms(autoencoder, batch, made).backward(terms, advantages, coefficient, True)
+    evaluated = terms_of(policy, autoencoder, batch, made, at_a_time)
+    parts = evaluated.backward(terms, advantages, coefficient, True)
     total = float(parts["policy"] + parts["entropy"])
     assert total == pytest.approx(float(loss.detach()), rel=1e-4)
     assert_same_gradients(gradients(policy), expected, rtol=1e-3, atol=1e-5)

@@ -6,7 +6,6 @@ import pytest
 import torch
 from episodes import NETWORKS, RAGGED, generator, random_batch, random_policy, replayed_log_probs
 
-from agents.likelihood import trees as of_trees
 from agents.likelihood.trees import tree_log_probs
 from agents.rollouts.rollout import follow, rollout
 from replay.tree_probability import all_sequences
@@ -36,14 +35,11 @@ def test_terms_of_the_merges_of_another_policy(autoencoder, network, partial):
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("most_states", [0, 10**6])
-def test_a_tree_is_as_likely_as_all_sequences_that_make_it(
-    autoencoder, monkeypatch, network, most_states
-):
+def test_a_tree_is_as_likely_as_all_sequences_that_make_it(autoencoder, network, most_states):
     """Through the forests on the way, and through the sequences of trees that are too large."""
-    monkeypatch.setattr(of_trees, "MOST_STATES", most_states)
     policy = random_policy(network)
     batch, made, terms = trees(autoencoder, policy, [5, 2, 6, 1, 4])
-    found = tree_log_probs(policy, autoencoder, batch, terms, generator())
+    found = tree_log_probs(policy, autoencoder, batch, terms, generator(), most_states)
     sequences, owner = all_sequences(made.merges, batch.num_tokens)
     each = replayed_log_probs(autoencoder, policy, batch.rows(owner), sequences).sum(1)
     expected = torch.stack([each[owner == row].logsumexp(0) for row in range(5)])
@@ -58,7 +54,7 @@ def test_a_tree_is_as_likely_as_all_sequences_that_make_it(
             torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4)
 
 
-def test_a_large_tree_is_estimated(autoencoder, monkeypatch):
+def test_a_large_tree_is_estimated(autoencoder):
     """From sequences drawn at random: near the exact value for a policy that hardly minds."""
     policy = random_policy("pointer")
     with torch.no_grad():
@@ -69,7 +65,6 @@ def test_a_large_tree_is_estimated(autoencoder, monkeypatch):
     made = follow(autoencoder, batch, torch.tensor([chained, chained]))
     terms = policy.terms(autoencoder, batch, made)
     exact = tree_log_probs(policy, autoencoder, batch, terms, generator())
-    monkeypatch.setattr(of_trees, "MOST_STATES", 0)
-    estimated = tree_log_probs(policy, autoencoder, batch, terms, generator())
+    estimated = tree_log_probs(policy, autoencoder, batch, terms, generator(), most_states=0)
     assert not torch.equal(estimated, exact)
     torch.testing.assert_close(estimated, exact, rtol=0, atol=0.1)

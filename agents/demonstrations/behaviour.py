@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.fixed.order import compare, node_centroids, random_order
 from agents.fixed.slot_trees import random_tree
 from agents.likelihood.among_all import sequence_log_probs
-from agents.likelihood.trees import SEQUENCES, exact_tree_log_probs
+from agents.likelihood.trees import MOST_STATES, SEQUENCES, exact_tree_log_probs
 from agents.rollouts.pair_scores import ILLEGAL, PairTable, Positions, bounded
 from agents.rollouts.rollout import choose_pairs, probabilities
 from htm_env.autoencoder import HTMAutoencoder
@@ -166,9 +166,12 @@ class SoftNearest(Behaviour):
         autoencoder: HTMAutoencoder,
         temperature: float,
         order_epsilon: float,
+        most_states: int = MOST_STATES,
     ) -> None:
+        """``most_states``: forests on the way to a tree whose probability is exact."""
         self.batch, self.autoencoder = batch, autoencoder
         self.temperature, self.order_epsilon = temperature, order_epsilon
+        self.most_states = most_states
 
     @torch.no_grad()
     def episodes(self, generator: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -226,7 +229,9 @@ class SoftNearest(Behaviour):
             return again.log_prob(sequences).sum(1)
 
         scores, num_leaves = self._node_scores(merges), self.batch.num_tokens
-        result = exact_tree_log_probs(scores, merges, num_leaves).to(self.batch.tokens.dtype)
+        result = exact_tree_log_probs(scores, merges, num_leaves, self.most_states).to(
+            self.batch.tokens.dtype
+        )
         many = result.isnan().nonzero()[:, 0]
         if len(many):
             result[many] = tree_log_prob(

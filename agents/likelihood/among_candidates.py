@@ -26,11 +26,6 @@ from htm_env.types import TokenBatch
 
 IMPOSSIBLE = -1e4
 """The log-probability of a merge that was no candidate: its probability is 0."""
-BLOCK = 1 << 14
-"""Pairs that are scored at a time, or as many as there are nodes if these are more: the gradient of
-a block is one for all nodes. What a score is made of takes some hundred times the memory of the
-score: of long episodes it is computed again for the gradient (Chen et al. 2016, "Training deep nets
-with sublinear memory cost")."""
 
 
 class CandidateTerms(PolicyTerms):
@@ -39,6 +34,10 @@ class CandidateTerms(PolicyTerms):
     The order within a pair always counts as a choice: one of the two may be no candidate. A merge
     that was none, of a demonstrator without candidates, adds no gradient.
     """
+
+    at_a_time = 1 << 14
+    """Pairs, or as many as there are nodes if these are more: the gradient of a block is one for
+    all nodes. What a score is made of takes some hundred times the memory of the score."""
 
     def __init__(self, policy: PairScorer, batch: TokenBatch, episodes: Episodes) -> None:
         assert episodes.candidates is not None
@@ -116,7 +115,7 @@ class CandidateTerms(PolicyTerms):
         """Of pairs of nodes, a block at a time."""
         at, known = self.nodes.place[rows, nodes], self.nodes.known
         first, second = known.first, known.second
-        blocks = at.view(-1, 2).split(max(BLOCK, len(first)))
+        blocks = at.view(-1, 2).split(max(self.at_a_time, len(first)))
         if len(blocks) == 1:
             scores = _block(self.policy, first, second, *blocks)
         else:

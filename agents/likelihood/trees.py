@@ -39,14 +39,17 @@ class Network(Protocol):
 
 
 def exact_tree_log_probs(
-    scores: Float[Tensor, "B N N"], merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+    scores: Float[Tensor, "B N N"],
+    merges: Int64[Tensor, "B M 2"],
+    num_leaves: Int64[Tensor, "B"],
+    most_states: int = MOST_STATES,
 ) -> Float[Tensor, "B"]:
     """The log-probability of every ordered tree, over all merge sequences that make it.
 
-    nan where more than :data:`MOST_STATES` forests lead to a tree (15 tokens have at most a few
+    NaN where more than ``most_states`` forests lead to a tree (15 tokens have at most a few
     hundred). Differentiable.
     """
-    exact = (number_of_states(merges, num_leaves) <= MOST_STATES) & (
+    exact = (number_of_states(merges, num_leaves) <= most_states) & (
         (merges[..., 0] >= 0).sum(1) <= MOST_MERGES
     )
     few = exact.nonzero()[:, 0]
@@ -65,20 +68,21 @@ def tree_log_probs(
     batch: TokenBatch,
     terms: PolicyTerms,
     generator: torch.Generator,
+    most_states: int = MOST_STATES,
 ) -> Float[Tensor, "B"]:
     """The log-probability of every ordered tree, over all merge sequences that make it.
 
-    Exact where few forests lead to a tree; otherwise, and for every tree of a policy with
-    a context encoder, whose scores differ from sequence to sequence, it is estimated from
-    :data:`SEQUENCES` of its sequences: consistent, not unbiased. Differentiable with respect to the
-    policy.
+    Exact where at most ``most_states`` forests lead to a tree; otherwise, and for every tree of a
+    policy with a context encoder, whose scores differ from sequence to sequence, it is estimated
+    from :data:`SEQUENCES` of its sequences: consistent, not unbiased. Differentiable with respect
+    to the policy.
     """
     merges, num_tokens = terms.episodes.merges, batch.num_tokens
     scores = terms.tree_scores()
     if scores is None:
         result = terms.episodes.nodes.new_full((len(merges),), math.nan)
     else:
-        result = exact_tree_log_probs(scores, merges, num_tokens)
+        result = exact_tree_log_probs(scores, merges, num_tokens, most_states)
     many = result.isnan().nonzero()[:, 0]
     if not len(many):
         return result

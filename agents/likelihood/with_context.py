@@ -25,10 +25,8 @@ from htm_env.forest import leaf_sets, legal_pairs
 from htm_env.softmax import weights_of
 from htm_env.types import SampleRows, TokenBatch
 
-TOKENS_AT_A_TIME = 65_536
-"""Tokens that are evaluated together; beyond them memory is saved by evaluating twice."""
 PAIRS_AT_A_TIME = 2**22
-"""And pairs of tokens that are scored together."""
+"""Pairs of tokens that are scored together."""
 SCENES = 48
 """Samples that an encoder's own losses are computed on: contrasting them takes their square."""
 
@@ -46,6 +44,9 @@ class Steps(NamedTuple):
 
 class ContextTerms(PolicyTerms):
     """Of a policy with a context encoder."""
+
+    at_a_time = 65_536
+    """Tokens of populations."""
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class ContextTerms(PolicyTerms):
         if self.policy.encoder.carries:
             return self._carried_steps()
         episode, time = self.episodes.steps.nonzero(as_tuple=True)
-        size = self._at_a_time
+        size = self._populations
         look = self._look_twice if len(episode) > size else self._look
         found = [look(*part) for part in zip(episode.split(size), time.split(size), strict=True)]
         if not found:
@@ -134,7 +135,7 @@ class ContextTerms(PolicyTerms):
     def _carried_steps(self) -> Steps:
         """One merge of all episodes after the other, each from the state that the last one left."""
         made, merges = self.episodes.steps, self.episodes.merges
-        look = self._look_twice if int(made.sum()) > self._at_a_time else self._look
+        look = self._look_twice if int(made.sum()) > self._populations else self._look
         states: Tensor | None = None
         found = []
         num_leaves = self._batch.num_tokens
@@ -166,10 +167,10 @@ class ContextTerms(PolicyTerms):
         return Steps(*(values[place.argsort()] for values in joined))
 
     @property
-    def _at_a_time(self) -> int:
-        """Populations."""
+    def _populations(self) -> int:
+        """Populations that are evaluated together."""
         slots = self.episodes.active.shape[2]
-        return max(1, min(TOKENS_AT_A_TIME // slots, PAIRS_AT_A_TIME // slots**2))
+        return max(1, min(self.at_a_time // slots, PAIRS_AT_A_TIME // slots**2))
 
     def _look_twice(self, *arguments: Any) -> Any:
         """As :meth:`_look`; nothing is kept for the way back, on which it is computed again."""
