@@ -24,7 +24,7 @@ class PolicyTerms(ABC):
 
     episodes: Episodes
     at_a_time: int
-    """Pairs, or tokens of populations, that are evaluated together. Of more, nothing is kept for the
+    """Pairs, or tokens of populations, that are evaluated together. Of more nothing is kept for the
     gradient, but computed again, which saves memory (Chen et al. 2016, "Training deep nets with
     sublinear memory cost")."""
 
