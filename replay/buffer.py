@@ -275,6 +275,7 @@ class ReplayBuffer:
         columns: dict[str, Tensor] = {}
         if self._episodes is not None:
             columns = {name: getattr(self._episodes, name) for name in _COLUMNS}
+            columns["sample"] = self._episodes.numbered()
             columns["value"] = torch.tensor(self._values)
             columns["priority"] = torch.tensor(self._priorities)
             if (candidates := self._episodes.candidates) is not None:
@@ -302,6 +303,7 @@ class ReplayBuffer:
                 columns["source"].long(),
                 tuple(map(str, contents["sources"])),
                 candidates,
+                columns.get("sample"),
             )
             episodes.check()
             values = columns["value"].numpy().copy()

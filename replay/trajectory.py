@@ -90,6 +90,8 @@ class Trajectories(NamedTuple):
     """The names of the sources."""
     candidates: CandidatePairs | None = None
     """The pairs that could be merged; None for all of them."""
+    sample: Int64[Tensor, "B"] | None = None
+    """The number of each sample, the same for trees of one; None <--> every episode has its own."""
 
     @property
     def size(self) -> int:
@@ -107,19 +109,14 @@ class Trajectories(NamedTuple):
 
     @property
     def token_batch(self) -> TokenBatch:
-        """The samples alone; what hierarchy the data had is not stored.
-
-        Nor is which episodes are trees of one sample: neighbours with the same tokens are.
-        """
+        """The samples alone; what hierarchy the data had is not stored."""
         batch, slots = self.present.shape
-        new = (self.tokens[1:] != self.tokens[:-1]).flatten(1).any(1)
-        new |= (self.present[1:] != self.present[:-1]).any(1)
         return TokenBatch(
             self.tokens,
             self.present,
             self.present.new_zeros(batch, 0, slots),
             torch.full_like(self.merges, NONE),
-            pad(new.cumsum(0), (1, 0)),
+            self.sample,
         )
 
     def to(self, device: torch.device | str) -> Trajectories:
@@ -136,7 +133,12 @@ class Trajectories(NamedTuple):
         self, change: Callable[[Tensor], Tensor], candidates: CandidatePairs | None
     ) -> Trajectories:
         changed: dict[str, Any] = {name: change(getattr(self, name)) for name in COLUMNS}
-        return self._replace(**changed, candidates=candidates)
+        return self._replace(**changed, candidates=candidates, sample=change(self.numbered()))
+
+    def numbered(self) -> Int64[Tensor, "B"]:
+        """The number of each episode's sample; their places where they have none."""
+        here = torch.arange(self.size, device=self.tokens.device)
+        return here if self.sample is None else self.sample
 
     def in_slots(self, num_slots: int) -> Trajectories:
         """The same episodes in another number of slots, with zeros in the empty ones.
@@ -159,7 +161,8 @@ class Trajectories(NamedTuple):
         )
 
     def joined(self, other: Trajectories) -> Trajectories:
-        """These episodes and then those of ``other``, which are of the same shape."""
+        """These episodes and then those of ``other``, which are of the same shape and of other
+        samples."""
         sources = tuple(dict.fromkeys((*self.sources, *other.sources)))
         renamed = torch.tensor([sources.index(name) for name in other.sources])[other.source]
         columns: dict[str, Any] = {
@@ -169,7 +172,11 @@ class Trajectories(NamedTuple):
         pairs = None
         if self.candidates is not None and other.candidates is not None:
             pairs = self.candidates.joined(other.candidates)
-        return Trajectories(**columns, sources=sources, candidates=pairs)
+        own, more = self.numbered(), other.numbered()
+        more = more - more.min() + own.max() + 1 if len(own) else more
+        return Trajectories(
+            **columns, sources=sources, candidates=pairs, sample=torch.cat([own, more])
+        )
 
     def check(self) -> None:
         """Raise ``ValueError`` naming the first episode that :class:`Trajectory` would refuse.
@@ -229,11 +236,12 @@ class Trajectories(NamedTuple):
             torch.zeros_like(version),
             (source,),
             candidates,
+            batch.sample,
         )
 
 
-COLUMNS = Trajectories._fields[:-2]
-"""The fields with one row for each episode."""
+COLUMNS = Trajectories._fields[:-3]
+"""The fields with one row for each episode, whatever they hold."""
 
 
 def _padded(episodes: Sequence[Trajectory], slots: int) -> Trajectories:

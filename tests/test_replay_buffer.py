@@ -66,7 +66,7 @@ def versions(buffer: ReplayBuffer) -> list[int]:
 def equal(first: Trajectories, second: Trajectories) -> bool:
     return all(
         torch.equal(getattr(first, name).nan_to_num(9), getattr(second, name).nan_to_num(9))
-        for name in first._fields[:-2]
+        for name in first._fields[:-3]
     )
 
 

@@ -120,6 +120,8 @@ class PolicyLearner(Learner):
         super().__init__(env_id, config, **task)
         self.reward = reward_on(self.dataset, self.config.reward)
         """The reward that it learns from."""
+        self.nearest = self.config.nearest
+        """The rule for candidates; None for all pairs."""
         self._in_rounds = False
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         names = self.config.demonstrations or demonstrators_of(self.task.env)
@@ -183,7 +185,7 @@ class PolicyLearner(Learner):
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        nearest = self.config.nearest
+        nearest = self.nearest
         if greedy and self._in_rounds:
             return merge_matchings(self.autoencoder, self.policy, batch, nearest)
         return self.policy.plan(self.autoencoder, batch, generator, greedy=greedy, nearest=nearest)
@@ -191,7 +193,7 @@ class PolicyLearner(Learner):
     def pair_probabilities(
         self, batch: TokenBatch, merges: Int64[Tensor, "1 M 2"]
     ) -> list[tuple[Tensor, Tensor]]:
-        return pair_probabilities(self.policy, self.autoencoder, batch, merges, self.config.nearest)
+        return pair_probabilities(self.policy, self.autoencoder, batch, merges, self.nearest)
 
     def merge_in_rounds(self) -> None:
         self._in_rounds = True
@@ -231,7 +233,7 @@ class PolicyLearner(Learner):
             greedy=True,
             num_merges=num_merges,
             measure_entropy=False,
-            nearest=self.config.nearest,
+            nearest=self.nearest,
             deviation=deviation,
         )
         self.merges_made += int(episodes.steps.sum())
@@ -240,7 +242,7 @@ class PolicyLearner(Learner):
     def demonstrated_episodes(self, batch: TokenBatch, name: str) -> Episodes:
         """The episodes of a demonstrator."""
         merges = self.demonstrators[name].plan(batch, self.generator)
-        episodes = follow(self.autoencoder, batch, merges, self.config.nearest)
+        episodes = follow(self.autoencoder, batch, merges, self.nearest)
         self.merges_made += int(episodes.steps.sum())
         return episodes
 

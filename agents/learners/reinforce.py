@@ -94,7 +94,7 @@ class Reinforce(PolicyLearner):
             num_merges=num_merges,
             ordered_entropy=self.config.entropy.ordered,
             measure_entropy=self.entropy.measured,
-            nearest=self.config.nearest,
+            nearest=self.nearest,
         )
         self.merges_made += int(episodes.steps.sum())
         return episodes, measured

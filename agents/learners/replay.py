@@ -266,7 +266,7 @@ class ReplayReinforce(Reinforce):
         """The episodes of the stochastic version of a demonstrator, which are stored."""
         behaviour = self.stochastic_demonstrators[name].behaviour(batch, self.generator)
         merges, log_prob = behaviour.episodes(self.generator)
-        episodes = follow(self.autoencoder, batch, merges, self.config.nearest)
+        episodes = follow(self.autoencoder, batch, merges, self.nearest)
         self.merges_made += int(episodes.steps.sum())
         tree_log_prob = None
         if self.config.correction == "tree":
