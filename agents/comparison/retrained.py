@@ -44,7 +44,7 @@ class Retrained(FixedOrder):
     config_class = RetrainedConfig
     config: RetrainedConfig  # type: ignore[assignment]  # the trees come from a run, not by name
 
-    def _planner(self) -> Planner:
+    def make_planner(self) -> Planner:
         if not self.config.run:
             raise ValueError("retrained needs the folder of a run; none is given")
         learner = load_learner(self.config.run)

@@ -68,12 +68,12 @@ class Learner(ABC):
         self.generator = torch.Generator(self.device).manual_seed(seed)
         self.dataset = self.task.dataset("train")
         self.std = self.dataset.std.to(self.device)
-        self.autoencoder = self._make_autoencoder().to(self.device)
+        self.autoencoder = self.new_autoencoder().to(self.device)
         self.merges_made = 0
         """Merges made in the environment for learning, a greedy baseline's included."""
         self.updates = 0
 
-    def _make_autoencoder(self) -> HTMAutoencoder:
+    def new_autoencoder(self) -> HTMAutoencoder:
         if self.task.mode == "frozen":
             return make_autoencoder(
                 self.task.env, self.dataset, "pretrained", self.task.embedding_dim

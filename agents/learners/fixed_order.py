@@ -43,11 +43,11 @@ class FixedOrder(Learner):
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
-        self.policy = self._planner()
+        self.policy = self.make_planner()
         self.trainer = AutoencoderTrainer(self.autoencoder, self.config.autoencoder, self.generator)
 
-    def _planner(self) -> Planner:
-        """What makes the trees; sets the name under which that is reported."""
+    def make_planner(self) -> Planner:
+        """The planner of the trees; sets the name under which results are reported."""
         self.algo = self.config.policy
         return fixed_policy(self.config.policy, self.autoencoder)
 

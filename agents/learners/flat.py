@@ -60,7 +60,7 @@ class Flat(Learner):
         parameters = self.autoencoder.parameters()
         self.optimizer = GuardedOptimizer("autoencoder", parameters, self.config.optimizer)
 
-    def _make_autoencoder(self) -> FlatAutoencoder:  # type: ignore[override]
+    def new_autoencoder(self) -> FlatAutoencoder:  # type: ignore[override]
         if self.task.mode == "frozen":
             raise ValueError("flat has no pretrained autoencoder to keep frozen; use mode joint")
         dim = self.task.embedding_dim
@@ -153,9 +153,9 @@ class FlatAutoencoder(nn.Module):
     """Encodes a token set at once into ``D`` numbers, and those at once into a set.
 
     The encoder is permutation invariant (deep sets, Zaheer et al. 2017, "Deep Sets"): every token
-    is lifted, the mean over the tokens goes through a network. The decoder sees the root and how
-    many tokens there are, and gives ``P`` tokens in an order that means nothing: whoever compares
-    them with a sample matches them first (:func:`matched`).
+    is lifted, the mean over the tokens goes through a network. The decoder takes the root and the
+    number of tokens, and gives ``P`` tokens in an arbitrary order: they are matched to a sample
+    before they are compared with it (:func:`matched`).
 
     Args:
         token_dim: ``T``, coordinates of a token.
@@ -297,7 +297,7 @@ def matching_width(token_dim: int, max_tokens: int, embedding_dim: int, hidden_d
 
 
 def num_parameters(module: nn.Module) -> int:
-    """How many numbers are learned."""
+    """The number of learned parameters."""
     return sum(parameter.numel() for parameter in module.parameters())
 
 

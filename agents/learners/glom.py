@@ -65,7 +65,7 @@ class GlomOrder(FixedOrder):
     config_class = GlomOrderConfig
     config: GlomOrderConfig  # type: ignore[assignment]  # it names no fixed policy
 
-    def _planner(self) -> Planner:
+    def make_planner(self) -> Planner:
         with seeded_initialisation(self.generator):
             model = TokenGlom(self.dataset.token_dim, self.config.glom)
         self.glom = model.to(self.device)

@@ -1,7 +1,7 @@
 """Rollout buffers whose minibatches keep neighbouring steps of an episode together.
 
 Neighbouring states share all tokens but two, and the policy computes a token's features once where
-it stands in consecutive rows (see ``sharing.py``): minibatches of short runs of steps are several
+it is in consecutive rows (see ``sharing.py``): minibatches of short runs of steps are several
 times cheaper than those of single steps, and about as mixed.
 """
 

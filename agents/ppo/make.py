@@ -57,8 +57,8 @@ def make_ppo(
             that seeds of independent runs must be ``n_envs`` apart.
         seed: of the environment, the initial weights and, as always in Stable-Baselines3, of the
             global generators.
-        encoder: what stands in front of the pair scorer, such as ``"attention"``; the environment
-            then shows what it reads.
+        encoder: the context encoder before the pair scorer, such as ``"attention"``; the
+            environment then shows what it reads.
         env_kwargs: what ``gym.make`` takes. The autoencoder is the pretrained one by default, and
             stays as it is; :class:`agents.ppo.JointTraining` trains another along.
         ppo_kwargs: arguments of the model. The defaults here: rollouts of one longest episode,

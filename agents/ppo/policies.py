@@ -1,7 +1,7 @@
 """This project's policy network as policies of Stable-Baselines3 and sb3-contrib.
 
 Both forms compute the same: the mask is read from the observation (``active``, or ``candidates``
-where it has them), so that no illegal action is drawn even by code that knows nothing of masks.
+where it has them), so that no illegal action is drawn even by code without masks.
 ``MaskablePPO`` hands its own masks over beside it.
 """
 
@@ -28,13 +28,13 @@ from htm_env.actions import num_actions
 Observation = dict[str, Tensor]
 Masks = np.ndarray | Tensor | None
 KEYS = ("tokens", "active", "leaf_counts")
-"""What every network reads of an observation; its encoder may read others too."""
+"""The keys of an observation that every network reads; its encoder may read others too."""
 COORDINATES = ("centroids", "leaves")
 """Keys whose last axis is ``T``."""
 
 
 class _MergeNetwork(BasePolicy):
-    """What both forms do; a form adds what its algorithm expects of a policy.
+    """The part that both forms share; a form adds what its algorithm expects of a policy.
 
     Args:
         observation_space, action_space: those of the environments of this project.
@@ -167,7 +167,7 @@ def network_of(policy: BasePolicy) -> MergePolicy:
 
 
 def _check_encoder(network: MergePolicy) -> None:
-    """PPO looks at every observation by itself, and its loss is its own."""
+    """Raises ``ValueError`` for what PPO, which evaluates single observations, cannot train."""
     if network.carries or network.has_losses:
         what = "carries a state from merge to merge" if network.carries else "has losses of its own"
         raise ValueError(f"the encoder {what}; PPO expects one that does neither")

@@ -29,7 +29,7 @@ class Runs:
 
     run: Int64[Tensor, "B"]
     step: Int64[Tensor, "B"]
-    """The run of each state, and where in it the state stands."""
+    """The run of each state, and its place in the run."""
     node: Int64[Tensor, "B P"]
     """The node in each slot, counted within the run; 0 in empty slots."""
     tokens: Float[Tensor, "R N D"]

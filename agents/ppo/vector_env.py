@@ -1,4 +1,4 @@
-"""All copies of the environment in one process, as Stable-Baselines3 wants to see them."""
+"""All copies of the environment in one process, with the interface of Stable-Baselines3."""
 
 from __future__ import annotations
 
