@@ -50,8 +50,7 @@ _LOOKS_LIKE_AN_ID = re.compile(rf"{_NAMESPACE}.*|HTM-(.+-)?v\d+")
 def environment_id(name: str) -> str:
     """An id of ``DATASETS`` without the prefix ``htm_env:``.
 
-    Raises:
-        ValueError: there is no such id (the message lists the choices).
+    Raises ``ValueError`` where there is no such id (the message lists the choices).
     """
     env_id = name.removeprefix(_NAMESPACE)
     if env_id not in DATASETS:

@@ -78,8 +78,7 @@ class Dataset(ABC):
 
         A row depends on its own key and on nothing else, to the last bit.
 
-        Raises:
-            ValueError: ``keys`` is not a flat int64 array, or a key is out of range.
+        Raises ``ValueError`` where ``keys`` is not a flat int64 array, or a key is out of range.
         """
 
     @abstractmethod
@@ -89,8 +88,7 @@ class Dataset(ABC):
     def sample(self, batch: int, generator: torch.Generator) -> TokenBatch:
         """``batch`` episodes with keys drawn from ``generator``.
 
-        Raises:
-            ValueError: ``batch`` is less than one.
+        Raises ``ValueError`` where ``batch`` is less than one.
         """
         _at_least_one("batch", batch)
         keys = torch.randint(
@@ -104,16 +102,14 @@ class Dataset(ABC):
         Finite data gives each of its rows once at most: ``min(count, size)`` episodes, so that
         ``fixed(size)`` is the whole split.
 
-        Raises:
-            ValueError: ``count`` is less than one.
+        Raises ``ValueError`` where ``count`` is less than one.
         """
         return self.episodes(self.fixed_keys(count))
 
     def fixed_keys(self, count: int) -> Int64[np.ndarray, "B"]:
         """The keys of the episodes that :meth:`fixed` gives.
 
-        Raises:
-            ValueError: ``count`` is less than one.
+        Raises ``ValueError`` where ``count`` is less than one.
         """
         _at_least_one("count", count)
         return np.arange(count if self.size is None else min(count, self.size), dtype=np.int64)
@@ -254,8 +250,7 @@ class FiniteDataset(Dataset):
             lengths: how many tokens each row has.
             rows_of_splits: the rows of each split, in the order of ``SPLITS``.
 
-        Raises:
-            ValueError: ``split`` is not a split's name.
+        Raises ``ValueError`` where ``split`` is not a split's name.
         """
         super().__init__(split)
         self.rows = rows_of_splits[check_split(split)]
@@ -300,11 +295,7 @@ class FiniteDataset(Dataset):
 
 
 def check_split(split: str) -> int:
-    """The index of a split.
-
-    Raises:
-        ValueError: ``split`` is not one of ``SPLITS``.
-    """
+    """The index of a split; ``ValueError`` where ``split`` is not one of ``SPLITS``."""
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     return SPLITS.index(split)

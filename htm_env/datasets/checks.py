@@ -43,8 +43,7 @@ def positive(name: str, value: Any) -> float:
 def whole_numbers(name: str, value: Any, low: int, high: int) -> tuple[int, ...]:
     """The choices of a per-sample count: an int, or a sequence of ints within ``[low, high]``.
 
-    Raises:
-        ValueError: there is no choice, or one is not a whole number in the range.
+    Raises ``ValueError`` where there is no choice, or one is not a whole number in the range.
     """
     choices = value if isinstance(value, Sequence) and not isinstance(value, str) else (value,)
     if not choices:
