@@ -7,6 +7,7 @@ import torch
 from episodes import generator
 from hypothesis import given
 from hypothesis import strategies as st
+from memory import Largest
 from torch import Tensor
 
 from agents.likelihood.among_candidates import Intervals
@@ -80,5 +81,7 @@ def test_scores_far_apart_lose_nothing(scale):
 
 def test_memory_grows_as_choices_and_not_as_their_steps():
     count, steps = 1000, 1000
-    intervals, _ = drawn(3, count, 1, steps)
-    assert len(intervals._node) <= 2 * 10 * count < table(intervals).sum()
+    intervals, scores = drawn(3, count, 1, steps)
+    with Largest() as largest:
+        intervals.softmax(scores)
+    assert largest.size <= 2 * 10 * count + 2 * 1024 < table(intervals).sum()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parent
 PACKAGES = ("agents", "htm_env", "replay", "benchmarks")
-MOST_REACHES = 26
+MOST_REACHES = 20
 NAMED_TUPLE = {"_replace", "_fields", "_asdict", "_make", "_field_defaults"}
 PATCHES = {"setattr", "delattr", "setitem", "delitem"}
 
