@@ -261,15 +261,14 @@ def test_a_refresh_is_as_if_the_weights_had_always_been_so(steps, pairs):
     for step in range(steps):
         first, second = action_to_pair(actions[:, step], 7)
         population = merge_pairs(oracle.autoencoder, population, first, second, simulator.std)
-    oracle.copies._population = population
     env.autoencoder.load_state_dict(oracle.autoencoder.state_dict())
     observation = env.refresh()
-    assert_populations(env.copies.population, oracle.copies.population)
-    np.testing.assert_allclose(
-        observation["tokens"], oracle.copies.population.embeddings, rtol=1e-4, atol=1e-5
-    )
+    assert_populations(env.copies.population, population)
+    np.testing.assert_allclose(observation["tokens"], population.embeddings, rtol=1e-4, atol=1e-5)
     actions = legal_actions(env, np.random.default_rng(9))
-    (_, reward, _, _), (_, expected, _, _) = env.step(actions), oracle.step(actions)
+    everyone = torch.ones(len(actions), dtype=torch.bool)
+    _, reward, _, _ = env.step(actions)
+    _, expected, _ = simulator.step(population, torch.as_tensor(actions), everyone)
     np.testing.assert_allclose(reward, expected, rtol=1e-3, atol=1e-6)
 
 
