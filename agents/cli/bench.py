@@ -1,4 +1,4 @@
-"""What ``htm bench`` does; the benchmarks are part of the repository, not of the package."""
+"""``htm bench``: the benchmarks, which are part of the repository, not of the package."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from importlib import import_module
 from importlib.util import find_spec
 
 from agents.cli.options import BenchOptions
-from agents.config.errors import UsageError
+from agents.config.errors import as_usage_error
 
 RUNNING = "benchmarks.running"
 
@@ -27,10 +27,8 @@ def bench(options: BenchOptions) -> None:
     if options.list:
         print(running.listing())
         return
-    try:
+    with as_usage_error():
         running.chosen(options.names, options.quick, options.device)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     if options.json is not None and not options.json.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(options.json.parent)!r} for --json")
     running.run(options.names, options.quick, options.json, options.device)

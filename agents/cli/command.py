@@ -31,7 +31,7 @@ from agents.cli.options import (
 )
 from agents.comparison.options import CompareOptions, options_from_file
 from agents.config.dataclasses_json import flattened
-from agents.config.errors import UsageError
+from agents.config.errors import UsageError, as_usage_error
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm
 from agents.runs.interruption import terminate_as_interrupt
@@ -119,10 +119,8 @@ def _train_options(algo: str, in_full: bool) -> type[TrainOptions]:
 
     In full, prints all and exits.
     """
-    try:
+    with as_usage_error("--algo: "):
         config = algorithm(algo).config
-    except ValueError as error:
-        raise UsageError(f"--algo: {error}") from None
     shown = shown_options(flattened(asdict(config)))
     if in_full:
         with suppress(SystemExit):

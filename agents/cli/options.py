@@ -99,7 +99,7 @@ class TrainOptions(Threads):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.resume is not None and self.save_config is not None:
-            raise UsageError("--save-config is of a new run; that of --resume stands in its folder")
+            raise UsageError("--save-config is for new runs; a run to resume has its config.json")
         if self.help_all:
             raise UsageError("--help-all needs the algorithm: htm train --algo NAME --help-all")
 
@@ -167,7 +167,7 @@ def shown_options(config: dict[str, Any]) -> type[TrainOptions]:
 
 
 TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
-"""What ``htm train`` does."""
+"""The description of ``htm train``, which its made classes need again."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from agents.cli.options import PretrainOptions
 from agents.config.budget import Budget
-from agents.config.errors import UsageError, set_threads
+from agents.config.errors import UsageError, as_usage_error, set_threads
 from agents.evaluation.evaluate import VALIDATION_EPISODES, Planner, evaluate
 from agents.fixed import FIXED_POLICIES, FixedRule, fixed_policy
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
@@ -46,7 +46,7 @@ ORDERS = (
     "structure_sorted",
 )
 """The merge orders of the mixture, all equally likely. None takes the generator's own order, and
-none looks at the autoencoder, which would learn what it already does well."""
+none depends on the autoencoder, which would learn what it already does well."""
 
 
 class Mixture:
@@ -92,10 +92,8 @@ def pretrain(options: PretrainOptions) -> None:
         raise UsageError(
             f"{options.env} has no pretrained weights; choose from {', '.join(EMBEDDING_DIMS)}"
         )
-    try:
+    with as_usage_error():
         budget = Budget(merges=options.merges)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
     for env_id in EMBEDDING_DIMS if options.env is None else [options.env]:
         learner = pretrained_learner(env_id, budget)
         path = (FOLDER if options.out is None else options.out) / f"{env_id}.safetensors"

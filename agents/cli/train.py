@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from agents.cli.options import TrainOptions
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import checked_fields, flattened, merged, nested
-from agents.config.errors import UsageError, json_object, set_threads
+from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
 from agents.config.files import read_file, write_file
+from agents.config.options import given_budget
 from agents.config.run import RunConfig
 from agents.registry import algorithm, build_learner, configured, resume
 
@@ -45,7 +46,7 @@ def train(options: TrainOptions) -> None:
         directory = RunDirectory(continued)
         _check_resumed(asked, changes, options, directory)
     else:
-        budget = asked.pop("budget", Budget(DEFAULT_SECONDS))
+        budget = asked.pop("budget", None) or Budget(DEFAULT_SECONDS)
         learner = _new_learner(asked, changes, options)
         run = learner.run_config(budget)
         if options.save_config is not None:
@@ -79,27 +80,19 @@ def requested(options: TrainOptions) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     if options.config is not None:
-        try:
+        with as_usage_error(f"--config {options.config}: "):
             values = checked_fields(RunConfig, read_file(options.config))
-        except ValueError as error:
-            raise UsageError(f"--config {options.config}: {error}") from None
     for name in ("env", "algo", "embedding_dim", "mode", "seed", "device"):
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)
     if options.env_kwargs is not None:
         values["env_kwargs"] = json_object("--env-kwargs", options.env_kwargs)
-    if options.seconds is not None and options.merges is not None:
-        raise UsageError("--seconds and --merges are two budgets; give one of them")
-    if options.seconds is not None or options.merges is not None:
-        try:
-            values["budget"] = Budget(options.seconds, options.merges)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+    budget = given_budget(options.seconds, options.merges)
+    if budget is not None:
+        values["budget"] = budget
     if "algo" in values:
-        try:
+        with as_usage_error("--algo: "):
             algorithm(values["algo"])
-        except ValueError as error:
-            raise UsageError(f"--algo: {error}") from None
     return values
 
 
@@ -107,27 +100,20 @@ def _new_learner(asked: dict[str, Any], changes: dict[str, Any], options: TrainO
     """The learner that is asked for; :class:`UsageError` for options that it cannot have."""
     from htm_env.datasets import environment_id
 
-    try:
+    with as_usage_error("--env: "):
         asked["env"] = environment_id(asked["env"])
-    except ValueError as error:
-        raise UsageError(f"--env: {error}") from None
     config = asked.pop("config", {})
     if options.config is not None:  # by itself first, so that the file is named
-        _configured(asked["algo"], config, f"--config {options.config}: ")
-    config = _configured(asked["algo"], merged(config, changes))
-    run = RunConfig(**asked, config=asdict(config))
+        with as_usage_error(f"--config {options.config}: "):
+            configured(asked["algo"], config)
+    with as_usage_error():
+        config = asdict(configured(asked["algo"], merged(config, changes)))
+    run = RunConfig(**asked, config=config)
     try:
         return build_learner(run)
     except ValueError as error:
         run.dataset("train")  # raises if it is the data that is wrong
         raise UsageError(str(error)) from None
-
-
-def _configured(algo: str, changes: dict[str, Any], place: str = "") -> Any:
-    try:
-        return configured(algo, changes)
-    except ValueError as error:
-        raise UsageError(f"{place}{error}") from None
 
 
 def _check_resumed(

@@ -1,4 +1,4 @@
-"""What ``htm view`` does: a page on which people step through the merges of a run."""
+"""``htm view``: a page that steps through the merges of a run."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from agents.config.dataclasses_json import config_from_dict
-from agents.config.errors import UsageError, check_at_least
+from agents.config.errors import UsageError, as_usage_error, check_at_least
 from agents.config.files import read_file
 
 
@@ -105,10 +105,8 @@ def options_from_file(path: Path, *, with_budget: bool = True) -> CompareOptions
             values[name] = value if isinstance(value, str) else json.dumps(value)
     if not with_budget:
         values = {name: value for name, value in values.items() if name not in BUDGETS}
-    try:
+    with as_usage_error(f"--config {path}: "):
         return config_from_dict(CompareOptions, values)
-    except ValueError as error:
-        raise UsageError(f"--config {path}: {error}") from None
 
 
 BUDGETS = ("seconds", "merges")

@@ -13,7 +13,8 @@ from agents.comparison.problems import PROBLEMS, Problem, find_problem
 from agents.comparison.results import changed_options, load_result
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened, merged
-from agents.config.errors import UsageError, json_object
+from agents.config.errors import UsageError, as_usage_error, json_object
+from agents.config.options import given_budget
 from agents.config.run import RunConfig
 from agents.encoders import NO_ENCODER, check_encoder
 from agents.fixed import FIXED_POLICIES
@@ -61,7 +62,7 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     The data's own hierarchy cannot be followed where there is none. Raises :class:`UsageError` for
     options that make no sense, and whatever an algorithm has against its data.
     """
-    budget = _budget(options)
+    budget = given_budget(options.seconds, options.merges) or Budget(DEFAULT_SECONDS)
     problems, algos = _problems(options), _algorithms(options)
     changes = _with_encoders(algos, options.encoders)
     given = json_object("--algo-options", options.algo_options)
@@ -142,16 +143,6 @@ def found_runs(out: Path, folder: str) -> list[RunDirectory]:
     return [RunDirectory(path.parent) for path in sorted((out / folder).glob("*/*/config.json"))]
 
 
-def _budget(options: CompareOptions) -> Budget:
-    if options.seconds is not None and options.merges is not None:
-        raise UsageError("--seconds and --merges are two budgets; give one of them")
-    unlimited = options.seconds is None and options.merges is None
-    try:
-        return Budget(DEFAULT_SECONDS if unlimited else options.seconds, options.merges)
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
 def _problems(options: CompareOptions) -> list[Problem]:
     names = _names("--envs", options.envs)
     kwargs = json_object("--env-kwargs", options.env_kwargs)
@@ -160,10 +151,8 @@ def _problems(options: CompareOptions) -> list[Problem]:
         for name in given:
             if name not in names:
                 raise UsageError(f"{flag} has {name!r}; expected one of --envs: {names}")
-    try:
+    with as_usage_error("--envs: "):
         return [find_problem(name, kwargs.get(name), dims.get(name)) for name in names]
-    except ValueError as error:
-        raise UsageError(f"--envs: {error}") from None
 
 
 def _embedding_dims(text: str | None, names: list[str]) -> dict[str, int]:
@@ -179,11 +168,9 @@ def _algorithms(options: CompareOptions) -> list[str]:
     if options.algos is None:
         return list(DEFAULT_ALGORITHMS)
     names = _names("--algos", options.algos)
-    try:
-        for name in names:
+    for name in names:
+        with as_usage_error("--algos: "):
             algorithm(name)
-    except ValueError as error:
-        raise UsageError(f"--algos: {error}") from None
     return names
 
 
@@ -195,11 +182,9 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
     if encoders is None:
         return {algo: {} for algo in algos}
     names = _names("--encoders", encoders)
-    try:
-        for name in names:
+    for name in names:
+        with as_usage_error("--encoders: "):
             check_encoder(name)
-    except ValueError as error:
-        raise UsageError(f"--encoders: {error}") from None
     rows: dict[str, dict[str, Any]] = {}
     for algo in algos:
         if not hasattr(algorithm(algo).config, "encoder"):
@@ -218,10 +203,8 @@ def _run_config(
 
     Raises :class:`UsageError` for changes that the algorithm cannot have.
     """
-    try:
+    with as_usage_error(f"the options of {algo}: "):
         config = configured(algo, changes)
-    except ValueError as error:
-        raise UsageError(f"the options of {algo}: {error}") from None
     kwargs = dict(problem.env_kwargs)
     if isinstance(kwargs.get("dataset"), str):
         kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())

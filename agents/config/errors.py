@@ -3,11 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 
 class UsageError(Exception):
     """A command line that cannot be carried out."""
+
+
+@contextmanager
+def as_usage_error(place: str = "") -> Iterator[None]:
+    """Raise a ``ValueError`` of this block as :class:`UsageError`, with its place in front."""
+    try:
+        yield
+    except ValueError as error:
+        raise UsageError(f"{place}{error}") from None
 
 
 def json_object(flag: str, text: str | None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ MODES = ("joint", "frozen")
 
 @dataclass(frozen=True)
 class Task:
-    """What is learned on: an environment, its autoencoder's size, and where it runs."""
+    """A learning task: an environment, the autoencoder's size, the seed and the device."""
 
     env: str
     """Environment id."""

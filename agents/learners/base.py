@@ -191,7 +191,7 @@ class Learner(ABC):
             pass
 
     def run_config(self, budget: Budget | None = None) -> RunConfig:
-        """What the same learner is made from again, before any training."""
+        """The configuration that :meth:`from_run` makes the same untrained learner of."""
         task = vars(self.task) | {"embedding_dim": self.autoencoder.embedding_dim}
         return RunConfig(**task, algo=self.algo, config=asdict(self.config), budget=budget)
 

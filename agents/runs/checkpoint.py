@@ -2,7 +2,7 @@
 
 Tensors are stored by name; the structure around them is JSON in the file's metadata, where a tensor
 is ``{"tensor": name}``, a dict ``{"dict": [[key, value], ...]}`` (so that keys may be integers), a
-list is a list, and everything else stands for itself. Python writes floats so that they read back
+list is a list, and everything else is itself. Python writes floats so that they read back
 exactly.
 """
 
@@ -33,7 +33,7 @@ def save_state(path: str | Path, state: Any) -> None:
 
 
 def load_state(path: str | Path) -> Any:
-    """What :func:`save_state` wrote, with its tensors on the CPU.
+    """Read a state that :func:`save_state` wrote; its tensors are on the CPU.
 
     Raises ``FileNotFoundError`` where there is no file, ``ValueError`` for one that is truncated or
     that something else wrote; both name it.

@@ -136,7 +136,7 @@ class RunDirectory:
             leftover.unlink(missing_ok=True)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
-        """What :meth:`save_checkpoint` wrote; None before the first one.
+        """Read the last checkpoint; None before the first one.
 
         Raises ``ValueError`` naming a file that cannot be read.
         """

@@ -23,7 +23,7 @@ class Interruption:
         self._before: dict[signal.Signals, Any] = {}
 
     def requested(self) -> bool:
-        """True <--> somebody wants the work to stop at the next good moment."""
+        """True <--> a signal asked for a stop at the next good moment."""
         return self._requested
 
     def __enter__(self) -> Interruption:

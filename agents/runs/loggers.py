@@ -1,4 +1,4 @@
-"""Where scalars go. A logger has ``write(position, scalars)`` and ``close()``."""
+"""Loggers of scalars: ``write(position, scalars)`` and ``close()``; the table ``metrics.csv``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Scalars = Mapping[str, float | None]
 
 @runtime_checkable
 class Logger(Protocol):
-    """What a run writes its rows to."""
+    """A receiver of a run's rows."""
 
     def write(self, position: Position, scalars: Scalars) -> None:
         """Take one row."""
@@ -31,7 +31,7 @@ class CSVLogger:
     """A table with one row a log point: position first, then the scalars as they first appeared.
 
     Args:
-        path: the file; what stands there is replaced.
+        path: the file; an earlier one is replaced.
         rows: the rows of a run that is resumed. Those that it wrote after its last checkpoint are
             not among them, and so are cut.
     """

@@ -16,7 +16,7 @@ from agents.runs.loggers import Scalars
 from agents.runs.loop import Position
 
 PROJECTOR_CONFIG = "projector_config.pbtxt"
-"""What TensorBoard's projector reads first."""
+"""The file that TensorBoard's projector reads first."""
 
 
 class TensorBoardLogger:
