@@ -130,6 +130,10 @@ def _latest(is_new: Bool[Tensor, "B *places"]) -> Int64[Tensor, "B *places"]:
 class _Seen:
     """The latest ``B`` populations, and what the network made of them."""
 
+    tokens: Float[Tensor, "B P D"]
+    counts: Int64[Tensor, "B P"]
+    candidates: Int64[Tensor, "B P k"] | None
+
     def __init__(self, network: PairScorer) -> None:
         self.network = network
         self.weights = [weight.clone() for weight in network.parameters()]
@@ -161,10 +165,12 @@ class _Seen:
             is_new = (tokens != self.tokens).any(2) | (counts != self.counts)
         made = self.network.features(tokens[is_new], counts[is_new])
         if known is None:  # copies: they are written to, and may be one tensor
-            columns = (made.first, made.second, made.hidden)
-            known = self.features = Features(
-                *(None if x is None else x.unflatten(0, counts.shape).clone() for x in columns)
+            first, second = (
+                x.unflatten(0, counts.shape).clone() for x in (made.first, made.second)
             )
+            hidden = made.hidden
+            hidden = None if hidden is None else hidden.unflatten(0, counts.shape).clone()
+            known = self.features = Features(first, second, hidden)
         else:
             known.first[is_new], known.second[is_new] = made.first, made.second
             if known.hidden is not None and made.hidden is not None:
