@@ -16,13 +16,17 @@ if TYPE_CHECKING:
     from htm_env.generation.mixture import RootMixture
     from htm_env.generation.validity import check_validity
     from htm_env.measures.metrics import nmse_per_sample
+    from htm_env.rewards import Reward
+    from htm_env.simulator import EnvConfig
     from htm_env.trees.merge_tree import MergeTree
 
 __all__ = [
     "Encoding",
+    "EnvConfig",
     "Generated",
     "HTMAutoencoder",
     "MergeTree",
+    "Reward",
     "RootMixture",
     "TokenBatch",
     "__version__",
@@ -41,6 +45,8 @@ _LATER = {
     **dict.fromkeys(
         ("Generated", "generate", "interpolate", "refine"), "htm_env.generation.generate"
     ),
+    "EnvConfig": "htm_env.simulator",
+    "Reward": "htm_env.rewards",
     "RootMixture": "htm_env.generation.mixture",
     "MergeTree": "htm_env.trees.merge_tree",
     "nmse_per_sample": "htm_env.measures.metrics",

@@ -250,8 +250,8 @@ def test_importing_the_environment_loads_nothing_heavy():
         "env.reset(seed=0); env.step(0)\n"
         "vector = gym.make_vec('HTM-Trees-v0', autoencoder='untrained')\n"
         "vector.reset(seed=0)\n"
-        "heavy = ('matplotlib', 'stable_baselines3', 'sklearn', 'networkx', 'tensorboard',\n"
-        "         'htm_env.drawing.rendering', 'htm_env.drawing.viewer',\n"
+        "heavy = ('agents', 'matplotlib', 'stable_baselines3', 'sklearn', 'scipy', 'networkx',\n"
+        "         'tensorboard', 'replay', 'htm_env.drawing.rendering', 'htm_env.drawing.viewer',\n"
         "         'htm_env.measures.metrics')\n"
         "print([name for name in heavy if name in sys.modules])\n"
     )
