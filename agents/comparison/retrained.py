@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 
 import torch
@@ -25,7 +24,7 @@ class RetrainedConfig:
     """Trees an update, as for fixed orders."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, batch_size=(1, math.inf))
+        check_bounds(self, batch_size=1)
 
 
 class Retrained(FixedOrder):

@@ -141,13 +141,15 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
     return result
 
 
-def check_bounds(config: Any, **bounds: tuple[float | int, float | int]) -> None:
+def check_bounds(config: Any, **bounds: float | int | tuple[float | int, float | int]) -> None:
     """Raise ``ValueError`` naming the first field that is not a number within its bounds.
 
-    A field that is declared as ``int`` takes whole numbers only.
+    The bounds are the least value, or the least and the largest. A field that is declared as
+    ``int`` takes whole numbers only.
     """
     whole = {field.name for field in fields(config) if field.type in ("int", int)}
-    for name, (low, high) in bounds.items():
+    for name, bound in bounds.items():
+        low, high = bound if isinstance(bound, tuple) else (bound, math.inf)
         value = getattr(config, name)
         if name in whole and not isinstance(value, int):
             raise ValueError(f"{name} is {value}; expected a whole number")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -23,7 +22,7 @@ class AttentionConfig:
     """Hidden units of the feed-forward network, as a multiple of the width."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, layers=(1, math.inf), heads=(1, math.inf), expansion=(1, math.inf))
+        check_bounds(self, layers=1, heads=1, expansion=1)
 
 
 @dataclass(frozen=True)
@@ -51,15 +50,15 @@ class GlomConfig:
     def __post_init__(self) -> None:
         check_bounds(
             self,
-            levels=(1, math.inf),
-            level_width=(1, math.inf),
-            expansion=(1, math.inf),
-            iterations=(1, math.inf),
-            sharpness=(0, math.inf),
+            levels=1,
+            level_width=1,
+            expansion=1,
+            iterations=1,
+            sharpness=0,
             agreement_decay=(0, 1),
         )
         if self.radius is not None:
-            check_bounds(self, radius=(0, math.inf))
+            check_bounds(self, radius=0)
 
 
 @dataclass(frozen=True)
@@ -83,11 +82,11 @@ class GlomEncoderConfig:
     def __post_init__(self) -> None:
         check_bounds(
             self,
-            continued_iterations=(0, math.inf),
-            denoising_weight=(0, math.inf),
+            continued_iterations=0,
+            denoising_weight=0,
             hidden_tokens=(0, 1),
-            contrastive_weight=(0, math.inf),
-            temperature=(1e-6, math.inf),
+            contrastive_weight=0,
+            temperature=1e-6,
         )
 
     @property
@@ -121,14 +120,8 @@ class HierarchyConfig:
     None is all of them, 0 is no attention: then only the token shift mixes neighbours."""
 
     def __post_init__(self) -> None:
-        check_bounds(
-            self,
-            rate=(1, math.inf),
-            stride=(1, math.inf),
-            width=(4, math.inf),
-            heads=(1, math.inf),
-        )
-        check_bounds(self, expansion=(1 / self.width, math.inf))  # one hidden unit
+        check_bounds(self, rate=1, stride=1, width=4, heads=1)
+        check_bounds(self, expansion=1 / self.width)  # one hidden unit
         if self.rate % self.stride:
             raise ValueError(f"rate is {self.rate}; expected a multiple of stride {self.stride}")
         if self.width % 4:
@@ -138,7 +131,7 @@ class HierarchyConfig:
                 f"width is {self.width}; expected {self.heads} heads of an even width each"
             )
         if self.window is not None:
-            check_bounds(self, window=(0, math.inf))
+            check_bounds(self, window=0)
 
     @property
     def strands(self) -> int:
@@ -177,7 +170,7 @@ class HierarchicalConfig:
     grows with ``P * window``; None is all of them, 0 is no attention."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, layers=(1, math.inf), heads=(1, math.inf))
+        check_bounds(self, layers=1, heads=1)
         if self.order not in ORDERS:
             raise ValueError(f"unknown order {self.order!r}; choose from {list(ORDERS)}")
         check_hierarchies(self.hierarchies(8 * self.heads))
@@ -211,7 +204,7 @@ class SpanConfig:
     """Hidden units of the networks, as a multiple of the width."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, expansion=(1, math.inf))
+        check_bounds(self, expansion=1)
         if not self.reducers:
             raise ValueError("reducers is (); expected at least one")
         for name in (*self.reducers, self.summary):
@@ -231,4 +224,4 @@ class ContextConfig:
     spans: SpanConfig = field(default_factory=SpanConfig)
 
     def __post_init__(self) -> None:
-        check_bounds(self, width=(1, math.inf))
+        check_bounds(self, width=1)

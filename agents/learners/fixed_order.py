@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,7 +30,7 @@ class FixedOrderConfig:
     """Trees an update; more of them are fewer updates, and measured worse in equal time."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, batch_size=(1, math.inf))
+        check_bounds(self, batch_size=1)
 
 
 class FixedOrder(Learner):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,7 +37,7 @@ class FlatConfig:
     """Samples an update."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, hidden_dim=(1, math.inf), batch_size=(1, math.inf))
+        check_bounds(self, hidden_dim=1, batch_size=1)
 
 
 class Flat(Learner):

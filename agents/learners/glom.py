@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -44,13 +43,7 @@ class GlomOrderConfig:
     """Trees an update of the autoencoder."""
 
     def __post_init__(self) -> None:
-        check_bounds(
-            self,
-            glom_share=(0, 1),
-            glom_batch_size=(1, math.inf),
-            tolerance=(0, math.inf),
-            batch_size=(1, math.inf),
-        )
+        check_bounds(self, glom_share=(0, 1), glom_batch_size=1, tolerance=0, batch_size=1)
 
 
 class GlomOrder(FixedOrder):

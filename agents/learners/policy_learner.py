@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -83,18 +82,17 @@ class PolicyConfig:
     nor terminal, every update trains the policy anyway. 0 1 for every update."""
 
     def __post_init__(self) -> None:
-        many = (1, math.inf)
         check_bounds(
             self,
-            policy_hidden_dim=many,
-            trees_per_step=many,
+            policy_hidden_dim=1,
+            trees_per_step=1,
             discount=(0, 1),
-            failure=(0, math.inf),
+            failure=0,
+            demonstration_race=(0, 1),
         )
         check_candidates(self.candidates, self.k, self.neighbours)
         check_points("demonstration_share", self.demonstration_share)
         check_points("policy_share", self.policy_share)
-        check_bounds(self, demonstration_race=(0, 1))
 
     @property
     def nearest(self) -> Nearest | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,13 +48,12 @@ class ReinforceConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        many = (1, math.inf)
         check_bounds(
             self,
-            batch_size=many,
-            trees_per_sample=many,
-            batch_growth=(0, math.inf),
-            max_batch_size=many,
+            batch_size=1,
+            trees_per_sample=1,
+            batch_growth=0,
+            max_batch_size=1,
             merges_curriculum=(0, 1),
             population_curriculum=(0, 1),
         )

@@ -7,7 +7,6 @@ moved too, so its gradient is corrected for what it would have chosen (see ``cor
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -85,16 +84,15 @@ class ReplayConfig(ReinforceConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        some, any_number = (1, math.inf), (0, math.inf)
         check_bounds(
             self,
-            replays=any_number,
-            replay_batch_size=some,
-            capacity=some,
-            seed_episodes=any_number,
-            c_bar=any_number,
+            replays=0,
+            replay_batch_size=1,
+            capacity=1,
+            seed_episodes=0,
+            c_bar=0,
             lambda_=(0, 1),
-            trust=(0, math.inf),
+            trust=0,
         )
         if any(share < 1 for _, share in self.policy_share):
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
@@ -56,7 +55,7 @@ class AutoencoderConfig:
     """Leaf classifier."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, hidden_dim=(1, math.inf), noise_std=(0, math.inf))
+        check_bounds(self, hidden_dim=1, noise_std=0)
         if self.precision not in PRECISIONS:
             raise ValueError(
                 f"unknown precision {self.precision!r}; choose from {list(PRECISIONS)}"

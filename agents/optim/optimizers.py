@@ -41,14 +41,13 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"unknown method {self.method!r}; choose from {list(METHODS)}")
-        large = (0, math.inf)
         check_bounds(
             self,
             learning_rate=(0, 1e6),
-            warm_up_updates=large,
+            warm_up_updates=0,
             final_share=(0, 1),
-            clip_norm=large,
-            weight_decay=large,
+            clip_norm=0,
+            weight_decay=0,
         )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 from agents.config.dataclasses_json import check_bounds
@@ -42,13 +41,13 @@ class PPOConfig(PolicyConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        many, positive = (1, math.inf), (0, 1e6)
+        positive = (0, 1e6)
         check_bounds(
             self,
-            n_envs=many,
-            rollout_episodes=many,
-            batch_size=many,
-            n_epochs=many,
+            n_envs=1,
+            rollout_episodes=1,
+            batch_size=1,
+            n_epochs=1,
             gae_lambda=(0, 1),
             clip_range=positive,
             entropy_bonus=(-1e6, 1e6),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -34,11 +33,11 @@ class GlomTrainingConfig:
     def __post_init__(self) -> None:
         check_bounds(
             self,
-            denoising_weight=(0, math.inf),
+            denoising_weight=0,
             hidden_tokens=(0, 1),
             hidden_coordinates=(0, 1),
-            contrastive_weight=(0, math.inf),
-            temperature=(1e-6, math.inf),
+            contrastive_weight=0,
+            temperature=1e-6,
         )
 
 

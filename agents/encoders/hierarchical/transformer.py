@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import torch
@@ -50,12 +49,7 @@ class HierarchicalTransformerConfig:
     def __post_init__(self) -> None:
         check_hierarchies(self.hierarchies)
         check_bounds(
-            self,
-            vocabulary=(1, math.inf),
-            layers=(1, math.inf),
-            next_weight=(0.0, math.inf),
-            codes=(0, math.inf),
-            reconstruction_weight=(0.0, math.inf),
+            self, vocabulary=1, layers=1, next_weight=0.0, codes=0, reconstruction_weight=0.0
         )
 
 
