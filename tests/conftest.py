@@ -26,6 +26,29 @@ settings.register_profile("here", deadline=None, derandomize=True, max_examples=
 settings.load_profile("here")
 
 
+_SLOW = """
+    autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
+    candidate_search carried_state cli compare demonstrations devices devices_of_benchmarks
+    diagnoses earlier_runs embed encoders entropy env_candidates env_contract evaluation
+    examples figures fixed_policies flat generate_command generation_figures glom_order
+    hierarchical_transformer import_arrows importance key_scenes learning merge_rounds_benchmark
+    page plot_command policy_losses policy_share ppo_learner ppo_make ppo_recent_states
+    ppo_vector_env predict pretrained processes rendering replay_reinforce report resume rollout
+    start_up tracing training vector_env view wheel
+"""
+SLOW_MODULES = frozenset(_SLOW.split())
+"""Modules ``test_NAME`` that train, draw or start processes, and take more than four seconds."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests that ``make test-fast`` leaves out, and that coverage would slow down most."""
+    for item in items:
+        if item.path.stem.removeprefix("test_") in SLOW_MODULES:
+            item.add_marker("slow")
+        if item.get_closest_marker("slow") is not None:
+            item.add_marker("no_cover")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # beartype dislikes how Gymnasium spells the base class of its Dict space.
     config.addinivalue_line(

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
+from argparse import Namespace
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -47,7 +50,7 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_demo_shows_scores_and_pictures(tmp_path: Path) -> None:
     finished = subprocess.run(
-        [sys.executable, str(EXAMPLES / "demo.py"), "--seconds", "2", "--out", "demo"],
+        [sys.executable, str(EXAMPLES / "demo.py"), "--merges", "2000", "--out", "demo"],
         cwd=tmp_path,
         check=True,
         capture_output=True,
@@ -55,8 +58,29 @@ def test_the_demo_shows_scores_and_pictures(tmp_path: Path) -> None:
         timeout=250,
     )
     assert "tensorboard --logdir demo" in finished.stdout
+    assert "balanced_sorted (imitated by" in finished.stdout
+    assert "cut" not in finished.stdout
     algos = {path.parent.name for path in (tmp_path / "demo").glob("*/result.json")}
-    assert algos == {"reinforce", "nearest", "nearest_sorted", "random"}
+    assert algos == set(demo().EXPECTED)
     pictures = list((tmp_path / "demo").glob("*/figures/*.png"))
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert all(picture.read_bytes().startswith(b"\x89PNG") for picture in pictures)
+
+
+@pytest.mark.slow
+def test_a_row_of_the_demo_ends_at_the_cap(tmp_path: Path) -> None:
+    options = Namespace(merges=10**9, cap=40.0, seed=0, out=tmp_path)
+    scores, cut = demo().train("nearest", options)
+    assert cut
+    assert 0 < scores["merges"] < 10**9
+    assert 0 < scores["nmse"] < 2
+
+
+def demo() -> ModuleType:
+    """The demo as a module; ``examples`` is no package."""
+    specification = importlib.util.spec_from_file_location("demo", EXAMPLES / "demo.py")
+    assert specification is not None
+    module = importlib.util.module_from_spec(specification)
+    assert specification.loader is not None
+    specification.loader.exec_module(module)
+    return module
