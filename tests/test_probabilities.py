@@ -39,7 +39,7 @@ def test_a_tree_is_as_likely_as_all_sequences_that_make_it(autoencoder, network,
     """Through the forests on the way, and through the sequences of trees that are too large."""
     policy = random_policy(network)
     batch, made, terms = trees(autoencoder, policy, [5, 2, 6, 1, 4])
-    found = tree_log_probs(policy, autoencoder, batch, terms, generator(), most_states)
+    found = tree_log_probs(policy.terms, autoencoder, batch, terms, generator(), most_states)
     sequences, owner = all_sequences(made.merges, batch.num_tokens)
     each = replayed_log_probs(autoencoder, policy, batch.rows(owner), sequences).sum(1)
     expected = torch.stack([each[owner == row].logsumexp(0) for row in range(5)])
@@ -64,7 +64,7 @@ def test_a_large_tree_is_estimated(autoencoder):
     chained = [[0, 1], [7, 2], [3, 4], [5, 6], [9, 10], [8, 11]]
     made = follow(autoencoder, batch, torch.tensor([chained, chained]))
     terms = policy.terms(autoencoder, batch, made)
-    exact = tree_log_probs(policy, autoencoder, batch, terms, generator())
-    estimated = tree_log_probs(policy, autoencoder, batch, terms, generator(), most_states=0)
+    exact = tree_log_probs(policy.terms, autoencoder, batch, terms, generator())
+    estimated = tree_log_probs(policy.terms, autoencoder, batch, terms, generator(), most_states=0)
     assert not torch.equal(estimated, exact)
     torch.testing.assert_close(estimated, exact, rtol=0, atol=0.1)

@@ -17,7 +17,8 @@ from agents.likelihood.trees import MOST_STATES, SEQUENCES, exact_tree_log_probs
 from agents.rollouts.pair_scores import ILLEGAL, PairTable, Positions, bounded
 from agents.rollouts.rollout import choose_pairs, probabilities
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.types import NONE, TokenBatch
+from htm_env.forest import are_clades, leaf_sets
+from htm_env.types import TokenBatch
 from replay import number_of_sequences, tree_log_prob
 
 
@@ -126,30 +127,16 @@ def same_trees(
 
     With ``either_order``, pairs may be turned.
     """
-    batch, steps, _ = merges.shape
-    num_nodes = 2 * steps + 1
-    rows = torch.arange(batch, device=merges.device)
-    made = num_leaves[:, None] + torch.arange(steps, device=merges.device)
-    spare = num_nodes  # padding writes here
-    index = torch.where(merges >= 0, merges, spare).flatten(1)
-    empty = merges.new_full((batch, num_nodes + 1), NONE)
-    parent = empty.scatter(1, index, made.repeat_interleave(2, dim=1))
-    partner = empty.scatter(1, index, merges.flip(-1).flatten(1))
-    is_first = empty.scatter(
-        1, index, torch.tensor([1, 0], device=index.device).repeat(steps).expand(batch, -1)
-    )
-    twin = torch.arange(num_nodes + 1, device=merges.device).repeat(batch, 1)
+    sets, listed = leaf_sets(planned, num_leaves), leaf_sets(merges, num_leaves)
     same = (merges >= 0).sum((1, 2)) == (planned >= 0).sum((1, 2))
-    for step in range(steps):
-        first, second = planned[:, step].unbind(-1)
-        real = first >= 0
-        first_twin, second_twin = twin[rows, first], twin[rows, second]
-        found = partner[rows, first_twin] == second_twin
-        if not either_order:
-            found &= is_first[rows, first_twin] == 1
-        found &= parent[rows, first_twin] >= 0
-        same &= found | ~real
-        twin[rows, made[:, step]] = torch.where(real & found, parent[rows, first_twin], spare)
+    same &= (are_clades(sets, listed) | ~sets.any(2)).all(1)
+    if not either_order:  # the same clades come first in their pairs
+        rows = torch.arange(len(merges), device=merges.device)[:, None]
+        first, others = (
+            sets_of[rows, made[..., 0].clamp(min=0)] & (made[..., :1] >= 0)
+            for sets_of, made in ((sets, planned), (listed, merges))
+        )
+        same &= (are_clades(first, others) | ~first.any(2)).all(1)
     return same
 
 

@@ -14,7 +14,11 @@ from htm_env.types import NONE, TokenBatch
 def random_tree(
     batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
 ) -> Int64[Tensor, "B M 2"]:
-    """At each step one of the ``k (k - 1)`` legal ordered pairs, all equally likely."""
+    """At each step one of the ``k (k - 1)`` legal ordered pairs, all equally likely.
+
+    Written in place: with ``Forest.merge``, which copies the merges so far at every step, 256
+    tokens take 1.9 times as long (measured).
+    """
     samples, slots = batch.present.shape
     num_leaves, device = batch.num_tokens, batch.tokens.device
     drawn = torch.rand(

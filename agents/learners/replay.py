@@ -232,7 +232,7 @@ class ReplayReinforce(Reinforce):
         scale = scaled if config.scale_advantages else lambda advantages, steps: advantages
         if config.correction == "tree":
             log_prob = tree_log_probs(
-                self.policy, self.autoencoder, again.batch, again.terms, self.generator
+                self.policy.terms, self.autoencoder, again.batch, again.terms, self.generator
             )
             return learn_trees(again, log_prob, self.limits, scale, self.generator)
         correct, ordered = CORRECTIONS[config.correction], config.entropy.ordered
@@ -255,7 +255,7 @@ class ReplayReinforce(Reinforce):
             with torch.no_grad():
                 terms = self.terms_of(batch, episodes)
                 tree_log_prob = tree_log_probs(
-                    self.policy, self.autoencoder, batch, terms, self.generator
+                    self.policy.terms, self.autoencoder, batch, terms, self.generator
                 )
         self.store(batch, episodes, measured.log_prob, "policy", tree_log_prob)
         return episodes, measured

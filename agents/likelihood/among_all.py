@@ -21,12 +21,22 @@ from htm_env.softmax import choice_entropy, log_totals, weights_of
 from htm_env.types import SampleRows, TokenBatch
 
 
-class PairTerms(PolicyTerms):
-    """Of a pair scorer among all pairs."""
+class ScorerTerms(PolicyTerms):
+    """Of a pair scorer: every node is evaluated once."""
 
     def __init__(self, policy: PairScorer, batch: TokenBatch, episodes: Episodes) -> None:
         self.policy, self.episodes = policy, episodes
         self.nodes = NodeFeatures(policy, batch, episodes)
+
+    @cached_property
+    def values(self) -> Float[Tensor, "B M"]:
+        return self.policy.values_along(
+            self.nodes.pooled, self.episodes.merges, self.episodes.num_leaves
+        )
+
+
+class PairTerms(ScorerTerms):
+    """Among all pairs."""
 
     @cached_property
     def scores(self) -> Float[Tensor, "B N N"]:
@@ -45,12 +55,6 @@ class PairTerms(PolicyTerms):
     @cached_property
     def log_probs(self) -> Float[Tensor, "B M"]:
         return sequence_log_probs(self.scores, self.episodes.merges, self.episodes.active)[0]
-
-    @cached_property
-    def values(self) -> Float[Tensor, "B M"]:
-        return self.policy.values_along(
-            self.nodes.pooled, self.episodes.merges, self.episodes.num_leaves
-        )
 
     def backward(
         self,

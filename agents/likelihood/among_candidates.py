@@ -16,8 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from agents.likelihood.among_all import NodeFeatures
-from agents.likelihood.base import PolicyTerms
+from agents.likelihood.among_all import ScorerTerms
 from agents.rollouts.pair_scores import PairScorer, bounded
 from agents.rollouts.rollout import Episodes, MergeTerms
 from htm_env.candidates import CandidatePairs
@@ -28,8 +27,8 @@ IMPOSSIBLE = -1e4
 """The log-probability of a merge that was no candidate: its probability is 0."""
 
 
-class CandidateTerms(PolicyTerms):
-    """Of a pair scorer alone; memory grows with the number of candidates, not of all pairs.
+class CandidateTerms(ScorerTerms):
+    """Among candidates; memory grows with the number of candidates, not of all pairs.
 
     The order within a pair always counts as a choice: one of the two may be no candidate. A merge
     that was none, of a demonstrator without candidates, adds no gradient.
@@ -40,10 +39,9 @@ class CandidateTerms(PolicyTerms):
     all nodes. What a score is made of takes some hundred times the memory of the score."""
 
     def __init__(self, policy: PairScorer, batch: TokenBatch, episodes: Episodes) -> None:
+        super().__init__(policy, batch, episodes)
         assert episodes.candidates is not None
-        self.policy, self.episodes = policy, episodes
         self.pairs: CandidatePairs = episodes.candidates
-        self.nodes = NodeFeatures(policy, batch, episodes)
 
     def measured(self, ordered: bool) -> MergeTerms:
         return MergeTerms(
@@ -57,12 +55,6 @@ class CandidateTerms(PolicyTerms):
         log_probs = self._chosen - self._intervals.log_totals(self._scores)
         never = torch.where(self.episodes.steps, IMPOSSIBLE, 0.0)
         return torch.where(self._possible, log_probs, never).clamp(max=0.0)
-
-    @cached_property
-    def values(self) -> Float[Tensor, "B M"]:
-        return self.policy.values_along(
-            self.nodes.pooled, self.episodes.merges, self.episodes.num_leaves
-        )
 
     def backward(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Protocol, runtime_checkable
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int64
@@ -27,15 +27,6 @@ MOST_STATES = 4096
 """Forests on the way to a tree whose probability is still computed exactly."""
 SEQUENCES = 16
 """Merge sequences from which the probability of a larger tree is estimated."""
-
-
-@runtime_checkable
-class Network(Protocol):
-    """A policy network that evaluates episodes."""
-
-    def terms(
-        self, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Episodes
-    ) -> PolicyTerms: ...
 
 
 def exact_tree_log_probs(
@@ -63,14 +54,15 @@ def exact_tree_log_probs(
 
 
 def tree_log_probs(
-    network: Network,
+    terms_of: Callable[[HTMAutoencoder, TokenBatch, Episodes], PolicyTerms],
     autoencoder: HTMAutoencoder,
     batch: TokenBatch,
     terms: PolicyTerms,
     generator: torch.Generator,
     most_states: int = MOST_STATES,
 ) -> Float[Tensor, "B"]:
-    """The log-probability of every ordered tree, over all merge sequences that make it.
+    """The log-probability of every ordered tree, over all merge sequences that make it, under the
+    policy with these ``terms``; ``terms_of`` gives those of other episodes.
 
     Exact where at most ``most_states`` forests lead to a tree; otherwise, and for every tree of a
     policy with a context encoder, whose scores differ from sequence to sequence, it is estimated
@@ -90,7 +82,7 @@ def tree_log_probs(
     def sequence_log_prob(sequences: Tensor, episode: Tensor) -> Tensor:
         samples = batch.rows(many[episode])
         made = follow(autoencoder, samples, sequences)
-        return network.terms(autoencoder, samples, made).log_probs.sum(1)
+        return terms_of(autoencoder, samples, made).log_probs.sum(1)
 
     estimate = tree_log_prob(
         merges[many], num_tokens[many], sequence_log_prob, generator, sequences=SEQUENCES

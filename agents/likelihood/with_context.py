@@ -32,7 +32,8 @@ SCENES = 48
 
 
 class Steps(NamedTuple):
-    """``S`` populations under the policy, and the merges made in them."""
+    """``S`` populations under the policy, and the merges made in them; or all ``(B, M)``, 0 in
+    padding."""
 
     log_prob: Float[Tensor, "S"]
     log_total: Float[Tensor, "S"]
@@ -60,20 +61,19 @@ class ContextTerms(PolicyTerms):
         self._sets = leaf_sets(episodes.merges, batch.num_tokens) if policy.observes else None
 
     def measured(self, ordered: bool) -> MergeTerms:
-        steps = self._steps
         return MergeTerms(
-            self._spread(steps.log_prob.detach()).clamp(max=0.0),
-            self._spread(steps.log_total.detach()),
+            self._steps.log_prob.detach().clamp(max=0.0),
+            self._steps.log_total.detach(),
             self._entropy(ordered).detach(),
         )
 
-    @cached_property
+    @property
     def log_probs(self) -> Float[Tensor, "B M"]:
-        return self._spread(self._steps.log_prob)
+        return self._steps.log_prob
 
-    @cached_property
+    @property
     def values(self) -> Float[Tensor, "B M"]:
-        return self._spread(self._steps.value)
+        return self._steps.value
 
     def backward(
         self,
@@ -108,12 +108,7 @@ class ContextTerms(PolicyTerms):
         among_all = self.episodes.candidates is None  # else the order always counts as a choice
         either_order = among_all and not ordered
         nats = self._steps.unordered_entropy if either_order else self._steps.entropy
-        return self._spread(nats) / self.episodes.most_entropy(ordered)
-
-    def _spread(self, values: Float[Tensor, "S"]) -> Float[Tensor, "B M"]:
-        """Numbers of the steps that were made, where they belong; 0 in padding."""
-        made = self.episodes.steps
-        return values.new_zeros(made.shape).masked_scatter(made, values)
+        return nats / self.episodes.most_entropy(ordered)
 
     @cached_property
     def _steps(self) -> Steps:
@@ -127,10 +122,8 @@ class ContextTerms(PolicyTerms):
         episode, time = self.episodes.steps.nonzero(as_tuple=True)
         size = self._populations
         look = self._look_twice if len(episode) > size else self._look
-        found = [look(*part) for part in zip(episode.split(size), time.split(size), strict=True)]
-        if not found:
-            return Steps(*self._leaves.new_zeros(5, 0).unbind())
-        return Steps(*map(torch.cat, zip(*(steps for steps, _ in found), strict=True)))
+        parts = zip(episode.split(size), time.split(size), strict=True)
+        return self._padded([(*part, look(*part)[0]) for part in parts])
 
     def _carried_steps(self) -> Steps:
         """One merge of all episodes after the other, each from the state that the last one left."""
@@ -144,9 +137,10 @@ class ContextTerms(PolicyTerms):
             if not len(episode):
                 break
             before = None if states is None else states[episode]
-            steps, after = look(episode, torch.full_like(episode, time), before)
+            now = torch.full_like(episode, time)
+            steps, after = look(episode, now, before)
             assert after is not None  # since the encoder carries one
-            found.append((episode, steps))
+            found.append((episode, now, steps))
             here = self.episodes.active[episode, time]
             row, position = (here >= 0).nonzero(as_tuple=True)
             if states is None:
@@ -155,16 +149,16 @@ class ContextTerms(PolicyTerms):
             first, second = (states[episode, child] for child in merges[episode, time].unbind(1))
             parent = self.policy.encoder.merged_state(first, second)
             states = states.index_put((episode, num_leaves[episode] + time), parent)
-        return self._in_reading_order(found)
+        return self._padded(found)
 
-    def _in_reading_order(self, found: list[tuple[Tensor, Steps]]) -> Steps:
-        """What was found merge by merge, episode by episode instead."""
+    def _padded(self, found: list[tuple[Tensor, Tensor, Steps]]) -> Steps:
+        """The steps of some episodes at some times, where they belong."""
+        shape = self.episodes.steps.shape
         if not found:
-            return Steps(*self._leaves.new_zeros(5, 0).unbind())
-        times = [torch.full_like(episode, time) for time, (episode, _) in enumerate(found)]
-        place = torch.cat([episode for episode, _ in found]) * len(found) + torch.cat(times)
-        joined = map(torch.cat, zip(*(steps for _, steps in found), strict=True))
-        return Steps(*(values[place.argsort()] for values in joined))
+            return Steps(*self._leaves.new_zeros(5, *shape).unbind())
+        at = tuple(torch.cat(where) for where in zip(*((e, t) for e, t, _ in found), strict=True))
+        joined = map(torch.cat, zip(*(steps for *_, steps in found), strict=True))
+        return Steps(*(values.new_zeros(shape).index_put(at, values) for values in joined))
 
     @property
     def _populations(self) -> int:
@@ -212,7 +206,7 @@ class ContextTerms(PolicyTerms):
     def _observation(self, episode: Int64[Tensor, "S"], here: Tensor) -> dict[str, Tensor]:
         """What the environment would show of these populations of the episodes."""
         return population_observation(
-            self.policy,
+            self.policy.observes,
             here,
             self.episodes.nodes[episode],
             self.episodes.leaf_counts[episode],

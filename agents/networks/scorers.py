@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
 from collections.abc import Callable
 
 import torch
@@ -34,29 +33,11 @@ MANY = 256
 """From so many token slots on samples are merged one by one, which then is faster than together."""
 
 
-class NodePolicy(MergePolicy):
+class NodePolicy(MergePolicy, PairScorer):
     """A policy that gives a token the same features in every population: the pair scorers."""
 
     value_head: nn.Module
     """From the mean of what is pooled and the logarithm of the count."""
-
-    @abstractmethod
-    def features(
-        self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
-    ) -> Features:
-        """What scores and values need of each token."""
-
-    @abstractmethod
-    def scores(
-        self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
-    ) -> Float[Tensor, "B I J"]:
-        """The score of merging each of ``first`` with each of ``second``, in this order."""
-
-    @abstractmethod
-    def paired_scores(
-        self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
-    ) -> Float[Tensor, "*pairs"]:
-        """The score of merging each of ``first`` with the one of ``second`` in its place."""
 
     def listed_scores(
         self,

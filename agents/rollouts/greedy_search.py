@@ -16,10 +16,14 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.rollouts.pair_scores import PairScorer, bounded
+from agents.rollouts.pair_scores import (
+    PairScorer,
+    StateScorer,
+    bounded,
+    population_observation,
+)
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest, nearest_candidates, squared_distances
-from htm_env.membership import Membership, observed_extras
 from htm_env.types import NONE, TokenBatch
 
 GONE = -torch.inf
@@ -85,7 +89,7 @@ def merge_greedily(
 @torch.no_grad()
 def merge_matchings(
     autoencoder: HTMAutoencoder,
-    policy: MergePolicy,
+    policy: StateScorer,
     batch: TokenBatch,
     nearest: Nearest | None = None,
 ) -> Int64[Tensor, "B M 2"]:
@@ -107,7 +111,7 @@ def merge_matchings(
 
 def matching_rounds(
     autoencoder: HTMAutoencoder,
-    policy: MergePolicy,
+    policy: StateScorer,
     sample: Float[Tensor, "P T"],
     nearest: Nearest,
 ) -> Iterator[Int64[Tensor, "R 2"]]:
@@ -147,29 +151,26 @@ def matching(
 
 
 class _Under:
-    """The scores of a whole population, and what stands under its tokens for those who ask."""
+    """The scores of a whole population, and the tokens under its nodes where they are read."""
 
-    def __init__(self, policy: MergePolicy, autoencoder: HTMAutoencoder, sample: Tensor) -> None:
-        self.policy = policy
-        self.leaves = autoencoder.standardise(sample[None])
+    def __init__(self, policy: StateScorer, autoencoder: HTMAutoencoder, sample: Tensor) -> None:
+        self.policy, self.leaves = policy, autoencoder.standardise(sample[None])
         self.sets: Tensor | None = None
-        """(N, P) True <--> the token stands under the node."""
+        """(N, P) True <--> the token is under the node."""
         if policy.observes:
             self.sets = torch.eye(2 * len(sample) - 1, len(sample), device=sample.device).bool()
 
     def scores(self, tokens: _Tokens, partners: Int64[Tensor, "n k"]) -> Float[Tensor, "n k"]:
-        active = torch.ones(1, len(tokens.node), dtype=torch.bool, device=partners.device)
-        observation = {
-            "tokens": tokens.embedding[None],
-            "active": active,
-            "leaf_counts": tokens.leaf_counts[None],
-            "candidates": partners[None],
-        }
-        if self.sets is not None:
-            present = torch.ones_like(self.leaves[..., 0], dtype=torch.bool)
-            membership = Membership(self.leaves, present, self.sets[tokens.node][None])
-            observation |= observed_extras(membership, self.policy.observes)
-        return self.policy.state_scores(observation)[0][0]
+        observation = population_observation(
+            self.policy.observes,
+            torch.arange(len(tokens.node), device=partners.device)[None],
+            tokens.embedding[None],
+            tokens.leaf_counts[None],
+            None if self.sets is None else self.sets[tokens.node][None],
+            self.leaves,
+            torch.ones_like(self.leaves[..., 0], dtype=torch.bool),
+        )
+        return self.policy.state_scores(observation | {"candidates": partners[None]})[0][0]
 
     def merge(self, first: Tensor, second: Tensor, parent: Tensor) -> None:
         if self.sets is not None:

@@ -63,22 +63,24 @@ class Features:
 
 @runtime_checkable
 class PairScorer(Protocol):
-    """A network that gives a token the same features in every population
-    (:class:`agents.networks.scorers.NodePolicy`)."""
+    """A network that gives a token the same features in every population."""
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
-    ) -> Features: ...
+    ) -> Features:
+        """What scores and values need of each token."""
 
     def scores(
         self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
-    ) -> Float[Tensor, "B I J"]: ...
+    ) -> Float[Tensor, "B I J"]:
+        """The score of merging each of ``first`` with each of ``second``, in this order."""
 
     def paired_scores(
         self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
-    ) -> Float[Tensor, "*pairs"]: ...
+    ) -> Float[Tensor, "*pairs"]:
+        """The score of merging each of ``first`` with the one of ``second`` in its place."""
 
     def listed_scores(
         self,
@@ -104,6 +106,17 @@ class PairScorer(Protocol):
         merges: Int64[Tensor, "B M 2"],
         num_leaves: Int64[Tensor, "B"],
     ) -> Float[Tensor, "B M"]: ...
+
+
+@runtime_checkable
+class StateScorer(Protocol):
+    """Any policy network (:class:`agents.networks.base.MergePolicy`): scores of one observation."""
+
+    observes: tuple[str, ...]
+
+    def state_scores(
+        self, observation: dict[str, Tensor]
+    ) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B"]]: ...
 
 
 class Look(NamedTuple):
@@ -167,6 +180,9 @@ def running_rows(to_make: Int64[Tensor, "B"], steps: int) -> list[int]:
 
 class Positions:
     """Follows the positions of nodes through the merges of a batch.
+
+    Not the slots of :class:`htm_env.forest.Forest`: there a population keeps its holes, and the
+    tables of pairs their size, whereas here both shrink with every merge.
 
     Args:
         present: True <--> a token is here.
@@ -364,7 +380,7 @@ class FreshScores(PairScores):
         pairs, or of the candidates."""
         size = len(here)
         observation = population_observation(
-            self.policy,
+            self.policy.observes,
             here,
             self.tables.embeddings[:size],
             self.tables.leaf_counts[:size],
@@ -385,7 +401,7 @@ class FreshScores(PairScores):
             self.states[row, here[row, position]] = look.state[row, position]
         return look.scores
 
-    def after(self, step: Step, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
+    def after(self, step: Any, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
         row, (first, second) = step.rows, children.unbind(1)
         if self.sets is not None:
             self.sets[row, parent] = self.sets[row, first] | self.sets[row, second]
@@ -414,7 +430,7 @@ def node_states(states: Tensor, here: Int64[Tensor, "B W"]) -> Tensor:
 
 
 def population_observation(
-    policy: ContextScorer,
+    observes: tuple[str, ...],
     here: Int64[Tensor, "B W"],
     nodes: Float[Tensor, "B N D"],
     counts: Int64[Tensor, "B N"],
@@ -432,5 +448,5 @@ def population_observation(
     }
     if sets is not None:
         members = sets[rows, node] & active[..., None]
-        observation |= observed_extras(Membership(leaves, present, members), policy.observes)
+        observation |= observed_extras(Membership(leaves, present, members), observes)
     return observation

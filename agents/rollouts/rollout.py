@@ -137,16 +137,11 @@ class Network(Protocol):
 # ---------------------------------------------------------------- choosing a pair
 
 
-class Choices(NamedTuple):
-    """The distribution over the ordered pairs of each sample; a token's are a row."""
-
-    probability: Float[Tensor, "R W C"]
-    entropy: Float[Tensor, "R"]
-    """In nats."""
-
-
-def choices(scores: Float[Tensor, "R W C"], ordered: bool) -> Choices:
-    """Of the scores of every token with all others (C = W), or with its candidates (C = k).
+def choices(
+    scores: Float[Tensor, "R W C"], ordered: bool
+) -> tuple[Float[Tensor, "R W C"], Float[Tensor, "R"]]:
+    """The probability of every ordered pair of each sample, and the entropy in nats, from the
+    scores of every token with all others (C = W), or with its candidates (C = k).
 
     ``ordered`` counts ``(i, j)`` and ``(j, i)`` as two choices. Otherwise they are one, which needs
     all pairs: which tokens to merge is then worth exploring, which of them comes first is not.
@@ -155,7 +150,7 @@ def choices(scores: Float[Tensor, "R W C"], ordered: bool) -> Choices:
     choice = probability if ordered else probability + probability.transpose(1, 2)
     log_choice = choice.clamp_min(TINY).log_()
     entropy = -torch.linalg.vecdot(probability.flatten(1), log_choice.flatten(1))
-    return Choices(probability, entropy)
+    return probability, entropy
 
 
 def probabilities(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
