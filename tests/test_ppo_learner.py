@@ -267,7 +267,7 @@ def test_names_of_the_command_line():
         entry = algorithm(name)
         assert entry.learner is PPOLearner
         assert entry.config == replace(PPOConfig(), maskable=maskable)
-        assert entry.decided == ("maskable",)
+        assert entry.decided == {"maskable": maskable}
         config = replace(TINY, maskable=maskable)
         assert PPOLearner("HTM-Trees-v0", config, **TREES).algo == name
 
