@@ -420,6 +420,7 @@ HELPERS = {
     "plain_reference",
     "running",
     "table",
+    "wholes",  # data of glom
 }
 
 
