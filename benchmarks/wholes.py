@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from htm_env.datasets.checks import Choices, Real
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
 from htm_env.datasets import checks
@@ -15,7 +16,6 @@ from htm_env.datasets.base import (
     uniforms,
     write_balanced_joins,
 )
-from htm_env.datasets.checks import Choices, Real
 
 _MOST = 256
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from htm_env.actions import action_slots, why_illegal
 from htm_env.candidates import Nearest, Neighbourhood, check_candidates
+from htm_env.checks import at_least
 from htm_env.files import read_tensors, reading, write_tensors
 from htm_env.forest import (
     Forest,
@@ -164,7 +165,51 @@ class Encoding:
         return self.population.sum(dim=1)
 
 
-class HTMAutoencoder(nn.Module):
+class SavedAutoencoder(nn.Module):
+    """Part of every autoencoder: the training split's statistics of the tokens, and its file.
+
+    ``config`` holds the arguments of the subclass's constructor, ``token_dim`` among them.
+    """
+
+    token_mean: Tensor
+    token_std: Tensor
+
+    def __init__(self, config: dict[str, Any]) -> None:
+        super().__init__()
+        self.config = config
+        self.token_dim: int = config["token_dim"]
+        self.embedding_dim: int = config["embedding_dim"]
+        self.register_buffer("token_mean", torch.zeros(self.token_dim))
+        self.register_buffer("token_std", torch.ones(self.token_dim))
+
+    def standardise(self, tokens: Float[Tensor, "B P T"]) -> Float[Tensor, "B P T"]:
+        """Coordinates in units of the training split's standard deviation."""
+        return (tokens - self.token_mean) / self.token_std
+
+    def set_statistics(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> None:
+        """Take the training split's mean and standard deviation of every coordinate."""
+        self.token_mean.copy_(mean)
+        self.token_std.copy_(std)
+
+    def weights_hash(self) -> str:
+        """Twelve hexadecimal digits that change with any weight or statistic."""
+        return tensors_hash(self.state_dict())
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and configuration as one safetensors file, all or nothing."""
+        write_tensors(path, WEIGHTS_KEY, self.state_dict(), self.config)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
+        with reading(path, "saved autoencoder"):
+            state, config = read_tensors(path, WEIGHTS_KEY)
+            autoencoder = cls(**config, generator=torch.Generator())
+            autoencoder.load_state_dict(state)
+        return autoencoder.to(device)
+
+
+class HTMAutoencoder(SavedAutoencoder):
     """Encodes token sets along given merges into roots, and decodes them back.
 
     Tokens enter and leave in the data's own units; inside, coordinates are standardised by
@@ -188,25 +233,13 @@ class HTMAutoencoder(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
         if architecture not in ARCHITECTURES:
             raise ValueError(
                 f"unknown architecture {architecture!r}; choose from {sorted(ARCHITECTURES)}"
             )
-        for name, size in [
-            ("token_dim", token_dim),
-            ("embedding_dim", embedding_dim),
-            ("hidden_dim", hidden_dim),
-        ]:
-            if size < 1:
-                raise ValueError(f"{name} is {size}; expected at least 1")
-        self.config = {
-            "token_dim": token_dim,
-            "embedding_dim": embedding_dim,
-            "hidden_dim": hidden_dim,
-            "architecture": architecture,
-        }
-        self.token_dim, self.embedding_dim = token_dim, embedding_dim
+        sizes = {"token_dim": token_dim, "embedding_dim": embedding_dim, "hidden_dim": hidden_dim}
+        at_least(1, **sizes)
+        super().__init__({**sizes, "architecture": architecture})
         lift, merge = ARCHITECTURES[architecture]
         with seeded_initialisation(generator):
             self.lifter = lift(token_dim, hidden_dim, embedding_dim)
@@ -214,10 +247,6 @@ class HTMAutoencoder(nn.Module):
             self.unmerger = merge(embedding_dim, hidden_dim, 2 * embedding_dim)
             self.unlifter = lift(embedding_dim, hidden_dim, token_dim)
             self.classifier = merge(embedding_dim, min(hidden_dim, 64), 1)
-        self.register_buffer("token_mean", torch.zeros(token_dim))
-        self.register_buffer("token_std", torch.ones(token_dim))
-        self.token_mean: Tensor
-        self.token_std: Tensor
 
     # ------------------------------------------------------------ public faces, whole batches
 
@@ -316,15 +345,6 @@ class HTMAutoencoder(nn.Module):
 
     # ------------------------------------------------------------ level by level
 
-    def standardise(self, tokens: Float[Tensor, "B P T"]) -> Float[Tensor, "B P T"]:
-        """Coordinates in units of the training split's standard deviation."""
-        return (tokens - self.token_mean) / self.token_std
-
-    def set_statistics(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> None:
-        """Take the training split's mean and standard deviation of every coordinate."""
-        self.token_mean.copy_(mean)
-        self.token_std.copy_(std)
-
     def encode_levels(
         self,
         standardised: Float[Tensor, "B P T"],
@@ -387,23 +407,6 @@ class HTMAutoencoder(nn.Module):
         return nodes, self.unlifter(leaves)
 
     # ------------------------------------------------------------ weights
-
-    def weights_hash(self) -> str:
-        """Twelve hexadecimal digits that change with any weight or statistic."""
-        return tensors_hash(self.state_dict())
-
-    def save(self, path: str | Path) -> None:
-        """Write weights and configuration as one safetensors file, all or nothing."""
-        write_tensors(path, WEIGHTS_KEY, self.state_dict(), self.config)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> HTMAutoencoder:
-        """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
-        with reading(path, "saved autoencoder"):
-            state, config = read_tensors(path, WEIGHTS_KEY)
-            autoencoder = cls(**config, generator=torch.Generator())
-            autoencoder.load_state_dict(state)
-        return autoencoder.to(device)
 
     # ------------------------------------------------------------ checks
 

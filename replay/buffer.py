@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from htm_env.candidates import CandidatePairs
+from htm_env.checks import at_least
 from htm_env.files import read_tensors, reading, write_tensors
 from replay.trajectory import COLUMNS, Trajectories, Trajectory
 
@@ -107,15 +108,10 @@ class ReplayBuffer:
         max_staleness: int | None = None,
         num_slots: int | None = None,
     ) -> None:
-        if capacity < 1:
-            raise ValueError(f"capacity is {capacity}; expected at least 1")
-        if max_staleness is not None and max_staleness < 0:
-            raise ValueError(f"max_staleness is {max_staleness}; expected 0 or more, or None")
+        at_least(1, capacity=capacity)
+        at_least(0, alpha=alpha, beta=beta, max_staleness=max_staleness or 0)
         if sampler not in SAMPLERS:
             raise ValueError(f"unknown sampler {sampler!r}; choose from {list(SAMPLERS)}")
-        for name, exponent in (("alpha", alpha), ("beta", beta)):
-            if not exponent >= 0:
-                raise ValueError(f"{name} is {exponent}; expected 0 or more")
         self.capacity, self.generator = capacity, generator
         self._config = {
             "capacity": capacity,

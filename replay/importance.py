@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from htm_env.checks import at_least
+
 
 class VTrace(NamedTuple):
     """The results of :func:`vtrace`; 0 in masked steps."""
@@ -63,14 +65,7 @@ def vtrace(
 
     Raises ``ValueError`` for a negative ``gamma``, ``rho_bar``, ``c_bar`` or ``lambda_``.
     """
-    for name, number in (
-        ("gamma", gamma),
-        ("rho_bar", rho_bar),
-        ("c_bar", c_bar),
-        ("lambda_", lambda_),
-    ):
-        if not number >= 0:
-            raise ValueError(f"{name} is {number}; expected 0 or more")
+    at_least(0, gamma=gamma, rho_bar=rho_bar, c_bar=c_bar, lambda_=lambda_)
     mask = _mask(mask, rewards)
     ratio = log_ratios(behaviour_log_prob, target_log_prob, mask).exp()
     rho = ratio.clamp(max=rho_bar) * mask

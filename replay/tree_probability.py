@@ -25,6 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from htm_env.checks import at_least
 from htm_env.forest import check_merges
 from htm_env.softmax import log_totals
 from htm_env.types import NONE
@@ -153,8 +154,7 @@ def tree_log_prob(
     Raises ``ValueError`` naming the first sample whose merges are not a forest, and for fewer than
     one of ``sequences``.
     """
-    if sequences < 1:
-        raise ValueError(f"sequences is {sequences}; expected at least 1")
+    at_least(1, sequences=sequences)
     log_count = log_number_of_sequences(merges, num_leaves)
     exact = (num_leaves <= exact_up_to) | (log_count.exp().round() <= sequences)
     listed, owner = all_sequences(merges[exact], num_leaves[exact])

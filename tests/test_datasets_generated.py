@@ -485,9 +485,9 @@ def test_impossible_crosses_are_named(geometry: dict[str, Any], message: str) ->
 @pytest.mark.parametrize("make", ALL)
 def test_counts_below_one_and_bad_keys_are_refused(make: Any) -> None:
     dataset = make()
-    with pytest.raises(ValueError, match="count is 0: expected at least 1"):
+    with pytest.raises(ValueError, match="count is 0; expected at least 1"):
         dataset.fixed(0)
-    with pytest.raises(ValueError, match="batch is -2: expected at least 1"):
+    with pytest.raises(ValueError, match="batch is -2; expected at least 1"):
         dataset.sample(-2, torch.Generator())
     with pytest.raises(ValueError, match="from -1 to -1: expected 0 <= key"):
         dataset.episodes(np.array([-1]))

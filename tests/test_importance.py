@@ -168,7 +168,7 @@ def test_masked_episodes_are_as_if_alone(lengths, seed):
 
 @pytest.mark.parametrize("name", ["gamma", "rho_bar", "c_bar", "lambda_"])
 def test_vtrace_refuses_negative_numbers(name):
-    with pytest.raises(ValueError, match=f"{name} is -1.0; expected 0 or more"):
+    with pytest.raises(ValueError, match=f"{name} is -1.0; expected at least 0"):
         vtrace(MU, PI, REWARDS, VALUES, NOTHING, **{name: -1.0})
 
 

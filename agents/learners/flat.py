@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,9 +17,9 @@ from agents.evaluation.evaluate import CHUNK, TREE_SCORES
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
-from htm_env.autoencoder import WEIGHTS_KEY, HTMAutoencoder, seeded_initialisation, tensors_hash
+from htm_env.autoencoder import HTMAutoencoder, SavedAutoencoder, seeded_initialisation
+from htm_env.checks import at_least
 from htm_env.datasets import Dataset
-from htm_env.files import read_tensors, reading, write_tensors
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import embedding_dim_of
@@ -122,11 +122,8 @@ class Flat(Learner):
             for batch in episodes.parts(CHUNK)
         ]
         error = float(torch.cat(errors).mean())
-        return {
-            "nmse": error,
-            **({"sampled_nmse": error} if sampled else {}),
-            **dict.fromkeys(TREE_SCORES),
-        }
+        names = ("nmse", "sampled_nmse") if sampled else ("nmse",)
+        return {**dict.fromkeys(names, error), **dict.fromkeys(TREE_SCORES)}
 
     @torch.no_grad()
     def figure(self, dataset: Dataset) -> Any:
@@ -148,7 +145,7 @@ class Flat(Learner):
         self.optimizer.restore(state)
 
 
-class FlatAutoencoder(nn.Module):
+class FlatAutoencoder(SavedAutoencoder):
     """Encodes a token set at once into ``D`` numbers, and those at once into a set.
 
     The encoder is permutation invariant (deep sets, Zaheer et al. 2017, "Deep Sets"): every token
@@ -173,18 +170,11 @@ class FlatAutoencoder(nn.Module):
         *,
         generator: torch.Generator | None = None,
     ) -> None:
-        super().__init__()
-        self.config = {
-            "token_dim": token_dim,
-            "max_tokens": max_tokens,
-            "embedding_dim": embedding_dim,
-            "width": width,
-        }
-        for name, size in self.config.items():
-            if size < 1:
-                raise ValueError(f"{name} is {size}; expected at least 1")
-        self.token_dim, self.max_tokens = token_dim, max_tokens
-        self.embedding_dim = embedding_dim
+        sizes = {"token_dim": token_dim, "max_tokens": max_tokens}
+        sizes |= {"embedding_dim": embedding_dim, "width": width}
+        at_least(1, **sizes)
+        super().__init__(sizes)
+        self.max_tokens = max_tokens
         with seeded_initialisation(generator):
             self.lifter = _network(token_dim, width, width)
             self.encoder = _network(width, width, embedding_dim)
@@ -193,19 +183,6 @@ class FlatAutoencoder(nn.Module):
                 nn.SiLU(),
                 _network(width, width, max_tokens * token_dim),
             )
-        self.register_buffer("token_mean", torch.zeros(token_dim))
-        self.register_buffer("token_std", torch.ones(token_dim))
-        self.token_mean: Tensor
-        self.token_std: Tensor
-
-    def standardise(self, tokens: Float[Tensor, "B P T"]) -> Float[Tensor, "B P T"]:
-        """Coordinates in units of the training split's standard deviation."""
-        return (tokens - self.token_mean) / self.token_std
-
-    def set_statistics(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> None:
-        """Take the training split's mean and standard deviation of every coordinate."""
-        self.token_mean.copy_(mean)
-        self.token_std.copy_(std)
 
     def encode(
         self, standardised: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"]
@@ -230,23 +207,6 @@ class FlatAutoencoder(nn.Module):
         counts = nn.functional.one_hot(num_tokens - 1, self.max_tokens).to(roots.dtype)
         decoded = self.decoder(torch.cat([roots, counts], dim=1))
         return decoded.view(-1, self.max_tokens, self.token_dim)
-
-    def weights_hash(self) -> str:
-        """Twelve hexadecimal digits that change with any weight or statistic."""
-        return tensors_hash(self.state_dict())
-
-    def save(self, path: str | Path) -> None:
-        """Write weights and configuration as one safetensors file, all or nothing."""
-        write_tensors(path, WEIGHTS_KEY, self.state_dict(), self.config)
-
-    @classmethod
-    def load(cls, path: str | Path) -> FlatAutoencoder:
-        """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
-        with reading(path, "saved flat autoencoder"):
-            state, config = read_tensors(path, WEIGHTS_KEY)
-            autoencoder = cls(**config, generator=torch.Generator())
-            autoencoder.load_state_dict(state)
-        return autoencoder
 
 
 def matched(
@@ -286,13 +246,8 @@ def matching_width(token_dim: int, max_tokens: int, embedding_dim: int, hidden_d
         def size(width: int) -> int:
             return num_parameters(FlatAutoencoder(token_dim, max_tokens, embedding_dim, width))
 
-        low, high = 1, 2
-        while size(high) < target:
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if size(middle) < target else (low, middle)
-        return min((low, high), key=lambda width: abs(size(width) - target))
+        enough = bisect_left(range(target), target, lo=2, key=size)  # a width has a bias, at least
+        return min((enough - 1, enough), key=lambda width: abs(size(width) - target))
 
 
 def num_parameters(module: nn.Module) -> int:

@@ -7,7 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from htm_env.datasets import checks
+from htm_env import checks
 from htm_env.datasets.base import KEY_LIMIT, SPLITS, Dataset, check_split
 
 if TYPE_CHECKING:

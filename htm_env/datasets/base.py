@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 from torch import Tensor
 
+from htm_env import checks
 from htm_env.types import NONE, TokenBatch
 
 SPLITS: Final = ("train", "validation", "test")
@@ -90,7 +91,7 @@ class Dataset(ABC):
 
         Raises ``ValueError`` where ``batch`` is less than one.
         """
-        _at_least_one("batch", batch)
+        checks.at_least(1, batch=batch)
         keys = torch.randint(
             KEY_LIMIT, (batch,), generator=generator, device=generator.device, dtype=torch.int64
         )
@@ -111,7 +112,7 @@ class Dataset(ABC):
 
         Raises ``ValueError`` where ``count`` is less than one.
         """
-        _at_least_one("count", count)
+        checks.at_least(1, count=count)
         return np.arange(count if self.size is None else min(count, self.size), dtype=np.int64)
 
     def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
@@ -142,11 +143,6 @@ class Dataset(ABC):
         std[std == 0] = 1.0  # exact: sums of equal float32 numbers are exact in float64
         mean = tokens.mean(axis=0).astype(np.float32)
         return torch.from_numpy(mean), torch.from_numpy(std)
-
-
-def _at_least_one(name: str, value: int) -> None:
-    if value < 1:
-        raise ValueError(f"{name} is {value}: expected at least 1")
 
 
 # ---------------------------------------------------------------- generated samples

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
-from htm_env.datasets import checks
+from htm_env import checks
+from htm_env.checks import Angles, Choices, Real
 from htm_env.datasets.base import (
     GeneratedDataset,
     Shuffle,
@@ -17,7 +18,6 @@ from htm_env.datasets.base import (
     write_balanced_joins,
     write_merges,
 )
-from htm_env.datasets.checks import Angles, Choices, Real
 
 _MAX_CROSSES = 1024
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
-from htm_env.datasets import checks
+from htm_env import checks
+from htm_env.checks import Whole
 from htm_env.datasets.base import (
     GeneratedDataset,
     Shuffle,
@@ -16,7 +17,6 @@ from htm_env.datasets.base import (
     write_balanced_joins,
     write_merges,
 )
-from htm_env.datasets.checks import Whole
 
 _MAX_ITEMS = 2048
 

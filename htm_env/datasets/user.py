@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
-from htm_env.datasets import checks
+from htm_env import checks
 from htm_env.datasets.base import SPLITS, FiniteDataset, check_split, uniforms
 from htm_env.datasets.files import read_idx, read_npz
 from htm_env.datasets.spans import SpanHierarchy, checked_levels

@@ -10,17 +10,20 @@ have, so standardise them first.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64
 from scipy.optimize import linear_sum_assignment
+from scipy.spatial.distance import cdist
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 _Distance = Callable[[int, int, float], float]
-"""Between two members of a collection; infinite where it is certainly above the limit."""
+"""Between two members of a collection; infinite where it is certainly above the limit, the third
+argument."""
 
 
 class TokenSets(NamedTuple):
@@ -65,10 +68,13 @@ def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures
             f"{len(real.tokens)} real and {len(generated.tokens)} generated sets; expected the "
             "same number of both, at least 2"
         )
-    both = _joined(real, generated)
+    both = TokenSets(
+        pad_sequence([*real.tokens, *generated.tokens], batch_first=True),
+        pad_sequence([*real.present, *generated.present], batch_first=True),
+    )
     if not both.tokens[both.present].isfinite().all():
         raise ValueError("a token is not finite; expected numbers in all of them")
-    matrices = _matrices(both, both)
+    chamfer, bound = _matrices(both)
     kind = np.arange(len(both.tokens)) >= len(real.tokens)  # True <--> generated
     sets = [row[here].double().cpu().numpy() for row, here in zip(*both, strict=True)]
     solved: dict[tuple[int, int], float] = {}
@@ -76,36 +82,30 @@ def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures
     def exact(first: int, second: int, limit: float) -> float:
         pair = min(first, second), max(first, second)
         if pair not in solved:
-            ways = _ways(sets[pair[0]], sets[pair[1]])
+            ways = cdist(sets[pair[0]], sets[pair[1]])
             if ways.shape[0] != ways.shape[1] and _bound(ways) > limit:
                 return math.inf  # too far, whatever it is
             solved[pair] = _transport(ways)
         return solved[pair]
 
-    def looked_up(first: int, second: int, limit: float) -> float:
-        return float(matrices.chamfer[first, second])
-
     return {
-        "chamfer": _measures(kind, matrices.chamfer, looked_up),
-        "earth_movers": _measures(kind, matrices.bound, exact),
+        "chamfer": _measures(kind, chamfer, lambda first, second, limit: chamfer[first, second]),
+        "earth_movers": _measures(kind, bound, exact),
     }
 
 
-class _Matrices(NamedTuple):
-    chamfer: Float64[np.ndarray, "A B"]
-    bound: Float64[np.ndarray, "A B"]
-    """At most the earth mover's distance: every token sends its mass to the nearest token of the
-    other set, whatever the others send there (Kusner et al. 2015, "From word embeddings to document
-    distances")."""
+def _matrices(sets: TokenSets) -> tuple[Float64[np.ndarray, "B B"], Float64[np.ndarray, "B B"]]:
+    """The chamfer distances, and lower bounds of the earth mover's distances: every token sends its
+    mass to the nearest token of the other set, whatever the others send there (Kusner et al. 2015,
+    "From word embeddings to document distances").
 
-
-def _matrices(first: TokenSets, second: TokenSets) -> _Matrices:
-    """Row by row, so that the memory stays at one set against all."""
+    Row by row, so that the memory stays at one set against all.
+    """
     chamfer, bound = [], []
-    tokens = second.tokens.double()
-    absent = ~second.present  # (B, Q)
-    sizes = second.present.sum(dim=1)
-    for own, here in zip(first.tokens.double(), first.present, strict=True):
+    tokens = sets.tokens.double()
+    absent = ~sets.present  # (B, Q)
+    sizes = sets.present.sum(dim=1)
+    for own, here in zip(tokens, sets.present, strict=True):
         ways = torch.cdist(
             own[here], tokens, compute_mode="donot_use_mm_for_euclid_dist"
         )  # (B, n, Q)
@@ -113,14 +113,7 @@ def _matrices(first: TokenSets, second: TokenSets) -> _Matrices:
         back = ways.amin(dim=1).masked_fill(absent, 0.0)  # (B, Q)
         chamfer.append(there.square().mean(dim=1) + back.square().sum(dim=1) / sizes)
         bound.append(torch.maximum(there.mean(dim=1), back.sum(dim=1) / sizes))
-    return _Matrices(torch.stack(chamfer).cpu().numpy(), torch.stack(bound).cpu().numpy())
-
-
-def _ways(
-    first: Float[np.ndarray, "N T"], second: Float[np.ndarray, "M T"]
-) -> Float[np.ndarray, "N M"]:
-    ways: np.ndarray = np.linalg.norm(first[:, None] - second[None], axis=2)
-    return ways
+    return torch.stack(chamfer).cpu().numpy(), torch.stack(bound).cpu().numpy()
 
 
 def _bound(ways: Float[np.ndarray, "N M"]) -> float:
@@ -185,19 +178,3 @@ def _nearest(
         if found < least:
             best, least = candidate, found
     return best, least
-
-
-def _joined(first: TokenSets, second: TokenSets) -> TokenSets:
-    """Both collections as one, padded to the larger of them."""
-    slots = max(first.tokens.shape[1], second.tokens.shape[1])
-
-    def padded(values: Sequence[Tensor]) -> list[Tensor]:
-        return [
-            torch.cat([part, part.new_zeros(len(part), slots - part.shape[1], *part.shape[2:])], 1)
-            for part in values
-        ]
-
-    return TokenSets(
-        torch.cat(padded([first.tokens, second.tokens])),
-        torch.cat(padded([first.present, second.present])),
-    )

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.checks import at_least, check_finite
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE
@@ -165,10 +166,7 @@ def refine(
     Raises ``ValueError`` for a negative number of rounds or a negative ``enough``, and as
     :func:`generate` does.
     """
-    if rounds < 0:
-        raise ValueError(f"rounds is {rounds}; expected at least 0")
-    if not enough >= 0:
-        raise ValueError(f"enough is {enough}; expected 0 or more")
+    at_least(0, rounds=rounds, enough=enough)
     left = torch.arange(len(generated.tokens), device=generated.tokens.device)
     for _ in range(rounds):
         if not len(left):
@@ -216,8 +214,7 @@ def interpolate(
 
     Raises ``ValueError`` for fewer than two steps, and as :func:`generate` does.
     """
-    if steps < 2:
-        raise ValueError(f"steps is {steps}; expected at least 2, the two ends")
+    at_least(2, steps=steps)  # the two ends
     share = torch.linspace(0, 1, steps, device=first.device, dtype=first.dtype)[:, None]
     roots = (1 - share) * first + share * second  # exact at both ends
     return generate(
@@ -273,12 +270,8 @@ def _check(
             f"roots have shape {tuple(roots.shape)}; expected at least one, of "
             f"{autoencoder.embedding_dim} numbers each"
         )
-    if not roots.isfinite().all():
-        row = int((~roots.isfinite()).any(dim=1).nonzero()[0])
-        raise ValueError(f"root {row} is not finite: {roots[row].tolist()}")
+    check_finite(roots)
     if not 0 <= threshold <= 1:
         raise ValueError(f"threshold is {threshold}; expected a probability")
-    if max_depth < 0:
-        raise ValueError(f"max_depth is {max_depth}; expected at least 0")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens is {max_tokens}; expected at least 1")
+    at_least(0, max_depth=max_depth)
+    at_least(1, max_tokens=max_tokens)

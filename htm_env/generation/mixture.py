@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
+from htm_env.checks import at_least, check_finite
 from htm_env.files import read_tensors, reading, write_tensors
 
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
@@ -75,28 +77,23 @@ class RootMixture:
         values = roots.detach().cpu().double().numpy()
         mean, scale = values.mean(axis=0), _scale(values)
         standardised = (values - mean) / scale
-        best: tuple[Candidate, GaussianMixture] | None = None
-        candidates = []
-        for covariance_type in covariance_types:
-            for count in components:
-                seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
-                model = _fitted(standardised, count, covariance_type, seed)
-                bic, aic = float(model.bic(standardised)), float(model.aic(standardised))
-                candidate = Candidate(count, covariance_type, bic, aic, bool(model.converged_))
-                candidates.append(candidate)
-                if on_fitted is not None:
-                    on_fitted(candidate)
-                if best is None or bic < best[0].bic:
-                    best = candidate, model
-        assert best is not None  # there is at least one of each
-        chosen, model = best
+        fitted = []
+        for covariance_type, count in itertools.product(covariance_types, components):
+            seed = int(torch.randint(2**31, (), generator=generator, device=generator.device))
+            model = _fitted(standardised, count, covariance_type, seed)
+            bic, aic = float(model.bic(standardised)), float(model.aic(standardised))
+            candidate = Candidate(count, covariance_type, bic, aic, bool(model.converged_))
+            fitted.append((candidate, model))
+            if on_fitted is not None:
+                on_fitted(candidate)
+        chosen, model = min(fitted, key=lambda pair: pair[0].bic)
         covariances = _matrices(model.covariances_, chosen, values.shape[1])
         return cls(
             torch.from_numpy(model.weights_),
             torch.from_numpy(model.means_ * scale + mean),
             torch.from_numpy(covariances * scale[:, None] * scale),
             chosen,
-            tuple(candidates),
+            tuple(candidate for candidate, _ in fitted),
         )
 
     def sample(
@@ -110,8 +107,7 @@ class RootMixture:
         Raises ``ValueError`` for a count below one, or a temperature that is negative or not
         finite.
         """
-        if count < 1:
-            raise ValueError(f"count is {count}; expected at least 1")
+        at_least(1, count=count)
         if not 0 <= temperature < math.inf:
             raise ValueError(
                 f"temperature is {temperature}; expected a finite number of at least 0"
@@ -134,11 +130,7 @@ class RootMixture:
 
     def save(self, path: str | Path) -> None:
         """Write the mixture and its candidates as one safetensors file, all or nothing."""
-        arrays = {
-            "weights": self.weights,
-            "means": self.means,
-            "covariances": self.covariances,
-        }
+        arrays = {name: getattr(self, name) for name in ("weights", "means", "covariances")}
         about = {
             "chosen": self.chosen._asdict(),
             "candidates": [candidate._asdict() for candidate in self.candidates],
@@ -203,9 +195,7 @@ def _check(roots: Tensor, components: Sequence[int], covariance_types: Sequence[
         )
     if len(roots) < 2:
         raise ValueError("one root has no variance; expected at least 2 roots")
-    if not roots.isfinite().all():
-        row = int((~roots.isfinite()).any(dim=1).nonzero()[0])
-        raise ValueError(f"root {row} is not finite: {roots[row].tolist()}")
+    check_finite(roots)
     unknown = set(covariance_types) - set(COVARIANCE_TYPES)
     if unknown or not covariance_types:
         raise ValueError(

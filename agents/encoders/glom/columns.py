@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from agents.encoders.base import attend, without_junk
 from agents.encoders.config import GlomConfig
+from htm_env.checks import at_least
 
 
 class LevelNetworks(nn.Module):
@@ -53,8 +54,7 @@ class Glom(nn.Module):
 
     def __init__(self, width: int, config: GlomConfig) -> None:
         super().__init__()
-        if width < 1:
-            raise ValueError(f"the width is {width}; expected at least 1")
+        at_least(1, width=width)
         self.config = config
         levels, size = config.levels, config.level_width
         hidden = config.expansion * size
@@ -98,8 +98,7 @@ class Glom(nn.Module):
         columns = start.masked_fill(~active[..., None, None], 0.0)
         lowest = self.from_token(without_junk(tokens, active))[:, :, None]  # (B, P, 1, d)
         iterations = self.config.iterations if iterations is None else iterations
-        if iterations < 0:
-            raise ValueError(f"iterations is {iterations}; expected at least 0")
+        at_least(0, iterations=iterations)
         for _ in range(iterations):
             columns = self._iterate(columns, lowest, active, allowed)
         return columns

@@ -14,6 +14,7 @@ from agents.encoders.config import HierarchyConfig, check_hierarchies
 from agents.encoders.hierarchical.block import plain_norm, start_small
 from agents.encoders.hierarchical.layers import Cache, HierarchicalLayers, Hierarchies
 from htm_env.autoencoder import seeded_initialisation
+from htm_env.checks import at_least
 
 NO_TOKEN = -1
 """The target where there is no token."""
@@ -140,10 +141,7 @@ class HierarchicalTransformer(nn.Module):
             cached: keep keys, values and whatever else is needed of earlier tokens, so that a new
                 one costs one step; otherwise everything is computed again. The tokens are the same.
         """
-        if length < 0:
-            raise ValueError(f"length is {length}; expected at least 0")
-        if not temperature >= 0:  # so that NaN is refused as well
-            raise ValueError(f"temperature is {temperature}; expected at least 0")
+        at_least(0, length=length, temperature=temperature)
         cache = self.layers.empty_cache() if cached else None
         logits = self.logits(self.read(self.embed(prompt), cache))[:, -1]
         tokens = prompt
@@ -254,9 +252,7 @@ class RandomProjectionQuantiser(nn.Module):
             generator: draws projection and codebook.
         """
         super().__init__()
-        for name, value in (("width", width), ("codes", codes), ("dimension", dimension)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; expected at least 1")
+        at_least(1, width=width, codes=codes, dimension=dimension)
         limit = (6 / (width + dimension)) ** 0.5  # Xavier, as in the paper
         uniform = torch.rand(width, dimension, generator=generator)
         self.register_buffer("projection", (2 * uniform - 1) * limit)

@@ -7,6 +7,9 @@ import operator
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from jaxtyping import Float
+from torch import Tensor
+
 if TYPE_CHECKING:
     # What a checked field holds.
     Choices = tuple[int, ...]
@@ -16,6 +19,20 @@ if TYPE_CHECKING:
 else:
     # What people may pass to it: anything, since the checks below answer better than a type.
     Choices = Angles = Real = Whole = Any
+
+
+def at_least(low: int, **values: float | int) -> None:
+    """Raise ``ValueError`` naming the first of the values that is less, or no number."""
+    for name, value in values.items():
+        if not value >= low:
+            raise ValueError(f"{name} is {value}; expected at least {low:g}")
+
+
+def check_finite(roots: Float[Tensor, "S D"]) -> None:
+    """Raise ``ValueError`` naming the first root that is not finite."""
+    if not roots.isfinite().all():
+        row = int((~roots.isfinite()).any(dim=1).nonzero()[0])
+        raise ValueError(f"root {row} is not finite: {roots[row].tolist()}")
 
 
 def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
