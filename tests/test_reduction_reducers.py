@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.encoders.config import REDUCERS
-from agents.encoders.reduction.reducers import make_reducer, reduce_max
+from agents.encoders.reduction.reducers import make_reducer
 
 NAMES = list(REDUCERS)
 
@@ -87,7 +87,7 @@ def test_what_nobody_owns_changes_nothing(name):
 def test_equal_largest_values_share_the_gradient(largest):
     """0 too, where a maximum that starts from 0 would count one value too many."""
     values = torch.tensor([[largest], [largest], [-1.0], [largest]], requires_grad=True)
-    reduce_max(values, torch.tensor([0, 0, 0, 1]), 3).sum().backward()
+    make_reducer("max", 1)(values, torch.tensor([0, 0, 0, 1]), 3).sum().backward()
     assert values.grad.ravel().tolist() == [0.5, 0.5, 0.0, 1.0]
 
 

@@ -41,8 +41,8 @@ def check_encoder(name: str) -> str:
 def make_encoder(name: str, config: ContextConfig, coordinates: int) -> ContextEncoder:
     """The context encoder of that name, for tokens of ``config.width`` numbers.
 
-    ``coordinates`` is ``T`` of the data. Raises ``ValueError`` for an unknown name, and what the
-    encoder's constructor raises.
+    ``coordinates`` is ``T`` of the data, which some encoders do not use. Raises
+    ``ValueError`` for an unknown name, and what the encoder's constructor raises.
     """
     module, kind = ENCODERS[check_encoder(name)].split(":")
     encoder: type[ContextEncoder] = getattr(import_module(module), kind)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from agents.encoders.base import Context, ContextEncoder, Spans, attend, masked_mean, without_junk
+from agents.encoders.base import Context, ContextEncoder, attend, masked_mean, without_junk
 from agents.encoders.config import AttentionConfig
 
 
@@ -48,7 +47,6 @@ class AttentionEncoder(ContextEncoder):
     """A transformer encoder (Vaswani et al. 2017) over the active tokens, which are a set."""
 
     def __init__(self, width: int, config: AttentionConfig, coordinates: int) -> None:
-        """``coordinates``, those of the data, are not used."""
         super().__init__()
         self.blocks = nn.ModuleList(
             AttentionBlock(width, config.heads, config.expansion) for _ in range(config.layers)
@@ -56,15 +54,7 @@ class AttentionEncoder(ContextEncoder):
         self.last_norm = nn.LayerNorm(width)
 
     def forward(
-        self,
-        tokens: Float[Tensor, "B P W"],
-        active: Bool[Tensor, "B P"],
-        *,
-        centroids: Float[Tensor, "B P T"] | None = None,
-        order: Int[Tensor, "B P"] | None = None,
-        spans: Spans | None = None,
-        state: Any = None,
-        generator: torch.Generator | None = None,
+        self, tokens: Float[Tensor, "B P W"], active: Bool[Tensor, "B P"], **others: Any
     ) -> Context:
         tokens = without_junk(tokens, active)
         for block in self.blocks:

@@ -71,7 +71,7 @@ class ContextEncoder(nn.Module):
         state: Any = None,
         generator: torch.Generator | None = None,
     ) -> Context:
-        """The context of every token.
+        """The context of every token; an encoder names the arguments that it uses.
 
         Args:
             tokens: slots that are not ``active`` may hold anything.

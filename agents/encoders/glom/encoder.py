@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
+from agents.encoders.base import Context, ContextEncoder, masked_mean, without_junk
 from agents.encoders.config import GlomEncoderConfig
 from agents.encoders.glom.columns import Glom
 from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_crops, draw_hidden
@@ -24,7 +24,6 @@ class GlomEncoder(ContextEncoder):
     """
 
     def __init__(self, width: int, config: GlomEncoderConfig, coordinates: int) -> None:
-        """``coordinates``, those of the data, are not used."""
         super().__init__()
         self.config, self.needs = config, config.needs
         self.carries = config.continued_iterations > 0
@@ -45,10 +44,9 @@ class GlomEncoder(ContextEncoder):
         active: Bool[Tensor, "B P"],
         *,
         centroids: Float[Tensor, "B P T"] | None = None,
-        order: Int[Tensor, "B P"] | None = None,
-        spans: Spans | None = None,
         state: Any = None,
         generator: torch.Generator | None = None,
+        **others: Any,
     ) -> Context:
         config = self.config
         iterations = config.glom.iterations

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from agents.encoders.base import Context, ContextEncoder, Spans, masked_mean, without_junk
+from agents.encoders.base import Context, ContextEncoder, masked_mean, without_junk
 from agents.encoders.config import HierarchicalConfig
 from agents.encoders.hierarchical.block import plain_norm
 from agents.encoders.hierarchical.layers import HierarchicalLayers
@@ -23,14 +23,10 @@ class HierarchicalEncoder(ContextEncoder):
     with ``P * window``.
     """
 
-    needs: tuple[str, ...] = ("order",)
     ordered = True
 
     def __init__(self, width: int, config: HierarchicalConfig, coordinates: int) -> None:
-        """``coordinates``, those of the data, are not used.
-
-        Raises ``ValueError`` where the heads do not share the width.
-        """
+        """Raises ``ValueError`` where the heads do not share the width."""
         super().__init__()
         self.needs = config.needs
         self.layers = HierarchicalLayers(
@@ -43,11 +39,8 @@ class HierarchicalEncoder(ContextEncoder):
         tokens: Float[Tensor, "B P W"],
         active: Bool[Tensor, "B P"],
         *,
-        centroids: Float[Tensor, "B P T"] | None = None,
         order: Int[Tensor, "B P"] | None = None,
-        spans: Spans | None = None,
-        state: Any = None,
-        generator: torch.Generator | None = None,
+        **others: Any,
     ) -> Context:
         """As of every encoder; equal ranks are in the order of their slots."""
         ranks = self.needed("order", order).masked_fill(~active, torch.iinfo(torch.int64).max)

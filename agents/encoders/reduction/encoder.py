@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from agents.encoders.base import Context, ContextEncoder, Spans, without_junk
@@ -45,11 +45,8 @@ class SpanEncoder(ContextEncoder):
         tokens: Float[Tensor, "B P W"],
         active: Bool[Tensor, "B P"],
         *,
-        centroids: Float[Tensor, "B P T"] | None = None,
-        order: Int[Tensor, "B P"] | None = None,
         spans: Spans | None = None,
-        state: Any = None,
-        generator: torch.Generator | None = None,
+        **others: Any,
     ) -> Context:
         """See :class:`ContextEncoder`; ``ValueError`` also for an owner that is no slot."""
         leaves, owners = self.needed("spans", spans)
