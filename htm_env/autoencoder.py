@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -29,6 +29,8 @@ from htm_env.forest import (
     pad_merges,
 )
 from htm_env.membership import Membership, check_extras, observed_extras
+
+AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 
 WEIGHTS_KEY = "htm_autoencoder"
 """The key of the configuration in a file of weights."""
@@ -200,7 +202,9 @@ class SavedAutoencoder(nn.Module):
         write_tensors(path, WEIGHTS_KEY, self.state_dict(), self.config)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+    def load(
+        cls: type[AutoencoderType], path: str | Path, device: str | torch.device = "cpu"
+    ) -> AutoencoderType:
         """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
         with reading(path, "saved autoencoder"):
             state, config = read_tensors(path, WEIGHTS_KEY)

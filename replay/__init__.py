@@ -53,31 +53,15 @@ __all__ = [
     "vtrace",
 ]
 
-_MODULES = {
-    "htm_env.candidates": ("CandidatePairs",),
-    "htm_env.softmax": ("choice_entropy", "log_totals"),
-    "replay.buffer": ("ReplayBuffer", "Sampled"),
-    "replay.importance": (
-        "effective_sample_size",
-        "log_ratios",
-        "per_decision_returns",
-        "prefix_log_weights",
-        "self_normalised_returns",
-        "self_normalised_weights",
-        "truncated_log_weights",
-        "vtrace",
-    ),
-    "replay.trajectory": ("Trajectories", "Trajectory"),
-    "replay.tree_probability": (
-        "forest_states",
-        "number_of_sequences",
-        "number_of_states",
-        "pairwise_log_prob",
-        "tree_log_prob",
-        "tree_log_prob_by_states",
-    ),
-}
-"""The public names by module; a module is imported when one of its names is first used."""
+_MODULES = (
+    "replay.importance",
+    "replay.trajectory",
+    "replay.tree_probability",
+    "replay.buffer",
+    "htm_env.candidates",
+    "htm_env.softmax",
+)
+"""Where the public names are defined; imported in this order until a name that is used is found."""
 
 
 def __getattr__(name: str) -> Any:
@@ -85,7 +69,7 @@ def __getattr__(name: str) -> Any:
         from importlib.metadata import version
 
         return version("htm-rl")
-    for module, names in _MODULES.items():
-        if name in names:
-            return getattr(import_module(module), name)
+    for module in map(import_module, _MODULES if name in __all__ else ()):
+        if hasattr(module, name):
+            return getattr(module, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -67,7 +67,7 @@ def some_tokens(length, batch=2, seed=0):
 def test_no_logit_depends_on_a_later_token(config, length):
     model = transformer(config)
     embedded = model.embed(some_tokens(length)).detach().requires_grad_()
-    logits = model.logits(model.read(embedded))
+    logits = model.logits(model.read(embedded).ends[0])
     for t in range(length):
         (gradient,) = torch.autograd.grad(logits[:, t].square().sum(), embedded, retain_graph=True)
         assert torch.equal(gradient[:, t + 1 :], torch.zeros_like(gradient[:, t + 1 :]))
@@ -88,7 +88,7 @@ def test_a_coarse_vector_is_given_from_its_last_token_on():
     config = replace(FLAT, layers=1, hierarchies=(hierarchy(window=1), hierarchy(8, 8, window=1)))
     model = transformer(config)
     embedded = model.embed(some_tokens(12, batch=1)).detach().requires_grad_()
-    logits = model.logits(model.read(embedded))
+    logits = model.logits(model.read(embedded).ends[0])
 
     def seen(t):
         (gradient,) = torch.autograd.grad(logits[:, t].square().sum(), embedded, retain_graph=True)
@@ -104,7 +104,7 @@ def test_a_window_limits_what_is_seen():
     config = replace(FLAT, layers=1, hierarchies=(hierarchy(window=4),))
     model = transformer(config)
     embedded = model.embed(some_tokens(12, batch=1)).detach().requires_grad_()
-    logits = model.logits(model.read(embedded))
+    logits = model.logits(model.read(embedded).ends[0])
     (gradient,) = torch.autograd.grad(logits[:, 10].square().sum(), embedded)
     # The window from 10 is 7, from 9 (through the shift) 6, whose own shift reaches 5.
     assert gradient.abs().sum((0, 2)).nonzero().flatten().tolist() == [5, 6, 7, 8, 9, 10]

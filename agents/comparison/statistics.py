@@ -53,7 +53,10 @@ def estimate(
     if all(task.shape[1] == 1 for tasks in observed for task in tasks):
         nothing = np.full_like(value, np.nan, dtype=float)
         return Estimate(np.asarray(value), nothing, nothing)
-    drawn = [[_resampled(task, resamples, generator) for task in tasks] for tasks in observed]
+    drawn = [
+        [generator.choice(task[0], (resamples, task.shape[1])) for task in tasks]
+        for tasks in observed
+    ]
     tail = (1 - confidence) / 2
     # Without interpolation: between two infinities there is nothing.
     low, high = np.quantile(statistic(*drawn), [tail, 1 - tail], axis=0, method="inverted_cdf")
@@ -158,10 +161,3 @@ def first_reached(
     """The first place of the grid at which the value is at most ``target``; None if never."""
     reached = np.flatnonzero(values <= target)
     return float(grid[reached[0]]) if len(reached) else None
-
-
-def _resampled(
-    task: Float[np.ndarray, "1 runs"], resamples: int, generator: np.random.Generator
-) -> Float[np.ndarray, "S runs"]:
-    runs = task.shape[1]
-    return task[0, generator.integers(0, runs, (resamples, runs))]

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
@@ -31,7 +31,7 @@ UNKNOWN = 1e30
 
 def agglomerate(
     distances: Float[Tensor, "B P P"],
-    batch: TokenBatch,
+    present: Bool[Tensor, "B P"],
     joined: Joined,
     turn: torch.Generator | None = None,
 ) -> Int64[Tensor, "B M 2"]:
@@ -42,9 +42,9 @@ def agglomerate(
     Each step reads all distances: ``O(P^3)`` a sample.
     """
     samples, slots, _ = distances.shape
-    num_leaves, device = batch.num_tokens, distances.device
+    num_leaves, device = present.sum(dim=1), distances.device
     rows = torch.arange(samples, device=device)
-    active = batch.present.clone()
+    active = present.clone()
     distances = _known(distances).masked_fill(~legal_pairs(active), torch.inf)
     nodes = torch.arange(slots, device=device).repeat(samples, 1)
     merges = nodes.new_full((samples, slots - 1, 2), NONE)
@@ -130,7 +130,7 @@ class Linkage:
             sizes[rows, first], sizes[rows, :, first] = together, together
             return new + together
 
-        return agglomerate(distances + sizes, batch, joined)
+        return agglomerate(distances + sizes, batch.present, joined)
 
 
 def centroid_update(old: Distances) -> Float[Tensor, "B P"]:
@@ -177,4 +177,4 @@ def cosine_tree(
         return -torch.einsum("bpd,bd->bp", directions, directions[rows, first])
 
     similarities = torch.einsum("bpd,bqd->bpq", directions, directions)
-    return agglomerate(-similarities, batch, joined, turn=generator)
+    return agglomerate(-similarities, batch.present, joined, turn=generator)

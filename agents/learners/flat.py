@@ -83,7 +83,7 @@ class Flat(Learner):
     def update(self, progress: float) -> dict[str, float]:
         batch = self.dataset.sample(self.config.batch_size, self.generator).to(self.device)
         self.merges_made += int((batch.num_tokens - 1).sum())
-        loss = self._errors(batch, self._reconstruct(batch)).mean()
+        loss = self._errors(batch, self.std).mean()
         self.optimizer.zero()
         loss.backward()
         scalars = self.optimizer.step({"reconstruction": loss}, progress)
@@ -102,11 +102,8 @@ class Flat(Learner):
         tokens = matched(autoencoder.decode(roots, batch.num_tokens), standardised, batch.present)
         return tokens * autoencoder.token_std + autoencoder.token_mean
 
-    def _errors(
-        self, batch: TokenBatch, tokens: Float[Tensor, "B P T"], std: Tensor | None = None
-    ) -> Float[Tensor, "B"]:
-        std = self.std if std is None else std
-        return nmse_per_sample(tokens, batch.tokens, batch.present, std)
+    def _errors(self, batch: TokenBatch, std: Float[Tensor, "T"]) -> Float[Tensor, "B"]:
+        return nmse_per_sample(self._reconstruct(batch), batch.tokens, batch.present, std)
 
     # ------------------------------------------------------------ scores and pictures
 
@@ -117,10 +114,7 @@ class Flat(Learner):
         """``nmse`` after matching; nothing is sampled, and there are no clades and no heights."""
         episodes = dataset.fixed(count).to(self.device)
         std = dataset.std.to(self.device)
-        errors = [
-            self._errors(batch, self._reconstruct(batch), std).double()
-            for batch in episodes.parts(CHUNK)
-        ]
+        errors = [self._errors(batch, std).double() for batch in episodes.parts(CHUNK)]
         error = float(torch.cat(errors).mean())
         names = ("nmse", "sampled_nmse") if sampled else ("nmse",)
         return {**dict.fromkeys(names, error), **dict.fromkeys(TREE_SCORES)}
@@ -131,7 +125,8 @@ class Flat(Learner):
 
         batch = dataset.fixed(SAMPLES).to(self.device)
         tokens = self._reconstruct(batch)
-        errors = self._errors(batch, tokens, dataset.std.to(self.device))
+        std = dataset.std.to(self.device)
+        errors = nmse_per_sample(tokens, batch.tokens, batch.present, std)
         merges = torch.full_like(batch.merges, NONE)
         return reconstructions_figure(batch, merges, tokens, errors, dataset.kind)
 

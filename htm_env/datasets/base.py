@@ -181,6 +181,15 @@ class Shuffle(NamedTuple):
         return there
 
 
+GeneratedArrays = tuple[
+    Float32[np.ndarray, "B P T"],
+    Bool[np.ndarray, "B P"],
+    Bool[np.ndarray, "B C P"],
+    Int64[np.ndarray, "B M 2"],
+]
+"""Tokens, present, clades and merges, as in a :class:`TokenBatch`."""
+
+
 class GeneratedDataset(Dataset):
     """Endless samples; a subclass draws them from the seeds of their streams."""
 
@@ -198,15 +207,8 @@ class GeneratedDataset(Dataset):
         return cls(split, cls.geometry_class(**keywords))  # type: ignore[call-arg]
 
     @abstractmethod
-    def generate(
-        self, seeds: UInt64[np.ndarray, "B"]
-    ) -> tuple[
-        Float32[np.ndarray, "B P T"],
-        Bool[np.ndarray, "B P"],
-        Bool[np.ndarray, "B C P"],
-        Int64[np.ndarray, "B M 2"],
-    ]:
-        """Tokens, present, clades and merges of the samples with these seeds."""
+    def generate(self, seeds: UInt64[np.ndarray, "B"]) -> GeneratedArrays:
+        """The samples with these seeds."""
 
     def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
         check_keys(keys)
@@ -238,15 +240,12 @@ class FiniteDataset(Dataset):
         lengths: Int64[np.ndarray, "N"],
         rows_of_splits: tuple[Int64[np.ndarray, "_"], ...],
     ) -> None:
-        """Takes one split's rows.
-
+        """
         Args:
             split: the split's name.
             values: tokens of all rows of the data, padded with anything.
             lengths: how many tokens each row has.
             rows_of_splits: the rows of each split, in the order of ``SPLITS``.
-
-        Raises ``ValueError`` where ``split`` is not a split's name.
         """
         super().__init__(split)
         self.rows = rows_of_splits[check_split(split)]

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt64
+from jaxtyping import Float64, UInt64
 
 from htm_env import checks
 from htm_env.checks import Angles, Choices, Real
 from htm_env.datasets.base import (
+    GeneratedArrays,
     GeneratedDataset,
     Shuffle,
     empty_merges,
@@ -64,21 +65,13 @@ class CrossesDataset(GeneratedDataset):
     token_dim = 4
 
     def __init__(self, split: str = "train", geometry: CrossesGeometry | None = None) -> None:
-        """Raises ``ValueError`` where ``split`` is not a split's name."""
         super().__init__(split)
         self.geometry = CrossesGeometry() if geometry is None else geometry
         self._crosses = max(self.geometry.num_crosses)
         self.max_tokens = 2 * self._crosses
         self._clade_places = np.repeat(np.eye(self._crosses, dtype=bool), 2, axis=1)  # (C, P)
 
-    def generate(
-        self, seeds: UInt64[np.ndarray, "B"]
-    ) -> tuple[
-        Float32[np.ndarray, "B P T"],
-        Bool[np.ndarray, "B P"],
-        Bool[np.ndarray, "B C P"],
-        Int64[np.ndarray, "B M 2"],
-    ]:
+    def generate(self, seeds: UInt64[np.ndarray, "B"]) -> GeneratedArrays:
         crosses, places = self._crosses, self.max_tokens
         drawn = uniforms(seeds, 1 + 4 * crosses + places)
         counts, centre_x, centre_y, first, between, order = np.split(

@@ -24,7 +24,6 @@ class DigitsDataset(FiniteDataset):
     has_labels = True
 
     def __init__(self, split: str = "train") -> None:
-        """Raises ``ValueError`` where ``split`` is not a split's name."""
         check_split(split)
         patches, classes, rows_of_splits = _load()
         lengths = np.full(len(patches), patches.shape[1])

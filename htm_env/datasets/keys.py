@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float64, UInt64
 
 from htm_env import checks
 from htm_env.checks import Whole
 from htm_env.datasets.base import (
+    GeneratedArrays,
     GeneratedDataset,
     Shuffle,
     empty_merges,
@@ -64,21 +65,13 @@ class KeysDataset(GeneratedDataset):
     default_reward = "right_merges"
 
     def __init__(self, split: str = "train", geometry: KeysGeometry | None = None) -> None:
-        """Raises ``ValueError`` where ``split`` is not a split's name."""
         super().__init__(split)
         self.geometry = KeysGeometry() if geometry is None else geometry
         self.max_tokens = self.geometry.num_items + 1
         pairs = np.repeat(np.eye(self.geometry.num_items // 2, dtype=bool), 2, axis=1)
         self._clade_places = np.pad(pairs, ((0, 0), (0, 1)))  # (C, P): the key is in none
 
-    def generate(
-        self, seeds: UInt64[np.ndarray, "B"]
-    ) -> tuple[
-        Float32[np.ndarray, "B P T"],
-        Bool[np.ndarray, "B P"],
-        Bool[np.ndarray, "B C P"],
-        Int64[np.ndarray, "B M 2"],
-    ]:
+    def generate(self, seeds: UInt64[np.ndarray, "B"]) -> GeneratedArrays:
         batch, places, palette = len(seeds), self.max_tokens, self.geometry.palette
         items, num_pairs = self.geometry.num_items, self.geometry.num_items // 2
         drawn = uniforms(seeds, 1 + 2 * (palette + 1) + places)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float32, Float64, Int64, UInt64
+from jaxtyping import Bool, Float64, Int64, UInt64
 
 from htm_env import checks
 from htm_env.checks import Choices, Real
 from htm_env.datasets.base import (
+    GeneratedArrays,
     GeneratedDataset,
     Shuffle,
     empty_merges,
@@ -86,7 +87,6 @@ class TreesDataset(GeneratedDataset):
     token_dim = 2
 
     def __init__(self, split: str = "train", geometry: TreesGeometry | None = None) -> None:
-        """Raises ``ValueError`` where ``split`` is not a split's name."""
         super().__init__(split)
         self.geometry = TreesGeometry() if geometry is None else geometry
         self._height = max(self.geometry.heights)
@@ -99,14 +99,7 @@ class TreesDataset(GeneratedDataset):
         in_tree = in_tree.reshape(len(self._inner), self._nodes)
         self._clade_places = np.kron(np.eye(self._trees, dtype=bool), in_tree)  # (C, P)
 
-    def generate(
-        self, seeds: UInt64[np.ndarray, "B"]
-    ) -> tuple[
-        Float32[np.ndarray, "B P T"],
-        Bool[np.ndarray, "B P"],
-        Bool[np.ndarray, "B C P"],
-        Int64[np.ndarray, "B M 2"],
-    ]:
+    def generate(self, seeds: UInt64[np.ndarray, "B"]) -> GeneratedArrays:
         places, trees, jitters = self.max_tokens, self._trees, self.geometry.angle_jitter > 0
         drawn = uniforms(seeds, 1 + 4 * trees + places + (places if jitters else 0))
         counts, heights, root_x, root_y, heading, order, jitter = np.split(

@@ -7,7 +7,6 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.fixed.linkage import agglomerate
-from htm_env.types import TokenBatch
 
 FAR = 1e6
 """Added for one level further up: far above any distance relative to the mean one."""
@@ -39,7 +38,7 @@ def island_merges(
         counts[rows, first] += counts[rows, second]
         return _ranked(new, tolerance)
 
-    return agglomerate(_ranked(distances, tolerance), _population(present), joined)
+    return agglomerate(_ranked(distances, tolerance), present, joined)
 
 
 def relative_distances(
@@ -69,14 +68,3 @@ def _ranked(distances: Float[Tensor, "B L *pairs"], tolerance: float) -> Float[T
     level = torch.where(near.any(dim=1), near.int().argmax(dim=1), distances.shape[1])
     there = distances.gather(1, level.clamp(max=distances.shape[1] - 1)[:, None]).squeeze(1)
     return FAR * level + there
-
-
-def _population(present: Bool[Tensor, "B P"]) -> TokenBatch:
-    """A batch of which only ``present`` counts."""
-    samples, slots = present.shape
-    return TokenBatch(
-        torch.zeros(samples, slots, 0, device=present.device),
-        present,
-        torch.zeros(samples, 0, slots, dtype=torch.bool, device=present.device),
-        torch.full((samples, slots - 1, 2), -1, device=present.device),
-    )

@@ -88,7 +88,7 @@ class HierarchicalTransformer(nn.Module):
 
     def forward(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L V"]:
         """Logits of the token that follows each."""
-        return self.logits(self.read(self.embed(tokens)))
+        return self.logits(self.read(self.embed(tokens)).ends[0])
 
     def embed(self, tokens: Int64[Tensor, "B L"]) -> Float[Tensor, "B L E"]:
         """Raises ``ValueError`` where there is no token, or one that the vocabulary lacks."""
@@ -107,8 +107,9 @@ class HierarchicalTransformer(nn.Module):
         """The vectors of every hierarchy."""
         return self.layers(embedded, None, cache)
 
-    def logits(self, hierarchies: Hierarchies) -> Float[Tensor, "B L V"]:
-        return self._logits(hierarchies.ends[0])
+    def logits(self, vectors: Float[Tensor, "B L W"]) -> Float[Tensor, "B L V"]:
+        """From the last vectors of the first hierarchy."""
+        return self.head(self.last_norm(vectors))
 
     def losses(self, tokens: Int64[Tensor, "B L"]) -> dict[str, Float[Tensor, ""]]:
         """Losses by name, weighted, to be added up.
@@ -117,7 +118,7 @@ class HierarchicalTransformer(nn.Module):
         ``reconstruction_R``, where asked for, are those of the hierarchy of rate ``R``.
         """
         hierarchies = self.read(self.embed(tokens))
-        logits = self.logits(hierarchies)
+        logits = self.logits(hierarchies.ends[0])
         token = token_loss(logits[:, :-1], tokens[:, 1:])
         return {"token": token, **self.objectives(tokens, hierarchies)}
 
@@ -143,7 +144,7 @@ class HierarchicalTransformer(nn.Module):
         """
         at_least(0, length=length, temperature=temperature)
         cache = self.layers.empty_cache() if cached else None
-        logits = self.logits(self.read(self.embed(prompt), cache))[:, -1]
+        logits = self.logits(self.read(self.embed(prompt), cache).ends[0])[:, -1]
         tokens = prompt
         for added in range(length):
             tokens = torch.cat((tokens, _choose(logits, temperature, generator)), 1)
@@ -152,11 +153,8 @@ class HierarchicalTransformer(nn.Module):
             if cache is None:
                 logits = self(tokens)[:, -1]
             else:
-                logits = self._logits(self.layers.step(self.embed(tokens[:, -1:]), cache))[:, -1]
+                logits = self.logits(self.layers.step(self.embed(tokens[:, -1:]), cache))[:, -1]
         return tokens[:, prompt.shape[1] :]
-
-    def _logits(self, vectors: Tensor) -> Tensor:
-        return self.head(self.last_norm(vectors))
 
 
 def _choose(
