@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.encoders import ENCODERS, NO_ENCODER
@@ -27,8 +27,7 @@ from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
 from benchmarks.table import report
 from htm_env.autoencoder import seeded_initialisation
 from htm_env.datasets import Dataset, make_dataset
-from htm_env.forest import action_to_pair, drop_diagonal
-from htm_env.measures.metrics import first_merge_accuracy
+from htm_env.forest import action_to_pair, are_clades, drop_diagonal
 from htm_env.membership import Membership, observed_extras
 from htm_env.rewards import right_merges
 from htm_env.types import NONE, TokenBatch
@@ -44,6 +43,20 @@ REINFORCE = ReinforceConfig(
 )
 """Exploration is held open: otherwise the policy settles on one of the two properties, which is
 right in half of the scenes, before it has learned to listen to the key."""
+
+
+def first_merge_accuracy(
+    merges: Int64[Tensor, "B M 2"], data_clades: Bool[Tensor, "B C P"]
+) -> Float[Tensor, ""]:
+    """The share of the samples whose first merge joins two tokens that are a clade of the data.
+
+    Where clades are pairs, as in Crosses and Keys, this is a policy's judgement of the whole
+    population, before anything has been merged; a sample without a merge has made no right one.
+    """
+    pair = merges[:, 0]  # (B, 2)
+    joined = data_clades.new_zeros(len(merges), data_clades.shape[2])
+    joined = joined.scatter(1, pair.clamp(min=0), pair >= 0)
+    return are_clades(joined[:, None], data_clades)[:, 0].float().mean()
 
 
 def observation(batch: TokenBatch, data: Dataset, observes: tuple[str, ...]) -> dict[str, Tensor]:

@@ -23,7 +23,7 @@ PACKAGES = ("htm_env", "replay", "agents")
 # lines before its own, and nothing else of its package.
 PLAN: dict[str, tuple[set[str], ...]] = {
     "htm_env": (
-        {"files", "registration", "softmax", "trees", "types"},
+        {"checks", "files", "registration", "softmax", "trees", "types"},
         {"datasets", "forest"},
         {"candidates", "membership"},
         {"actions"},
@@ -48,7 +48,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"cli"},
     ),
 }
-OF_THE_ENVIRONMENT = {"candidates", "files", "forest", "softmax", "trees", "types"}
+OF_THE_ENVIRONMENT = {"candidates", "checks", "files", "forest", "softmax", "trees", "types"}
 """What ``replay`` may import of ``htm_env``."""
 DRAWING = "htm_env/drawing/"
 """The only room of ``htm_env`` that may import matplotlib."""

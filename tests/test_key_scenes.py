@@ -13,6 +13,7 @@ from agents.encoders import ENCODERS
 from agents.learners.reinforce import Reinforce
 from benchmarks.key_scenes import (
     REINFORCE,
+    first_merge_accuracy,
     observation,
     reinforced,
     right_actions,
@@ -21,7 +22,6 @@ from benchmarks.key_scenes import (
 )
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair
-from htm_env.measures.metrics import first_merge_accuracy
 
 
 def test_right_actions_are_the_pairs_of_the_rule_in_either_order():

@@ -7,9 +7,9 @@ from dendropy.calculate import treecompare
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benchmarks.key_scenes import first_merge_accuracy
 from htm_env.measures.metrics import (
     clade_scores,
-    first_merge_accuracy,
     mean_or_none,
     nmse_per_sample,
 )

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.forest import are_clades, forest_levels
+from htm_env.forest import forest_levels
 from htm_env.types import TokenBatch
 
 
@@ -89,20 +89,6 @@ def clade_scores(
         score.masked_fill(in_data == 0, torch.nan) for score in (precision, exact_f1, distance)
     )
     return CladeScores(recall, f1, *exact)
-
-
-def first_merge_accuracy(
-    merges: Int64[Tensor, "B M 2"], data_clades: Bool[Tensor, "B C P"]
-) -> Float[Tensor, ""]:
-    """The share of the samples whose first merge joins two tokens that are a clade of the data.
-
-    Where clades are pairs, as in Crosses and Keys, this is a policy's judgement of the whole
-    population, before anything has been merged; a sample without a merge has made no right one.
-    """
-    pair = merges[:, 0]  # (B, 2)
-    joined = data_clades.new_zeros(len(merges), data_clades.shape[2])
-    joined = joined.scatter(1, pair.clamp(min=0), pair >= 0)
-    return are_clades(joined[:, None], data_clades)[:, 0].float().mean()
 
 
 @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import cast
 
 import torch
@@ -32,17 +32,17 @@ def plain_norm(width: int) -> nn.LayerNorm:
 
 @dataclass
 class BlockCache:
-    """The state of one block during generation.
+    """The state of one block during generation, which ``forward`` fills and ``step`` goes on from.
 
     Vectors are in the order of their hierarchy, its strands interleaved.
     """
 
-    keys: Float[Tensor, "B H _ d"] | None = None
+    keys: Float[Tensor, "B H _ d"] = field(init=False)
     """Already turned to their positions; as many as the window may still reach."""
-    values: Float[Tensor, "B H _ d"] | None = None
-    before_attention: Float[Tensor, "B _ W"] | None = None
+    values: Float[Tensor, "B H _ d"] = field(init=False)
+    before_attention: Float[Tensor, "B _ W"] = field(init=False)
     """The last inputs of the token shift, one vector a strand."""
-    before_feed_forward: Float[Tensor, "B _ W"] | None = None
+    before_feed_forward: Float[Tensor, "B _ W"] = field(init=False)
     count: int = 0
     """Vectors read so far."""
 
@@ -164,21 +164,23 @@ class HierarchyBlock(nn.Module):
         """The next vector alone; ``cache`` is moved on."""
         if self.attention is not None:
             normed = self.before_attention(vector)
-            assert cache.before_attention is not None
             mixed = shift_back(normed, cache.before_attention[:, :1])
-            cache.before_attention = newest(_append(cache.before_attention, normed), self.strands)
+            cache.before_attention = newest(
+                torch.cat((cache.before_attention, normed), 1), self.strands
+            )
             query, key, value = self.attention.project(mixed, cache.count // self.strands)
-            cache.keys = self._reached(_append(cache.keys, key, 2))
-            cache.values = self._reached(_append(cache.values, value, 2))
+            cache.keys = self._reached(torch.cat((cache.keys, key), 2))
+            cache.values = self._reached(torch.cat((cache.values, value), 2))
             own = slice((cache.keys.shape[2] - 1) % self.strands, None, self.strands)
             attended = scaled_dot_product_attention(
                 query, cache.keys[:, :, own], cache.values[:, :, own]
             )
             vector = vector + self.attention.join(attended)
         normed = self.before_feed_forward(vector)
-        assert cache.before_feed_forward is not None
         mixed = shift_back(normed, cache.before_feed_forward[:, :1])
-        cache.before_feed_forward = newest(_append(cache.before_feed_forward, normed), self.strands)
+        cache.before_feed_forward = newest(
+            torch.cat((cache.before_feed_forward, normed), 1), self.strands
+        )
         cache.count += 1
         return vector + self.feed_forward(mixed)
 
@@ -197,11 +199,6 @@ class HierarchyBlock(nn.Module):
         if self.window is None:
             return past
         return past[:, :, -self.window * self.strands :]
-
-
-def _append(past: Tensor | None, new: Tensor, dim: int = 1) -> Tensor:
-    assert past is not None, "step needs a cache that forward has filled"
-    return torch.cat((past, new), dim)
 
 
 def shift_back(
