@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from htm_env.datasets.checks import Choices, Real
 from jaxtyping import Bool, Float32, Float64, Int64, UInt64
 
-from htm_env.datasets import checks
+from htm_env import checks
+from htm_env.checks import Choices, Real
 from htm_env.datasets.base import (
     GeneratedDataset,
     Shuffle,

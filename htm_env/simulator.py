@@ -17,6 +17,7 @@ from torch import Tensor
 from htm_env.actions import action_slots, legal_actions, num_actions, why_illegal
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import check_candidates
+from htm_env.checks import at_least
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import Forest
 from htm_env.membership import check_extras
@@ -76,10 +77,7 @@ class EnvConfig:
                 f"unknown invalid_action {self.invalid_action!r}; "
                 f"choose from {sorted(INVALID_ACTIONS)}"
             )
-        if self.max_invalid_actions < 1:
-            raise ValueError(
-                f"max_invalid_actions is {self.max_invalid_actions}; expected at least 1"
-            )
+        at_least(1, max_invalid_actions=self.max_invalid_actions)
         if not math.isfinite(self.invalid_penalty):
             raise ValueError(f"invalid_penalty is {self.invalid_penalty}; expected a finite number")
         if self.render_mode is not None and self.render_mode not in RENDER_MODES:

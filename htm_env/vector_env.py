@@ -13,6 +13,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.checks import at_least
 from htm_env.env import HTMEnv, check_key, draw_key, tree_of
 from htm_env.forest import Forest
 from htm_env.population import Population
@@ -38,8 +39,7 @@ class HTMVectorEnv(VectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         **arguments: Any,
     ) -> None:
-        if num_envs < 1:
-            raise ValueError(f"num_envs is {num_envs}; expected at least 1")
+        at_least(1, num_envs=num_envs)
         config = EnvConfig.of(env_id, arguments)
         self.simulator = Simulator(config)
         self.num_envs = num_envs

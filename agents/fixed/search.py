@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.checks import at_least
 from htm_env.forest import Forest, children_table, legal_pairs, pad_merges
 from htm_env.population import Population, merge_pairs, start_population, subtree_errors
 from htm_env.types import NONE, TokenBatch
@@ -33,8 +34,7 @@ class Beam:
     width: int = 4
 
     def __post_init__(self) -> None:
-        if self.width < 1:
-            raise ValueError(f"width is {self.width}; expected at least 1")
+        at_least(1, width=self.width)
 
     @torch.no_grad()
     def __call__(
@@ -191,8 +191,7 @@ def all_merge_sequences(num_leaves: int) -> Int64[Tensor, "S M 2"]:
     There are ``n! (n - 1)!``: 2, 12 and 144 for two, three and four tokens. Some differ only in
     when their merges are made. Raises ``ValueError`` for fewer than one token.
     """
-    if num_leaves < 1:
-        raise ValueError(f"num_leaves is {num_leaves}; expected at least 1")
+    at_least(1, num_leaves=num_leaves)
 
     def continued(active: list[int]) -> list[list[list[int]]]:
         if len(active) == 1:

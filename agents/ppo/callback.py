@@ -15,6 +15,7 @@ from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.ppo.distribution import MergeDistribution, observed_entropy
 from agents.ppo.policies import network_of
 from agents.ppo.vector_env import FinishedEpisodes, inside
+from htm_env.checks import at_least
 from htm_env.datasets import Dataset
 from htm_env.forest import tree_height
 from htm_env.types import TokenBatch
@@ -62,8 +63,7 @@ class JointTraining(BaseCallback):
         self, trainer: AutoencoderTrainer | None = None, trees_per_step: int = 32, verbose: int = 0
     ) -> None:
         super().__init__(verbose)
-        if trees_per_step < 1:
-            raise ValueError(f"trees_per_step is {trees_per_step}; expected at least 1")
+        at_least(1, trees_per_step=trees_per_step)
         self.trainer, self.trees_per_step = trainer, trees_per_step
         self._entropies: list[Tensor] = []
         self.progress: float | None = None
@@ -164,9 +164,7 @@ class HeldOutEvaluation(BaseCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(verbose)
-        for name, number in (("every", every), ("episodes", episodes)):
-            if number < 1:
-                raise ValueError(f"{name} is {number}; expected at least 1")
+        at_least(1, every=every, episodes=episodes)
         self.dataset, self.every, self.episodes = dataset, every, episodes
         self._rollouts = 0
 

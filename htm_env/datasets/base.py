@@ -370,6 +370,24 @@ def write_merges(
     merges[rows, where, 1] = second[rows, columns]
 
 
+def pair_merges(
+    slots: Int64[np.ndarray, "B P"],
+    exists: Bool[np.ndarray, "B K"],
+    num_tokens: Int64[np.ndarray, "B"],
+) -> Int64[np.ndarray, "B M 2"]:
+    """Merges of the pairs of neighbours that exist, one after another, and of the pairs.
+
+    ``slots`` are in generator order, so that pair ``k`` is ``2 k`` and ``2 k + 1``; the pairs are
+    joined in a balanced way.
+    """
+    merges, pair = empty_merges(*slots.shape), np.arange(exists.shape[1])
+    firsts, seconds = slots[:, 0 : 2 * len(pair) : 2], slots[:, 1 : 2 * len(pair) : 2]
+    write_merges(merges, exists, np.broadcast_to(pair, exists.shape), firsts, seconds)
+    num_pairs = exists.sum(axis=1)
+    write_balanced_joins(merges, num_tokens[:, None] + pair, num_pairs, num_tokens, num_pairs)
+    return merges
+
+
 def write_balanced_joins(
     merges: Int64[np.ndarray, "B M 2"],
     parts: Int64[np.ndarray, "B K"],

@@ -14,10 +14,8 @@ from htm_env.datasets.base import (
     GeneratedArrays,
     GeneratedDataset,
     Shuffle,
-    empty_merges,
+    pair_merges,
     uniforms,
-    write_balanced_joins,
-    write_merges,
 )
 
 _MAX_CROSSES = 1024
@@ -84,15 +82,8 @@ class CrossesDataset(GeneratedDataset):
         shuffle = Shuffle.draw(order, np.arange(places) < num_tokens[:, None])
         segments = self._segments(np.stack([centre_x, centre_y], axis=2), first, between)
 
-        cross = np.arange(crosses)
-        exists = cross < num_crosses[:, None]  # (B, crosses)
-        slots = shuffle.slot_of_place
-        merges = empty_merges(len(seeds), places)
-        index = np.broadcast_to(cross, exists.shape)
-        write_merges(merges, exists, index, slots[:, 0::2], slots[:, 1::2])
-        write_balanced_joins(
-            merges, num_tokens[:, None] + cross, num_crosses, num_tokens, num_crosses
-        )
+        exists = np.arange(crosses) < num_crosses[:, None]  # (B, crosses)
+        merges = pair_merges(shuffle.slot_of_place, exists, num_tokens)
         clades = shuffle.clades(self._clade_places, exists)
         return shuffle.tokens(segments), shuffle.present, clades, merges
 

@@ -13,10 +13,8 @@ from htm_env.datasets.base import (
     GeneratedArrays,
     GeneratedDataset,
     Shuffle,
-    empty_merges,
+    pair_merges,
     uniforms,
-    write_balanced_joins,
-    write_merges,
 )
 
 _MAX_ITEMS = 2048
@@ -73,7 +71,7 @@ class KeysDataset(GeneratedDataset):
 
     def generate(self, seeds: UInt64[np.ndarray, "B"]) -> GeneratedArrays:
         batch, places, palette = len(seeds), self.max_tokens, self.geometry.palette
-        items, num_pairs = self.geometry.num_items, self.geometry.num_items // 2
+        num_pairs = self.geometry.num_items // 2
         drawn = uniforms(seeds, 1 + 2 * (palette + 1) + places)
         rule, ruled, other, order = np.split(
             drawn, np.cumsum([1, palette + 1, palette + 1]), axis=1
@@ -81,16 +79,10 @@ class KeysDataset(GeneratedDataset):
         shuffle = Shuffle.draw(order, np.ones((batch, places), dtype=bool))
         tokens = shuffle.tokens(self._places(rule[:, 0] < 0.5, ruled, other))
 
-        slots, pair = shuffle.slot_of_place, np.arange(num_pairs)
         exists = np.ones((batch, num_pairs), dtype=bool)
-        merges = empty_merges(batch, places)
-        index = np.broadcast_to(pair, exists.shape)
-        write_merges(merges, exists, index, slots[:, 0:items:2], slots[:, 1:items:2])
-        every = np.ones(batch, dtype=np.int64)
-        joined = np.broadcast_to(places + pair, exists.shape)
-        write_balanced_joins(merges, joined, num_pairs * every, places * every, num_pairs * every)
+        merges = pair_merges(shuffle.slot_of_place, exists, np.full(batch, places))
         merges[:, -1, 0] = 2 * places - 3  # the node of all items
-        merges[:, -1, 1] = slots[:, -1]
+        merges[:, -1, 1] = shuffle.slot_of_place[:, -1]
         return tokens, shuffle.present, shuffle.clades(self._clade_places, exists), merges
 
     def _places(

@@ -154,8 +154,8 @@ class SpanHierarchy(NamedTuple):
     ) -> SpanHierarchy:
         """The hierarchy of rows of ``lengths`` tokens, in up to ``max_tokens`` places."""
         depth = max(len(row) for row in rows)
-        tables = [_Table.of([row[level : level + 1] for row in rows]) for level in range(depth)]
-        sizes = tuple(table.starts.shape[1] for table in tables)
+        tables = [_table(rows, level) for level in range(depth)]
+        sizes = tuple(table.shape[2] for table in tables)
         members = np.full((len(rows), depth, max_tokens), NONE, dtype=np.int32)
         for row, levels in enumerate(rows):
             owners = np.arange(lengths[row])
@@ -186,25 +186,17 @@ class SpanHierarchy(NamedTuple):
         return np.concatenate(clades, axis=1), np.where(is_leaf, slots, self.merges)
 
 
-class _Table(NamedTuple):
-    """The spans of one level of all rows."""
-
-    starts: Int64[np.ndarray, "N S"]
-    sizes: Int64[np.ndarray, "N S"]
-    """How many things a span has; 0 where a row has no such span."""
-
-    @classmethod
-    def of(cls, rows: Sequence[Levels]) -> _Table:
-        """From the level of every row; rows without it have no spans."""
-        spans = [row[0] if len(row) else np.zeros((0, 2), dtype=np.int64) for row in rows]
-        table = np.zeros((2, len(rows), max(len(pairs) for pairs in spans)), dtype=np.int64)
-        for row, pairs in enumerate(spans):
-            table[:, row, : len(pairs)] = pairs[:, 0], pairs[:, 1] - pairs[:, 0]
-        return cls(*table)
+def _table(rows: Sequence[Levels], level: int) -> Int64[np.ndarray, "2 N S"]:
+    """Start and size of every span of one level; 0 things where a row has no such span."""
+    spans = [row[level] if level < len(row) else np.zeros((0, 2), dtype=np.int64) for row in rows]
+    table = np.zeros((2, len(rows), max(len(pairs) for pairs in spans)), dtype=np.int64)
+    for row, pairs in enumerate(spans):
+        table[:, row, : len(pairs)] = pairs[:, 0], pairs[:, 1] - pairs[:, 0]
+    return table
 
 
 def _merges(
-    lengths: Int64[np.ndarray, "N"], tables: Sequence[_Table], max_tokens: int
+    lengths: Int64[np.ndarray, "N"], tables: Sequence[Int64[np.ndarray, "2 N _"]], max_tokens: int
 ) -> Int64[np.ndarray, "N M 2"]:
     """The trees: all spans of a level, in order, before those of the next."""
     merges = empty_merges(len(lengths), max_tokens)

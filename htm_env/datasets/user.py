@@ -140,16 +140,11 @@ def _read(dataset: Any, threshold: int, spans: Any) -> _Source:
             dataset, spans = read_npz(path)
         else:
             dataset = _lit_pixels(path, read_idx(path), threshold)
-    if isinstance(dataset, list | tuple):
-        return _Source(name, *_pad(name, dataset), spans)
-    array = _numbers(name, dataset)
-    if array.ndim != 3 or array.shape[2] < 1:
-        raise ValueError(f"{name} has shape {array.shape}: expected (N, P, T)")
-    if len(array) == 0:
-        raise ValueError(f"{name} is empty: expected at least one row of tokens")
-    for row, tokens in enumerate(array):
-        _check_row(f"{name}: row {row}", tokens)
-    return _Source(name, array, np.full(len(array), array.shape[1]), spans)
+    if not isinstance(dataset, list | tuple):
+        dataset = _numbers(name, dataset)
+        if dataset.ndim != 3 or dataset.shape[2] < 1:
+            raise ValueError(f"{name} has shape {dataset.shape}: expected (N, P, T)")
+    return _Source(name, *_pad(name, dataset), spans)
 
 
 def _hierarchy(source: _Source) -> SpanHierarchy | None:
@@ -173,7 +168,7 @@ def _hierarchy(source: _Source) -> SpanHierarchy | None:
 
 
 def _pad(
-    source: str, ragged: Sequence[Any]
+    source: str, ragged: Sequence[Any] | Float32[np.ndarray, "N P T"]
 ) -> tuple[Float32[np.ndarray, "N P T"], Int64[np.ndarray, "N"]]:
     if len(ragged) == 0:
         raise ValueError(f"{source} is empty: expected at least one row of tokens")

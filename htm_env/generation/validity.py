@@ -56,11 +56,8 @@ def check_validity(
     return Validity(*np.array(found, dtype=bool).reshape(-1, 4).T)
 
 
-class _Found(NamedTuple):
-    valid: bool
-    token_count: bool
-    undecided: bool = False
-    valid_with_angles: bool = False
+_Found = tuple[bool, bool, bool, bool]
+"""The fields of :class:`Validity`, of one sample."""
 
 
 def is_crosses(
@@ -80,7 +77,7 @@ def is_crosses(
     ends = segments.reshape(-1, 2, 2)
     lengths = np.linalg.norm(ends[:, 0] - ends[:, 1], axis=1)
     if not count or not (np.abs(lengths - geometry.segment_length) <= allowed).all():
-        return _Found(False, count)
+        return False, count, False, False
     middles = ends.mean(axis=1)
     apart = np.linalg.norm(middles[:, None] - middles[None], axis=2)
     directions = np.degrees(np.arctan2(*(ends[:, 0] - ends[:, 1]).T[::-1]))
@@ -92,7 +89,7 @@ def is_crosses(
         (between >= 180 - high - margin) & (between <= 180 - low + margin)
     )
     valid = _pairs_up(apart <= allowed)
-    return _Found(valid, count, False, valid and _pairs_up((apart <= allowed) & crossing))
+    return valid, count, False, valid and _pairs_up((apart <= allowed) & crossing)
 
 
 def _pairs_up(fits: Bool[np.ndarray, "N N"]) -> bool:
@@ -117,10 +114,10 @@ def is_trees(
     """
     count = any(forests(len(points), geometry.heights, geometry.num_trees))
     if not count or not np.isfinite(points).all():
-        return _Found(False, count)
+        return False, count, False, False
     found = find_trees(points, geometry, tolerance)
     valid = found.trees is not None
-    return _Found(valid, count, found.gave_up, valid)
+    return valid, count, found.gave_up, valid
 
 
 _RULES: dict[type[Dataset], Callable[[Any, Any, float], _Found]] = {
