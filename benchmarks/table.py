@@ -30,9 +30,9 @@ def report(
     columns = list(rows[0])
     for column in columns:
         table.add_column(column, justify="left" if column == columns[0] else "right")
-    cells = [[text(row[column]) for column in columns] for row in rows]
+    cells = [{column: text(row[column]) for column in columns} for row in rows]
     for line in cells:
-        table.add_row(*line)
+        table.add_row(*line.values())
     Console().print(table)
     folder.mkdir(parents=True, exist_ok=True)
     machine = {
@@ -45,7 +45,7 @@ def report(
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
     measured_on = "; ".join(f"{key}: {value}" for key, value in machine.items())
-    lines = [f"# {name}", measured_on, markdown.table(columns, cells)]
+    lines = [f"# {name}", measured_on, markdown.table(cells)]
     path.with_suffix(".md").write_text("\n\n".join(lines) + "\n")
     print(f"written to {path} and {path.with_suffix('.md')}")
 

@@ -29,7 +29,6 @@ def test_csv_has_one_row_a_log_point_and_nothing_for_none(tmp_path):
     logger.write(position(1), {"train/nmse": 0.1})
     logger.write(position(2), {"train/nmse": 0.25, "validation/tree_recall": None})
     logger.write(position(3), {"train/nmse": 1 / 3, "validation/tree_recall": 0.5})
-    logger.close()
     text = (tmp_path / "metrics.csv").read_text().splitlines()
     assert text[0] == "progress,seconds,merges,updates,train/nmse,validation/tree_recall"
     assert text[1] == "0.1,1.0,100,1,0.1,"

@@ -207,7 +207,7 @@ def test_no_two_rows_look_the_same():
 
 
 def test_numbers_in_tables():
-    assert table(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+    assert table([{"a": "x", "b": "1"}]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
     assert (cell(0.012345), cell(float("nan")), cell(0.5, share=True)) == ("0.0123", "-", "50%")
     estimate = Estimate(*(np.array(number) for number in (0.5, 0.25, float("inf"))))
     assert span(estimate) == "0.5 (0.25 to inf)"

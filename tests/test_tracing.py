@@ -9,7 +9,7 @@ import torch
 
 import htm_env
 from agents import Reinforce, ReinforceConfig
-from agents.inspection.traces import traces, traces_of
+from agents.inspection.traces import traces_of
 from agents.registry import algorithm
 from htm_env.candidates import candidate_action
 
@@ -24,7 +24,7 @@ def learner(request):
 
 @pytest.fixture(scope="module")
 def made(learner):
-    return traces(learner, learner.task.dataset("test"), 4)
+    return traces_of(learner, learner.task.dataset("test"), range(4))
 
 
 def played(learner, key, trace):
@@ -105,7 +105,7 @@ def test_samples_are_chosen_by_their_keys(learner, made):
 def test_a_policy_that_draws_has_the_same_tree_in_any_company():
     drawing = algorithm("random").learner("HTM-Crosses-v0", algorithm("random").config)
     dataset = drawing.task.dataset("test")
-    together = traces(drawing, dataset, 3)
+    together = traces_of(drawing, dataset, range(3))
     for key, trace in enumerate(together):
         assert traces_of(drawing, dataset, [key])[0].tree == trace.tree
     assert len({str(trace.tree) for trace in together}) == 3
@@ -116,17 +116,17 @@ def test_a_fixed_policy_has_no_probabilities_and_a_set_autoencoder_no_trees():
         return algorithm(name).learner("HTM-Trees-v0", algorithm(name).config, env_kwargs=DATA)
 
     nearest = learner("nearest")
-    assert traces(nearest, nearest.task.dataset("test"), 1)[0].considered == ()
+    assert traces_of(nearest, nearest.task.dataset("test"), range(1))[0].considered == ()
     flat = learner("flat")
     with pytest.raises(ValueError, match="flat makes no trees"):
-        traces(flat, flat.task.dataset("test"), 1)
+        traces_of(flat, flat.task.dataset("test"), range(1))
 
 
 @pytest.mark.parametrize("k", [1, 3])
 def test_only_candidates_have_a_probability(k):
     config = ReinforceConfig(candidates="knn", k=k)
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs=DATA, embedding_dim=6)
-    for key, trace in enumerate(traces(learner, learner.task.dataset("test"), 3)):
+    for key, trace in enumerate(traces_of(learner, learner.task.dataset("test"), range(3))):
         env = gymnasium.make(
             "HTM-Trees-v0",
             split="test",

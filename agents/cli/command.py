@@ -7,6 +7,7 @@ imports what it needs when it runs.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -34,7 +35,7 @@ from agents.config.dataclasses_json import flattened
 from agents.config.errors import UsageError, as_usage_error
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm
-from agents.runs.interruption import terminate_as_interrupt
+from agents.runs.interruption import handled
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "train": (TrainOptions, "agents.cli.train:train"),
@@ -63,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"htm {version('htm-rl')}")
         return DONE
     try:
-        with terminate_as_interrupt():
+        with handled(signal.default_int_handler, signal.SIGTERM):  # as Ctrl-C
             options = parse(arguments)
             _command(options)(options)
     except UsageError as error:

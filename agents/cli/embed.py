@@ -13,7 +13,6 @@ from agents.config.errors import set_threads
 from agents.evaluation.figures import write_figure
 from agents.inspection.embeddings import RootEmbeddings, root_embeddings
 from agents.registry import load_learner
-from agents.runs.directory import RunDirectory
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from htm_env.drawing.figures.roots import root_figure, thumbnails
 from htm_env.files import atomic_folder, atomic_write_bytes
@@ -29,11 +28,10 @@ def embed(options: EmbedOptions) -> None:
     replaced.
     """
     set_threads(options.threads)
-    directory = RunDirectory(options.directory)
     learner = load_learner(options.directory)
     if options.merge_rounds:
         learner.merge_in_rounds()
-    out = directory.path / FOLDER if options.out is None else options.out
+    out = options.directory / FOLDER if options.out is None else options.out
     projector = out / "projector"
     _check_ours(projector)
     dataset = learner.task.dataset(options.split)

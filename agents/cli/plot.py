@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
-from typing import Any
 
+from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
@@ -15,7 +16,6 @@ from agents.config.errors import UsageError, set_threads
 from agents.evaluation.figures import write_figure
 from agents.inspection.traces import traces_of
 from agents.registry import load_learner
-from agents.runs.directory import RunDirectory
 from htm_env.drawing.figures import (
     charges_figure,
     filmstrip_figure,
@@ -40,7 +40,6 @@ def plot(options: PlotOptions) -> None:
     checkpoint, and ``ValueError`` for a run that makes no trees.
     """
     set_threads(options.threads)
-    directory = RunDirectory(options.directory)
     learner = load_learner(options.directory)
     dataset = learner.task.dataset(options.split)
     if dataset.size is not None and options.first >= dataset.size:
@@ -49,11 +48,15 @@ def plot(options: PlotOptions) -> None:
         )
     keys = dataset.fixed_keys(options.first + options.samples)[options.first :]
     drawn = traces_of(learner, dataset, keys.tolist())
-    out = directory.path / FIGURES if options.out is None else options.out
+    out = options.directory / FIGURES if options.out is None else options.out
     work = list(_work(out, options.first, drawn, options.format))
     console = Console(file=sys.stderr)
-    for path, write in track(work, "htm plot", console=console, disable=not console.is_terminal):
-        write(path)
+    for path, draw in track(work, "htm plot", console=console, disable=not console.is_terminal):
+        picture = draw()
+        if isinstance(picture, bytes):
+            atomic_write_bytes(path, picture)
+        else:
+            write_figure(path, picture)
         print(path)
     if not all(trace.considered for trace in drawn):
         print(f"left out  probabilities over pairs: {learner.algo} has none", file=sys.stderr)
@@ -61,8 +64,8 @@ def plot(options: PlotOptions) -> None:
 
 def _work(
     out: Path, first: int, drawn: list[Trace], suffix: str
-) -> Iterator[tuple[Path, Callable[[Path], None]]]:
-    """Where each file goes, and what writes it."""
+) -> Iterator[tuple[Path, Callable[[], Figure | bytes]]]:
+    """Where each file goes, and what draws it."""
     columns = [
         Sample(
             trace.tokens,
@@ -73,24 +76,16 @@ def _work(
         for number, trace in enumerate(drawn)
     ]
     last = first + len(drawn) - 1
-    yield out / f"samples_{first}-{last}.{suffix}", _writer(samples_figure, columns, drawn[0].kind)
+    yield out / f"samples_{first}-{last}.{suffix}", partial(samples_figure, columns, drawn[0].kind)
     for number, trace in enumerate(drawn, start=first):
         name = f"sample_{number}"
-        yield out / f"{name}_tree.{suffix}", _writer(tree_figure, trace)
-        yield out / f"{name}_filmstrip.{suffix}", _writer(filmstrip_figure, trace)
-        yield out / f"{name}_merges.gif", _gif_writer(trace)
+        yield out / f"{name}_tree.{suffix}", partial(tree_figure, trace)
+        yield out / f"{name}_filmstrip.{suffix}", partial(filmstrip_figure, trace)
+        yield out / f"{name}_merges.gif", partial(merges_gif, trace)
         if len(trace.tree.merges):
-            yield out / f"{name}_tree_by_error.{suffix}", _writer(tree_figure, trace, "error")
-            yield out / f"{name}_charges.{suffix}", _writer(charges_figure, trace)
+            yield out / f"{name}_tree_by_error.{suffix}", partial(tree_figure, trace, "error")
+            yield out / f"{name}_charges.{suffix}", partial(charges_figure, trace)
         if trace.considered:
             for step in sorted({0, least_certain_step(trace)}):
                 path = out / f"{name}_probabilities_merge_{step + 1}.{suffix}"
-                yield path, _writer(probabilities_figure, trace, step)
-
-
-def _writer(draw: Callable[..., Any], *arguments: Any) -> Callable[[Path], None]:
-    return lambda path: write_figure(path, draw(*arguments))
-
-
-def _gif_writer(trace: Trace) -> Callable[[Path], None]:
-    return lambda path: atomic_write_bytes(path, merges_gif(trace))
+                yield path, partial(probabilities_figure, trace, step)

@@ -9,7 +9,6 @@ from agents.cli.options import ViewOptions
 from agents.config.errors import UsageError, set_threads
 from agents.inspection.traces import traces_of
 from agents.registry import load_learner
-from agents.runs.directory import RunDirectory
 from htm_env.drawing.page import viewer_page
 from htm_env.files import atomic_write_text
 
@@ -20,7 +19,6 @@ def view(options: ViewOptions) -> None:
     """``htm view``: writes the page of a run's last checkpoint and prints where it is."""
     set_threads(options.threads)
     chosen = options.chosen
-    directory = RunDirectory(options.directory)
     learner = load_learner(options.directory)
     dataset = learner.task.dataset(options.split)
     keys = dataset.fixed_keys(chosen).tolist() if isinstance(chosen, int) else list(chosen)
@@ -40,7 +38,7 @@ def view(options: ViewOptions) -> None:
         f"{learner.task.env}, {learner.algo}",
         ", ".join(about),
     )
-    path = directory.path / PAGE if options.out is None else options.out
+    path = options.directory / PAGE if options.out is None else options.out
     if path.is_dir():
         path /= PAGE
     atomic_write_text(path, page)

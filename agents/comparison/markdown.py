@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from agents.comparison.statistics import Estimate
 
@@ -11,9 +11,10 @@ MISSING = "-"
 """In place of a missing number."""
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table whose first column is text and whose others are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def table(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of cells by column; the first column is text, the others are numbers."""
+    header = list(rows[0])
+    lines = [header, ["---", *["---:"] * (len(header) - 1)], *(row.values() for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

@@ -30,7 +30,7 @@ from agents.comparison.statistics import (
     probability_of_improvement,
 )
 from agents.comparison.table import Comparison, is_fixed, task_name
-from agents.evaluation.figures import write_png
+from agents.evaluation.figures import write_figure
 from agents.registry import unlabelled
 from htm_env.files import atomic_write_text
 
@@ -94,7 +94,7 @@ def write_report(
             for task, algo, _, seed in comparison.unfinished
         ]
         parts.append(f"Not finished, and so not counted: {'; '.join(names)}.\n")
-    write_png(figures / "errors.png", errors_figure(comparison))
+    write_figure(figures / "errors.png", errors_figure(comparison), dpi=None)
     parts.append("![held-out errors](figures/errors.png)\n")
     parts += [_task_section(comparison, task) for task in comparison.tasks]
     parts.append(pooled_section(comparison, figures))
@@ -118,44 +118,33 @@ def _task_section(comparison: Comparison, task: Task) -> str:
         ends = comparison.ends(task, algo)
         errors = comparison.errors(task, algo)
         rows.append(
-            [
-                f"`{algo}`",
-                str(len(ends)),
-                cell(float(np.median(errors))),
-                span(estimate(iqm, errors[:, None])),
-                cell(_median([row.sampled_nmse for row in ends])),
-                cell(_median([row.tree_recall for row in ends]), share=True),
-                cell(_median([row.mean_height for row in ends])),
-                *(
-                    f"{_median([getattr(row, name) for row in ends]):,.0f}"
-                    for name in ("merges", "updates", "seconds")
-                ),
-            ]
+            {
+                "merges chosen by": f"`{algo}`",
+                "runs": str(len(ends)),
+                "nmse, median": cell(float(np.median(errors))),
+                "nmse, IQM (95 %)": span(estimate(iqm, errors[:, None])),
+                "nmse, sampled": cell(_median([row.sampled_nmse for row in ends])),
+                "clades found": cell(_median([row.tree_recall for row in ends]), share=True),
+                "tree height": cell(_median([row.mean_height for row in ends])),
+            }
+            | {
+                name: f"{_median([getattr(row, name) for row in ends]):,.0f}"
+                for name in ("merges", "updates", "seconds")
+            }
         )
-    header = [
-        "merges chosen by",
-        "runs",
-        "nmse, median",
-        "nmse, IQM (95 %)",
-        "nmse, sampled",
-        "clades found",
-        "tree height",
-        "merges",
-        "updates",
-        "seconds",
-    ]
-    text = f"## {task_name(task).title}\n\n{table(header, rows)}\n"
+    text = f"## {task_name(task).title}\n\n{table(rows)}\n"
     against = [name for name in HELD_AGAINST if name in algos]
     against += [name for name in comparison.algos if name in algos and name != unlabelled(name)]
     if against:
         ratios = [
-            [f"`{algo}`", *(_ratio(comparison, task, algo, other) for other in against)]
+            {"": f"`{algo}`"}
+            | {f"/ `{other}`": _ratio(comparison, task, algo, other) for other in against}
             for algo in algos
         ]
         text += (
             "\nMedian error divided by that of other rows (95 % interval; below 1 is better than "
             "they are; an\ninterval without 1 is a difference whose interval leaves out 0):\n\n"
-            f"{table(['', *(f'/ `{name}`' for name in against)], ratios)}\n"
+            f"{table(ratios)}\n"
         )
     return text + _paired_table(comparison, task, algos, against)
 
@@ -164,24 +153,23 @@ def _paired_table(
     comparison: Comparison, task: Task, algos: Sequence[str], against: Sequence[str]
 ) -> str:
     """Only rows and columns that have a cell; nothing where no two algorithms share two seeds."""
-    cells: dict[tuple[str, str], str] = {}
+    cells: dict[str, dict[str, str]] = {}
     for algo in algos:
         for other in against:
             mine, theirs = comparison.pairs(task, algo, other)
             if algo != other and len(mine) >= PAIRS:
-                cells[algo, other] = span(paired_ratio(mine, theirs))
-    columns = [other for other in against if any((algo, other) in cells for algo in algos)]
-    if not columns:
+                cells.setdefault(algo, {})[other] = span(paired_ratio(mine, theirs))
+    if not cells:
         return ""
+    columns = [other for other in against if any(other in row for row in cells.values())]
     rows = [
-        [f"`{algo}`", *(cells.get((algo, other), MISSING) for other in columns)]
-        for algo in algos
-        if any((algo, other) in cells for other in columns)
+        {"": f"`{algo}`"} | {f"/ `{other}`": row.get(other, MISSING) for other in columns}
+        for algo, row in cells.items()
     ]
     return (
         "\nThe same seeds, pair by pair: geometric mean of the ratios (95 % interval, Student's t\n"
         "of the logarithms):\n\n"
-        f"{table(['', *(f'/ `{name}`' for name in columns)], rows)}\n"
+        f"{table(rows)}\n"
     )
 
 
@@ -215,7 +203,7 @@ def pooled_section(comparison: Comparison, figures: Path) -> str:
     unit = "all runs that did not diverge" if reference is None else f"`{reference}`"
     label = f"error / {unit.strip('`')}"
     ratios: dict[str, Estimate] = {}
-    rows: dict[str, list[str]] = {}
+    rows: dict[str, dict[str, str]] = {}
     for algo in comparison.algos:
         tasks = [task for task in comparison.tasks_of(algo) if task in pooled_tasks]
         if not tasks:
@@ -223,19 +211,18 @@ def pooled_section(comparison: Comparison, figures: Path) -> str:
         scores = comparison.ratios(algo, tasks)
         pooled, middle = estimate(iqm, scores), median(by_task(scores))
         ratios[algo] = Estimate(*(10.0**number for number in pooled))
-        rows[algo] = [
-            f"`{algo}`",
-            f"{len(tasks)} of {len(pooled_tasks)}",
-            span(ratios[algo]),
-            cell(10.0 ** float(middle[0])),
-        ]
+        rows[algo] = {
+            "merges chosen by": f"`{algo}`",
+            "problems": f"{len(tasks)} of {len(pooled_tasks)}",
+            "IQM of ratios (95 %)": span(ratios[algo]),
+            "median ratio": cell(10.0 ** float(middle[0])),
+        }
     ranked = [rows[algo] for algo in sorted(ratios, key=lambda algo: float(ratios[algo].value))]
-    write_png(figures / "pooled.png", intervals_figure(ratios, f"IQM of {label}"))
+    write_figure(figures / "pooled.png", intervals_figure(ratios, f"IQM of {label}"), dpi=None)
     everywhere = [a for a in comparison.algos if set(pooled_tasks) <= set(comparison.tasks_of(a))]
     scores_of = {algo: comparison.ratios(algo, pooled_tasks) for algo in everywhere}
     finite = np.concatenate([[], *(scores.ravel() for scores in scores_of.values())])
     finite = finite[np.isfinite(finite)]
-    header = ["merges chosen by", "problems", "IQM of ratios (95 %)", "median ratio"]
     text = f"""## All problems together
 
 Errors of different problems lie orders of magnitude apart. Here each is divided by the median error
@@ -243,7 +230,7 @@ of {unit} on the same problem, and the logarithms of these ratios are averaged: 
 half that error. A row that was not run everywhere is pooled over its own problems and is not
 comparable with the others.
 
-{table(header, ranked)}
+{table(ranked)}
 
 ![pooled](figures/pooled.png)
 
@@ -257,7 +244,9 @@ comparable with the others.
             algo: estimate(lambda draws: performance_profile(draws, places), scores)
             for algo, scores in scores_of.items()
         }
-        write_png(figures / "profiles.png", profiles_figure(10.0**places, profiles, label))
+        write_figure(
+            figures / "profiles.png", profiles_figure(10.0**places, profiles, label), dpi=None
+        )
         text += (
             "Performance profiles: the share of runs whose error ratio is at most the number "
             "below;\nfurther left is better.\n\n![profiles](figures/profiles.png)\n\n"
@@ -273,11 +262,11 @@ def improvement_section(comparison: Comparison, figures: Path) -> str:
     values = np.full((len(algos), len(algos)), np.nan)
     rows = []
     for row, algo in enumerate(algos):
-        cells = [f"`{algo}`"]
+        cells = {"": f"`{algo}`"}
         for column, other in enumerate(algos):
+            cells[f"`{other}`"] = MISSING
             shared = [t for t in comparison.tasks_of(algo) if t in comparison.tasks_of(other)]
             if row == column or not shared:
-                cells.append(MISSING)
                 continue
             found = estimate(
                 probability_of_improvement,
@@ -286,14 +275,14 @@ def improvement_section(comparison: Comparison, figures: Path) -> str:
             )
             values[row, column] = found.value
             interval = "" if np.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
-            cells.append(f"{found.value:.2f}{interval}")
+            cells[f"`{other}`"] = f"{found.value:.2f}{interval}"
         rows.append(cells)
     labels = ("a run of this ...", "... is better than one of this, with probability")
-    write_png(figures / "improvement.png", matrix_figure(values, algos, labels))
+    write_figure(figures / "improvement.png", matrix_figure(values, algos, labels), dpi=None)
     return (
         "Probability of improvement: how often a run of the row has a smaller error than one of "
         "the\ncolumn (Mann-Whitney, ties half; mean over the problems that both have):\n\n"
-        f"{table(['', *(f'`{algo}`' for algo in algos)], rows)}\n\n"
+        f"{table(rows)}\n\n"
         "![probability of improvement](figures/improvement.png)\n"
     )
 
@@ -302,7 +291,7 @@ def curves_section(comparison: Comparison, figures: Path) -> str:
     """Validation errors along merges and seconds, and merges until a goal."""
     text = "## Along the training\n\nValidation error: median of the runs, and their range.\n\n"
     for along in ("merges", "seconds"):
-        write_png(figures / f"{along}.png", curves_figure(comparison, along))
+        write_figure(figures / f"{along}.png", curves_figure(comparison, along), dpi=None)
         text += f"![along {along}](figures/{along}.png)\n\n"
     learned = [algo for algo in comparison.algos if not is_fixed(algo)]
     if not learned:
@@ -310,21 +299,21 @@ def curves_section(comparison: Comparison, figures: Path) -> str:
     target = learned[0]
     rows = []
     for algo in comparison.algos:
-        cells = [f"`{algo}`"]
+        cells = {"": f"`{algo}`"}
         for task in comparison.tasks:
+            title = task_name(task).title
             curve = comparison.curve(task, algo, "merges")
             goal = comparison.curve(task, target, "merges")
             if curve is None or goal is None:
-                cells.append(MISSING)
+                cells[title] = MISSING
                 continue
             reached = first_reached(curve.grid, curve.median, float(goal.median[-1]))
             share = "" if reached is None else f" ({reached / goal.grid[-1]:.2f})"
-            cells.append("never" if reached is None else f"{reached:,.0f}{share}")
+            cells[title] = "never" if reached is None else f"{reached:,.0f}{share}"
         rows.append(cells)
-    header = ["", *(task_name(task).title for task in comparison.tasks)]
     return text + (
         f"Merges until the median validation error is what `{target}` ends with (and their share "
-        f"of its merges):\n\n{table(header, rows)}\n"
+        f"of its merges):\n\n{table(rows)}\n"
     )
 
 
@@ -348,10 +337,15 @@ above 1: policy and autoencoder had adapted to each other.
             middle = _median(comparison.errors(task, algo)[known])
             again = float(np.median(retrained.errors(task, algo)))
             rows.append(
-                [f"`{algo}`", str(len(seeds)), cell(middle), cell(again), cell(again / middle)]
+                {
+                    "merges chosen by": f"`{algo}`",
+                    "runs": str(len(seeds)),
+                    "nmse, own": cell(middle),
+                    "nmse, retrained": cell(again),
+                    "ratio": cell(again / middle),
+                }
             )
-        header = ["merges chosen by", "runs", "nmse, own", "nmse, retrained", "ratio"]
-        text += f"\n{task_name(task).title}:\n\n{table(header, rows)}\n"
+        text += f"\n{task_name(task).title}:\n\n{table(rows)}\n"
     return text
 
 
@@ -370,17 +364,14 @@ language.
         name = task_name(task)
         labels = ("trees of", "autoencoder of")
         figure = matrix_figure(values, algos, labels, logarithmic=True)
-        write_png(figures / f"cross_play-{name.short}.png", figure)
+        write_figure(figures / f"cross_play-{name.short}.png", figure, dpi=None)
         lines = [
-            [
-                f"`{algo}`",
-                *(cell(value) for value in values[number]),
-                cell(_other_seeds(here, algo)),
-            ]
-            for number, algo in enumerate(algos)
+            {"trees of": f"`{algo}`"}
+            | {f"`{other}`": cell(value) for other, value in zip(algos, row, strict=True)}
+            | {"other seeds": cell(_other_seeds(here, algo))}
+            for algo, row in zip(algos, values, strict=True)
         ]
-        header = ["trees of", *(f"`{algo}`" for algo in algos), "other seeds"]
-        text += f"\n{name.title}:\n\n{table(header, lines)}\n\n"
+        text += f"\n{name.title}:\n\n{table(lines)}\n\n"
         text += f"![cross-play](figures/cross_play-{name.short}.png)\n"
     return text
 

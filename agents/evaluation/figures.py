@@ -47,34 +47,27 @@ def reconstructions_figure(
     kind: str,
 ) -> Figure:
     """A column a sample: original, the merges that were made of it, reconstruction and error."""
-    samples = []
-    for row, tokens in enumerate(batch.num_tokens.tolist()):
-        samples.append(
-            Sample(
-                batch.tokens[row, :tokens].cpu().numpy(),
-                merges[row, merges[row, :, 0] >= 0].cpu().numpy(),
-                decoded[row, :tokens].cpu().numpy(),
-                f"nmse {float(errors[row]):.3g}",
-            )
+    samples = [
+        Sample(
+            batch.tokens[row, :tokens].cpu().numpy(),
+            merges[row, merges[row, :, 0] >= 0].cpu().numpy(),
+            decoded[row, :tokens].cpu().numpy(),
+            f"nmse {float(errors[row]):.3g}",
         )
+        for row, tokens in enumerate(batch.num_tokens.tolist())
+    ]
     return samples_figure(samples, kind)
 
 
-def write_figure(path: str | Path, figure: Figure) -> None:
-    """Write a figure for a paper as the path's suffix says (PNG, PDF or SVG), all or nothing.
+def write_figure(path: str | Path, figure: Figure, dpi: int | None = PRINT_DPI) -> None:
+    """Write a figure as the path's suffix says (PNG, PDF or SVG), all or nothing.
 
+    For a paper, or with its own dots per inch if ``dpi`` is None.
     The same figure gives the same bytes: there is no date in them. Letters in a PDF stay text.
     """
     content = BytesIO()
     suffix = Path(path).suffix.removeprefix(".")
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}
     with matplotlib.rc_context({"pdf.fonttype": 42, "svg.hashsalt": "htm"}):
-        figure.savefig(content, format=suffix, dpi=PRINT_DPI, metadata=undated.get(suffix))
-    atomic_write_bytes(path, content.getvalue())
-
-
-def write_png(path: str | Path, figure: Figure) -> None:
-    """Write a figure as a PNG file, all or nothing."""
-    content = BytesIO()
-    figure.savefig(content, format="png")
+        figure.savefig(content, format=suffix, dpi=dpi or "figure", metadata=undated.get(suffix))
     atomic_write_bytes(path, content.getvalue())

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from agents.inspection.embeddings import RootEmbeddings, root_embeddings
+from agents.inspection.embeddings import root_embeddings
 from agents.learners.base import Learner
 from htm_env.datasets import SPLITS
 from htm_env.measures.semantics import (
@@ -34,7 +34,8 @@ def semantic_table(learner: Learner) -> dict[str, dict[str, float]]:
         if not dataset.has_labels or dataset.size is None:
             raise ValueError(f"{dataset.name} has no labels; expected data that has")
         samples.append(root_embeddings(learner, dataset, dataset.size))
-    flat = [_sorted_numbers(split) for split in samples]
+    tokens = [sorted_tokens(split.tokens, split.present) for split in samples]
+    flat = [rows.reshape(len(rows), -1).astype(np.float64) for rows in tokens]
     statistics = learner.dataset.mean.numpy(), learner.dataset.std.numpy()
     dims = sorted({*COMPONENTS, samples[0].roots.shape[1]})
     embeddings = {
@@ -43,18 +44,7 @@ def semantic_table(learner: Learner) -> dict[str, dict[str, float]]:
         "tokens": flat,
         "pooled": [pooled_tokens(split.tokens, split.present, *statistics) for split in samples],
     }
-    return {name: _scores(found, samples) for name, found in embeddings.items()}
-
-
-def _sorted_numbers(samples: RootEmbeddings) -> np.ndarray:
-    numbers = sorted_tokens(samples.tokens, samples.present)
-    return numbers.reshape(len(numbers), -1).astype(np.float64)
-
-
-def _scores(embeddings: list[np.ndarray], samples: list[RootEmbeddings]) -> dict[str, float]:
-    def labelled(split: int) -> Labelled:
-        labels = samples[split].labels
-        assert labels is not None  # semantic_table has asked
-        return Labelled(embeddings[split], labels)
-
-    return semantic_scores(labelled(0), labelled(1), labelled(2))
+    labels = [split.labels for split in samples if split.labels is not None]  # all have
+    return {
+        name: semantic_scores(*map(Labelled, found, labels)) for name, found in embeddings.items()
+    }

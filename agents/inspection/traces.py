@@ -16,14 +16,6 @@ from htm_env.measures.metrics import nmse_per_sample
 from htm_env.trees.merge_tree import MergeTree
 
 
-def traces(learner: Learner, dataset: Dataset, count: int) -> list[Trace]:
-    """The greedy episodes of the first ``count`` fixed samples of ``dataset``.
-
-    Raises ``ValueError`` for a learner that makes no trees.
-    """
-    return traces_of(learner, dataset, dataset.fixed_keys(count).tolist())
-
-
 @torch.no_grad()
 def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[Trace]:
     """The greedy episodes of the samples with these keys, one a key.

@@ -4,60 +4,39 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType, TracebackType
-from typing import Any
-
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interruption:
-    """While this context is entered, the first signal only sets ``requested``; the second raises.
-
-    Python lets only the main thread handle signals; elsewhere the context does nothing.
-    """
-
-    def __init__(self) -> None:
-        self._requested = False
-        self._before: dict[signal.Signals, Any] = {}
-
-    def requested(self) -> bool:
-        """True <--> a signal asked for a stop at the next good moment."""
-        return self._requested
-
-    def __enter__(self) -> Interruption:
-        if threading.current_thread() is threading.main_thread():
-            self._before = {name: signal.signal(name, self._handle) for name in SIGNALS}
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        for name, handler in self._before.items():
-            signal.signal(name, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._requested:
-            raise KeyboardInterrupt
-        self._requested = True
+from types import FrameType
 
 
 @contextmanager
-def terminate_as_interrupt() -> Iterator[None]:
-    """Make SIGTERM do what Ctrl-C does: raise ``KeyboardInterrupt``."""
+def handled(
+    handler: Callable[[int, FrameType | None], object], *signals: signal.Signals
+) -> Iterator[None]:
+    """Let ``handler`` receive these signals for the length of this block.
 
-    def handle(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
+    Python lets only the main thread handle signals; elsewhere the context does nothing.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, handle)
+    before = {name: signal.signal(name, handler) for name in signals}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for name, handler_before in before.items():
+            signal.signal(name, handler_before)
+
+
+@contextmanager
+def stop_requests() -> Iterator[Callable[[], bool]]:
+    """Gives a function that is true once a signal asked for a stop; a second signal raises."""
+    received: list[int] = []
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if received:
+            raise KeyboardInterrupt
+        received.append(number)
+
+    with handled(handle, signal.SIGINT, signal.SIGTERM):
+        yield lambda: bool(received)

@@ -1,4 +1,4 @@
-"""Loggers of scalars: ``write(position, scalars)`` and ``close()``; the table ``metrics.csv``."""
+"""Scalars by tag, and the table ``metrics.csv`` of them."""
 
 from __future__ import annotations
 
@@ -7,24 +7,12 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
 from agents.runs.loop import Position
 from htm_env.files import atomic_write_text
 
 Scalars = Mapping[str, float | None]
 """By TensorBoard tag; None where there is no value, such as clades of data without a hierarchy."""
-
-
-@runtime_checkable
-class Logger(Protocol):
-    """A receiver of a run's rows."""
-
-    def write(self, position: Position, scalars: Scalars) -> None:
-        """Take one row."""
-
-    def close(self) -> None:
-        """Finish; nothing is written after this."""
 
 
 class CSVLogger:
@@ -51,9 +39,6 @@ class CSVLogger:
                 file.write(self._lines([row]))
         else:
             self._rewrite()
-
-    def close(self) -> None:
-        """Every row is on the disk already."""
 
     def _rewrite(self) -> None:
         self._columns = list(dict.fromkeys(name for row in self.rows for name in row))

@@ -25,11 +25,16 @@ LINE_SECONDS = 10.0
 """Without a terminal, a line as often as this."""
 
 
-def shown(training: Training, title: str, visible: bool = True) -> Iterator[Event]:
-    """The events of a training, with a progress bar while they last if ``visible``."""
+def shown(
+    training: Training,
+    title: str,
+    visible: bool = True,
+    stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Event]:
+    """The events of a training until ``stop``, with a progress bar meanwhile if ``visible``."""
     bar = ProgressBar(title) if visible else None
     try:
-        for event in training.events():
+        for event in training.events(stop):
             if bar is not None and isinstance(event, Updated):
                 bar.update(event.position, event.scalars)
             elif bar is not None and isinstance(event, Logged):

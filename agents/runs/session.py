@@ -16,20 +16,12 @@ from agents.config.dataclasses_json import flattened
 from agents.config.options import TEST_EPISODES
 from agents.config.run import RunConfig, Task
 from agents.evaluation.evaluate import VALIDATION_EPISODES
-from agents.evaluation.figures import write_png
+from agents.evaluation.figures import write_figure
 from agents.runs.directory import RunDirectory
-from agents.runs.interruption import Interruption
-from agents.runs.loggers import CSVLogger, Logger
-from agents.runs.loop import (
-    EVALUATIONS,
-    CheckpointDue,
-    Logged,
-    Position,
-    Trainable,
-    Training,
-    Updated,
-)
-from agents.runs.progress import ProgressBar
+from agents.runs.interruption import stop_requests
+from agents.runs.loggers import CSVLogger
+from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
+from agents.runs.progress import shown
 from agents.runs.tensorboard import TensorBoardLogger
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
@@ -152,29 +144,26 @@ def _run(
         training.restore(state["training"])
     table = CSVLogger(directory.metrics_path, [] if state is None else state["rows"])
     events = TensorBoardLogger(directory.path, None if state is None else training.position.merges)
-    bar = ProgressBar(f"{learner.task.env} {learner.algo}") if progress_bar else None
-    loggers: list[Logger] = [table, events] if bar is None else [table, events, bar]
 
     def picture(position: Position) -> None:
         figure = learner.figure(validation)
-        write_png(directory.figure_path, figure)
+        write_figure(directory.figure_path, figure, dpi=None)
         events.image("validation/merge_trees", figure_to_array(figure), position.merges)
 
     try:
-        with Interruption() as interruption:
-            for event in training.events(interruption.requested):
-                if isinstance(event, Updated) and bar is not None:
-                    bar.update(event.position, event.scalars)
-                elif isinstance(event, Logged):
-                    for logger in loggers:
-                        logger.write(event.position, event.scalars)
+        with stop_requests() as requested:
+            title = f"{learner.task.env} {learner.algo}"
+            for event in shown(training, title, progress_bar, requested):
+                if isinstance(event, Logged):
+                    table.write(event.position, event.scalars)
+                    events.write(event.position, event.scalars)
                     if event.evaluation in PICTURED:
                         picture(event.position)
                 elif isinstance(event, CheckpointDue):
                     directory.save_checkpoint(
                         learner.state(), learner.autoencoder, training.state(), table.rows
                     )
-            if interruption.requested():
+            if requested():
                 raise KeyboardInterrupt
         picture(training.position)
         result = _result(learner, training.position, directory)
@@ -183,8 +172,7 @@ def _run(
             {f"test/{name}": value for name, value in result["test"].items()},
         )
     finally:
-        for logger in loggers:
-            logger.close()
+        events.close()
     directory.save_result(result)
     return result
 
