@@ -30,6 +30,10 @@ from htm_env.forest import check_merges
 from htm_env.softmax import log_totals
 from htm_env.types import NONE
 
+Merges = Int64[Tensor, "B M 2"]
+"""Ordered node ids: leaves ``0 .. n-1``, merge ``t`` makes ``n + t``; -1 pads."""
+Counts = Int64[Tensor, "B"]
+"""Of each sample."""
 MOST_MERGES = 40
 """A set of merges is the bits of one integer, with the episode's number in those above."""
 
@@ -38,9 +42,7 @@ SequenceLogProb = Callable[[Tensor, Tensor], Tensor]
 sample that ``episode`` names."""
 
 
-def merge_counts(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
-) -> Int64[Tensor, "B M"]:
+def merge_counts(merges: Merges, num_leaves: Counts) -> Int64[Tensor, "B M"]:
     """The number of merges in the subtree of each merge, itself included; 0 in padding.
 
     Raises ``ValueError`` naming the first sample whose merges are not a forest.
@@ -55,18 +57,14 @@ def merge_counts(
     return counts
 
 
-def log_number_of_sequences(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
-) -> Float[Tensor, "B"]:
+def log_number_of_sequences(merges: Merges, num_leaves: Counts) -> Float[Tensor, "B"]:
     """The logarithm of :func:`number_of_sequences`, in double precision."""
     counts = merge_counts(merges, num_leaves)
     made = (counts > 0).sum(1)
     return torch.lgamma(made.double() + 1) - counts.clamp(min=1).double().log().sum(1)
 
 
-def number_of_sequences(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
-) -> Float[Tensor, "B"]:
+def number_of_sequences(merges: Merges, num_leaves: Counts) -> Float[Tensor, "B"]:
     """The number of merge sequences that make each ordered tree, in double precision.
 
     Exact up to 1e12 or so; beyond it to some twelve digits. Raises ``ValueError`` naming the first
@@ -76,7 +74,7 @@ def number_of_sequences(
 
 
 def all_sequences(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
+    merges: Merges, num_leaves: Counts
 ) -> tuple[Int64[Tensor, "S M 2"], Int64[Tensor, "S"]]:
     """Every merge sequence of every tree, and the episode that each belongs to, in ascending order.
 
@@ -103,9 +101,7 @@ def all_sequences(
     return _reordered(merges[episode], num_leaves[episode], order), episode
 
 
-def uniform_sequences(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"], generator: torch.Generator
-) -> Int64[Tensor, "B M 2"]:
+def uniform_sequences(merges: Merges, num_leaves: Counts, generator: torch.Generator) -> Merges:
     """One merge sequence of each tree, all of its sequences equally likely.
 
     Give every merge a time, uniform in [0, 1], under the condition that none precedes one of its
@@ -131,8 +127,8 @@ def uniform_sequences(
 
 
 def tree_log_prob(
-    merges: Int64[Tensor, "B M 2"],
-    num_leaves: Int64[Tensor, "B"],
+    merges: Merges,
+    num_leaves: Counts,
     sequence_log_prob: SequenceLogProb,
     generator: torch.Generator,
     *,
@@ -182,9 +178,7 @@ def _logsumexp_by(
     return table.index_put((group, place), values).logsumexp(dim=1)
 
 
-def _parents(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
-) -> Int64[Tensor, "B M"]:
+def _parents(merges: Merges, num_leaves: Counts) -> Int64[Tensor, "B M"]:
     """The merge that uses the node of each merge; ``M`` over roots."""
     batch, steps, _ = merges.shape
     parents = merges.new_full((batch, steps + 1), steps)
@@ -228,9 +222,7 @@ class ForestStates(NamedTuple):
     """The forest that is the whole tree."""
 
 
-def number_of_states(
-    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
-) -> Float[Tensor, "B"]:
+def number_of_states(merges: Merges, num_leaves: Counts) -> Float[Tensor, "B"]:
     """The number of forests that lead to each tree, itself and the bare tokens included.
 
     Raises ``ValueError`` naming the first sample whose merges are not a forest.
@@ -249,7 +241,7 @@ def number_of_states(
     return total.round()
 
 
-def forest_states(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> ForestStates:
+def forest_states(merges: Merges, num_leaves: Counts) -> ForestStates:
     """All forests on the way to each tree; see :func:`number_of_states` for how many there are.
 
     Raises ``ValueError`` naming the first sample whose merges are not a forest, and for more than
@@ -290,7 +282,7 @@ def forest_states(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
 
 
 def pairwise_log_prob(
-    states: ForestStates, merges: Int64[Tensor, "B M 2"], scores: Float[Tensor, "B N N"]
+    states: ForestStates, merges: Merges, scores: Float[Tensor, "B N N"]
 ) -> Float[Tensor, "E"]:
     """The log-probability of every merge between forests, for a policy that scores pairs of nodes.
 
@@ -330,7 +322,7 @@ def tree_log_prob_by_states(
 
 def _active(
     merges: Int64[Tensor, "B K 2"],
-    num_leaves: Int64[Tensor, "B"],
+    num_leaves: Counts,
     episode: Int64[Tensor, "S"],
     done: Bool[Tensor, "S K"],
     num_nodes: int,

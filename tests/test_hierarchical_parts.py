@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.encoders.config import HierarchicalConfig, HierarchyConfig
-from agents.encoders.hierarchical.block import from_strands, to_strands
-from agents.encoders.hierarchical.layers import Merge, covered, spread
+from agents.encoders.hierarchical.layers import Merge, covered, from_strands, spread, to_strands
 from agents.encoders.hierarchical.transformer import (
     NO_TOKEN,
     HierarchicalTransformerConfig,

@@ -7,7 +7,7 @@ import torch
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from agents.encoders.hierarchical.block import (
+from agents.encoders.hierarchical.layers import (
     full_attention,
     local_attention,
     rotate,

@@ -48,8 +48,8 @@ class Generated:
         """The samples that ``index`` selects, in the same slots."""
         return Generated(*(getattr(self, field.name)[index] for field in fields(self)))
 
-    def widened(self, slots: int) -> Generated:
-        """The same with empty slots added, up to so many."""
+    def in_slots(self, slots: int) -> Generated:
+        """The same in so many slots: empty ones are added or cut off at the end."""
         more = slots - self.present.shape[1]
         return replace(
             self,
@@ -58,20 +58,10 @@ class Generated:
             merges=pad(self.merges, (0, 0, 0, more), value=NONE),
         )
 
-    def trimmed(self) -> Generated:
-        """The same without slots that are empty in every sample."""
-        slots = int(self.num_tokens.max())
-        return replace(
-            self,
-            tokens=self.tokens[:, :slots],
-            present=self.present[:, :slots],
-            merges=self.merges[:, : slots - 1],
-        )
-
     def with_rows(self, index: Int64[Tensor, "K"], others: Generated) -> Generated:
         """The same with ``others`` in the places that ``index`` names."""
         slots = max(self.present.shape[1], others.present.shape[1])
-        here, there = self.widened(slots), others.widened(slots)
+        here, there = self.in_slots(slots), others.in_slots(slots)
         return Generated(
             *(
                 getattr(here, field.name).index_copy(0, index, getattr(there, field.name))
@@ -185,13 +175,13 @@ def refine(
         moved = _change(autoencoder, before, after) > enough
         left = left[moved]
         generated = generated.with_rows(left, after.rows(moved))
-    return generated.trimmed()
+    return generated.in_slots(int(generated.num_tokens.max()))
 
 
 def _change(autoencoder: HTMAutoencoder, before: Generated, after: Generated) -> Float[Tensor, "B"]:
     """The ``nmse`` between the two; infinite where they have different numbers of tokens."""
     slots = max(before.present.shape[1], after.present.shape[1])
-    before, after = before.widened(slots), after.widened(slots)
+    before, after = before.in_slots(slots), after.in_slots(slots)
     error = nmse_per_sample(after.tokens, before.tokens, before.present, autoencoder.token_std)
     return error.masked_fill(before.num_tokens != after.num_tokens, torch.inf)
 

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from agents.encoders.base import Context, ContextEncoder, masked_mean, without_junk
 from agents.encoders.config import HierarchicalConfig
-from agents.encoders.hierarchical.block import plain_norm
-from agents.encoders.hierarchical.layers import HierarchicalLayers
+from agents.encoders.hierarchical.layers import HierarchicalLayers, plain_norm
 
 
 class HierarchicalEncoder(ContextEncoder):

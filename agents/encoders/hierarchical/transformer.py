@@ -11,8 +11,13 @@ from torch.nn.functional import cosine_similarity, cross_entropy, normalize
 
 from agents.config.dataclasses_json import check_bounds
 from agents.encoders.config import HierarchyConfig, check_hierarchies
-from agents.encoders.hierarchical.block import plain_norm, start_small
-from agents.encoders.hierarchical.layers import Cache, HierarchicalLayers, Hierarchies
+from agents.encoders.hierarchical.layers import (
+    Cache,
+    HierarchicalLayers,
+    Hierarchies,
+    plain_norm,
+    start_small,
+)
 from htm_env.autoencoder import seeded_initialisation
 from htm_env.checks import at_least
 
