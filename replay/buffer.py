@@ -31,15 +31,6 @@ FLOOR = 0.01
 """Added before the exponent, so that every episode can be drawn (the paper's epsilon)."""
 
 
-def by_advantage(values: Values) -> Values:
-    """``|value| + FLOOR``: surprising episodes more often. Values are advantages.
-
-    They should be of order one, as they are once a batch is divided by its root mean square.
-    """
-    priorities: Values = np.abs(values) + FLOOR
-    return priorities
-
-
 def by_return(values: Values) -> Values:
     """``rescaled + FLOOR``: good episodes more often. Values are returns.
 
@@ -62,10 +53,11 @@ class Sampler(NamedTuple):
 
 SAMPLERS = {
     "uniform": Sampler(np.ones_like),
-    "advantage": Sampler(by_advantage),
+    "advantage": Sampler(lambda values: np.abs(values) + FLOOR),
     "return": Sampler(by_return, relative=True),
 }
-"""The rules by name."""
+"""The rules by name. ``advantage``: surprising episodes more often; advantages should be of order
+one, as they are once a batch is divided by its root mean square."""
 
 
 class Sampled(NamedTuple):
