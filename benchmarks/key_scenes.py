@@ -19,8 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.encoders import ENCODERS, NO_ENCODER
-from agents.learners.entropy import EntropyConfig
-from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.learners.reinforce import EntropyConfig, Reinforce, ReinforceConfig
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
 from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer

@@ -67,7 +67,7 @@ def own_process(measure: Callable[..., Made], *arguments: Any) -> Made:
     forks = "forkserver" in multiprocessing.get_all_start_methods()
     context = multiprocessing.get_context("forkserver" if forks else "spawn")
     if isinstance(context, multiprocessing.context.ForkServerContext):
-        context.set_forkserver_preload(["agents", "agents.optim.soap", "benchmarks.table"])
+        context.set_forkserver_preload(["agents", "pytorch_optimizer", "benchmarks.table"])
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(measure, *arguments).result()
 

@@ -27,7 +27,7 @@ from agents.encoders.hierarchical.transformer import (
     HierarchicalTransformerConfig,
     token_loss,
 )
-from agents.optim.soap import SOAP
+from agents.optim.optimizers import soap
 from benchmarks.table import report
 
 LENGTH, BATCH, BYTES = 128, 8, 256
@@ -97,7 +97,7 @@ class Training:
         generator = torch.Generator().manual_seed(seed)
         self.model = HierarchicalTransformer(config, generator=generator)
         self.batches = text.batches(seed)
-        self.optimizer = SOAP(
+        self.optimizer = soap(
             self.model.parameters(),
             lr=LEARNING_RATE,
             betas=(0.9, 0.95),

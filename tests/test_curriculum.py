@@ -7,7 +7,7 @@ import pytest
 import torch
 from episodes import generator, random_batch
 
-from agents.learners.curriculum import Curriculum
+from agents.learners.reinforce import Curriculum
 from htm_env.datasets import Dataset, make_dataset
 
 SIZES = torch.tensor([2, 5, 9])

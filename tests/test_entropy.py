@@ -7,9 +7,9 @@ import torch
 from episodes import generator, random_batch, random_policy
 
 from agents.encoders import NO_ENCODER
-from agents.learners.entropy import PRICE_LIMITS, EntropyConfig, EntropyControl, mean_entropy
+from agents.learners.reinforce import PRICE_LIMITS, EntropyConfig, EntropyControl
 from agents.networks.context import make_policy
-from agents.rollouts.rollout import Episodes, MergeTerms, rollout
+from agents.rollouts.rollout import Episodes, MergeTerms, mean_entropy, rollout
 from htm_env.candidates import Nearest
 
 

@@ -16,10 +16,9 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.evaluation.evaluate import evaluate
 from agents.fixed import exhaustive_merges, fixed_policy
 from agents.learners.baselines import BASELINES
-from agents.learners.entropy import EntropyConfig
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.original import ORIGINAL, ORIGINAL_POLICY
-from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.learners.reinforce import EntropyConfig, Reinforce, ReinforceConfig
 from agents.learners.replay import CORRECTION_NAMES, ReplayConfig, ReplayReinforce
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig

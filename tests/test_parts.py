@@ -12,8 +12,12 @@ from episodes import random_batch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from agents.optim.minibatches import equal_parts, mean_scalars
+from agents.optim.autoencoder_trainer import (
+    AutoencoderConfig,
+    AutoencoderTrainer,
+    equal_parts,
+    mean_scalars,
+)
 from htm_env.datasets import make_dataset
 
 

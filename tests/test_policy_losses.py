@@ -23,7 +23,7 @@ from episodes import (
 
 from agents.fixed import all_merge_sequences
 from agents.learners.baselines import LeaveOneOut, Returns, discounted_returns, value_loss
-from agents.learners.entropy import distance_to_target
+from agents.learners.reinforce import distance_to_target
 from agents.likelihood.among_all import score_gradient
 from agents.rollouts.rollout import follow, rollout
 from htm_env.observation import observe_population

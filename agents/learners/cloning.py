@@ -17,10 +17,9 @@ from torch import Tensor
 
 from agents.config.schedules import Points, piecewise_linear
 from agents.learners.baselines import discounted_returns, value_loss
-from agents.learners.entropy import mean_entropy
 from agents.likelihood.base import PolicyTerms
 from agents.optim.optimizers import PolicyOptimizer
-from agents.rollouts.rollout import Episodes
+from agents.rollouts.rollout import Episodes, mean_entropy
 from htm_env.types import TokenBatch
 
 KNOWN = {

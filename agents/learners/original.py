@@ -13,8 +13,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from agents.learners.entropy import EntropyConfig
-from agents.learners.reinforce import ReinforceConfig
+from agents.learners.reinforce import EntropyConfig, ReinforceConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
 from htm_env.losses import LossWeights

@@ -16,8 +16,7 @@ from agents.encoders import NO_ENCODER, ContextConfig
 from agents.fixed import fixed_policy
 from agents.learners.base import Learner
 from agents.learners.cloning import Cloning, Selection, demonstrators_of
-from agents.learners.local_search import LocalSearch
-from agents.learners.policy_share import PolicyShare
+from agents.learners.local_search import LocalSearch, PolicyShare
 from agents.likelihood.base import PolicyTerms
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy

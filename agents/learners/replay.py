@@ -25,10 +25,9 @@ from agents.learners.corrections import (
     learn_sequences,
     learn_trees,
 )
-from agents.learners.entropy import mean_entropy
 from agents.learners.reinforce import Reinforce, ReinforceConfig, scaled
 from agents.likelihood.trees import tree_log_probs
-from agents.rollouts.rollout import Episodes, MergeTerms, follow
+from agents.rollouts.rollout import Episodes, MergeTerms, follow, mean_entropy
 from htm_env.types import TokenBatch
 from replay import ReplayBuffer, Trajectories
 

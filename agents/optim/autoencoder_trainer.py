@@ -1,8 +1,10 @@
-"""Training of an autoencoder on given merges, which all learners share."""
+"""Training of an autoencoder on given merges, in minibatches, which all learners share."""
 
 from __future__ import annotations
 
+import math
 import warnings
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,7 +15,6 @@ from torch import Tensor, nn
 
 from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import check_points, piecewise_linear
-from agents.optim.minibatches import equal_parts, mean_scalars
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
@@ -144,6 +145,33 @@ class AutoencoderTrainer:
         for name, optimizer in self.optimizers.items():
             optimizer.restore(state[name])
         self.guard.restore(state["guard"])
+
+
+def equal_parts(
+    total: int, size: int, device: str | torch.device = "cpu"
+) -> list[Int64[Tensor, "part"]]:
+    """The rows ``0 .. total - 1`` in parts that differ by one row at most, each about ``size``.
+
+    A part takes every so many rows, so that trees of the same sample, which are neighbours, come
+    into different parts where there are several.
+    """
+    parts = max(1, round(total / size))
+    return [torch.arange(part, total, parts, device=device) for part in range(parts)]
+
+
+def mean_scalars(rows: Iterable[dict[str, float]]) -> dict[str, float]:
+    """The mean of every scalar over the rows where it is finite; NaN where it never is."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        for tag, value in row.items():
+            values.setdefault(tag, []).append(value)
+    return {tag: mean_of_finite(numbers) for tag, numbers in values.items()}
+
+
+def mean_of_finite(values: list[float]) -> float:
+    """The mean of those that are finite; NaN if none is."""
+    finite = [value for value in values if math.isfinite(value)]
+    return sum(finite) / len(finite) if finite else math.nan
 
 
 def has_bfloat16(device: str | torch.device) -> bool:

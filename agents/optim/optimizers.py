@@ -57,9 +57,32 @@ def optimizer_of(
     """The class that a configuration names, and its arguments beside the learning rate."""
     if config.method == "adam":
         return torch.optim.Adam, {"weight_decay": config.weight_decay, "fused": True}
-    from agents.optim.soap import SOAP  # takes a second, which not every command should wait for
+    return soap, {"weight_decay": config.weight_decay, "max_precondition_dim": WIDEST}
 
-    return SOAP, {"weight_decay": config.weight_decay, "max_precondition_dim": WIDEST}
+
+def soap(parameters: Iterable[Any], **arguments: Any) -> torch.optim.Optimizer:
+    """The library's SOAP (Vyas et al. 2024), continuing bit for bit from a state that was saved.
+
+    A decomposition gives its matrices column by column, a file row by row, and products of the two
+    are rounded differently; so everything is kept as a file gives it back.
+    """
+    from pytorch_optimizer import SOAP  # takes a second, which not every command should wait for
+
+    optimizer = SOAP(parameters, **arguments)
+    optimizer.register_step_post_hook(make_contiguous)
+    return optimizer
+
+
+def make_contiguous(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+    """Keep every tensor of an optimizer's state row by row."""
+    for state in optimizer.state.values():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                state[name] = value.contiguous()
+            elif isinstance(value, list):
+                state[name] = [
+                    each.contiguous() if isinstance(each, Tensor) else each for each in value
+                ]
 
 
 class NonFiniteGuard:

@@ -13,7 +13,7 @@ import torch
 from agents.evaluation.evaluate import root_errors
 from agents.learners.policy_learner import PolicyLearner
 from agents.networks.context import observed_by
-from agents.optim.minibatches import equal_parts, mean_scalars
+from agents.optim.autoencoder_trainer import equal_parts, mean_scalars
 from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig
 from agents.ppo.make import joint_model

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from agents.config.schedules import cosine_decay, warm_up
-from agents.optim.minibatches import mean_of_finite
+from agents.optim.autoencoder_trainer import mean_of_finite
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig
 
 

@@ -125,6 +125,11 @@ class MergeTerms(NamedTuple):
         return MergeTerms(*(values[index] for values in self))
 
 
+def mean_entropy(episodes: Episodes, terms: MergeTerms, ordered: bool) -> float:
+    """The mean normalised entropy of the choices that were more than one."""
+    return float(terms.entropy.sum() / episodes.open_steps(ordered).sum().clamp(min=1))
+
+
 @runtime_checkable
 class Network(Protocol):
     """What a rollout asks of a policy network: its scores, step by step."""
