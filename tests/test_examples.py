@@ -19,7 +19,6 @@ ARGUMENTS = {
     "batched_environment.py": (["30"], "episodes, mean return"),
     "known_levels.py": (["3"], "clades found: 100%"),
     "generate_samples.py": (["3"], "are pairs of crossing segments"),
-    "picture_of_the_idea.py": (["idea.png"], "picture idea.png"),
 }
 
 
@@ -45,6 +44,13 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
     )
     assert finished.returncode == 0, finished.stderr
     assert expected in finished.stdout
+
+
+@pytest.mark.slow
+def test_the_picture_of_the_idea_is_drawn(tmp_path: Path) -> None:
+    script = EXAMPLES.parent / "docs" / "picture_of_the_idea.py"
+    subprocess.run([sys.executable, str(script), "idea.png"], cwd=tmp_path, check=True, timeout=250)
+    assert (tmp_path / "idea.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow

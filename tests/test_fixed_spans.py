@@ -31,7 +31,7 @@ def generator(seed: int = 0) -> torch.Generator:
 def test_the_trees_are_those_of_the_levels():
     dataset = make_dataset(TOKENS, spans=SPANS)
     batch = dataset.sample(8, generator())
-    merges = fixed_policy("spans").merges(batch, small_autoencoder(2), generator())
+    merges = fixed_policy("spans", small_autoencoder(2)).plan(batch, generator(), greedy=True)
     assert torch.equal(merges, batch.merges)
     trees = leaf_sets(merges, batch.num_tokens)
     scores = clade_scores(trees, batch.clades, batch.present)
@@ -47,7 +47,7 @@ def test_the_trees_are_those_of_the_levels():
 
 def test_other_policies_follow_the_same_levels():
     batch = make_dataset(TOKENS, spans=SPANS).sample(8, generator())
-    merges = fixed_policy("structure").merges(batch, small_autoencoder(2), generator())
+    merges = fixed_policy("structure", small_autoencoder(2)).plan(batch, generator(), greedy=True)
     assert torch.equal(merges.sort(2).values, batch.merges.sort(2).values)
 
 
@@ -55,7 +55,7 @@ def test_data_without_spans_are_told_what_is_missing():
     batch = make_dataset(TOKENS).sample(2, generator())
     message = "sample 0 of this data comes with 0 merges over its 6 tokens; .* 'span_counts' of an"
     with pytest.raises(ValueError, match=message):
-        fixed_policy("spans").merges(batch, small_autoencoder(2), generator())
+        fixed_policy("spans", small_autoencoder(2)).plan(batch, generator(), greedy=True)
 
 
 def test_a_saved_agent_takes_its_spans_along(tmp_path):

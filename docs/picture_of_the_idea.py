@@ -7,7 +7,7 @@ import torch
 from matplotlib.figure import Figure
 
 from agents.evaluation.figures import write_figure
-from agents.fixed import FIXED_POLICIES
+from agents.fixed import fixed_policy
 from htm_env import make_dataset
 from htm_env.drawing.rendering import draw_forest, draw_reconstruction
 from htm_env.weights import pretrained_autoencoder
@@ -18,7 +18,8 @@ dataset = make_dataset("HTM-Crosses-v0", split="test", num_crosses=(3,))
 batch = dataset.fixed(5).rows(torch.tensor([4]))
 
 # The search that keeps the four forests which the autoencoder reconstructs best.
-merges = FIXED_POLICIES["beam"].merges(batch, autoencoder, torch.Generator().manual_seed(0))
+generator = torch.Generator().manual_seed(0)
+merges = fixed_policy("beam", autoencoder).plan(batch, generator, greedy=True)
 with torch.no_grad():
     roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
     decoded = autoencoder.decode(roots, merges, batch.present)
