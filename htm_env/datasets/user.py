@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
@@ -78,11 +78,10 @@ class ArrayDataset(FiniteDataset):
         """
         check_split(split)
         checks.whole_number("threshold", threshold, 0, 255)
-        source = _read(dataset, threshold, spans)
-        values, lengths = source.values, source.lengths
+        name, values, lengths, spans = _read(dataset, threshold, spans)
         super().__init__(split, values, lengths, split_rows(len(values), split_fractions))
         self.kind = "points" if self.token_dim == 2 else "vectors"
-        hierarchy = _hierarchy(source)
+        hierarchy = _hierarchy(name, lengths, spans, self.max_tokens)
         self.has_hierarchy = hierarchy is not None
         self._hierarchy = None if hierarchy is None else hierarchy.rows(self.rows)
 
@@ -119,19 +118,11 @@ def split_rows(
     return tuple(np.split(order, np.cumsum(sizes[:2])))
 
 
-class _Source(NamedTuple):
-    """The rows of any supported source, as far as they have been checked."""
-
-    name: str
-    """What to call it in an error."""
-    values: Float32[np.ndarray, "N P T"]
-    """Padded."""
-    lengths: Int64[np.ndarray, "N"]
-    spans: Any
-    """The levels of every row, unchecked; None where there are none."""
-
-
-def _read(dataset: Any, threshold: int, spans: Any) -> _Source:
+def _read(
+    dataset: Any, threshold: int, spans: Any
+) -> tuple[str, Float32[np.ndarray, "N P T"], Int64[np.ndarray, "N"], Any]:
+    """The rows of any supported source: its name in an error, padded values, lengths, and the
+    levels of every row, unchecked (None where there are none)."""
     name = "dataset"
     if isinstance(dataset, str | PathLike):
         path = Path(dataset)
@@ -149,27 +140,28 @@ def _read(dataset: Any, threshold: int, spans: Any) -> _Source:
         dataset = _numbers(name, dataset)
         if dataset.ndim != 3 or dataset.shape[2] < 1:
             raise ValueError(f"{name} has shape {dataset.shape}: expected (N, P, T)")
-    return _Source(name, *_pad(name, dataset), spans)
+    return name, *_pad(name, dataset), spans
 
 
-def _hierarchy(source: _Source) -> SpanHierarchy | None:
+def _hierarchy(
+    name: str, lengths: Int64[np.ndarray, "N"], spans: Any, max_tokens: int
+) -> SpanHierarchy | None:
     """What the spans make of all rows; None where there is not a single span."""
-    if source.spans is None:
+    if spans is None:
         return None
-    rows, name = len(source.lengths), source.name
-    if not isinstance(source.spans, Sequence | np.ndarray) or isinstance(source.spans, str):
-        raise ValueError(f"spans is {source.spans!r}: expected the levels of each row of {name}")
-    if len(source.spans) != rows:
+    if not isinstance(spans, Sequence | np.ndarray) or isinstance(spans, str):
+        raise ValueError(f"spans is {spans!r}: expected the levels of each row of {name}")
+    if len(spans) != len(lengths):
         raise ValueError(
-            f"{name} has spans of {len(source.spans)} rows: expected those of its {rows} rows"
+            f"{name} has spans of {len(spans)} rows: expected those of its {len(lengths)} rows"
         )
     levels = [
         checked_levels(f"{name}: row {row}", given, int(length))
-        for row, (given, length) in enumerate(zip(source.spans, source.lengths, strict=True))
+        for row, (given, length) in enumerate(zip(spans, lengths, strict=True))
     ]
-    if not any(len(spans) for row in levels for spans in row):
+    if not any(len(level) for row in levels for level in row):
         return None
-    return SpanHierarchy.build(source.lengths, levels, source.values.shape[1])
+    return SpanHierarchy.build(lengths, levels, max_tokens)
 
 
 def _pad(
@@ -250,17 +242,15 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} is empty: expected an .npz or IDX file")
 
 
-class Archive(NamedTuple):
-    """What an ``.npz`` of token sets holds."""
-
-    tokens: np.ndarray | list[np.ndarray]
-    """Its array ``tokens`` (N, P, T), or its ``values`` cut up by its ``lengths``."""
-    spans: list[list[Int64[np.ndarray, "_ 2"]]] | None
-    """Its ``spans`` cut up by its ``span_counts``: the levels of every row; None without them."""
+Spans = list[list[Int64[np.ndarray, "_ 2"]]]
+"""The levels of every row."""
 
 
-def read_npz(path: Path) -> Archive:
-    """The token sets of an archive.
+def read_npz(path: Path) -> tuple[np.ndarray | list[np.ndarray], Spans | None]:
+    """The token sets of an archive, and their spans, if there are any.
+
+    They are its array ``tokens`` (N, P, T), or its ``values`` cut up by its ``lengths``; and its
+    ``spans`` cut up by its ``span_counts``.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -279,16 +269,14 @@ def read_npz(path: Path) -> Archive:
             f"{path} is not a readable .npz archive of plain arrays ({error})"
         ) from error
     if "tokens" in arrays:
-        return Archive(arrays["tokens"], _spans(path, arrays))
+        return arrays["tokens"], _spans(path, arrays)
     if not {"values", "lengths"} <= arrays.keys():
         found = ", ".join(arrays) or "nothing"
         raise ValueError(f"{path} has {found}: expected 'tokens', or 'values' and 'lengths'")
-    return Archive(_cut(path, arrays["values"], arrays["lengths"]), _spans(path, arrays))
+    return _cut(path, arrays["values"], arrays["lengths"]), _spans(path, arrays)
 
 
-def _spans(
-    path: Path, arrays: dict[str, np.ndarray]
-) -> list[list[Int64[np.ndarray, "_ 2"]]] | None:
+def _spans(path: Path, arrays: dict[str, np.ndarray]) -> Spans | None:
     pair = ("spans", "span_counts")
     for name, other in (pair, pair[::-1]):
         if name in arrays and other not in arrays:

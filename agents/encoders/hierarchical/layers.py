@@ -399,13 +399,14 @@ class Merge(nn.Module):
 
 @dataclass
 class Cache:
-    """The state of a whole model during generation, so that a new token costs one step."""
+    """The state of a whole model during generation, so that a new token costs one step; ``forward``
+    fills it."""
 
     blocks: list[list[BlockCache]]
     """Of each layer and hierarchy."""
     merged: list[list[Tensor]]
     """The last part of each hierarchy in each layer's merge, (B, 1, hidden)."""
-    embedded: Float[Tensor, "B _ E"] | None = None
+    embedded: Float[Tensor, "B _ E"] = field(init=False)
     """The last embedded tokens, as many as the coarsest vector is made of, less one."""
     count: int = 0
     """Tokens read so far."""
@@ -490,7 +491,6 @@ class HierarchicalLayers(nn.Module):
 
         A hierarchy works only at the tokens where it has a new vector.
         """
-        assert cache.embedded is not None, "step needs a cache that forward has filled"
         tokens = torch.cat((cache.embedded, embedded), 1)
         vectors = {
             index: cast(Compress, self.compress[index]).project(
