@@ -208,7 +208,7 @@ class SavedAutoencoder(nn.Module):
         """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
         with reading(path, "saved autoencoder"):
             state, config = read_tensors(path, WEIGHTS_KEY)
-            autoencoder = cls(**config, generator=torch.Generator())
+            autoencoder = cls(**config, generator=torch.Generator())  # type: ignore[call-arg]
             autoencoder.load_state_dict(state)
         return autoencoder.to(device)
 
