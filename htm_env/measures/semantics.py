@@ -35,7 +35,7 @@ class Labelled(NamedTuple):
 
 
 def semantic_scores(
-    train: Labelled, validation: Labelled, test: Labelled, seed: int = 0
+    train: Labelled, validation: Labelled, test: Labelled, *, seed: int = 0
 ) -> dict[str, float]:
     """How well labels can be read from embeddings, on the test split; each is 1 at best.
 
