@@ -16,7 +16,7 @@ one table each when lists are made anew; beyond, a sixteenth of all pairs at mos
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from htm_env.forest import leftmost_leaves, legal_pairs
-from htm_env.types import NONE
+from htm_env.types import NONE, Batched
 
 FARTHEST = 1e30
 """Points that are not finite count as this far away: still nearer than an empty entry."""
@@ -39,7 +39,7 @@ tokens of two coordinates in 5 ms instead of 170, of eight in 150)."""
 
 
 @dataclass(frozen=True)
-class Candidates:
+class Candidates(Batched):
     """Candidate pairs of ``B`` populations: a list of partners for every slot."""
 
     partners: Int64[Tensor, "B P k"]
@@ -50,19 +50,6 @@ class Candidates:
     """True <--> the partner was not there, or was another node, before the latest merge."""
     renewal: Int64[Tensor, "B"]
     """So few active tokens make all lists anew."""
-
-    def rows(self, index: Tensor) -> Candidates:
-        """Those of some samples."""
-        return Candidates(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def with_rows(self, index: Int64[Tensor, "R"], other: Candidates) -> Candidates:
-        """These with the samples of ``index`` replaced by the ``R`` of another."""
-        return Candidates(
-            *(
-                getattr(self, field.name).index_copy(0, index, getattr(other, field.name))
-                for field in fields(self)
-            )
-        )
 
 
 @torch.no_grad()
@@ -139,7 +126,9 @@ def candidate_pair(action: Any, candidates: Any) -> tuple[Any, Any]:
     slot, entry = action // candidates.shape[-1], action % candidates.shape[-1]
     if candidates.ndim == 2:
         return slot, candidates[slot, entry]
-    rows = range(len(candidates)) if isinstance(candidates, np.ndarray) else _arange(candidates)
+    count = len(candidates)
+    is_array = isinstance(candidates, np.ndarray)
+    rows = np.arange(count) if is_array else torch.arange(count, device=candidates.device)
     return slot, candidates[rows, slot, entry]
 
 
@@ -167,10 +156,6 @@ def candidate_action(first: Any, second: Any, candidates: Any) -> Any:
 def candidate_mask(candidates: Int[Tensor, "B P k"]) -> Bool[Tensor, "B A"]:
     """True <--> the action ``slot * k + entry`` is legal."""
     return (candidates >= 0).flatten(1)
-
-
-def _arange(values: Tensor) -> Tensor:
-    return torch.arange(len(values), device=values.device)
 
 
 def squared_distances(one: Tensor, other: Tensor) -> Tensor:
@@ -252,7 +237,7 @@ def check_candidates(candidates: str, k: int, neighbours: str = "embeddings") ->
 
 
 @dataclass(frozen=True)
-class Neighbourhood:
+class Neighbourhood(Batched):
     """Candidate pairs of ``B`` episodes in progress, and the points that distances are between."""
 
     candidates: Candidates
@@ -329,18 +314,6 @@ class Neighbourhood:
             counts[rows, second] = 0
             made = made.merged(rows, first, second, embeddings, counts)
         return made
-
-    def rows(self, index: Int64[Tensor, "R"]) -> Neighbourhood:
-        """That of some samples."""
-        sums = None if self.sums is None else self.sums[index]
-        return Neighbourhood(self.candidates.rows(index), sums)
-
-    def with_rows(self, index: Int64[Tensor, "R"], other: Neighbourhood) -> Neighbourhood:
-        """This one with the samples of ``index`` replaced by the ``R`` of another."""
-        sums = self.sums
-        if sums is not None and other.sums is not None:
-            sums = sums.index_copy(0, index, other.sums)
-        return Neighbourhood(self.candidates.with_rows(index, other.candidates), sums)
 
 
 @dataclass(frozen=True)

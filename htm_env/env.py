@@ -19,7 +19,51 @@ MAX_KEY = 2**62
 """An episode is a pure function of a key below this; the environment's generator draws it."""
 
 
-class HTMEnv(gym.Env):
+class EpisodesInProgress:
+    """The simulator, population and viewer that the single and the batched environment have."""
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.simulator = Simulator(config)
+        self.mask_in_info, self.render_mode = config.mask_in_info, config.render_mode
+        self._population: Population | None = None
+        self._viewer: Any = None
+
+    @property
+    def population(self) -> Population:
+        """The episodes in progress; ``ResetNeeded`` before the first reset."""
+        if self._population is None:
+            raise ResetNeeded("no episode has started; call reset first")
+        return self._population
+
+    @property
+    def autoencoder(self) -> HTMAutoencoder:
+        """The autoencoder in use; training it changes the environment, with all of its copies."""
+        return self.simulator.autoencoder
+
+    def fixed_keys(self, count: int) -> np.ndarray:
+        """The keys of the split's first ``count`` fixed episodes, for ``reset(options=...)``."""
+        return self.simulator.dataset.fixed_keys(count)
+
+    def frame(self, row: int = 0) -> Any:
+        """One episode as ``render_mode`` says."""
+        from htm_env.drawing.viewer import Viewer
+
+        if self._viewer is None:
+            self._viewer = Viewer(self.render_mode, self.simulator)
+        return self._viewer.frame(self.population, row)
+
+    def show(self) -> None:
+        """Let the window of ``"human"``, if that is the mode, follow the first episode."""
+        if self.render_mode == "human":
+            self.frame()
+
+    def close_viewer(self) -> None:
+        if self._viewer is not None:
+            self._viewer.close()
+            self._viewer = None
+
+
+class HTMEnv(EpisodesInProgress, gym.Env):
     """Merge a set of tokens into one root embedding, pair by pair.
 
     ## Description
@@ -130,13 +174,10 @@ class HTMEnv(gym.Env):
 
     def __init__(self, env_id: str | EnvConfig, **arguments: Any) -> None:
         config = EnvConfig.of(env_id, arguments)
-        self.simulator = Simulator(config)
+        super().__init__(config)
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
-        self.mask_in_info, self.render_mode = config.mask_in_info, config.render_mode
-        self._population: Population | None = None
         self._invalid_actions = 0
-        self._viewer: Any = None
 
     # ------------------------------------------------------------ Gymnasium's face
 
@@ -149,13 +190,13 @@ class HTMEnv(gym.Env):
             key = check_key(options["key"])
         self._population = self.simulator.start(np.array([key]))
         self._invalid_actions = 0
-        self._show()
+        self.show()
         return self._observation(), self._info(invalid=False)
 
     def step(
         self, action: int | np.integer | np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
-        population = self._episode()
+        population = self.population
         if int(population.forest.num_active[0]) == 1:
             raise ResetNeeded("the episode is over: one embedding is left; call reset first")
         actions = torch.tensor([operator.index(action)], device=self.simulator.device)
@@ -164,7 +205,7 @@ class HTMEnv(gym.Env):
         self._invalid_actions += int(invalid[0])
         terminated = int(self._population.forest.num_active[0]) == 1
         truncated = self._invalid_actions >= self.simulator.config.max_invalid_actions
-        self._show()
+        self.show()
         info = self._info(invalid=bool(invalid[0]))
         return self._observation(), float(reward[0]), terminated, truncated, info
 
@@ -179,45 +220,29 @@ class HTMEnv(gym.Env):
                 f"choose from {self.metadata['render_modes']} in gym.make"
             )
             return None
-        return None if self.render_mode == "human" else self._frame()
+        return None if self.render_mode == "human" else self.frame()
 
     def close(self) -> None:
-        if self._viewer is not None:
-            self._viewer.close()
-            self._viewer = None
+        self.close_viewer()
 
     # ------------------------------------------------------------ beyond Gymnasium
 
-    @property
-    def autoencoder(self) -> HTMAutoencoder:
-        """The autoencoder in use; training it changes this environment."""
-        return self.simulator.autoencoder
-
     def action_masks(self) -> np.ndarray:
         """True <--> legal, bool ``(A,)``, one an action."""
-        mask: np.ndarray = self.simulator.action_masks(self._episode())[0]
+        mask: np.ndarray = self.simulator.action_masks(self.population)[0]
         return mask
 
     def merge_tree(self) -> MergeTree:
         """The forest so far."""
-        return tree_of(self._episode(), 0)
-
-    def fixed_keys(self, count: int) -> np.ndarray:
-        """The keys of the split's first ``count`` fixed episodes, for ``reset(options=...)``."""
-        return self.simulator.dataset.fixed_keys(count)
+        return tree_of(self.population, 0)
 
     # ------------------------------------------------------------ inside
 
-    def _episode(self) -> Population:
-        if self._population is None:
-            raise ResetNeeded("no episode has started; call reset first")
-        return self._population
-
     def _observation(self) -> dict[str, np.ndarray]:
-        return {key: value[0] for key, value in self.simulator.observation(self._episode()).items()}
+        return {key: value[0] for key, value in self.simulator.observation(self.population).items()}
 
     def _info(self, invalid: bool) -> dict[str, Any]:
-        population = self._episode()
+        population = self.population
         mask = {"action_mask": self.action_masks().astype(np.int8)} if self.mask_in_info else {}
         return {
             **mask,
@@ -225,17 +250,6 @@ class HTMEnv(gym.Env):
             "num_active": int(population.forest.num_active[0]),
             "invalid": invalid,
         }
-
-    def _frame(self) -> Any:
-        from htm_env.drawing.viewer import Viewer
-
-        if self._viewer is None:
-            self._viewer = Viewer(self.render_mode, self.simulator)
-        return self._viewer.frame(self._episode(), 0)
-
-    def _show(self) -> None:
-        if self.render_mode == "human":
-            self._frame()
 
 
 def draw_key(generator: np.random.Generator) -> int:

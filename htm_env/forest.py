@@ -15,11 +15,11 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from htm_env.types import NONE
+from htm_env.types import NONE, Batched
 
 
 @dataclass(frozen=True)
-class Forest:
+class Forest(Batched):
     """The active nodes of ``B`` samples and the merges that made them."""
 
     slots: Int64[Tensor, "B P"]
@@ -122,7 +122,7 @@ def merges_to_actions(
     """The actions that make these merges, step by step; -1 where a sample has no more."""
     slot = leftmost_leaves(merges, num_leaves)  # a parent takes the slot of its first child
     slots = slot.gather(1, merges.clamp(min=0).flatten(1)).view_as(merges)
-    actions: Tensor = pair_to_action(slots[..., 0], slots[..., 1], _num_slots(merges))
+    actions: Tensor = pair_to_action(slots[..., 0], slots[..., 1], merges.shape[1] + 1)
     return actions.masked_fill(merges[..., 0] < 0, NONE)
 
 
@@ -207,10 +207,6 @@ def active_nodes(
     return padded.scatter_(1, merges.flatten(1) % (num_nodes + 1), False)[:, :-1]
 
 
-def _num_slots(merges: Tensor) -> int:
-    return merges.shape[1] + 1
-
-
 def _ancestors(merges: Tensor, num_leaves: Tensor) -> Iterator[Tensor]:
     """``(B, N + 1)`` the ancestor 1, 2, 4, ... merges above every node, until all are reached
     (pointer doubling, Hillis and Steele 1986, "Data parallel algorithms").
@@ -240,7 +236,7 @@ def leaf_counts(
     merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]
 ) -> Int64[Tensor, "B N"]:
     """The number of leaves under every node: 1 for a leaf, 0 for a node that does not exist."""
-    nodes = torch.arange(2 * _num_slots(merges), device=merges.device)  # and node N
+    nodes = torch.arange(2 * (merges.shape[1] + 1), device=merges.device)  # and node N
     counts = (nodes < num_leaves[:, None]).long()
     for above in _ancestors(merges, num_leaves):
         counts = counts.scatter_add(1, above, counts)
@@ -274,7 +270,7 @@ def leaf_sets(
     first, second = (merges % offset.shape[1]).unbind(2)
     offset.scatter_(1, second, pad(counts, (0, 1)).gather(1, first))
     start = _summed_down(offset[:, :-1], merges, num_leaves)
-    leaf = start[:, : _num_slots(merges)].clone()  # (B, P): its place in that order
+    leaf = start[:, : merges.shape[1] + 1].clone()  # (B, P): its place in that order
     leaf[torch.arange(leaf.shape[1], device=leaf.device) >= num_leaves[:, None]] = NONE
     start, end, leaf = start[:, :, None], (start + counts)[:, :, None], leaf[:, None]
     return (start <= leaf) & (leaf < end)
@@ -289,7 +285,7 @@ def are_clades(sets: Bool[Tensor, "B K P"], clades: Bool[Tensor, "B C P"]) -> Bo
 
 def depths(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> Int64[Tensor, "B N"]:
     """The number of merges above every node: 0 for the roots of the forest."""
-    ones = merges.new_ones(len(merges), 2 * _num_slots(merges) - 1)
+    ones = merges.new_ones(len(merges), 2 * merges.shape[1] + 1)
     return _summed_down(ones, merges, num_leaves) - 1
 
 

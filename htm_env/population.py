@@ -5,7 +5,7 @@ A transition never changes its inputs: :func:`merge_pairs` returns a new populat
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -14,14 +14,14 @@ from torch import Tensor
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest, Neighbourhood
 from htm_env.forest import Forest, active_nodes, children_table, descend, leaf_counts
-from htm_env.types import SampleRows, TokenBatch
+from htm_env.types import Batched, SampleRows, TokenBatch
 
 MOST_LEAVES = 1 << 16
 """Decoded leaves that wait for their errors, about: those of a chain's subtrees are P^2 / 2."""
 
 
 @dataclass(frozen=True)
-class Population:
+class Population(Batched):
     """``B`` episodes in progress, seen through one autoencoder."""
 
     batch: TokenBatch
@@ -47,32 +47,6 @@ class Population:
         """``E_t``: the ``nmse`` of each sample with every active node decoded to its leaves."""
         coordinates = self.forest.num_leaves * self.batch.tokens.shape[2]
         return self.squared_errors.sum(dim=1) / coordinates
-
-    def with_rows(self, rows: Int64[Tensor, "R"], other: Population) -> Population:
-        """This population with ``rows`` replaced by the ``R`` episodes of another one."""
-
-        def replaced(here: Tensor, there: Tensor) -> Tensor:
-            return here.index_copy(0, rows, there)
-
-        forest = Forest(
-            *(
-                replaced(getattr(self.forest, f.name), getattr(other.forest, f.name))
-                for f in fields(Forest)
-            )
-        )
-        neighbourhood = self.neighbourhood
-        if neighbourhood is not None:
-            assert other.neighbourhood is not None  # of the same environment
-            neighbourhood = neighbourhood.with_rows(rows, other.neighbourhood)
-        return Population(
-            TokenBatch(*map(replaced, self.batch[:4], other.batch[:4])),
-            forest,
-            replaced(self.embeddings, other.embeddings),
-            replaced(self.leaf_counts, other.leaf_counts),
-            replaced(self.squared_errors, other.squared_errors),
-            replaced(self.initial_error, other.initial_error),
-            neighbourhood,
-        )
 
 
 @torch.no_grad()

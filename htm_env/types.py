@@ -19,9 +19,9 @@ is active, an action is legal); the index ``-1`` means "none".
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -71,10 +71,47 @@ class TokenBatch(NamedTuple):
             sample = torch.arange(len(self.tokens), device=self.tokens.device)
         return self._replace(sample=sample).each(lambda tensor: tensor[index])
 
+    def with_rows(self, index: Int64[Tensor, "R"], other: TokenBatch) -> TokenBatch:
+        """The batch with the samples of ``index`` replaced by the ``R`` of another one."""
+        pairs = zip(self[:4], other[:4], strict=True)
+        return TokenBatch(*(here.index_copy(0, index, there) for here, there in pairs))
+
     def parts(self, size: int) -> Iterator[TokenBatch]:
         """The samples in order, at most ``size`` at a time."""
         for start in range(0, len(self.tokens), size):
             yield self.rows(slice(start, start + size))
+
+
+BatchedType = TypeVar("BatchedType")
+"""A subclass of :class:`Batched`."""
+
+
+@dataclass(frozen=True)
+class Batched:
+    """A dataclass whose fields have one row a sample: tensors, others of this kind, or None."""
+
+    def rows(self: BatchedType, index: Tensor | slice) -> BatchedType:
+        """Those of the samples that ``index`` selects."""
+
+        def chosen(values: Any) -> Any:
+            return values[index] if isinstance(values, Tensor) else values.rows(index)
+
+        columns = (None if values is None else chosen(values) for values in _columns(self))
+        return type(self)(*columns)
+
+    def with_rows(self: BatchedType, index: Int64[Tensor, "R"], other: BatchedType) -> BatchedType:
+        """These with the samples of ``index`` replaced by the ``R`` of another."""
+
+        def replaced(here: Any, there: Any) -> Any:
+            if isinstance(here, Tensor):
+                return here.index_copy(0, index, there)
+            return None if here is None else here.with_rows(index, there)
+
+        return type(self)(*map(replaced, _columns(self), _columns(other)))
+
+
+def _columns(batched: Any) -> list[Any]:
+    return [getattr(batched, field.name) for field in fields(batched)]
 
 
 @dataclass(frozen=True)

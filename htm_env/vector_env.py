@@ -12,17 +12,15 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from htm_env.autoencoder import HTMAutoencoder
 from htm_env.checks import at_least
-from htm_env.env import HTMEnv, check_key, draw_key, tree_of
+from htm_env.env import EpisodesInProgress, HTMEnv, check_key, draw_key, tree_of
 from htm_env.forest import Forest
-from htm_env.population import Population
-from htm_env.simulator import EnvConfig, Simulator
+from htm_env.simulator import EnvConfig
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import TokenBatch
 
 
-class HTMVectorEnv(VectorEnv):
+class HTMVectorEnv(EpisodesInProgress, VectorEnv):
     """``num_envs`` copies of :class:`htm_env.env.HTMEnv` in one batch.
 
     Copy ``m`` of ``reset(seed=s)`` is the single environment with seed ``s + m``. The arguments are
@@ -41,7 +39,7 @@ class HTMVectorEnv(VectorEnv):
     ) -> None:
         at_least(1, num_envs=num_envs)
         config = EnvConfig.of(env_id, arguments)
-        self.simulator = Simulator(config)
+        super().__init__(config)
         self.num_envs = num_envs
         self.autoreset_mode = check_autoreset_mode(autoreset_mode)
         self.metadata = {**HTMEnv.metadata, "autoreset_mode": self.autoreset_mode}
@@ -49,14 +47,11 @@ class HTMVectorEnv(VectorEnv):
         self.single_action_space = self.simulator.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
-        self.mask_in_info, self.render_mode = config.mask_in_info, config.render_mode
         self._generators: list[np.random.Generator] = [
             seeding.np_random(None)[0] for _ in range(num_envs)
         ]
-        self._population: Population | None = None
         self._invalid_actions = np.zeros(num_envs, np.int64)
         self._ended = np.zeros(num_envs, bool)
-        self._viewer: Any = None
 
     # ------------------------------------------------------------ Gymnasium's face
 
@@ -78,7 +73,7 @@ class HTMVectorEnv(VectorEnv):
             if (own := seeds[copy]) is not None:
                 self._generators[copy] = seeding.np_random(own)[0]
         self._start(mask, keys)
-        self._show()
+        self.show()
         return self.simulator.observation(self.population), self._info(mask)
 
     def step(
@@ -120,7 +115,7 @@ class HTMVectorEnv(VectorEnv):
             invalids = invalids & ~finished
         self._ended = finished & (self.autoreset_mode is not AutoresetMode.SAME_STEP)
         info = {**self._info(everyone, invalids), **info}
-        self._show()
+        self.show()
         observation = self.simulator.observation(self.population)
         return observation, rewards, terminated, truncated, info
 
@@ -131,19 +126,12 @@ class HTMVectorEnv(VectorEnv):
             return None
         if self.render_mode == "human":
             return None
-        return tuple(self._frame(copy) for copy in range(self.num_envs))
+        return tuple(self.frame(copy) for copy in range(self.num_envs))
 
     def close_extras(self, **kwargs: Any) -> None:
-        if self._viewer is not None:
-            self._viewer.close()
-            self._viewer = None
+        self.close_viewer()
 
     # ------------------------------------------------------------ beyond Gymnasium
-
-    @property
-    def autoencoder(self) -> HTMAutoencoder:
-        """The autoencoder in use; training it changes all copies."""
-        return self.simulator.autoencoder
 
     def action_masks(self) -> np.ndarray:
         """True <--> legal, bool ``(num_envs, A)``, one an action."""
@@ -152,17 +140,6 @@ class HTMVectorEnv(VectorEnv):
     def merge_tree(self, copy: int = 0) -> MergeTree:
         """The forest of one copy so far."""
         return tree_of(self.population, copy)
-
-    def fixed_keys(self, count: int) -> np.ndarray:
-        """The keys of the split's first ``count`` fixed episodes, for ``reset(options=...)``."""
-        return self.simulator.dataset.fixed_keys(count)
-
-    @property
-    def population(self) -> Population:
-        """The episodes in progress; ``ResetNeeded`` before the first reset."""
-        if self._population is None:
-            raise ResetNeeded("no episode has started; call reset first")
-        return self._population
 
     def refresh(self) -> dict[str, np.ndarray]:
         """Encode all episodes anew; returns the observation.
@@ -279,17 +256,6 @@ class HTMVectorEnv(VectorEnv):
             "final_info": self._info(finished, invalid),
             "_final_info": finished.copy(),
         }
-
-    def _frame(self, copy: int) -> Any:
-        from htm_env.drawing.viewer import Viewer
-
-        if self._viewer is None:
-            self._viewer = Viewer(self.render_mode, self.simulator)
-        return self._viewer.frame(self.population, copy)
-
-    def _show(self) -> None:
-        if self.render_mode == "human":
-            self._frame(0)
 
 
 def check_autoreset_mode(mode: AutoresetMode | str) -> AutoresetMode:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import permutations
 
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.checks import at_least
-from htm_env.forest import Forest, children_table, legal_pairs, pad_merges
+from htm_env.forest import children_table, legal_pairs, pad_merges
 from htm_env.population import Population, merge_pairs, start_population, subtree_errors
 from htm_env.types import NONE, TokenBatch
 
@@ -50,7 +50,7 @@ class Beam:
         keys = _mixed(torch.arange(slots, device=batch.tokens.device), 1).repeat(samples, 1)
         for _ in range(slots - 1):
             row, first, second = self._best(population, errors, keys, samples)
-            population, errors, keys = _rows_of(population, row), errors[row], keys[row]
+            population, errors, keys = population.rows(row), errors[row], keys[row]
             running = population.forest.num_active > 1
             population = merge_pairs(autoencoder, population, first, second, std, running)
             here = torch.arange(len(row), device=row.device)
@@ -130,18 +130,6 @@ def _repeated(values: Int64[Tensor, "B C"]) -> Tensor:
 def _tokens_only(batch: TokenBatch) -> TokenBatch:
     """The batch without clades and merges, so that a copy for every forest costs little."""
     return batch._replace(clades=batch.clades[:, :0], merges=batch.merges[:, :0])
-
-
-def _rows_of(population: Population, index: Int64[Tensor, "K"]) -> Population:
-    forest = population.forest
-    return Population(
-        population.batch.rows(index),
-        Forest(*(getattr(forest, field.name)[index] for field in fields(Forest))),
-        population.embeddings[index],
-        population.leaf_counts[index],
-        population.squared_errors[index],
-        population.initial_error[index],
-    )
 
 
 TOKENS_A_CALL = 16384

@@ -64,14 +64,8 @@ class PairTerms(ScorerTerms):
         ordered: bool,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
-        gradient, losses = score_gradient(
-            self.scores.detach(),
-            self.episodes,
-            measured,
-            advantages,
-            entropy_coefficient,
-            ordered,
-        )
+        own = self.episodes, measured, advantages, entropy_coefficient, ordered
+        gradient, losses = score_gradient(self.scores.detach(), *own)
         self.scores.backward(gradient, retain_graph=True)
         return losses
 

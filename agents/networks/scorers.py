@@ -39,17 +39,6 @@ class NodePolicy(MergePolicy, PairScorer):
     value_head: nn.Module
     """From the mean of what is pooled and the logarithm of the count."""
 
-    def listed_scores(
-        self,
-        first: Float[Tensor, "B P H"],
-        second: Float[Tensor, "B P H"],
-        candidates: Int[Tensor, "B P k"],
-    ) -> Float[Tensor, "B P k"]:
-        """The scores of every token with its candidates; those of empty places are finite."""
-        rows = torch.arange(len(first), device=first.device)[:, None, None]
-        partners = second[rows, candidates.clamp(min=0).long()]  # (B, P, k, H)
-        return self.paired_scores(first[:, :, None].expand_as(partners), partners)
-
     def node_scores(
         self,
         first: Float[Tensor, "B N H"],
@@ -111,10 +100,14 @@ class NodePolicy(MergePolicy, PairScorer):
     def population_scores(
         self, features: Features, observation: dict[str, Tensor]
     ) -> Float[Tensor, "B P C"]:
-        """The scores of all pairs, or of those that the observation has as candidates."""
-        if "candidates" in observation:
-            return self.listed_scores(features.first, features.second, observation["candidates"])
-        return self.scores(features.first, features.second)
+        """The scores of all pairs, or of the candidates that the observation has; those of empty
+        entries are finite."""
+        first, second = features.first, features.second
+        if "candidates" not in observation:
+            return self.scores(first, second)
+        rows = torch.arange(len(first), device=first.device)[:, None, None]
+        partners = second[rows, observation["candidates"].clamp(min=0).long()]  # (B, P, k, H)
+        return self.paired_scores(first[:, :, None].expand_as(partners), partners)
 
     @property
     def pair_scorer(self) -> PairScorer | None:

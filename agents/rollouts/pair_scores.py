@@ -82,13 +82,6 @@ class PairScorer(Protocol):
     ) -> Float[Tensor, "*pairs"]:
         """The score of merging each of ``first`` with the one of ``second`` in its place."""
 
-    def listed_scores(
-        self,
-        first: Float[Tensor, "B P H"],
-        second: Float[Tensor, "B P H"],
-        candidates: Int[Tensor, "B P k"],
-    ) -> Float[Tensor, "B P k"]: ...
-
     def node_scores(
         self,
         first: Float[Tensor, "B N H"],

@@ -18,7 +18,7 @@ from agents.rollouts.pair_scores import ILLEGAL, NodeTables, PairScores, Positio
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import CandidatePairs, Nearest
 from htm_env.forest import forest_levels, leaf_counts
-from htm_env.types import TokenBatch
+from htm_env.types import Batched, TokenBatch
 
 TINY = 1e-30
 """Below every probability that matters; keeps the logarithm of an illegal pair's finite."""
@@ -28,7 +28,7 @@ TINY = 1e-30
 
 
 @dataclass(frozen=True)
-class Episodes:
+class Episodes(Batched):
     """``B`` episodes, whoever chose their merges; no gradients."""
 
     merges: Int64[Tensor, "B M 2"]
@@ -86,16 +86,6 @@ class Episodes:
     def coactive(self) -> Bool[Tensor, "B N N"]:
         """True <--> both nodes were active, and could be merged, before the same merge."""
         return (self.members.transpose(1, 2) @ self.members) > 0
-
-    def rows(self, index: Tensor | slice) -> Episodes:
-        """The episodes that ``index`` selects along the batch axis."""
-        return Episodes(
-            self.merges[index],
-            self.nodes[index],
-            self.leaf_counts[index],
-            None if self.positions is None else self.positions[index],
-            None if self.candidates is None else self.candidates.rows(index),
-        )
 
     @property
     def exists(self) -> Bool[Tensor, "B N"]:
