@@ -29,6 +29,7 @@ from htm_env.forest import (
     pad_merges,
 )
 from htm_env.membership import Membership, check_extras, observed_extras
+from htm_env.types import check_choice
 
 AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 
@@ -237,10 +238,7 @@ class HTMAutoencoder(SavedAutoencoder):
         *,
         generator: torch.Generator | None = None,
     ) -> None:
-        if architecture not in ARCHITECTURES:
-            raise ValueError(
-                f"unknown architecture {architecture!r}; choose from {sorted(ARCHITECTURES)}"
-            )
+        check_choice("architecture", architecture, sorted(ARCHITECTURES))
         sizes = {"token_dim": token_dim, "embedding_dim": embedding_dim, "hidden_dim": hidden_dim}
         at_least(1, **sizes)
         super().__init__({**sizes, "architecture": architecture})

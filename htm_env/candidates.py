@@ -26,7 +26,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
 from htm_env.forest import leftmost_leaves, legal_pairs
-from htm_env.types import NONE, Batched
+from htm_env.types import NONE, Batched, check_choice
 
 FARTHEST = 1e30
 """Points that are not finite count as this far away: still nearer than an empty entry."""
@@ -227,10 +227,8 @@ def check_candidates(candidates: str, k: int, neighbours: str = "embeddings") ->
 
     Raises ``ValueError`` with the choices for an unknown name, and for ``k`` below 1.
     """
-    if candidates not in CANDIDATES:
-        raise ValueError(f"unknown candidates {candidates!r}; choose from {list(CANDIDATES)}")
-    if neighbours not in NEIGHBOURS:
-        raise ValueError(f"unknown neighbours {neighbours!r}; choose from {list(NEIGHBOURS)}")
+    check_choice("candidates", candidates, CANDIDATES)
+    check_choice("neighbours", neighbours, NEIGHBOURS)
     if not isinstance(k, int | np.integer) or k < 1:
         raise ValueError(f"k is {k!r}; expected a whole number of at least 1")
     return Nearest(int(k), neighbours == "centroids") if candidates == "knn" else None

@@ -24,7 +24,7 @@ from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, encode_population, merge_pairs, start_population
 from htm_env.rewards import Transition, reward_on
-from htm_env.types import TokenBatch
+from htm_env.types import TokenBatch, check_choice
 from htm_env.weights import make_autoencoder, usable_device
 
 INVALID_ACTIONS = ("penalize", "raise")
@@ -72,18 +72,12 @@ class EnvConfig:
     """Arguments of :func:`htm_env.make_dataset`."""
 
     def __post_init__(self) -> None:
-        if self.invalid_action not in INVALID_ACTIONS:
-            raise ValueError(
-                f"unknown invalid_action {self.invalid_action!r}; "
-                f"choose from {sorted(INVALID_ACTIONS)}"
-            )
+        check_choice("invalid_action", self.invalid_action, sorted(INVALID_ACTIONS))
         at_least(1, max_invalid_actions=self.max_invalid_actions)
         if not math.isfinite(self.invalid_penalty):
             raise ValueError(f"invalid_penalty is {self.invalid_penalty}; expected a finite number")
-        if self.render_mode is not None and self.render_mode not in RENDER_MODES:
-            raise ValueError(
-                f"unknown render_mode {self.render_mode!r}; choose from {list(RENDER_MODES)}"
-            )
+        if self.render_mode is not None:
+            check_choice("render_mode", self.render_mode, RENDER_MODES)
         object.__setattr__(self, "observe", check_extras(self.observe))
         check_candidates(self.candidates, self.k, self.neighbours)
 

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from agents.fixed import fixed_rule
-from agents.learners.cloning import CONTESTANTS, KNOWN, Selection, demonstrators_of
+from agents.learners.imitation import CONTESTANTS, KNOWN, Selection, demonstrators_of
 from agents.learners.reinforce import Reinforce
 
 

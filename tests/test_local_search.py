@@ -9,7 +9,7 @@ import torch
 from episodes import NETWORKS, generator, random_batch, random_policy, replayed
 
 from agents.config.dataclasses_json import config_from_dict
-from agents.learners.local_search import (
+from agents.learners.imitation import (
     MOST_TREES,
     RANKS,
     LocalSearch,

@@ -12,7 +12,7 @@ from test_learning import FAST, SMALL, TREES, assert_learns, counting_autoencode
 
 from agents import PPOConfig, PPOLearner, Reinforce, ReinforceConfig
 from agents.evaluation.evaluate import root_errors
-from agents.learners.local_search import RANKS, failures
+from agents.learners.imitation import RANKS, failures
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.registry import algorithm, load_learner
 from agents.runs.checkpoint import load_state, save_state

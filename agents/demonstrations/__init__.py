@@ -10,6 +10,6 @@ importance weights of its episodes are exact:
   with probability ``epsilon`` all of its merges are uniformly random (:class:`PlanMixture`).
 """
 
-from agents.demonstrations.demonstrator import Demonstrator
+from agents.demonstrations.behaviour import Demonstrator
 
 __all__ = ["Demonstrator"]

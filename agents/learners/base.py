@@ -19,7 +19,7 @@ from agents.config.run import MODES, RunConfig, Task
 from agents.evaluation.evaluate import evaluate
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, environment_id
-from htm_env.types import TokenBatch
+from htm_env.types import TokenBatch, check_choice
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
 
 LearnerType = TypeVar("LearnerType", bound="Learner")
@@ -59,8 +59,7 @@ class Learner(ABC):
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        if mode not in MODES:
-            raise ValueError(f"unknown mode {mode!r}; choose from {list(MODES)}")
+        check_choice("mode", mode, MODES)
         self.config = self.config_class() if config is None else config
         env = environment_id(env_id)
         self.task = Task(env, dict(env_kwargs or {}), embedding_dim, mode, seed, device)

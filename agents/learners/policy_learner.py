@@ -15,8 +15,13 @@ from agents.config.schedules import ALWAYS, Points, check_points
 from agents.encoders import NO_ENCODER, ContextConfig
 from agents.fixed import fixed_policy
 from agents.learners.base import Learner
-from agents.learners.cloning import Cloning, Selection, demonstrators_of
-from agents.learners.local_search import LocalSearch, PolicyShare
+from agents.learners.imitation import (
+    Cloning,
+    LocalSearch,
+    PolicyShare,
+    Selection,
+    demonstrators_of,
+)
 from agents.likelihood.base import PolicyTerms
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy

@@ -19,7 +19,7 @@ from agents.rollouts.rollout import Episodes, MergeTerms, mean_entropy, rollout
 from htm_env.autoencoder import seeded_initialisation
 from htm_env.datasets import Dataset
 from htm_env.forest import tree_height
-from htm_env.types import TokenBatch
+from htm_env.types import TokenBatch, check_choice
 
 CONTROLS = ("adaptive", "distance")
 PRICE_LIMITS = (-10.0, 50.0)
@@ -255,10 +255,7 @@ class EntropyControl:
     """
 
     def __init__(self, config: EntropyConfig) -> None:
-        if config.control not in CONTROLS:
-            raise ValueError(
-                f"unknown entropy control {config.control!r}; choose from {list(CONTROLS)}"
-            )
+        check_choice("entropy control", config.control, CONTROLS)
         self.config, self.price = config, 0.0
 
     @property

@@ -28,7 +28,7 @@ from agents.learners.corrections import (
 from agents.learners.reinforce import Reinforce, ReinforceConfig, scaled
 from agents.likelihood.trees import tree_log_probs
 from agents.rollouts.rollout import Episodes, MergeTerms, follow, mean_entropy
-from htm_env.types import TokenBatch
+from htm_env.types import TokenBatch, check_choice
 from replay import ReplayBuffer, Trajectories
 
 CORRECTION_NAMES = (*CORRECTIONS, "tree")
@@ -119,10 +119,7 @@ class ReplayReinforce(Reinforce):
     def __init__(self, env_id: str, config: ReplayConfig | None = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
         config = self.config
-        if config.correction not in CORRECTION_NAMES:
-            raise ValueError(
-                f"unknown correction {config.correction!r}; choose from {list(CORRECTION_NAMES)}"
-            )
+        check_choice("correction", config.correction, CORRECTION_NAMES)
         if config.correction == "tree" and config.nearest is not None:
             raise ValueError(
                 "the correction tree needs the probabilities of other merges than were made; "

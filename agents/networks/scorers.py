@@ -27,7 +27,7 @@ from agents.rollouts.pair_scores import (
 from agents.rollouts.rollout import Episodes
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
-from htm_env.types import TokenBatch
+from htm_env.types import TokenBatch, check_choice
 
 MANY = 256
 """From so many token slots on samples are merged one by one, which then is faster than together."""
@@ -253,6 +253,5 @@ SCORERS: dict[str, type[NodePolicy]] = {"pointer": PointerPolicy, "pair_mlp": Pa
 
 def make_scorer(scorer: str, embedding_dim: int, hidden_dim: int) -> NodePolicy:
     """The pair scorer of that name; ``ValueError`` with the choices if there is none."""
-    if scorer not in SCORERS:
-        raise ValueError(f"unknown scorer {scorer!r}; choose from {sorted(SCORERS)}")
+    check_choice("scorer", scorer, sorted(SCORERS))
     return SCORERS[scorer](embedding_dim, hidden_dim)

@@ -18,7 +18,7 @@ from agents.config.schedules import check_points, piecewise_linear
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import LossWeights, autoencoder_losses
-from htm_env.types import TokenBatch
+from htm_env.types import TokenBatch, check_choice
 
 PRECISIONS = ("float32", "bfloat16")
 AUTOENCODER_OPTIMIZER = OptimizerConfig(method="soap", learning_rate=1e-2)
@@ -57,10 +57,7 @@ class AutoencoderConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden_dim=1, noise_std=0)
-        if self.precision not in PRECISIONS:
-            raise ValueError(
-                f"unknown precision {self.precision!r}; choose from {list(PRECISIONS)}"
-            )
+        check_choice("precision", self.precision, PRECISIONS)
         check_points("subtree_share", self.subtree_share)
         check_points("transport_interpolation", self.transport_interpolation)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import cosine_decay, warm_up
+from htm_env.types import check_choice
 
 METHODS = ("adam", "soap")
 WIDEST = 64
@@ -39,8 +40,7 @@ class OptimizerConfig:
     """L2 penalty: adam's is part of the gradient, soap's beside it."""
 
     def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"unknown method {self.method!r}; choose from {list(METHODS)}")
+        check_choice("method", self.method, METHODS)
         check_bounds(
             self,
             learning_rate=(0, 1e6),
