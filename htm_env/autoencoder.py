@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from htm_env.actions import action_slots, why_illegal
 from htm_env.candidates import Nearest, Neighbourhood, check_candidates
-from htm_env.checks import at_least
+from htm_env.checks import at_least, check_choice
 from htm_env.files import read_tensors, reading, write_tensors
 from htm_env.forest import (
     Forest,
@@ -29,7 +29,6 @@ from htm_env.forest import (
     pad_merges,
 )
 from htm_env.membership import Membership, check_extras, observed_extras
-from htm_env.types import check_choice
 
 AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 

@@ -25,8 +25,9 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
+from htm_env.checks import check_choice
 from htm_env.forest import leftmost_leaves, legal_pairs
-from htm_env.types import NONE, Batched, check_choice
+from htm_env.types import NONE, Batched
 
 FARTHEST = 1e30
 """Points that are not finite count as this far away: still nearer than an empty entry."""

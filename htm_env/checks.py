@@ -1,10 +1,10 @@
-"""Checks of the numbers that people pass: each error names the parameter and its value."""
+"""Checks of numbers and names that people pass: each error names the parameter and its value."""
 
 from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -26,6 +26,12 @@ def at_least(low: int, **values: float | int) -> None:
     for name, value in values.items():
         if not value >= low:
             raise ValueError(f"{name} is {value}; expected at least {low:g}")
+
+
+def check_choice(what: str, name: Any, choices: Collection[Any]) -> None:
+    """Raise ``ValueError``, with the choices, for a name of ``what`` that is none of them."""
+    if name not in choices:
+        raise ValueError(f"unknown {what} {name!r}; choose from {list(choices)}")
 
 
 def check_finite(roots: Float[Tensor, "S D"]) -> None:

@@ -17,14 +17,14 @@ from torch import Tensor
 from htm_env.actions import action_slots, legal_actions, num_actions, why_illegal
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import check_candidates
-from htm_env.checks import at_least
+from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import Forest
 from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, encode_population, merge_pairs, start_population
 from htm_env.rewards import Transition, reward_on
-from htm_env.types import TokenBatch, check_choice
+from htm_env.types import TokenBatch
 from htm_env.weights import make_autoencoder, usable_device
 
 INVALID_ACTIONS = ("penalize", "raise")

@@ -18,7 +18,7 @@ is active, an action is legal); the index ``-1`` means "none".
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, NamedTuple, TypeVar
@@ -29,12 +29,6 @@ from torch import Tensor
 
 NONE = -1
 """The node id that pads merges and empty slots."""
-
-
-def check_choice(what: str, name: Any, choices: Collection[Any]) -> None:
-    """Raise ``ValueError``, with the choices, for a name of ``what`` that is none of them."""
-    if name not in choices:
-        raise ValueError(f"unknown {what} {name!r}; choose from {list(choices)}")
 
 
 class TokenBatch(NamedTuple):

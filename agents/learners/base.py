@@ -18,8 +18,9 @@ from agents.config.options import TEST_EPISODES
 from agents.config.run import MODES, RunConfig, Task
 from agents.evaluation.evaluate import evaluate
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.checks import check_choice
 from htm_env.datasets import Dataset, environment_id
-from htm_env.types import TokenBatch, check_choice
+from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
 
 LearnerType = TypeVar("LearnerType", bound="Learner")

@@ -17,9 +17,10 @@ from agents.learners.policy_learner import PolicyConfig, PolicyLearner
 from agents.optim.optimizers import GuardedOptimizer
 from agents.rollouts.rollout import Episodes, MergeTerms, mean_entropy, rollout
 from htm_env.autoencoder import seeded_initialisation
+from htm_env.checks import check_choice
 from htm_env.datasets import Dataset
 from htm_env.forest import tree_height
-from htm_env.types import TokenBatch, check_choice
+from htm_env.types import TokenBatch
 
 CONTROLS = ("adaptive", "distance")
 PRICE_LIMITS = (-10.0, 50.0)

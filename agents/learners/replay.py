@@ -28,7 +28,8 @@ from agents.learners.corrections import (
 from agents.learners.reinforce import Reinforce, ReinforceConfig, scaled
 from agents.likelihood.trees import tree_log_probs
 from agents.rollouts.rollout import Episodes, MergeTerms, follow, mean_entropy
-from htm_env.types import TokenBatch, check_choice
+from htm_env.checks import check_choice
+from htm_env.types import TokenBatch
 from replay import ReplayBuffer, Trajectories
 
 CORRECTION_NAMES = (*CORRECTIONS, "tree")

@@ -27,7 +27,8 @@ from agents.rollouts.pair_scores import (
 from agents.rollouts.rollout import Episodes
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
-from htm_env.types import TokenBatch, check_choice
+from htm_env.checks import check_choice
+from htm_env.types import TokenBatch
 
 MANY = 256
 """From so many token slots on samples are merged one by one, which then is faster than together."""

@@ -17,8 +17,9 @@ from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import check_points, piecewise_linear
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.checks import check_choice
 from htm_env.losses import LossWeights, autoencoder_losses
-from htm_env.types import TokenBatch, check_choice
+from htm_env.types import TokenBatch
 
 PRECISIONS = ("float32", "bfloat16")
 AUTOENCODER_OPTIMIZER = OptimizerConfig(method="soap", learning_rate=1e-2)

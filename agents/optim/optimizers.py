@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import cosine_decay, warm_up
-from htm_env.types import check_choice
+from htm_env.checks import check_choice
 
 METHODS = ("adam", "soap")
 WIDEST = 64
