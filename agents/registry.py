@@ -89,7 +89,6 @@ ALGORITHMS: dict[str, Algorithm] = {
     "retrained": Algorithm("agents.comparison.retrained:Retrained"),
 }
 
-
 _LABEL = re.compile(r":[\w.-]+")
 
 
@@ -144,15 +143,13 @@ def load_learner(directory: str | Path) -> Learner:
     Raises ``FileNotFoundError`` without a run or a checkpoint, ``ValueError`` for files that cannot
     be read.
     """
-    from agents.runs.directory import RunDirectory
     from agents.runs.session import open_agent
 
-    return open_agent(RunDirectory(directory), build_learner)
+    return open_agent(directory, build_learner)
 
 
 def resume(directory: str | Path, *, progress_bar: bool = True) -> dict[str, Any]:
     """Continue the run in a folder to its result (see :func:`agents.runs.session.resume_run`)."""
-    from agents.runs.directory import RunDirectory
     from agents.runs.session import resume_run
 
-    return resume_run(RunDirectory(directory), build_learner, progress_bar=progress_bar)
+    return resume_run(directory, build_learner, progress_bar=progress_bar)

@@ -20,7 +20,7 @@ from agents.cli.command import parse
 from agents.comparison.options import CompareOptions
 from agents.comparison.plan import plan_runs
 from agents.comparison.problems import PROBLEMS, describe, find_problem
-from agents.comparison.results import ResultRow, metrics_points, read_results, write_results
+from agents.comparison.results import ResultRow, metrics_points, read_results, write_table
 from agents.learners.replay import ReplayConfig
 from agents.registry import ALGORITHMS, build_learner
 from benchmarks.full_comparison import commands
@@ -180,7 +180,7 @@ def test_a_folder_in_use_is_left_alone(finished, capsys):
 def test_tables_of_several_machines_make_one_report(finished, tmp_path, capsys):
     rows = read_results([finished / "results.csv"])
     for seed in (0, 1):
-        write_results(tmp_path / f"{seed}.csv", [row for row in rows if row.seed == seed])
+        write_table(tmp_path / f"{seed}.csv", ResultRow, [row for row in rows if row.seed == seed])
     tables = [str(tmp_path / "0.csv"), str(tmp_path / "1.csv")]
     assert main(["compare", "--report", *tables, "--out", str(tmp_path / "both")]) == 0
     assert (tmp_path / "both" / "report.md").read_text() == (finished / "report.md").read_text()
@@ -192,7 +192,7 @@ def test_tables_of_several_machines_make_one_report(finished, tmp_path, capsys):
 def test_two_runs_of_one_seed_do_not_go_together(finished, tmp_path):
     rows = read_results([finished / "results.csv"])
     changed = [ResultRow(**vars(row) | {"nmse": 0.5}) for row in rows if row.split == "test"]
-    write_results(tmp_path / "other.csv", changed)
+    write_table(tmp_path / "other.csv", ResultRow, changed)
     with pytest.raises(ValueError, match="two different runs of flat"):
         read_results([finished / "results.csv", tmp_path / "other.csv"])
     (tmp_path / "other.csv").write_text("env,algo\nx,y\n")

@@ -14,8 +14,8 @@ from comparisons import arguments, contents, here
 
 from agents.cli import main
 from agents.comparison.compare import collect
-from agents.comparison.diagnoses import read_cross_play, write_cross_play
-from agents.comparison.results import read_results
+from agents.comparison.diagnoses import CrossPlayRow, read_cross_play
+from agents.comparison.results import read_results, write_table
 from agents.comparison.retrained import Retrained, RetrainedConfig
 from agents.registry import load_learner
 
@@ -154,7 +154,7 @@ def test_the_pairs_of_a_run_that_was_made_anew_are_computed_again(
     assert {row.weights_hash for row in rows if row.algo == "chain"} == {"", "other"}
     table = folder / "cross_play.csv"
     marked = [replace(row, nmse=0.5) for row in read_cross_play(table)]
-    write_cross_play(table, marked)
+    write_table(table, CrossPlayRow, marked)
     capsys.readouterr()
     given = arguments("reinforce,chain,flat", 96, folder, "--seeds", "1", "--cross-play")
     assert main(given) == 0

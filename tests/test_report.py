@@ -11,9 +11,10 @@ from comparisons import DIGITS, TREES, line_of, rows
 from agents.comparison.diagnoses import CrossPlayRow
 from agents.comparison.markdown import cell, span, table
 from agents.comparison.plots import COLOURS, MARKS, styles
+from agents.comparison.problems import task_name
 from agents.comparison.report import cross_play_matrix, write_report
 from agents.comparison.statistics import Estimate
-from agents.comparison.table import Comparison, task_name
+from agents.comparison.table import Comparison
 
 ROWS = [
     *rows(TREES, "nearest", 0, [0.8, 0.4, 0.4]),

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from comparisons import TREES, rows
 
-from agents.comparison.results import ResultRow, changed_options, read_results, write_results
+from agents.comparison.results import ResultRow, changed_options, read_results, write_table
 from agents.comparison.table import Comparison
 from agents.config.run import RunConfig
 from agents.learners.reinforce import ReinforceConfig
@@ -31,7 +31,7 @@ def errors(found: list[ResultRow]) -> list[float | None]:
 
 
 def table(path: Path, found: list[ResultRow]) -> Path:
-    write_results(path, found)
+    write_table(path, ResultRow, found)
     return path
 
 

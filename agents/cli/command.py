@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import asdict
@@ -89,12 +90,15 @@ def parse(arguments: Sequence[str]) -> Any:
     kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
     defaults: dict[str, Any] = {}
     asks_help = {"-h", "--help", "--help-all"} & set(arguments)
-    algo, file = _value_of("--algo", arguments), _value_of("--config", arguments)
-    if arguments[:1] == ["train"] and asks_help and algo is not None:
-        kinds["train"] = _train_options(algo, in_full="--help-all" in asks_help)
-    elif arguments[:1] == ["compare"] and file is not None:
-        budgets = {"--seconds", "--merges"} & {argument.partition("=")[0] for argument in arguments}
-        default = options_from_file(Path(file), with_budget=not budgets)
+    early = ArgumentParser(add_help=False, allow_abbrev=False)
+    for flag in ("--algo", "--config", "--seconds", "--merges"):
+        early.add_argument(flag, nargs="?")
+    given, _ = early.parse_known_args(arguments)
+    if arguments[:1] == ["train"] and asks_help and given.algo is not None:
+        kinds["train"] = _train_options(given.algo, in_full="--help-all" in asks_help)
+    elif arguments[:1] == ["compare"] and given.config is not None:
+        with_budget = given.seconds is None and given.merges is None
+        default = options_from_file(Path(given.config), with_budget=with_budget)
         defaults["compare"] = {"default": default}
     commands = (
         Annotated[kind, tyro.conf.subcommand(name, **defaults.get(name, {}))]
@@ -136,15 +140,6 @@ def _command(options: Any) -> Callable[[Any], None]:
     source = next(source for kind, source in COMMANDS.values() if isinstance(options, kind))
     module, _, name = source.partition(":")
     return getattr(import_module(module), name)
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    """The value behind a flag, as ``--flag value`` or ``--flag=value``; None without it."""
-    for position, argument in enumerate(arguments):
-        name, equals, value = argument.partition("=")
-        if name == flag:
-            return value if equals else next(iter(arguments[position + 1 :]), None)
-    return None
 
 
 def _fail(message: str, status: int) -> int:

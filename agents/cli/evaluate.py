@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -68,7 +69,14 @@ def evaluate_run(options: EvaluateOptions) -> None:
     title = f"{task.env} {learner.algo}, {episodes} test episodes"
     print_scores(title, scores, about, references)
     if semantics is not None:
-        _print_semantics(semantics)
+        print("labels, which training never sees, from an embedding: scores on the test split")
+        print_table(
+            [
+                {"embedding": name}
+                | {score.replace("_", "\n"): f"{value:.3f}" for score, value in found.items()}
+                for name, found in semantics.items()
+            ]
+        )
 
 
 def print_scores(
@@ -80,13 +88,22 @@ def print_scores(
     """A table with a row a score: the run's, and the references' where they have it."""
     columns = {"this run": scores} | (references or {})
     print(title)
-    table = Table(show_header=len(columns) > 1)
-    table.add_column()
-    for name in columns:
-        table.add_column(name.replace("_", " "), justify="right")
-    for name in scores:
-        table.add_row(name, *(_cell(column, name) for column in columns.values()))
-    table.add_row("weights_hash", about["weights_hash"])
+    rows = [
+        {"": name}
+        | {column.replace("_", " "): _cell(found, name) for column, found in columns.items()}
+        for name in scores
+    ]
+    rows.append({"": "weights_hash", "this run": about["weights_hash"]})
+    print_table(rows, show_header=len(columns) > 1)
+
+
+def print_table(rows: Sequence[Mapping[str, str]], *, show_header: bool = True) -> None:
+    """Print rows of cells by column; the first column is text, the others are numbers."""
+    table = Table(show_header=show_header)
+    for name in rows[0]:
+        table.add_column(name, justify="right" if table.columns else "left")
+    for row in rows:
+        table.add_row(*row.values())
     Console(file=sys.stdout).print(table)
 
 
@@ -96,14 +113,3 @@ def _cell(scores: Scores, name: str) -> str:
         return ""
     value = scores[name]
     return "-" if value is None else f"{value:.5g}"
-
-
-def _print_semantics(rows: dict[str, dict[str, float]]) -> None:
-    print("labels, which training never sees, from an embedding: scores on the test split")
-    table = Table()
-    table.add_column("embedding")
-    for name in next(iter(rows.values())):
-        table.add_column(name.replace("_", "\n"), justify="right")
-    for name, scores in rows.items():
-        table.add_row(name, *(f"{value:.3f}" for value in scores.values()))
-    Console(file=sys.stdout).print(table)

@@ -33,11 +33,8 @@ _File = Annotated[Path | None, _flag("FILE")]
 
 
 @dataclass(frozen=True)
-class TrainOptions(Threads):
-    """Train an algorithm, write its run to a folder, and evaluate it on held-out data.
-
-    The options used most; with `--algo NAME`, those of that algorithm. `--help-all` lists the rest.
-    """
+class RunOptions(Threads):
+    """The options of ``htm train`` that every algorithm has."""
 
     env: _Name = None
     """Environment: HTM-Trees-v0, HTM-Crosses-v0, ...; HTM-v0 for own data."""
@@ -69,6 +66,22 @@ class TrainOptions(Threads):
     """Any option of the algorithm: --set policy.weight_decay=0.1 ..."""
     help_all: Annotated[bool, _flag("")] = False
     """Show all options of the algorithm, and exit."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.resume is not None and self.save_config is not None:
+            raise UsageError("--save-config is for new runs; a run to resume has its config.json")
+        if self.help_all:
+            raise UsageError("--help-all needs the algorithm: htm train --algo NAME --help-all")
+
+
+@dataclass(frozen=True)
+class TrainOptions(RunOptions):
+    """Train an algorithm, write its run to a folder, and evaluate it on held-out data.
+
+    The options used most; with `--algo NAME`, those of that algorithm. `--help-all` lists the rest.
+    """
+
     batch_size: _Integer = None
     """Samples an update; steps of a minibatch for ppo."""
     trees_per_sample: _Integer = None
@@ -96,13 +109,6 @@ class TrainOptions(Threads):
     n_envs: _Integer = None
     """Copies of the environment."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.resume is not None and self.save_config is not None:
-            raise UsageError("--save-config is for new runs; a run to resume has its config.json")
-        if self.help_all:
-            raise UsageError("--help-all needs the algorithm: htm train --algo NAME --help-all")
-
     @property
     def changes(self) -> dict[str, Any]:
         """The options of the algorithm that flags and ``--set`` change, by their dotted paths.
@@ -119,21 +125,8 @@ class TrainOptions(Threads):
         return changes
 
 
-ALGORITHM_FLAGS = {
-    "batch_size": "batch_size",
-    "trees_per_sample": "trees_per_sample",
-    "learning_rate": "policy.learning_rate",
-    "policy_hidden_dim": "policy_hidden_dim",
-    "encoder": "encoder",
-    "candidates": "candidates",
-    "k": "k",
-    "reward": "reward",
-    "discount": "discount",
-    "baseline": "baseline",
-    "demonstrations": "demonstrations",
-    "replays": "replays",
-    "n_envs": "n_envs",
-}
+ALGORITHM_FLAGS = {name: name for name in TrainOptions.__annotations__}
+ALGORITHM_FLAGS["learning_rate"] = "policy.learning_rate"
 """Paths in an algorithm's configuration of the options that are flags of their own."""
 
 
@@ -161,13 +154,8 @@ def shown_options(config: dict[str, Any]) -> type[TrainOptions]:
         default = " ".join(value) if isinstance(value, tuple) else str(value or "")
         hint = _flag(shown.metavar, default) if path in config else tyro.conf.Suppress
         changed.append((flag, Annotated[kind, hint], None))
-    return make_dataclass(
-        "Train", changed, bases=(TrainOptions,), frozen=True, namespace={"__doc__": TRAIN}
-    )
-
-
-TRAIN = inspect.cleandoc(TrainOptions.__doc__ or "")
-"""The description of ``htm train``, which its made classes need again."""
+    about = {"__doc__": inspect.getdoc(TrainOptions)}  # is not inherited
+    return make_dataclass("Train", changed, bases=(TrainOptions,), frozen=True, namespace=about)
 
 
 @dataclass(frozen=True)

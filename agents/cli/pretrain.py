@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from jaxtyping import Int64
-from rich.console import Console
-from rich.table import Table
 from torch import Tensor
 
+from agents.cli.evaluate import print_table
 from agents.cli.options import PretrainOptions
 from agents.config.budget import Budget
 from agents.config.errors import UsageError, as_usage_error, set_threads
@@ -129,11 +127,8 @@ def _usable(names: Sequence[str] | dict[str, FixedRule], dataset: Dataset) -> li
 
 def _print_report(learner: MixedOrders, path: Path) -> None:
     print(f"{learner.task.env}, validation data")
-    table = Table()
-    table.add_column("merges chosen by")
-    table.add_column("nmse", justify="right")
     errors = policy_errors(learner.autoencoder, learner.task.dataset("validation"))
-    for name, error in errors.items():
-        table.add_row(name, f"{error:.5g}")
-    Console(file=sys.stdout).print(table)
+    print_table(
+        [{"merges chosen by": name, "nmse": f"{error:.5g}"} for name, error in errors.items()]
+    )
     print(f"weights   {path}  ({learner.autoencoder.weights_hash()})")

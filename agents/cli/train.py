@@ -54,7 +54,7 @@ def train(options: TrainOptions) -> None:
             return
         directory = RunDirectory(options.resume or options.out or _default_folder(run))
     try:
-        result = resume(directory.path) if continued else start_run(learner, budget, directory)
+        result = resume(directory.path) if continued else start_run(learner, budget, directory.path)
     except KeyboardInterrupt:
         if not directory.checkpoint_path.exists():
             raise

@@ -10,14 +10,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from agents.comparison.diagnoses import (
-    CrossPlayRow,
-    cross_play,
-    read_cross_play,
-    retrained_runs,
-    up_to_date,
-    write_cross_play,
-)
+from agents.comparison.diagnoses import CrossPlayRow, cross_play, retrained_runs, up_to_date
 from agents.comparison.jobs import Job, State, run_jobs
 from agents.comparison.live_table import LiveTable, Watched
 from agents.comparison.options import CompareOptions
@@ -28,7 +21,7 @@ from agents.comparison.results import (
     changed_options,
     read_results,
     run_rows,
-    write_results,
+    write_table,
 )
 from agents.config.errors import UsageError
 from agents.config.files import write_file
@@ -77,10 +70,10 @@ def compare(options: CompareOptions) -> None:
 def collect(out: Path) -> list[ResultRow]:
     """Gather the rows of all runs of a comparison into its tables; returns those of the first."""
     rows = [row for directory in found_runs(out, RUNS) for row in run_rows(directory)]
-    write_results(out / RESULTS, rows)
+    write_table(out / RESULTS, ResultRow, rows)
     retrained = [row for found in found_runs(out, RETRAINED) for row in _retrained_rows(found)]
     if retrained:
-        write_results(out / RETRAIN_RESULTS, retrained)
+        write_table(out / RETRAIN_RESULTS, ResultRow, retrained)
     return rows
 
 
@@ -97,15 +90,13 @@ def report_again(paths: Sequence[Path], out: Path) -> None:
     }
     crossed: dict[tuple, CrossPlayRow] = {}
     for path in beside:
-        if (path / CROSS_PLAY).exists():
-            current = up_to_date(read_cross_play(path / CROSS_PLAY), hashes)
-            crossed |= {row.pair: row for row in current}
+        crossed |= {row.pair: row for row in up_to_date(path / CROSS_PLAY, hashes)}
     if [path.resolve() for path in tables] != [(out / RESULTS).resolve()]:
-        write_results(out / RESULTS, rows)
+        write_table(out / RESULTS, ResultRow, rows)
         if retrained:
-            write_results(out / RETRAIN_RESULTS, retrained)
+            write_table(out / RETRAIN_RESULTS, ResultRow, retrained)
         if crossed:
-            write_cross_play(out / CROSS_PLAY, crossed.values())
+            write_table(out / CROSS_PLAY, CrossPlayRow, crossed.values())
     report = write_report(out, rows, retrained, list(crossed.values()))
     print(f"results   {out / RESULTS}")
     print(f"report    {report}")

@@ -7,18 +7,15 @@ other run's autoencoder of the same problem.
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from agents.comparison.plan import RETRAINED, PlannedRun
-from agents.comparison.results import Task, converted, load_result, read_table, write_table
+from agents.comparison.plan import RETRAINED, PlannedRun, RunKey
+from agents.comparison.results import Task, read_table, write_table
 from agents.comparison.retrained import RetrainedConfig
 from agents.config.options import TEST_EPISODES
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, root_errors
@@ -34,9 +31,8 @@ def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
     A fixed order needs none: its own run already trained an autoencoder on its trees.
     """
     planned = []
-    for run in runs:
-        learner = algorithm(run.algo).learner
-        if not run.finished or not _makes_trees(run) or issubclass(learner, FixedOrder):
+    for run, _ in _with_trees(runs):
+        if issubclass(algorithm(run.algo).learner, FixedOrder):
             continue
         retrained = RetrainedConfig(run=str(run.directory.path.resolve()))
         config = replace(run.config, algo="retrained", mode="joint", config=asdict(retrained))
@@ -47,10 +43,6 @@ def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
             )
         )
     return planned
-
-
-RunKey = tuple[Task, str, int]
-"""Identifies a run: its task, algorithm and seed."""
 
 
 @dataclass(frozen=True)
@@ -112,56 +104,46 @@ def cross_play(
     written after each policy, so that the work can be interrupted. ``tell`` gets a line for each
     policy.
     """
-    usable = [run for run in runs if run.finished and _makes_trees(run)]
-    hashes = {_run_key(run): _weights_hash(run) for run in usable}
-    known = up_to_date(read_cross_play(path), hashes) if path.exists() else []
-    rows = {row.pair: row for row in known}
-    for problem in dict.fromkeys(run.problem for run in usable):
-        group = [run for run in usable if run.problem == problem]
-        for policy in group:
-            missing = [run for run in group if _pair(policy, run) not in rows]
-            if missing:
-                tell(f"cross-play: the trees of {policy.name} through {len(missing)} autoencoders")
-                for run, error in zip(missing, _errors(policy, missing), strict=True):
-                    pair = _pair(policy, run)
-                    finite = error if torch.tensor(error).isfinite() else None
-                    both = hashes[_run_key(policy)], hashes[_run_key(run)]
-                    rows[pair] = CrossPlayRow(*pair[0], *pair[1:], finite, *both)
-                write_cross_play(path, rows.values())
+    usable = _with_trees(runs)
+    hashes = {run.key: weights_hash for run, weights_hash in usable}
+    rows = {row.pair: row for row in up_to_date(path, hashes)}
+    for policy, weights_hash in usable:
+        pairs = {
+            (*policy.key, run.algo, run.seed): run
+            for run, _ in usable
+            if run.problem == policy.problem
+        }
+        missing = {pair: run for pair, run in pairs.items() if pair not in rows}
+        if missing:
+            tell(f"cross-play: the trees of {policy.name} through {len(missing)} autoencoders")
+            for (pair, run), error in zip(
+                missing.items(), _errors(policy, list(missing.values())), strict=True
+            ):
+                finite = error if math.isfinite(error) else None
+                rows[pair] = CrossPlayRow(
+                    *pair[0], *pair[1:], finite, weights_hash, hashes[run.key]
+                )
+            write_table(path, CrossPlayRow, rows.values())
 
 
-def up_to_date(rows: Iterable[CrossPlayRow], hashes: Mapping[RunKey, str]) -> list[CrossPlayRow]:
-    """The rows of which neither run was made anew since, as far as ``hashes`` has the runs."""
+def up_to_date(path: Path, hashes: Mapping[RunKey, str]) -> list[CrossPlayRow]:
+    """The rows of a table, perhaps none yet, of which neither run was made anew since, as far as
+    ``hashes`` has the runs."""
     return [
-        row for row in rows if all(hashes.get(run, own) == own for run, own in row.hashes.items())
+        row
+        for row in (read_cross_play(path) if path.exists() else [])
+        if all(hashes.get(run, own) == own for run, own in row.hashes.items())
     ]
 
 
-def _run_key(run: PlannedRun) -> RunKey:
-    config = run.config
-    kwargs = json.dumps(config.env_kwargs, sort_keys=True)
-    assert config.embedding_dim is not None  # that of the learner
-    task = Task(config.env, kwargs, config.embedding_dim, config.mode)
-    return task, run.algo, run.seed
-
-
-def _result(run: PlannedRun) -> dict[str, Any]:
-    """Of a finished run."""
-    result = load_result(run.directory)
-    assert result is not None
-    return result
-
-
-def _makes_trees(run: PlannedRun) -> bool:
-    return _result(run)["test"]["mean_height"] is not None
-
-
-def _weights_hash(run: PlannedRun) -> str:
-    return str(_result(run)["weights_hash"])
-
-
-def _pair(policy: PlannedRun, other: PlannedRun) -> tuple[Task, str, int, str, int]:
-    return *_run_key(policy), other.algo, other.seed
+def _with_trees(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, str]]:
+    """The finished runs that make trees, each with the weights' hash of its autoencoder."""
+    results = [(run, run.directory.load_result()) for run in runs]
+    return [
+        (run, result["weights_hash"])
+        for run, result in results
+        if result is not None and result["test"]["mean_height"] is not None
+    ]
 
 
 @torch.no_grad()
@@ -184,11 +166,6 @@ def _errors(policy: PlannedRun, others: Sequence[PlannedRun]) -> list[float]:
     return means
 
 
-def write_cross_play(path: Path, rows: Iterable[CrossPlayRow]) -> None:
-    """Write the table, all or nothing."""
-    write_table(path, CrossPlayRow, rows)
-
-
 def read_cross_play(path: Path) -> list[CrossPlayRow]:
-    """What :func:`write_cross_play` wrote; ``ValueError`` naming a table that it did not."""
-    return read_table(path, partial(converted, CrossPlayRow), "of cross-play")
+    """The rows of a table; ``ValueError`` naming one that is of another kind."""
+    return read_table(path, CrossPlayRow, "of cross-play")

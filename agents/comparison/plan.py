@@ -10,7 +10,7 @@ from typing import Any
 
 from agents.comparison.options import CompareOptions
 from agents.comparison.problems import PROBLEMS, Problem, find_problem
-from agents.comparison.results import changed_options, load_result
+from agents.comparison.results import Task, changed_options
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened, merged
 from agents.config.errors import UsageError, as_usage_error, json_object
@@ -37,6 +37,8 @@ DEFAULT_SECONDS = 22.0
 """Of a run: 48 of them, and their start and test, take under fifteen minutes on two cores."""
 RUNS, RETRAINED = "runs", "retrained"
 """The folders of a comparison that hold runs, as ``problem/algorithm-seed``."""
+RunKey = tuple[Task, str, int]
+"""Identifies a run: its task, algorithm and seed."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,14 @@ class PlannedRun:
 
     @property
     def finished(self) -> bool:
-        return load_result(self.directory) is not None
+        return self.directory.load_result() is not None
+
+    @property
+    def key(self) -> RunKey:
+        config, kwargs = self.config, json.dumps(self.config.env_kwargs, sort_keys=True)
+        assert config.embedding_dim is not None  # that of the learner
+        task = Task(config.env, kwargs, config.embedding_dim, config.mode)
+        return task, self.algo, self.seed
 
 
 def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
@@ -88,17 +97,9 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     runs = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for (problem_name, algo), config in configs.items():
-            path = options.folder / RUNS / problem_name / f"{algo}-{seed}"
-            runs.append(
-                PlannedRun(
-                    f"{problem_name}/{algo}-{seed}",
-                    problem_name,
-                    algo,
-                    seed,
-                    RunDirectory(path),
-                    replace(config, seed=seed),
-                )
-            )
+            name, seeded = f"{problem_name}/{algo}-{seed}", replace(config, seed=seed)
+            directory = RunDirectory(options.folder / RUNS / name)
+            runs.append(PlannedRun(name, problem_name, algo, seed, directory, seeded))
     return runs, left_out
 
 

@@ -13,9 +13,10 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentFormatter
 
+from agents.comparison.problems import task_name
 from agents.comparison.results import Task
 from agents.comparison.statistics import Estimate
-from agents.comparison.table import Comparison, is_fixed, task_name
+from agents.comparison.table import Comparison, is_fixed
 from htm_env.drawing.glyphs import COLOURS
 from htm_env.drawing.rendering import new_figure
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
+from agents.comparison.results import Task
 from htm_env.datasets import environment_id
 from htm_env.weights import embedding_dim_of
 
@@ -61,15 +63,24 @@ def find_problem(
     return Problem(env_id, env_id, env_id, dict(env_kwargs or {}), dim)
 
 
-def describe(env: str, env_kwargs: Mapping[str, Any], embedding_dim: int) -> tuple[str, str]:
-    """A short name and a title of a problem."""
+class Name(NamedTuple):
+    """Name of a task: in file names, and in texts."""
+
+    short: str
+    title: str
+
+
+def task_name(task: Task) -> Name:
+    """The problem's name if it has one, else its id and arguments."""
+    kwargs = json.loads(task.env_kwargs)
+    arguments = task.env_kwargs if kwargs else ""
+    short = re.sub(r"[\W_]+", "-", f"{task.env}{arguments}").strip("-") + f"-{task.embedding_dim}"
+    title = f"{task.env} {arguments}".strip()
     for problem in PROBLEMS.values():
         known = (problem.env, problem.env_kwargs, problem.embedding_dim)
-        if known == (env, dict(env_kwargs), embedding_dim):
-            return problem.name, f"{problem.title}, D={embedding_dim}"
-    arguments = json.dumps(env_kwargs, sort_keys=True) if env_kwargs else ""
-    name = "".join(letter if letter.isalnum() else "-" for letter in f"{env}{arguments}")
-    while "--" in name:
-        name = name.replace("--", "-")
-    title = f"{env} {arguments}".strip()
-    return f"{name.strip('-')}-{embedding_dim}", f"{title}, D={embedding_dim}"
+        if known == (task.env, kwargs, task.embedding_dim):
+            short, title = problem.name, problem.title
+    title += f", D={task.embedding_dim}"
+    if task.mode == "frozen":
+        return Name(f"{short}-frozen", f"{title}, frozen autoencoder")
+    return Name(short, title)

@@ -17,6 +17,7 @@ from agents.comparison.plots import (
     matrix_figure,
     profiles_figure,
 )
+from agents.comparison.problems import task_name
 from agents.comparison.results import ResultRow, Task
 from agents.comparison.statistics import (
     Estimate,
@@ -29,7 +30,7 @@ from agents.comparison.statistics import (
     performance_profile,
     probability_of_improvement,
 )
-from agents.comparison.table import Comparison, is_fixed, task_name
+from agents.comparison.table import Comparison, is_fixed
 from agents.evaluation.figures import write_figure
 from agents.registry import unlabelled
 from htm_env.files import atomic_write_text

@@ -67,6 +67,12 @@ class ResultRow:
     """Options that differ from the algorithm's defaults: JSON, dotted names, keys sorted. Empty
     where unknown."""
 
+    def __post_init__(self) -> None:
+        if self.split not in ("validation", "test"):
+            raise ValueError(f"split is {self.split!r}; expected validation or test")
+        if self.options and not isinstance(json.loads(self.options), dict):
+            raise ValueError(f"options is {self.options!r}; expected a JSON object")
+
     @property
     def error(self) -> float:
         """``nmse``; infinity where it was not finite."""
@@ -99,8 +105,16 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
         "budget": str(run.budget),
         "options": changed_options(run),
     }
-    rows = [_validation_row(about, point) for point in metrics_points(directory.metrics_path)]
-    result = load_result(directory)
+    rows = []
+    for point in metrics_points(directory.metrics_path):
+        found: dict[str, Any]
+        found = {name: _number(point.get(f"validation/{name}", "")) for name in SCORES}
+        found |= {name: int(point[name]) for name in ("merges", "updates")}
+        seconds = float(point["seconds"])
+        rows.append(
+            ResultRow(**about, **found, split="validation", seconds=seconds, weights_hash="")
+        )
+    result = directory.load_result()
     if result is not None:
         counts = {name: result[name] for name in ("seconds", "merges", "updates", "weights_hash")}
         scores = {name: result["test"][name] for name in SCORES}
@@ -117,23 +131,8 @@ def changed_options(run: RunConfig) -> str:
         return ""
     defaults = json.loads(json.dumps(asdict(algorithm(run.algo).config)))
     usual, given = flattened(defaults), flattened(json.loads(json.dumps(run.config)))
-    changed = {
-        name: value for name, value in given.items() if name not in usual or usual[name] != value
-    }
+    changed = {name: given[name] for name in given if (name, given[name]) not in usual.items()}
     return json.dumps(changed, sort_keys=True)
-
-
-def load_result(directory: RunDirectory) -> dict[str, Any] | None:
-    """``result.json``; None before the run has ended.
-
-    Raises ``ValueError`` naming a file that cannot be read.
-    """
-    if not directory.result_path.exists():
-        return None
-    try:
-        return json.loads(directory.result_path.read_text())
-    except ValueError as error:
-        raise ValueError(f"{directory.result_path} does not hold a result: {error}") from error
 
 
 def metrics_points(path: Path, tag: str = "validation/nmse") -> list[dict[str, str]]:
@@ -148,11 +147,6 @@ def metrics_points(path: Path, tag: str = "validation/nmse") -> list[dict[str, s
     return [row for row in csv.DictReader(io.StringIO(complete)) if row.get(tag)]
 
 
-def write_results(path: str | Path, rows: Iterable[ResultRow]) -> None:
-    """Write a table, all or nothing."""
-    write_table(path, ResultRow, rows)
-
-
 def write_table(path: str | Path, kind: type, rows: Iterable[Any]) -> None:
     """Write dataclass rows of one kind as a CSV, all or nothing."""
     text = io.StringIO()
@@ -162,11 +156,15 @@ def write_table(path: str | Path, kind: type, rows: Iterable[Any]) -> None:
     atomic_write_text(path, text.getvalue())
 
 
-def read_table(path: Path, convert: Callable[[dict[str, str]], Row], what: str) -> list[Row]:
-    """The rows of a CSV; tables that were appended to each other repeat the header.
+def read_table(path: Path, kind: type[Row], what: str) -> list[Row]:
+    """What :func:`write_table` wrote; tables that were appended to each other repeat the header.
 
-    Raises ``ValueError`` naming the line that ``convert`` refuses: it is not ``what``.
+    A column that is missing, as in tables of earlier versions, takes the field's default. Raises
+    ``ValueError`` naming the line that is not ``what``.
     """
+    converters: dict[str, Callable[[str], Any]]
+    converters = {"str": str, "int": int, "float": float, "float | None": _number}
+    types = {name: converters[annotation] for name, annotation in kind.__annotations__.items()}
     rows: list[Row] = []
     with open(path, newline="") as file:
         names: list[str] = []
@@ -175,18 +173,12 @@ def read_table(path: Path, convert: Callable[[dict[str, str]], Row], what: str) 
                 names = values
             elif values:
                 try:
-                    rows.append(convert(dict(zip(names, values, strict=True))))
+                    texts = zip(names, values, strict=True)
+                    row = {name: types[name](text) for name, text in texts if name in types}
+                    rows.append(kind(**row))
                 except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(f"{path} line {number} is not {what}: {error}") from error
     return rows
-
-
-def converted(kind: type[Row], values: dict[str, str]) -> Row:
-    """A dataclass row from the texts of a CSV."""
-    types: dict[str, Callable[[str], Any]]
-    types = {"str": str, "int": int, "float": float, "float | None": _number}
-    columns = kind.__annotations__.items()
-    return kind(**{name: types[annotation](values[name]) for name, annotation in columns})
 
 
 def read_results(paths: Sequence[Path]) -> list[ResultRow]:
@@ -200,7 +192,7 @@ def read_results(paths: Sequence[Path]) -> list[ResultRow]:
         table: dict[tuple, list[ResultRow]] = {}
         if not path.is_file():
             raise FileNotFoundError(f"no results at {path}")
-        for row in read_table(path, _row_from, "a result"):
+        for row in read_table(path, ResultRow, "a result"):
             table.setdefault(row.run, []).append(row)
         for run, rows in table.items():
             runs.setdefault(run, []).append(rows)
@@ -226,27 +218,6 @@ def _one_run(versions: Sequence[list[ResultRow]]) -> list[ResultRow]:
     return sorted(
         dict.fromkeys(kept), key=lambda row: (row.split == "test", row.merges, row.seconds)
     )
-
-
-def _validation_row(about: dict[str, Any], point: dict[str, str]) -> ResultRow:
-    found: dict[str, Any] = {name: _number(point.get(f"validation/{name}", "")) for name in SCORES}
-    return ResultRow(
-        **about | found,
-        split="validation",
-        seconds=float(point["seconds"]),
-        merges=int(point["merges"]),
-        updates=int(point["updates"]),
-        weights_hash="",
-    )
-
-
-def _row_from(values: dict[str, str]) -> ResultRow:
-    row = converted(ResultRow, {"options": ""} | values)  # tables of earlier versions lack it
-    if row.split not in ("validation", "test"):
-        raise ValueError(f"split is {row.split!r}; expected validation or test")
-    if row.options and not isinstance(json.loads(row.options), dict):
-        raise ValueError(f"options is {row.options!r}; expected a JSON object")
-    return row
 
 
 def _number(text: str) -> float | None:

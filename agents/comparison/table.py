@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from agents.comparison.problems import describe
+from agents.comparison.problems import task_name
 from agents.comparison.results import ResultRow, Task
 from agents.comparison.statistics import ratio_to_reference, step_curve
 from agents.fixed import FIXED_POLICIES
@@ -18,13 +17,6 @@ from agents.registry import ALGORITHMS, unlabelled
 REFERENCES = ("nearest", "structure", "random")
 """Whose error the others are divided by where problems are pooled: the first that can be."""
 GRID_POINTS = 200
-
-
-class Name(NamedTuple):
-    """Name of a task: in file names, and in texts."""
-
-    short: str
-    title: str
 
 
 class Curve(NamedTuple):
@@ -168,14 +160,6 @@ class Comparison:
 def is_fixed(algo: str) -> bool:
     """Whether its merges are given, not learned."""
     return unlabelled(algo) in (*FIXED_POLICIES, "flat")
-
-
-def task_name(task: Task) -> Name:
-    """The problem's name if it has one, else its id and arguments."""
-    short, title = describe(task.env, json.loads(task.env_kwargs), task.embedding_dim)
-    if task.mode == "frozen":
-        return Name(f"{short}-frozen", f"{title}, frozen autoencoder")
-    return Name(short, title)
 
 
 def _divisors(errors: Float[np.ndarray, "runs"]) -> Bool[np.ndarray, "runs"]:

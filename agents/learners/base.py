@@ -17,6 +17,9 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.config.options import TEST_EPISODES
 from agents.config.run import MODES, RunConfig, Task
 from agents.evaluation.evaluate import evaluate
+from agents.runs.directory import RunDirectory
+from agents.runs.loop import Training
+from agents.runs.progress import shown
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.checks import check_choice
 from htm_env.datasets import Dataset, environment_id
@@ -178,14 +181,11 @@ class Learner(ABC):
         ``FileExistsError`` where ``out`` already holds a run, and ``FloatingPointError`` when
         learning does not stay finite.
         """
-        from agents.runs.directory import RunDirectory
-        from agents.runs.loop import Training
-        from agents.runs.progress import shown
         from agents.runs.session import start_run
 
         budget = Budget(seconds, merges)
         if out is not None:
-            start_run(self, budget, RunDirectory(out), progress_bar=progress_bar)
+            start_run(self, budget, out, progress_bar=progress_bar)
             return
         for _ in shown(Training(self, budget), f"{self.task.env} {self.algo}", progress_bar):
             pass
@@ -211,8 +211,6 @@ class Learner(ABC):
 
         Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
         """
-        from agents.runs.directory import RunDirectory
-
         folder = RunDirectory(directory)
         folder.save_config(self.run_config())
         folder.save_checkpoint(self.state(), self.autoencoder)
@@ -226,7 +224,6 @@ class Learner(ABC):
         where there is none, ``ValueError`` for files that cannot be read and for an agent of
         another class; ``agents.load`` returns an agent of any class.
         """
-        from agents.runs.directory import RunDirectory
         from agents.runs.session import open_agent
 
         def build(run: RunConfig) -> LearnerType:
@@ -235,4 +232,4 @@ class Learner(ABC):
                 raise ValueError(f"{directory} holds a run of {name}; expected a {cls.__name__}")
             return cls.from_run(run)
 
-        return open_agent(RunDirectory(directory), build)
+        return open_agent(directory, build)

@@ -109,6 +109,15 @@ class RunDirectory:
         """Write ``result.json``; a score that is not finite is null there."""
         atomic_write_text(self.result_path, json.dumps(_without_nan(result), indent=2) + "\n")
 
+    def load_result(self) -> dict[str, Any] | None:
+        """Read ``result.json``; None before the run has ended, ``ValueError`` naming a bad file."""
+        if not self.result_path.exists():
+            return None
+        try:
+            return json.loads(self.result_path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{self.result_path} does not hold a result: {error}") from error
+
     # ------------------------------------------------------------ checkpoints
 
     def save_checkpoint(

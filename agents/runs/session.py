@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -63,11 +64,11 @@ class Agent(Trainable, Protocol):
 AgentType = TypeVar("AgentType", bound=Agent)
 
 
-def open_agent(directory: RunDirectory, build: Callable[[RunConfig], AgentType]) -> AgentType:
+def open_agent(folder: str | Path, build: Callable[[RunConfig], AgentType]) -> AgentType:
     """The learner of a run in the state of its last checkpoint.
 
     Args:
-        directory: folder of the run.
+        folder: of the run.
         build: makes the untrained learner of a configuration.
 
     Where the device of the run cannot be used here, the learner runs on the processor, with a
@@ -76,8 +77,8 @@ def open_agent(directory: RunDirectory, build: Callable[[RunConfig], AgentType])
     Raises ``FileNotFoundError`` without a run or a checkpoint, ``ValueError`` for files that cannot
     be read.
     """
+    directory, away = RunDirectory(folder), False
     run = directory.load_config()
-    away = False
     try:
         usable_device(run.device)
     except ValueError as error:
@@ -95,13 +96,14 @@ def open_agent(directory: RunDirectory, build: Callable[[RunConfig], AgentType])
 
 
 def start_run(
-    learner: Agent, budget: Budget, directory: RunDirectory, *, progress_bar: bool = True
+    learner: Agent, budget: Budget, folder: str | Path, *, progress_bar: bool = True
 ) -> dict[str, Any]:
     """Train from the start in a folder of its own, and return the result.
 
     Raises ``FileExistsError`` where the folder holds a run, ``KeyboardInterrupt`` when interrupted,
     after writing the checkpoint, and ``FloatingPointError`` when training does not stay finite.
     """
+    directory = RunDirectory(folder)
     directory.check_free()
     check_plan(learner)
     directory.save_config(learner.run_config(budget))
@@ -109,7 +111,7 @@ def start_run(
 
 
 def resume_run(
-    directory: RunDirectory, build: Callable[[RunConfig], Agent], *, progress_bar: bool = True
+    folder: str | Path, build: Callable[[RunConfig], Agent], *, progress_bar: bool = True
 ) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from the start if it has none, to its result.
 
@@ -117,6 +119,7 @@ def resume_run(
     ``build`` makes the untrained learner of a configuration. Raises what :func:`start_run` raises,
     and ``FileNotFoundError`` or ``ValueError`` where the folder holds no run that can be resumed.
     """
+    directory = RunDirectory(folder)
     run = directory.load_config()
     directory.clear_leftovers()
     state = directory.load_checkpoint()
