@@ -35,16 +35,16 @@ class Algorithm:
     @property
     def learner(self) -> type[Learner]:
         """The learner's class."""
-        return _imported(self.source)
+        return imported(self.source)
 
     @property
     def config(self) -> Any:
         """The default configuration, a frozen dataclass."""
-        defaults = _imported(self.defaults) or self.learner.config_class
+        defaults = imported(self.defaults) or self.learner.config_class
         return replace(defaults() if isinstance(defaults, type) else defaults, **self.decided)
 
 
-def _imported(source: Any) -> Any:
+def imported(source: Any) -> Any:
     """The object that ``module:name`` names; anything but a string as it is."""
     if not isinstance(source, str):
         return source

@@ -19,8 +19,14 @@ from agents.cli import main
 from agents.cli.command import parse
 from agents.comparison.options import CompareOptions
 from agents.comparison.plan import plan_runs
-from agents.comparison.problems import PROBLEMS, describe, find_problem
-from agents.comparison.results import ResultRow, metrics_points, read_results, write_table
+from agents.comparison.problems import PROBLEMS, find_problem, task_name
+from agents.comparison.results import (
+    ResultRow,
+    Task,
+    metrics_points,
+    read_results,
+    write_table,
+)
 from agents.learners.replay import ReplayConfig
 from agents.registry import ALGORITHMS, build_learner
 from benchmarks.full_comparison import commands
@@ -383,8 +389,9 @@ def test_structure_is_left_out_where_there_is_none(tmp_path, capsys):
 
 def test_named_problems_are_known_by_what_they_are():
     assert find_problem("trees7") is PROBLEMS["trees7"]
-    assert describe("HTM-Trees-v0", {"heights": [3]}, 6) == ("trees7", "Trees, 7 tokens, D=6")
-    name, title = describe("HTM-Trees-v0", {"heights": [2, 3]}, 6)
+    known = Task("HTM-Trees-v0", '{"heights": [3]}', 6, "joint")
+    assert task_name(known) == ("trees7", "Trees, 7 tokens, D=6")
+    name, title = task_name(known._replace(env_kwargs='{"heights": [2, 3]}'))
     assert name == "HTM-Trees-v0-heights-2-3-6"
     assert title == 'HTM-Trees-v0 {"heights": [2, 3]}, D=6'
     assert find_problem("htm_env:HTM-Digits-v0").embedding_dim == 32

@@ -11,10 +11,9 @@ import signal
 import sys
 import traceback
 from argparse import ArgumentParser
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from importlib import import_module
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any, Union
@@ -35,7 +34,7 @@ from agents.comparison.options import CompareOptions, options_from_file
 from agents.config.dataclasses_json import flattened
 from agents.config.errors import UsageError, as_usage_error
 from agents.generation.options import GenerateOptions
-from agents.registry import algorithm
+from agents.registry import algorithm, imported
 from agents.runs.interruption import handled
 
 COMMANDS: dict[str, tuple[type, str]] = {
@@ -67,7 +66,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with handled(signal.default_int_handler, signal.SIGTERM):  # as Ctrl-C
             options = parse(arguments)
-            _command(options)(options)
+            command = next(made for kind, made in COMMANDS.values() if isinstance(options, kind))
+            imported(command)(options)
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except KeyboardInterrupt as interruption:
@@ -134,12 +134,6 @@ def _train_options(algo: str, in_full: bool) -> type[TrainOptions]:
         written = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
         _cli(type(config), "htm train", ["--help"], about, default=config, **written)
     return shown
-
-
-def _command(options: Any) -> Callable[[Any], None]:
-    source = next(source for kind, source in COMMANDS.values() if isinstance(options, kind))
-    module, _, name = source.partition(":")
-    return getattr(import_module(module), name)
 
 
 def _fail(message: str, status: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from io import BytesIO
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64
@@ -33,7 +32,8 @@ def embed(options: EmbedOptions) -> None:
         learner.merge_in_rounds()
     out = options.directory / FOLDER if options.out is None else options.out
     projector = out / "projector"
-    _check_ours(projector)
+    if projector.exists() and not (projector / PROJECTOR_CONFIG).is_file():
+        raise ValueError(f"{projector} exists and is no projector log; choose another --out")
     dataset = learner.task.dataset(options.split)
     samples = root_embeddings(learner, dataset, options.samples)
     pictures = thumbnails(samples.tokens, samples.present, dataset.kind)
@@ -44,7 +44,10 @@ def embed(options: EmbedOptions) -> None:
     # The picture first: it refuses what the others would write without a word.
     picture = out / f"pca.{options.format}"
     write_figure(picture, root_figure(samples.roots, shows, what, pictures, title))
-    _write_arrays(out / "embeddings.npz", samples)
+    content = BytesIO()
+    arrays = {name: array for name, array in samples._asdict().items() if array is not None}
+    np.savez_compressed(content, **arrays)
+    atomic_write_bytes(out / "embeddings.npz", content.getvalue())
     with atomic_folder(projector) as folder:
         write_projector(folder, samples.roots, columns, pictures)
     print(f"{count} root embeddings of {samples.roots.shape[1]} numbers, {options.split} split")
@@ -62,16 +65,3 @@ def _described(
     if samples.labels is None:
         return about, counts, "number of tokens"
     return {"label": samples.labels} | about, samples.labels, "label (never seen in training)"
-
-
-def _write_arrays(path: Path, samples: RootEmbeddings) -> None:
-    arrays = {name: array for name, array in samples._asdict().items() if array is not None}
-    content = BytesIO()
-    np.savez_compressed(content, **arrays)
-    atomic_write_bytes(path, content.getvalue())
-
-
-def _check_ours(projector: Path) -> None:
-    """Raise ``ValueError`` for something that a projector log must not take the place of."""
-    if projector.exists() and not (projector / PROJECTOR_CONFIG).is_file():
-        raise ValueError(f"{projector} exists and is no projector log; choose another --out")

@@ -20,7 +20,6 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.runs.loop import Training
 from agents.runs.progress import shown
-from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
 from htm_env.losses import LossWeights
 from htm_env.types import NONE, TokenBatch
@@ -93,29 +92,12 @@ def pretrain(options: PretrainOptions) -> None:
     with as_usage_error():
         budget = Budget(merges=options.merges)
     for env_id in EMBEDDING_DIMS if options.env is None else [options.env]:
-        learner = pretrained_learner(env_id, budget)
+        learner = MixedOrders(env_id)
+        for _ in shown(Training(learner, budget), f"{env_id} pretraining"):
+            pass
         path = (FOLDER if options.out is None else options.out) / f"{env_id}.safetensors"
         learner.autoencoder.save(path)
         _print_report(learner, path)
-
-
-def pretrained_learner(env_id: str, budget: Budget) -> MixedOrders:
-    """An autoencoder of the id's default size after training on the mixture."""
-    learner = MixedOrders(env_id)
-    for _ in shown(Training(learner, budget), f"{env_id} pretraining"):
-        pass
-    return learner
-
-
-def policy_errors(
-    autoencoder: HTMAutoencoder, dataset: Dataset, count: int = VALIDATION_EPISODES
-) -> dict[str, float | None]:
-    """The ``nmse`` under every fixed policy that the data allows, on its first fixed episodes."""
-    errors = {}
-    for name in _usable(FIXED_POLICIES, dataset):
-        policy = fixed_policy(name, autoencoder)
-        errors[name] = evaluate(policy, autoencoder, dataset, count, sampled=False)["nmse"]
-    return errors
 
 
 def _usable(names: Sequence[str] | dict[str, FixedRule], dataset: Dataset) -> list[str]:
@@ -126,9 +108,13 @@ def _usable(names: Sequence[str] | dict[str, FixedRule], dataset: Dataset) -> li
 
 
 def _print_report(learner: MixedOrders, path: Path) -> None:
+    """The ``nmse`` of validation samples under every fixed policy that the data allows."""
     print(f"{learner.task.env}, validation data")
-    errors = policy_errors(learner.autoencoder, learner.task.dataset("validation"))
-    print_table(
-        [{"merges chosen by": name, "nmse": f"{error:.5g}"} for name, error in errors.items()]
-    )
+    autoencoder, dataset = learner.autoencoder, learner.task.dataset("validation")
+    rows = []
+    for name in _usable(FIXED_POLICIES, dataset):
+        policy = fixed_policy(name, autoencoder)
+        scores = evaluate(policy, autoencoder, dataset, VALIDATION_EPISODES, sampled=False)
+        rows.append({"merges chosen by": name, "nmse": f"{scores['nmse']:.5g}"})
+    print_table(rows)
     print(f"weights   {path}  ({learner.autoencoder.weights_hash()})")

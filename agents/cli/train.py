@@ -52,7 +52,9 @@ def train(options: TrainOptions) -> None:
         if options.save_config is not None:
             write_file(options.save_config, run.as_dict())
             return
-        directory = RunDirectory(options.resume or options.out or _default_folder(run))
+        stamp = time.strftime("%Y%m%d-%H%M%S")
+        new = Path("runs") / f"{run.env}-{run.algo}-{run.seed}-{stamp}"
+        directory = RunDirectory(options.resume or options.out or new)
     try:
         result = resume(directory.path) if continued else start_run(learner, budget, directory.path)
     except KeyboardInterrupt:
@@ -135,8 +137,3 @@ def _check_resumed(
             )
     if options.out is not None and options.out.resolve() != directory.path.resolve():
         raise UsageError(f"--resume {directory.path} continues there; --out is {options.out}")
-
-
-def _default_folder(run: RunConfig) -> Path:
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    return Path("runs") / f"{run.env}-{run.algo}-{run.seed}-{stamp}"

@@ -75,24 +75,15 @@ class CrossPlayRow:
         return math.inf if self.nmse is None else self.nmse
 
     @property
-    def pair(self) -> tuple[Task, str, int, str, int]:
-        """Identifies a row."""
-        return self.task, self.algo, self.seed, self.autoencoder_algo, self.autoencoder_seed
-
-    @property
-    def hashes(self) -> dict[RunKey, str]:
-        """The weights of both runs' autoencoders when the row was measured."""
-        return {
-            (self.task, self.algo, self.seed): self.weights_hash,
-            (self.task, self.autoencoder_algo, self.autoencoder_seed): (
-                self.autoencoder_weights_hash
-            ),
-        }
+    def pair(self) -> tuple[RunKey, RunKey]:
+        """The runs of the policy and of the autoencoder; identifies a row."""
+        policy, other = (self.algo, self.seed), (self.autoencoder_algo, self.autoencoder_seed)
+        return (self.task, *policy), (self.task, *other)
 
     @property
     def own(self) -> bool:
         """True <--> the two were trained together."""
-        return (self.algo, self.seed) == (self.autoencoder_algo, self.autoencoder_seed)
+        return self.pair[0] == self.pair[1]
 
 
 def cross_play(
@@ -108,21 +99,16 @@ def cross_play(
     hashes = {run.key: weights_hash for run, weights_hash in usable}
     rows = {row.pair: row for row in up_to_date(path, hashes)}
     for policy, weights_hash in usable:
-        pairs = {
-            (*policy.key, run.algo, run.seed): run
-            for run, _ in usable
-            if run.problem == policy.problem
-        }
-        missing = {pair: run for pair, run in pairs.items() if pair not in rows}
+        others = [run for run, _ in usable if run.problem == policy.problem]
+        missing = [run for run in others if (policy.key, run.key) not in rows]
         if missing:
             tell(f"cross-play: the trees of {policy.name} through {len(missing)} autoencoders")
-            for (pair, run), error in zip(
-                missing.items(), _errors(policy, list(missing.values())), strict=True
-            ):
+            task, algo, seed = policy.key
+            for run, error in zip(missing, _errors(policy, missing), strict=True):
                 finite = error if math.isfinite(error) else None
-                rows[pair] = CrossPlayRow(
-                    *pair[0], *pair[1:], finite, weights_hash, hashes[run.key]
-                )
+                both = weights_hash, hashes[run.key]
+                row = CrossPlayRow(*task, algo, seed, run.algo, run.seed, finite, *both)
+                rows[row.pair] = row
             write_table(path, CrossPlayRow, rows.values())
 
 
@@ -132,7 +118,8 @@ def up_to_date(path: Path, hashes: Mapping[RunKey, str]) -> list[CrossPlayRow]:
     return [
         row
         for row in (read_cross_play(path) if path.exists() else [])
-        if all(hashes.get(run, own) == own for run, own in row.hashes.items())
+        if hashes.get(row.pair[0], row.weights_hash) == row.weights_hash
+        and hashes.get(row.pair[1], row.autoencoder_weights_hash) == row.autoencoder_weights_hash
     ]
 
 

@@ -25,9 +25,9 @@ class CompareOptions:
     envs: str = "crosses10,trees7"
     """Problems, with commas: trees7 (Trees of 7 tokens, D=6), crosses10 (five Crosses, D=24),
     trees15 (Trees of 15 tokens, D=8), digits (D=32), keys (D=16), or environment ids."""
-    algos: str | None = None
-    """Algorithms, with commas, as for htm train; eight well-known ones if not given. One may stand
-    there twice, with other options under a label: replay,replay:control."""
+    algos: str = "reinforce,replay,ppo,maskable_ppo,original,random,nearest,structure"
+    """Algorithms, with commas, as for htm train. One may stand there twice, with other options
+    under a label: replay,replay:control."""
     encoders: str | None = None
     """Context encoders, with commas, such as none,attention: every algorithm with a policy network
     runs once with each, reported as reinforce and reinforce:attention."""

@@ -22,17 +22,6 @@ from agents.registry import algorithm, build_learner, configured, unlabelled
 from agents.runs.directory import RunDirectory
 from agents.runs.session import check_plan
 
-DEFAULT_ALGORITHMS = (
-    "reinforce",
-    "replay",
-    "ppo",
-    "maskable_ppo",
-    "original",
-    "random",
-    "nearest",
-    "structure",
-)
-"""Compared where no ``--algos`` are given."""
 DEFAULT_SECONDS = 22.0
 """Of a run: 48 of them, and their start and test, take under fifteen minutes on two cores."""
 RUNS, RETRAINED = "runs", "retrained"
@@ -72,7 +61,10 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     options that make no sense, and whatever an algorithm has against its data.
     """
     budget = given_budget(options.seconds, options.merges) or Budget(DEFAULT_SECONDS)
-    problems, algos = _problems(options), _algorithms(options)
+    problems, algos = _problems(options), _names("--algos", options.algos)
+    with as_usage_error("--algos: "):
+        for name in algos:
+            algorithm(name)
     changes = _with_encoders(algos, options.encoders)
     given = json_object("--algo-options", options.algo_options)
     for name in given:
@@ -128,11 +120,12 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
                     f"{directory.path} has the options {own} and not {planned_options}; runs of "
                     "one name are pooled, so use a label or choose another --out"
                 )
-        mine, other = (
-            flattened({name: run.as_dict()[name] for name in names}) for run in (expected, found)
+        mine, other = (  # as JSON reads them back, with lists for tuples
+            flattened(json.loads(json.dumps({name: run.as_dict()[name] for name in names})))
+            for run in (expected, found)
         )
         for name in dict.fromkeys([*mine, *other]):
-            if _plain(mine.get(name)) != _plain(other.get(name)):
+            if mine.get(name) != other.get(name):
                 raise ValueError(
                     f"{directory.path} belongs to another comparison, its {name} is "
                     f"{other.get(name)!r} and not {mine.get(name)!r}; choose another --out"
@@ -165,16 +158,6 @@ def _embedding_dims(text: str | None, names: list[str]) -> dict[str, int]:
     return json_object("--embedding-dim", text)
 
 
-def _algorithms(options: CompareOptions) -> list[str]:
-    if options.algos is None:
-        return list(DEFAULT_ALGORITHMS)
-    names = _names("--algos", options.algos)
-    for name in names:
-        with as_usage_error("--algos: "):
-            algorithm(name)
-    return names
-
-
 def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str, Any]]:
     """The rows of the comparison by name, each with what an encoder changes of its algorithm.
 
@@ -183,8 +166,8 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
     if encoders is None:
         return {algo: {} for algo in algos}
     names = _names("--encoders", encoders)
-    for name in names:
-        with as_usage_error("--encoders: "):
+    with as_usage_error("--encoders: "):
+        for name in names:
             check_encoder(name)
     rows: dict[str, dict[str, Any]] = {}
     for algo in algos:
@@ -231,8 +214,3 @@ def _names(flag: str, text: str) -> list[str]:
     if not names:
         raise UsageError(f"{flag} is {text!r}; expected names with commas between them")
     return names
-
-
-def _plain(value: Any) -> Any:
-    """A value as JSON reads it back, with lists for tuples."""
-    return json.loads(json.dumps(value))

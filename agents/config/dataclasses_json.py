@@ -133,11 +133,9 @@ def nested(values: dict[str, Any]) -> dict[str, Any]:
     """Values by dotted names as nested dicts; the inverse of :func:`flattened`."""
     result: dict[str, Any] = {}
     for path, value in values.items():
-        *outer, name = path.split(".")
-        inside: dict[str, Any] = {name: value}
-        for part in reversed(outer):
-            inside = {part: inside}
-        result = merged(result, inside)
+        for name in reversed(path.split(".")):
+            value = {name: value}
+        result = merged(result, value)
     return result
 
 
