@@ -146,10 +146,3 @@ def load_learner(directory: str | Path) -> Learner:
     from agents.runs.session import open_agent
 
     return open_agent(directory, build_learner)
-
-
-def resume(directory: str | Path, *, progress_bar: bool = True) -> dict[str, Any]:
-    """Continue the run in a folder to its result (see :func:`agents.runs.session.resume_run`)."""
-    from agents.runs.session import resume_run
-
-    return resume_run(directory, build_learner, progress_bar=progress_bar)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from agents.registry import load_learner, resume
+from agents.registry import build_learner, load_learner
+from agents.runs.session import resume_run
 
 RUNS = Path(__file__).parent / "data" / "runs"
 ALGORITHMS = ("reinforce", "replay", "ppo")
@@ -34,7 +35,7 @@ def test_a_run_of_an_earlier_release_resumes_as_it_did(tmp_path, algo):
     config = json.loads((tmp_path / algo / "config.json").read_text())
     config["budget"]["merges"] = 3000
     (tmp_path / algo / "config.json").write_text(json.dumps(config))
-    result = resume(tmp_path / algo, progress_bar=False)
+    result = resume_run(tmp_path / algo, build_learner, progress_bar=False)
     there = json.loads((RUNS / algo / "resumed.json").read_text())
     assert (result["merges"], result["updates"]) == (there["merges"], there["updates"])
     assert result["test"]["nmse"] == pytest.approx(there["nmse"], rel=1e-2)

@@ -15,7 +15,7 @@ from agents.config.errors import UsageError, as_usage_error, json_object, set_th
 from agents.config.files import read_file, write_file
 from agents.config.options import given_budget
 from agents.config.run import RunConfig
-from agents.registry import algorithm, build_learner, configured, resume
+from agents.registry import algorithm, build_learner, configured
 
 if TYPE_CHECKING:
     from agents.learners.base import Learner
@@ -39,7 +39,7 @@ def train(options: TrainOptions) -> None:
     # Below here torch is loaded.
     from agents.cli.evaluate import print_scores
     from agents.runs.directory import RunDirectory
-    from agents.runs.session import start_run
+    from agents.runs.session import resume_run, start_run
 
     set_threads(options.threads)
     if continued is not None:
@@ -56,7 +56,10 @@ def train(options: TrainOptions) -> None:
         new = Path("runs") / f"{run.env}-{run.algo}-{run.seed}-{stamp}"
         directory = RunDirectory(options.resume or options.out or new)
     try:
-        result = resume(directory.path) if continued else start_run(learner, budget, directory.path)
+        if continued is not None:
+            result = resume_run(continued, build_learner)
+        else:
+            result = start_run(learner, budget, directory.path)
     except KeyboardInterrupt:
         if not directory.checkpoint_path.exists():
             raise

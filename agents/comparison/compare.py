@@ -126,10 +126,8 @@ def _train(runs: Sequence[PlannedRun], workers: int, title: str, lock: int) -> l
         if not run.directory.holds_run:
             run.directory.save_config(run.config)
         # A run that has a configuration and no checkpoint starts from the beginning.
-        command = (
-            *(sys.executable, "-m", "agents.cli", "train"),
-            *("--resume", str(run.directory.path)),
-        )
+        folder = str(run.directory.path)
+        command = (sys.executable, "-m", "agents.cli", "train", "--resume", folder)
         job = Job(run.name, command, run.directory.path / "log.txt")
         if run.finished:
             job.state = State.DONE

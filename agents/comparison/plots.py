@@ -72,8 +72,8 @@ def curves_figure(comparison: Comparison, along: str) -> Figure:
                 continue
             look = style[algo] | {"markevery": (len(curve.grid) // 8, len(curve.grid) // 4)}
             axes.plot(curve.grid, curve.median, label=algo, lw=1.5, ms=4, **look)
-            shade: dict[str, Any] = {"color": look["color"], "alpha": 0.12, "lw": 0}
-            axes.fill_between(curve.grid, curve.runs.min(axis=0), curve.runs.max(axis=0), **shade)
+            low, high = curve.runs.min(axis=0), curve.runs.max(axis=0)
+            axes.fill_between(curve.grid, low, high, color=look["color"], alpha=0.12, lw=0)
         _logarithmic(axes, horizontal=False)
         if along == "merges" and _has_positive(axes.xaxis):
             axes.set_xscale("log")

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from agents.config.budget import Budget
-from agents.config.errors import UsageError, as_usage_error, check_at_least
+from agents.config.errors import as_usage_error, check_at_least
 
 TEST_EPISODES = 1000
 """Held-out episodes of an evaluation; finite data gives each of its rows once at most."""
@@ -17,8 +17,6 @@ def given_budget(seconds: float | None, merges: int | None) -> Budget | None:
 
     Raises :class:`UsageError` for both, and for one that is not above 0.
     """
-    if seconds is not None and merges is not None:
-        raise UsageError("--seconds and --merges are two budgets; give one of them")
     if seconds is None and merges is None:
         return None
     with as_usage_error():

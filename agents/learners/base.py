@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Self
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,16 +17,11 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.config.options import TEST_EPISODES
 from agents.config.run import MODES, RunConfig, Task
 from agents.evaluation.evaluate import evaluate
-from agents.runs.directory import RunDirectory
-from agents.runs.loop import Training
-from agents.runs.progress import shown
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.checks import check_choice
 from htm_env.datasets import Dataset, environment_id
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
-
-LearnerType = TypeVar("LearnerType", bound="Learner")
 
 
 class Learner(ABC):
@@ -39,8 +34,8 @@ class Learner(ABC):
     Args:
         env_id: an environment id (see :func:`htm_env.make_dataset`).
         config: the algorithm's frozen configuration; its defaults if None.
-        env_kwargs: arguments of the dataset, as ``gym.make`` takes them.
-        embedding_dim, mode, seed, device: see :class:`Task`.
+        task: the other fields of :class:`Task`: ``env_kwargs``, ``embedding_dim``, ``mode``,
+            ``seed``, ``device``.
 
     Raises ``ValueError`` for an unknown id, mode or device, and for data that cannot be read.
     """
@@ -52,23 +47,12 @@ class Learner(ABC):
     config_class: type
     """The frozen dataclass that configures it."""
 
-    def __init__(
-        self,
-        env_id: str,
-        config: Any = None,
-        *,
-        env_kwargs: dict[str, Any] | None = None,
-        embedding_dim: int | None = None,
-        mode: str = "joint",
-        seed: int = 0,
-        device: str = "cpu",
-    ) -> None:
-        check_choice("mode", mode, MODES)
+    def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         self.config = self.config_class() if config is None else config
-        env = environment_id(env_id)
-        self.task = Task(env, dict(env_kwargs or {}), embedding_dim, mode, seed, device)
-        self.device = usable_device(device)
-        self.generator = torch.Generator(self.device).manual_seed(seed)
+        self.task = Task(environment_id(env_id), **task)
+        check_choice("mode", self.task.mode, MODES)
+        self.device = usable_device(self.task.device)
+        self.generator = torch.Generator(self.device).manual_seed(self.task.seed)
         self.dataset = self.task.dataset("train")
         self.std = self.dataset.std.to(self.device)
         self.autoencoder = self.new_autoencoder().to(self.device)
@@ -181,6 +165,8 @@ class Learner(ABC):
         ``FileExistsError`` where ``out`` already holds a run, and ``FloatingPointError`` when
         learning does not stay finite.
         """
+        from agents.runs.loop import Training
+        from agents.runs.progress import shown
         from agents.runs.session import start_run
 
         budget = Budget(seconds, merges)
@@ -196,7 +182,7 @@ class Learner(ABC):
         return RunConfig(**task, algo=self.algo, config=asdict(self.config), budget=budget)
 
     @classmethod
-    def from_run(cls: type[LearnerType], run: RunConfig) -> LearnerType:
+    def from_run(cls, run: RunConfig) -> Self:
         """The untrained learner of a configuration.
 
         Raises ``ValueError`` for an option that does not exist or is out of range.
@@ -211,12 +197,14 @@ class Learner(ABC):
 
         Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
         """
+        from agents.runs.directory import RunDirectory
+
         folder = RunDirectory(directory)
         folder.save_config(self.run_config())
         folder.save_checkpoint(self.state(), self.autoencoder)
 
     @classmethod
-    def load(cls: type[LearnerType], directory: str | Path) -> LearnerType:
+    def load(cls, directory: str | Path) -> Self:
         """The agent that :meth:`save` or a training run left in a folder.
 
         It continues bit for bit, on the device that it had; where there is no such device it comes
@@ -226,7 +214,7 @@ class Learner(ABC):
         """
         from agents.runs.session import open_agent
 
-        def build(run: RunConfig) -> LearnerType:
+        def build(run: RunConfig) -> Self:
             name, _, _ = run.algo.partition(":")
             if name not in (cls.algorithms or (cls.algo,)):
                 raise ValueError(f"{directory} holds a run of {name}; expected a {cls.__name__}")

@@ -64,8 +64,8 @@ class RunDirectory:
 
     # ------------------------------------------------------------ configuration and result
 
-    def save_config(self, run: RunConfig) -> RunConfig:
-        """Write ``config.json``; returns it as written.
+    def save_config(self, run: RunConfig) -> None:
+        """Write ``config.json``.
 
         Data in ``env_kwargs`` is kept beside it, paths become absolute. Raises ``ValueError`` for
         what JSON cannot hold.
@@ -88,7 +88,6 @@ class RunDirectory:
                 f"this run cannot be described in {self.config_path}: {error}"
             ) from None
         atomic_write_text(self.config_path, text + "\n")
-        return run
 
     def load_config(self) -> RunConfig:
         """Read ``config.json``; ``FileNotFoundError`` or ``ValueError`` naming it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing, nullcontext
 from time import monotonic
 
 from rich.console import Console
@@ -32,17 +33,13 @@ def shown(
     stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Event]:
     """The events of a training until ``stop``, with a progress bar meanwhile if ``visible``."""
-    bar = ProgressBar(title) if visible else None
-    try:
+    with closing(ProgressBar(title)) if visible else nullcontext() as bar:
         for event in training.events(stop):
             if bar is not None and isinstance(event, Updated):
                 bar.update(event.position, event.scalars)
             elif bar is not None and isinstance(event, Logged):
                 bar.write(event.position, event.scalars)
             yield event
-    finally:
-        if bar is not None:
-            bar.close()
 
 
 class ProgressBar:
