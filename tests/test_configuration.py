@@ -125,7 +125,7 @@ def test_a_saved_configuration_trains_the_same_run(tmp_path, capsys):
     [
         ("sed = 3", "RunConfig has no field 'sed'"),
         ('seed = "x"', 'seed is "x"; expected a whole number'),
-        ("budget = {merges = 1, seconds = 1}", "both seconds and merges"),
+        ("budget = {merges = 1, seconds = 1}", "two budgets, seconds and merges"),
         ('env_kwargs = "heights"', 'env_kwargs is "heights"; expected an object'),
         ("config = {batch_sice = 4}", "has no field 'batch_sice'"),
         ("config = {policy = 'ward'}", "chain decides policy"),

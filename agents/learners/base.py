@@ -6,7 +6,7 @@ import copy
 from abc import ABC, abstractmethod
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int64
@@ -22,6 +22,8 @@ from htm_env.checks import check_choice
 from htm_env.datasets import Dataset, environment_id
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
+
+LearnerType = TypeVar("LearnerType", bound="Learner")
 
 
 class Learner(ABC):
@@ -182,7 +184,7 @@ class Learner(ABC):
         return RunConfig(**task, algo=self.algo, config=asdict(self.config), budget=budget)
 
     @classmethod
-    def from_run(cls, run: RunConfig) -> Self:
+    def from_run(cls: type[LearnerType], run: RunConfig) -> LearnerType:
         """The untrained learner of a configuration.
 
         Raises ``ValueError`` for an option that does not exist or is out of range.
@@ -204,7 +206,7 @@ class Learner(ABC):
         folder.save_checkpoint(self.state(), self.autoencoder)
 
     @classmethod
-    def load(cls, directory: str | Path) -> Self:
+    def load(cls: type[LearnerType], directory: str | Path) -> LearnerType:
         """The agent that :meth:`save` or a training run left in a folder.
 
         It continues bit for bit, on the device that it had; where there is no such device it comes
@@ -212,12 +214,10 @@ class Learner(ABC):
         where there is none, ``ValueError`` for files that cannot be read and for an agent of
         another class; ``agents.load`` returns an agent of any class.
         """
+        from agents.runs.directory import RunDirectory
         from agents.runs.session import open_agent
 
-        def build(run: RunConfig) -> Self:
-            name, _, _ = run.algo.partition(":")
-            if name not in (cls.algorithms or (cls.algo,)):
-                raise ValueError(f"{directory} holds a run of {name}; expected a {cls.__name__}")
-            return cls.from_run(run)
-
-        return open_agent(directory, build)
+        name, _, _ = RunDirectory(directory).load_config().algo.partition(":")
+        if name not in (cls.algorithms or (cls.algo,)):
+            raise ValueError(f"{directory} holds a run of {name}; expected a {cls.__name__}")
+        return open_agent(directory, cls.from_run)
