@@ -8,8 +8,6 @@ from importlib.util import find_spec
 from agents.cli.options import BenchOptions
 from agents.config.errors import as_usage_error
 
-RUNNING = "benchmarks.running"
-
 
 def bench(options: BenchOptions) -> None:
     """Lists or runs benchmarks.
@@ -18,12 +16,12 @@ def bench(options: BenchOptions) -> None:
     benchmark does not know, ``FileNotFoundError`` where there are no benchmarks or no folder for
     the JSON file, and ``ChildProcessError`` where one failed.
     """
-    if find_spec("benchmarks") is None or find_spec(RUNNING) is None:
+    if find_spec("benchmarks") is None or find_spec("benchmarks.running") is None:
         raise FileNotFoundError(
             "the benchmarks are not part of the installed package; htm bench needs a checkout of "
             "the repository, installed with make install"
         )
-    running = import_module(RUNNING)
+    running = import_module("benchmarks.running")
     if options.list:
         print(running.listing())
         return

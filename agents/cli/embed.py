@@ -16,9 +16,6 @@ from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from htm_env.drawing.figures.roots import root_figure, thumbnails
 from htm_env.files import atomic_folder, atomic_write_bytes
 
-FOLDER = "embeddings"
-"""Below the run's own folder, unless another is asked for."""
-
 
 def embed(options: EmbedOptions) -> None:
     """Write ``embeddings.npz``, a map and ``projector/``.
@@ -30,7 +27,7 @@ def embed(options: EmbedOptions) -> None:
     learner = load_learner(options.directory)
     if options.merge_rounds:
         learner.merge_in_rounds()
-    out = options.directory / FOLDER if options.out is None else options.out
+    out = options.directory / "embeddings" if options.out is None else options.out
     projector = out / "projector"
     if projector.exists() and not (projector / PROJECTOR_CONFIG).is_file():
         raise ValueError(f"{projector} exists and is no projector log; choose another --out")

@@ -57,24 +57,23 @@ def evaluate_run(options: EvaluateOptions) -> None:
         "episodes": episodes,
         "merge_rounds": options.merge_rounds,
     }
-    semantics = None
+    meaning = {}
     if dataset.has_labels:
         from agents.inspection.probes import semantic_table  # loads scikit-learn
 
-        semantics = semantic_table(learner)
+        meaning["semantics"] = semantic_table(learner)
     if options.json:
-        meaning = {} if semantics is None else {"semantics": semantics}
         print(json.dumps(about | scores | references | meaning, indent=2))
         return
     title = f"{task.env} {learner.algo}, {episodes} test episodes"
     print_scores(title, scores, about, references)
-    if semantics is not None:
+    if meaning:
         print("labels, which training never sees, from an embedding: scores on the test split")
         print_table(
             [
                 {"embedding": name}
                 | {score.replace("_", "\n"): f"{value:.3f}" for score, value in found.items()}
-                for name, found in semantics.items()
+                for name, found in meaning["semantics"].items()
             ]
         )
 

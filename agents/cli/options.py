@@ -10,11 +10,11 @@ import inspect
 import json
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import tyro
 
-from agents.config.errors import UsageError, check_at_least
+from agents.config.errors import UsageError
 from agents.config.options import TEST_EPISODES, PictureFormat, Split, Threads
 
 
@@ -174,9 +174,7 @@ class EvaluateOptions(Threads):
     json: bool = False
     """Print JSON instead of a table."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, episodes=self.episodes)
+    least: ClassVar = {"episodes": 1}
 
 
 @dataclass(frozen=True)
@@ -201,10 +199,7 @@ class PlotOptions(Threads):
     format: PictureFormat = "png"
     """Of all figures but the animated ones."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(1, samples=self.samples)
-        check_at_least(0, first=self.first)
+    least: ClassVar = {"samples": 1, "first": 0}
 
 
 @dataclass(frozen=True)
@@ -271,9 +266,7 @@ class EmbedOptions(Threads):
     format: PictureFormat = "png"
     """Of the map."""
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_at_least(2, samples=self.samples)
+    least: ClassVar = {"samples": 2}
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,6 @@ from htm_env.drawing.rendering import Sample, samples_figure
 from htm_env.drawing.trace import Trace
 from htm_env.files import atomic_write_bytes
 
-FIGURES = "figures"
-"""The folder inside that of a run."""
-
 
 def plot(options: PlotOptions) -> None:
     """Write all figures of some samples, and print where they are.
@@ -48,7 +45,7 @@ def plot(options: PlotOptions) -> None:
         )
     keys = dataset.fixed_keys(options.first + options.samples)[options.first :]
     drawn = traces_of(learner, dataset, keys.tolist())
-    out = options.directory / FIGURES if options.out is None else options.out
+    out = options.directory / "figures" if options.out is None else options.out
     work = list(_work(out, options.first, drawn, options.format))
     console = Console(file=sys.stderr)
     for path, draw in track(work, "htm plot", console=console, disable=not console.is_terminal):

@@ -129,8 +129,8 @@ def changed_options(run: RunConfig) -> str:
     """
     if unlabelled(run.algo) not in ALGORITHMS:
         return ""
-    defaults = json.loads(json.dumps(asdict(algorithm(run.algo).config)))
-    usual, given = flattened(defaults), flattened(json.loads(json.dumps(run.config)))
+    configs = asdict(algorithm(run.algo).config), run.config
+    usual, given = (flattened(json.loads(json.dumps(config))) for config in configs)
     changed = {name: given[name] for name in given if (name, given[name]) not in usual.items()}
     return json.dumps(changed, sort_keys=True)
 

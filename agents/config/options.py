@@ -1,7 +1,7 @@
 """Options that several commands share, and their values."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from agents.config.budget import Budget
 from agents.config.errors import as_usage_error, check_at_least
@@ -30,5 +30,9 @@ class Threads:
     threads: int = 1
     """Threads of one operation; one is fastest for these small networks."""
 
+    least: ClassVar[dict[str, int]] = {}
+    """The least values of other options."""
+
     def __post_init__(self) -> None:
-        check_at_least(1, threads=self.threads)
+        for name, least in {"threads": 1, **self.least}.items():
+            check_at_least(least, **{name: getattr(self, name)})

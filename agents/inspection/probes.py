@@ -45,8 +45,6 @@ def semantic_table(learner: Learner) -> dict[str, dict[str, float]]:
         "pooled": [pooled_tokens(split.tokens, split.present, *statistics) for split in samples],
     }
     labels = [split.labels for split in samples if split.labels is not None]  # all have
-    scores = {}
-    for name, found in embeddings.items():
-        train, validation, test = map(Labelled, found, labels)
-        scores[name] = semantic_scores(train, validation, test)
-    return scores
+    return {
+        name: semantic_scores(*map(Labelled, found, labels)) for name, found in embeddings.items()
+    }

@@ -104,11 +104,8 @@ class ProgressBar:
             )
 
     def _text(self) -> str:
-        shown = [
-            f"{name} {self._values[tag]:,.0f}"
-            if tag.startswith("time/")
-            else f"{name} {self._values[tag]:.4g}"
+        return "  ".join(
+            f"{name} {self._values[tag]:{',.0f' if tag.startswith('time/') else '.4g'}}"
             for tag, name in SHOWN.items()
             if tag in self._values
-        ]
-        return "  ".join(shown)
+        )
