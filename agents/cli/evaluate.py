@@ -29,10 +29,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
     learner = load_learner(options.directory)
     if options.merge_rounds:
         learner.merge_in_rounds()
-    task = learner.task
-    task = replace(
-        task, env_kwargs=task.env_kwargs | json_object("--env-kwargs", options.env_kwargs)
-    )
+    env_kwargs = learner.task.env_kwargs | json_object("--env-kwargs", options.env_kwargs)
+    task = replace(learner.task, env_kwargs=env_kwargs)
     dataset = task.dataset("test")
     if dataset.token_dim != learner.autoencoder.token_dim:
         raise ValueError(

@@ -6,8 +6,8 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.progress import track
 
@@ -61,8 +61,8 @@ def plot(options: PlotOptions) -> None:
 
 def _work(
     out: Path, first: int, drawn: list[Trace], suffix: str
-) -> Iterator[tuple[Path, Callable[[], Figure | bytes]]]:
-    """Where each file goes, and what draws it."""
+) -> Iterator[tuple[Path, Callable[[], Any]]]:
+    """Where each file goes, and what draws it: a figure, or the bytes of an animation."""
     columns = [
         Sample(
             trace.tokens,
