@@ -86,7 +86,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     **{name: Algorithm(_FIXED_ORDER, decided={"policy": name}) for name in FIXED},
     "flat": Algorithm("agents.learners.flat:Flat"),
     "glom": Algorithm("agents.learners.glom:GlomOrder"),
-    "retrained": Algorithm("agents.comparison.retrained:Retrained"),
+    "retrained": Algorithm("agents.comparison.diagnoses:Retrained"),
 }
 
 _LABEL = re.compile(r":[\w.-]+")

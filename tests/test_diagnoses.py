@@ -14,9 +14,13 @@ from comparisons import arguments, contents, here
 
 from agents.cli import main
 from agents.comparison.compare import collect
-from agents.comparison.diagnoses import CrossPlayRow, read_cross_play
+from agents.comparison.diagnoses import (
+    CrossPlayRow,
+    Retrained,
+    RetrainedConfig,
+    read_cross_play,
+)
 from agents.comparison.results import read_results, write_table
-from agents.comparison.retrained import Retrained, RetrainedConfig
 from agents.registry import load_learner
 
 RUNS = Path("runs") / "HTM-Trees-v0"

@@ -9,7 +9,7 @@ import sys
 import numpy as np
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from agents.runs.loggers import CSVLogger
+from agents.runs.directory import CSVLogger
 from agents.runs.loop import Position
 from agents.runs.progress import ProgressBar
 from agents.runs.tensorboard import TensorBoardLogger

@@ -9,20 +9,64 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import torch
 
 from agents.comparison.plan import RETRAINED, PlannedRun, RunKey
 from agents.comparison.results import Task, read_table, write_table
-from agents.comparison.retrained import RetrainedConfig
+from agents.config.dataclasses_json import check_bounds
 from agents.config.options import TEST_EPISODES
-from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, root_errors
-from agents.learners.fixed_order import FixedOrder
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, Planner, root_errors
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.registry import algorithm, load_learner
 from agents.runs.directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
+
+
+@dataclass(frozen=True)
+class RetrainedConfig:
+    """The run whose trees are taken, and the training of a fresh autoencoder on them."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    run: str = ""
+    """Folder of the run, with a checkpoint."""
+    batch_size: int = FixedOrderConfig.batch_size
+    """Trees an update, as for fixed orders."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, batch_size=1)
+
+
+class Retrained(FixedOrder):
+    """Trains a fresh autoencoder on the trees of a trained policy.
+
+    The frozen policy's greedy trees are a fixed merge order like any other. The fresh autoencoder
+    is this project's default whatever the run's own was, so that only the trees differ. Every tree
+    is greedy, so ``sampled_nmse`` is ``nmse``.
+
+    Raises ``FileNotFoundError`` or ``ValueError`` where ``config.run`` is not a trained run on the
+    same environment that makes trees.
+    """
+
+    algo = "retrained"
+    algorithms = ("retrained",)
+    config_class = RetrainedConfig
+    config: RetrainedConfig  # type: ignore[assignment]  # the trees come from a run, not by name
+
+    def make_planner(self) -> Planner:
+        if not self.config.run:
+            raise ValueError("retrained needs the folder of a run; none is given")
+        learner = load_learner(self.config.run)
+        if learner.task.env != self.task.env:
+            raise ValueError(
+                f"{self.config.run} was trained on {learner.task.env}; expected {self.task.env}"
+            )
+        one = self.dataset.fixed(1).to(self.device)
+        learner.plan(one, torch.Generator(self.device), greedy=True)  # raises without trees
+        return learner
 
 
 def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:

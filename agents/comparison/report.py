@@ -364,12 +364,14 @@ language.
         algos, values = cross_play_matrix(here, task)
         name = task_name(task)
         labels = ("trees of", "autoencoder of")
+        pairs = [row for row in here if row.algo == row.autoencoder_algo and not row.own]
+        others = {algo: [row.error for row in pairs if row.algo == algo] for algo in algos}
         figure = matrix_figure(values, algos, labels, logarithmic=True)
         write_figure(figures / f"cross_play-{name.short}.png", figure, dpi=None)
         lines = [
             {"trees of": f"`{algo}`"}
             | {f"`{other}`": cell(value) for other, value in zip(algos, row, strict=True)}
-            | {"other seeds": cell(_other_seeds(here, algo))}
+            | {"other seeds": cell(_median(others[algo]))}
             for algo, row in zip(algos, values, strict=True)
         ]
         text += f"\n{name.title}:\n\n{table(lines)}\n\n"
@@ -390,10 +392,3 @@ def cross_play_matrix(
             pairs.setdefault((row.algo, row.autoencoder_algo), []).append(row.error)
     values = [[_median(pairs.get((algo, other), [])) for other in algos] for algo in algos]
     return algos, np.array(values)
-
-
-def _other_seeds(rows: Sequence[CrossPlayRow], algo: str) -> float:
-    """The median error with the autoencoders of the algorithm's other runs; NaN without any."""
-    return _median(
-        [row.error for row in rows if row.algo == row.autoencoder_algo == algo and not row.own]
-    )

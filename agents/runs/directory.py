@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import platform
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -17,6 +19,7 @@ import numpy as np
 from agents.config.dataclasses_json import config_from_dict
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
+from agents.runs.loop import Position, Scalars
 from htm_env.datasets.spans import joined_spans
 from htm_env.files import atomic_write_text
 
@@ -149,6 +152,43 @@ class RunDirectory:
         Raises ``ValueError`` naming a file that cannot be read.
         """
         return load_state(self.checkpoint_path) if self.checkpoint_path.exists() else None
+
+
+class CSVLogger:
+    """A table with one row a log point: position first, then the scalars as they first appeared.
+
+    Args:
+        path: the file; an earlier one is replaced.
+        rows: the rows of a run that is resumed. Those that it wrote after its last checkpoint are
+            not among them, and so are cut.
+    """
+
+    def __init__(self, path: str | Path, rows: Sequence[Mapping[str, float | None]] = ()) -> None:
+        self.path = Path(path)
+        self.rows: list[dict[str, float | None]] = [dict(row) for row in rows]
+        """Everything written so far; a checkpoint holds it."""
+        self._columns: list[str] = []
+        self._rewrite()
+
+    def write(self, position: Position, scalars: Scalars) -> None:
+        row = asdict(position) | dict(scalars)
+        self.rows.append(row)
+        if set(row) <= set(self._columns):
+            with open(self.path, "a", newline="") as file:
+                file.write(self._lines([row]))
+        else:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        self._columns = list(dict.fromkeys(name for row in self.rows for name in row))
+        header = ",".join(self._columns) + "\n" if self._columns else ""
+        atomic_write_text(self.path, header + self._lines(self.rows))
+
+    def _lines(self, rows: Sequence[Mapping[str, float | None]]) -> str:
+        text = io.StringIO()
+        writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
+        writer.writerows(rows)  # None is written as nothing
+        return text.getvalue()
 
 
 def _save_data(path: Path, data: Any, spans: Any) -> None:

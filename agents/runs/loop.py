@@ -8,7 +8,7 @@ falls on the same updates in every run, interrupted or not.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -23,6 +23,8 @@ ROUNDING = 1e-9
 """So that 58 / 400 of the budget is 29 log points of 200, and not 28.999."""
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint is also due when the last one is older than this."""
+Scalars = Mapping[str, float | None]
+"""By TensorBoard tag; None where there is no value, such as clades of data without a hierarchy."""
 
 
 @runtime_checkable

@@ -10,8 +10,7 @@ from time import monotonic
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from agents.runs.loggers import Scalars
-from agents.runs.loop import Event, Logged, Position, Training, Updated
+from agents.runs.loop import Event, Logged, Position, Scalars, Training, Updated
 
 SHOWN = {
     "train/return": "return",

@@ -18,9 +18,8 @@ from agents.config.options import TEST_EPISODES
 from agents.config.run import RunConfig, Task
 from agents.evaluation.evaluate import VALIDATION_EPISODES
 from agents.evaluation.figures import write_figure
-from agents.runs.directory import RunDirectory
+from agents.runs.directory import CSVLogger, RunDirectory
 from agents.runs.interruption import stop_requests
-from agents.runs.loggers import CSVLogger
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
 from agents.runs.progress import shown
 from agents.runs.tensorboard import TensorBoardLogger

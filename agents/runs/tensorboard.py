@@ -11,8 +11,7 @@ import torch
 from jaxtyping import Float, UInt8
 from torch.utils.tensorboard import SummaryWriter
 
-from agents.runs.loggers import Scalars
-from agents.runs.loop import Position
+from agents.runs.loop import Position, Scalars
 
 PROJECTOR_CONFIG = "projector_config.pbtxt"
 """The file that TensorBoard's projector reads first."""
