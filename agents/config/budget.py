@@ -20,8 +20,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         if (self.seconds is None) == (self.merges is None):
-            found = "neither seconds nor" if self.seconds is None else "two budgets, seconds and"
-            raise ValueError(f"{found} merges are given; expected one of them")
+            found = "no budget, seconds or" if self.seconds is None else "two budgets, seconds and"
+            raise ValueError(f"{found} merges; expected one of them")
         for name, limit in [("seconds", self.seconds), ("merges", self.merges)]:
             if limit is not None and not (math.isfinite(limit) and limit > 0):
                 raise ValueError(f"the budget is {limit} {name}; expected a number above 0")
