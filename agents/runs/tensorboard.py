@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from torch.utils.tensorboard import SummaryWriter
+from torch.utils.tensorboard.summary import hparams
 
 from agents.runs.loop import Position, Scalars
 
@@ -43,14 +44,20 @@ class TensorBoardLogger:
     def hyperparameters(self, values: Mapping[str, Any], metrics: Scalars) -> None:
         """Enter the run into the table of hyperparameters, with what it reached.
 
-        Values that TensorBoard cannot hold are written as text.
+        Values that TensorBoard cannot hold are written as text. ``SummaryWriter.add_hparams`` would
+        make a second run of it in a folder of its own.
         """
         plain = {
             name: value if isinstance(value, bool | int | float | str) else str(value)
             for name, value in values.items()
         }
         reached = {tag: value for tag, value in metrics.items() if value is not None}
-        self._writer.add_hparams(plain, reached, run_name=".")  # no second run in a new folder
+        file_writer = self._writer.file_writer
+        assert file_writer is not None  # only closed writers have none
+        for summary in hparams(plain, reached):
+            file_writer.add_summary(summary)
+        for tag, value in reached.items():
+            self._writer.add_scalar(tag, value)
 
     def close(self) -> None:
         self._writer.close()
