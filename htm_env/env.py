@@ -113,7 +113,8 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     when every active embedding is decoded after `t` merges.
 
     - `reward="incremental"` (default, but not of Keys): `E_t - E_{t+1}`. The return is
-      `E_0 - E_final`, whatever the order: at most about 0, and 0 is a perfect reconstruction.
+      `E_0 - E_final`, and `E_final` depends on the merges: at most about 0, and 0 is a perfect
+      reconstruction.
     - `reward="terminal"`: the same sum, paid with the last merge.
     - `reward="one_step"`: minus the mean squared error of unmerging what was just merged.
     - `reward="right_merges"` (default of Keys): one over the number of the data's clades if the

@@ -31,7 +31,7 @@ _SLOW = """
     candidate_search carried_state cli compare demonstrations devices devices_of_benchmarks
     diagnoses earlier_runs embed encoders entropy env_candidates env_contract evaluation
     examples figures fixed_policies flat generate_command generation_figures glom_order
-    hierarchical_transformer import_arrows importance key_scenes learning merge_rounds_benchmark
+    hierarchical_transformer floor_plan importance key_scenes learning merge_rounds_benchmark
     page plot_command policy_losses policy_share ppo_learner ppo_make ppo_recent_states
     ppo_vector_env predict pretrained processes rendering replay_reinforce report resume rollout
     start_up tracing training vector_env view wheel

@@ -115,8 +115,12 @@ class PolicyLearner(Learner):
     config: PolicyConfig
     trainer: AutoencoderTrainer
     cloning: Cloning
+    """Imitation of fixed orders in the first updates; no reward enters its gradient."""
     search: LocalSearch
+    """Better trees for samples with extreme errors: one merge of a greedy tree is changed, and
+    imitated where that helps."""
     share: PolicyShare
+    """Later updates in which the autoencoder alone learns, from greedy trees."""
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)

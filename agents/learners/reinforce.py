@@ -25,7 +25,7 @@ from htm_env.types import TokenBatch
 CONTROLS = ("adaptive", "distance")
 PRICE_LIMITS = (-10.0, 50.0)
 DRAWS = 8
-"""Draws in which small samples are searched for before larger ones are taken as well."""
+"""Batches that are drawn at most to find enough small samples; larger ones fill the rest."""
 
 
 @dataclass(frozen=True)
@@ -35,8 +35,8 @@ class EntropyConfig:
     bonus: float = 0.0
     """Paid for normalised entropy, whatever it is."""
     target: tuple[tuple[float, float], ...] | None = None
-    """(share, normalised entropy) points that the mean entropy is drawn to, from 1 at first to 0 at
-    the end for a policy that starts from nothing; None for no target."""
+    """(share, normalised entropy) points of a schedule for the mean entropy, linear between them:
+    from 1 at first to 0 at the end for a policy that starts from nothing; None for no target."""
     ordered: bool = False
     """Whether the order within a pair counts as a choice to keep open; among candidates it does."""
     control: str = "adaptive"
@@ -61,8 +61,8 @@ class ReinforceConfig(PolicyConfig):
     batch_size: int = 32
     """Samples an update, at first."""
     batch_growth: float = 0.125
-    """Samples that an update has more than the one before, from the learner's first on: early many
-    updates are worth more, later little noise (Smith et al. 2018, "Don't decay the learning rate,
+    """How many samples the batch grows by each update: early on many updates are worth more, later
+    little noise (Smith et al. 2018, "Don't decay the learning rate,
     increase the batch size")."""
     max_batch_size: int = 256
     """Samples an update at most; the growth ends there."""
@@ -171,6 +171,8 @@ class Reinforce(PolicyLearner):
         num_merges = self.curriculum.num_merges(batch.num_tokens, progress)
         episodes, measured = self.sampled_episodes(batch, num_merges)
         rewards, error = self.rewards_of(batch, episodes)
+        terms = self.terms_of(batch, episodes)
+        values = terms.values if self.baseline.learns_values else torch.zeros_like(rewards)
         returns = Returns(
             discounted_returns(rewards, config.discount),
             episodes.steps,
@@ -181,8 +183,6 @@ class Reinforce(PolicyLearner):
                 config.discount,
             ),
         )
-        terms = self.terms_of(batch, episodes)
-        values = terms.values if self.baseline.learns_values else torch.zeros_like(rewards)
         advantages = self.baseline.advantages(returns)
         if config.scale_advantages:
             advantages = scaled(advantages, episodes.steps)
@@ -251,8 +251,8 @@ class EntropyControl:
     """Gives the coefficient of every episode's mean entropy in the policy's loss.
 
     Whatever trees the policy makes most, the autoencoder learns best, so that an early habit feeds
-    itself. A target for the normalised entropy (1 at first, 0 at the end) keeps the policy from it
-    until the autoencoder is worth exploiting.
+    itself. A target for the normalised entropy (1 at first, 0 at the end) keeps the policy from
+    settling until the autoencoder is worth exploiting.
     """
 
     def __init__(self, config: EntropyConfig) -> None:

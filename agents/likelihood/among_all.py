@@ -64,6 +64,8 @@ class PairTerms(ScorerTerms):
         ordered: bool,
         generator: torch.Generator | None = None,
     ) -> dict[str, Float[Tensor, ""]]:
+        # In closed form: the gradient by the score of a pair sums weight times probability over the
+        # steps at which both nodes were active. The graph is kept for the values.
         own = self.episodes, measured, advantages, entropy_coefficient, ordered
         gradient, losses = score_gradient(self.scores.detach(), *own)
         self.scores.backward(gradient, retain_graph=True)

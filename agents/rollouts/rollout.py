@@ -37,7 +37,7 @@ class Episodes(Batched):
     leaf_counts: Int64[Tensor, "B N"]
     """Tokens under every node; 0 for nodes that were not made."""
     positions: Int64[Tensor, "B M P"] | None = None
-    """See :attr:`active`, which follows the merges where this is None."""
+    """A stored copy of :attr:`active`; None: it is computed from the merges."""
     candidates: CandidatePairs | None = None
     """The pairs that could be merged; None for all of them."""
 
@@ -253,7 +253,7 @@ def rollout(
     batch, to_make, back = batch.rows(order), to_make[order], order.argsort()
     deviation = None if deviation is None else deviation.rows(order)
     tables = NodeTables.of_leaves(autoencoder, batch)
-    nodes, counts = tables.embeddings, tables.leaf_counts
+    nodes, counts = tables.embeddings, tables.leaf_counts  # written in place; the scores read them
     board: Positions | CandidateLists
     if nearest is None:
         board = Positions(batch.present, to_make)

@@ -91,7 +91,8 @@ class Dataset(ABC):
 
         Raises ``ValueError`` where ``batch`` is less than one.
         """
-        checks.at_least(1, batch=batch)
+        if batch < 1:
+            raise ValueError(f"batch is {batch}; expected at least 1")
         keys = torch.randint(
             KEY_LIMIT, (batch,), generator=generator, device=generator.device, dtype=torch.int64
         )
