@@ -309,7 +309,7 @@ def test_on_keys_nobody_is_cloned_and_right_merges_pay(learner, config):
 
 def test_replay_cannot_begin_with_demonstrations_of_nobody():
     config = ReplayConfig(**vars(TINY) | {"seed_episodes": 8})
-    with pytest.raises(ValueError, match="seed_episodes is 8, but there is no demonstrator on HTM-Keys"):
+    with pytest.raises(ValueError, match="is 8, but there is no demonstrator on HTM-Keys"):
         ReplayReinforce("HTM-Keys-v0", config)
 
 
