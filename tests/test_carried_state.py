@@ -68,16 +68,16 @@ def by_slots(autoencoder, policy, batch, merges):
     log_probs, values, state = [], [], None
     rows = torch.arange(len(merges))
     for population, action in replayed(autoencoder, batch, merges):
-        look = policy.look(observe_population(autoencoder, population), state)
+        output = policy.contextual_scores(observe_population(autoencoder, population), state)
         first, second = action_to_pair(action.clamp(min=0), batch.present.shape[1])
         active = population.forest.active
         legal = active[:, :, None] & active[:, None] & ~torch.eye(active.shape[1]).bool()
-        log_prob = look.scores.masked_fill(~legal, -1e9).flatten(1).log_softmax(1)
+        log_prob = output.scores.masked_fill(~legal, -1e9).flatten(1).log_softmax(1)
         taken = log_prob[rows, first * active.shape[1] + second]
         log_probs.append(torch.where(action >= 0, taken, 0.0))
-        values.append(torch.where(action >= 0, look.values, 0.0))
-        merged = (look.state[rows, first] + look.state[rows, second]) / 2
-        state = look.state.index_put((rows, first), merged)
+        values.append(torch.where(action >= 0, output.values, 0.0))
+        merged = (output.state[rows, first] + output.state[rows, second]) / 2
+        state = output.state.index_put((rows, first), merged)
     return torch.stack(log_probs, 1), torch.stack(values, 1)
 
 

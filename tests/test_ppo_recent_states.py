@@ -222,6 +222,8 @@ def test_policies_look_at_what_changed_alone_and_learn_from_the_same_numbers(pol
 
 def test_a_network_with_a_forward_of_its_own_is_asked_itself():
     class Other(type(make_policy("pointer", DIM, 16))):
+        pair_scorer = None
+
         def forward(self, observation):
             return torch.zeros(1, 2), torch.ones(1)
 

@@ -76,7 +76,7 @@ def retrained_runs(runs: Sequence[PlannedRun], out: Path) -> list[PlannedRun]:
     """
     planned = []
     for run, _ in _with_trees(runs):
-        if issubclass(algorithm(run.algo).learner, FixedOrder):
+        if algorithm(run.algo).learner.fixed_trees:
             continue
         retrained = RetrainedConfig(run=str(run.directory.path.resolve()))
         config = replace(run.config, algo="retrained", mode="joint", config=asdict(retrained))

@@ -46,6 +46,8 @@ class Learner(ABC):
     """The name under which results are reported."""
     algorithms: tuple[str, ...] = ()
     """All names of algorithms that are of this class; ``algo`` alone if empty."""
+    fixed_trees: bool = False
+    """True <--> its trees are given, not learned: the autoencoder alone is trained."""
     config_class: type
     """The frozen dataclass that configures it."""
 

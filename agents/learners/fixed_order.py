@@ -37,6 +37,7 @@ class FixedOrder(Learner):
     """Trains the autoencoder on the trees of a fixed policy."""
 
     algorithms: tuple[str, ...] = tuple(FIXED_POLICIES)
+    fixed_trees = True
     config_class: type = FixedOrderConfig
     config: FixedOrderConfig
 

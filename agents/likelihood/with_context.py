@@ -14,8 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from agents.likelihood.base import PolicyTerms
 from agents.rollouts.pair_scores import (
     ILLEGAL,
+    ContextOutput,
     ContextScorer,
-    Look,
     node_states,
     population_observation,
 )
@@ -102,7 +102,9 @@ class ContextTerms(PolicyTerms):
         if not len(episode):
             return {}
         here = self.episodes.active[episode, 0]
-        return self.policy.look(self._observation(episode, here), generator=generator).losses
+        return self.policy.contextual_scores(
+            self._observation(episode, here), generator=generator
+        ).losses
 
     def _entropy(self, ordered: bool) -> Float[Tensor, "B M"]:
         among_all = self.episodes.candidates is None  # else the order always counts as a choice
@@ -121,14 +123,14 @@ class ContextTerms(PolicyTerms):
             return self._carried_steps()
         episode, time = self.episodes.steps.nonzero(as_tuple=True)
         size = self._populations
-        look = self._look_twice if len(episode) > size else self._look
+        evaluate = self._evaluate_twice if len(episode) > size else self._evaluate
         parts = zip(episode.split(size), time.split(size), strict=True)
-        return self._padded([(*part, look(*part)[0]) for part in parts])
+        return self._padded([(*part, evaluate(*part)[0]) for part in parts])
 
     def _carried_steps(self) -> Steps:
         """One merge of all episodes after the other, each from the state that the last one left."""
         made, merges = self.episodes.steps, self.episodes.merges
-        look = self._look_twice if int(made.sum()) > self._populations else self._look
+        evaluate = self._evaluate_twice if int(made.sum()) > self._populations else self._evaluate
         states: Tensor | None = None
         found = []
         num_leaves = self._batch.num_tokens
@@ -138,7 +140,7 @@ class ContextTerms(PolicyTerms):
                 break
             before = None if states is None else states[episode]
             now = torch.full_like(episode, time)
-            steps, after = look(episode, now, before)
+            steps, after = evaluate(episode, now, before)
             assert after is not None  # since the encoder carries one
             found.append((episode, now, steps))
             here = self.episodes.active[episode, time]
@@ -166,15 +168,15 @@ class ContextTerms(PolicyTerms):
         slots = self.episodes.active.shape[2]
         return max(1, min(self.at_a_time // slots, PAIRS_AT_A_TIME // slots**2))
 
-    def _look_twice(self, *arguments: Any) -> Any:
-        """As :meth:`_look`; nothing is kept for the way back, on which it is computed again."""
+    def _evaluate_twice(self, *arguments: Any) -> Any:
+        """As :meth:`_evaluate`; nothing is kept for the way back, on which it is computed again."""
         if not torch.is_grad_enabled():
-            return self._look(*arguments)
+            return self._evaluate(*arguments)
         # Of a copy: the graph keeps what it will call again, and terms that keep the graph would
         # never be freed.
-        return checkpoint(copy.copy(self)._look, *arguments, use_reentrant=False)
+        return checkpoint(copy.copy(self)._evaluate, *arguments, use_reentrant=False)
 
-    def _look(
+    def _evaluate(
         self,
         episode: Int64[Tensor, "S"],
         time: Int64[Tensor, "S"],
@@ -185,9 +187,9 @@ class ContextTerms(PolicyTerms):
         here = here[:, : max(2, int((here >= 0).sum(1).max()))]  # what stands first
         state = None if states is None else node_states(states, here)
         observation = self._observation(episode, here)
-        look = self.policy.look(observation, state)
+        output = self.policy.contextual_scores(observation, state)
         pair = (here[:, None] == self.episodes.merges[episode, time][..., None]).int().argmax(2)
-        return steps_of(look, self._legal(episode, time, here), pair), look.state
+        return steps_of(output, self._legal(episode, time, here), pair), output.state
 
     def _legal(
         self, episode: Int64[Tensor, "S"], time: Int64[Tensor, "S"], here: Int64[Tensor, "S W"]
@@ -216,9 +218,11 @@ class ContextTerms(PolicyTerms):
         )
 
 
-def steps_of(look: Look, legal: Bool[Tensor, "S W W"], pair: Int64[Tensor, "S 2"]) -> Steps:
+def steps_of(
+    output: ContextOutput, legal: Bool[Tensor, "S W W"], pair: Int64[Tensor, "S 2"]
+) -> Steps:
     """What scores say of all choices, and of the pair that was chosen."""
-    scores = look.scores.masked_fill(~legal, ILLEGAL)
+    scores = output.scores.masked_fill(~legal, ILLEGAL)
     rows = torch.arange(len(pair), device=pair.device)
     log_choice = scores.flatten(1).log_softmax(1).view_as(scores)  # faster than logsumexp
     log_total = scores.amax((1, 2)) - log_choice.amax((1, 2))
@@ -227,7 +231,7 @@ def steps_of(look: Look, legal: Bool[Tensor, "S W W"], pair: Int64[Tensor, "S 2"
     return Steps(
         log_prob=log_choice[rows, pair[:, 0], pair[:, 1]],
         log_total=log_total,
-        value=look.values,
+        value=output.values,
         entropy=-(probability * log_choice).sum((1, 2)),
         unordered_entropy=-(probability * either).sum((1, 2)),
     )

@@ -23,8 +23,8 @@ from agents.networks.base import MergePolicy
 from agents.networks.scorers import NodePolicy, make_scorer
 from agents.rollouts.candidates import CandidateLists, FreshListedScores
 from agents.rollouts.pair_scores import (
+    ContextOutput,
     FreshPairScores,
-    Look,
     NodeTables,
     PairScores,
     Positions,
@@ -75,12 +75,12 @@ class ContextPolicy(MergePolicy):
         self.encoder, self.scorer = encoder, scorer
         self.carries, self.has_losses = encoder.carries, encoder.has_losses
 
-    def look(
+    def contextual_scores(
         self,
         observation: dict[str, Tensor],
         state: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Look:
+    ) -> ContextOutput:
         """Scores and values, from the beginning or from the ``state`` of the population before.
 
         After a merge the parent's part of the state is what
@@ -107,13 +107,13 @@ class ContextPolicy(MergePolicy):
         values = self.scorer.values(features.pooled, active[:, None].float())[:, 0]
         scores = bounded(self.scorer.population_scores(features, observation))
         carried = context.state if self.encoder.carries else None
-        return Look(scores, values, context.losses, carried)
+        return ContextOutput(scores, values, context.losses, carried)
 
     def state_scores(
         self, observation: dict[str, Tensor]
     ) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B"]]:
-        look = self.look(observation)
-        return look.scores, look.values
+        output = self.contextual_scores(observation)
+        return output.scores, output.values
 
     def pair_scores(self, tables: NodeTables, positions: Positions) -> PairScores:
         return FreshPairScores(self, tables, positions)
@@ -137,12 +137,12 @@ class ContextPolicy(MergePolicy):
         begins = torch.full((len(observation["active"]),), state is None)
         if starts is not None:
             begins |= torch.as_tensor(starts).cpu().bool().reshape(-1)
-        looks = [self.look(observation, state)] if not begins.all() else []
-        looks += [self.look(observation)] if begins.any() else []
-        scores, after = looks[0].scores, looks[0].state
+        outputs = [self.contextual_scores(observation, state)] if not begins.all() else []
+        outputs += [self.contextual_scores(observation)] if begins.any() else []
+        scores, after = outputs[0].scores, outputs[0].state
         assert after is not None  # since the encoder carries one
-        if len(looks) == 2:
-            fresh = looks[1]
+        if len(outputs) == 2:
+            fresh = outputs[1]
             assert fresh.state is not None
             begins = begins.to(scores.device)
             scores = torch.where(begins[:, None, None], fresh.scores, scores)

@@ -112,10 +112,8 @@ class NodePolicy(MergePolicy, PairScorer):
 
     @property
     def pair_scorer(self) -> PairScorer | None:
-        """This network, unless a subclass makes logits or values in a way of its own."""
-        names = ("forward", "state_scores", "population_scores")
-        own = any(getattr(type(self), name) is not getattr(NodePolicy, name) for name in names)
-        return None if own else self
+        """This network; None in a subclass that makes logits or values in a way of its own."""
+        return self
 
     def pair_scores(self, tables: NodeTables, positions: Positions) -> PairScores:
         return KeptPairScores(self, tables)

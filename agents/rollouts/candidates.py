@@ -213,7 +213,7 @@ class FreshListedScores(FreshScores):
 
     def at(self, step: CandidateStep) -> Float[Tensor, "R P k"]:
         partners = self.lists.lists.partners
-        return self.look(self.lists.here, partners).masked_fill(partners < 0, ILLEGAL)
+        return self.scores_of(self.lists.here, partners).masked_fill(partners < 0, ILLEGAL)
 
     def after(
         self, step: CandidateStep, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]

@@ -112,7 +112,7 @@ class StateScorer(Protocol):
     ) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B"]]: ...
 
 
-class Look(NamedTuple):
+class ContextOutput(NamedTuple):
     """Scores and values of ``B`` populations."""
 
     scores: Float[Tensor, "B P C"]
@@ -121,7 +121,7 @@ class Look(NamedTuple):
     losses: dict[str, Float[Tensor, ""]]
     """Of the encoder, already weighted."""
     state: Tensor | None
-    """``(B, P, ...)`` what the next look goes on from, of an encoder that carries one."""
+    """``(B, P, ...)`` what the next evaluation continues from, of an encoder that carries one."""
 
 
 @runtime_checkable
@@ -132,12 +132,12 @@ class ContextScorer(Protocol):
     observes: tuple[str, ...]
     encoder: ContextEncoder
 
-    def look(
+    def contextual_scores(
         self,
         observation: dict[str, Tensor],
         state: Tensor | None = None,
         generator: torch.Generator | None = None,
-    ) -> Look: ...
+    ) -> ContextOutput: ...
 
 
 # ---------------------------------------------------------------- where nodes stand
@@ -366,7 +366,7 @@ class FreshScores(PairScores):
         self.states: Tensor | None = None
         """(B, N, ...) what every node's part of the state is, once there is one."""
 
-    def look(
+    def scores_of(
         self, here: Int64[Tensor, "R W"], candidates: Int64[Tensor, "R W k"] | None = None
     ) -> Float[Tensor, "R W C"]:
         """The scores, legal or not, of the first ``R`` episodes, whose nodes are ``here``: of all
@@ -384,15 +384,15 @@ class FreshScores(PairScores):
         if candidates is not None:
             observation["candidates"] = candidates
         state = None if self.states is None else node_states(self.states, here)
-        look = self.policy.look(observation, state)
-        if look.state is not None:
+        output = self.policy.contextual_scores(observation, state)
+        if output.state is not None:
             if self.states is None:
-                self.states = look.state.new_zeros(
-                    *self.tables.leaf_counts.shape, *look.state.shape[2:]
+                self.states = output.state.new_zeros(
+                    *self.tables.leaf_counts.shape, *output.state.shape[2:]
                 )
             row, position = (here >= 0).nonzero(as_tuple=True)
-            self.states[row, here[row, position]] = look.state[row, position]
-        return look.scores
+            self.states[row, here[row, position]] = output.state[row, position]
+        return output.scores
 
     def after(self, step: Any, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
         row, (first, second) = step.rows, children.unbind(1)
@@ -412,7 +412,7 @@ class FreshPairScores(FreshScores):
 
     def at(self, step: PositionStep) -> Float[Tensor, "R W W"]:
         here = self.positions.here[: len(step.rows), : step.width]
-        return self.look(here).masked_fill(~legal_pairs(here >= 0), ILLEGAL)
+        return self.scores_of(here).masked_fill(~legal_pairs(here >= 0), ILLEGAL)
 
 
 def node_states(states: Tensor, here: Int64[Tensor, "B W"]) -> Tensor:
