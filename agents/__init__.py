@@ -62,7 +62,7 @@ _MODULES = {
     "agents.ppo": ("PPOLearner", "make_ppo"),
     "agents.ppo.config": ("PPOConfig",),
 }
-"""Where the public names are; a module is imported when one of its names is first used."""
+"""Modules of the public names; a module is imported when one of its names is first used."""
 
 
 def __getattr__(name: str) -> Any:

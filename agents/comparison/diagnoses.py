@@ -98,15 +98,15 @@ class CrossPlayRow:
     embedding_dim: int
     mode: str
     algo: str
-    """Whose trees."""
+    """The algorithm that made the trees."""
     seed: int
     autoencoder_algo: str
-    """Whose autoencoder."""
+    """The algorithm that trained the autoencoder."""
     autoencoder_seed: int
     nmse: float | None
     """On the held-out test episodes, greedy trees; None where it is not finite."""
     weights_hash: str
-    """Of the autoencoder that the policy learned with."""
+    """Hash of the autoencoder that the policy learned with."""
     autoencoder_weights_hash: str
 
     @property

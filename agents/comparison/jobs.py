@@ -14,7 +14,7 @@ from pathlib import Path
 
 POLL_SECONDS = 0.2
 STOP_SECONDS = 60.0
-"""How long an interrupted run may take for its checkpoint."""
+"""Seconds that an interrupted run may take for its checkpoint."""
 
 
 class State(Enum):

@@ -26,7 +26,7 @@ class CompareOptions:
     """Problems, with commas: trees7 (Trees of 7 tokens, D=6), crosses10 (five Crosses, D=24),
     trees15 (Trees of 15 tokens, D=8), digits (D=32), keys (D=16), or environment ids."""
     algos: str = "reinforce,replay,ppo,maskable_ppo,original,random,nearest,structure"
-    """Algorithms, with commas, as for htm train. One may stand there twice, with other options
+    """Algorithms, with commas, as for htm train. One may be named twice, with other options
     under a label: replay,replay:control."""
     encoders: str | None = None
     """Context encoders, with commas, such as none,attention: every algorithm with a policy network
@@ -34,7 +34,7 @@ class CompareOptions:
     seeds: int = 3
     """Runs of each algorithm on each problem."""
     first_seed: int = 0
-    """Of its first run: another machine's seeds can continue where this one's end."""
+    """Seed of the first run: another machine's seeds can continue where this one's end."""
     seconds: float | None = None
     """Budget of a run: seconds of training, evaluations included; 22 if no budget is given."""
     merges: int | None = None

@@ -23,7 +23,7 @@ from agents.runs.directory import RunDirectory
 from agents.runs.session import check_plan
 
 DEFAULT_SECONDS = 22.0
-"""Of a run: 48 of them, and their start and test, take under fifteen minutes on two cores."""
+"""Default budget: 48 runs, with start and test, take under fifteen minutes on two cores."""
 RUNS, RETRAINED = "runs", "retrained"
 """The folders of a comparison that hold runs, as ``problem/algorithm-seed``."""
 RunKey = tuple[Task, str, int]

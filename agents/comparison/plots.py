@@ -22,7 +22,7 @@ from htm_env.drawing.rendering import new_figure
 
 MARKS = "osD^vP*X<>hp"
 DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
-"""Of lines whose merges are fixed; those of learned policies are solid."""
+"""Dashes of lines whose merges are fixed; those of learned policies are solid."""
 COLUMNS = 2
 
 
@@ -193,7 +193,7 @@ def _logarithmic(axes: Axes, *, horizontal: bool) -> None:
 
 
 def _has_positive(axis: Axis) -> bool:
-    """Whether a finite point is drawn that a logarithmic axis can show."""
+    """True <--> a finite point is drawn that a logarithmic axis can show."""
     return bool(np.isfinite(axis.get_minpos()))
 
 

@@ -256,7 +256,7 @@ comparable with the others.
 
 
 def improvement_section(comparison: Comparison, figures: Path) -> str:
-    """How likely each algorithm is better than each other; nothing where there is only one."""
+    """Probabilities that one algorithm is better than another; empty where there is only one."""
     algos = comparison.algos
     if len(algos) < 2:
         return ""

@@ -35,7 +35,7 @@ class Task(NamedTuple):
 
 @dataclass(frozen=True)
 class ResultRow:
-    """How good one run was at one moment."""
+    """Scores of one run at one moment."""
 
     env: str
     env_kwargs: str
@@ -47,7 +47,7 @@ class ResultRow:
     mode: str
     seed: int
     budget: str
-    """Of the whole run, such as ``300 seconds``."""
+    """Budget of the whole run, such as ``300 seconds``."""
     split: str
     """``validation`` while it trained, ``test`` once, at its end."""
     seconds: float
@@ -56,13 +56,13 @@ class ResultRow:
     nmse: float | None
     """Greedy; None where it was not finite."""
     sampled_nmse: float | None
-    """Of the end only."""
+    """Sampled trees; at the end only."""
     tree_recall: float | None
     """None for data without a hierarchy, and for a row without trees; so are the next two."""
     tree_f1: float | None
     mean_height: float | None
     weights_hash: str
-    """Of the autoencoder at the end; empty before it."""
+    """Hash of the autoencoder at the end; empty before it."""
     options: str = ""
     """Options that differ from the algorithm's defaults: JSON, dotted names, keys sorted. Empty
     where unknown."""
@@ -157,7 +157,7 @@ def write_table(path: str | Path, kind: type, rows: Iterable[Any]) -> None:
 
 
 def read_table(path: Path, kind: type[Row], what: str) -> list[Row]:
-    """What :func:`write_table` wrote; tables that were appended to each other repeat the header.
+    """Read a table of :func:`write_table`; tables appended to each other repeat the header.
 
     A column that is missing, as in tables of earlier versions, takes the field's default. Raises
     ``ValueError`` naming the line that is not ``what``.

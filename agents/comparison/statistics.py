@@ -83,7 +83,7 @@ def median(draws: Draws) -> Float[np.ndarray, "S"]:
 
 
 def probability_of_improvement(first: Draws, second: Draws) -> Float[np.ndarray, "S"]:
-    """How likely a run of the first algorithm has a smaller score than one of the second.
+    """Probability that a run of the first algorithm has a smaller score than one of the second.
 
     Mann and Whitney's U over the number of pairs, ties counting a half, averaged over tasks.
     """

@@ -15,7 +15,7 @@ from agents.fixed import FIXED_POLICIES
 from agents.registry import ALGORITHMS, unlabelled
 
 REFERENCES = ("nearest", "structure", "random")
-"""Whose error the others are divided by where problems are pooled: the first that can be."""
+"""Reference algorithms where problems are pooled: errors are divided by the first available's."""
 GRID_POINTS = 200
 
 
@@ -97,7 +97,7 @@ class Comparison:
 
     @property
     def reference(self) -> str | None:
-        """Whose median error the errors of a task are divided by; None: that of all finite ones.
+        """The algorithm whose median error divides a task's; None: that of all finite ones.
 
         Its own median is finite and positive on every task where any error is.
         """
@@ -158,7 +158,7 @@ class Comparison:
 
 
 def is_fixed(algo: str) -> bool:
-    """Whether its merges are given, not learned."""
+    """True <--> its merges are given, not learned."""
     return unlabelled(algo) in (*FIXED_POLICIES, "flat")
 
 

@@ -1,4 +1,4 @@
-"""How long a run may train."""
+"""Budgets of training runs."""
 
 from __future__ import annotations
 

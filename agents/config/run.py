@@ -26,9 +26,9 @@ class Task:
     mode: str = "joint"
     """``joint``: the autoencoder learns too, from scratch; ``frozen``: pretrained, untouched."""
     seed: int = 0
-    """Of all random numbers."""
+    """Seed of all random numbers."""
     device: str = "cpu"
-    """Where to run: cpu, cuda, ..."""
+    """Device to run on: cpu, cuda, ..."""
 
     def dataset(self, split: str) -> Dataset:
         """One split of the data; ``ValueError`` where its arguments name a split themselves."""

@@ -50,7 +50,7 @@ class Behaviour(ABC):
 class PlanMixture(Behaviour):
     """Follows a plan with probability ``1 - epsilon``, else merges at random, a whole episode long.
 
-    Having seen the merges so far, one knows better which of the two it is, so with the probability
+    The merges so far tell which of the two it more likely is, so with the probability
     ``P`` of a beginning of an episode, ``mu(a_t | before) = P(before, a_t) / P(before)``, where
     ``P = (1 - epsilon) P_plan + epsilon P_uniform``.
 
@@ -170,7 +170,7 @@ class SoftNearest(Behaviour):
         return merges[back], log_prob[back]
 
     def _episodes(self, batch: TokenBatch, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Of samples whose sizes fall from row to row."""
+        """Episodes of samples whose sizes fall from row to row."""
         centroids = self.autoencoder.standardise(batch.tokens).double()
         centroids = centroids * batch.present[..., None]  # (B, P, T)
         counts = batch.present.double()
@@ -228,7 +228,7 @@ class SoftNearest(Behaviour):
         return result
 
     def _node_scores(self, merges: Tensor) -> Float[Tensor, "B N N"]:
-        """That of every ordered pair of nodes of the trees."""
+        """Score of every ordered pair of nodes of the trees."""
         centroids = node_centroids(merges, self.batch, self.autoencoder)
         return self._scores(centroids[:, :, None], centroids[:, None])
 
@@ -257,7 +257,7 @@ class Demonstrator:
     epsilon: float = 0.1
     """Probability of a uniformly random episode instead of the plan; not of the nearest ones."""
     temperature: float = 0.05
-    """Of the softmax over distances, in standard deviations; only of the nearest ones."""
+    """Temperature of the softmax over standardised distances; only of the nearest ones."""
     order_epsilon: float = 0.05
     """Probability of turning a pair around; only of nearest_sorted."""
 

@@ -45,7 +45,7 @@ class ContextEncoder(nn.Module):
     """Gives the tokens of a population context; ``W`` is the width of what it takes and gives."""
 
     needs: tuple[str, ...] = ()
-    """Which of ``centroids``, ``order`` (or ``leaf_order`` in its place) and ``spans`` its forward
+    """Names among ``centroids``, ``order`` (or ``leaf_order``) and ``spans`` that its forward
     pass asks for: the property ``needs`` of its options."""
     ordered: ClassVar[bool] = False
     """True <--> the result depends on ``order``, so that it is no function of a set."""

@@ -17,7 +17,7 @@ class AttentionConfig:
     layers: int = 2
     """Blocks, each of attention and a feed-forward network."""
     heads: int = 4
-    """Of each attention; they share the width."""
+    """Heads of each attention; they share the width."""
     expansion: int = 2
     """Hidden units of the feed-forward network, as a multiple of the width."""
 
@@ -71,13 +71,13 @@ class GlomEncoderConfig:
     """Iterations after a merge, from the columns that were there before it; 0: every population
     starts from fresh columns, so that the choice depends on nothing but the observation."""
     denoising_weight: float = 0.0
-    """Of restoring hidden tokens, beside the policy's own loss."""
+    """Weight of restoring hidden tokens, beside the policy's own loss."""
     hidden_tokens: float = 0.2
     """The share of tokens that is hidden."""
     contrastive_weight: float = 0.0
-    """Of distinguishing populations, beside the policy's own loss."""
+    """Weight of distinguishing populations, beside the policy's own loss."""
     temperature: float = 0.1
-    """Of the similarities between crops of populations."""
+    """Temperature of the similarities between crops of populations."""
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -110,9 +110,9 @@ class HierarchyConfig:
     token is given is never late; at ``rate`` the vectors do not overlap, the hierarchy costs
     ``rate`` times less, and a causal token may be ``rate - 1`` tokens ahead of what it is given."""
     width: int = 64
-    """Of its vectors; a multiple of 4."""
+    """Width of its vectors; a multiple of 4."""
     heads: int = 4
-    """Of each attention; the width of one has to be even."""
+    """Heads of each attention; the width of one has to be even."""
     expansion: float = 2.0
     """Hidden units of the feed-forward network, as a multiple of the width."""
     window: int | None = None
@@ -159,11 +159,11 @@ class HierarchicalConfig:
     rates: tuple[int, ...] = (1, 2, 8)
     """Neighbouring tokens in one vector of each hierarchy: 1 first, then rising."""
     heads: int = 4
-    """Of each attention."""
+    """Heads of each attention."""
     expansion: float = 2.0
     """Hidden units of each feed-forward network, as a multiple of the width."""
     order: str = "curve"
-    """Which tokens are neighbours: curve (a space-filling one through the centroids) or leaves (the
+    """Order of neighbours: curve (a space-filling one through the centroids) or leaves (the
     leaf order of the forest, which for tokens in random order is random at first)."""
     window: int | None = 16
     """Attention reaches vectors less than this many places away on either side, so that the cost
@@ -197,9 +197,9 @@ class SpanConfig:
 
     needs: ClassVar[tuple[str, ...]] = ("spans",)
     reducers: tuple[str, ...] = ("mean", "max")
-    """Of the leaves under a token, side by side: sum, mean, max, attention."""
+    """Reductions of the leaves under a token, side by side: sum, mean, max, attention."""
     summary: str = "attention"
-    """Of the active tokens: sum, mean, max or attention."""
+    """Reduction of the active tokens: sum, mean, max or attention."""
     expansion: int = 2
     """Hidden units of the networks, as a multiple of the width."""
 

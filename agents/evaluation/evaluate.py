@@ -1,4 +1,4 @@
-"""How good a policy and its autoencoder are together, on fixed episodes of a split."""
+"""Evaluation of a policy together with its autoencoder, on fixed episodes of a split."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ PAIRS_AT_A_TIME = 2**22
 """And pairs of tokens whose clades are compared together."""
 
 TREE_SCORES = (*(f"tree_{name}" for name in CladeScores._fields), "mean_height")
-"""What :func:`tree_scores` gives, in its order."""
+"""Names of the scores that :func:`tree_scores` gives, in its order."""
 
 
 @runtime_checkable
@@ -90,7 +90,7 @@ def reference_scores(
     count: int = TEST_EPISODES,
     seed: int = EVALUATION_SEED,
 ) -> dict[str, dict[str, float | None]]:
-    """What trees that nobody learned score on the episodes of :func:`evaluate`.
+    """Scores of trees that are not learned, on the episodes of :func:`evaluate`.
 
     ``random_merges``, the chance level, and for data that has one its ``own_hierarchy``: merges
     that make every clade of the data, and join what these leave open in a balanced way. Of the
@@ -111,7 +111,7 @@ def reference_scores(
 
 
 def tree_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> dict[str, Float[Tensor, "B"]]:
-    """How trees compare with the data's own hierarchy, a number a sample under each name.
+    """Agreement of trees with the data's own hierarchy, a number a sample under each name.
 
     ``tree_recall``, ``tree_f1``, ``tree_precision``, ``tree_exact_f1`` and
     ``tree_robinson_foulds`` (see ``htm_env/measures/metrics.py``; NaN where the data has no clade),

@@ -2,7 +2,7 @@
 
 Each is scipy's ``linkage`` of that method (``nearest``: ``"centroid"``), merge by merge, for a
 whole batch at once: scipy takes one sample a call, which costs more than the clustering of it.
-``even`` is this project's: it looks at sizes before distances, so all samples of one size get
+``even`` is this project's: it compares sizes before distances, so all samples of one size get
 trees of one shape, which an autoencoder learns far better than a mixture of shapes.
 """
 
@@ -78,7 +78,7 @@ standardised coordinates, and in double precision those still count to ten digit
 
 
 class Distances(NamedTuple):
-    """What the distances from a parent to all nodes follow from."""
+    """Terms of the distances from a parent to all nodes."""
 
     to_first: Float[Tensor, "B P"]
     to_second: Float[Tensor, "B P"]

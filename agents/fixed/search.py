@@ -120,7 +120,7 @@ def _mixed(first: Tensor, second: Tensor | int) -> Tensor:
 
 
 def _repeated(values: Int64[Tensor, "B C"]) -> Tensor:
-    """True <--> the same value stands further to the left in its row."""
+    """True <--> the same value is further to the left in its row."""
     ordered, index = values.sort(dim=1, stable=True)
     repeated = torch.zeros_like(ordered, dtype=torch.bool)
     repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]

@@ -25,7 +25,7 @@ def random_tree(
         slots - 1, samples, generator=generator, device=generator.device, dtype=torch.float64
     ).to(device)
     rows = torch.arange(samples, device=device)
-    nodes = torch.arange(slots, device=device).repeat(samples, 1)  # the active ones stand in front
+    nodes = torch.arange(slots, device=device).repeat(samples, 1)  # the active ones are in front
     merges = nodes.new_full((samples, slots - 1, 2), NONE)
     for step, uniform in enumerate(drawn):
         num_active = (num_leaves - step).clamp(min=2)  # finished samples are cut off below

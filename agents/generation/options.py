@@ -15,8 +15,8 @@ class GenerateOptions(Threads):
     """Draw new samples from a trained run, and measure how good they are.
 
     A Gaussian mixture is fitted to the root embeddings of training samples, roots are drawn from
-    it, and unmerged until the leaf classifier calls everything a leaf; what the autoencoder does
-    not know well is encoded and decoded a few times more, which brings it nearer. Writes
+    it, and unmerged until the leaf classifier calls everything a leaf; what the autoencoder
+    reconstructs badly is encoded and decoded a few times more, which brings it nearer. Writes
     samples.npz, metrics.json, mixture.safetensors and pictures. Rows beside the generated samples:
     the same before any refinement, other real samples (the ceiling), reconstructions, tokens of a
     Gaussian and an untrained autoencoder.
@@ -29,11 +29,11 @@ class GenerateOptions(Threads):
     out: Path | None = None
     """Folder to write to; "generated" in the run's folder if not given."""
     seed: int = 0
-    """Of all random numbers."""
+    """Seed of all random numbers."""
     temperature: float = 1.0
     """Factor of the mixture's covariances; 0 draws the means of its components."""
     refinements: int = 3
-    """How often a generated sample is encoded along its own tree and decoded again at most, as long
+    """Most times a generated sample is encoded along its own tree and decoded again, as long
     as the autoencoder reconstructs it worse than nine in ten real samples; 0 for never."""
     threshold: float = 0.5
     """Probability of being a leaf from which a node is one."""
@@ -54,4 +54,4 @@ class GenerateOptions(Threads):
     noise_std: float = 0.1
     """Noise to be removed, in standard deviations of each coordinate."""
     format: PictureFormat = "png"
-    """Of the pictures."""
+    """File format of the pictures."""

@@ -1,1 +1,1 @@
-"""What a trained learner does: traces of episodes, embeddings, probes of labels."""
+"""Inspection of a trained learner: traces of episodes, embeddings, probes of labels."""

@@ -21,7 +21,7 @@ class RootEmbeddings(NamedTuple):
     """Raw coordinates; zeros in empty slots."""
     present: Bool[np.ndarray, "B P"]
     labels: Int64[np.ndarray, "B"] | None
-    """What each sample shows; None where the data does not say. No learner sees them."""
+    """The class of each sample; None where the data does not say. No learner sees them."""
 
 
 @torch.no_grad()

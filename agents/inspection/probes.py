@@ -1,4 +1,4 @@
-"""What a learner's root embeddings say of labels, beside embeddings of the same samples that are
+"""Probes of a learner's root embeddings for labels, beside embeddings of the same samples that are
 had without learning to merge."""
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[T
     """The greedy episodes of the samples with these keys, one a key.
 
     A policy that draws, such as ``random``, draws anew for every key, so that the tree of a sample
-    does not depend on which others stand beside it.
+    does not depend on the others.
 
     Raises ``ValueError`` for a learner that makes no trees, and for keys that the data does not
     have.

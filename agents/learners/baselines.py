@@ -35,7 +35,7 @@ class Baseline(ABC):
     """Turns returns into advantages; may remember earlier returns."""
 
     learns_values = False
-    """Whether the value head is trained for it."""
+    """True <--> the value head is trained for it."""
 
     @abstractmethod
     def advantages(self, returns: Returns) -> Float[Tensor, "B M"]: ...

@@ -45,22 +45,22 @@ class Replayed(NamedTuple):
 
     @property
     def log_ratios(self) -> Float[Tensor, "B M"]:
-        """Of the probability of every merge; 0 in padding."""
+        """Log-ratios of the probability of every merge; 0 in padding."""
         return log_ratios(self.behaviour_log_prob, self.target_log_prob, self.steps)
 
     @property
     def log_prefixes(self) -> Float[Tensor, "B M"]:
-        """Of the ratio of every merge and all before it."""
+        """Logarithms of the product of the ratios of every merge and all before it."""
         return prefix_log_weights(self.behaviour_log_prob, self.target_log_prob, self.steps)
 
 
 class Corrected(NamedTuple):
-    """What the policy and its critic learn from them; 0 in padding."""
+    """Corrected targets of the policy and its critic; 0 in padding."""
 
     advantages: Float[Tensor, "B M"]
     weights: Float[Tensor, "B M"]
     targets: Float[Tensor, "B M"]
-    """What the critic's values should become; whatever the correction, every ratio in them is cut
+    """Targets of the critic's values; whatever the correction, every ratio in them is cut
     at ``rho_bar``, since one large target undoes a critic."""
     clipped: Bool[Tensor, "B M"]
     """True <--> a ratio was cut in what this merge weighs in the policy's gradient."""
@@ -74,7 +74,7 @@ class Limits(NamedTuple):
     c_bar: float
     lambda_: float
     trust: float = math.inf
-    """How far a probability may move from the behaviour policy's (see :func:`trusted`)."""
+    """Most that a probability may move from the behaviour policy's (see :func:`trusted`)."""
 
 
 def by_vtrace(episodes: Replayed, limits: Limits) -> Corrected:
@@ -182,19 +182,19 @@ class Again(NamedTuple):
     measured: MergeTerms
     """The same as numbers."""
     importance: Float[Tensor, "B"]
-    """What corrects for the sampling of the buffer."""
+    """Weights that correct for the sampling of the buffer."""
     imitated: Bool[Tensor, "B"]
     """True <--> imitated, whatever it earned, instead of weighed."""
 
 
 class OffPolicy(NamedTuple):
-    """What was learned; the gradients are accumulated."""
+    """Result of an update from stored episodes; the gradients are accumulated."""
 
     losses: dict[str, Float[Tensor, ""]]
     advantages: Float[Tensor, "B"]
     """The mean absolute advantage of every episode, in units of the batch's."""
     weighed: dict[str, float]
-    """Of what was weighed, not imitated: the effective sample size as a share of the episodes, and
+    """Figures of weighed episodes, not imitated ones: effective sample size as a share of them, and
     the shares of merges (or trees) whose weight was cut, and that may move no further. Empty where
     all were imitated."""
 

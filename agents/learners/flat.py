@@ -32,7 +32,7 @@ class FlatConfig:
     hidden_dim: int = 256
     """Hidden width of the tree autoencoder whose number of parameters it is given."""
     optimizer: OptimizerConfig = AUTOENCODER_OPTIMIZER
-    """Of all parts; that of the trees' autoencoders."""
+    """Optimizer of all parts; that of the trees' autoencoders."""
     batch_size: int = 64
     """Samples an update."""
 

@@ -32,13 +32,13 @@ class GlomOrderConfig:
     glom: GlomConfig = field(default_factory=GlomConfig)
     training: GlomTrainingConfig = field(default_factory=GlomTrainingConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
-    """Of the Glom."""
+    """Optimizer of the Glom."""
     glom_share: float = 0.3
     """The share of the budget at whose end the Glom stops learning, and its trees are fixed."""
     glom_batch_size: int = 48
     """Scenes of an update of the Glom."""
     tolerance: float = 0.02
-    """What is nearly equal: squared distances up to this share of a scene's mean."""
+    """Bound of nearly equal: squared distances up to this share of a scene's mean."""
     batch_size: int = 32
     """Trees an update of the autoencoder."""
 

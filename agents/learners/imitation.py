@@ -36,10 +36,10 @@ selection over a tenth of the budget finds those of Crosses and Digits as well; 
 CONTESTANTS = ("nearest_sorted", "even_sorted", "balanced_sorted")
 """The demonstrators of all other data."""
 HEAD_START = 0.1
-"""What the first demonstrator may be worse by, as a logarithm, and still be selected: it is the
+"""Margin by which the first demonstrator may be worse and still be selected, a logarithm: it is the
 default without a selection, and small differences early on say little about the end."""
 BROKEN = 1e6
-"""What an error that is not finite counts as."""
+"""Value of an error that is not finite."""
 WARM_UP = 2 / 3
 """Share of the turns so far that do not count: early on, whatever is simplest leads."""
 RANKS = 5
@@ -123,14 +123,14 @@ class Cloning:
     optimizer: PolicyOptimizer
     generator: torch.Generator
     ordered: bool = False
-    """Whether the order within a pair counts as a choice in the logged entropy."""
+    """True <--> the order within a pair counts as a choice in the logged entropy."""
     value_weight: float = 0.0
-    """Of the loss of the critic, which learns the returns; 0 for none."""
+    """Weight of the loss of the critic, which learns the returns; 0 for none."""
     discount: float = 1.0
-    """Of those returns."""
+    """Discount of those returns."""
 
     def due(self, progress: float) -> bool:
-        """Whether this update clones; drawn where both are possible."""
+        """True <--> this update clones; drawn where both are possible."""
         share = piecewise_linear(self.share, progress)
         if share <= 0 or not self.selection.names:
             return False
@@ -242,7 +242,7 @@ def failures(errors: Float[Tensor, "S"], factor: float) -> Int64[Tensor, "F"]:
 def deviations(
     num_tokens: Int64[Tensor, "F"], generator: torch.Generator
 ) -> tuple[Int64[Tensor, "D"], Deviation]:
-    """Which sample deviates where: every merge and rank of all, or as many as may be made."""
+    """Samples and their deviations: every merge and rank of all, or as many as may be made."""
     steps = torch.arange(int(num_tokens.max()) - 1, device=num_tokens.device)
     ranks = torch.arange(1, RANKS + 1, device=num_tokens.device)
     sample = torch.arange(len(num_tokens), device=num_tokens.device)
@@ -269,7 +269,7 @@ class PolicyShare:
     generator: torch.Generator
 
     def omits_policy(self, progress: float) -> bool:
-        """Whether the autoencoder learns alone in this update; drawn where both are possible."""
+        """True <--> the autoencoder learns alone in this update; drawn where both are possible."""
         share = piecewise_linear(self.points, progress)
         if share >= 1:
             return False

@@ -48,7 +48,7 @@ class PolicyConfig:
     """The context encoder before the scorer, so that a pair's score can depend on the rest of the
     population: none, attention, glom, hierarchical or spans."""
     context: ContextConfig = field(default_factory=ContextConfig)
-    """Of that encoder."""
+    """Options of that encoder."""
     candidates: str = "all"
     """The pairs to choose from: all, or knn: of every token with its nearest, so that memory grows
     as the tokens and not as their square."""
@@ -66,7 +66,7 @@ class PolicyConfig:
     right_merges for Keys, incremental for all others. In Python also an object (see
     :func:`htm_env.rewards.reward_on`)."""
     discount: float = 0.8
-    """Of a reward one merge later."""
+    """Discount of a reward one merge later."""
     failure: float = 100.0
     """A sample whose error is so many times the median is a failure: a better tree is searched for,
     and imitated; 0 for none."""

@@ -30,7 +30,7 @@ DRAWS = 8
 
 @dataclass(frozen=True)
 class EntropyConfig:
-    """What entropy is worth; shares are of the budget."""
+    """The price of entropy; shares are of the budget."""
 
     bonus: float = 0.0
     """Paid for normalised entropy, whatever it is."""
@@ -38,7 +38,7 @@ class EntropyConfig:
     """(share, normalised entropy) points of a schedule for the mean entropy, linear between them:
     from 1 at first to 0 at the end for a policy that starts from nothing; None for no target."""
     ordered: bool = False
-    """Whether the order within a pair counts as a choice to keep open; among candidates it does."""
+    """True <--> the order within a pair counts as a choice; among candidates it always does."""
     control: str = "adaptive"
     """``adaptive``: the price of entropy moves until the target is met (as the temperature of
     Haarnoja et al. 2018, "Soft actor-critic algorithms and applications"); ``distance``: a penalty
@@ -61,7 +61,7 @@ class ReinforceConfig(PolicyConfig):
     batch_size: int = 32
     """Samples an update, at first."""
     batch_growth: float = 0.125
-    """How many samples the batch grows by each update: early on many updates are worth more, later
+    """Samples by which the batch grows each update: early on many updates are worth more, later
     little noise (Smith et al. 2018, "Don't decay the learning rate,
     increase the batch size")."""
     max_batch_size: int = 256
@@ -73,7 +73,7 @@ class ReinforceConfig(PolicyConfig):
     scale_advantages: bool = True
     """Divide the advantages of a batch by their root mean square: rewards shrink as errors do."""
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
-    """How exploration is held open."""
+    """Control of exploration."""
     merges_curriculum: float = 0.0
     """Share over which episodes grow from one merge to all of them; 0 for none."""
     population_curriculum: float = 0.0
@@ -261,7 +261,7 @@ class EntropyControl:
 
     @property
     def measured(self) -> bool:
-        """Whether entropy has a price, or may get one: an estimate does not suffice then."""
+        """True <--> entropy has a price, or may get one: an estimate does not suffice then."""
         return self.config.target is not None or self.config.bonus != 0
 
     def target(self, progress: float) -> float | None:

@@ -52,7 +52,7 @@ class ReplayConfig(ReinforceConfig):
     the trees of a policy long gone is held back by them; 0 keeps the latest batch only, None leaves
     it to the capacity."""
     sampler: str = "uniform"
-    """Which episodes are replayed more often: uniform (none), advantage or return."""
+    """Episodes that are replayed more often: uniform (none), advantage or return."""
     alpha: float = 0.6
     """Exponent of the priorities; 0 is uniform."""
     beta: float = 0.4
@@ -61,14 +61,14 @@ class ReplayConfig(ReinforceConfig):
     """vtrace, per_decision, self_normalised, truncated, or tree (ratios of whole trees, exact for
     few tokens and else from sampled sequences; it takes the whole return as earned at the end)."""
     rho_bar: float = 1.0
-    """Where importance weights are cut; inf for never. Those of per_decision and self_normalised
-    are cut in the critic's targets only."""
+    """Bound at which importance weights are cut; inf for never. per_decision and self_normalised
+    cut them in the critic's targets only."""
     c_bar: float = 1.0
-    """Where V-trace cuts its traces."""
+    """Bound at which V-trace's traces are cut."""
     lambda_: float = 1.0
-    """Of V-trace's traces: 1 looks ahead to the end, 0 by one merge."""
+    """Decay of V-trace's traces: 1 sums rewards to the end, 0 over one merge."""
     trust: float = 0.2
-    """How far a stored merge's probability may have moved in the direction of its advantage, as a
+    """Most that a stored merge's probability may have moved towards its advantage, as a
     ratio, before its gradient is dropped (as PPO's clip); inf for any distance, as learning from
     stored episodes alone needs it."""
     seed_episodes: int = 0
@@ -78,7 +78,7 @@ class ReplayConfig(ReinforceConfig):
     """Share of random episodes among the demonstrations, so that every probability is known and
     none is 0; for other policies than the nearest ones."""
     demonstration_temperature: float = 0.05
-    """Of a softmax over distances in standard deviations; for nearest and nearest_sorted."""
+    """Temperature of a softmax over standardised distances; for nearest and nearest_sorted."""
     demonstration_order_epsilon: float = 0.05
     """Probability of turning a pair around; for nearest_sorted."""
 

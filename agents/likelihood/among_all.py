@@ -22,7 +22,7 @@ from htm_env.types import SampleRows, TokenBatch
 
 
 class ScorerTerms(PolicyTerms):
-    """Of a pair scorer: every node is evaluated once."""
+    """Terms of a pair scorer: every node is evaluated once."""
 
     def __init__(self, policy: PairScorer, batch: TokenBatch, episodes: Episodes) -> None:
         self.policy, self.episodes = policy, episodes
@@ -40,7 +40,7 @@ class PairTerms(ScorerTerms):
 
     @cached_property
     def scores(self) -> Float[Tensor, "B N N"]:
-        """Of all pairs of nodes that could be merged."""
+        """Scores of all pairs of nodes that could be merged."""
         nodes = self.nodes
         return self.policy.node_scores(nodes.first, nodes.second, lambda: self.episodes.coactive)
 
@@ -190,7 +190,7 @@ class Lifetimes:
 
 
 class NodeFeatures:
-    """Of all nodes of episodes of these samples, row by row; with gradients.
+    """Features of all nodes of episodes of these samples, row by row; with gradients.
 
     Padding is not evaluated, and what several trees of a sample share only once: their embeddings
     must be one function of tokens and merges. (On CUDA the gradients of three trees and more are
@@ -208,11 +208,11 @@ class NodeFeatures:
         self.known: Features = policy.features(
             episodes.nodes.flatten(0, 1)[nodes], counts.flatten()[nodes]
         )
-        """Of the nodes that were evaluated, in one axis."""
+        """Features of the nodes that were evaluated, in one axis."""
 
     @cached_property
     def first(self) -> Float[Tensor, "B N H"]:
-        """What a score needs of each node when it comes first in a pair."""
+        """Features of each node for scores of pairs in which it comes first."""
         return self._table(self.known.first)
 
     @cached_property
@@ -222,7 +222,7 @@ class NodeFeatures:
 
     @cached_property
     def pooled(self) -> Float[Tensor, "B N V"]:
-        """What is averaged over the nodes of a state for its value."""
+        """Features that are averaged over the nodes of a state for its value."""
         return self._table(self.known.pooled)
 
     def _table(self, values: Float[Tensor, "R F"]) -> Float[Tensor, "B N F"]:

@@ -104,7 +104,7 @@ class CandidateTerms(ScorerTerms):
     def _scores_of(
         self, rows: Int64[Tensor, "..."], nodes: Int64[Tensor, "*pairs 2"]
     ) -> Float[Tensor, "*pairs"]:
-        """Of pairs of nodes, a block at a time."""
+        """Scores of pairs of nodes, a block at a time."""
         at, known = self.nodes.place[rows, nodes], self.nodes.known
         first, second = known.first, known.second
         blocks = at.view(-1, 2).split(max(self.at_a_time, len(first)))
@@ -155,7 +155,7 @@ def _block(
 
 
 class Softmax(NamedTuple):
-    """Of every step of every episode."""
+    """Softmax of every step of every episode."""
 
     log_total: Float[Tensor, "B M"]
     """Logarithm of the sum of the exponentials of the scores; -inf where there is no choice."""
@@ -240,9 +240,9 @@ class Intervals:
             return torch.zeros_like(scores).index_add_(0, self._choice, share)
 
     def _covers(self) -> tuple[Int64[Tensor, "C"], Int64[Tensor, "C"]]:
-        """Which nodes of the trees make up each interval: a choice and a node an entry.
+        """Nodes of the trees that make up each interval: a choice and a node an entry.
 
-        The trees stand one behind the other, each as a heap: node 1 the root, ``2 n`` and
+        The trees follow one behind the other, each as a heap: node 1 the root, ``2 n`` and
         ``2 n + 1`` the halves of ``n``.
         """
         choice = torch.arange(len(self.row), device=self.row.device)

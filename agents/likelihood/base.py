@@ -38,12 +38,12 @@ class PolicyTerms(ABC):
     @property
     @abstractmethod
     def log_probs(self) -> Float[Tensor, "B M"]:
-        """Of every merge; 0 in padding. Differentiable."""
+        """Log-probabilities of every merge; 0 in padding. Differentiable."""
 
     @property
     @abstractmethod
     def values(self) -> Float[Tensor, "B M"]:
-        """Of the state before every merge. Differentiable."""
+        """Values of the state before every merge. Differentiable."""
 
     @abstractmethod
     def backward(

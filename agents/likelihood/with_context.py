@@ -44,7 +44,7 @@ class Steps(NamedTuple):
 
 
 class ContextTerms(PolicyTerms):
-    """Of a policy with a context encoder."""
+    """Terms of a policy with a context encoder."""
 
     at_a_time = 65_536
     """Tokens of populations."""
@@ -94,7 +94,7 @@ class ContextTerms(PolicyTerms):
         return {name: loss.detach() for name, loss in losses.items()}
 
     def encoder_losses(self, generator: torch.Generator | None) -> dict[str, Float[Tensor, ""]]:
-        """Of the first populations of some samples, each a scene of its own."""
+        """Losses of the first populations of some samples, each a scene of its own."""
         if generator is None or not self.policy.encoder.has_losses:
             return {}
         episode = SampleRows.of(self._batch).first_rows
@@ -184,7 +184,7 @@ class ContextTerms(PolicyTerms):
     ) -> tuple[Steps, Tensor | None]:
         """The populations before some merges, perhaps from the states ``(S, N, ...)`` of nodes."""
         here = self.episodes.active[episode, time]
-        here = here[:, : max(2, int((here >= 0).sum(1).max()))]  # what stands first
+        here = here[:, : max(2, int((here >= 0).sum(1).max()))]  # what comes first
         state = None if states is None else node_states(states, here)
         observation = self._observation(episode, here)
         output = self.policy.contextual_scores(observation, state)
@@ -206,7 +206,7 @@ class ContextTerms(PolicyTerms):
         return legal
 
     def _observation(self, episode: Int64[Tensor, "S"], here: Tensor) -> dict[str, Tensor]:
-        """What the environment would show of these populations of the episodes."""
+        """Observations of these populations of the episodes, as the environment's."""
         return population_observation(
             self.policy.observes,
             here,
@@ -221,7 +221,7 @@ class ContextTerms(PolicyTerms):
 def steps_of(
     output: ContextOutput, legal: Bool[Tensor, "S W W"], pair: Int64[Tensor, "S 2"]
 ) -> Steps:
-    """What scores say of all choices, and of the pair that was chosen."""
+    """Terms of all choices, and of the pair that was chosen."""
     scores = output.scores.masked_fill(~legal, ILLEGAL)
     rows = torch.arange(len(pair), device=pair.device)
     log_choice = scores.flatten(1).log_softmax(1).view_as(scores)  # faster than logsumexp

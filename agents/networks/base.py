@@ -33,7 +33,7 @@ class MergePolicy(nn.Module):
     embedding_dim: int
     """``D`` of the embeddings that it takes."""
     observes: tuple[str, ...] = ()
-    """What it reads of an observation beside tokens, mask and leaf counts."""
+    """Keys of an observation that it reads beside tokens, mask and leaf counts."""
     carries = False
     """True <--> it goes on from one observation of an episode to the next with a state."""
     has_losses = False

@@ -160,7 +160,7 @@ def make_policy(
 ) -> MergePolicy:
     """The policy network of these names; ``ValueError`` with the choices for an unknown one.
 
-    ``coordinates`` is ``T`` of the data, for encoders that look at centroids or at leaves.
+    ``coordinates`` is ``T`` of the data, for encoders that read centroids or leaves.
     """
     if encoder == NO_ENCODER:
         return make_scorer(scorer, embedding_dim, hidden_dim)

@@ -92,7 +92,7 @@ class NodePolicy(MergePolicy, PairScorer):
         self, observation: dict[str, Tensor]
     ) -> tuple[Float[Tensor, "B P C"], Float[Tensor, "B"]]:
         active = observation["active"].bool()
-        # What stands in empty slots must not reach a sum, not even as 0 * NaN.
+        # What is in empty slots must not reach a sum, not even as 0 * NaN.
         tokens = observation["tokens"].float().masked_fill(~active[..., None], 0.0)
         features = self.features(tokens, observation["leaf_counts"])
         values = self.values(features.pooled, active[:, None].float())[:, 0]

@@ -36,7 +36,7 @@ class AutoencoderConfig:
     architecture: str = "residual"
     """``residual`` or ``mlp`` (the published method's)."""
     loss: LossWeights = field(default_factory=LossWeights)
-    """How much each loss counts."""
+    """Weights of the losses."""
     subtree_share: tuple[tuple[float, float], ...] = ((0.0, 0.3), (1.0, 0.05))
     """(share of the budget, probability) points: how many nodes below the root are decoded for
     themselves."""
@@ -46,7 +46,7 @@ class AutoencoderConfig:
     noise_std: float = 0.0
     """Gaussian noise after lifting and merging in training."""
     precision: str = "float32"
-    """Of the matrix products of training: float32, or bfloat16, three digits of it, for large
+    """Precision of matrix products in training: float32, or bfloat16, three digits of it, for large
     networks on devices that have it (elsewhere it stays float32). At the default sizes processors
     lose time by it, even those that have it."""
     lifter: OptimizerConfig = AUTOENCODER_OPTIMIZER
@@ -173,7 +173,7 @@ def mean_of_finite(values: list[float]) -> float:
 
 
 def has_bfloat16(device: str | torch.device) -> bool:
-    """Whether this device multiplies bfloat16 matrices itself, without a slow emulation."""
+    """True <--> this device multiplies bfloat16 matrices itself, without a slow emulation."""
     kind = torch.device(device).type
     if kind == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)

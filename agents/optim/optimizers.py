@@ -33,7 +33,7 @@ class OptimizerConfig:
     warm_up_updates: int = 100
     """Updates in which the learning rate rises from 0."""
     final_share: float = 0.01
-    """What the cosine decay leaves of the learning rate at the end of the budget."""
+    """Share of the learning rate that the cosine decay leaves at the end of the budget."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     weight_decay: float = 0.0
@@ -95,7 +95,7 @@ class NonFiniteGuard:
         self.patience, self.skipped, self.in_a_row = patience, 0, 0
 
     def allows(self, name: str, *values: Tensor) -> bool:
-        """Whether every value is finite; a skipped update is counted."""
+        """True <--> every value is finite; a skipped update is counted."""
         if all(math.isfinite(float(value.detach())) for value in values):
             self.in_a_row = 0
             return True

@@ -28,13 +28,13 @@ class PPOConfig(PolicyConfig):
     n_epochs: int = 2
     """Passes over a rollout."""
     gae_lambda: float = 0.95
-    """Of advantage estimation (Schulman et al. 2016): 1 trusts the returns, 0 the critic."""
+    """Lambda of advantage estimation (Schulman et al. 2016): 1 trusts the returns, 0 the critic."""
     clip_range: float = 0.2
-    """How far a probability may move within one rollout, as a ratio."""
+    """Most that a probability may move within one rollout, as a ratio."""
     entropy_bonus: float = 0.0
     """Paid for the entropy of a choice, in nats."""
     value_weight: float = 0.5
-    """Of the critic's loss."""
+    """Weight of the critic's loss."""
     maskable: bool = False
     """sb3-contrib's MaskablePPO, which gets its masks from the environment, instead of PPO, whose
     policy reads them from the observation."""

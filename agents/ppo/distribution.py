@@ -61,7 +61,7 @@ class MergeDistribution(MaskableCategoricalDistribution):
 def observed_entropy(
     log_probabilities: Float[Tensor, "B A"], observation: dict[str, Tensor]
 ) -> Float[Tensor, "B"]:
-    """That of the actions that the observation allows."""
+    """Entropy of the actions that the observation allows."""
     if "candidates" in observation:
         return candidate_entropy(log_probabilities, observation["candidates"])
     active = observation["active"]

@@ -24,7 +24,7 @@ from htm_env.forest import tree_height
 
 TAGS = ("train/return", "train/nmse", "train/tree_height")
 OWN = ("policy/", "loss/", "gradient_norm/")
-"""What is taken from Stable-Baselines3's logger: these tags, and those that begin so."""
+"""Tags taken from Stable-Baselines3's logger: these tags, and those that begin so."""
 
 
 class PPOLearner(PolicyLearner):

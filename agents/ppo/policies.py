@@ -137,7 +137,7 @@ class _MergeNetwork(BasePolicy):
         return distribution
 
     def _get_constructor_parameters(self) -> dict[str, Any]:
-        """What ``policy.save`` stores for ``load``."""
+        """Arguments that ``policy.save`` stores for ``load``."""
         return {
             "observation_space": self.observation_space,
             "action_space": self.action_space,

@@ -72,7 +72,7 @@ class Runs:
 def shared_forward(
     network: MergePolicy, observation: dict[str, Tensor]
 ) -> tuple[Float[Tensor, "B A"], Float[Tensor, "B"]]:
-    """What ``network(observation)`` gives, several times cheaper where rows follow one another.
+    """The result of ``network(observation)``, several times cheaper where rows follow one another.
 
     Networks without a pair scorer, because a token's features depend on other tokens, evaluate the
     observation themselves.
@@ -139,7 +139,7 @@ class _Seen:
         self.weights = [weight.clone() for weight in network.parameters()]
         self.features: Features | None = None
         self.scores: Float[Tensor, "B P k"] | None = None
-        """Of the candidates; anything finite in empty places."""
+        """Scores of the candidates; anything finite in empty places."""
 
     def fits(self, network: PairScorer, tokens: Tensor, candidates: Tensor | None) -> bool:
         """True <--> these are as many populations, and the network has not changed."""

@@ -20,9 +20,9 @@ from htm_env.types import TokenBatch
 from htm_env.vector_env import HTMVectorEnv
 
 Indices = int | Iterable[int] | None
-"""Which copies: None for all."""
+"""Indices of copies: None for all."""
 METHODS = ("action_masks", "fixed_keys", "merge_tree", "render")
-"""What ``env_method`` can call on a copy."""
+"""Methods that ``env_method`` can call on a copy."""
 
 
 class FinishedEpisodes(NamedTuple):
@@ -186,7 +186,7 @@ class HTMVecEnv(VecEnv):
         return FinishedEpisodes.joined(parts)
 
     def state(self) -> dict[str, Any]:
-        """What :meth:`restore` needs, as ``agents.runs.checkpoint`` takes it."""
+        """The state for :meth:`restore`, as ``agents.runs.checkpoint`` takes it."""
         return {**self.copies.state(), "returns": torch.from_numpy(self._returns.copy())}
 
     def restore(self, state: dict[str, Any]) -> dict[str, np.ndarray]:

@@ -41,7 +41,7 @@ class CandidateStep(Step):
 class CandidateLists:
     """The candidate lists of episodes in progress, and what they were.
 
-    The episodes stand in the order of how many merges they make, so that those that are still
+    The episodes are in the order of how many merges they make, so that those that are still
     running are the first rows.
 
     Args:
@@ -74,7 +74,7 @@ class CandidateLists:
 
     @property
     def lists(self) -> Candidates:
-        """Of the rows that are running."""
+        """Candidate lists of the running rows."""
         return self._near.candidates
 
     def steps(self) -> Iterator[CandidateStep]:
@@ -121,7 +121,7 @@ class CandidateLists:
         return None, self.pairs()
 
     def pairs(self, order: Int64[Tensor, "B"] | None = None) -> CandidatePairs:
-        """What has ended by now; row ``r`` is episode ``order[r]``."""
+        """Pairs that have ended by now; row ``r`` is episode ``order[r]``."""
         row, nodes, times = (torch.cat(values) for values in zip(*self._ended, strict=True))
         if order is not None:
             row = order[row]
@@ -171,7 +171,7 @@ def candidates_along(
 
 
 class KeptListedScores(PairScores):
-    """Of a pair scorer: only what is fresh in the lists is scored."""
+    """Candidates' scores of a pair scorer: only what is fresh in the lists is scored."""
 
     def __init__(self, policy: PairScorer, tables: NodeTables, lists: CandidateLists) -> None:
         nodes, counts = tables.embeddings, tables.leaf_counts
@@ -205,7 +205,7 @@ class KeptListedScores(PairScores):
 
 
 class FreshListedScores(FreshScores):
-    """Of the candidates of a population."""
+    """Contextual scores of the candidates of a population."""
 
     def __init__(self, policy: ContextScorer, tables: NodeTables, lists: CandidateLists) -> None:
         super().__init__(policy, tables)

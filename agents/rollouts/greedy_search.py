@@ -59,7 +59,7 @@ class _Tokens(NamedTuple):
         return _Tokens(node, autoencoder.merger(pair), count, centroid)
 
     def places(self, nearest: Nearest) -> Tensor:
-        """Where they stand that are near one another or not."""
+        """Points between which distances are measured."""
         return self.centroid if nearest.by_centroids else self.embedding
 
     def candidates(self, nearest: Nearest) -> tuple[Int64[Tensor, "n k"], Float[Tensor, "n k"]]:

@@ -1,6 +1,6 @@
 """The scores of ordered pairs while episodes are merged, and the positions of the active nodes.
 
-The active nodes of a sample stand at its first positions: a parent takes the lower position of its
+The active nodes of a sample are at its first positions: a parent takes the lower position of its
 pair, the last active node the higher one. Inside, the samples are sorted by how many merges they
 make, so that those that are still running are the first rows. What is computed at a step is then a
 corner ``[:rows, :width, :width]`` of a table of pairs, and shrinks with the populations.
@@ -44,18 +44,18 @@ def bounded(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
 
 @dataclass(frozen=True)
 class Features:
-    """What a pair scorer makes of tokens, each by itself."""
+    """Features of tokens for a pair scorer, each by itself."""
 
     first: Float[Tensor, "*batch H"]
-    """What a score needs of a token that comes first in a pair."""
+    """Features of a token that comes first in a pair, for scores."""
     second: Float[Tensor, "*batch H"]
     """... and of one that comes second."""
     hidden: Float[Tensor, "*batch V"] | None = None
-    """What values need; None for both of these."""
+    """Features for values; None for both of these."""
 
     @property
     def pooled(self) -> Float[Tensor, "*batch V"]:
-        """What is averaged over the tokens of a state for its value."""
+        """Features that are averaged over the tokens of a state for its value."""
         if self.hidden is None:
             return torch.cat([self.first, self.second], dim=-1)
         return self.hidden
@@ -70,7 +70,7 @@ class PairScorer(Protocol):
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
     ) -> Features:
-        """What scores and values need of each token."""
+        """Features of each token for scores and values."""
 
     def scores(
         self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
@@ -116,10 +116,10 @@ class ContextOutput(NamedTuple):
     """Scores and values of ``B`` populations."""
 
     scores: Float[Tensor, "B P C"]
-    """Of ordered pairs of slots, legal or not: all of them, or the candidates."""
+    """Scores of ordered pairs of slots, legal or not: all of them, or the candidates."""
     values: Float[Tensor, "B"]
     losses: dict[str, Float[Tensor, ""]]
-    """Of the encoder, already weighted."""
+    """Losses of the encoder, already weighted."""
     state: Tensor | None
     """``(B, P, ...)`` what the next evaluation continues from, of an encoder that carries one."""
 
@@ -140,7 +140,7 @@ class ContextScorer(Protocol):
     ) -> ContextOutput: ...
 
 
-# ---------------------------------------------------------------- where nodes stand
+# ---------------------------------------------------------------- positions of nodes
 
 
 @dataclass
@@ -166,7 +166,7 @@ class PositionStep(Step):
 
 
 def running_rows(to_make: Int64[Tensor, "B"], steps: int) -> list[int]:
-    """How many episodes make a merge at each step, as long as there is one."""
+    """Numbers of episodes that make a merge at each step, as long as there is one."""
     time = torch.arange(steps, device=to_make.device)
     return [rows for rows in (to_make[:, None] > time).sum(0).tolist() if rows]
 
@@ -223,7 +223,7 @@ class Positions:
 
     @classmethod
     def of(cls, present: Bool[Tensor, "B P"], merges: Int64[Tensor, "B M 2"]) -> Positions:
-        """Follow merges that are given; rows may stand in any order, and stay there."""
+        """Follow merges that are given; rows may be in any order, and stay there."""
         to_make = (merges[..., 0] >= 0).sum(1)
         order = to_make.argsort(descending=True, stable=True)
         sorted_merges = merges[order]
@@ -318,7 +318,7 @@ class PairScores(ABC):
 
 
 class KeptPairScores(PairScores):
-    """Of a pair scorer.
+    """Scores of a pair scorer, kept from step to step.
 
     Only the row and the column of the new token are scored after a merge.
     """
@@ -352,7 +352,7 @@ class KeptPairScores(PairScores):
 
 
 class FreshScores(PairScores):
-    """Of a policy with a context encoder; what to score is up to :meth:`at`."""
+    """Scores of a policy with a context encoder; what to score is up to :meth:`at`."""
 
     def __init__(self, policy: ContextScorer, tables: NodeTables) -> None:
         self.policy, self.tables = policy, tables
@@ -404,7 +404,7 @@ class FreshScores(PairScores):
 
 
 class FreshPairScores(FreshScores):
-    """Of all pairs of a population."""
+    """Contextual scores of all pairs of a population."""
 
     def __init__(self, policy: ContextScorer, tables: NodeTables, positions: Positions) -> None:
         super().__init__(policy, tables)
@@ -431,7 +431,7 @@ def population_observation(
     leaves: Float[Tensor, "B P T"],
     present: Bool[Tensor, "B P"],
 ) -> dict[str, Tensor]:
-    """What the environment would show of populations; ``here`` names their nodes, -1 for none."""
+    """Observations of populations as the environment's; ``here`` names their nodes, -1 for none."""
     active, node = here >= 0, here.clamp(min=0)
     rows = torch.arange(len(here), device=here.device)[:, None]
     observation = {

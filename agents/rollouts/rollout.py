@@ -71,7 +71,7 @@ class Episodes(Batched):
         return self.num_active > (2 if self.candidates is None and not ordered else 1)
 
     def most_entropy(self, ordered: bool) -> Float[Tensor, "B M"]:
-        """That of choosing uniformly, in nats; 1 where there is only one choice."""
+        """Entropy of choosing uniformly, in nats; 1 where there is only one choice."""
         if self.candidates is None:
             return most_entropy(self.num_active, ordered)
         number = self.candidates.numbers
@@ -111,7 +111,7 @@ class MergeTerms(NamedTuple):
     was not measured, minus the log-probability of what was drawn, of which it is the mean."""
 
     def rows(self, index: Tensor | slice) -> MergeTerms:
-        """Those of the episodes that ``index`` selects."""
+        """Terms of the episodes that ``index`` selects."""
         return MergeTerms(*(values[index] for values in self))
 
 
@@ -122,7 +122,7 @@ def mean_entropy(episodes: Episodes, terms: MergeTerms, ordered: bool) -> float:
 
 @runtime_checkable
 class Network(Protocol):
-    """What a rollout asks of a policy network: its scores, step by step."""
+    """Interface of a policy network in a rollout: its scores, step by step."""
 
     def pair_scores(self, tables: NodeTables, positions: Positions) -> PairScores: ...
 
@@ -149,7 +149,7 @@ def choices(
 
 
 def probabilities(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
-    """Of all pairs of a sample together; exactly 0 where they are too small to matter.
+    """Softmax over all pairs of a sample; exactly 0 where probabilities are too small to matter.
 
     Numbers so small that they are no normal ones would make everything that follows slow.
     """
@@ -199,7 +199,7 @@ class Deviation(NamedTuple):
     """The pair that is taken: 0 the best, 1 the second best; the last where there are fewer."""
 
     def rows(self, index: Tensor) -> Deviation:
-        """Those of some episodes."""
+        """Deviations of some episodes."""
         return Deviation(self.step[index], self.rank[index])
 
     def chosen(
@@ -209,7 +209,7 @@ class Deviation(NamedTuple):
         first: Int64[Tensor, "R"],
         second: Int64[Tensor, "R"],
     ) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"]]:
-        """What is chosen at this step of the first ``R`` episodes: row and column of the scores,
+        """Choices at this step of the first ``R`` episodes: row and column of the scores,
         those given for all who do not deviate now.
 
         Illegal choices have scores far below all others, and are never taken.

@@ -47,11 +47,11 @@ def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Tensor):
-        # Slashes in keys can make two places look the same, and names have to be UTF-8.
+        # Slashes in keys can make two places indistinguishable, and names have to be UTF-8.
         name = (place or "/").encode("ascii", "backslashreplace").decode()
         while name in tensors:
             name += "'"
-        # Clones, because tensors that share memory cannot stand in one file.
+        # Clones, because tensors that share memory cannot be in one file.
         tensors[name] = value.detach().cpu().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(value, list | tuple):

@@ -26,7 +26,7 @@ from htm_env.files import atomic_write_text
 OWN_DATA = "dataset.npz"
 """Data that a learner was given as arrays, kept with its run."""
 LIBRARIES = ("torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
-"""Their versions stand in ``config.json``, for readers only."""
+"""Packages whose versions are in ``config.json``, for readers only."""
 
 
 @runtime_checkable

@@ -65,7 +65,7 @@ class Logged:
     position: Position
     scalars: dict[str, float | None]
     evaluation: int | None
-    """Which evaluation this is, from 1 to :data:`EVALUATIONS`; None if it is none."""
+    """Number of the evaluation, from 1 to :data:`EVALUATIONS`; None if it is none."""
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class Training:
         self._merges_at_log = state["merges_at_log"]
 
     def _due(self, position: Position) -> tuple[bool, int | None]:
-        """Whether a log point was passed, and the number of the evaluation that was."""
+        """True <--> a log point was passed; beside it the number of the evaluation due, or None."""
         logged = math.floor(position.progress * LOG_POINTS + ROUNDING)
         evaluated = math.floor(position.progress * EVALUATIONS + ROUNDING)
         log, evaluate = logged > self._logged, evaluated > self._evaluated

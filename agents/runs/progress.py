@@ -20,7 +20,7 @@ SHOWN = {
 }
 """The scalars that are shown, and their names."""
 SMOOTHING = 0.95
-"""How much of the shown value an update leaves."""
+"""Share of the shown value that an update leaves."""
 LINE_SECONDS = 10.0
 """Without a terminal, a line as often as this."""
 

@@ -62,7 +62,7 @@ def relative_distances(
 
 
 def _ranked(distances: Float[Tensor, "B L *pairs"], tolerance: float) -> Float[Tensor, "B *pairs"]:
-    """Of each pair how soon it is merged: by the first level where it is nearly equal, then by its
+    """Rank pairs by how soon they merge: by the first level where each is nearly equal, then its
     distance there; behind them all the pairs that no level calls so, by distance at the top."""
     near = distances <= tolerance
     level = torch.where(near.any(dim=1), near.int().argmax(dim=1), distances.shape[1])

@@ -20,15 +20,15 @@ class GlomTrainingConfig:
     """The losses of a Glom of real tokens."""
 
     denoising_weight: float = 1.0
-    """Of restoring hidden coordinates."""
+    """Weight of restoring hidden coordinates."""
     hidden_tokens: float = 0.3
     """The share of tokens with hidden coordinates."""
     hidden_coordinates: float = 0.5
     """The share of such a token's coordinates that is hidden; 1 hides the whole token."""
     contrastive_weight: float = 0.3
-    """Of distinguishing scenes."""
+    """Weight of distinguishing scenes."""
     temperature: float = 0.1
-    """Of the similarities between crops: the lower, the more the nearest scenes count."""
+    """Temperature of crops' similarities: the lower, the more the nearest scenes count."""
 
     def __post_init__(self) -> None:
         check_bounds(

@@ -18,7 +18,7 @@ from agents.encoders.base import attend
 from agents.encoders.config import HierarchyConfig
 
 SHARE = 0.1
-"""Of torch's initial weights: a deep model starts near the identity, and a head near the uniform
+"""Factor of initial weights: a deep model starts near the identity, and a head near the uniform
 distribution. Not 0, with which no gradient would reach what lies before."""
 
 
@@ -403,7 +403,7 @@ class Cache:
     fills it."""
 
     blocks: list[list[BlockCache]]
-    """Of each layer and hierarchy."""
+    """Caches of each layer and hierarchy."""
     merged: list[list[Tensor]]
     """The last part of each hierarchy in each layer's merge, (B, 1, hidden)."""
     embedded: Float[Tensor, "B _ E"] = field(init=False)

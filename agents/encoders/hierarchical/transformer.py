@@ -45,12 +45,12 @@ class HierarchicalTransformerConfig:
     merge_into_all: bool = False
     """True <--> what is merged goes back into every hierarchy, not only into the first."""
     next_weight: float = 0.0
-    """Of each hierarchy's loss for the vector that follows; 0 leaves it out."""
+    """Weight of each hierarchy's loss for the vector that follows; 0 leaves it out."""
     codes: int = 0
     """0 compares with the next vector itself (cosine); otherwise the next vector's tokens are
     quantised to one of this many codes by a frozen random projection, and the code predicted."""
     reconstruction_weight: float = 0.0
-    """Of the loss for restoring the tokens from each coarse vector of them; 0 leaves it out."""
+    """Weight of the loss for restoring the tokens from each coarse vector; 0 leaves it out."""
 
     def __post_init__(self) -> None:
         check_hierarchies(self.hierarchies)

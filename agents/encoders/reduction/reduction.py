@@ -27,7 +27,7 @@ class ReductionLevel:
     """Applied to the vectors before they are reduced: ``"linear"``, ``"mlp"`` (one hidden layer, as
     wide as its output), a module of your own that takes (K, W) and gives (K, width), or None."""
     width: int | None = None
-    """Of the vectors that are reduced, which is what the encoder gives; None: as before it."""
+    """Width of the vectors that are reduced, which the encoder gives; None: as before it."""
 
 
 class HierarchyReduction(nn.Module):
@@ -66,7 +66,7 @@ class HierarchyReduction(nn.Module):
             raise ValueError(f"the width is {width}; expected at least 1")
         self.width = width
         self.widths: list[int] = []
-        """Of the vectors that each level gives."""
+        """Widths of the vectors that each level gives."""
         encoders, reducers = [], []
         with seeded_initialisation(generator):
             for number, level in enumerate(levels):
