@@ -134,9 +134,10 @@ def test_a_window_reaches_both_ways_and_no_further():
 
 def test_the_order_is_asked_for():
     tokens, active, _ = population(5)
-    assert HierarchicalEncoder.needs == ("order",) and HierarchicalEncoder.ordered
+    asking = encoder(CONFIGS["default"])
+    assert asking.needs == ("order",) and asking.ordered
     with pytest.raises(ValueError, match="HierarchicalEncoder needs order"):
-        encoder(CONFIGS["default"])(tokens, active)
+        asking(tokens, active)
 
 
 def test_a_width_that_the_heads_cannot_share_is_refused():
