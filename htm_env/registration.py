@@ -12,12 +12,9 @@ def register_environments() -> None:
     for env_id in IDS:
         if env_id in gym.registry:
             continue
-        kwargs = {"env_id": env_id}
-        if env_id == "HTM-v0":
-            kwargs["autoencoder"] = "untrained"
         gym.register(
             env_id,
             entry_point="htm_env.env:HTMEnv",
             vector_entry_point="htm_env.vector_env:HTMVectorEnv",
-            kwargs=kwargs,
+            kwargs={"env_id": env_id},
         )

@@ -97,7 +97,7 @@ class Reward(ABC):
             first, second = action_to_pair(actions.clamp(min=0), batch.present.shape[1])
             after = merge_pairs(autoencoder, before, first, second, std, real)
             reward = self.step(Transition(autoencoder, before, after, first, second))
-            rewards.append(reward.masked_fill(~real, 0.0))
+            rewards.append(check_rewards(reward, real.shape).masked_fill(~real, 0.0))
             before = after
         return torch.stack(rewards, dim=1)
 
@@ -192,10 +192,12 @@ class RewardOfFunctions(Reward):
         self._step, self._episode = step, episode
 
     def step(self, transition: Transition) -> Float[Tensor, "B"]:
-        return self._step(transition)
+        return check_rewards(self._step(transition), transition.first.shape)
 
     def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
-        return super().episode(episodes) if self._episode is None else self._episode(episodes)
+        if self._episode is None:
+            return super().episode(episodes)
+        return check_rewards(self._episode(episodes), episodes.merges.shape[:2])
 
 
 REWARDS: dict[str, Reward] = {
@@ -212,9 +214,12 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
 
     ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``step`` and
     ``episode``, or a callable in place of :meth:`Reward.step`. Raises ``ValueError`` for
-    anything else, and for a reward that needs clades where the data has none.
+    anything else, as a class, and for a reward that needs clades where the data has none.
     """
     reward = dataset.default_reward if reward is None else reward
+    if isinstance(reward, type):
+        name = reward.__name__
+        raise ValueError(f"the reward is the class {name}; expected an object of it, as {name}()")
     if isinstance(reward, str) and reward in REWARDS:
         found = REWARDS[reward]
     elif isinstance(reward, Reward):
@@ -232,6 +237,16 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
             f"choose from {others}"
         )
     return found
+
+
+def check_rewards(rewards: Any, shape: torch.Size) -> Tensor:
+    """The rewards that an object or a callable returned; ``ValueError`` for another shape."""
+    if not isinstance(rewards, Tensor) or rewards.shape != shape:
+        given = f"an object of type {type(rewards).__name__}"
+        if isinstance(rewards, Tensor):
+            given = f"a tensor of shape {tuple(rewards.shape)}"
+        raise ValueError(f"the reward returned {given}; expected a tensor of shape {tuple(shape)}")
+    return rewards
 
 
 def unmerge_errors(

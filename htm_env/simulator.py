@@ -18,12 +18,12 @@ from htm_env.actions import action_slots, legal_actions, num_actions, why_illega
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import check_candidates
 from htm_env.checks import at_least, check_choice
-from htm_env.datasets import Dataset, make_dataset
+from htm_env.datasets import Dataset, environment_id, make_dataset
 from htm_env.forest import Forest
 from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, encode_population, merge_pairs, start_population
-from htm_env.rewards import Transition, reward_on
+from htm_env.rewards import Transition, check_rewards, reward_on
 from htm_env.types import TokenBatch
 from htm_env.weights import make_autoencoder, usable_device
 
@@ -39,9 +39,9 @@ class EnvConfig:
     """
 
     env_id: str
-    """A registered id, without ``htm_env:``."""
-    autoencoder: str | Path | HTMAutoencoder = "pretrained"
-    """``"pretrained"``, ``"untrained"``, a path, or an autoencoder as it is."""
+    """A registered id, with or without ``htm_env:``."""
+    autoencoder: str | Path | HTMAutoencoder | None = None
+    """See :func:`htm_env.weights.make_autoencoder`; None: pretrained, but untrained ``HTM-v0``."""
     embedding_dim: int | None = None
     """``D`` of an untrained autoencoder; None: by id."""
     reward: Any = None
@@ -49,13 +49,13 @@ class EnvConfig:
     split: str = "train"
     """``"train"``, ``"validation"`` or ``"test"``."""
     invalid_action: str = "penalize"
-    """What an illegal action does: ``"penalize"``, or ``"raise"`` ``ValueError``, for debugging."""
+    """Effect of an illegal action: ``"penalize"``, or ``"raise"`` ``ValueError``, for debugging."""
     invalid_penalty: float = -1.0
     """Reward of an illegal action."""
     max_invalid_actions: int = 100
     """Illegal actions in one episode until it is truncated."""
     mask_in_info: bool = True
-    """Whether ``info`` has the mask of legal actions."""
+    """Put the mask of legal actions into ``info``."""
     observe: Sequence[str] = ()
     """Extra observation keys (see ``membership.py``)."""
     candidates: str = "all"
@@ -67,7 +67,7 @@ class EnvConfig:
     render_mode: str | None = None
     """``"rgb_array"``, ``"ansi"`` or ``"human"``."""
     device: str = "cpu"
-    """Where the autoencoder runs."""
+    """Device of the autoencoder."""
     dataset_kwargs: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of :func:`htm_env.make_dataset`."""
 
@@ -86,14 +86,14 @@ class EnvConfig:
         """From keyword arguments as ``gym.make`` takes them: those of no field are the dataset's.
 
         A configuration in the place of the id is taken as it is, but for the fields that
-        ``arguments`` name.
+        ``arguments`` name, and the dataset's arguments that they name too.
         """
-        if isinstance(env_id, EnvConfig):
-            return replace(env_id, **arguments)
-        names = {own.name for own in fields(cls)} - {"dataset_kwargs"}
+        given = env_id if isinstance(env_id, EnvConfig) else cls(env_id)
+        names = {own.name for own in fields(cls)}
         own = {name: value for name, value in arguments.items() if name in names}
         rest = {name: value for name, value in arguments.items() if name not in names}
-        return cls(env_id, **own, dataset_kwargs=rest)
+        own["dataset_kwargs"] = {**own.get("dataset_kwargs", given.dataset_kwargs), **rest}
+        return replace(given, **own)
 
 
 class Simulator:
@@ -102,7 +102,7 @@ class Simulator:
     def __init__(self, config: EnvConfig) -> None:
         self.config = config
         self.device = usable_device(config.device)
-        env_id, split = config.env_id, config.split
+        env_id, split = environment_id(config.env_id), config.split
         self.dataset: Dataset = make_dataset(env_id, split=split, **config.dataset_kwargs)
         self.autoencoder = make_autoencoder(
             env_id, self.dataset, config.autoencoder, config.embedding_dim
@@ -156,8 +156,10 @@ class Simulator:
             reward = self.reward.step(
                 Transition(self.autoencoder, population, after, first, second)
             )
-        reward = reward.masked_fill(~where, 0.0).masked_fill(
-            invalid, float(self.config.invalid_penalty)
+        reward = (
+            check_rewards(reward, invalid.shape)
+            .masked_fill(~where, 0.0)
+            .masked_fill(invalid, float(self.config.invalid_penalty))
         )
         return after, reward, invalid
 

@@ -17,6 +17,7 @@ from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_of_stable_baselines
 
 import htm_env
+import htm_env.vector_env
 from htm_env import HTMAutoencoder, MergeTree, action_to_pair, candidate_pair, pair_to_action
 from htm_env.forest import merges_to_actions
 from htm_env.weights import embedding_dim_of
@@ -508,9 +509,28 @@ def test_the_users_own_data_has_no_pretrained_weights(make):
 
 
 def test_the_users_own_data_is_untrained_by_default(own_data):
-    env = gym.make("HTM-v0", dataset=own_data)
-    assert env.unwrapped.autoencoder.embedding_dim == 32
-    assert env.unwrapped.autoencoder.token_dim == 3
+    for env in (
+        gym.make("HTM-v0", dataset=own_data).unwrapped,
+        htm_env.env.HTMEnv("HTM-v0", dataset=own_data),
+        htm_env.env.HTMEnv(htm_env.EnvConfig("HTM-v0", dataset_kwargs={"dataset": own_data})),
+    ):
+        assert env.autoencoder.embedding_dim == 32
+        assert env.autoencoder.token_dim == 3
+
+
+def test_arguments_beside_a_configuration_are_its_fields_or_the_datasets():
+    config = htm_env.EnvConfig(
+        "HTM-Trees-v0", "untrained", dataset_kwargs={"heights": (2, 3), "num_trees": (1,)}
+    )
+    for environment in (htm_env.env.HTMEnv, htm_env.vector_env.HTMVectorEnv):
+        simulator = environment(config, heights=(3,), split="test").simulator
+        assert simulator.config.split == simulator.dataset.split == "test"
+        assert simulator.config.dataset_kwargs == {"heights": (3,), "num_trees": (1,)}
+        assert simulator.dataset.geometry.heights == (3,)
+    assert config.split == "train" and config.dataset_kwargs["heights"] == (2, 3)
+    with pytest.raises(ValueError, match="has no keyword 'heigths'"):
+        htm_env.env.HTMEnv(config, heigths=(3,))
+    assert htm_env.env.HTMEnv("htm_env:HTM-Trees-v0").autoencoder.embedding_dim == 8
 
 
 # ---------------------------------------------------------------- autoencoders

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import oracle
 import pytest
 import torch
@@ -27,6 +28,7 @@ from htm_env.rewards import (
     unmerge_errors,
 )
 from htm_env.types import TokenBatch
+from htm_env.vector_env import HTMVectorEnv
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
 STD = torch.tensor([0.5, 2.0, 3.0])  # neither 1 nor the autoencoder's own
@@ -351,6 +353,45 @@ def test_an_unknown_reward_lists_the_choices():
         with pytest.raises(ValueError, match=r"choose from \['incremental', 'one_step'"):
             reward_on(trees, unknown)
     assert sorted(REWARDS) == ["incremental", "one_step", "right_merges", "terminal"]
+
+
+def test_a_reward_is_an_object_and_not_its_class():
+    with pytest.raises(ValueError, match=r"the class Given; expected an object of it, as Given()"):
+        reward_on(make_dataset("HTM-Trees-v0"), Given)
+
+
+class WrongEpisode(Given):
+    def episode(self, episodes):
+        return episodes.error
+
+
+@pytest.mark.parametrize(
+    ("returned", "given"),
+    [
+        (lambda error: 1.0, "an object of type float"),
+        (lambda error: error.mean(), r"a tensor of shape \(\)"),
+        (lambda error: error[:, None], r"a tensor of shape \(2, 1\)"),
+    ],
+)
+def test_a_reward_returns_one_number_a_sample(autoencoder, returned, given):
+    class Own(Reward):
+        def step(self, transition):
+            return returned(transition.after.error)
+
+    drawn = batched([random_tree(n, torch.Generator().manual_seed(n)) for n in (4, 2)], slots=4)
+    batch = token_batch(drawn)
+    message = rf"the reward returned {given}; expected a tensor of shape \(2,\)"
+    for reward in (Own(), Own().step):
+        found = reward_on(make_dataset("HTM-Trees-v0"), reward)
+        with pytest.raises(ValueError, match=message):
+            found.episode(encoded(autoencoder, batch, drawn.merges))
+        env = HTMVectorEnv("HTM-Trees-v0", num_envs=2, autoencoder="untrained", reward=reward)
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match=message):
+            env.step(np.zeros(2, int))
+    found = reward_on(make_dataset("HTM-Trees-v0"), WrongEpisode())
+    with pytest.raises(ValueError, match=r"of shape \(2,\); expected a tensor of shape \(2, 3\)"):
+        found.episode(encoded(autoencoder, batch, drawn.merges))
 
 
 def test_a_reward_that_is_not_given_is_the_datas_own():

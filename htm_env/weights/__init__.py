@@ -54,14 +54,17 @@ def usable_device(name: str | torch.device) -> torch.device:
 def make_autoencoder(
     env_id: str,
     dataset: Dataset,
-    autoencoder: str | Path | HTMAutoencoder,
+    autoencoder: str | Path | HTMAutoencoder | None,
     embedding_dim: int | None = None,
 ) -> HTMAutoencoder:
     """``"pretrained"``, ``"untrained"``, a path, or an autoencoder as it is.
 
+    None is ``"pretrained"`` for an id that has shipped weights, else ``"untrained"``.
     Raises ``ValueError`` where its token dimension is not the data's, or where ``embedding_dim``
     contradicts weights that already have one.
     """
+    if autoencoder is None:
+        autoencoder = "pretrained" if env_id in EMBEDDING_DIMS else "untrained"
     if isinstance(autoencoder, HTMAutoencoder):
         made = autoencoder
     elif autoencoder == "untrained":
