@@ -52,12 +52,12 @@ _LATER = {
     "nmse_per_sample": "htm_env.measures.metrics",
     "check_validity": "htm_env.generation.validity",
 }
-"""What the environment does without is imported when it is first used."""
+"""Modules of names that are imported when they are first used."""
 
 register_environments()
 
 __version__: str
-"""Of the installed distribution; read when it is asked for."""
+"""Version of the installed distribution; read when it is asked for."""
 
 
 def __getattr__(name: str) -> Any:

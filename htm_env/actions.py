@@ -1,4 +1,4 @@
-"""What an action means: an ordered pair of slots out of all, or a slot and one of its candidates.
+"""Meaning of an action: an ordered pair of slots out of all, or a slot and one of its candidates.
 
 Every function takes the candidates of the populations, or None where all pairs are actions; nothing
 of the size ``P x P`` is made where there are candidates.
@@ -49,7 +49,7 @@ def action_slots(
 def why_illegal(
     action: int, active: Bool[Tensor, "P"], candidates: Int[Tensor, "P k"] | None
 ) -> str:
-    """What an illegal action does wrong, to follow its name in a sentence."""
+    """Reason why an action is illegal, to follow its name in a sentence."""
     count = num_actions(len(active), _list_length(candidates))
     if not 0 <= action < count:
         return f"is not in Discrete({count})"

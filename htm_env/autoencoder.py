@@ -112,12 +112,12 @@ def linear(inputs: int, hidden: int, outputs: int) -> nn.Module:
 
 
 class Architecture(NamedTuple):
-    """How networks are made, from inputs, hidden width and outputs."""
+    """Constructors of the networks, from inputs, hidden width and outputs."""
 
     lifter: Callable[[int, int, int], nn.Module]
-    """Of the lifter and the unlifter."""
+    """Makes the lifter and the unlifter."""
     merger: Callable[[int, int, int], nn.Module]
-    """Of the merger, the unmerger and the classifier."""
+    """Makes the merger, the unmerger and the classifier."""
 
 
 ARCHITECTURES = {
@@ -148,7 +148,7 @@ Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"
 
 @dataclass(frozen=True)
 class Encoding:
-    """What encoding a batch of forests gives."""
+    """Result of encoding a batch of forests."""
 
     nodes: Float[Tensor, "B N D"]
     """The embedding of every node; zeros for nodes that do not exist."""

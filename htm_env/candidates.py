@@ -224,7 +224,7 @@ class Nearest:
 
 
 def check_candidates(candidates: str, k: int, neighbours: str = "embeddings") -> Nearest | None:
-    """What the environment's arguments ask for; None for all pairs.
+    """Candidates as the environment's arguments define them; None for all pairs.
 
     Raises ``ValueError`` with the choices for an unknown name, and for ``k`` below 1.
     """
@@ -252,7 +252,7 @@ class Neighbourhood(Batched):
         embeddings: Float[Tensor, "B P D"],
         present: Bool[Tensor, "B P"],
     ) -> Neighbourhood:
-        """That of populations before their first merge."""
+        """Candidates of populations before their first merge."""
         if not nearest.by_centroids:
             return cls(nearest_candidates(embeddings, present, nearest.k), None)
         sums = standardised.masked_fill(~present[..., None], 0.0)
@@ -353,7 +353,7 @@ class CandidatePairs:
         return change.cumsum(1)[:, :-1]
 
     def rows(self, index: Tensor | slice) -> CandidatePairs:
-        """Those of the episodes that ``index`` (of integers, or True) selects, in this order."""
+        """Pairs of the episodes that ``index`` (of integers, or True) selects, in this order."""
         chosen = torch.arange(self.size, device=self.row.device)[index]
         row, pair = self._of(chosen)
         return CandidatePairs(len(chosen), self.steps, row, self.nodes[pair], self.times[pair])

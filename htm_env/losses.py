@@ -16,7 +16,7 @@ from htm_env.types import TokenBatch
 
 @dataclass(frozen=True)
 class LossWeights:
-    """How much each loss of the autoencoder counts; zero leaves it out."""
+    """Weight of each loss of the autoencoder; zero leaves it out."""
 
     reconstruction: float = 1.0
     """End to end: squared error of the standardised tokens."""

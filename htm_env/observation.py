@@ -1,4 +1,4 @@
-"""What the agent sees of a population, and the spaces that say so."""
+"""Observation of a population, and its spaces."""
 
 from __future__ import annotations
 

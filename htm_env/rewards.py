@@ -76,12 +76,12 @@ class EncodedEpisodes:
 
 
 class Reward(ABC):
-    """What merges earn; a subclass defines ``step``, and ``episode`` where that can be faster."""
+    """Reward of merges; a subclass defines ``step``, and ``episode`` where that can be faster."""
 
     needs_clades = False
-    """Whether the data must have a hierarchy of its own."""
+    """True <--> the data must have a hierarchy of its own."""
     is_fall_of_error = False
-    """Whether the return is ``E_0 - E_final``, so that a large error means a poor episode."""
+    """True <--> the return is ``E_0 - E_final``, so that a large error means a poor episode."""
 
     @abstractmethod
     def step(self, transition: Transition) -> Float[Tensor, "B"]:

@@ -48,12 +48,12 @@ class TokenBatch(NamedTuple):
     """The data's own hierarchy in the generator's canonical order; -1 pads, or has no hierarchy."""
 
     sample: Int64[Tensor, "B"] | None = None
-    """Which sample each row is, where :meth:`rows` may have repeated some; None <--> every row is
+    """Sample of each row, where :meth:`rows` may have repeated some; None <--> every row is
     another one."""
 
     @property
     def num_tokens(self) -> Int64[Tensor, "B"]:
-        """How many tokens each sample has."""
+        """Number of tokens of each sample."""
         return self.present.sum(dim=1)
 
     def each(self, change: Callable[[Tensor], Tensor]) -> TokenBatch:
@@ -91,7 +91,7 @@ class Batched:
     """A dataclass whose fields have one row a sample: tensors, others of this kind, or None."""
 
     def rows(self: BatchedType, index: Tensor | slice) -> BatchedType:
-        """Those of the samples that ``index`` selects."""
+        """The rows of the samples that ``index`` selects."""
 
         def chosen(values: Any) -> Any:
             return values[index] if isinstance(values, Tensor) else values.rows(index)
@@ -116,7 +116,7 @@ def _columns(batched: Any) -> list[Any]:
 
 @dataclass(frozen=True)
 class SampleRows:
-    """Which neighbouring rows of a batch are trees of one sample: they share leaves and first
+    """Groups of neighbouring rows that are trees of one sample: they share leaves and first
     merges."""
 
     first_row: Int64[Tensor, "B"]

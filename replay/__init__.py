@@ -61,7 +61,7 @@ _MODULES = (
     "htm_env.candidates",
     "htm_env.softmax",
 )
-"""Where the public names are defined; imported in this order until a name that is used is found."""
+"""Modules that define the public names; imported in this order until a used name is found."""
 
 
 def __getattr__(name: str) -> Any:

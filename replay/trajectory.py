@@ -36,7 +36,7 @@ class Trajectory:
     behaviour_log_prob: Float[Tensor, "L"]
     """Log-probability of each merge under the policy that made it: ``L = K``."""
     tree_log_prob: float = math.nan
-    """That of the ordered tree, however it was reached; nan if it was not computed."""
+    """Log-probability of the ordered tree, however it was reached; nan if it was not computed."""
     policy_version: int = 0
     """The learner's update count when the episode was collected."""
     source: str = "policy"

@@ -33,7 +33,7 @@ from htm_env.types import NONE
 Merges = Int64[Tensor, "B M 2"]
 """Ordered node ids: leaves ``0 .. n-1``, merge ``t`` makes ``n + t``; -1 pads."""
 Counts = Int64[Tensor, "B"]
-"""Of each sample."""
+"""One integer a sample."""
 MOST_MERGES = 40
 """A set of merges is the bits of one integer, with the episode's number in those above."""
 

@@ -45,13 +45,13 @@ class Dataset(ABC):
     token_dim: int
     """``T``: the numbers of one token."""
     kind: Kind
-    """How to draw a token."""
+    """Drawing style of a token."""
     has_hierarchy: bool
     """True <--> the samples carry clades and merges."""
     has_labels: bool = False
     """True <--> :meth:`labels` says what each sample shows."""
     default_reward: str = "incremental"
-    """What the data's environment pays unless asked for something else (see ``rewards.py``)."""
+    """Default reward of the data's environment (see ``rewards.py``)."""
     size: int | None
     """Rows of this split; None where episodes are generated without end."""
 
@@ -62,7 +62,7 @@ class Dataset(ABC):
 
     @classmethod
     def keywords(cls) -> tuple[str, ...]:
-        """What :meth:`make` takes beside the split."""
+        """Keywords that :meth:`make` takes beside the split."""
         return ()
 
     @classmethod
@@ -117,7 +117,7 @@ class Dataset(ABC):
         return np.arange(count if self.size is None else min(count, self.size), dtype=np.int64)
 
     def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
-        """What the samples of these keys show, as class numbers from 0.
+        """Labels of the samples of these keys, as class numbers from 0.
 
         For the analysis of results only: no :class:`TokenBatch` carries labels, no learner asks for
         them, and training never sees them.
@@ -150,7 +150,7 @@ class Dataset(ABC):
 
 
 class Shuffle(NamedTuple):
-    """Where the tokens of a batch went: places are in generator order, slots are shuffled."""
+    """Permutation of the tokens of a batch: places are in generator order, slots are shuffled."""
 
     place_of_slot: Int64[np.ndarray, "B P"]
     slot_of_place: Int64[np.ndarray, "B P"]
@@ -250,7 +250,7 @@ class FiniteDataset(Dataset):
         """
         super().__init__(split)
         self.rows = rows_of_splits[check_split(split)]
-        """Which rows of the data this split has, in its own order; int64 (size,)."""
+        """Rows of the data in this split, in its own order; int64 (size,)."""
         self.size = len(self.rows)
         self.max_tokens, self.token_dim = values.shape[1:]
         self._values = values[self.rows]
@@ -345,7 +345,7 @@ def uniforms(seeds: UInt64[np.ndarray, "B"], count: int) -> Float64[np.ndarray, 
 def shuffled(
     order_uniforms: Float64[np.ndarray, "B P"], present: Bool[np.ndarray, "B P"]
 ) -> Int64[np.ndarray, "B P"]:
-    """Which place each slot is filled from: the present places in random order, then the rest."""
+    """Place that each slot is filled from: the present places in random order, then the rest."""
     return np.argsort(np.where(present, order_uniforms, 2.0), axis=1, kind="stable")
 
 

@@ -23,7 +23,7 @@ _MAX_CROSSES = 1024
 
 @dataclass(frozen=True)
 class CrossesGeometry:
-    """What the crosses look like. An int or a list is taken as a tuple of choices too."""
+    """Geometry of the crosses. An int or a list is taken as a tuple of choices too."""
 
     num_crosses: Choices = (1, 2, 3)
     """Crosses of a sample, drawn for each sample; a cross is two tokens."""

@@ -22,7 +22,7 @@ _MAX_ITEMS = 2048
 
 @dataclass(frozen=True)
 class KeysGeometry:
-    """How large the scenes are."""
+    """Size of the scenes."""
 
     num_items: Whole = 8
     """Items of a scene, an even number; the key comes on top."""

@@ -25,7 +25,7 @@ _MAX_TREES = 1024
 
 @dataclass(frozen=True)
 class TreesGeometry:
-    """What the trees look like. An int or a list is taken as a tuple of choices too."""
+    """Geometry of the trees. An int or a list is taken as a tuple of choices too."""
 
     heights: Choices = (2, 3, 4)
     """Levels of a tree, drawn for each; height h has ``2**h - 1`` nodes; 1 to 10."""

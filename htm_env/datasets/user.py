@@ -146,7 +146,7 @@ def _read(
 def _hierarchy(
     name: str, lengths: Int64[np.ndarray, "N"], spans: Any, max_tokens: int
 ) -> SpanHierarchy | None:
-    """What the spans make of all rows; None where there is not a single span."""
+    """Spans of all rows; None where there is not a single span."""
     if spans is None:
         return None
     if not isinstance(spans, Sequence | np.ndarray) or isinstance(spans, str):

@@ -26,7 +26,7 @@ class Denoised(NamedTuple):
     merges: Int64[Tensor, "B M 2"]
     """The trees that were made of the noisy tokens."""
     reconstruction: Float[Tensor, "B P T"]
-    """Of the noisy tokens, each in its slot; raw units, zeros in empty slots."""
+    """Reconstruction of the noisy tokens, each in its slot; raw units, zeros in empty slots."""
     noisy_error: Float[Tensor, "B"]
     """``nmse`` of the noisy tokens against the clean ones: about the square of the noise."""
     error: Float[Tensor, "B"]

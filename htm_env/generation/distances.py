@@ -35,14 +35,14 @@ class TokenSets(NamedTuple):
 
 
 class SetMeasures(NamedTuple):
-    """How alike generated and real sets are by one distance between sets."""
+    """Similarity of generated and real sets by one distance between sets."""
 
     minimum_matching_distance: float
     """Mean over real sets of the distance to the nearest generated one: fidelity, 0 is best."""
     coverage: float
     """Share of real sets that are the nearest real one of some generated set: diversity."""
     nearest_neighbour_accuracy: float
-    """How often a set's nearest neighbour, itself left out, is of its own kind: 0.5 is best, 1
+    """Share of sets whose nearest neighbour, itself left out, is of their kind: 0.5 is best, 1
     means that the two are told apart, below 0.5 that real sets were copied. A tie counts half."""
 
 

@@ -36,7 +36,7 @@ class Generated:
 
     @property
     def num_tokens(self) -> Int64[Tensor, "B"]:
-        """How many tokens each sample has."""
+        """Number of tokens of each sample."""
         return self.present.sum(dim=1)
 
     @property

@@ -14,7 +14,7 @@ from htm_env.datasets import TreesGeometry
 _STEPS_PER_POINT = 1000
 """Points placed before a search gives up, for each point there is."""
 ROUNDING = 4 * float(np.finfo(np.float32).eps)
-"""Of a coordinate, as a share of the image's side."""
+"""Rounding error of a coordinate, as a share of the image's side."""
 
 
 class Search(NamedTuple):
@@ -151,7 +151,7 @@ class _Searcher:
         return trees + [[point] for point in range(self.size) if not used[point]]
 
     def _fits(self, tree: list[int], node: int, point: int) -> bool:
-        """Whether the direction of a point is that of a node, given those placed before it."""
+        """True <--> the direction of a point is that of a node, given those placed before it."""
         parent = (node - 1) // 2
         direction = self.directions[tree[parent]][point]
         if node == 1:

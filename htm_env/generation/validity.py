@@ -1,4 +1,4 @@
-"""Whether token sets obey the rules that made the data: what a person would call well-formed.
+"""Validity of token sets: agreement with the rules that made the data.
 
 All tolerances are shares. Real samples, which obey exactly, are always valid: where the numbers of
 a geometry are so small that float32 coordinates round them away, what rounding does is forgiven.
@@ -21,7 +21,7 @@ TOLERANCE = 0.1
 
 
 class Validity(NamedTuple):
-    """Of every sample; True <--> it holds."""
+    """The checks of every sample; True <--> it holds."""
 
     valid: Bool[np.ndarray, "B"]
     token_count: Bool[np.ndarray, "B"]
@@ -39,7 +39,7 @@ def check_validity(
     present: Bool[np.ndarray, "B P"],
     tolerance: float = TOLERANCE,
 ) -> Validity | None:
-    """Which samples (raw units) are as the dataset's geometry would make them; None for data
+    """Validity of samples (raw units) under the dataset's geometry; None for data
     without such rules. See :func:`is_crosses` and :func:`is_trees`.
 
     Raises ``ValueError`` for a tolerance outside [0, 1).
@@ -63,7 +63,7 @@ _Found = tuple[bool, bool, bool, bool]
 def is_crosses(
     segments: Float64[np.ndarray, "N 4"], geometry: CrossesGeometry, tolerance: float
 ) -> _Found:
-    """Whether segments pair up into crosses, every segment in one of them.
+    """True <--> segments pair up into crosses, every segment in one of them.
 
     The midpoints of a pair are at most ``tolerance`` of the data's segment length apart, every
     segment's length is within ``tolerance`` of it, and there are as many crosses as the data can
@@ -93,7 +93,7 @@ def is_crosses(
 
 
 def _pairs_up(fits: Bool[np.ndarray, "N N"]) -> bool:
-    """Whether all can be paired so that every pair fits."""
+    """True <--> all can be paired so that every pair fits."""
     graph: networkx.Graph = networkx.Graph()
     pairs = itertools.combinations(range(len(fits)), 2)
     graph.add_edges_from((one, two) for one, two in pairs if fits[one, two])
@@ -103,7 +103,7 @@ def _pairs_up(fits: Bool[np.ndarray, "N N"]) -> bool:
 def is_trees(
     points: Float64[np.ndarray, "N 2"], geometry: TreesGeometry, tolerance: float
 ) -> _Found:
-    """Whether points are the nodes of complete binary trees of the data's heights and number.
+    """True <--> points are the nodes of complete binary trees of the data's heights and number.
 
     Every parent-child distance is within ``tolerance`` of the geometry's for that level. Every
     direction from a parent to its child is within ``tolerance`` of the *separation angle* (default:

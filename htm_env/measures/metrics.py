@@ -50,7 +50,7 @@ def clade_scores(
     data_clades: Bool[Tensor, "B C P"],
     present: Bool[Tensor, "B P"],
 ) -> CladeScores:
-    """How the clades of merge trees agree with the data's own; rows of False pad.
+    """Agreement of the clades of merge trees with the data's own; rows of False pad.
 
     On both sides only the different leaf sets of size ``2 .. n-1`` count: single leaves and the
     whole sample are in every tree, and a set that is given twice counts once. *Recall* is the

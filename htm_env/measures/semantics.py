@@ -20,11 +20,11 @@ from sklearn.preprocessing import StandardScaler
 
 NEIGHBOURS = 5
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-3, 4))
-"""Of the linear probe's squared weights: scikit-learn's ``C``; the validation split chooses."""
+"""Scikit-learn's ``C`` of the linear probe's squared weights; the validation split chooses."""
 ITERATIONS = 3000
 """At most, of the linear probe; on Digits it converges within some hundreds."""
 INITIALISATIONS = 10
-"""Of k-means, of which the tightest clusters count."""
+"""Initialisations of k-means, of which the tightest clusters count."""
 
 
 class Labelled(NamedTuple):
@@ -37,7 +37,7 @@ class Labelled(NamedTuple):
 def semantic_scores(
     train: Labelled, validation: Labelled, test: Labelled, *, seed: int = 0
 ) -> dict[str, float]:
-    """How well labels can be read from embeddings, on the test split; each is 1 at best.
+    """Scores of labels read from embeddings, on the test split; each is 1 at best.
 
     ``linear_probe`` is the accuracy of multinomial logistic regression on standardised embeddings,
     its penalty the one with the least cross-entropy on the validation split (Alain and Bengio 2016,

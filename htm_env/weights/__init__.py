@@ -27,7 +27,7 @@ def embedding_dim_of(env_id: str) -> int:
 
 
 def weights_path(env_id: str) -> Path:
-    """Where the shipped weights of an id are; ``ValueError`` for an id that has none."""
+    """Path of the shipped weights of an id; ``ValueError`` for an id that has none."""
     if env_id not in EMBEDDING_DIMS:
         raise ValueError(
             f"{env_id} has no pretrained autoencoder; those that have: {sorted(EMBEDDING_DIMS)}"

@@ -25,7 +25,7 @@ from htm_env.drawing.trace import Trace
 from htm_env.trees.merge_tree import MergeTree
 
 PANELS = 24
-"""Of a filmstrip; a longer episode shows evenly spaced merges, its first and last among them."""
+"""Most panels of a filmstrip; longer episodes show evenly spaced merges, from first to last."""
 GIF_DOTS_PER_INCH = 150
 FRAME_MILLISECONDS, LAST_MILLISECONDS = 800, 3000
 

@@ -22,7 +22,7 @@ from htm_env.generation.mixture import Candidate
 PANEL = 1.35
 """Side of a panel, in inches."""
 MARKS = "osD^"
-"""Of the covariance types."""
+"""Markers of the covariance types."""
 
 
 def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figure:

@@ -19,7 +19,7 @@ MUTED = "#8c8c8c"
 """Colour of a forest in the background of a figure."""
 GOLDEN_ANGLE = 2.399963
 ROUNDS = 200
-"""Of pushing apart, at most."""
+"""Iterations of pushing apart, at most."""
 
 
 def draw_numbered_forest(axes: Axes, trace: Trace) -> None:

@@ -30,7 +30,7 @@ class Plane(NamedTuple):
 
     places: Float[np.ndarray, "N 2"]
     shares: Float[np.ndarray, "2"]
-    """Of the variance, in [0, 1]."""
+    """Shares of the variance, in [0, 1]."""
 
 
 def principal_plane(embeddings: Float[np.ndarray, "N D"]) -> Plane:

@@ -87,7 +87,7 @@ def _check_finite(name: str, trace: Trace) -> None:
 
 
 def _decimals(tokens: Numbers) -> list[int]:
-    """How many decimals each coordinate needs, by its extent over the sample's tokens."""
+    """Number of decimals that each coordinate needs, by its extent over the sample's tokens."""
     extents = np.ptp(tokens.astype(np.float64), axis=0)
     extents = np.where(extents > 0, extents, np.maximum(np.abs(tokens).max(axis=0), 1e-6))
     decimals: list[int] = (DIGITS_OF_EXTENT - 1 - np.floor(np.log10(extents)).astype(int)).tolist()
