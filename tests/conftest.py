@@ -76,6 +76,7 @@ def frames_shown(monkeypatch: pytest.MonkeyPatch) -> list[np.ndarray]:
     """Every frame that a window shows, as on a machine that can open one."""
     from matplotlib import pyplot
 
+    pyplot.switch_backend("agg")  # loaded before its loading is replaced
     shown: list[np.ndarray] = []
 
     def pause(seconds: float) -> None:
