@@ -253,6 +253,14 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
         ([], "train"),
         (["pretrain", "--env", "HTM-v0"], "HTM-Digits-v0"),
         (["pretrain", "--env", "HTM-Digits-v0", "--merges", "0"], "budget is 0 merges"),
+        (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"wings": 2}'], "wings"),
+        (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"split": "test"}'], "'split'"),
+        (["train", "--env", "HTM-v0", "--algo", "chain"], "dataset="),
+        (["compare", "--envs", "HTM-v0"], "dataset="),
+        (
+            ["compare", "--envs", "HTM-Trees-v0", "--env-kwargs", '{"HTM-Trees-v0": {"wings": 2}}'],
+            "wings",
+        ),
         (["train", *TINY, "--algo", "chain", "--threads", "0"], "--threads is 0"),
         (["evaluate", "nowhere", "--threads", "-1"], "--threads is -1"),
     ],
@@ -269,9 +277,6 @@ def test_wrong_usage_exits_2(arguments, says, capsys, tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"wings": 2}'], "wings"),
-        (["train", *TINY, "--algo", "chain", "--env-kwargs", '{"split": "test"}'], "'split'"),
-        (["train", "--env", "HTM-v0", "--algo", "chain"], "dataset="),
         (
             [
                 "train",
@@ -295,6 +300,16 @@ def test_failures_exit_1_with_one_line_and_nothing_written(
     assert status(*arguments) == 1
     assert says in only_line(capsys.readouterr().err)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_evaluating_on_data_that_cannot_be_is_wrong_usage(run, capsys):
+    assert status("evaluate", run, "--env-kwargs", '{"height": [3]}') == 2
+    assert "no keyword 'height'" in only_line(capsys.readouterr().err)
+
+
+def test_errors_advise_the_help_of_their_command(capsys):
+    assert status("train", "--no-such-flag") == 2
+    assert "run htm train --help" in " ".join(capsys.readouterr().err.split())
 
 
 def test_a_folder_with_a_run_is_not_overwritten(run, capsys):
@@ -439,7 +454,9 @@ def test_help_of_an_algorithm_is_one_screen_and_all_of_it_more(capsys, monkeypat
     assert f"(default: {ReplayConfig.replays})" in shown["--help"]
     assert "--n-envs" not in shown["--help"]  # of ppo
     for path in flattened(asdict(ReplayConfig())):
-        assert f"--{path}" in shown["--help-all"]
+        assert f" {path} " in shown["--help-all"]
+    assert "--policy_hidden_dim" not in shown["--help-all"]
+    assert ":func:" not in shown["--help-all"]
 
 
 def test_save_and_load_from_python_continue_bit_for_bit(tmp_path):

@@ -147,6 +147,19 @@ def test_files_that_are_not_there_or_of_another_kind_are_named(tmp_path):
             requested(TrainOptions(config=tmp_path / name))
 
 
+@pytest.mark.parametrize("field", ["config", "save_config"])
+@pytest.mark.parametrize("command", ["train", "compare"])
+def test_a_file_names_no_further_file(command, field, tmp_path, capsys):
+    file = tmp_path / "wrong.toml"
+    file.write_text(f'{field} = "other.json"')
+    given = ["--env", "HTM-Trees-v0", "--algo", "chain"] if command == "train" else []
+    assert status(command, *given, "--config", file) == 2
+    line = only_line(capsys.readouterr().err)
+    assert str(file) in line
+    assert f"{field} is" in line or f"'{field}'" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["wrong.toml"]
+
+
 def test_settings_are_json_numbers_or_text():
     options = TrainOptions(
         batch_size=8,

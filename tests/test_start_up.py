@@ -7,6 +7,11 @@ import sys
 
 import pytest
 
+from agents.comparison.options import PROBLEM_NAMES
+from agents.comparison.problems import PROBLEMS
+from agents.config.options import ENVIRONMENTS
+from htm_env.datasets import DATASETS
+
 ASK = """
 import sys
 from agents.cli import main
@@ -33,6 +38,13 @@ sys.exit(f"{heavy} loaded" if heavy else status)
         (["train", "--mode", "both"], 2, "both"),
         (["train", "--algo", "replay", "--set", "discount"], 2, "expected path=value"),
         (["evaluate", "run", "--episodes", "0"], 2, "--episodes is 0"),
+        (["train", "--env", "HTM-Treez-v0", "--algo", "chain"], 2, "unknown id 'HTM-Treez-v0'"),
+        (["compare", "--envs", "X"], 2, "or one of the problems trees7"),
+        (["compare", "--algos", "magic"], 2, "unknown algorithm 'magic'"),
+        *(
+            ([command, "nowhere"], 1, "nowhere holds no run: there is no nowhere/config.json")
+            for command in ("evaluate", "plot", "view", "embed", "generate")
+        ),
     ],
 )
 def test_help_and_wrong_usage_load_no_torch(arguments, status, says):
@@ -47,3 +59,8 @@ def test_importing_the_package_loads_no_agent():
     code = "import sys, agents; sys.exit(str({'torch', 'agents.registry'} & set(sys.modules)))"
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert process.stderr.strip() == "set()"
+
+
+def test_names_that_are_checked_without_torch_are_all_there_are():
+    assert tuple(DATASETS) == ENVIRONMENTS
+    assert tuple(PROBLEMS) == PROBLEM_NAMES

@@ -7,14 +7,16 @@ imports what it needs when it runs.
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import traceback
 from argparse import ArgumentParser
 from collections.abc import Sequence
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from dataclasses import asdict
 from importlib.metadata import version
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Union
 
@@ -33,6 +35,8 @@ from agents.cli.options import (
 from agents.comparison.options import CompareOptions, options_from_file
 from agents.config.dataclasses_json import flattened
 from agents.config.errors import UsageError, as_usage_error
+from agents.config.files import check_run
+from agents.config.options import OfRun
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm, imported
 from agents.runs.interruption import handled
@@ -66,6 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with handled(signal.default_int_handler, signal.SIGTERM):  # as Ctrl-C
             options = parse(arguments)
+            if isinstance(options, OfRun):
+                check_run(options.directory)
             command = next(made for kind, made in COMMANDS.values() if isinstance(options, kind))
             imported(command)(options)
     except UsageError as error:
@@ -98,12 +104,10 @@ def parse(arguments: Sequence[str]) -> Any:
         kinds["train"] = _train_options(given.algo, in_full="--help-all" in asks_help)
     elif arguments[:1] == ["compare"] and given.config is not None:
         with_budget = given.seconds is None and given.merges is None
-        default = options_from_file(Path(given.config), with_budget=with_budget)
-        defaults["compare"] = {"default": default}
-    commands = (
-        Annotated[kind, tyro.conf.subcommand(name, **defaults.get(name, {}))]
-        for name, kind in kinds.items()
-    )
+        defaults["default"] = options_from_file(Path(given.config), with_budget=with_budget)
+    if arguments and arguments[0] in kinds:  # by itself, so that errors advise its own help
+        return _cli(kinds[arguments[0]], f"htm {arguments[0]}", arguments[1:], None, **defaults)
+    commands = (Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())
     union: Any = Union[*commands]  # made while running, so mypy cannot follow
     return _cli(union, "htm", arguments, DESCRIPTION)
 
@@ -132,7 +136,10 @@ def _train_options(algo: str, in_full: bool) -> type[TrainOptions]:
             _cli(shown, "htm train", ["--help"], None)
         about = f"All options of {algo}: each as --set path=value, or under config in a file."
         written = {"use_underscores": True, "config": (tyro.conf.FlagConversionOff,)}
-        _cli(type(config), "htm train", ["--help"], about, default=config, **written)
+        with suppress(SystemExit), redirect_stdout(StringIO()) as text:
+            _cli(type(config), "htm train", ["--help"], about, default=config, **written)
+        print(re.sub("^( +)--", r"\1", text.getvalue(), flags=re.MULTILINE), end="")
+        sys.exit(DONE)
     return shown
 
 

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from agents.cli.options import EvaluateOptions
-from agents.config.errors import json_object, set_threads
+from agents.config.errors import as_usage_error, json_object, set_threads
 from agents.evaluation.evaluate import reference_scores
 from agents.registry import load_learner
 
@@ -31,7 +31,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
         learner.merge_in_rounds()
     env_kwargs = learner.task.env_kwargs | json_object("--env-kwargs", options.env_kwargs)
     task = replace(learner.task, env_kwargs=env_kwargs)
-    dataset = task.dataset("test")
+    with as_usage_error():
+        dataset = task.dataset("test")
     if dataset.token_dim != learner.autoencoder.token_dim:
         raise ValueError(
             f"tokens of this data have {dataset.token_dim} coordinates; {options.directory} was "

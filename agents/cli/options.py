@@ -15,7 +15,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 import tyro
 
 from agents.config.errors import UsageError
-from agents.config.options import TEST_EPISODES, PictureFormat, Split, Threads
+from agents.config.options import TEST_EPISODES, OfRun, PictureFormat, Split, Threads
 
 
 def _flag(kind: str, default: str = "") -> Any:
@@ -159,11 +159,9 @@ def shown_options(config: dict[str, Any]) -> type[TrainOptions]:
 
 
 @dataclass(frozen=True)
-class EvaluateOptions(Threads):
+class EvaluateOptions(OfRun):
     """Evaluate the last checkpoint of a run on the held-out test split."""
 
-    directory: tyro.conf.Positional[Path]
-    """Folder of the run."""
     env_kwargs: str | None = None
     """Arguments of other data as JSON; what is left out stays as in training."""
     episodes: int = TEST_EPISODES
@@ -178,7 +176,7 @@ class EvaluateOptions(Threads):
 
 
 @dataclass(frozen=True)
-class PlotOptions(Threads):
+class PlotOptions(OfRun):
     """Draw what a trained run does with held-out samples: figures for a paper.
 
     For each sample its merge tree with the dendrogram, the merges one by one (also as an animated
@@ -186,8 +184,6 @@ class PlotOptions(Threads):
     together originals and reconstructions.
     """
 
-    directory: tyro.conf.Positional[Path]
-    """Folder of the run."""
     out: Path | None = None
     """Folder of the figures; figures/ in the folder of the run if not given."""
     samples: int = 3
@@ -215,11 +211,9 @@ class PretrainOptions(Threads):
 
 
 @dataclass(frozen=True)
-class ViewOptions(Threads):
+class ViewOptions(OfRun):
     """Write one HTML page that steps through the merges of a run; it needs no network."""
 
-    directory: tyro.conf.Positional[Path]
-    """Folder of the run."""
     samples: str = "8"
     """How many samples, or which ones, with commas: 0,3,5 (a single one: 3,)."""
     split: Split = "test"
@@ -250,11 +244,9 @@ class ViewOptions(Threads):
 
 
 @dataclass(frozen=True)
-class EmbedOptions(Threads):
+class EmbedOptions(OfRun):
     """Write the root embeddings of a run: arrays, a map, and a log for TensorBoard's projector."""
 
-    directory: tyro.conf.Positional[Path]
-    """Folder of the run."""
     out: Path | None = None
     """Folder of the files; DIR/embeddings if not given."""
     samples: int = TEST_EPISODES

@@ -13,7 +13,7 @@ from agents.config.budget import Budget
 from agents.config.dataclasses_json import checked_fields, flattened, merged, nested
 from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
 from agents.config.files import read_file, write_file
-from agents.config.options import given_budget
+from agents.config.options import check_environment, given_budget
 from agents.config.run import RunConfig
 from agents.registry import algorithm, build_learner, configured
 
@@ -81,7 +81,7 @@ def requested(options: TrainOptions) -> dict[str, Any]:
     """The fields of a :class:`RunConfig` that the file or flags give; flags win.
 
     Raises :class:`UsageError` for a file that cannot be read, for a field that does not exist or is
-    of another type, for two budgets, and for an unknown algorithm.
+    of another type, for two budgets, and for an unknown environment or algorithm.
     """
     values: dict[str, Any] = {}
     if options.config is not None:
@@ -95,6 +95,9 @@ def requested(options: TrainOptions) -> dict[str, Any]:
     budget = given_budget(options.seconds, options.merges)
     if budget is not None:
         values["budget"] = budget
+    if "env" in values:
+        with as_usage_error("--env: "):
+            values["env"] = check_environment(values["env"])
     if "algo" in values:
         with as_usage_error("--algo: "):
             algorithm(values["algo"])
@@ -103,10 +106,6 @@ def requested(options: TrainOptions) -> dict[str, Any]:
 
 def _new_learner(asked: dict[str, Any], changes: dict[str, Any], options: TrainOptions) -> Learner:
     """The learner that is asked for; :class:`UsageError` for options that it cannot have."""
-    from htm_env.datasets import environment_id
-
-    with as_usage_error("--env: "):
-        asked["env"] = environment_id(asked["env"])
     config = asked.pop("config", {})
     if options.config is not None:  # by itself first, so that the file is named
         with as_usage_error(f"--config {options.config}: "):
@@ -117,7 +116,6 @@ def _new_learner(asked: dict[str, Any], changes: dict[str, Any], options: TrainO
     try:
         return build_learner(run)
     except ValueError as error:
-        run.dataset("train")  # raises if it is the data that is wrong
         raise UsageError(str(error)) from None
 
 

@@ -10,6 +10,11 @@ from typing import Any, Literal
 from agents.config.dataclasses_json import config_from_dict
 from agents.config.errors import UsageError, as_usage_error, check_at_least
 from agents.config.files import read_file
+from agents.config.options import check_environment
+from agents.registry import algorithm
+
+PROBLEM_NAMES = ("trees7", "crosses10", "trees15", "digits", "keys")
+"""Names of the problems; what they are is in :mod:`agents.comparison.problems`."""
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,12 @@ class CompareOptions:
         check_at_least(0, first_seed=self.first_seed)
         if (self.retrain or self.cross_play) and self.mode == "frozen":
             raise UsageError("--retrain and --cross-play examine joint training; --mode is frozen")
+        with as_usage_error("--envs: "):
+            for name in names_in("--envs", self.envs):
+                check_environment(name, PROBLEM_NAMES)
+        with as_usage_error("--algos: "):
+            for name in names_in("--algos", self.algos):
+                algorithm(name)
 
     @property
     def folder(self) -> Path:
@@ -91,6 +102,14 @@ class CompareOptions:
         }
 
 
+def names_in(flag: str, text: str) -> list[str]:
+    """The names between the commas, each once; :class:`UsageError` for none."""
+    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
+    if not names:
+        raise UsageError(f"{flag} is {text!r}; expected names with commas between them")
+    return names
+
+
 def options_from_file(path: Path, *, with_budget: bool = True) -> CompareOptions:
     """The options in a TOML or JSON file.
 
@@ -98,6 +117,9 @@ def options_from_file(path: Path, *, with_budget: bool = True) -> CompareOptions
     :class:`UsageError` naming the file, and the option that does not exist or is of another type.
     """
     values = read_file(path)
+    for name in ("config", "save_config"):
+        if name in values:
+            raise UsageError(f"--config {path}: {name} is for the command line only")
     for name, value in values.items():
         if name in ("envs", "algos", "encoders") and isinstance(value, list):
             values[name] = ",".join(map(str, value))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from agents.comparison.options import CompareOptions
+from agents.comparison.options import CompareOptions, names_in
 from agents.comparison.problems import PROBLEMS, Problem, find_problem
 from agents.comparison.results import Task, changed_options
 from agents.config.budget import Budget
@@ -61,10 +61,7 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     options that make no sense, and whatever an algorithm has against its data.
     """
     budget = given_budget(options.seconds, options.merges) or Budget(DEFAULT_SECONDS)
-    problems, algos = _problems(options), _names("--algos", options.algos)
-    with as_usage_error("--algos: "):
-        for name in algos:
-            algorithm(name)
+    problems, algos = _problems(options), names_in("--algos", options.algos)
     changes = _with_encoders(algos, options.encoders)
     given = json_object("--algo-options", options.algo_options)
     for name in given:
@@ -138,7 +135,7 @@ def found_runs(out: Path, folder: str) -> list[RunDirectory]:
 
 
 def _problems(options: CompareOptions) -> list[Problem]:
-    names = _names("--envs", options.envs)
+    names = names_in("--envs", options.envs)
     kwargs = json_object("--env-kwargs", options.env_kwargs)
     dims = _embedding_dims(options.embedding_dim, names)
     for flag, given in (("--env-kwargs", kwargs), ("--embedding-dim", dims)):
@@ -165,7 +162,7 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
     """
     if encoders is None:
         return {algo: {} for algo in algos}
-    names = _names("--encoders", encoders)
+    names = names_in("--encoders", encoders)
     with as_usage_error("--encoders: "):
         for name in names:
             check_encoder(name)
@@ -198,19 +195,10 @@ def _run_config(
     try:
         learner = build_learner(run)
     except ValueError as error:
-        if changes:
-            raise UsageError(f"{algo} with its options on {problem.name}: {error}") from None
-        raise
+        about = f"{algo} with its options on {problem.name}: " if changes else ""
+        raise UsageError(f"{about}{error}") from None
     fixed = FIXED_POLICIES.get(unlabelled(algo))
     if fixed is not None and fixed.needs_hierarchy and not learner.dataset.has_hierarchy:
         return None
     check_plan(learner)
     return learner.run_config(budget)
-
-
-def _names(flag: str, text: str) -> list[str]:
-    """The names between the commas, each once; :class:`UsageError` for none."""
-    names = list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
-    if not names:
-        raise UsageError(f"{flag} is {text!r}; expected names with commas between them")
-    return names

@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from agents.comparison.options import PROBLEM_NAMES
 from agents.comparison.results import Task
-from htm_env.datasets import environment_id
+from agents.config.options import check_environment
 from htm_env.weights import embedding_dim_of
 
 
@@ -55,10 +56,7 @@ def find_problem(
                 f"{PROBLEMS[name].env} to choose others"
             )
         return PROBLEMS[name]
-    try:
-        env_id = environment_id(name)
-    except ValueError as error:
-        raise ValueError(f"{error}; or one of the problems {', '.join(PROBLEMS)}") from None
+    env_id = check_environment(name, PROBLEM_NAMES)
     dim = embedding_dim_of(env_id) if embedding_dim is None else embedding_dim
     return Problem(env_id, env_id, env_id, dict(env_kwargs or {}), dim)
 

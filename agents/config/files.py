@@ -29,6 +29,12 @@ def read_file(path: Path) -> dict[str, Any]:
     return {name: value for name, value in values.items() if name != "versions"}
 
 
+def check_run(folder: Path) -> None:
+    """Raise ``FileNotFoundError`` where no run was started in a folder."""
+    if not (folder / "config.json").exists():
+        raise FileNotFoundError(f"{folder} holds no run: there is no {folder / 'config.json'}")
+
+
 def write_file(path: Path, values: dict[str, Any]) -> None:
     """Write a configuration file, always as JSON, which unlike TOML has a null."""
     from htm_env.files import atomic_write_text

@@ -1,11 +1,16 @@
 """Options that several commands share, and their values."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import ClassVar, Literal
+
+import tyro
 
 from agents.config.budget import Budget
 from agents.config.errors import as_usage_error, check_at_least
 
+ENVIRONMENTS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
+"""The environment ids; their data is in :mod:`htm_env.datasets`, whose import loads torch."""
 TEST_EPISODES = 1000
 """Held-out episodes of an evaluation; finite data gives each of its rows once at most."""
 PictureFormat = Literal["png", "pdf", "svg"]
@@ -23,6 +28,15 @@ def given_budget(seconds: float | None, merges: int | None) -> Budget | None:
         return Budget(seconds, merges)
 
 
+def check_environment(name: str, problems: tuple[str, ...] = ()) -> str:
+    """The name without ``htm_env:``; ``ValueError`` if it is no environment id and no problem."""
+    env_id = name.removeprefix("htm_env:")
+    if env_id not in ENVIRONMENTS and name not in problems:
+        also = f"; or one of the problems {', '.join(problems)}" if problems else ""
+        raise ValueError(f"unknown id {name!r}: expected one of {', '.join(ENVIRONMENTS)}{also}")
+    return env_id
+
+
 @dataclass(frozen=True, kw_only=True)
 class Threads:
     """The option of every command that computes."""
@@ -36,3 +50,11 @@ class Threads:
     def __post_init__(self) -> None:
         for name, least in {"threads": 1, **self.least}.items():
             check_at_least(least, **{name: getattr(self, name)})
+
+
+@dataclass(frozen=True)
+class OfRun(Threads):
+    """The options of every command that opens a run."""
+
+    directory: tyro.conf.Positional[Path]
+    """Folder of the run."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
-
-from agents.config.options import PictureFormat, Threads
+from agents.config.options import OfRun, PictureFormat
 
 
 @dataclass(frozen=True)
-class GenerateOptions(Threads):
+class GenerateOptions(OfRun):
     """Draw new samples from a trained run, and measure how good they are.
 
     A Gaussian mixture is fitted to the root embeddings of training samples, roots are drawn from
@@ -22,8 +20,6 @@ class GenerateOptions(Threads):
     Gaussian and an untrained autoencoder.
     """
 
-    directory: tyro.conf.Positional[Path]
-    """Folder of the run."""
     n: int = 1000
     """Samples to generate."""
     out: Path | None = None

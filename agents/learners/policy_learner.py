@@ -64,7 +64,7 @@ class PolicyConfig:
     reward: RewardName | None = None
     """incremental, terminal, one_step or right_merges; the environment's own if not given:
     right_merges for Keys, incremental for all others. In Python also an object (see
-    :func:`htm_env.rewards.reward_on`)."""
+    ``htm_env.rewards.reward_on``)."""
     discount: float = 0.8
     """Discount of a reward one merge later."""
     failure: float = 100.0

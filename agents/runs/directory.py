@@ -17,6 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from agents.config.dataclasses_json import config_from_dict
+from agents.config.files import check_run
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.loop import Position, Scalars
@@ -94,8 +95,7 @@ class RunDirectory:
 
     def load_config(self) -> RunConfig:
         """Read ``config.json``; ``FileNotFoundError`` or ``ValueError`` naming it."""
-        if not self.holds_run:
-            raise FileNotFoundError(f"{self.path} holds no run: there is no {self.config_path}")
+        check_run(self.path)
         try:
             values = json.loads(self.config_path.read_text())
             values.pop("versions", None)
