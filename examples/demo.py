@@ -77,7 +77,7 @@ def main() -> None:
     for column in ("merges chosen by", "nmse", "expected", "tree height", "merges learned from"):
         table.add_column(column, justify="left" if column.startswith("merges c") else "right")
     for algo, (scores, cut) in rows.items():
-        name = f"{algo} (imitated by reinforce)" if algo == CLONED else algo
+        name = f"{algo} *" if algo == CLONED else algo
         expected = " to ".join(f"{error:.4f}" for error in EXPECTED[algo])
         table.add_row(
             name,
@@ -87,6 +87,7 @@ def main() -> None:
             f"{scores['merges']:,}" + " (cut)" * cut,
         )
     Console().print(table)
+    print(f"* the order that reinforce imitates at first: {CLONED}")
     if any(cut for _, cut in rows.values()):
         print(
             f"cut: the cap of {options.cap:g} s ended these rows before their {options.merges:,} "

@@ -64,7 +64,8 @@ def test_the_demo_shows_scores_and_pictures(tmp_path: Path) -> None:
         timeout=250,
     )
     assert "tensorboard --logdir demo" in finished.stdout
-    assert "balanced_sorted (imitated by" in finished.stdout
+    assert "balanced_sorted *" in finished.stdout
+    assert "* the order that reinforce imitates at first: balanced_sorted" in finished.stdout
     assert "cut" not in finished.stdout
     algos = {path.parent.name for path in (tmp_path / "demo").glob("*/result.json")}
     assert algos == set(demo().EXPECTED)
