@@ -336,6 +336,8 @@ def test_candidates_that_stay_in_their_places_are_scored_once():
 
 def test_a_network_with_a_forward_of_its_own_is_asked_itself():
     class Other(type(make_policy("pointer", DIM, 16))):
+        pair_scorer = None
+
         def forward(self, observation):
             return torch.zeros(1, 2), torch.ones(1)
 
