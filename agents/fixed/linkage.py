@@ -26,7 +26,7 @@ Joined = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``joined(distances (B, P, P), first (B,), second (B,)) -> (B, P)``: from the parent to all."""
 
 UNKNOWN = 1e30
-"""Stands for a distance that is not a number: farthest of all, but still a legal pair."""
+"""Replaces a distance that is not a number: farthest of all, but still a legal pair."""
 
 
 def agglomerate(

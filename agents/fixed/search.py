@@ -16,7 +16,7 @@ from htm_env.population import Population, merge_pairs, start_population, subtre
 from htm_env.types import NONE, TokenBatch
 
 UNKNOWN = 1e30
-"""Stands for an error that is not a number: worst of all, but still a legal merge."""
+"""Replaces an error that is not a number: worst of all, but still a legal merge."""
 
 
 @dataclass(frozen=True)
