@@ -28,16 +28,17 @@ settings.load_profile("here")
 
 _SLOW = """
     autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
-    candidate_search carried_state cli compare demonstrations devices devices_of_benchmarks
-    diagnoses earlier_runs embed encoders entropy env_candidates env_contract evaluation
-    examples figures fixed_policies flat generate_command generation_figures glom_order
-    hierarchical_transformer floor_plan importance key_scenes learning merge_rounds_benchmark
-    page plot_command policy_losses policy_share ppo_learner ppo_make ppo_recent_states
-    ppo_vector_env predict pretrained processes rendering replay_reinforce report resume rollout
-    start_up tracing training vector_env view wheel
+    candidate_search carried_state checkpoint cli compare configuration demonstrations devices
+    devices_of_benchmarks diagnoses earlier_runs embed encoders entropy env_candidates
+    env_contract evaluation examples figures fixed_policies flat floor_plan generate_command
+    generation_figures glom_order hierarchical_transformer importance key_scenes learning
+    merge_rounds_benchmark page plot_command policy_losses policy_share ppo_learner ppo_make
+    ppo_recent_states ppo_vector_env predict pretrained processes rendering replay_reinforce
+    report report_diverged results resume rewards rollout start_up tracing training vector_env
+    view wheel
 """
 SLOW_MODULES = frozenset(_SLOW.split())
-"""Modules ``test_NAME`` that train, draw or start processes, and take more than four seconds."""
+"""Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -221,6 +221,7 @@ def test_forests_of_a_size():
     assert list(forests(8, (2, 3), (1, 2, 3))) == []
 
 
+@pytest.mark.slow
 def test_a_search_that_gives_up_says_so():
     """A cloud of 31 points has many beginnings of trees, where nearly all angles are allowed."""
     dataset = make_dataset("HTM-Trees-v0", split="test", heights=(5,))
