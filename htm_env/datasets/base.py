@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple
 
@@ -54,6 +56,17 @@ class Dataset(ABC):
     """Default reward of the data's environment (see ``rewards.py``)."""
     size: int | None
     """Rows of this split; None where episodes are generated without end."""
+
+    # Where episodes come from; None of it for generated data.
+    rows: Int64[np.ndarray, "_"] | None = None
+    """Rows of the data as given, in this split's own order: key ``k`` is row ``rows[k % size]``."""
+    row_names: list[str] | None = None
+    """Name of each of ``rows``, in the same order; None where the data has no names."""
+    token_names: list[list[str]] | None = None
+    """Names of the tokens of each of ``rows``, by their place in the row as given (see
+    :meth:`places`); None where the data has no such names."""
+    label_names: list[str] | None = None
+    """Name of each class number that :meth:`labels` gives; None without labels."""
 
     def __init__(self, split: str) -> None:
         """Raises ``ValueError`` where ``split`` is not a split's name."""
@@ -126,6 +139,22 @@ class Dataset(ABC):
             ValueError: the data has no labels, or the keys are not those of :meth:`episodes`.
         """
         raise ValueError(f"{self.name} has no labels")
+
+    def places(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B P"] | None:
+        """The place that each slot's token has in its row as given; -1 in empty slots.
+
+        The token of slot ``s`` under ``keys[b]`` is ``given[rows[keys[b] % size]][places[b, s]]``.
+        None for generated data, whose rows are not given.
+        """
+        return None
+
+    def fingerprint(self) -> dict[str, Any] | None:
+        """What tells this data from other data; None for generated data.
+
+        ``sha256`` of all arrays that a run depends on, whatever file or list they came in, ``rows``
+        (N), ``tokens`` (P), ``token_dim`` (T), and ``name``: the file's name, or ``"array"``.
+        """
+        return None
 
     @property
     def mean(self) -> Float[Tensor, "T"]:
@@ -228,11 +257,43 @@ class GeneratedDataset(Dataset):
 # ---------------------------------------------------------------- given samples
 
 
+@dataclass(frozen=True, kw_only=True)
+class RowFacts:
+    """What is known of all rows of finite data beside their tokens; None is unknown."""
+
+    name: str = "array"
+    """Name of the file that they came from."""
+    places: Int64[np.ndarray, "N P"] | None = None
+    """Place in the row as given of each token; None: the tokens are all there, in order."""
+    classes: Int64[np.ndarray, "N"] | None = None
+    """Class numbers."""
+    label_names: list[str] | None = None
+    """Names of the class numbers."""
+    row_names: list[str] | None = None
+    """Names of the rows."""
+    token_names: list[list[str]] | None = None
+    """Names of the tokens of each row, by place in the row as given."""
+    others: Mapping[str, Any] = field(default_factory=dict)
+    """More arrays by name that tell this data from other data."""
+
+
+def arrays_hash(arrays: Mapping[str, Any]) -> str:
+    """The sha256 of named arrays of numbers, in the order of their names, as 64 hex digits."""
+    digest = hashlib.sha256()
+    for name in sorted(arrays):
+        array = np.ascontiguousarray(arrays[name])
+        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
+        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
+        digest.update(array.data)
+    return digest.hexdigest()
+
+
 class FiniteDataset(Dataset):
     """Rows that were given rather than drawn; key ``k`` is row ``k % size``, shuffled by ``k``."""
 
     has_hierarchy = False
     size: int
+    rows: Int64[np.ndarray, "_"]
 
     def __init__(
         self,
@@ -240,6 +301,7 @@ class FiniteDataset(Dataset):
         values: Float32[np.ndarray, "N P T"],
         lengths: Int64[np.ndarray, "N"],
         rows_of_splits: tuple[Int64[np.ndarray, "_"], ...],
+        facts: RowFacts | None = None,
     ) -> None:
         """
         Args:
@@ -247,23 +309,39 @@ class FiniteDataset(Dataset):
             values: tokens of all rows of the data, padded with anything.
             lengths: how many tokens each row has.
             rows_of_splits: the rows of each split, in the order of ``SPLITS``.
+            facts: labels and names of all rows.
         """
         super().__init__(split)
+        facts = RowFacts() if facts is None else facts
         self.rows = rows_of_splits[check_split(split)]
         """Rows of the data in this split, in its own order; int64 (size,)."""
         self.size = len(self.rows)
         self.max_tokens, self.token_dim = values.shape[1:]
         self._values = values[self.rows]
         self._lengths = lengths[self.rows]
+        present = np.arange(self.max_tokens) < lengths[:, None]
         train = rows_of_splits[0]
-        present = np.arange(self.max_tokens) < lengths[train, None]
-        self._training_tokens: np.ndarray = values[train][present]
+        self._training_tokens: np.ndarray = values[train][present[train]]
+        self._places = None if facts.places is None else facts.places[self.rows]
+        self._classes = None if facts.classes is None else facts.classes[self.rows]
+        if self._classes is not None:
+            self.has_labels = True
+        self.label_names = facts.label_names
+        self.row_names = _chosen(facts.row_names, self.rows)
+        self.token_names = _chosen(facts.token_names, self.rows)
+        arrays = {"values": values[present], "lengths": lengths, **facts.others}
+        if facts.places is not None:
+            arrays["places"] = facts.places[present]
+        self._fingerprint = {
+            "sha256": arrays_hash(arrays),
+            "rows": len(values),
+            "tokens": self.max_tokens,
+            "token_dim": self.token_dim,
+            "name": facts.name,
+        }
 
     def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
-        check_keys(keys)
-        rows = keys % self.size
-        present = np.arange(self.max_tokens) < self._lengths[rows, None]  # (B, P)
-        order = shuffled(uniforms(split_keys(keys, self.split), self.max_tokens), present)
+        rows, present, order = self._order(keys)
         tokens = self._values[rows[:, None], order]  # (B, P, T)
         clades, merges = self.hierarchy(rows, order)
         return TokenBatch(
@@ -272,6 +350,31 @@ class FiniteDataset(Dataset):
             clades=torch.from_numpy(clades),
             merges=torch.from_numpy(merges),
         )
+
+    def _order(
+        self, keys: Int64[np.ndarray, "B"]
+    ) -> tuple[Int64[np.ndarray, "B"], Bool[np.ndarray, "B P"], Int64[np.ndarray, "B P"]]:
+        """Rows of the split, occupied slots, and the token of its row that fills each slot."""
+        check_keys(keys)
+        rows = keys % self.size
+        present = np.arange(self.max_tokens) < self._lengths[rows, None]
+        order = shuffled(uniforms(split_keys(keys, self.split), self.max_tokens), present)
+        return rows, present, order
+
+    def places(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B P"]:
+        rows, present, order = self._order(keys)
+        places = order if self._places is None else self._places[rows[:, None], order]
+        return np.where(present, places, NONE)
+
+    def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
+        if self._classes is None:
+            return super().labels(keys)
+        check_keys(keys)
+        labels: np.ndarray = self._classes[keys % self.size]
+        return labels
+
+    def fingerprint(self) -> dict[str, Any]:
+        return dict(self._fingerprint)
 
     def hierarchy(
         self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
@@ -285,6 +388,10 @@ class FiniteDataset(Dataset):
 
     def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
         return self._training_tokens
+
+
+def _chosen(names: list[Any] | None, rows: Int64[np.ndarray, "_"]) -> list[Any] | None:
+    return None if names is None else [names[row] for row in rows.tolist()]
 
 
 # ---------------------------------------------------------------- keys, and random numbers of them

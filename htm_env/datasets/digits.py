@@ -7,7 +7,7 @@ from functools import lru_cache
 import numpy as np
 from jaxtyping import Float32, Int64
 
-from htm_env.datasets.base import FiniteDataset, check_keys, check_split
+from htm_env.datasets.base import FiniteDataset, RowFacts, check_split
 
 _SPLIT_SEED = 0
 
@@ -17,24 +17,20 @@ class DigitsDataset(FiniteDataset):
 
     A token is ``(x, y, four intensities)``: the patch's column and row, 0 to 3, and its pixels from
     left to right and top to bottom, 0 to 16. The splits (0.8, 0.1, 0.1) keep the classes' shares.
+    Labels are the digits that the images show.
     """
 
     name = "HTM-Digits-v0"
     kind = "patches"
-    has_labels = True
 
     def __init__(self, split: str = "train") -> None:
         check_split(split)
         patches, classes, rows_of_splits = _load()
         lengths = np.full(len(patches), patches.shape[1])
-        super().__init__(split, patches, lengths, rows_of_splits)
-        self._classes = classes[self.rows]
-
-    def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
-        """The digit that each sample shows, 0 to 9."""
-        check_keys(keys)
-        labels: np.ndarray = self._classes[keys % self.size]
-        return labels
+        facts = RowFacts(
+            name=self.name, classes=classes, label_names=[str(digit) for digit in range(10)]
+        )
+        super().__init__(split, patches, lengths, rows_of_splits, facts)
 
 
 @lru_cache(maxsize=1)

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64, UInt8
 
 from htm_env import checks
-from htm_env.datasets.base import SPLITS, FiniteDataset, check_split, uniforms
+from htm_env.datasets.base import SPLITS, FiniteDataset, RowFacts, check_split, uniforms
 from htm_env.datasets.spans import SpanHierarchy, checked_levels, cut_spans
 
 _SPLIT_SEED = 0
@@ -79,9 +79,13 @@ class ArrayDataset(FiniteDataset):
         check_split(split)
         checks.whole_number("threshold", threshold, 0, 255)
         name, values, lengths, spans = _read(dataset, threshold, spans)
-        super().__init__(split, values, lengths, split_rows(len(values), split_fractions))
+        hierarchy = _hierarchy(name, lengths, spans, values.shape[1])
+        facts = RowFacts(
+            name=Path(dataset).name if isinstance(dataset, str | PathLike) else "array",
+            others={} if hierarchy is None else hierarchy._asdict(),
+        )
+        super().__init__(split, values, lengths, split_rows(len(values), split_fractions), facts)
         self.kind = "points" if self.token_dim == 2 else "vectors"
-        hierarchy = _hierarchy(name, lengths, spans, self.max_tokens)
         self.has_hierarchy = hierarchy is not None
         self._hierarchy = None if hierarchy is None else hierarchy.rows(self.rows)
 
