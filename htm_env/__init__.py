@@ -63,6 +63,8 @@ __version__: str
 def __getattr__(name: str) -> Any:
     if name == "__version__":
         return version("htm-rl")
+    if name == "wrappers":
+        return import_module("htm_env.wrappers")
     if name in _LATER:
         return getattr(import_module(_LATER[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -34,6 +34,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"drawing"},
         {"env"},
         {"vector_env"},
+        {"wrappers"},
     ),
     "replay": ({"importance", "trajectory", "tree_probability"}, {"buffer"}),
     "agents": (

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 LIST = Path(__file__).with_name("public_names.txt")
-PACKAGES = ("htm_env", "replay", "agents", "agents.ppo")
+PACKAGES = ("htm_env", "htm_env.wrappers", "replay", "agents", "agents.ppo")
 METHODS = (
     *("train", "predict", "plan", "evaluate", "figure", "update", "state", "restore"),
     *("save", "load", "add", "sample", "fit", "generate", "losses"),
