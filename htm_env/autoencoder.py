@@ -34,6 +34,8 @@ AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 
 WEIGHTS_KEY = "htm_autoencoder"
 """The key of the configuration in a file of weights."""
+RAREST = 1e-4
+"""Frequency that a value of a category has at least, before anything is learned."""
 BLOCK = 512
 """Rows that a processor takes at a time where no gradient is needed: what lies between two layers
 then stays in its cache, which halves the time of many rows."""
@@ -171,13 +173,22 @@ class SavedAutoencoder(nn.Module):
     """Part of every autoencoder: the training split's statistics of the tokens, and its file.
 
     ``config`` holds the arguments of the subclass's constructor, ``token_dim`` among them.
+    ``categories`` are the numbers of values of the categories, whose coordinates are a token's
+    last ones: 1 for its value and 0 for the others. What is decoded for them, standardised, are
+    logits beside the logarithms of the training split's frequencies, so that 0 is the mean, as for
+    a number.
     """
 
     token_mean: Tensor
     token_std: Tensor
 
-    def __init__(self, config: dict[str, Any]) -> None:
+    def __init__(self, config: dict[str, Any], categories: Sequence[int] = ()) -> None:
         super().__init__()
+        self.categories = tuple(categories)
+        if self.categories:  # else as in files that know of none
+            at_least(2, **{f"categories[{at}]": count for at, count in enumerate(self.categories)})
+            at_least(sum(self.categories), token_dim=config["token_dim"])
+            config = config | {"categories": list(self.categories)}
         self.config = config
         self.token_dim: int = config["token_dim"]
         self.embedding_dim: int = config["embedding_dim"]
@@ -188,8 +199,57 @@ class SavedAutoencoder(nn.Module):
         """Coordinates in units of the training split's standard deviation."""
         return (tokens - self.token_mean) / self.token_std
 
+    def probable(self, decoded: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows T"]:
+        """What is decoded with probabilities for logits, standardised as tokens are."""
+        if not self.categories:
+            return decoded
+        numbers, *logits = self._parts(decoded)
+        tokens = [values.softmax(dim=-1) for values in self._with_frequencies(logits)]
+        _, *means = self._parts(self.token_mean)
+        _, *units = self._parts(self.token_std)
+        standard = [(p - m) / u for p, m, u in zip(tokens, means, units, strict=True)]
+        return torch.cat([numbers, *standard], dim=-1)
+
+    def to_tokens(self, decoded: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows T"]:
+        """What is decoded in the data's own units: numbers, and probabilities of categories."""
+        return self.probable(decoded) * self.token_std + self.token_mean
+
+    def token_losses(
+        self, decoded: Float[Tensor, "L T"], standardised: Float[Tensor, "L T"]
+    ) -> Float[Tensor, "L"]:
+        """The loss of every decoded token against the standardised one, the mean over coordinates.
+
+        Squared error of numbers; of categories cross-entropy, over the square of their unit, which
+        is what makes of a squared error of probabilities one that is 1 for the frequencies.
+        """
+        if not self.categories:
+            return (decoded - standardised).square().mean(dim=1)
+        numbers, *logits = self._parts(decoded)
+        targets, *_ = self._parts(standardised)
+        _, *values = self._parts(standardised * self.token_std + self.token_mean)
+        _, *units = self._parts(self.token_std)
+        losses = (numbers - targets).square().sum(dim=1)
+        for scores, value, unit in zip(self._with_frequencies(logits), values, units, strict=True):
+            entropy = nn.functional.cross_entropy(scores, value.argmax(dim=1), reduction="none")
+            losses = losses + entropy / unit[0].square()
+        return losses / self.token_dim
+
+    def _parts(self, values: Float[Tensor, "*rows T"]) -> tuple[Tensor, ...]:
+        """The numbers, then each category's coordinates."""
+        numbers = self.token_dim - sum(self.categories)
+        parts: tuple[Tensor, ...] = values.split([numbers, *self.categories], dim=-1)
+        return parts
+
+    def _with_frequencies(self, logits: list[Tensor]) -> list[Tensor]:
+        _, *frequencies = self._parts(self.token_mean)
+        return [
+            values + share.clamp(min=RAREST).log()
+            for values, share in zip(logits, frequencies, strict=True)
+        ]
+
     def set_statistics(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> None:
-        """Take the training split's mean and standard deviation of every coordinate."""
+        """Take the training split's mean and the unit of every coordinate: its standard deviation,
+        or less where it weighs more (see :attr:`htm_env.datasets.Dataset.std`)."""
         self.token_mean.copy_(mean)
         self.token_std.copy_(std)
 
@@ -225,6 +285,7 @@ class HTMAutoencoder(SavedAutoencoder):
         hidden_dim: width of the hidden layers, counted in plain units; ``"residual"`` has two
             thirds as many gated ones, with the same number of parameters.
         architecture: ``"residual"`` (this project's) or ``"mlp"`` (the published one).
+        categories: numbers of values of the categories, whose coordinates are a token's last ones.
         generator: draws the initial weights; torch's global generator if None.
     """
 
@@ -235,12 +296,13 @@ class HTMAutoencoder(SavedAutoencoder):
         hidden_dim: int = 256,
         architecture: str = "residual",
         *,
+        categories: Sequence[int] = (),
         generator: torch.Generator | None = None,
     ) -> None:
         check_choice("architecture", architecture, sorted(ARCHITECTURES))
         sizes = {"token_dim": token_dim, "embedding_dim": embedding_dim, "hidden_dim": hidden_dim}
         at_least(1, **sizes)
-        super().__init__({**sizes, "architecture": architecture})
+        super().__init__({**sizes, "architecture": architecture}, categories)
         lift, merge = ARCHITECTURES[architecture]
         with seeded_initialisation(generator):
             self.lifter = lift(token_dim, hidden_dim, embedding_dim)
@@ -309,10 +371,10 @@ class HTMAutoencoder(SavedAutoencoder):
             start = roots[rows, slot[rows, ids]]
         levels = forest_levels(merges, num_leaves)
         states = self.decode_levels(start, levels)
-        leaf_ids, standardised = self.unlift_leaves(states, levels)
+        leaf_ids, decoded = self.unlift_leaves(states, levels)
         num_nodes = 2 * slots - 1
-        tokens = standardised.new_zeros(batch, slots, self.token_dim)
-        values = standardised * self.token_std + self.token_mean
+        tokens = decoded.new_zeros(batch, slots, self.token_dim)
+        values = self.to_tokens(decoded)
         return tokens.index_put((leaf_ids // num_nodes, leaf_ids % num_nodes), values)
 
     @torch.no_grad()
@@ -400,7 +462,8 @@ class HTMAutoencoder(SavedAutoencoder):
     def unlift_leaves(
         self, states: list[Tensor], levels: list[Level]
     ) -> tuple[Int64[Tensor, "L"], Float[Tensor, "L T"]]:
-        """The flat node ids of all leaves of a walk, and their standardised tokens."""
+        """The flat node ids of all leaves of a walk, and what is decoded for them: standardised
+        numbers, and logits of categories."""
         nodes = torch.cat([level.nodes[level.leaves] for level in levels])
         leaves = torch.cat(
             [state[level.leaves] for state, level in zip(states, levels, strict=True)]

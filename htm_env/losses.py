@@ -19,7 +19,7 @@ class LossWeights:
     """Weight of each loss of the autoencoder; zero leaves it out."""
 
     reconstruction: float = 1.0
-    """End to end: squared error of the standardised tokens."""
+    """End to end: squared error of the standardised numbers, cross-entropy of the categories."""
     subtrees: float = 0.1
     """The same, decoded from some of the nodes below the root instead, leaves included: what the
     incremental reward measures. Without it a merger can settle for losing half of a pair at the
@@ -43,10 +43,13 @@ class LossWeights:
 
 
 def reconstruction_loss(
-    predicted: Float[Tensor, "L T"], target: Float[Tensor, "L T"], weight: Float[Tensor, "L"]
+    autoencoder: HTMAutoencoder,
+    predicted: Float[Tensor, "L T"],
+    target: Float[Tensor, "L T"],
+    weight: Float[Tensor, "L"],
 ) -> Float[Tensor, ""]:
-    """Squared error, averaged over coordinates and weighted over tokens."""
-    return ((predicted - target).square().mean(dim=1) * weight).sum()
+    """Losses of tokens (see ``SavedAutoencoder.token_losses``), weighted over tokens."""
+    return (autoencoder.token_losses(predicted, target) * weight).sum()
 
 
 def transport_loss(
@@ -131,10 +134,15 @@ def autoencoder_losses(
     below_root = origin < len(roots)
     share = 1 / (num_tokens * size).to(predicted.dtype)  # as in nmse: every sample counts alike
 
-    losses = {"reconstruction": reconstruction_loss(predicted, target, share[sample] * below_root)}
+    losses = {
+        "reconstruction": reconstruction_loss(
+            autoencoder, predicted, target, share[sample] * below_root
+        )
+    }
     if len(start) > len(roots):
         inside = ~below_root
-        losses["subtrees"] = reconstruction_loss(predicted, target, inside / inside.sum())
+        share_inside = inside / inside.sum()
+        losses["subtrees"] = reconstruction_loss(autoencoder, predicted, target, share_inside)
     if weights.cycle and len(nodes) > len(roots):
         pairs = encoded[len(roots) :].view(-1, 2 * autoencoder.embedding_dim)
         losses["cycle"] = cycle_loss(autoencoder, pairs)

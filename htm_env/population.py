@@ -243,5 +243,5 @@ def token_errors(
     slots = batch.tokens.shape[1]
     num_nodes = 2 * slots - 1
     target = batch.tokens.flatten(0, 1)[leaf_ids // num_nodes * slots + leaf_ids % num_nodes]
-    tokens: Tensor = autoencoder.unlifter(leaves) * autoencoder.token_std + autoencoder.token_mean
+    tokens = autoencoder.to_tokens(autoencoder.unlifter(leaves))
     return ((tokens - target) / std).square().sum(dim=1)

@@ -61,7 +61,7 @@ def reached(autoencoder, loss) -> set[str]:
 
 def test_reconstruction_by_hand():
     predicted, target = torch.tensor([[1.0, 2.0], [0.0, 4.0]]), torch.zeros(2, 2)
-    loss = reconstruction_loss(predicted, target, torch.tensor([0.5, 0.25]))
+    loss = reconstruction_loss(HTMAutoencoder(2), predicted, target, torch.tensor([0.5, 0.25]))
     assert float(loss) == 0.5 * (1 + 4) / 2 + 0.25 * (0 + 16) / 2
 
 

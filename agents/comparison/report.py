@@ -115,15 +115,18 @@ def _task_section(comparison: Comparison, task: Task) -> str:
         comparison.algos_on(task), key=lambda algo: float(np.median(comparison.errors(task, algo)))
     )
     rows = []
+    categories = any(row.error_rate is not None for a in algos for row in comparison.ends(task, a))
     for algo in algos:
         ends = comparison.ends(task, algo)
         errors = comparison.errors(task, algo)
+        wrong = cell(_median([row.error_rate for row in ends]), share=True)
         rows.append(
             {
                 "merges chosen by": f"`{algo}`",
                 "runs": str(len(ends)),
                 "nmse, median": cell(float(np.median(errors))),
                 "nmse, IQM (95 %)": span(estimate(iqm, errors[:, None])),
+                **({"categories wrong": wrong} if categories else {}),
                 "nmse, sampled": cell(_median([row.sampled_nmse for row in ends])),
                 "clades found": cell(_median([row.tree_recall for row in ends]), share=True),
                 "tree height": cell(_median([row.mean_height for row in ends])),

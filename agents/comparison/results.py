@@ -66,6 +66,8 @@ class ResultRow:
     options: str = ""
     """Options that differ from the algorithm's defaults: JSON, dotted names, keys sorted. Empty
     where unknown."""
+    error_rate: float | None = None
+    """Share of the categories that are decoded wrongly; None for data without categories."""
 
     def __post_init__(self) -> None:
         if self.split not in ("validation", "test"):
@@ -88,7 +90,7 @@ class ResultRow:
         return self.task, self.algo, self.encoder, self.seed
 
 
-SCORES = ("nmse", "sampled_nmse", "tree_recall", "tree_f1", "mean_height")
+SCORES = ("nmse", "error_rate", "sampled_nmse", "tree_recall", "tree_f1", "mean_height")
 
 
 def run_rows(directory: RunDirectory) -> list[ResultRow]:
@@ -117,7 +119,7 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
     result = directory.load_result()
     if result is not None:
         counts = {name: result[name] for name in ("seconds", "merges", "updates", "weights_hash")}
-        scores = {name: result["test"][name] for name in SCORES}
+        scores = {name: result["test"].get(name) for name in SCORES}
         rows.append(ResultRow(**about, split="test", **counts, **scores))
     return rows
 

@@ -16,6 +16,7 @@ from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
 from htm_env.measures.metrics import (
     CladeScores,
+    category_error_rate,
     clade_scores,
     classifier_scores,
     mean_or_none,
@@ -58,8 +59,9 @@ def evaluate(
 ) -> dict[str, float | None]:
     """Scores over the first ``count`` fixed episodes of ``dataset``, each weighing the same.
 
-    Gives ``nmse`` (merges chosen greedily), ``sampled_nmse`` (merges drawn from the policy; left
-    out if not ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
+    Gives ``nmse`` (merges chosen greedily), of data with categories ``error_rate`` (the share of
+    them that is decoded wrongly), ``sampled_nmse`` (merges drawn from the policy; left out if not
+    ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
     classifier's four accuracies (``htm_env/measures/metrics.py``). Finite data gives
     each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
     generator is touched.
@@ -74,7 +76,8 @@ def evaluate(
     chunks = []
     for batch in episodes.parts(CHUNK):
         merges = planner.plan(batch, greedy_generator, greedy=True)
-        chunk = {"nmse": root_errors(autoencoder, batch, merges, std)}
+        decoded = decoded_roots(autoencoder, batch, merges)
+        chunk = decoded_scores(decoded, batch, std, dataset.categories)
         if sampled:
             drawn = planner.plan(batch, sampling_generator, greedy=False)
             chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
@@ -156,6 +159,28 @@ def root_errors(
     std: Float[Tensor, "T"],
 ) -> Float[Tensor, "B"]:
     """The ``nmse`` of every sample, decoded from its root alone, without noise."""
-    roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
-    decoded = autoencoder.decode(roots, merges, batch.present)
+    decoded = decoded_roots(autoencoder, batch, merges)
     return nmse_per_sample(decoded, batch.tokens, batch.present, std)
+
+
+@torch.no_grad()
+def decoded_roots(
+    autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
+) -> Float[Tensor, "B P T"]:
+    """The tokens of every sample, decoded from its root alone, without noise."""
+    roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
+    return autoencoder.decode(roots, merges, batch.present)
+
+
+def decoded_scores(
+    decoded: Float[Tensor, "B P T"],
+    batch: TokenBatch,
+    std: Float[Tensor, "T"],
+    categories: Sequence[int] = (),
+) -> dict[str, Float[Tensor, "B"]]:
+    """``nmse`` of decoded tokens, and of data with categories ``error_rate``: the share of wrong
+    ones."""
+    scores = {"nmse": nmse_per_sample(decoded, batch.tokens, batch.present, std)}
+    if categories:
+        scores["error_rate"] = category_error_rate(decoded, batch.tokens, batch.present, categories)
+    return scores

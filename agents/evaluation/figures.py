@@ -36,7 +36,7 @@ def learner_figure(
     roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
     decoded = autoencoder.decode(roots, merges, batch.present)
     errors = nmse_per_sample(decoded, batch.tokens, batch.present, dataset.std.to(device))
-    return reconstructions_figure(batch, merges, decoded, errors, dataset.kind)
+    return reconstructions_figure(batch, merges, decoded, errors, dataset)
 
 
 def reconstructions_figure(
@@ -44,19 +44,20 @@ def reconstructions_figure(
     merges: Int64[Tensor, "B M 2"],
     decoded: Float[Tensor, "B P T"],
     errors: Float[Tensor, "B"],
-    kind: str,
+    dataset: Dataset,
 ) -> Figure:
     """A column a sample: original, the merges that were made of it, reconstruction and error."""
+    given, decoded = dataset.to_user(batch.tokens), dataset.to_user(decoded)
     samples = [
         Sample(
-            batch.tokens[row, :tokens].cpu().numpy(),
+            given[row, :tokens].cpu().numpy(),
             merges[row, merges[row, :, 0] >= 0].cpu().numpy(),
             decoded[row, :tokens].cpu().numpy(),
             f"nmse {float(errors[row]):.3g}",
         )
         for row, tokens in enumerate(batch.num_tokens.tolist())
     ]
-    return samples_figure(samples, kind)
+    return samples_figure(samples, dataset.kind)
 
 
 def write_figure(path: str | Path, figure: Figure, dpi: int | None = PRINT_DPI) -> None:

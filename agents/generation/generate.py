@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from time import perf_counter
@@ -82,7 +83,8 @@ def generate_run(options: GenerateOptions) -> None:
 
     out.mkdir(parents=True, exist_ok=True)
     mixture.save(out / "mixture.safetensors")
-    _write_samples(out / "samples.npz", generated)
+    given = replace(generated, tokens=learner.dataset.to_user(generated.tokens))
+    _write_samples(out / "samples.npz", given)
     write_figures(out, samples, mixture, held_out, generated)
     # The last of the files: with it the folder is complete.
     atomic_write_text(out / "metrics.json", json.dumps(report, indent=2) + "\n")

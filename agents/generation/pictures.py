@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from agents.evaluation.figures import write_figure
@@ -28,13 +29,17 @@ def write_figures(
     """Write the criteria of the mixtures, samples, interpolations and denoised samples."""
     dataset, autoencoder = samples.learner.dataset, samples.learner.autoencoder
     kind, suffix = dataset.kind, samples.options.format
+
+    def shown(made: Generated) -> Generated:
+        return replace(made, tokens=dataset.to_user(made.tokens))
+
     write_figure(out / f"bic.{suffix}", criteria_figure(mixture.candidates, mixture.chosen))
     titles = _titles(dataset, generated)
-    real = held_out.batch.tokens[0][held_out.batch.present[0]].cpu().numpy()
-    write_figure(out / f"samples.{suffix}", generated_figure(generated, kind, titles, real))
+    real = dataset.to_user(held_out.batch.tokens[0][held_out.batch.present[0]]).cpu().numpy()
+    write_figure(out / f"samples.{suffix}", generated_figure(shown(generated), kind, titles, real))
     ends = held_out.roots[: 2 * WAYS]
     ways = [
-        interpolate(autoencoder, first, second, STEPS, **samples.limits)
+        shown(interpolate(autoencoder, first, second, STEPS, **samples.limits))
         for first, second in zip(ends[0::2], ends[1::2], strict=False)
     ]
     write_figure(out / f"interpolation.{suffix}", interpolation_figure(ways, kind, real))
@@ -42,7 +47,7 @@ def write_figures(
     noisy = samples.denoised(batch)
     columns = []
     for row, here in enumerate(batch.present):
-        tokens = (batch.tokens, noisy.noisy, noisy.reconstruction)
+        tokens = map(dataset.to_user, (batch.tokens, noisy.noisy, noisy.reconstruction))
         clean, dirty, restored = (values[row][here].cpu().numpy() for values in tokens)
         errors = float(noisy.noisy_error[row]), float(noisy.error[row])
         columns.append(NoisySample(clean, dirty, restored, *errors))

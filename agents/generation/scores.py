@@ -48,9 +48,10 @@ class SetScores:
 
         Validity (None without rules) and token counts are those of all sets; distances compare the
         first :attr:`count` with as many real ones, in standardised coordinates. Where there are
-        fewer sets, fewer real ones are taken.
+        fewer sets, fewer real ones are taken. A category is its most probable value.
         """
-        tokens, present = tokens.cpu(), present.cpu()
+        given, present = self.dataset.to_user(tokens.cpu()), present.cpu()
+        tokens = torch.from_numpy(self.dataset.from_user(given.numpy()))
         strict, loose = (
             check_validity(self.dataset, tokens.numpy(), present.numpy(), tolerance)
             for tolerance in (TOLERANCE, LOOSE)

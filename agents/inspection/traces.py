@@ -53,10 +53,10 @@ def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
     decoded = learner.autoencoder.decode(encoded.population, forests, copies.present)
     errors = nmse_per_sample(decoded, copies.tokens, copies.present, learner.std)
     return Trace(
-        tokens=batch.tokens[0, :tokens].cpu().numpy(),
+        tokens=dataset.to_user(batch.tokens[0, :tokens]).cpu().numpy(),
         kind=dataset.kind,
         tree=MergeTree(merges.cpu().numpy(), tokens),
-        reconstructions=decoded[:, :tokens].cpu().numpy(),
+        reconstructions=dataset.to_user(decoded[:, :tokens]).cpu().numpy(),
         errors=errors.double().cpu().numpy(),
         considered=considered,
     )

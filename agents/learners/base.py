@@ -76,6 +76,7 @@ class Learner(ABC):
             dim,
             self.config.autoencoder.hidden_dim,
             self.config.autoencoder.architecture,
+            categories=self.dataset.categories,
             generator=self.generator,
         )
         autoencoder.set_statistics(self.dataset.mean, self.dataset.std)

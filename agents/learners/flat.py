@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +14,7 @@ from torch import Tensor, nn
 
 from agents.config.dataclasses_json import check_bounds
 from agents.config.options import TEST_EPISODES
-from agents.evaluation.evaluate import CHUNK, TREE_SCORES
+from agents.evaluation.evaluate import CHUNK, TREE_SCORES, decoded_scores
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
@@ -43,6 +44,8 @@ class FlatConfig:
 class Flat(Learner):
     """Trains a set autoencoder of the same embedding and size as the tree's, and makes no trees.
 
+    Its loss is the ``nmse``, so categories count by the squared error of their probabilities.
+
     Its ``nmse`` is that of all learners, with one favour: a decoded set has no order, so it is
     matched to the sample's tokens by the assignment that makes the error least, while a tree has to
     put every token in its place. A sample of ``n`` tokens counts as ``n - 1`` merges, so that equal
@@ -66,7 +69,14 @@ class Flat(Learner):
         dim = embedding_dim_of(self.task.env) if dim is None else dim
         token_dim, slots = self.dataset.token_dim, self.dataset.max_tokens
         width = matching_width(token_dim, slots, dim, self.config.hidden_dim)
-        autoencoder = FlatAutoencoder(token_dim, slots, dim, width, generator=self.generator)
+        autoencoder = FlatAutoencoder(
+            token_dim,
+            slots,
+            dim,
+            width,
+            categories=self.dataset.categories,
+            generator=self.generator,
+        )
         autoencoder.set_statistics(self.dataset.mean, self.dataset.std)
         return autoencoder
 
@@ -99,7 +109,8 @@ class Flat(Learner):
         autoencoder = self.autoencoder
         standardised = autoencoder.standardise(batch.tokens)
         roots = autoencoder.encode(standardised, batch.present)
-        tokens = matched(autoencoder.decode(roots, batch.num_tokens), standardised, batch.present)
+        decoded = autoencoder.probable(autoencoder.decode(roots, batch.num_tokens))
+        tokens = matched(decoded, standardised, batch.present)
         return tokens * autoencoder.token_std + autoencoder.token_mean
 
     def _errors(self, batch: TokenBatch, std: Float[Tensor, "T"]) -> Float[Tensor, "B"]:
@@ -114,10 +125,17 @@ class Flat(Learner):
         """``nmse`` after matching; nothing is sampled, and there are no clades and no heights."""
         episodes = dataset.fixed(count).to(self.device)
         std = dataset.std.to(self.device)
-        errors = [self._errors(batch, std).double() for batch in episodes.parts(CHUNK)]
-        error = float(torch.cat(errors).mean())
-        names = ("nmse", "sampled_nmse") if sampled else ("nmse",)
-        return {**dict.fromkeys(names, error), **dict.fromkeys(TREE_SCORES)}
+        chunks = [
+            decoded_scores(self._reconstruct(batch), batch, std, dataset.categories)
+            for batch in episodes.parts(CHUNK)
+        ]
+        scores = {
+            name: float(torch.cat([chunk[name].double() for chunk in chunks]).mean())
+            for name in chunks[0]
+        }
+        if sampled:
+            scores["sampled_nmse"] = scores["nmse"]
+        return {**scores, **dict.fromkeys(TREE_SCORES)}
 
     @torch.no_grad()
     def figure(self, dataset: Dataset) -> Any:
@@ -128,7 +146,7 @@ class Flat(Learner):
         std = dataset.std.to(self.device)
         errors = nmse_per_sample(tokens, batch.tokens, batch.present, std)
         merges = torch.full_like(batch.merges, NONE)
-        return reconstructions_figure(batch, merges, tokens, errors, dataset.kind)
+        return reconstructions_figure(batch, merges, tokens, errors, dataset)
 
     # ------------------------------------------------------------ resume
 
@@ -153,6 +171,7 @@ class FlatAutoencoder(SavedAutoencoder):
         max_tokens: ``P``, the most tokens of a sample.
         embedding_dim: ``D``.
         width: of the hidden layers; :func:`matching_width` makes two kinds comparable.
+        categories: numbers of values of the categories (see :class:`SavedAutoencoder`).
         generator: draws the initial weights; torch's global generator if None.
     """
 
@@ -163,12 +182,13 @@ class FlatAutoencoder(SavedAutoencoder):
         embedding_dim: int,
         width: int,
         *,
+        categories: Sequence[int] = (),
         generator: torch.Generator | None = None,
     ) -> None:
         sizes = {"token_dim": token_dim, "max_tokens": max_tokens}
         sizes |= {"embedding_dim": embedding_dim, "width": width}
         at_least(1, **sizes)
-        super().__init__(sizes)
+        super().__init__(sizes, categories)
         self.max_tokens = max_tokens
         with seeded_initialisation(generator):
             self.lifter = _network(token_dim, width, width)

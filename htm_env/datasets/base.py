@@ -45,7 +45,10 @@ class Dataset(ABC):
     max_tokens: int
     """``P``: the largest population, over all three splits."""
     token_dim: int
-    """``T``: the numbers of one token."""
+    """``T``: the coordinates of one token."""
+    categories: tuple[int, ...] = ()
+    """Numbers of values of the categories, whose coordinates are a token's last ones: 1 for its
+    value and 0 for the others (see ``coordinates.py``)."""
     kind: Kind
     """Drawing style of a token."""
     has_hierarchy: bool
@@ -156,6 +159,23 @@ class Dataset(ABC):
         """
         return None
 
+    def to_user(self, tokens: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows C"]:
+        """Tokens in the columns in which they were given: a category is its most probable value.
+
+        The argument itself for data without categories.
+        """
+        return tokens
+
+    def from_user(self, tokens: Float32[np.ndarray, "B P C"]) -> Float32[np.ndarray, "B P T"]:
+        """The coordinates of tokens in the user's columns; the inverse of :meth:`to_user`.
+
+        Raises ``ValueError`` for another number of columns, and for a value that is none of its
+        category's.
+        """
+        if tokens.shape[-1] != self.token_dim:
+            raise ValueError(f"tokens have {tokens.shape[-1]} numbers: expected {self.token_dim}")
+        return tokens
+
     @property
     def mean(self) -> Float[Tensor, "T"]:
         """The mean of each coordinate over the training split's tokens, float32."""
@@ -163,7 +183,11 @@ class Dataset(ABC):
 
     @property
     def std(self) -> Float[Tensor, "T"]:
-        """The standard deviation beside ``mean``; 1 where a coordinate never varies."""
+        """The unit of each coordinate: its standard deviation, 1 where it never varies.
+
+        Errors are counted in it, and autoencoders standardise by it, so what changes it changes
+        loss and error alike: weights of coordinates, and categories (``coordinates.py``).
+        """
         return self._statistics[1].clone()
 
     @cached_property
@@ -171,8 +195,12 @@ class Dataset(ABC):
         tokens = self.training_tokens().astype(np.float64)
         std = tokens.std(axis=0).astype(np.float32)
         std[std == 0] = 1.0  # exact: sums of equal float32 numbers are exact in float64
-        mean = tokens.mean(axis=0).astype(np.float32)
-        return torch.from_numpy(mean), torch.from_numpy(std)
+        mean = torch.from_numpy(tokens.mean(axis=0).astype(np.float32))
+        return mean, self.units(mean, torch.from_numpy(std))
+
+    def units(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
+        """The unit of each coordinate, from mean and standard deviation; the latter here."""
+        return std
 
 
 # ---------------------------------------------------------------- generated samples

@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from torch import Tensor
 
 from htm_env import checks
 from htm_env.datasets.base import SPLITS, FiniteDataset, RowFacts, check_split, uniforms
+from htm_env.datasets.coordinates import Coordinates
 from htm_env.datasets.spans import SpanHierarchy, checked_levels, cut_spans
 
 _SPLIT_SEED = 0
@@ -31,7 +33,7 @@ class ArrayDataset(FiniteDataset):
 
     @classmethod
     def keywords(cls) -> tuple[str, ...]:
-        return ("dataset", "split_fractions", "threshold", "spans")
+        return ("dataset", "split_fractions", "threshold", "spans", "categorical", "weights")
 
     @classmethod
     def make(cls, split: str, **keywords: Any) -> ArrayDataset:
@@ -45,6 +47,8 @@ class ArrayDataset(FiniteDataset):
         split: str = "train",
         *,
         spans: Any = None,
+        categorical: Any = None,
+        weights: Any = None,
         split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
         threshold: int = 130,
     ) -> None:
@@ -64,6 +68,10 @@ class ArrayDataset(FiniteDataset):
                 of each level its half-open spans ``(start, end)``, in order. Those of the first
                 level are over the row's tokens in the order in which they are given, those of every
                 other one over the spans of the level before it. What is in no span is joined last.
+            categorical: the columns of a token that are categories, each with its number of values
+                ``K``: whole numbers ``0 .. K - 1`` in the data (see :class:`Coordinates`).
+            weights: one number above 0 for each column: how much it counts in loss and error. They
+                are divided by their mean.
             split_fractions: shares of the training, validation and test rows. The rows are put in
                 an order that depends on their number alone, then cut.
             threshold: of IDX files, the grey value, 0 to 255, above which a pixel becomes a token
@@ -79,6 +87,9 @@ class ArrayDataset(FiniteDataset):
         check_split(split)
         checks.whole_number("threshold", threshold, 0, 255)
         name, values, lengths, spans = _read(dataset, threshold, spans)
+        self.coordinates = Coordinates.of(values.shape[2], categorical, weights)
+        values = self.coordinates.expand(name, values, lengths)
+        self.categories = self.coordinates.values
         hierarchy = _hierarchy(name, lengths, spans, values.shape[1])
         facts = RowFacts(
             name=Path(dataset).name if isinstance(dataset, str | PathLike) else "array",
@@ -95,6 +106,15 @@ class ArrayDataset(FiniteDataset):
         if self._hierarchy is None:
             return super().hierarchy(rows, order)
         return self._hierarchy.rows(rows).shuffled(order, self._lengths[rows])
+
+    def to_user(self, tokens: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows C"]:
+        return self.coordinates.collapse(tokens)
+
+    def from_user(self, tokens: Float32[np.ndarray, "B P C"]) -> Float32[np.ndarray, "B P T"]:
+        return self.coordinates.expand("tokens", tokens, np.full(len(tokens), tokens.shape[1]))
+
+    def units(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
+        return self.coordinates.units(mean, std)
 
 
 def split_rows(

@@ -21,20 +21,21 @@ class Viewer:
 
     def frame(self, population: Population, row: int) -> Any:
         """An ``(H, W, 3)`` uint8 array, a string, or None after drawing into the window."""
-        forest, kind = population.forest, self.simulator.dataset.kind
+        forest, dataset = population.forest, self.simulator.dataset
         merges = forest.merges[row].cpu().numpy()
         merges = merges[merges[:, 0] >= 0]
         present = population.batch.present[row]
-        tokens = population.batch.tokens[row][present].cpu().numpy()
+        tokens = dataset.to_user(population.batch.tokens[row][present]).cpu().numpy()
         error = float(population.error[row])
         if self.render_mode == "ansi":
-            return tree_text(tokens, merges, kind, error)
+            return tree_text(tokens, merges, dataset.kind, error)
         with torch.no_grad():
             decoded = self.simulator.autoencoder.decode(
                 population.embeddings[row : row + 1], forest.merges[row : row + 1], present[None]
             )
         title = f"{int(forest.num_active[row])} active, nmse {error:.4f}"
-        figure = forest_figure(tokens, merges, decoded[0][present].cpu().numpy(), kind, title)
+        restored = dataset.to_user(decoded[0][present]).cpu().numpy()
+        figure = forest_figure(tokens, merges, restored, dataset.kind, title)
         image: np.ndarray = figure_to_array(figure)
         if self.render_mode == "human":
             self._window = self._window or Window()

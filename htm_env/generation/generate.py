@@ -126,10 +126,10 @@ def generate(
         sample = sample[internal].repeat_interleave(2)
 
     rows, slots, merges = _number(layers, num_tokens)
-    values = autoencoder.unlifter(torch.cat(leaves)) * autoencoder.token_std
+    values = autoencoder.to_tokens(autoencoder.unlifter(torch.cat(leaves)))
     present = torch.arange(int(num_tokens.max()), device=roots.device) < num_tokens[:, None]
     tokens = roots.new_zeros(*present.shape, autoencoder.token_dim)
-    tokens = tokens.index_put((rows, slots), values + autoencoder.token_mean)
+    tokens = tokens.index_put((rows, slots), values)
     return Generated(tokens, present, merges, depth_limited, token_limited)
 
 

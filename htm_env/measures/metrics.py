@@ -3,6 +3,7 @@ leaf classifier."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -43,6 +44,26 @@ def nmse_per_sample(
     """
     scaled = ((reconstruction - tokens) / std).masked_fill(~present[..., None], 0.0)  # (B, P, T)
     return scaled.square().mean(dim=2).sum(dim=1) / present.sum(dim=1)
+
+
+def category_error_rate(
+    reconstruction: Float[Tensor, "B P T"],
+    tokens: Float[Tensor, "B P T"],
+    present: Bool[Tensor, "B P"],
+    categories: Sequence[int],
+) -> Float[Tensor, "B"]:
+    """The share of each sample's categories whose most probable value is not the token's own.
+
+    ``categories`` are their numbers of values; their coordinates are a token's last ones. A sample
+    without tokens, and data without categories, gives NaN.
+    """
+    sizes = [tokens.shape[2] - sum(categories), *categories]
+    pairs = zip(reconstruction.split(sizes, 2), tokens.split(sizes, 2), strict=True)
+    wrong = [decoded.argmax(2) != own.argmax(2) for decoded, own in list(pairs)[1:]]
+    if not wrong:
+        return tokens.new_full((len(tokens),), torch.nan)
+    shares = torch.stack(wrong, dim=2).to(tokens.dtype).mean(dim=2)  # (B, P)
+    return shares.masked_fill(~present, 0.0).sum(dim=1) / present.sum(dim=1)
 
 
 def clade_scores(

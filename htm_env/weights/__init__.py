@@ -70,7 +70,9 @@ def make_autoencoder(
     elif autoencoder == "untrained":
         generator = torch.Generator().manual_seed(UNTRAINED_SEED)
         dim = embedding_dim_of(env_id) if embedding_dim is None else embedding_dim
-        made = HTMAutoencoder(dataset.token_dim, dim, generator=generator)
+        made = HTMAutoencoder(
+            dataset.token_dim, dim, categories=dataset.categories, generator=generator
+        )
         made.set_statistics(dataset.mean, dataset.std)
     elif autoencoder == "pretrained":
         made = pretrained_autoencoder(env_id)
@@ -80,6 +82,11 @@ def make_autoencoder(
         raise ValueError(
             f"the autoencoder takes tokens of {made.token_dim} coordinates, but those of "
             f"{dataset.name} have {dataset.token_dim}"
+        )
+    if made.categories != dataset.categories:
+        raise ValueError(
+            f"the autoencoder takes categories of {made.categories or 'no'} values, but those of "
+            f"{dataset.name} have {dataset.categories or 'none'}"
         )
     if embedding_dim is not None and made.embedding_dim != embedding_dim:
         raise ValueError(
