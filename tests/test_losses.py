@@ -12,6 +12,7 @@ from episodes import generator, plain_forests, random_batch
 from oracle import PlainForest, encode, reconstruct
 
 from agents.fixed import fixed_policy
+from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import (
     LossWeights,
     autoencoder_losses,
