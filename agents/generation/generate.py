@@ -18,9 +18,10 @@ from rich.table import Table
 from torch import Tensor
 
 from agents.config.errors import UsageError, set_threads
+from agents.evaluation.encoded import Encoded
 from agents.generation.options import GenerateOptions
 from agents.generation.pictures import write_figures
-from agents.generation.samples import Encoded, RunSamples
+from agents.generation.samples import RunSamples
 from agents.generation.scores import Scores, SetScores, gaussian_tokens
 from agents.registry import load_learner
 from agents.runs.directory import RunDirectory

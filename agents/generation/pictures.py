@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from agents.evaluation.figures import write_figure
-from agents.generation.samples import Encoded, RunSamples
+from agents.evaluation.encoded import Encoded
+from agents.generation.samples import RunSamples
 from htm_env.datasets import Dataset
 from htm_env.drawing.figures.generation import (
     NoisySample,

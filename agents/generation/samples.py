@@ -7,9 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
-from torch import Tensor
-
+from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.generation.options import GenerateOptions
 from agents.learners.base import Learner
@@ -17,38 +15,10 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.generation.denoising import Denoised, denoise
 from htm_env.generation.generate import Generated, generate, refine
 from htm_env.generation.mixture import RootMixture
-from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
 
 ENOUGH = 0.9
 """Share of the real samples that are reconstructed better than what is still refined."""
-
-
-@dataclass(frozen=True)
-class Encoded:
-    """Samples, their trees, and their roots."""
-
-    batch: TokenBatch
-    merges: Int64[Tensor, "B M 2"]
-    roots: Float[Tensor, "B D"]
-    reconstruction: Float[Tensor, "B P T"]
-    """The tokens that the roots decode to along the same trees, in raw units."""
-
-    @classmethod
-    @torch.no_grad()
-    def along(
-        cls, autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
-    ) -> Encoded:
-        """Samples with given merges."""
-        roots, decoded = [], []
-        for part, trees in zip(batch.parts(CHUNK), merges.split(CHUNK), strict=True):
-            roots.append(autoencoder.encode(part.tokens, part.present, trees).roots)
-            decoded.append(autoencoder.decode(roots[-1], trees, part.present))
-        return cls(batch, merges, torch.cat(roots), torch.cat(decoded))
-
-    def errors(self, std: Float[Tensor, "T"]) -> Float[Tensor, "B"]:
-        """The ``nmse`` of every reconstruction."""
-        return nmse_per_sample(self.reconstruction, self.batch.tokens, self.batch.present, std)
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,10 @@ def root_embeddings(
     """
     episodes = dataset.fixed(count)
     generator = torch.Generator(learner.device).manual_seed(seed)
-    roots = [learner.embed(batch.to(learner.device), generator) for batch in episodes.parts(CHUNK)]
+    roots = []
+    for batch in episodes.to(learner.device).parts(CHUNK):
+        trees = learner.greedy_trees(batch, generator)
+        roots.append(learner.encode(batch, trees).roots)
     return RootEmbeddings(
         roots=torch.cat(roots).cpu().numpy(),
         tokens=episodes.tokens.numpy(),

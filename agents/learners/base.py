@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
@@ -16,10 +17,13 @@ from agents.config.budget import Budget
 from agents.config.dataclasses_json import config_from_dict
 from agents.config.options import TEST_EPISODES
 from agents.config.run import MODES, RunConfig, Task
+from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import evaluate
+from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.checks import check_choice
+from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, environment_id
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
 
@@ -108,11 +112,15 @@ class Learner(ABC):
             "expected a learned policy"
         )
 
-    @torch.no_grad()
-    def embed(self, batch: TokenBatch, generator: torch.Generator) -> Float[Tensor, "B D"]:
-        """The root embedding of every sample, along greedy merges."""
-        merges = self.plan(batch, generator, greedy=True)
-        return self.autoencoder.encode(batch.tokens, batch.present, merges).roots
+    def greedy_trees(
+        self, batch: TokenBatch, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]:
+        """The best merges for these samples; nothing but -1 where the algorithm makes no trees."""
+        return self.plan(batch, generator, greedy=True)
+
+    def encode(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Encoded:
+        """Roots of samples along given trees, and what these decode to."""
+        return Encoded.along(self.autoencoder, batch, merges)
 
     def pair_probabilities(
         self, batch: TokenBatch, merges: Int64[Tensor, "1 M 2"]
@@ -139,6 +147,59 @@ class Learner(ABC):
         self.autoencoder.load_state_dict(state["autoencoder"])
         self.generator.set_state(state["generator"])
         self.merges_made, self.updates = state["merges_made"], state["updates"]
+
+    # ------------------------------------------------------------ token sets in, arrays out
+
+    def embed(
+        self, sets: Any, *, lengths: Any = None, present: Any = None, search: int = 0
+    ) -> Float[np.ndarray, "N D"]:
+        """The root embedding of every set; it may be new to the learner, and of any size.
+
+        A set gets the same whatever the order of its tokens and whatever sets are beside it, but
+        for rounding: the slots are filled in an order that is drawn from the set itself.
+
+        Args:
+            sets: an array (N, P, T), or a list of arrays (n_i, T), in the data's own units.
+            lengths: of an array, the number of tokens of each row (N,); all columns if None.
+            present: of an array, (N, P), True <--> there is a token; instead of ``lengths``.
+            search: proposals by which each greedy tree is improved: an exchange of two subtrees is
+                kept where the set's own reconstruction error falls.
+
+        Raises ``ValueError`` for tokens of another dimension than in training, for sets that cannot
+        be read, and where the learner needs a hierarchy, or fewer tokens, than the sets have.
+        """
+        return self.encode_sets(sets, lengths, present, search).roots
+
+    def trees(
+        self, sets: Any, *, lengths: Any = None, present: Any = None, search: int = 0
+    ) -> list[MergeTree]:
+        """The greedy merge tree of every set; its leaves are the indices of the set's tokens: rows
+        of a ragged set, columns of an array. Arguments and errors are those of :meth:`embed`; also
+        raises ``ValueError`` where the algorithm makes no trees."""
+        encoded = self.encode_sets(sets, lengths, present, search)
+        return [encoded.tree(row) for row in range(len(encoded.roots))]
+
+    def reconstruct(
+        self, sets: Any, *, lengths: Any = None, present: Any = None, search: int = 0
+    ) -> Float[np.ndarray, "N P T"] | list[np.ndarray]:
+        """What the root of every set decodes to along its tree, token by token.
+
+        In the form of the sets: an array, with zeros where there is no token, or a list. Arguments
+        and errors are those of :meth:`embed`.
+        """
+        encoded = self.encode_sets(sets, lengths, present, search)
+        if not isinstance(sets, list | tuple):
+            return encoded.reconstruction
+        pairs = zip(encoded.reconstruction, encoded.present, strict=True)
+        return [tokens[there] for tokens, there in pairs]
+
+    def encode_sets(
+        self, sets: Any, lengths: Any = None, present: Any = None, search: int = 0
+    ) -> EncodedSets:
+        """Roots, trees, reconstructions and errors of sets at once (see :meth:`embed`)."""
+        at_least(0, search=search)
+        placed = PlacedSets.read(sets, self.dataset.token_dim, lengths, present)
+        return encode_sets(self, placed, search)
 
     # ------------------------------------------------------------ scores and pictures
 

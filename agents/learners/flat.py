@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from agents.config.dataclasses_json import check_bounds
 from agents.config.options import TEST_EPISODES
+from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import CHUNK, TREE_SCORES, decoded_scores
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
@@ -22,8 +23,11 @@ from htm_env.autoencoder import HTMAutoencoder, SavedAutoencoder, seeded_initial
 from htm_env.checks import at_least
 from htm_env.datasets import Dataset
 from htm_env.measures.metrics import nmse_per_sample
+from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import embedding_dim_of
+
+NO_TREES = "flat makes no trees; expected a learner that merges"
 
 
 @dataclass(frozen=True)
@@ -83,12 +87,25 @@ class Flat(Learner):
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        raise ValueError("flat makes no trees; expected a learner that merges")
+        raise ValueError(NO_TREES)
+
+    def greedy_trees(
+        self, batch: TokenBatch, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]:
+        return torch.full_like(batch.merges, NONE)
 
     @torch.no_grad()
-    def embed(self, batch: TokenBatch, generator: torch.Generator) -> Float[Tensor, "B D"]:
-        """The embedding of every set; nothing is drawn."""
-        return self.autoencoder.encode(self.autoencoder.standardise(batch.tokens), batch.present)
+    def encode(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Encoded:
+        """The embedding of every set, and what it decodes to, matched to its tokens."""
+        standardised = self.autoencoder.standardise(batch.tokens)
+        roots = self.autoencoder.encode(standardised, batch.present)
+        return Encoded(batch, merges, roots, self._reconstruct(batch))
+
+    def trees(
+        self, sets: Any, *, lengths: Any = None, present: Any = None, search: int = 0
+    ) -> list[MergeTree]:
+        """Raises ``ValueError``: there are no trees."""
+        raise ValueError(NO_TREES)
 
     def update(self, progress: float) -> dict[str, float]:
         batch = self.dataset.sample(self.config.batch_size, self.generator).to(self.device)

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Int64
 from torch import Tensor
 
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened
 from agents.config.options import TEST_EPISODES
 from agents.config.run import RunConfig, Task
+from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import VALIDATION_EPISODES
 from agents.evaluation.figures import write_figure
 from agents.runs.directory import CSVLogger, RunDirectory
@@ -47,7 +48,11 @@ class Agent(Trainable, Protocol):
 
     def run_config(self, budget: Budget | None = None) -> RunConfig: ...
 
-    def embed(self, batch: TokenBatch, generator: torch.Generator) -> Float[Tensor, "B D"]: ...
+    def greedy_trees(
+        self, batch: TokenBatch, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]: ...
+
+    def encode(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Encoded: ...
 
     def evaluate(
         self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
@@ -208,6 +213,6 @@ def _restore(learner: Agent, state: dict[str, Any], directory: RunDirectory) -> 
 
 
 def check_plan(learner: Agent) -> None:
-    """Embed one sample: raises ``ValueError`` for data that the learner cannot use."""
+    """Encode one sample: raises ``ValueError`` for data that the learner cannot use."""
     one = learner.dataset.fixed(1).to(learner.device)
-    learner.embed(one, torch.Generator(learner.device))
+    learner.encode(one, learner.greedy_trees(one, torch.Generator(learner.device)))

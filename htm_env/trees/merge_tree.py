@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -28,26 +28,36 @@ class MergeTree:
     makes node ``n + t``. The order within a pair is kept everywhere. The order of the merges is
     kept by linkage and networkx; brackets (nested, Newick, text) do not hold it, so that what they
     give back is the same tree with its merges numbered from the left.
+
+    Brackets and clades name a leaf by the index of its token in the set as it was given, which is
+    the leaf's own number unless ``leaves`` says otherwise.
     """
 
     merges: NDArray[np.int64]
     """(M, 2) node ids, ``M <= n - 1``, read-only; rows of -1 at the end are padding and dropped."""
     num_leaves: int
     """The number of tokens ``n``, at least 1."""
+    leaves: NDArray[np.int64]
+    """(n,) the index of each leaf's token in its set as it was given, read-only: ``0 .. n-1`` but
+    for sets with empty places."""
 
-    def __init__(self, merges: ArrayLike, num_leaves: int) -> None:
-        """Raises ``ValueError`` naming the first merge that is not one of a forest."""
+    def __init__(
+        self, merges: ArrayLike, num_leaves: int, leaves: ArrayLike | None = None
+    ) -> None:
+        """Raises ``ValueError`` naming the first merge that is not one of a forest, and for
+        ``leaves`` that are not ``n`` different indices."""
         object.__setattr__(self, "num_leaves", int(num_leaves))
         object.__setattr__(self, "merges", _checked(merges, self.num_leaves))
+        object.__setattr__(self, "leaves", _checked_leaves(leaves, self.num_leaves))
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, MergeTree):
             return NotImplemented
-        same_leaves = self.num_leaves == other.num_leaves
+        same_leaves = np.array_equal(self.leaves, other.leaves)
         return same_leaves and np.array_equal(self.merges, other.merges)
 
     def __hash__(self) -> int:
-        return hash((self.num_leaves, self.merges.tobytes()))
+        return hash((self.leaves.tobytes(), self.merges.tobytes()))
 
     @property
     def num_nodes(self) -> int:
@@ -84,7 +94,7 @@ class MergeTree:
 
     def clades(self) -> list[frozenset[int]]:
         """The leaves under each merge, in the order of the merges."""
-        clades = [frozenset([leaf]) for leaf in range(self.num_leaves)]
+        clades = [frozenset([leaf]) for leaf in self.leaves.tolist()]
         for _, first, second in self.children():
             clades.append(clades[first] | clades[second])
         return clades[self.num_leaves :]
@@ -94,17 +104,20 @@ class MergeTree:
 
         Raises ``ValueError`` if there are several roots and none is named, or no such node.
         """
-        nested: list[Nested] = list(range(self.num_leaves))
+        nested: list[Nested] = self.leaves.tolist()
         for _, first, second in self.children():
             nested.append((nested[first], nested[second]))
         return nested[self._root(node)]
 
-    def newick(self, node: int | None = None) -> str:
+    def newick(self, node: int | None = None, names: Sequence[object] | None = None) -> str:
         """The tree under ``node`` (by default the single root) as Newick, as in ``((0,1),2);``.
 
-        Raises ``ValueError`` as :meth:`nested` does.
+        ``names`` are those of the tokens of the set as it was given; token indices if None. Names
+        of more than letters, digits, points and signs are quoted.
+
+        Raises ``ValueError`` as :meth:`nested` does, and for fewer names than there are tokens.
         """
-        return self._brackets(",")[self._root(node)] + ";"
+        return self._brackets(",", names)[self._root(node)] + ";"
 
     def __str__(self) -> str:
         """One line, as in ``((0, 1), 2)``; the trees of a forest are separated by `` | ``."""
@@ -154,12 +167,31 @@ class MergeTree:
         return cls(*_parsed(_symbols_of_nested(nested)))
 
     @classmethod
-    def from_newick(cls, text: str) -> MergeTree:
+    def from_newick(cls, text: str, names: Sequence[object] | None = None) -> MergeTree:
         """The tree that :meth:`newick` writes; branch lengths and inner names are ignored.
 
-        Raises ``ValueError`` as :meth:`from_nested` does, and for brackets that do not match.
+        ``names`` are those of the tokens of the set as it was given, of which the tree may have
+        some only; without them the leaves are ``0 .. n-1``.
+
+        Raises ``ValueError`` as :meth:`from_nested` does, for brackets that do not match, and for a
+        leaf that is none of the names or one that two tokens have.
         """
-        return cls(*_parsed(_symbols_of_newick(text)))
+        symbols = list(_symbols_of_newick(text))
+        if names is None:
+            numbers = (
+                int(one) if leaf and one.isdecimal() else one for one, leaf in symbols
+            )
+            return cls(*_parsed(numbers))
+        index = {str(name): place for place, name in enumerate(names)}
+        if len(index) < len(names):
+            raise ValueError("two tokens have one name: expected a name of its own for each.")
+        for one, leaf in symbols:
+            if leaf and one not in index:
+                raise ValueError(f"a leaf is {one!r}, which is none of the {len(index)} tokens.")
+        named = [index[one] if leaf else one for one, leaf in symbols]
+        leaves = sorted({one for one in named if isinstance(one, int)})
+        rank: dict[object, int] = {leaf: number for number, leaf in enumerate(leaves)}
+        return cls(*_parsed(rank.get(one, one) for one in named), leaves or [0])
 
     @classmethod
     def from_text(cls, text: str) -> MergeTree:
@@ -250,8 +282,12 @@ class MergeTree:
             raise ValueError(f"there is no node {node}: the nodes are 0 to {self.num_nodes - 1}.")
         return roots[0]
 
-    def _brackets(self, comma: str) -> list[str]:
-        texts = [str(leaf) for leaf in range(self.num_leaves)]
+    def _brackets(self, comma: str, names: Sequence[object] | None = None) -> list[str]:
+        texts = [str(leaf) for leaf in self.leaves]
+        if names is not None:
+            if len(names) <= self.leaves.max():
+                raise ValueError(f"{len(names)} names, but there is a token {self.leaves.max()}.")
+            texts = [_quoted(str(names[leaf])) for leaf in self.leaves]
         for _, first, second in self.children():
             texts.append(f"({texts[first]}{comma}{texts[second]})")
         return texts
@@ -283,6 +319,15 @@ def _checked(merges: ArrayLike, num_leaves: int) -> NDArray[np.int64]:
             raise ValueError(f"merge {step} joins node {pair[0]} with itself.")
         used.update(pair)
     result = given[:count].astype(np.int64)  # always a copy
+    result.setflags(write=False)
+    return result
+
+
+def _checked_leaves(leaves: ArrayLike | None, num_leaves: int) -> NDArray[np.int64]:
+    """The token index of every leaf, as a read-only copy."""
+    result = np.array(range(num_leaves) if leaves is None else leaves, dtype=np.int64)
+    if result.shape != (num_leaves,) or len(set(result.tolist())) < num_leaves or result.min() < 0:
+        raise ValueError(f"leaves must be {num_leaves} different indices, but are {leaves}.")
     result.setflags(write=False)
     return result
 
@@ -322,14 +367,23 @@ def _symbols_of_nested(nested: Nested) -> Iterator[object]:
             yield item
 
 
-def _symbols_of_newick(text: str) -> Iterator[object]:
+def _symbols_of_newick(text: str) -> Iterator[tuple[str, bool]]:
+    """Brackets and leaves from left to right; True <--> it is a leaf."""
     previous = ""
-    for symbol in re.findall(r"[(),]|:[^(),;]*|[^(),;:\s]+", text):
+    for symbol in re.findall(r"'(?:[^']|'')*'|[(),]|:[^(),;]*|[^(),;:\s]+", text):
         if symbol in "()":
-            yield symbol
+            yield symbol, False
         elif symbol[0] not in ",:" and previous != ")":  # an inner node's name follows a bracket
-            yield int(symbol) if symbol.isdecimal() else symbol
+            quoted = symbol[0] == symbol[-1] == "'" and len(symbol) > 1
+            yield symbol[1:-1].replace("''", "'") if quoted else symbol, True
         previous = symbol
+
+
+def _quoted(name: str) -> str:
+    """A name as Newick has it: quoted where it holds more than letters, digits, points, signs."""
+    if re.fullmatch(r"[A-Za-z0-9.+-]+", name):
+        return name
+    return "'" + name.replace("'", "''") + "'"
 
 
 def _parsed(symbols: Iterable[object]) -> tuple[NDArray[np.int64], int]:

@@ -1,0 +1,67 @@
+"""Hill climbing over trees: exchanges of subtrees that lower a sample's own error."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from agents.evaluation.evaluate import root_errors
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.types import TokenBatch
+
+
+@torch.no_grad()
+def hill_climbed(
+    autoencoder: HTMAutoencoder,
+    batch: TokenBatch,
+    merges: Int64[Tensor, "B M 2"],
+    std: Float[Tensor, "T"],
+    draws: Float[Tensor, "B S 2"],
+) -> Int64[Tensor, "B M 2"]:
+    """Trees after ``S`` proposals for each sample, none of them worse than the one given.
+
+    A proposal is an exchange of two subtrees, or of the two things of a pair, and is kept only
+    where the sample's ``nmse`` falls. Each costs one encoding and decoding. ``draws`` are uniform
+    in [0, 1); a sample's result depends on its own row alone.
+    """
+    merges = merges.clone()
+    errors = root_errors(autoencoder, batch, merges, std)
+    for drawn in draws.unbind(1):
+        proposed = exchanged(merges, batch.num_tokens, drawn)
+        rows = (proposed != merges).flatten(1).any(1).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        found = root_errors(autoencoder, batch.rows(rows), proposed[rows], std)
+        better = found < errors[rows]
+        rows = rows[better]
+        merges[rows], errors[rows] = proposed[rows], found[better]
+    return merges
+
+
+def exchanged(
+    merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"], draws: Float[Tensor, "B 2"]
+) -> Int64[Tensor, "B M 2"]:
+    """Whole trees with two of their nodes in each other's places, as ``draws`` in [0, 1) say.
+
+    A tree is as it was where one node is over the other, or where a merge would come before what
+    it merges.
+    """
+    if not merges.shape[1]:
+        return merges
+    rows = torch.arange(len(merges), device=merges.device)
+    below_root = 2 * num_leaves - 2
+    first = (draws[:, 0] * below_root).long()
+    second = (draws[:, 1] * (below_root - 1)).long()
+    second = second + (second >= first)
+    flat = merges.flatten(1).clone()  # every node but the root once, -1 behind them
+    at_first = (flat == first[:, None]).int().argmax(1)
+    at_second = (flat == second[:, None]).int().argmax(1)
+    # A node's number is below its parent's, so this also excludes a node under the other.
+    legal = first < num_leaves + at_second // 2
+    legal &= second < num_leaves + at_first // 2
+    legal &= below_root > 1
+    here, there = flat[rows, at_first], flat[rows, at_second]
+    flat[rows, at_first] = torch.where(legal, there, here)
+    flat[rows, at_second] = torch.where(legal, here, there)
+    return flat.view_as(merges)

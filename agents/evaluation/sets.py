@@ -1,0 +1,332 @@
+"""Token sets as they are given: read, put into slots, encoded, and back in their own indices.
+
+A set gives the same tree, root and reconstruction whatever the order of its tokens and whatever
+sets are beside it, but for rounding: its tokens come into the slots in an order that is drawn from
+the set itself, and so are the random numbers of policies that draw.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Float32, Int64, UInt64
+from torch import Tensor
+
+from agents.evaluation.encoded import Encoded
+from agents.evaluation.hill_climbing import hill_climbed
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.datasets.base import mix, shuffled, uniforms
+from htm_env.trees.merge_tree import MergeTree
+from htm_env.types import NONE, TokenBatch
+
+SETS_AT_A_TIME, PAIRS_AT_A_TIME = 256, 2**20
+"""Sets, and ordered pairs of tokens, that are encoded together at most; a set may have more."""
+
+
+@runtime_checkable
+class SetEncoder(Protocol):
+    """A learner, as far as it is needed to encode sets."""
+
+    device: torch.device
+    std: Tensor
+    autoencoder: HTMAutoencoder
+
+    def greedy_trees(
+        self, batch: TokenBatch, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]: ...
+
+    def encode(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Encoded: ...
+
+
+# ---------------------------------------------------------------- in
+
+
+@dataclass(frozen=True)
+class PlacedSets:
+    """Samples in slots, and the places of their tokens in the sets as they were given."""
+
+    batch: TokenBatch
+    places: Int64[Tensor, "B P"]
+    """Index of the token in its set as it was given; -1 in empty slots."""
+    columns: int
+    """Tokens of the longest set, or columns of the array, that were given."""
+
+    @classmethod
+    def read(
+        cls, sets: Any, token_dim: int, lengths: Any = None, present: Any = None
+    ) -> PlacedSets:
+        """Sets of any kind that is supported.
+
+        Args:
+            sets: an array (N, P, T), or a sequence of arrays (n_i, T).
+            token_dim: the numbers of a token that are expected.
+            lengths: of an array, the number of tokens of each row (N,); all columns if None.
+            present: of an array, (N, P), True <--> there is a token; not beside ``lengths``.
+
+        Raises ``ValueError`` naming what cannot be used: the shape, the numbers of a token, a row
+        without tokens, a coordinate that is not finite.
+        """
+        values, there = _padded(sets, lengths, present)
+        if values.shape[2] != token_dim:
+            raise ValueError(
+                f"tokens of the sets have {values.shape[2]} numbers; expected {token_dim}, as in "
+                "training"
+            )
+        _check(values, there)
+        columns = there.shape[1]
+        order = np.argsort(~there, axis=1, kind="stable")  # the empty places last
+        full = np.take_along_axis(there, order, axis=1)
+        slots = int(there.sum(axis=1).max())
+        tokens = np.where(full[..., None], values[np.arange(len(values))[:, None], order], 0)
+        batch = TokenBatch(
+            tokens=torch.from_numpy(tokens[:, :slots].astype(np.float32)),
+            present=torch.from_numpy(full[:, :slots]),
+            clades=torch.zeros((len(tokens), 0, slots), dtype=torch.bool),
+            merges=torch.full((len(tokens), slots - 1, 2), NONE),
+        )
+        places = torch.from_numpy(np.where(full, order, NONE)[:, :slots])
+        return cls(batch, places, columns)
+
+    def parts(self) -> Iterator[Int64[np.ndarray, "R"]]:
+        """Samples of like sizes, so many at a time that memory is bounded."""
+        counts = self.batch.num_tokens.numpy()
+        order = np.argsort(counts, kind="stable")
+        start = 0
+        while start < len(order):
+            end = start + 1
+            while end < min(len(order), start + SETS_AT_A_TIME):
+                if (end + 1 - start) * int(counts[order[end]]) ** 2 > PAIRS_AT_A_TIME:
+                    break
+                end += 1
+            yield order[start:end]
+            start = end
+
+    def part(self, rows: Int64[np.ndarray, "R"]) -> tuple[PlacedSets, UInt64[np.ndarray, "R"]]:
+        """Some of the samples in slots of their own size, in the order that each set itself says,
+        and the seeds of what else is drawn for each."""
+        batch = self.batch.rows(torch.from_numpy(rows))._replace(sample=None)
+        slots = int(batch.num_tokens.max())
+        tokens, present = batch.tokens[:, :slots], batch.present[:, :slots].numpy()
+        order, seeds = own_order(tokens.numpy(), present)
+        slot = torch.from_numpy(order)
+        own = torch.arange(len(rows))[:, None]
+        moved = TokenBatch(
+            tokens=tokens[own, slot],
+            present=batch.present[:, :slots],
+            clades=batch.clades[:, :, :slots].gather(
+                2, slot[:, None].expand(-1, batch.clades.shape[1], -1)
+            ),
+            merges=renumbered(batch.merges[:, : slots - 1], slot.argsort(1), batch.num_tokens),
+        )
+        places = self.places[torch.from_numpy(rows)][own, slot]
+        return PlacedSets(moved, places, self.columns), seeds
+
+
+def _padded(
+    sets: Any, lengths: Any, present: Any
+) -> tuple[Float32[np.ndarray, "N P T"], Bool[np.ndarray, "N P"]]:
+    """Values in columns, and which of them are tokens."""
+    if isinstance(sets, list | tuple):
+        if lengths is not None or present is not None:
+            raise ValueError("lengths and present go with an array (N, P, T), not with a list")
+        rows = [_numbers(f"set {row}", one, 2, "(n, T)") for row, one in enumerate(sets)]
+        if not rows:
+            raise ValueError("there are no sets; expected at least one")
+        dim = rows[0].shape[1]
+        wrong = next((row for row, one in enumerate(rows) if one.shape[1] != dim), None)
+        if wrong is not None:
+            raise ValueError(
+                f"set {wrong} has tokens of {rows[wrong].shape[1]} numbers; expected {dim}, as in "
+                "set 0"
+            )
+        counts = np.array([len(one) for one in rows])
+        values = np.zeros((len(rows), max(1, counts.max()), dim), dtype=np.float32)
+        for row, one in enumerate(rows):
+            values[row, : len(one)] = one
+        return values, np.arange(values.shape[1]) < counts[:, None]
+    values = _numbers("the array of sets", sets, 3, "(N, P, T)")
+    if not len(values):
+        raise ValueError("there are no sets; expected at least one")
+    there = np.ones(values.shape[:2], dtype=bool)
+    if lengths is not None and present is not None:
+        raise ValueError("lengths and present both say which tokens there are; expected one")
+    if lengths is not None:
+        counts = np.asarray(lengths)
+        if counts.shape != (len(values),) or counts.dtype.kind not in "iu":
+            raise ValueError(
+                f"lengths are {counts.dtype} {counts.shape}; expected whole numbers "
+                f"({len(values)},)"
+            )
+        if (counts > values.shape[1]).any() or (counts < 0).any():
+            raise ValueError(
+                f"lengths go from {counts.min()} to {counts.max()}; expected at most the "
+                f"{values.shape[1]} columns"
+            )
+        there = np.arange(values.shape[1]) < counts[:, None]
+    if present is not None:
+        there = np.asarray(present).astype(bool)
+        if there.shape != values.shape[:2]:
+            raise ValueError(f"present has shape {there.shape}; expected {values.shape[:2]}")
+    return values, there
+
+
+def _numbers(name: str, given: Any, ndim: int, shape: str) -> Float32[np.ndarray, "*shape"]:
+    try:
+        array = np.asarray(given)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} is not an array of numbers ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{name} has element type {array.dtype}; expected real numbers")
+    if array.ndim != ndim or not array.shape[-1]:
+        raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+        return array.astype(np.float32)
+
+
+def _check(values: Float32[np.ndarray, "N P T"], there: Bool[np.ndarray, "N P"]) -> None:
+    if not there.any(axis=1).all():
+        raise ValueError(
+            f"set {int(np.argmin(there.any(axis=1)))} has no tokens; expected at least one"
+        )
+    finite = np.isfinite(values) | ~there[..., None]
+    if not finite.all():
+        row, token, coordinate = np.argwhere(~finite)[0]
+        raise ValueError(
+            f"set {row}, token {token} has coordinate {values[row, token, coordinate]}; expected "
+            "finite 32-bit numbers"
+        )
+
+
+def own_order(
+    tokens: Float32[np.ndarray, "B P T"], present: Bool[np.ndarray, "B P"]
+) -> tuple[Int64[np.ndarray, "B P"], UInt64[np.ndarray, "B"]]:
+    """A random order of the slots of every sample, the empty ones last, and a seed; both depend on
+    the set of its tokens and on nothing else."""
+    tokens = tokens + np.float32(0)  # there is one zero only
+    order = np.argsort(~present, axis=1, kind="stable")
+    for key in (*np.moveaxis(tokens, 2, 0)[::-1], ~present):
+        within = np.argsort(np.take_along_axis(key, order, axis=1), axis=1, kind="stable")
+        order = np.take_along_axis(order, within, axis=1)
+    in_order = tokens[np.arange(len(tokens))[:, None], order]
+    seeds = np.array(
+        [
+            int.from_bytes(hashlib.blake2b(one[:count].tobytes(), digest_size=8).digest(), "little")
+            for one, count in zip(in_order, present.sum(axis=1), strict=True)
+        ],
+        dtype=np.uint64,
+    )
+    filled = np.take_along_axis(present, order, axis=1)
+    mixed = shuffled(uniforms(seeds, order.shape[1]), filled)
+    return np.take_along_axis(order, mixed, axis=1), mix(seeds)
+
+
+def renumbered(
+    merges: Int64[Tensor, "B M 2"], leaf: Int64[Tensor, "B P"], num_leaves: Int64[Tensor, "B"]
+) -> Int64[Tensor, "B M 2"]:
+    """Merges in which leaf ``i`` is ``leaf[i]``."""
+    is_leaf = (merges >= 0) & (merges < num_leaves[:, None, None])
+    named = leaf.gather(1, merges.where(is_leaf, 0).flatten(1)).view_as(merges)
+    return torch.where(is_leaf, named, merges)
+
+
+# ---------------------------------------------------------------- out
+
+
+@dataclass(frozen=True)
+class EncodedSets:
+    """Sets in the order and the columns in which they were given, as arrays."""
+
+    roots: Float[np.ndarray, "N D"]
+    merges: Int64[np.ndarray, "N M 2"]
+    """Of ``P`` columns: a leaf is its column, merge ``t`` makes node ``P + t``; -1 pads, and is
+    everywhere where the learner makes no trees."""
+    reconstruction: Float[np.ndarray, "N P T"]
+    """Raw coordinates, decoded from the root alone; zeros where there is no token."""
+    present: Bool[np.ndarray, "N P"]
+    errors: Float[np.ndarray, "N"]
+    """The ``nmse`` of every reconstruction."""
+
+    def tree(self, row: int) -> MergeTree:
+        """One tree; its leaves are the columns of the set's tokens."""
+        leaves = np.flatnonzero(self.present[row])
+        columns, count = self.present.shape[1], len(leaves)
+        rank = np.zeros(columns, dtype=np.int64)
+        rank[leaves] = np.arange(count)
+        merges = self.merges[row]
+        merges = merges[merges[:, 0] >= 0]
+        own = np.where(merges < columns, rank[merges % columns], merges - columns + count)
+        return MergeTree(own, count, leaves)
+
+
+@torch.no_grad()
+def encode_sets(encoder: SetEncoder, sets: PlacedSets, search: int = 0) -> EncodedSets:
+    """Greedy trees of sets, their roots, and what these decode to.
+
+    ``search`` is the number of proposals by which :func:`hill_climbed` improves each tree.
+
+    Raises ``ValueError`` for a policy that needs a hierarchy which the sets do not have.
+    """
+    count, slots = sets.places.shape
+    columns, dim = sets.columns, sets.batch.tokens.shape[2]
+    roots = np.zeros((count, encoder.autoencoder.embedding_dim), dtype=np.float32)
+    merges = np.full((count, columns - 1, 2), NONE, dtype=np.int64)
+    tokens = np.zeros((count, columns, dim), dtype=np.float32)
+    present = np.zeros((count, columns), dtype=bool)
+    errors = np.zeros(count)
+    for rows in sets.parts():
+        part, seeds = sets.part(rows)
+        batch = part.batch.to(encoder.device)
+        made = _independent_trees(encoder, batch, seeds)
+        if search:
+            made = _searched(encoder, batch, made, seeds, search)
+        encoded = encoder.encode(batch, made)
+        roots[rows] = encoded.roots.cpu().numpy()
+        errors[rows] = encoded.errors(encoder.std).double().cpu().numpy()
+        named = _in_columns(made.cpu(), part)
+        merges[rows, : named.shape[1]] = named
+        sample, slot = np.nonzero(part.batch.present.numpy())
+        column = part.places.numpy()[sample, slot]
+        present[rows[sample], column] = True
+        tokens[rows[sample], column] = encoded.reconstruction.cpu().numpy()[sample, slot]
+    return EncodedSets(roots, merges, tokens, present, errors)
+
+
+def _independent_trees(
+    encoder: SetEncoder, batch: TokenBatch, seeds: UInt64[np.ndarray, "B"]
+) -> Int64[Tensor, "B M 2"]:
+    """Greedy trees that depend on their own sample and seed alone."""
+    generator = torch.Generator(encoder.device).manual_seed(0)
+    before = generator.get_state()
+    merges = encoder.greedy_trees(batch, generator)
+    if torch.equal(before, generator.get_state()):
+        return merges
+    # The policy drew, for all samples together: each gets random numbers of its own instead.
+    own = [torch.Generator(encoder.device).manual_seed(int(seed >> 2)) for seed in seeds]
+    each = [batch.rows(slice(row, row + 1)) for row in range(len(seeds))]
+    return torch.cat(list(map(encoder.greedy_trees, each, own)))
+
+
+def _searched(
+    encoder: SetEncoder,
+    batch: TokenBatch,
+    merges: Int64[Tensor, "B M 2"],
+    seeds: UInt64[np.ndarray, "B"],
+    search: int,
+) -> Int64[Tensor, "B M 2"]:
+    if not ((merges >= 0).any() or batch.num_tokens.max() == 1):
+        raise ValueError("a learner that makes no trees has none to search from; expected search 0")
+    draws = torch.from_numpy(uniforms(mix(seeds), 2 * search).reshape(-1, search, 2))
+    return hill_climbed(encoder.autoencoder, batch, merges, encoder.std, draws.to(encoder.device))
+
+
+def _in_columns(merges: Int64[Tensor, "B M 2"], part: PlacedSets) -> Int64[np.ndarray, "B M 2"]:
+    """Merges of slots as merges of columns."""
+    counts = part.batch.num_tokens
+    later = torch.where(merges >= counts[:, None, None], merges - counts[:, None, None], NONE)
+    named = renumbered(merges, part.places, counts)
+    return torch.where(later >= 0, later + part.columns, named).numpy()
