@@ -19,6 +19,7 @@ METHODS = (
     *("train", "predict", "plan", "evaluate", "figure", "update", "state", "restore"),
     *("save", "load", "add", "sample", "fit", "generate", "losses"),
     *("encode", "decode", "reconstruct", "standardise", "unmerge", "weights_hash"),
+    *("embed", "trees", "transform", "inverse_transform", "score"),
     *("nested", "newick", "to_networkx", "to_linkage", "clades", "rows", "pad"),
 )
 PLAIN = (str, int, float, bool, tuple, type(None))

@@ -20,7 +20,7 @@ from torch import Tensor
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.hill_climbing import hill_climbed
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.datasets.base import mix, shuffled, uniforms
+from htm_env.datasets.base import Dataset, mix, shuffled, uniforms
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE, TokenBatch
 
@@ -32,6 +32,7 @@ SETS_AT_A_TIME, PAIRS_AT_A_TIME = 256, 2**20
 class SetEncoder(Protocol):
     """A learner, as far as it is needed to encode sets."""
 
+    dataset: Dataset
     device: torch.device
     std: Tensor
     autoencoder: HTMAutoencoder
@@ -58,13 +59,13 @@ class PlacedSets:
 
     @classmethod
     def read(
-        cls, sets: Any, token_dim: int, lengths: Any = None, present: Any = None
+        cls, sets: Any, dataset: Dataset, lengths: Any = None, present: Any = None
     ) -> PlacedSets:
         """Sets of any kind that is supported.
 
         Args:
             sets: an array (N, P, T), or a sequence of arrays (n_i, T).
-            token_dim: the numbers of a token that are expected.
+            dataset: the data that a learner was trained on, whose columns tokens must have.
             lengths: of an array, the number of tokens of each row (N,); all columns if None.
             present: of an array, (N, P), True <--> there is a token; not beside ``lengths``.
 
@@ -72,12 +73,8 @@ class PlacedSets:
         without tokens, a coordinate that is not finite.
         """
         values, there = _padded(sets, lengths, present)
-        if values.shape[2] != token_dim:
-            raise ValueError(
-                f"tokens of the sets have {values.shape[2]} numbers; expected {token_dim}, as in "
-                "training"
-            )
         _check(values, there)
+        values = dataset.from_user(np.where(there[..., None], values, np.float32(0)))
         columns = there.shape[1]
         order = np.argsort(~there, axis=1, kind="stable")  # the empty places last
         full = np.take_along_axis(there, order, axis=1)
@@ -246,7 +243,7 @@ class EncodedSets:
     """Of ``P`` columns: a leaf is its column, merge ``t`` makes node ``P + t``; -1 pads, and is
     everywhere where the learner makes no trees."""
     reconstruction: Float[np.ndarray, "N P T"]
-    """Raw coordinates, decoded from the root alone; zeros where there is no token."""
+    """The user's columns, decoded from the root alone; zeros where there is no token."""
     present: Bool[np.ndarray, "N P"]
     errors: Float[np.ndarray, "N"]
     """The ``nmse`` of every reconstruction."""
@@ -271,8 +268,9 @@ def encode_sets(encoder: SetEncoder, sets: PlacedSets, search: int = 0) -> Encod
 
     Raises ``ValueError`` for a policy that needs a hierarchy which the sets do not have.
     """
-    count, slots = sets.places.shape
-    columns, dim = sets.columns, sets.batch.tokens.shape[2]
+    count = len(sets.places)
+    columns, to_user = sets.columns, encoder.dataset.to_user
+    dim = to_user(sets.batch.tokens[:1]).shape[2]
     roots = np.zeros((count, encoder.autoencoder.embedding_dim), dtype=np.float32)
     merges = np.full((count, columns - 1, 2), NONE, dtype=np.int64)
     tokens = np.zeros((count, columns, dim), dtype=np.float32)
@@ -292,7 +290,7 @@ def encode_sets(encoder: SetEncoder, sets: PlacedSets, search: int = 0) -> Encod
         sample, slot = np.nonzero(part.batch.present.numpy())
         column = part.places.numpy()[sample, slot]
         present[rows[sample], column] = True
-        tokens[rows[sample], column] = encoded.reconstruction.cpu().numpy()[sample, slot]
+        tokens[rows[sample], column] = to_user(encoded.reconstruction).cpu().numpy()[sample, slot]
     return EncodedSets(roots, merges, tokens, present, errors)
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from agents.evaluation.figures import write_figure
 from agents.evaluation.encoded import Encoded
+from agents.evaluation.figures import write_figure
 from agents.generation.samples import RunSamples
 from htm_env.datasets import Dataset
 from htm_env.drawing.figures.generation import (

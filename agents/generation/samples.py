@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import torch
+
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.generation.options import GenerateOptions

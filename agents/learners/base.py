@@ -112,9 +112,7 @@ class Learner(ABC):
             "expected a learned policy"
         )
 
-    def greedy_trees(
-        self, batch: TokenBatch, generator: torch.Generator
-    ) -> Int64[Tensor, "B M 2"]:
+    def greedy_trees(self, batch: TokenBatch, generator: torch.Generator) -> Int64[Tensor, "B M 2"]:
         """The best merges for these samples; nothing but -1 where the algorithm makes no trees."""
         return self.plan(batch, generator, greedy=True)
 
@@ -198,7 +196,7 @@ class Learner(ABC):
     ) -> EncodedSets:
         """Roots, trees, reconstructions and errors of sets at once (see :meth:`embed`)."""
         at_least(0, search=search)
-        placed = PlacedSets.read(sets, self.dataset.token_dim, lengths, present)
+        placed = PlacedSets.read(sets, self.dataset, lengths, present)
         return encode_sets(self, placed, search)
 
     # ------------------------------------------------------------ scores and pictures

@@ -89,9 +89,7 @@ class Flat(Learner):
     ) -> Int64[Tensor, "B M 2"]:
         raise ValueError(NO_TREES)
 
-    def greedy_trees(
-        self, batch: TokenBatch, generator: torch.Generator
-    ) -> Int64[Tensor, "B M 2"]:
+    def greedy_trees(self, batch: TokenBatch, generator: torch.Generator) -> Int64[Tensor, "B M 2"]:
         return torch.full_like(batch.merges, NONE)
 
     @torch.no_grad()

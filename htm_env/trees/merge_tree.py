@@ -41,9 +41,7 @@ class MergeTree:
     """(n,) the index of each leaf's token in its set as it was given, read-only: ``0 .. n-1`` but
     for sets with empty places."""
 
-    def __init__(
-        self, merges: ArrayLike, num_leaves: int, leaves: ArrayLike | None = None
-    ) -> None:
+    def __init__(self, merges: ArrayLike, num_leaves: int, leaves: ArrayLike | None = None) -> None:
         """Raises ``ValueError`` naming the first merge that is not one of a forest, and for
         ``leaves`` that are not ``n`` different indices."""
         object.__setattr__(self, "num_leaves", int(num_leaves))
@@ -178,9 +176,7 @@ class MergeTree:
         """
         symbols = list(_symbols_of_newick(text))
         if names is None:
-            numbers = (
-                int(one) if leaf and one.isdecimal() else one for one, leaf in symbols
-            )
+            numbers = (int(one) if leaf and one.isdecimal() else one for one, leaf in symbols)
             return cls(*_parsed(numbers))
         index = {str(name): place for place, name in enumerate(names)}
         if len(index) < len(names):
@@ -327,7 +323,8 @@ def _checked_leaves(leaves: ArrayLike | None, num_leaves: int) -> NDArray[np.int
     """The token index of every leaf, as a read-only copy."""
     result = np.array(range(num_leaves) if leaves is None else leaves, dtype=np.int64)
     if result.shape != (num_leaves,) or len(set(result.tolist())) < num_leaves or result.min() < 0:
-        raise ValueError(f"leaves must be {num_leaves} different indices, but are {leaves}.")
+        found = result.tolist()
+        raise ValueError(f"leaves must be {num_leaves} different indices, but are {found}.")
     result.setflags(write=False)
     return result
 
