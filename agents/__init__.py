@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ReductionLevel,
         join_samples,
     )
+    from agents.learners.base import Learner, LearnerConfig
     from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
     from agents.learners.reinforce import Reinforce, ReinforceConfig
     from agents.learners.replay import ReplayConfig, ReplayReinforce
@@ -32,6 +33,8 @@ __all__ = [
     "HierarchicalTransformerConfig",
     "HierarchyConfig",
     "HierarchyReduction",
+    "Learner",
+    "LearnerConfig",
     "PPOConfig",
     "PPOLearner",
     "ReductionLevel",
@@ -56,6 +59,7 @@ _MODULES = {
         "ReductionLevel",
         "join_samples",
     ),
+    "agents.learners.base": ("Learner", "LearnerConfig"),
     "agents.learners.fixed_order": ("FixedOrder", "FixedOrderConfig"),
     "agents.learners.reinforce": ("Reinforce", "ReinforceConfig"),
     "agents.learners.replay": ("ReplayConfig", "ReplayReinforce"),

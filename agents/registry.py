@@ -1,19 +1,24 @@
 """Every algorithm by its name on the command line and in results; building and loading learners.
 
 Classes are named by strings and imported when they are used, so that names can be checked without
-loading torch.
+loading torch. A name is one of :data:`ALGORITHMS`, one that an installed package gives in the group
+of entry points ``htm.algorithms``, or ``module:Class`` of a learner.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
+from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from agents.config.dataclasses_json import config_from_dict, merged
+from agents.config.dataclasses_json import config_from_dict, flattened, merged
+from agents.config.errors import did_you_mean
+from agents.config.plug_ins import check_module, named_object, names_object
 from agents.config.run import RunConfig
 
 if TYPE_CHECKING:
@@ -25,7 +30,7 @@ class Algorithm:
     """A learner and the configuration that makes it this algorithm."""
 
     source: type[Learner] | str
-    """The learner's class, or ``module:name`` of it."""
+    """The learner's class, or ``module:Class`` of it."""
     defaults: Any = None
     """The default configuration or its class, or ``module:name`` of either; None for the learner's
     own."""
@@ -89,29 +94,83 @@ ALGORITHMS: dict[str, Algorithm] = {
     "retrained": Algorithm("agents.comparison.diagnoses:Retrained"),
 }
 
-_LABEL = re.compile(r":[\w.-]+")
+ENTRY_POINTS = "htm.algorithms"
+"""The group of entry points in which a package gives names to learners of its own."""
+
+_LABEL = re.compile(r"[\w.-]+")
+
+
+def check_algorithm(name: str) -> None:
+    """Raise ``ValueError`` with the choices where no algorithm can have that name.
+
+    Imports nothing: that ``module:Class`` is an algorithm shows when it is loaded.
+    """
+    base, label = _parts(name)
+    if label is not None and not _LABEL.fullmatch(label):
+        raise ValueError(
+            f"the algorithm {name!r} has a bad label; expected letters, digits, '_', '-' and '.' "
+            "behind the colon"
+        )
+    if base in ALGORITHMS or base in installed():
+        return
+    known = (*ALGORITHMS, *installed())
+    like = did_you_mean(base.partition(":")[0], known)
+    if not names_object(base):
+        raise ValueError(
+            f"unknown algorithm {name!r}{like}; choose from {', '.join(known)}; or module:Class of "
+            "your own"
+        )
+    try:
+        check_module(base, "algorithm")
+    except ValueError as error:
+        raise ValueError(f"{error}{like}") from None
 
 
 def algorithm(name: str) -> Algorithm:
     """The algorithm of that name; ``ValueError`` with the choices if there is none.
 
-    A name may carry a label, such as ``replay:control``: the same algorithm, whose runs with other
-    options or another budget are a row of their own.
+    A name may carry a label, such as ``replay:control`` or ``my_module:MyLearner:control``: the
+    same algorithm, whose runs with other options or another budget are a row of their own. The
+    module of ``module:Class`` is imported.
     """
+    check_algorithm(name)
     base = unlabelled(name)
-    if base not in ALGORITHMS:
-        raise ValueError(f"unknown algorithm {name!r}; choose from {', '.join(ALGORITHMS)}")
-    if name != base and not _LABEL.fullmatch(name[len(base) :]):
-        raise ValueError(
-            f"the algorithm {name!r} has a bad label; expected letters, digits, '_', '-' and '.' "
-            "behind the colon"
-        )
-    return ALGORITHMS[base]
+    if base in ALGORITHMS:
+        return ALGORITHMS[base]
+    source = installed().get(base, base)
+    found = named_object(source, "algorithm")
+    if not hasattr(found, "from_run"):
+        raise ValueError(f"the algorithm {name!r} is {found!r}; expected a class of agents.Learner")
+    return Algorithm(found)
+
+
+@cache
+def installed() -> dict[str, str]:
+    """``module:Class`` of the algorithms that installed packages name."""
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
 
 
 def unlabelled(name: str) -> str:
     """The algorithm's name without its label."""
-    return name.partition(":")[0]
+    return _parts(name)[0]
+
+
+def file_name(name: str) -> str:
+    """The algorithm's name in names of files and folders: without colons, but for a label's."""
+    base, label = _parts(name)
+    return base.replace(":", "-") + ("" if label is None else f":{label}")
+
+
+def _parts(name: str) -> tuple[str, str | None]:
+    """The algorithm's name, and its label if it has one.
+
+    What stands before the first colon decides: the name of an algorithm has a label behind it, the
+    name of a module a class, and behind a second colon a label.
+    """
+    first, *rest = name.split(":", 2)
+    if rest and first not in ALGORITHMS and first not in installed():
+        return f"{first}:{rest[0]}", rest[1] if len(rest) > 1 else None
+    return first, ":".join(rest) if rest else None
 
 
 def configured(name: str, changes: Mapping[str, Any]) -> Any:
@@ -121,11 +180,33 @@ def configured(name: str, changes: Mapping[str, Any]) -> Any:
     range, or that the algorithm's name decides.
     """
     entry = algorithm(name)
+    defaults = entry.config
+    for path in sorted(set(flattened(dict(changes))) - set(flattened(asdict(defaults)))):
+        others = [] if _has(defaults, path) else list(_having(path))
+        if others:
+            raise ValueError(f"{name} has no option {path!r}; {', '.join(others)} have it")
     for option, value in entry.decided.items():
         if changes.get(option, value) != value:
             raise ValueError(f"{name} decides {option}; choose another algorithm")
-    defaults = entry.config
     return config_from_dict(type(defaults), merged(asdict(defaults), changes))
+
+
+def _has(config: Any, path: str) -> bool:
+    """True <--> the dotted path leads to an option, or into one that takes an object."""
+    for part in path.split("."):
+        if isinstance(config, dict):
+            return True
+        if not hasattr(config, part):
+            return False
+        config = getattr(config, part)
+    return True
+
+
+def _having(path: str) -> Iterator[str]:
+    """The learners that have an option, and the fixed orders together."""
+    for name, entry in ALGORITHMS.items():
+        if name not in (*FIXED[1:], "retrained") and _has(entry.config, path):
+            yield "the fixed orders" if name in FIXED else name
 
 
 def build_learner(run: RunConfig) -> Learner:
@@ -139,6 +220,10 @@ def build_learner(run: RunConfig) -> Learner:
 
 def load_learner(directory: str | Path) -> Learner:
     """The learner of a run, of whatever class, in the state of its last checkpoint.
+
+    Where ``config.json`` names an object of a module, as ``module:Class``, the module is found on
+    Python's path and imported; one that lies in the folder of the run is refused, so that opening a
+    folder that someone else made runs no code that came with it.
 
     Raises ``FileNotFoundError`` without a run or a checkpoint, ``ValueError`` for files that cannot
     be read.

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Any
 
 from htm_env.autoencoder import Encoding, HTMAutoencoder
 from htm_env.candidates import candidate_action, candidate_pair
-from htm_env.datasets import make_dataset
+from htm_env.datasets import DATASETS, Dataset, make_dataset
 from htm_env.forest import action_to_pair, pair_to_action
-from htm_env.registration import register_environments
+from htm_env.registration import register_dataset, register_environments
 from htm_env.types import TokenBatch
 
 if TYPE_CHECKING:
+    from htm_env.datasets.drawn import DrawnDataset
     from htm_env.generation.generate import Generated, generate, interpolate, refine
     from htm_env.generation.mixture import RootMixture
     from htm_env.generation.validity import check_validity
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from htm_env.trees.merge_tree import MergeTree
 
 __all__ = [
+    "Dataset",
+    "DrawnDataset",
     "Encoding",
     "EnvConfig",
     "Generated",
@@ -40,11 +43,13 @@ __all__ = [
     "nmse_per_sample",
     "pair_to_action",
     "refine",
+    "register",
 ]
 _LATER = {
     **dict.fromkeys(
         ("Generated", "generate", "interpolate", "refine"), "htm_env.generation.generate"
     ),
+    "DrawnDataset": "htm_env.datasets.drawn",
     "EnvConfig": "htm_env.simulator",
     "Reward": "htm_env.rewards",
     "RootMixture": "htm_env.generation.mixture",
@@ -55,6 +60,24 @@ _LATER = {
 """Modules of names that are imported when they are first used."""
 
 register_environments()
+
+
+def register(env_id: str, dataset: type) -> None:
+    """Give data of one's own an environment id, in this process.
+
+    From then on ``gym.make``, ``gym.make_vec``, :func:`make_dataset` and every learner take it.
+    Where a module ``my_module`` registers ``My-Id-v0`` when it is imported, all of these also take
+    ``my_module:My-Id-v0``, which imports it first: the command ``htm`` needs that, and runs that
+    resume.
+
+    Args:
+        env_id: as Gymnasium's: ``Name-v0``.
+        dataset: the class, of which :class:`DrawnDataset` is the shortest to write.
+
+    Raises ``ValueError`` for an id that is taken, or for anything but a dataset's class.
+    """
+    register_dataset(env_id, dataset, DATASETS)
+
 
 __version__: str
 """Version of the installed distribution; read when it is asked for."""

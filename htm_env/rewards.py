@@ -6,6 +6,7 @@ for all merges of whole episodes at once, by level. Both give the same numbers.
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -213,7 +214,8 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     """The reward on this data: that of the data's own environment if None.
 
     ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``step`` and
-    ``episode``, or a callable in place of :meth:`Reward.step`. Raises ``ValueError`` for
+    ``episode``, or a callable ``(before, after, first, second) -> (B,)`` of the fields of a
+    :class:`Transition` (of one argument: the transition itself). Raises ``ValueError`` for
     anything else, as a class, and for a reward that needs clades where the data has none.
     """
     reward = dataset.default_reward if reward is None else reward
@@ -227,7 +229,7 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     elif hasattr(reward, "step") and hasattr(reward, "episode"):
         found = RewardOfFunctions(reward.step, reward.episode)
     elif callable(reward):
-        found = RewardOfFunctions(reward)
+        found = RewardOfFunctions(_of_one_merge(reward))
     else:
         raise ValueError(f"unknown reward {reward!r}; choose from {sorted(REWARDS)}")
     if found.needs_clades and not dataset.has_hierarchy:
@@ -237,6 +239,13 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
             f"choose from {others}"
         )
     return found
+
+
+def _of_one_merge(function: Callable[..., Any]) -> Callable[[Transition], Any]:
+    """A callable of a transition's four fields as one of the transition."""
+    if len(inspect.signature(function).parameters) == 1:
+        return function
+    return lambda made: function(made.before, made.after, made.first, made.second)
 
 
 def check_rewards(rewards: Any, shape: torch.Size) -> Tensor:

@@ -17,6 +17,9 @@ ARGUMENTS = {
     "train_agent.py": (["3"], "error"),
     "your_own_tokens.py": (["3"], "roots (4, 8)"),
     "batched_environment.py": (["30"], "episodes, mean return"),
+    "own_learner.py": (["2"], "error"),
+    "own_reward.py": (["2"], "paid for one merge"),
+    "own_dataset.py": (["2"], "clades found"),
     "known_levels.py": (["3"], "clades found: 100%"),
     "generate_samples.py": (["3"], "are pairs of crossing segments"),
 }

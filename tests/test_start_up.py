@@ -34,6 +34,13 @@ sys.exit(f"{heavy} loaded" if heavy else status)
         (["nothing"], 2, "nothing"),
         (["train", "--env", "HTM-Trees-v0", "--algo", "chain", "--no-such", "1"], 2, "--no-such"),
         (["train", "--env", "HTM-Trees-v0"], 2, "--algo"),
+        (["train"], 2, "needs --env NAME"),
+        (["train"], 2, "and --algo NAME"),
+        (["train", "--env", "HTM-v0"], 2, "your data"),
+        (["train", "--algo", "reinfroce"], 2, "did you mean 'reinforce'"),
+        (["train", "--env", "trees8"], 2, "did you mean 'trees"),
+        (["train", "--algo", "no_module:Mine"], 2, "no module 'no_module'"),
+        (["compare", "--envs", "no_module:Mine-v0"], 2, "no module 'no_module'"),
         (["train", "--algo", "magic"], 2, "unknown algorithm 'magic'"),
         (["train", "--mode", "both"], 2, "both"),
         (["train", "--algo", "replay", "--set", "discount"], 2, "expected path=value"),
@@ -62,5 +69,5 @@ def test_importing_the_package_loads_no_agent():
 
 
 def test_names_that_are_checked_without_torch_are_all_there_are():
-    assert tuple(DATASETS) == ENVIRONMENTS
+    assert tuple(name for name, data in DATASETS.items() if isinstance(data, str)) == ENVIRONMENTS
     assert tuple(PROBLEMS) == PROBLEM_NAMES

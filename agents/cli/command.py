@@ -37,6 +37,7 @@ from agents.config.dataclasses_json import flattened
 from agents.config.errors import UsageError, as_usage_error
 from agents.config.files import check_run
 from agents.config.options import OfRun
+from agents.config.plug_ins import modules_of_this_folder
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm, imported
 from agents.runs.interruption import handled
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"htm {version('htm-rl')}")
         return DONE
     try:
-        with handled(signal.default_int_handler, signal.SIGTERM):  # as Ctrl-C
+        with handled(signal.default_int_handler, signal.SIGTERM), modules_of_this_folder():
             options = parse(arguments)
             if isinstance(options, OfRun):
                 check_run(options.directory)

@@ -37,9 +37,11 @@ class RunOptions(Threads):
     """The options of ``htm train`` that every algorithm has."""
 
     env: _Name = None
-    """Environment: HTM-Trees-v0, HTM-Crosses-v0, ...; HTM-v0 for own data."""
+    """Environment: HTM-Trees-v0, HTM-Crosses-v0, ...; HTM-v0 for own data; a problem of htm compare
+    such as trees7; module:Id-v0 of your own."""
     algo: _Name = None
-    """reinforce, replay, ppo, ..., or a fixed order such as nearest."""
+    """reinforce, replay, ppo, ..., or a fixed order such as nearest;
+    module:Class of your own."""
     env_kwargs: _Json = None
     """Of the data, as '{"heights": [3]}' or '{"dataset": "mine.npz"}'."""
     embedding_dim: _Integer = None
@@ -97,7 +99,7 @@ class TrainOptions(RunOptions):
     k: _Integer = None
     """knn: partners of a token at most."""
     reward: _Name = None
-    """incremental, terminal, one_step or right_merges."""
+    """incremental, terminal, one_step or right_merges, or module:function of your own."""
     discount: _Number = None
     """Of a reward one merge later."""
     baseline: _Name = None

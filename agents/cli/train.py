@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from agents.cli.options import TrainOptions
+from agents.comparison.options import PROBLEM_NAMES
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import checked_fields, flattened, merged, nested
 from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
 from agents.config.files import read_file, write_file
 from agents.config.options import check_environment, given_budget
 from agents.config.run import RunConfig
-from agents.registry import algorithm, build_learner, configured
+from agents.registry import build_learner, check_algorithm, configured, file_name
 
 if TYPE_CHECKING:
     from agents.learners.base import Learner
@@ -31,17 +33,21 @@ def train(options: TrainOptions) -> None:
     continued = options.resume
     if continued is None or not (continued / "config.json").exists():
         continued = None
-        for name in ("env", "algo"):
-            if name not in asked:
-                hint = f"; {options.resume} holds no run to resume" if options.resume else ""
-                raise UsageError(f"htm train needs --{name}{hint}")
+        _check_complete(asked, options)
 
     # Below here torch is loaded.
     from agents.cli.evaluate import print_scores
+    from agents.comparison.problems import find_problem
     from agents.runs.directory import RunDirectory
     from agents.runs.session import resume_run, start_run
 
     set_threads(options.threads)
+    if asked.get("env") in PROBLEM_NAMES:
+        with as_usage_error("--env: "):
+            arguments = asked.get("env_kwargs"), asked.get("embedding_dim")
+            problem = find_problem(asked["env"], *arguments)
+        for name in ("env", "env_kwargs", "embedding_dim"):
+            asked[name] = getattr(problem, name)
     if continued is not None:
         directory = RunDirectory(continued)
         _check_resumed(asked, changes, options, directory)
@@ -53,7 +59,8 @@ def train(options: TrainOptions) -> None:
             write_file(options.save_config, run.as_dict())
             return
         stamp = time.strftime("%Y%m%d-%H%M%S")
-        new = Path("runs") / f"{run.env}-{run.algo}-{run.seed}-{stamp}"
+        env = re.sub(r"[:/]+", "-", run.env)
+        new = Path("runs") / f"{env}-{file_name(run.algo)}-{run.seed}-{stamp}"
         directory = RunDirectory(options.resume or options.out or new)
     try:
         if continued is not None:
@@ -97,11 +104,25 @@ def requested(options: TrainOptions) -> dict[str, Any]:
         values["budget"] = budget
     if "env" in values:
         with as_usage_error("--env: "):
-            values["env"] = check_environment(values["env"])
+            values["env"] = check_environment(values["env"], PROBLEM_NAMES)
     if "algo" in values:
         with as_usage_error("--algo: "):
-            algorithm(values["algo"])
+            check_algorithm(values["algo"])
     return values
+
+
+def _check_complete(asked: dict[str, Any], options: TrainOptions) -> None:
+    """Raise :class:`UsageError` naming everything that a new run is not given."""
+    missing = []
+    if "env" not in asked:
+        missing.append("--env NAME, such as HTM-Trees-v0 (or a problem of htm compare: trees7)")
+    elif asked["env"] == "HTM-v0" and "dataset" not in asked.get("env_kwargs", {}):
+        missing.append('your data, --env-kwargs \'{"dataset": "mine.npz"}\'')
+    if "algo" not in asked:
+        missing.append("--algo NAME, such as reinforce (or module:Class of your own)")
+    if missing:
+        hint = f"; {options.resume} holds no run to resume" if options.resume else ""
+        raise UsageError(f"htm train needs {', and '.join(missing)}{hint}")
 
 
 def _new_learner(asked: dict[str, Any], changes: dict[str, Any], options: TrainOptions) -> Learner:

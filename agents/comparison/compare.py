@@ -146,8 +146,11 @@ def _retrained_rows(directory: RunDirectory) -> list[ResultRow]:
     """The rows of a retrained run under the name and options of the run whose trees it took."""
     problem, name = directory.path.parts[-2:]
     source = RunDirectory(directory.path.parents[2] / RUNS / problem / name)
-    options = changed_options(source.load_config()) if source.holds_run else ""
-    algo, _, _ = name.rpartition("-")
+    if source.holds_run:
+        run = source.load_config()
+        options, algo = changed_options(run), run.algo
+    else:
+        options, algo = "", name.rpartition("-")[0]
     return [replace(row, algo=algo, options=options) for row in run_rows(directory)]
 
 

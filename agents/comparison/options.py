@@ -11,7 +11,7 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.config.errors import UsageError, as_usage_error, check_at_least
 from agents.config.files import read_file
 from agents.config.options import check_environment
-from agents.registry import algorithm
+from agents.registry import check_algorithm
 
 PROBLEM_NAMES = ("trees7", "crosses10", "trees15", "digits", "keys")
 """Names of the problems; what they are is in :mod:`agents.comparison.problems`."""
@@ -29,10 +29,11 @@ class CompareOptions:
 
     envs: str = "crosses10,trees7"
     """Problems, with commas: trees7 (Trees of 7 tokens, D=6), crosses10 (five Crosses, D=24),
-    trees15 (Trees of 15 tokens, D=8), digits (D=32), keys (D=16), or environment ids."""
+    trees15 (Trees of 15 tokens, D=8), digits (D=32), keys (D=16), or environment ids, also
+    module:Id-v0."""
     algos: str = "reinforce,replay,ppo,maskable_ppo,original,random,nearest,structure"
-    """Algorithms, with commas, as for htm train. One may be named twice, with other options
-    under a label: replay,replay:control."""
+    """Algorithms, with commas, as for htm train; module:Class is one of your own. One may be named
+    twice, with other options under a label: replay,replay:control."""
     encoders: str | None = None
     """Context encoders, with commas, such as none,attention: every algorithm with a policy network
     runs once with each, reported as reinforce and reinforce:attention."""
@@ -84,7 +85,7 @@ class CompareOptions:
                 check_environment(name, PROBLEM_NAMES)
         with as_usage_error("--algos: "):
             for name in names_in("--algos", self.algos):
-                algorithm(name)
+                check_algorithm(name)
 
     @property
     def folder(self) -> Path:

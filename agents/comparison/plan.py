@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from agents.comparison.options import CompareOptions, names_in
-from agents.comparison.problems import PROBLEMS, Problem, find_problem
+from agents.comparison.problems import PROBLEMS, Problem, find_problem, folder_name
 from agents.comparison.results import Task, changed_options
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened, merged
@@ -18,7 +18,7 @@ from agents.config.options import given_budget
 from agents.config.run import RunConfig
 from agents.encoders import NO_ENCODER, check_encoder
 from agents.fixed import FIXED_POLICIES
-from agents.registry import algorithm, build_learner, configured, unlabelled
+from agents.registry import algorithm, build_learner, configured, file_name, unlabelled
 from agents.runs.directory import RunDirectory
 from agents.runs.session import check_plan
 
@@ -86,7 +86,8 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     runs = []
     for seed in range(options.first_seed, options.first_seed + options.seeds):
         for (problem_name, algo), config in configs.items():
-            name, seeded = f"{problem_name}/{algo}-{seed}", replace(config, seed=seed)
+            name = f"{folder_name(problem_name)}/{file_name(algo)}-{seed}"
+            seeded = replace(config, seed=seed)
             directory = RunDirectory(options.folder / RUNS / name)
             runs.append(PlannedRun(name, problem_name, algo, seed, directory, seeded))
     return runs, left_out
@@ -99,8 +100,8 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
     mode and budget, the same data under the same problem, and the same options under the same name.
     """
     planned = {run.directory.path.resolve(): run.config for run in runs}
-    problems = {run.problem: run.config for run in runs}
-    options = {(run.problem, run.algo): changed_options(run.config) for run in runs}
+    problems = {folder_name(run.problem): run.config for run in runs}
+    options = {(folder_name(run.problem), run.algo): changed_options(run.config) for run in runs}
     for directory in found_runs(out, RUNS):
         found, problem = directory.load_config(), directory.path.parent.name
         expected = planned.get(directory.path.resolve())
@@ -171,7 +172,7 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
         if not hasattr(algorithm(algo).config, "encoder"):
             rows[algo] = {}
             continue
-        mark = "-" if ":" in algo else ":"  # an algorithm has one label
+        mark = ":" if algo == unlabelled(algo) else "-"  # an algorithm has one label
         for name in names:
             rows[algo if name == NO_ENCODER else f"{algo}{mark}{name}"] = {"encoder": name}
     return rows

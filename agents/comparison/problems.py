@@ -61,6 +61,11 @@ def find_problem(
     return Problem(env_id, env_id, env_id, dict(env_kwargs or {}), dim)
 
 
+def folder_name(problem: str) -> str:
+    """The problem's name as that of a folder: the id of a module has a colon, perhaps a slash."""
+    return re.sub(r"[:/]+", "-", problem)
+
+
 class Name(NamedTuple):
     """Name of a task: in file names, and in texts."""
 

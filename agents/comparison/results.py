@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, TypeVar
 from agents.config.dataclasses_json import flattened
 from agents.config.run import RunConfig
 from agents.encoders import NO_ENCODER
-from agents.registry import ALGORITHMS, algorithm, unlabelled
+from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
 from htm_env.files import atomic_write_text
 
@@ -127,11 +127,12 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
 def changed_options(run: RunConfig) -> str:
     """The column ``options`` of a run.
 
-    Empty for an algorithm that no longer exists: its defaults are unknown.
+    Empty for an algorithm that does not exist here, or no longer: its defaults are unknown.
     """
-    if unlabelled(run.algo) not in ALGORITHMS:
+    try:
+        configs = asdict(algorithm(run.algo).config), run.config
+    except ValueError:
         return ""
-    configs = asdict(algorithm(run.algo).config), run.config
     usual, given = (flattened(json.loads(json.dumps(config))) for config in configs)
     changed = {name: given[name] for name in given if (name, given[name]) not in usual.items()}
     return json.dumps(changed, sort_keys=True)

@@ -11,6 +11,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from agents.config.errors import did_you_mean
+
 Config = TypeVar("Config")
 JSON_WORDS = {
     int: "a whole number",
@@ -47,7 +49,10 @@ def checked_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]
     known = [field.name for field in fields(config_class)]
     for name in values:
         if name not in known:
-            raise ValueError(f"{config_class.__name__} has no field {name!r}; expected {known}")
+            raise ValueError(
+                f"{config_class.__name__} has no field {name!r}{did_you_mean(name, known)}; "
+                f"expected {known}"
+            )
     hints, checked = get_type_hints(config_class), {}
     for name, value in values.items():
         try:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from difflib import get_close_matches
 from typing import Any
 
 
@@ -19,6 +20,13 @@ def as_usage_error(place: str = "") -> Iterator[None]:
         yield
     except ValueError as error:
         raise UsageError(f"{place}{error}") from None
+
+
+def did_you_mean(name: str, choices: Iterable[str]) -> str:
+    """A question to append to a message about an unknown name; empty where none is like it."""
+    lower = {choice.lower(): choice for choice in choices}
+    found = get_close_matches(name.lower(), lower, n=1)
+    return f" (did you mean {lower[found[0]]!r}?)" if found else ""
 
 
 def json_object(flag: str, text: str | None) -> dict[str, Any]:

@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import tyro
 
 from agents.config.budget import Budget
-from agents.config.errors import as_usage_error, check_at_least
+from agents.config.errors import as_usage_error, check_at_least, did_you_mean
+from agents.config.plug_ins import check_module, names_object
 
 ENVIRONMENTS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
 """The environment ids; their data is in :mod:`htm_env.datasets`, whose import loads torch."""
@@ -29,12 +30,22 @@ def given_budget(seconds: float | None, merges: int | None) -> Budget | None:
 
 
 def check_environment(name: str, problems: tuple[str, ...] = ()) -> str:
-    """The name without ``htm_env:``; ``ValueError`` if it is no environment id and no problem."""
+    """The name without ``htm_env:``.
+
+    ``module:Id-v0`` is an id that the module registers; here only the module is looked for. Raises
+    ``ValueError`` for a name that is no environment id and no problem.
+    """
     env_id = name.removeprefix("htm_env:")
-    if env_id not in ENVIRONMENTS and name not in problems:
-        also = f"; or one of the problems {', '.join(problems)}" if problems else ""
-        raise ValueError(f"unknown id {name!r}: expected one of {', '.join(ENVIRONMENTS)}{also}")
-    return env_id
+    if env_id in ENVIRONMENTS or name in problems:
+        return env_id
+    if names_object(env_id):
+        check_module(env_id, "environment")
+        return env_id
+    also = f"; or one of the problems {', '.join(problems)}" if problems else ""
+    raise ValueError(
+        f"unknown id {name!r}{did_you_mean(env_id, ENVIRONMENTS + problems)}: expected one of "
+        f"{', '.join(ENVIRONMENTS)}{also}; or module:Id-v0 of your own"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

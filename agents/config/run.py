@@ -18,7 +18,7 @@ class Task:
     """A learning task: an environment, the autoencoder's size, the seed and the device."""
 
     env: str
-    """Environment id."""
+    """Environment id, perhaps with the module that registers it: ``module:Id-v0``."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the dataset, as ``gym.make`` takes them."""
     embedding_dim: int | None = None
@@ -36,6 +36,8 @@ class Task:
 
         if "split" in self.env_kwargs:
             raise ValueError("env_kwargs has 'split': training and evaluation take their own")
+        if "reward" in self.env_kwargs:
+            raise ValueError("env_kwargs has 'reward', an option of the algorithm: --reward NAME")
         return make_dataset(self.env, split=split, **self.env_kwargs)
 
 
@@ -44,7 +46,7 @@ class RunConfig(Task):
     """The content of ``config.json``, and of the file behind ``htm train --config``."""
 
     algo: str = field(kw_only=True)
-    """Algorithm, perhaps with a label: ``replay``, ``replay:control``."""
+    """Algorithm, perhaps with a label: ``replay``, ``replay:control``, ``module:Class``."""
     config: dict[str, Any] = field(default_factory=dict, kw_only=True)
     """Options of the algorithm, nested as its configuration is; its defaults where left out."""
     budget: Budget | None = field(default=None, kw_only=True)

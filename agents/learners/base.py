@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,15 +15,19 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.config.budget import Budget
-from agents.config.dataclasses_json import config_from_dict
+from agents.config.dataclasses_json import check_bounds, config_from_dict
 from agents.config.options import TEST_EPISODES
+from agents.config.plug_ins import name_of, named_object, names_object
 from agents.config.run import MODES, RunConfig, Task
 from agents.evaluation.encoded import Encoded
-from agents.evaluation.evaluate import evaluate
+from agents.evaluation.evaluate import evaluate, root_errors
 from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
-from htm_env.autoencoder import HTMAutoencoder
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from htm_env.autoencoder import HTMAutoencoder, Policy, merge_with
 from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, environment_id
+from htm_env.forest import tree_height
+from htm_env.population import start_population
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
@@ -30,12 +35,43 @@ from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
 LearnerType = TypeVar("LearnerType", bound="Learner")
 
 
+@dataclass(frozen=True)
+class LearnerConfig:
+    """The least options of an algorithm; one of your own adds fields in a frozen subclass."""
+
+    autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
+    batch_size: int = 32
+    """Samples an update."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, batch_size=1)
+
+
 class Learner(ABC):
     """An algorithm that makes merges, and learns from them.
 
-    An algorithm defines ``update``, ``plan``, ``state`` and ``restore``; what else there is follows
-    from these. All randomness comes from ``self.generator``, so that a saved state continues bit
-    for bit.
+    An algorithm defines ``update`` and ``plan``; where it has more to remember than an autoencoder,
+    also ``state`` and ``restore``, which add to those here. What else there is follows from these:
+    training, evaluation, checkpoints, resuming, comparison. All randomness comes from
+    ``self.generator``, so that a saved state continues bit for bit.
+
+    It is given ``self.config``, ``self.task``, ``self.dataset``, ``self.autoencoder``,
+    ``self.generator`` and ``self.device``, and may use :meth:`sample`, :meth:`merge`,
+    :meth:`errors` and :meth:`finish_update`, with which an update may end:
+
+    Example::
+
+        class Mine(Learner):
+            def update(self, progress):
+                batch = self.sample(self.config.batch_size)
+                merges = self.plan(batch, self.generator, greedy=False)
+                ...  # learn from them
+                return self.finish_update(batch, merges, progress)
+
+            def plan(self, batch, generator, *, greedy):
+                return self.merge(batch, self.choose, generator)
+
+    ``htm train --algo my_module:Mine`` trains it.
 
     Args:
         env_id: an environment id (see :func:`htm_env.make_dataset`).
@@ -47,13 +83,18 @@ class Learner(ABC):
     """
 
     algo: str
-    """The name under which results are reported."""
+    """The name under which results are reported; ``module:Class`` where a class gives none."""
     algorithms: tuple[str, ...] = ()
     """All names of algorithms that are of this class; ``algo`` alone if empty."""
     fixed_trees: bool = False
     """True <--> its trees are given, not learned: the autoencoder alone is trained."""
-    config_class: type
-    """The frozen dataclass that configures it."""
+    config_class: type = LearnerConfig
+    """The frozen dataclass that configures it; its field ``autoencoder`` is used here."""
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        if not {"algo", "algorithms"} & set(vars(cls)):
+            cls.algo = f"{cls.__module__}:{cls.__qualname__}"
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         self.config = self.config_class() if config is None else config
@@ -92,15 +133,82 @@ class Learner(ABC):
     def update(self, progress: float) -> dict[str, float]:
         """Learn once; ``progress`` in [0, 1] is the share of the budget already used.
 
-        Returns the update's scalars under their TensorBoard tags (``train/return``, ``loss/...``).
-        Raises ``FloatingPointError`` when losses or gradients stay non-finite.
+        Adds 1 to ``updates``, and to ``merges_made`` the merges that were made to learn from, or
+        lets :meth:`finish_update` do so. Returns the update's scalars under their TensorBoard tags
+        (``train/return``, ``loss/...``). Raises ``FloatingPointError`` when losses or gradients
+        stay non-finite.
         """
 
     @abstractmethod
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
     ) -> Int64[Tensor, "B M 2"]:
-        """The merges that the current policy makes of these samples (no learning, no noise)."""
+        """The merges that the current policy makes of these samples (no learning, no noise).
+
+        ``greedy``: the best ones, else drawn. A tree for every sample, -1 in padding; all random
+        numbers come from ``generator``.
+        """
+
+    # ------------------------------------------------------------ what an algorithm may use
+
+    @cached_property
+    def trainer(self) -> AutoencoderTrainer:
+        """The optimizers of the autoencoder, made when they are first used."""
+        return AutoencoderTrainer(self.autoencoder, self.config.autoencoder, self.generator)
+
+    def sample(self, count: int) -> TokenBatch:
+        """Fresh samples of the training split."""
+        return self.dataset.sample(count, self.generator).to(self.device)
+
+    @torch.no_grad()
+    def merge(
+        self, batch: TokenBatch, policy: Policy, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]:
+        """The trees that a policy makes of these samples, one merge at a time.
+
+        ``policy(observation, generator)`` gives an action for every sample, ``(B,)``
+        (:func:`htm_env.pair_to_action`), from tensors under the environment's keys: ``tokens``
+        ``(B, P, D)``, ``active`` and ``leaf_counts`` ``(B, P)``. The action of a sample that is
+        merged to one root is not used. Raises ``ValueError`` for an illegal one.
+        """
+        model = self.autoencoder
+        tokens = model.standardise(batch.tokens)
+        return merge_with(
+            policy, tokens, batch.present, model.lifter, model.merger, generator
+        ).merges
+
+    def errors(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
+        """The ``nmse`` of every sample, decoded from the root of its tree."""
+        return root_errors(self.autoencoder, batch, merges, self.std)
+
+    def finish_update(
+        self,
+        batch: TokenBatch,
+        merges: Int64[Tensor, "B M 2"],
+        progress: float,
+        rows: Int64[Tensor, "R"] | None = None,
+    ) -> dict[str, float]:
+        """Train the autoencoder on the trees of an update, unless it is frozen, and count them.
+
+        All merges count; the autoencoder learns the trees of ``rows``, all if None. Returns what
+        every learner reports of these: return, error and height, and the losses.
+        """
+        self.merges_made += int((merges[..., 0] >= 0).sum())
+        if rows is not None:
+            batch, merges = batch.rows(rows), merges[rows]
+        heights = tree_height(merges, batch.num_tokens)
+        scalars = {"train/tree_height": float(heights.float().mean())}
+        before = float(start_population(self.autoencoder, batch, self.std).initial_error.mean())
+        if self.task.mode == "joint":
+            scalars |= self.trainer.update(batch, merges, progress)
+            scalars["train/nmse"] = scalars["loss/reconstruction"]
+        else:
+            scalars["train/nmse"] = float(self.errors(batch, merges).mean())
+        scalars["train/return"] = before - scalars["train/nmse"]
+        self.updates += 1
+        return scalars
+
+    # ------------------------------------------------------------ what follows for every algorithm
 
     def merge_in_rounds(self) -> None:
         """Let greedy plans merge a whole matching of disjoint pairs at a time from now on.
@@ -131,20 +239,25 @@ class Learner(ABC):
     def state(self) -> dict[str, Any]:
         """Everything that resuming needs: nested dicts and lists of tensors, numbers, strings.
 
-        Here what every learner has; an algorithm adds its own.
+        Here what every learner has; an algorithm adds its own: ``{**super().state(), ...}``.
         """
-        return {
+        state = {
             "autoencoder": copy.deepcopy(self.autoencoder.state_dict()),
             "generator": self.generator.get_state(),
             "merges_made": self.merges_made,
             "updates": self.updates,
         }
+        if "trainer" in vars(self):  # it has been used
+            state["trainer"] = self.trainer.state()
+        return state
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what :meth:`state` gave."""
+        """Continue from what :meth:`state` gave; an algorithm restores its own part beside this."""
         self.autoencoder.load_state_dict(state["autoencoder"])
         self.generator.set_state(state["generator"])
         self.merges_made, self.updates = state["merges_made"], state["updates"]
+        if "trainer" in state:
+            self.trainer.restore(state["trainer"])
 
     # ------------------------------------------------------------ token sets in, arrays out
 
@@ -243,16 +356,25 @@ class Learner(ABC):
     def run_config(self, budget: Budget | None = None) -> RunConfig:
         """The configuration that :meth:`from_run` makes the same untrained learner of."""
         task = vars(self.task) | {"embedding_dim": self.autoencoder.embedding_dim}
-        return RunConfig(**task, algo=self.algo, config=asdict(self.config), budget=budget)
+        config = asdict(self.config)
+        if not isinstance(config.get("reward", ""), str | None):
+            # By its name where it has one, as a function of a module.
+            config["reward"] = name_of(self.config.reward) or config["reward"]
+        return RunConfig(**task, algo=self.algo, config=config, budget=budget)
 
     @classmethod
     def from_run(cls: type[LearnerType], run: RunConfig) -> LearnerType:
         """The untrained learner of a configuration.
 
-        Raises ``ValueError`` for an option that does not exist or is out of range.
+        A reward ``module:name`` is imported. Raises ``ValueError`` for an option that does not
+        exist or is out of range.
         """
         task = run.task
-        learner = cls(task.pop("env"), config_from_dict(cls.config_class, run.config), **task)
+        config: Any = config_from_dict(cls.config_class, run.config)
+        reward: Any = getattr(config, "reward", None)
+        if names_object(reward):
+            config = replace(config, reward=named_object(reward, "reward"))
+        learner = cls(task.pop("env"), config, **task)
         learner.algo = run.algo
         return learner
 
@@ -279,7 +401,9 @@ class Learner(ABC):
         from agents.runs.directory import RunDirectory
         from agents.runs.session import open_agent
 
-        name, _, _ = RunDirectory(directory).load_config().algo.partition(":")
-        if name not in (cls.algorithms or (cls.algo,)):
+        name = RunDirectory(directory).load_config().algo
+        own = (*cls.algorithms, f"{cls.__module__}:{cls.__qualname__}")
+        own += (getattr(cls, "algo", own[0]),)
+        if not any(f"{name}:".startswith(f"{known}:") for known in own):
             raise ValueError(f"{directory} holds a run of {name}; expected a {cls.__name__}")
         return open_agent(directory, cls.from_run)

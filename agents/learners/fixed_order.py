@@ -10,12 +10,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
-from agents.evaluation.evaluate import Planner, root_errors
+from agents.evaluation.evaluate import Planner
 from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.learners.base import Learner
-from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from htm_env.forest import tree_height
-from htm_env.population import start_population
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from htm_env.types import TokenBatch
 
 
@@ -44,7 +42,6 @@ class FixedOrder(Learner):
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
         self.policy = self.make_planner()
-        self.trainer = AutoencoderTrainer(self.autoencoder, self.config.autoencoder, self.generator)
 
     def make_planner(self) -> Planner:
         """The planner of the trees; sets the name under which results are reported."""
@@ -57,28 +54,6 @@ class FixedOrder(Learner):
         return self.policy.plan(batch, generator, greedy=True)
 
     def update(self, progress: float) -> dict[str, float]:
-        batch = self.dataset.sample(self.config.batch_size, self.generator).to(self.device)
+        batch = self.sample(self.config.batch_size)
         merges = self.plan(batch, self.generator, greedy=True)
-        self.merges_made += int((merges[..., 0] >= 0).sum())
-        heights = tree_height(merges, batch.num_tokens)
-        scalars = {"train/tree_height": float(heights.float().mean())}
-        before = float(start_population(self.autoencoder, batch, self.std).initial_error.mean())
-        if self.task.mode == "joint":
-            scalars |= self.trainer.update(batch, merges, progress)
-            scalars["train/nmse"] = scalars["loss/reconstruction"]
-        else:
-            errors = root_errors(self.autoencoder, batch, merges, self.std)
-            scalars["train/nmse"] = float(errors.mean())
-        scalars["train/return"] = before - scalars["train/nmse"]
-        self.updates += 1
-        return scalars
-
-    def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "trainer": self.trainer.state(),
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        super().restore(state)
-        self.trainer.restore(state["trainer"])
+        return self.finish_update(batch, merges, progress)

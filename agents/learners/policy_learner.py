@@ -25,7 +25,7 @@ from agents.learners.imitation import (
 from agents.likelihood.base import PolicyTerms
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
-from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
 from agents.rollouts.greedy_search import merge_matchings
 from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilities, rollout
@@ -113,7 +113,6 @@ class PolicyLearner(Learner):
     policy: MergePolicy
     """The network; the same one for every learner, so that a comparison compares algorithms."""
     config: PolicyConfig
-    trainer: AutoencoderTrainer
     cloning: Cloning
     """Imitation of fixed orders in the first updates; no reward enters its gradient."""
     search: LocalSearch
@@ -167,7 +166,6 @@ class PolicyLearner(Learner):
         """
         config, falls = self.config, self.reward.is_fall_of_error
         self.policy = policy
-        self.trainer = AutoencoderTrainer(self.autoencoder, config.autoencoder, self.generator)
         roll, errors_of, terms_of = self.greedy_episodes, self.errors_of, self.terms_of
         # With other rewards a large error is no failure.
         failure, generator = config.failure if falls else 0.0, self.generator
@@ -275,13 +273,11 @@ class PolicyLearner(Learner):
         return {
             **super().state(),
             "policy": copy.deepcopy(self.policy.state_dict()),
-            "trainer": self.trainer.state(),
             "race": self.selection.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.policy.load_state_dict(state["policy"])
-        self.trainer.restore(state["trainer"])
         if "race" in state:  # older checkpoints have one demonstrator, and need none
             self.selection.restore(state["race"])

@@ -18,6 +18,7 @@ import numpy as np
 
 from agents.config.dataclasses_json import config_from_dict
 from agents.config.files import check_run
+from agents.config.plug_ins import check_outside
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.loop import Position, Scalars
@@ -94,7 +95,10 @@ class RunDirectory:
         atomic_write_text(self.config_path, text + "\n")
 
     def load_config(self) -> RunConfig:
-        """Read ``config.json``; ``FileNotFoundError`` or ``ValueError`` naming it."""
+        """Read ``config.json``; ``FileNotFoundError`` or ``ValueError`` naming it.
+
+        ``ValueError`` too where it names a module that lies in the folder: none is read from there.
+        """
         check_run(self.path)
         try:
             values = json.loads(self.config_path.read_text())
@@ -102,6 +106,7 @@ class RunDirectory:
             run = config_from_dict(RunConfig, values)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.config_path} does not describe a run: {error}") from error
+        check_outside(self.path, (run.algo, run.env, run.config.get("reward", "")))
         if run.env_kwargs.get("dataset") == OWN_DATA:
             own = {"dataset": str((self.path / OWN_DATA).resolve())}
             run = replace(run, env_kwargs=run.env_kwargs | own)

@@ -13,6 +13,7 @@ from htm_env.datasets.base import KEY_LIMIT, SPLITS, Dataset, check_split
 if TYPE_CHECKING:
     from htm_env.datasets.crosses import CrossesDataset, CrossesGeometry
     from htm_env.datasets.digits import DigitsDataset
+    from htm_env.datasets.drawn import DrawnDataset
     from htm_env.datasets.keys import KeysDataset, KeysGeometry
     from htm_env.datasets.trees import TreesDataset, TreesGeometry
     from htm_env.datasets.user import ArrayDataset
@@ -26,6 +27,7 @@ __all__ = [
     "CrossesGeometry",
     "Dataset",
     "DigitsDataset",
+    "DrawnDataset",
     "KeysDataset",
     "KeysGeometry",
     "TreesDataset",
@@ -34,28 +36,42 @@ __all__ = [
     "make_dataset",
 ]
 
-DATASETS = {
+DATASETS: dict[str, type[Dataset] | str] = {
     "HTM-Trees-v0": "htm_env.datasets.trees:TreesDataset",
     "HTM-Crosses-v0": "htm_env.datasets.crosses:CrossesDataset",
     "HTM-Digits-v0": "htm_env.datasets.digits:DigitsDataset",
     "HTM-Keys-v0": "htm_env.datasets.keys:KeysDataset",
     "HTM-v0": "htm_env.datasets.user:ArrayDataset",
 }
-"""The class of the data of every environment id, loaded when it is first used."""
+"""The class of the data of every environment id, or ``module:name`` of it, loaded when it is first
+used; :func:`htm_env.register` adds to them."""
 
 _NAMESPACE = "htm_env:"
-_LOOKS_LIKE_AN_ID = re.compile(rf"{_NAMESPACE}.*|HTM-(.+-)?v\d+")
+_LOOKS_LIKE_AN_ID = re.compile(rf"{_NAMESPACE}.*|HTM-(.+-)?v\d+|[\w.]+:[\w/-]+-v\d+")
 
 
 def environment_id(name: str) -> str:
     """An id of ``DATASETS`` without the prefix ``htm_env:``.
 
-    Raises ``ValueError`` where there is no such id (the message lists the choices).
+    The prefix of another module, which registers the id, is kept, and the module is imported:
+    ``my_module:My-Id-v0``, as ``gym.make`` spells it. Raises ``ValueError`` where there is no such
+    module or id (the message lists the choices).
     """
     env_id = name.removeprefix(_NAMESPACE)
-    if env_id not in DATASETS:
+    if _class_of(env_id) is None:
         raise ValueError(f"unknown id {name!r}: expected one of {', '.join(DATASETS)}")
     return env_id
+
+
+def _class_of(env_id: str) -> type[Dataset] | str | None:
+    """What ``DATASETS`` has for an id, after the import of the module in front of it, if any."""
+    module, colon, plain = env_id.rpartition(":")
+    if colon:
+        try:
+            import_module(module)
+        except ModuleNotFoundError as error:
+            raise ValueError(f"the module of the id {env_id!r} is not found: {error}") from None
+    return DATASETS.get(plain)
 
 
 def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Dataset:
@@ -77,16 +93,20 @@ def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Datase
     check_split(split)
     name, owner = "HTM-v0", "the user's own data"
     if isinstance(id_or_data, str):
-        plain = id_or_data.removeprefix(_NAMESPACE)
+        plain, like_an_id = id_or_data.removeprefix(_NAMESPACE), _LOOKS_LIKE_AN_ID
         if plain in DATASETS:
             name = owner = plain
-        elif _LOOKS_LIKE_AN_ID.fullmatch(id_or_data) and not Path(id_or_data).exists():
-            raise ValueError(
-                f"unknown id {id_or_data!r}: expected one of {', '.join(DATASETS)}, "
-                "an array, a list or a path"
-            )
-    module, _, class_name = DATASETS[name].partition(":")
-    data: type[Dataset] = getattr(import_module(module), class_name)
+        elif like_an_id.fullmatch(id_or_data) and not Path(id_or_data).exists():
+            if _class_of(plain) is None:
+                raise ValueError(
+                    f"unknown id {id_or_data!r}: expected one of {', '.join(DATASETS)}, "
+                    "an array, a list or a path"
+                )
+            name = owner = plain.rpartition(":")[2]
+    data = DATASETS[name]
+    if isinstance(data, str):
+        module, _, class_name = data.partition(":")
+        data = getattr(import_module(module), class_name)
     known = data.keywords()
     if owner != name:
         known = tuple(keyword for keyword in known if keyword != "dataset")
@@ -97,7 +117,8 @@ def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Datase
 
 
 def __getattr__(name: str) -> Any:
-    for module in (place.partition(":")[0] for place in DATASETS.values()):
+    places = [place for place in DATASETS.values() if isinstance(place, str)]
+    for module in (place.partition(":")[0] for place in [*places, "htm_env.datasets.drawn"]):
         if name in __all__ and hasattr(import_module(module), name):
             return getattr(import_module(module), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,92 @@
+"""Names that stand for objects of other modules: ``module:name``.
+
+Names become objects on the command line and where a run is loaded, nowhere else. A module is found
+by its name on Python's path, and is never read from the folder of a run: files that someone else
+made are data, and may name only code that is installed here already.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_][\w./-]*")
+
+
+def names_object(name: Any) -> bool:
+    """True <--> it is text of the form ``module:name``."""
+    return isinstance(name, str) and _NAME.fullmatch(name) is not None
+
+
+def named_object(name: str, what: str) -> Any:
+    """The object that ``module:name`` names; imports the module.
+
+    Raises ``ValueError``, which calls it ``what``, where there is no such module or object.
+    """
+    module, _, attributes = name.partition(":")
+    check_module(name, what)
+    try:
+        found: Any = import_module(module)
+        for attribute in attributes.split("."):
+            found = getattr(found, attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise ValueError(f"the {what} {name!r} cannot be loaded: {error}") from None
+    return found
+
+
+def check_module(name: str, what: str) -> None:
+    """Raise ``ValueError`` where the module of ``module:name`` is not on Python's path.
+
+    Only the first part of its name is looked for, and nothing is imported.
+    """
+    module = name.partition(":")[0].partition(".")[0]
+    if module not in sys.modules and find_spec(module) is None:
+        raise ValueError(
+            f"the {what} {name!r} cannot be loaded: there is no module {module!r} here or on "
+            "Python's path"
+        )
+
+
+def name_of(value: Any) -> str | None:
+    """``module:name`` of an object that is found by it; None for any other."""
+    module, name = (getattr(value, about, None) for about in ("__module__", "__qualname__"))
+    if not (isinstance(module, str) and isinstance(name, str)):
+        return None
+    found: Any = sys.modules.get(module)
+    for attribute in name.split("."):
+        found = getattr(found, attribute, None)
+    return f"{module}:{name}" if found is value else None
+
+
+def check_outside(folder: Path, names: Iterable[Any]) -> None:
+    """Raise ``ValueError`` naming the first ``module:name`` whose module lies in a run's folder."""
+    for name in filter(names_object, names):
+        module = name.partition(":")[0].partition(".")[0]
+        spec = None if module in sys.modules else find_spec(module)
+        places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
+        for place in places:
+            if place is not None and Path(place).resolve().is_relative_to(folder.resolve()):
+                raise ValueError(
+                    f"{folder} names {name!r}, and the module lies in that folder; a run is data: "
+                    "install the module, or put it elsewhere on Python's path"
+                )
+
+
+@contextmanager
+def modules_of_this_folder() -> Iterator[None]:
+    """Let Python find modules of the working folder meanwhile, behind all others."""
+    here = str(Path.cwd())
+    added = not sys.flags.safe_path and not {"", here} & set(sys.path)
+    if added:
+        sys.path.append(here)
+    try:
+        yield
+    finally:
+        if added:
+            sys.path.remove(here)

@@ -1,0 +1,290 @@
+"""Algorithms, rewards and data of one's own: by their names, trained, compared, resumed."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+import torch
+from comparisons import here
+
+import agents
+import htm_env
+from agents.cli import main
+from agents.config.plug_ins import name_of, named_object
+from agents.registry import (
+    algorithm,
+    check_algorithm,
+    configured,
+    file_name,
+    installed,
+    load_learner,
+    unlabelled,
+)
+from htm_env.datasets import DATASETS, make_dataset
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+TINY = ["--set", "autoencoder.hidden_dim=8", "--set", "batch_size=4"]
+
+
+@pytest.fixture
+def examples(monkeypatch):
+    """The examples as modules of the path; what they register is forgotten afterwards."""
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+    yield
+    for name in ("own_learner", "own_reward", "own_dataset"):
+        sys.modules.pop(name, None)
+    DATASETS.pop("Rings-v0", None)
+    gym.registry.pop("Rings-v0", None)
+
+
+@pytest.fixture(autouse=True)
+def in_this_process(monkeypatch):
+    here(monkeypatch)
+
+
+def train(*arguments, out: Path, status: int = 0) -> Path:
+    assert main(["train", *map(str, arguments), "--out", str(out)]) == status
+    return out
+
+
+# ---------------------------------------------------------------- names
+
+
+@pytest.mark.parametrize(
+    ("name", "base", "file"),
+    [
+        ("replay", "replay", "replay"),
+        ("replay:control", "replay", "replay:control"),
+        ("my.module:Mine", "my.module:Mine", "my.module-Mine"),
+        ("my.module:Mine:control", "my.module:Mine", "my.module-Mine:control"),
+    ],
+)
+def test_a_name_is_an_algorithm_and_perhaps_a_label(name, base, file):
+    assert (unlabelled(name), file_name(name)) == (base, file)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("reinfroce", "did you mean 'reinforce'"),
+        ("reinfroce:control", "did you mean 'reinforce'"),
+        ("no_such_module:Mine", "there is no module 'no_such_module'"),
+        ("replay:../other", "bad label"),
+        ("json:JSONDecoder:../other", "bad label"),
+        ("no/module:Mine", "unknown algorithm"),
+    ],
+)
+def test_a_name_that_no_algorithm_can_have_is_refused(name, message):
+    with pytest.raises(ValueError, match=message):
+        check_algorithm(name)
+
+
+def test_objects_are_found_by_their_names_and_named():
+    assert named_object("json:JSONDecoder.decode", "reward") is json.JSONDecoder.decode
+    assert name_of(json.JSONDecoder) == "json.decoder:JSONDecoder"
+    assert name_of(lambda: None) is None
+    with pytest.raises(ValueError, match=r"the reward 'json:nothing' cannot be loaded: module"):
+        named_object("json:nothing", "reward")
+
+
+def test_an_option_of_other_algorithms_says_whose_it_is():
+    with pytest.raises(
+        ValueError, match=r"nearest has no option 'discount'; reinforce, replay, ppo"
+    ):
+        configured("nearest", {"discount": 1.0})
+    with pytest.raises(ValueError, match=r"'policy.learning_rate'; reinforce, .*ppo.* have it"):
+        configured("nearest", {"policy": {"learning_rate": 0.1}})
+    with pytest.raises(ValueError, match=r"'clip_range'; ppo, maskable_ppo have it"):
+        configured("reinforce", {"clip_range": 0.1})
+    with pytest.raises(ValueError, match=r"has no field 'discunt' \(did you mean 'discount'\?\)"):
+        configured("reinforce", {"discunt": 0.1})
+
+
+def test_an_installed_package_gives_names_to_algorithms(examples, tmp_path, monkeypatch):
+    about = tmp_path / "mine-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: mine\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text(
+        "[htm.algorithms]\ncross_entropy = own_learner:CrossEntropy\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    installed.cache_clear()
+    try:
+        assert algorithm("cross_entropy:control").learner.__name__ == "CrossEntropy"
+        assert unlabelled("cross_entropy:control") == "cross_entropy"
+        with pytest.raises(ValueError, match="did you mean 'cross_entropy'"):
+            check_algorithm("crossentropy")
+    finally:
+        installed.cache_clear()
+
+
+# ---------------------------------------------------------------- a learner
+
+
+def test_a_learner_of_ones_own_is_trained_resumed_and_loaded(examples, tmp_path, capsys):
+    given = ["--env", "trees7", "--algo", "own_learner:CrossEntropy", "--merges", 1152, *TINY]
+    run = train(*given, out=tmp_path / "run")
+    config = json.loads((run / "config.json").read_text())
+    assert config["algo"] == "own_learner:CrossEntropy"
+    assert (config["env"], config["env_kwargs"], config["embedding_dim"]) == (
+        "HTM-Trees-v0",
+        {"heights": [3]},
+        6,
+    )
+    assert json.loads((run / "result.json").read_text())["updates"] == 2  # 12 * 8 trees of 6 merges
+    assert main(["evaluate", str(run), "--episodes", "4"]) == 0
+    one, other = agents.load(run), type(agents.load(run)).load(run)
+    one.update(0.5)
+    other.update(0.5)
+    assert torch.equal(one.mean, other.mean)
+    assert one.autoencoder.weights_hash() == other.autoencoder.weights_hash()
+    with pytest.raises(
+        ValueError, match="holds a run of own_learner:CrossEntropy; expected a Rein"
+    ):
+        agents.Reinforce.load(run)
+
+
+def test_a_learner_of_ones_own_is_compared(examples, tmp_path):
+    names = ["own_learner:CrossEntropy:again", "reinforce"]
+    small = {"autoencoder": {"hidden_dim": 8}, "batch_size": 4}
+    given = ["--envs", "HTM-Trees-v0", "--env-kwargs", '{"HTM-Trees-v0": {"heights": [2]}}']
+    given += ["--algos", ",".join(names), "--seeds", "1", "--merges", "100"]
+    given += ["--algo-options", json.dumps(dict.fromkeys(names, small)), "--out", str(tmp_path)]
+    assert main(["compare", *given]) == 0
+    assert main(["compare", *given]) == 0  # finished runs are known again
+    with open(tmp_path / "results.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["split"] == "test"]
+    assert {row["algo"] for row in rows} == set(names)
+    assert json.loads(rows[-1]["options"])["autoencoder.hidden_dim"] == 8
+    folders = {path.name for path in (tmp_path / "runs" / "HTM-Trees-v0").iterdir()}
+    assert folders == {"own_learner-CrossEntropy:again-0", "reinforce-0"}
+
+
+def test_code_that_lies_in_the_folder_of_a_run_is_never_run(tmp_path, monkeypatch, capsys):
+    run = train("--env", "trees7", "--algo", "chain", "--merges", 100, *TINY, out=tmp_path / "run")
+    (run / "planted.py").write_text("raise SystemExit('it ran')")
+    config = json.loads((run / "config.json").read_text())
+    monkeypatch.chdir(run)
+    for field, name in (("algo", "planted:Mine"), ("env", "planted:Mine-v0")):
+        (run / "config.json").write_text(json.dumps(config | {field: name}))
+        assert main(["evaluate", "."]) == 1
+        assert "a run is data" in capsys.readouterr().err
+        monkeypatch.syspath_prepend(str(run))
+        with pytest.raises(ValueError, match="the module lies in that folder"):
+            load_learner(run)
+    assert "planted" not in sys.modules
+
+
+def test_what_is_no_algorithm_is_refused(tmp_path, capsys):
+    given = ["--env", "trees7", "--algo", "json:JSONDecoder", "--merges", 100]
+    train(*given, out=tmp_path / "run", status=2)
+    assert "JSONDecoder" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- a reward
+
+
+def test_a_reward_of_ones_own_by_its_name(examples, tmp_path):
+    small = [*TINY, "--set", "policy_hidden_dim=8", "--set", "demonstration_share=[[0,0]]"]
+    given = ["--env", "trees7", "--algo", "reinforce", "--reward", "own_reward:near"]
+    run = train(*given, "--merges", 200, *small, out=tmp_path / "run")
+    assert json.loads((run / "config.json").read_text())["config"]["reward"] == "own_reward:near"
+    agent = agents.load(run)
+    assert agent.run_config().config["reward"] == "own_reward:near"
+    assert agent.update(0.5)["train/return"] < 0  # squared distances with a minus
+
+
+@pytest.mark.parametrize("algo", ["replay", "ppo"])
+def test_learners_that_reward_anew_take_functions(algo):
+    asked = []
+
+    def fall(before, after, first, second):
+        asked.append(len(first))
+        return before.error - after.error
+
+    classes = {"replay": agents.ReplayReinforce, "ppo": agents.PPOLearner}
+    changes = {"autoencoder": {"hidden_dim": 8}, "demonstration_share": [[0.0, 0.0]]}
+    changes |= {"n_envs": 4} if algo == "ppo" else {"batch_size": 4}
+    base = configured(algo, changes)
+    own, plain = (
+        classes[algo]("HTM-Trees-v0", type(base)(**{**vars(base), **more}), embedding_dim=4)
+        for more in ({"reward": fall, "failure": 0.0}, {"reward": "incremental", "failure": 0.0})
+    )
+    paid = [learner.update(0.0)["train/return"] for learner in (own, plain)]
+    assert asked and paid[0] == pytest.approx(paid[1], rel=1e-4)
+
+
+# ---------------------------------------------------------------- data
+
+
+def test_data_of_ones_own_under_an_id_of_its_own(examples, tmp_path):
+    env = gym.make("own_dataset:Rings-v0", points=3)
+    observation, _ = env.reset(seed=0)
+    assert observation["tokens"].shape == (6, 32)
+    assert gym.make_vec("Rings-v0", num_envs=2).reset(seed=0)[0]["tokens"].shape == (2, 8, 32)
+    given = ["--env", "own_dataset:Rings-v0", "--algo", "structure_sorted", "--merges", 200]
+    given += ["--env-kwargs", '{"points": 3}', "--embedding-dim", 4, *TINY]
+    run = train(*given, out=tmp_path / "run")
+    assert json.loads((run / "config.json").read_text())["env"] == "own_dataset:Rings-v0"
+    assert json.loads((run / "result.json").read_text())["test"]["tree_recall"] == 1.0
+    assert agents.load(run).dataset.max_tokens == 6
+
+
+def test_drawn_episodes_follow_their_keys_and_splits(examples):
+    train_split = make_dataset("own_dataset:Rings-v0", points=3)
+    keys = np.array([5, 0, 5], np.int64)
+    batch = train_split.episodes(keys)
+    assert torch.equal(batch.tokens[0], batch.tokens[2])
+    assert torch.equal(batch.tokens[1], train_split.fixed(1).tokens[0])
+    test_split = make_dataset("Rings-v0", "test", points=3)
+    assert not torch.equal(test_split.fixed(1).tokens, train_split.fixed(1).tokens)
+    assert torch.equal(test_split.mean, train_split.mean)
+    assert batch.clades[0].sum(1).tolist() == [2, 3, 2, 3, 6]
+    radius = np.linalg.norm(batch.tokens - batch.tokens.mean(1, keepdim=True), axis=2)
+    assert radius.max() > 0.6
+
+
+class Odd(htm_env.DrawnDataset):
+    max_tokens, token_dim = 3, 2
+
+    def __init__(self, split="train", draws=((0, 0), (1, 1)), merges=None):
+        super().__init__(split)
+        self.drawn, self.has_hierarchy = draws, merges is not None
+        self.merges = merges
+
+    def draw(self, generator):
+        return (self.drawn, self.merges) if self.has_hierarchy else self.drawn
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"draws": np.zeros((4, 2))}, r"shape \(4, 2\); expected \(n, 2\) with n from 1 to 3"),
+        ({"draws": np.zeros((2, 3))}, r"shape \(2, 3\)"),
+        ({"draws": np.full((2, 2), np.nan)}, "not finite"),
+        ({"merges": [(0, 0)]}, "make no tree of its 2 tokens"),
+        ({"merges": [(0, 2)]}, "make no tree"),
+        ({"merges": []}, "make no tree"),
+    ],
+)
+def test_what_cannot_be_drawn_is_told(keywords, message):
+    with pytest.raises(ValueError, match=message):
+        Odd(**keywords).fixed(1)
+
+
+def test_an_id_is_registered_once():
+    for name in ("HTM-Trees-v0", "CartPole-v1"):
+        with pytest.raises(ValueError, match=f"the id '{name}' is taken"):
+            htm_env.register(name, dataset=Odd)
+    with pytest.raises(ValueError, match=r"expected an htm_env\.Dataset"):
+        htm_env.register("Odd-v0", dataset=np.ndarray)
+    with pytest.raises(ValueError, match="unknown id 'htm_env:Odd-v0'"):
+        make_dataset("htm_env:Odd-v0")
+    with pytest.raises(ValueError, match="No module named 'nowhere_at_all'"):
+        make_dataset("nowhere_at_all:Odd-v0")
