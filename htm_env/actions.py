@@ -26,6 +26,30 @@ def legal_actions(
     return action_mask(active) if candidates is None else candidate_mask(candidates)
 
 
+def action_masks(
+    active: Bool[Tensor, "B P"], candidates: Int[Tensor, "B P k"] | None
+) -> Bool[Tensor, "B A"]:
+    """True <--> the action is legal; all True where an episode has ended, since clients draw from
+    what is True even where the choice does not count."""
+    legal = legal_actions(active, candidates)
+    return legal | ~legal.any(1, keepdim=True)
+
+
+def remapped_actions(
+    actions: Int64[Tensor, "B"], legal: Bool[Tensor, "B A"]
+) -> Int64[Tensor, "B"]:
+    """The legal action that stands for each illegal one.
+
+    The ``r``-th illegal action, in the order of their numbers and counted from 0, is the legal
+    action of number ``r mod L`` among the ``L`` legal ones: each of these has as many preimages as
+    any other, up to one. Every ``actions`` must be illegal, and every row of ``legal`` have a True.
+    """
+    counts = legal.cumsum(1)  # (B, A) legal actions up to each one
+    rank = actions - counts.gather(1, actions[:, None])[:, 0]
+    place = rank % counts[:, -1]
+    return torch.searchsorted(counts, place[:, None] + 1)[:, 0]
+
+
 def action_slots(
     actions: Int64[Tensor, "B"],
     active: Bool[Tensor, "B P"],

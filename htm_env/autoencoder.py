@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from htm_env.actions import action_slots, why_illegal
+from htm_env.actions import action_masks, action_slots, why_illegal
 from htm_env.candidates import Nearest, Neighbourhood, check_candidates
 from htm_env.checks import at_least, check_choice
 from htm_env.files import read_tensors, reading, write_tensors
@@ -28,7 +28,7 @@ from htm_env.forest import (
     leftmost_leaves,
     pad_merges,
 )
-from htm_env.membership import Membership, check_extras, observed_extras
+from htm_env.membership import ACTION_MASK, Membership, check_extras, observed_extras
 
 AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 
@@ -522,6 +522,9 @@ def merge_with(
         if near is not None:
             candidates = near.candidates.partners
             observation["candidates"] = candidates.to(torch.int32)
+        if ACTION_MASK in keys:
+            mask = action_masks(forest.active, candidates)
+            observation[ACTION_MASK] = mask.to(torch.int8)
         if keys:
             membership = Membership.of(standardised, present, forest)
             observation |= observed_extras(membership, keys)

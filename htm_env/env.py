@@ -14,6 +14,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.population import Population
 from htm_env.simulator import RENDER_MODES, EnvConfig, Simulator
 from htm_env.trees.merge_tree import MergeTree
+from htm_env.types import NONE
 
 MAX_KEY = 2**62
 """An episode is a pure function of a key below this; the environment's generator draws it."""
@@ -101,6 +102,7 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     | `leaf_order` | `(P,)` int32 | `observe=("leaf_order",)`: rank by the leftmost leaf, or -1 |
     | `leaves` | `(P, T)` float32 | `observe=("leaves",)`: standardised coordinates of the tokens |
     | `owners` | `(P,)` int32 | `observe=("owners",)`: the slot each token is under, or -1 |
+    | `action_mask` | `(A,)` int8 | `observe=("action_mask",)`: as in `info` |
 
     ## Starting State
     A random sample of the split, its tokens shuffled, no merges. `reset(seed=s)` fixes this episode
@@ -124,16 +126,25 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     - `reward=` an object with `step` and `episode`, or a callable like `step`: your own, as
       `htm_env.rewards.Reward` describes it.
 
-    An illegal action (an empty slot, no candidate) earns `invalid_penalty` and changes nothing.
+    An illegal action (an empty slot, no candidate) changes nothing and earns
+    `invalid_penalty / max_invalid_actions`, so that an episode of nothing else earns
+    `invalid_penalty`: as much as an error of "predict the mean".
+
+    With `invalid_action="remap"` every action merges a pair, for clients that do not mask: the
+    `r`-th illegal action, in the order of their numbers and counted from 0, is executed as the
+    legal action of number `r mod L` among the `L` legal ones. Each of these has as many illegal
+    actions that are executed as it as any other, up to one, so that uniform play stays uniform.
 
     ## Episode End
     - Termination: one embedding is left, after `n - 1` merges.
-    - Truncation: `max_invalid_actions` illegal actions in one episode.
+    - Truncation: `max_invalid_actions` illegal actions in one episode; not under `"remap"`.
 
     ## Information
-    `reset` and `step` return the same keys: `action_mask` int8, one number an action (unless
-    `mask_in_info=False`; also `env.unwrapped.action_masks()`), `error` (`E_t`), `num_active`, and
-    `invalid` (whether the last action was illegal).
+    `reset` and `step` return the same keys, as numpy arrays and scalars of one type each:
+    `action_mask` int8, one number an action (unless `mask_in_info=False`; also
+    `env.unwrapped.action_masks()`; all ones where the episode has ended), `error` (`E_t`),
+    `num_active`, `invalid` (whether the last action was illegal) and `executed_action` (the action
+    that was made: the chosen one, that in its place under `"remap"`, or -1).
 
     ## Arguments
     ```python
@@ -147,8 +158,8 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     | `embedding_dim` | by id | `D` of an untrained autoencoder |
     | `reward` | `"incremental"` (Keys: `"right_merges"`) | or another of the above |
     | `split` | `"train"` | or `"validation"`, `"test"` |
-    | `invalid_action` | `"penalize"` | or `"raise"`: `ValueError`, for debugging |
-    | `invalid_penalty` | `-1.0` | reward of an illegal action |
+    | `invalid_action` | `"penalize"` | or `"remap"`, or `"raise"` (`ValueError`, for debugging) |
+    | `invalid_penalty` | `-1.0` | return of an episode of illegal actions only |
     | `max_invalid_actions` | `100` | illegal actions until truncation |
     | `mask_in_info` | `True` | put the mask into `info` |
     | `observe` | `()` | extra observation keys |
@@ -192,7 +203,7 @@ class HTMEnv(EpisodesInProgress, gym.Env):
         self._population = self.simulator.start(np.array([key]))
         self._invalid_actions = 0
         self.show()
-        return self._observation(), self._info(invalid=False)
+        return self._observation(), self._info()
 
     def step(
         self, action: int | np.integer | np.ndarray
@@ -202,12 +213,14 @@ class HTMEnv(EpisodesInProgress, gym.Env):
             raise ResetNeeded("the episode is over: one embedding is left; call reset first")
         actions = torch.tensor([operator.index(action)], device=self.simulator.device)
         everyone = torch.ones(1, dtype=torch.bool, device=self.simulator.device)
-        self._population, reward, invalid = self.simulator.step(population, actions, everyone)
-        self._invalid_actions += int(invalid[0])
+        self._population, reward, invalid, executed = self.simulator.step(
+            population, actions, everyone
+        )
+        self._invalid_actions += int(executed[0]) < 0
         terminated = int(self._population.forest.num_active[0]) == 1
         truncated = self._invalid_actions >= self.simulator.config.max_invalid_actions
         self.show()
-        info = self._info(invalid=bool(invalid[0]))
+        info = self._info(bool(invalid[0]), int(executed[0]))
         return self._observation(), float(reward[0]), terminated, truncated, info
 
     def render(self) -> Any:
@@ -229,7 +242,7 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     # ------------------------------------------------------------ beyond Gymnasium
 
     def action_masks(self) -> np.ndarray:
-        """True <--> legal, bool ``(A,)``, one an action."""
+        """True <--> legal, bool ``(A,)``, one an action; all True where the episode has ended."""
         mask: np.ndarray = self.simulator.action_masks(self.population)[0]
         return mask
 
@@ -242,14 +255,16 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     def _observation(self) -> dict[str, np.ndarray]:
         return {key: value[0] for key, value in self.simulator.observation(self.population).items()}
 
-    def _info(self, invalid: bool) -> dict[str, Any]:
+    def _info(self, invalid: bool = False, executed: int = NONE) -> dict[str, Any]:
         population = self.population
         mask = {"action_mask": self.action_masks().astype(np.int8)} if self.mask_in_info else {}
         return {
             **mask,
-            "error": float(population.error[0]),
-            "num_active": int(population.forest.num_active[0]),
-            "invalid": invalid,
+            "error": np.float32(population.error[0]),
+            "num_active": np.int64(population.forest.num_active[0]),
+            # Of numpy's bool scalars Gymnasium's vector environments make an array of objects.
+            "invalid": np.array(invalid),
+            "executed_action": np.int64(executed),
         }
 
 

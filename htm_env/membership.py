@@ -87,21 +87,24 @@ EXTRAS: dict[str, Callable[[Membership], Tensor]] = {
     "leaves": leaves,
     "owners": owners,
 }
+ACTION_MASK = "action_mask"
+"""The extra key that says nothing about membership (see :func:`htm_env.actions.action_masks`)."""
 
 
 def check_extras(observe: Sequence[str]) -> tuple[str, ...]:
     """``observe`` as a tuple; ``ValueError`` with the choices unless it holds known keys."""
+    choices = sorted({*EXTRAS, ACTION_MASK})
     if isinstance(observe, str):
-        raise ValueError(f"observe is {observe!r}; expected a tuple of keys from {sorted(EXTRAS)}")
-    unknown = sorted(set(observe) - set(EXTRAS))
+        raise ValueError(f"observe is {observe!r}; expected a tuple of keys from {choices}")
+    unknown = sorted(set(observe) - set(choices))
     if unknown:
-        raise ValueError(f"unknown observation key {unknown[0]!r}; choose from {sorted(EXTRAS)}")
+        raise ValueError(f"unknown observation key {unknown[0]!r}; choose from {choices}")
     return tuple(observe)
 
 
 def observed_extras(membership: Membership, observe: Sequence[str]) -> dict[str, Tensor]:
-    """The extra keys as an observation has them."""
-    return {key: _in_bounds(EXTRAS[key](membership)) for key in observe}
+    """The extra keys about membership as an observation has them."""
+    return {key: _in_bounds(EXTRAS[key](membership)) for key in observe if key in EXTRAS}
 
 
 def _in_bounds(values: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
+from htm_env.actions import action_masks, num_actions
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.membership import BOUND, Membership, observed_extras
+from htm_env.membership import ACTION_MASK, BOUND, EXTRAS, Membership, observed_extras
 from htm_env.population import Population
 
 
@@ -28,6 +29,7 @@ def observation_space(
         "leaf_order": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
         "leaves": spaces.Box(-BOUND, BOUND, (num_slots, token_dim), np.float32),
         "owners": spaces.Box(-1, num_slots - 1, (num_slots,), np.int32),
+        ACTION_MASK: spaces.Box(0, 1, (num_actions(num_slots, k),), np.int8),
     }
     space: dict[str, spaces.Space[Any]] = {
         "tokens": spaces.Box(-BOUND, BOUND, (num_slots, embedding_dim), np.float32),
@@ -51,7 +53,10 @@ def observe_population(
     }
     if population.candidates is not None:
         observation["candidates"] = population.candidates.to(torch.int32)
-    if observe:
+    if ACTION_MASK in observe:
+        mask = action_masks(population.forest.active, population.candidates)
+        observation[ACTION_MASK] = mask.to(torch.int8)
+    if any(key in EXTRAS for key in observe):
         batch = population.batch
         standardised = autoencoder.standardise(batch.tokens)
         membership = Membership.of(standardised, batch.present, population.forest)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,7 +14,14 @@ from gymnasium import spaces
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from htm_env.actions import action_slots, legal_actions, num_actions, why_illegal
+from htm_env.actions import (
+    action_masks,
+    action_slots,
+    legal_actions,
+    num_actions,
+    remapped_actions,
+    why_illegal,
+)
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import check_candidates
 from htm_env.checks import at_least, check_choice
@@ -24,10 +31,10 @@ from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, encode_population, merge_pairs, start_population
 from htm_env.rewards import Transition, check_rewards, reward_on
-from htm_env.types import TokenBatch
+from htm_env.types import NONE, TokenBatch
 from htm_env.weights import make_autoencoder, usable_device
 
-INVALID_ACTIONS = ("penalize", "raise")
+INVALID_ACTIONS = ("penalize", "raise", "remap")
 RENDER_MODES = ("rgb_array", "ansi", "human")
 
 
@@ -49,11 +56,13 @@ class EnvConfig:
     split: str = "train"
     """``"train"``, ``"validation"`` or ``"test"``."""
     invalid_action: str = "penalize"
-    """Effect of an illegal action: ``"penalize"``, or ``"raise"`` ``ValueError``, for debugging."""
+    """Effect of an illegal action: ``"penalize"``; ``"remap"``: a legal one is made in its place
+    (see :func:`htm_env.actions.remapped_actions`); ``"raise"`` ``ValueError``, for debugging."""
     invalid_penalty: float = -1.0
-    """Reward of an illegal action."""
+    """Under ``"penalize"``, the rewards of the illegal actions that truncate an episode, summed:
+    each one earns ``invalid_penalty / max_invalid_actions``."""
     max_invalid_actions: int = 100
-    """Illegal actions in one episode until it is truncated."""
+    """Illegal actions in one episode until it is truncated; under ``"remap"`` none is."""
     mask_in_info: bool = True
     """Put the mask of legal actions into ``info``."""
     observe: Sequence[str] = ()
@@ -96,6 +105,18 @@ class EnvConfig:
         return replace(given, **own)
 
 
+class Step(NamedTuple):
+    """One step of ``B`` episodes."""
+
+    population: Population
+    """The episodes after it."""
+    reward: Float[Tensor, "B"]
+    invalid: Bool[Tensor, "B"]
+    """True <--> the chosen action was illegal."""
+    executed: Int64[Tensor, "B"]
+    """The action that was made; -1 where none was."""
+
+
 class Simulator:
     """Starts and steps populations; keeps no episode itself."""
 
@@ -109,6 +130,7 @@ class Simulator:
         )
         self.autoencoder.to(self.device)
         self.std = self.dataset.std.to(self.device)
+        self.penalty = config.invalid_penalty / config.max_invalid_actions
         self.reward = reward_on(self.dataset, config.reward)
         self.nearest = check_candidates(config.candidates, config.k, config.neighbours)
         self.num_slots = self.dataset.max_tokens
@@ -133,8 +155,8 @@ class Simulator:
 
     def step(
         self, population: Population, actions: Int64[Tensor, "B"], where: Bool[Tensor, "B"]
-    ) -> tuple[Population, Float[Tensor, "B"], Bool[Tensor, "B"]]:
-        """Merge in the samples of ``where``; returns population, rewards and who acted illegally.
+    ) -> Step:
+        """Merge in the samples of ``where``.
 
         Raises ``ValueError`` for an action outside the space, or for any illegal one when
         ``invalid_action`` is ``"raise"``.
@@ -151,7 +173,13 @@ class Simulator:
             own = None if candidates is None else candidates[row]
             reason = why_illegal(int(actions[row]), active[row], own)
             raise ValueError(f"action {int(actions[row])} {reason}")
-        after = merge_pairs(self.autoencoder, population, first, second, self.std, where & legal)
+        if self.config.invalid_action == "remap" and invalid.any():
+            rows = invalid.nonzero()[:, 0]
+            mask = legal_actions(active, candidates)[rows]
+            actions = actions.index_copy(0, rows, remapped_actions(actions[rows], mask))
+            first, second, legal = action_slots(actions, active, candidates)
+        made = where & legal
+        after = merge_pairs(self.autoencoder, population, first, second, self.std, made)
         with torch.no_grad():
             reward = self.reward.step(
                 Transition(self.autoencoder, population, after, first, second)
@@ -159,9 +187,9 @@ class Simulator:
         reward = (
             check_rewards(reward, invalid.shape)
             .masked_fill(~where, 0.0)
-            .masked_fill(invalid, float(self.config.invalid_penalty))
+            .masked_fill(where & ~legal, self.penalty)
         )
-        return after, reward, invalid
+        return Step(after, reward, invalid, actions.masked_fill(~made, NONE))
 
     def observation(self, population: Population) -> dict[str, np.ndarray]:
         """Fresh arrays ``(B, ...)``: nothing that the caller writes reaches the population."""
@@ -169,5 +197,5 @@ class Simulator:
         return {key: np.array(value.cpu().numpy()) for key, value in seen.items()}
 
     def action_masks(self, population: Population) -> np.ndarray:
-        """True <--> legal, ``(B, A)``."""
-        return legal_actions(population.forest.active, population.candidates).cpu().numpy()
+        """True <--> legal, ``(B, A)``; all True where an episode has ended."""
+        return action_masks(population.forest.active, population.candidates).cpu().numpy()

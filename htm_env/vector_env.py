@@ -17,7 +17,7 @@ from htm_env.env import EpisodesInProgress, HTMEnv, check_key, draw_key, tree_of
 from htm_env.forest import Forest
 from htm_env.simulator import EnvConfig
 from htm_env.trees.merge_tree import MergeTree
-from htm_env.types import TokenBatch
+from htm_env.types import NONE, TokenBatch
 
 
 class HTMVectorEnv(EpisodesInProgress, VectorEnv):
@@ -93,14 +93,14 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
                 'reset(options={"reset_mask": ended}) first'
             )
         device = self.simulator.device
-        self._population, reward, invalid = self.simulator.step(
+        self._population, reward, invalid, executed = self.simulator.step(
             population,
             torch.as_tensor(actions.astype(np.int64), device=device),
             torch.as_tensor(~ended, device=device),
         )
         rewards = reward.double().cpu().numpy()
-        invalids = invalid.cpu().numpy()
-        self._invalid_actions += invalids
+        invalids, made = invalid.cpu().numpy(), executed.cpu().numpy()
+        self._invalid_actions += invalids & (made < 0)
         alone = (self._population.forest.num_active == 1).cpu().numpy()
         terminated = alone & ~ended
         truncated = (self._invalid_actions >= self.simulator.config.max_invalid_actions) & ~ended
@@ -110,11 +110,11 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
         finished = terminated | truncated
         info = {}
         if self.autoreset_mode is AutoresetMode.SAME_STEP and finished.any():
-            info = self._final(finished, invalids)
+            info = self._final(finished, invalids, made)
             self._start(finished)
-            invalids = invalids & ~finished
+            invalids, made = invalids & ~finished, np.where(finished, NONE, made)
         self._ended = finished & (self.autoreset_mode is not AutoresetMode.SAME_STEP)
-        info = {**self._info(everyone, invalids), **info}
+        info = {**self._info(everyone, invalids, made), **info}
         self.show()
         observation = self.simulator.observation(self.population)
         return observation, rewards, terminated, truncated, info
@@ -134,7 +134,7 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
     # ------------------------------------------------------------ beyond Gymnasium
 
     def action_masks(self) -> np.ndarray:
-        """True <--> legal, bool ``(num_envs, A)``, one an action."""
+        """True <--> legal, bool ``(num_envs, A)``, one an action; all True in ended copies."""
         return self.simulator.action_masks(self.population)
 
     def merge_tree(self, copy: int = 0) -> MergeTree:
@@ -228,23 +228,37 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
         self._invalid_actions[copies] = 0
         self._ended = self._ended & ~mask
 
-    def _info(self, mask: np.ndarray, invalid: np.ndarray | None = None) -> dict[str, Any]:
-        """Gymnasium's batched ``info``: an array a key, and ``_key`` says for which copies."""
+    def _info(
+        self,
+        mask: np.ndarray,
+        invalid: np.ndarray | None = None,
+        executed: np.ndarray | None = None,
+    ) -> dict[str, Any]:
+        """Gymnasium's batched ``info``: an array a key, and ``_key`` says for which copies.
+
+        The others have zeros, but keep their action masks: nothing can be drawn from zeros.
+        """
         population = self.population
         values = {
-            "error": population.error.double().cpu().numpy(),
+            "error": population.error.cpu().numpy(),
             "num_active": population.forest.num_active.cpu().numpy(),
             "invalid": np.zeros(self.num_envs, bool) if invalid is None else invalid.copy(),
+            "executed_action": (
+                np.full(self.num_envs, NONE) if executed is None else executed.copy()
+            ),
         }
+        for value in values.values():
+            value[~mask] = 0
         if self.mask_in_info:
             values = {"action_mask": self.action_masks().astype(np.int8), **values}
         info: dict[str, Any] = {}
         for key, value in values.items():
-            value[~mask] = 0
             info[key], info[f"_{key}"] = value, mask.copy()
         return info
 
-    def _final(self, finished: np.ndarray, invalid: np.ndarray) -> dict[str, Any]:
+    def _final(
+        self, finished: np.ndarray, invalid: np.ndarray, executed: np.ndarray
+    ) -> dict[str, Any]:
         """The last observation and info of the copies that are about to start anew."""
         observation = self.simulator.observation(self.population)
         final = np.full(self.num_envs, None, dtype=object)
@@ -253,7 +267,7 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
         return {
             "final_obs": final,
             "_final_obs": finished.copy(),
-            "final_info": self._info(finished, invalid),
+            "final_info": self._info(finished, invalid, executed),
             "_final_info": finished.copy(),
         }
 

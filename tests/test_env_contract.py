@@ -142,8 +142,10 @@ def test_an_episode_merges_down_to_one_root(make, env_id, pairs):
         assert active.sum() == info["num_active"] == n - merges
         if pairs:
             listed = observation["candidates"] >= 0
-            assert np.array_equal(info["action_mask"], listed.ravel())
+            assert np.array_equal(info["action_mask"], listed.ravel() | (active.sum() == 1))
             assert np.array_equal(listed.any(1), active & (active.sum() > 1))
+        elif active.sum() == 1:
+            assert info["action_mask"].all()  # nothing is legal, but clients draw from a mask
         else:
             assert info["action_mask"].sum() == (n - merges) * (n - merges - 1)
         assert observation["leaf_counts"].sum() == n
@@ -164,21 +166,23 @@ def test_info_has_the_same_keys_from_reset_and_step(make, env_id, pairs):
     step_info = env.step(int(legal_actions(info)[0]))[4]
     illegal_info = env.step(illegal_action(step_info))[4]
     for found in (info, step_info, illegal_info):
-        assert set(found) == {"action_mask", "error", "num_active", "invalid"}
+        assert set(found) == {"action_mask", "error", "num_active", "invalid", "executed_action"}
         assert found["action_mask"].dtype == np.int8
         assert found["action_mask"].shape == (env.action_space.n,)
-        assert [type(found[key]) for key in ("error", "num_active", "invalid")] == [
-            float,
-            int,
-            bool,
-        ]
+        scalars = {key: value for key, value in found.items() if key != "action_mask"}
+        assert {key: (value.dtype, value.shape) for key, value in scalars.items()} == {
+            "error": (np.float32, ()),
+            "num_active": (np.int64, ()),
+            "invalid": (bool, ()),
+            "executed_action": (np.int64, ()),
+        }
     assert [found["invalid"] for found in (info, step_info, illegal_info)] == [False, False, True]
 
 
 def test_the_mask_can_be_left_out_of_info(make):
     env = small(make, mask_in_info=False)
     _, info = env.reset(seed=0)
-    assert set(info) == {"error", "num_active", "invalid"}
+    assert set(info) == {"error", "num_active", "invalid", "executed_action"}
     masks = env.unwrapped.action_masks()
     assert masks.dtype == bool
     assert masks.shape == (42,)
@@ -335,14 +339,14 @@ def test_the_embedding_of_a_merge_is_the_mergers_own(make):
 
 @with_and_without_candidates
 def test_illegal_actions_are_penalised_and_change_nothing_until_truncation(make, pairs):
-    env = small(make, heights=(2,), max_invalid_actions=3, invalid_penalty=-0.25, **pairs)
+    env = small(make, heights=(2,), max_invalid_actions=3, invalid_penalty=-0.75, **pairs)
     _, info = env.reset(seed=0)
     before, _, _, _, info = env.step(int(legal_actions(info)[0]))
     action = illegal_action(info)
     for attempt in (1, 2, 3):
         after, reward, terminated, truncated, after_info = env.step(action)
         assert same(after, before)
-        assert reward == -0.25
+        assert reward == -0.25  # three of them earn invalid_penalty
         assert after_info["invalid"]
         assert not terminated
         assert truncated is (attempt == 3)
@@ -359,7 +363,7 @@ def test_invalid_actions_count_over_the_whole_episode(make):
     info = env.step(int(legal_actions(info)[0]))[4]
     info = env.step(illegal_action(info))[4]
     info = env.step(int(legal_actions(info)[0]))[4]
-    assert info["invalid"] is False
+    assert not info["invalid"]
     assert env.step(illegal_action(info))[3] is True
 
 
@@ -463,9 +467,9 @@ def test_one_step_rewards_are_never_positive(make):
     [
         ({"reward": "sparse"}, ["incremental", "terminal", "one_step"]),
         ({"split": "dev"}, ["train", "validation", "test"]),
-        ({"invalid_action": "ignore"}, ["penalize", "raise"]),
+        ({"invalid_action": "ignore"}, ["penalize", "raise", "remap"]),
         ({"observe": ("tokens",)}, ["centroids", "order"]),
-        ({"observe": "order"}, ["centroids", "leaf_order", "leaves", "order", "owners"]),
+        ({"observe": "order"}, ["action_mask", "centroids", "leaf_order", "leaves", "order", "owners"]),
         ({"depth": 3}, ["heights", "angle_jitter"]),
         ({"candidates": "some"}, ["all", "knn"]),
         ({"neighbours": "nodes"}, ["embeddings", "centroids"]),

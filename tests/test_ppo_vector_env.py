@@ -268,7 +268,7 @@ def test_a_refresh_is_as_if_the_weights_had_always_been_so(steps, pairs):
     actions = legal_actions(env, np.random.default_rng(9))
     everyone = torch.ones(len(actions), dtype=torch.bool)
     _, reward, _, _ = env.step(actions)
-    _, expected, _ = simulator.step(population, torch.as_tensor(actions), everyone)
+    expected = simulator.step(population, torch.as_tensor(actions), everyone).reward
     np.testing.assert_allclose(reward, expected, rtol=1e-3, atol=1e-6)
 
 

@@ -99,7 +99,7 @@ class HTMVecEnv(VecEnv):
     ) -> tuple[dict[str, np.ndarray], np.ndarray, np.ndarray, list[dict[str, Any]]]:
         observation, rewards, terminated, truncated, info = self.copies.step(self._actions)
         self._returns += rewards
-        self.merges_made += self.num_envs - int(info["invalid"].sum())
+        self.merges_made += int((info["executed_action"] >= 0).sum())
         dones = terminated | truncated
         infos = self._rows(info)
         for row, cut in zip(infos, (truncated & ~terminated).tolist(), strict=True):
