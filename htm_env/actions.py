@@ -35,9 +35,7 @@ def action_masks(
     return legal | ~legal.any(1, keepdim=True)
 
 
-def remapped_actions(
-    actions: Int64[Tensor, "B"], legal: Bool[Tensor, "B A"]
-) -> Int64[Tensor, "B"]:
+def remapped_actions(actions: Int64[Tensor, "B"], legal: Bool[Tensor, "B A"]) -> Int64[Tensor, "B"]:
     """The legal action that stands for each illegal one.
 
     The ``r``-th illegal action, in the order of their numbers and counted from 0, is the legal

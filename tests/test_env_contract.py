@@ -469,7 +469,10 @@ def test_one_step_rewards_are_never_positive(make):
         ({"split": "dev"}, ["train", "validation", "test"]),
         ({"invalid_action": "ignore"}, ["penalize", "raise", "remap"]),
         ({"observe": ("tokens",)}, ["centroids", "order"]),
-        ({"observe": "order"}, ["action_mask", "centroids", "leaf_order", "leaves", "order", "owners"]),
+        (
+            {"observe": "order"},
+            ["action_mask", "centroids", "leaf_order", "leaves", "order", "owners"],
+        ),
         ({"depth": 3}, ["heights", "angle_jitter"]),
         ({"candidates": "some"}, ["all", "knn"]),
         ({"neighbours": "nodes"}, ["embeddings", "centroids"]),
