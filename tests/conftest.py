@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
+import jaxtyping
 import matplotlib
 import torch
-from jaxtyping import install_import_hook
 
 torch.set_num_threads(1)
 matplotlib.use("Agg")
 os.environ["OMP_NUM_THREADS"] = "1"  # of the processes that tests start
 
 # Checks the annotated shapes of every function, so it has to come before the first import.
-install_import_hook(["htm_env", "agents", "replay"], "beartype.beartype")
+jaxtyping.install_import_hook(["htm_env", "agents", "replay"], "beartype.beartype")
 
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
@@ -39,6 +40,13 @@ _SLOW = """
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
+_LONG = """
+    benchmarks benchmarks_of_context compare configuration devices devices_of_benchmarks diagnoses
+    earlier_runs embed entropy generate_command glom_losses key_scenes learning
+    merge_rounds_benchmark page plot_command report view
+"""
+LONG_MODULES = frozenset(_LONG.split())
+"""Modules whose runs make the same calls over and over: shapes are checked in all others."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -48,6 +56,17 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if item.get_closest_marker("slow") is not None:
             item.add_marker("no_cover")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def checked_shapes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Annotated shapes are checked at every call, but not through long runs: it takes most of
+    their time."""
+    jaxtyping.config.update(
+        "jaxtyping_disable", request.path.stem.removeprefix("test_") in LONG_MODULES
+    )
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
 
 
 def pytest_configure(config: pytest.Config) -> None:
