@@ -155,7 +155,7 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     | parameter | default | meaning |
     |---|---|---|
     | `autoencoder` | `"pretrained"` (`HTM-v0`: `"untrained"`) | or a path, or an `HTMAutoencoder` |
-    | `embedding_dim` | by id | `D` of an untrained autoencoder |
+    | `embedding_dim` | by id | `D` of an untrained autoencoder; `"auto"`: as the data suggests |
     | `reward` | `"incremental"` (Keys: `"right_merges"`) | or another of the above |
     | `split` | `"train"` | or `"validation"`, `"test"` |
     | `invalid_action` | `"penalize"` | or `"remap"`, or `"raise"` (`ValueError`, for debugging) |

@@ -49,8 +49,9 @@ class EnvConfig:
     """A registered id, with or without ``htm_env:``."""
     autoencoder: str | Path | HTMAutoencoder | None = None
     """See :func:`htm_env.weights.make_autoencoder`; None: pretrained, but untrained ``HTM-v0``."""
-    embedding_dim: int | None = None
-    """``D`` of an untrained autoencoder; None: by id."""
+    embedding_dim: int | str | None = None
+    """``D`` of an untrained autoencoder; ``"auto"``: as the data suggests; None: by id, and
+    ``"auto"`` for ``HTM-v0``."""
     reward: Any = None
     """See :func:`htm_env.rewards.reward_on`; None: the data's own."""
     split: str = "train"

@@ -110,7 +110,7 @@ def test_the_checker_of_stable_baselines_passes(make, env_id, pairs):
 @with_and_without_candidates
 def test_spaces(make, env_id, pairs):
     env = make(env_id, **pairs)
-    slots, dim = SLOTS[env_id], embedding_dim_of(env_id)
+    slots, dim = SLOTS[env_id], embedding_dim_of(env_id, env.unwrapped.simulator.dataset)
     assert env.action_space == gym.spaces.Discrete(slots * (K if pairs else slots - 1))
     spaces = env.observation_space.spaces
     shapes = {key: (space.shape, space.dtype) for key, space in spaces.items()}

@@ -11,12 +11,12 @@ from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 
 from htm_env.datasets import SPLITS, make_dataset
+from htm_env.datasets.width import sorted_tokens
 from htm_env.measures.semantics import (
     Labelled,
     pooled_tokens,
     principal_components,
     semantic_scores,
-    sorted_tokens,
 )
 
 SIZES = (60, 30, 40)

@@ -58,6 +58,7 @@ def train(options: TrainOptions) -> None:
         if options.save_config is not None:
             write_file(options.save_config, run.as_dict())
             return
+        _print_width(asked.get("embedding_dim"), learner)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         env = re.sub(r"[:/]+", "-", run.env)
         new = Path("runs") / f"{env}-{file_name(run.algo)}-{run.seed}-{stamp}"
@@ -140,11 +141,23 @@ def _new_learner(asked: dict[str, Any], changes: dict[str, Any], options: TrainO
         raise UsageError(str(error)) from None
 
 
+def _print_width(asked: Any, learner: Learner) -> None:
+    """The width of an embedding and its reason, where the data chose it."""
+    from htm_env.datasets.width import suitable_width
+    from htm_env.weights import automatic_width
+
+    if learner.task.mode == "joint" and automatic_width(learner.task.env, asked):
+        dim, reason = suitable_width(learner.dataset)
+        print(f"embedding {dim} numbers: {reason}")
+
+
 def _check_resumed(
     asked: dict[str, Any], changes: dict[str, Any], options: TrainOptions, directory: RunDirectory
 ) -> None:
     """Raise :class:`UsageError` where an option differs from what the run was started with."""
     started = directory.load_config()
+    if asked.get("embedding_dim") == "auto":  # as it was resolved
+        del asked["embedding_dim"]
     given = flattened(asked.pop("config", {})) | flattened(changes)
     before = {**vars(started), **flattened(started.config)}
     kwargs = asked.get("env_kwargs", {})

@@ -55,7 +55,7 @@ class CompareOptions:
     env_kwargs: str | None = None
     """Arguments of the data by environment id, such as '{"HTM-Trees-v0": {"heights": [3]}}'."""
     embedding_dim: str | None = None
-    """Width of an embedding for all environment ids, such as 6, or by id:
+    """Width of an embedding for all environment ids, such as 6 or auto, or by id:
     '{"HTM-Trees-v0": 6}'."""
     algo_options: str | None = None
     """Options by algorithm, such as '{"reinforce": {"policy": {"learning_rate": 0.001}}}' or

@@ -21,6 +21,7 @@ from agents.fixed import FIXED_POLICIES
 from agents.registry import algorithm, build_learner, configured, file_name, unlabelled
 from agents.runs.directory import RunDirectory
 from agents.runs.session import check_plan
+from htm_env.weights import AUTO
 
 DEFAULT_SECONDS = 22.0
 """Default budget: 48 runs, with start and test, take under fifteen minutes on two cores."""
@@ -49,7 +50,7 @@ class PlannedRun:
     @property
     def key(self) -> RunKey:
         config, kwargs = self.config, json.dumps(self.config.env_kwargs, sort_keys=True)
-        assert config.embedding_dim is not None  # that of the learner
+        assert isinstance(config.embedding_dim, int)  # that of the learner
         task = Task(config.env, kwargs, config.embedding_dim, config.mode)
         return task, self.algo, self.seed
 
@@ -147,12 +148,13 @@ def _problems(options: CompareOptions) -> list[Problem]:
         return [find_problem(name, kwargs.get(name), dims.get(name)) for name in names]
 
 
-def _embedding_dims(text: str | None, names: list[str]) -> dict[str, int]:
+def _embedding_dims(text: str | None, names: list[str]) -> dict[str, int | str]:
     """One number for all environment ids, or one each; named problems have their own."""
     if text is None:
         return {}
-    if text.isdecimal():
-        return {name: int(text) for name in names if name not in PROBLEMS}
+    if text.isdecimal() or text == AUTO:
+        dim = AUTO if text == AUTO else int(text)
+        return {name: dim for name in names if name not in PROBLEMS}
     return json_object("--embedding-dim", text)
 
 

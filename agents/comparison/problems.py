@@ -11,7 +11,9 @@ from typing import Any, NamedTuple
 from agents.comparison.options import PROBLEM_NAMES
 from agents.comparison.results import Task
 from agents.config.options import check_environment
-from htm_env.weights import embedding_dim_of
+from htm_env.datasets import make_dataset
+from htm_env.datasets.width import suitable_width
+from htm_env.weights import EMBEDDING_DIMS, automatic_width
 
 
 @dataclass(frozen=True)
@@ -42,12 +44,12 @@ PROBLEMS = {
 
 
 def find_problem(
-    name: str, env_kwargs: Mapping[str, Any] | None = None, embedding_dim: int | None = None
+    name: str, env_kwargs: Mapping[str, Any] | None = None, embedding_dim: int | str | None = None
 ) -> Problem:
     """The named problem, or the environment id with these arguments.
 
-    Raises ``ValueError`` for a name that is neither, and for arguments beside a named problem,
-    which has its own.
+    Raises ``ValueError`` for a name that is neither, for arguments beside a named problem, which
+    has its own, and for data that cannot be read.
     """
     if name in PROBLEMS:
         if env_kwargs or embedding_dim is not None:
@@ -57,8 +59,11 @@ def find_problem(
             )
         return PROBLEMS[name]
     env_id = check_environment(name, PROBLEM_NAMES)
-    dim = embedding_dim_of(env_id) if embedding_dim is None else embedding_dim
-    return Problem(env_id, env_id, env_id, dict(env_kwargs or {}), dim)
+    kwargs = dict(env_kwargs or {})
+    if automatic_width(env_id, embedding_dim):
+        embedding_dim = suitable_width(make_dataset(env_id, **kwargs)).dim
+    dim = EMBEDDING_DIMS[env_id] if embedding_dim is None else int(embedding_dim)
+    return Problem(env_id, env_id, env_id, kwargs, dim)
 
 
 def folder_name(problem: str) -> str:

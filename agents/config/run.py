@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from agents.config.budget import Budget
 
@@ -21,8 +21,9 @@ class Task:
     """Environment id, perhaps with the module that registers it: ``module:Id-v0``."""
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the dataset, as ``gym.make`` takes them."""
-    embedding_dim: int | None = None
-    """``D``; the environment's default if None."""
+    embedding_dim: int | Literal["auto"] | None = None
+    """``D``; ``auto``: as the data suggests; None: the environment's default, ``auto`` for
+    HTM-v0."""
     mode: str = "joint"
     """``joint``: the autoencoder learns too, from scratch; ``frozen``: pretrained, untouched."""
     seed: int = 0

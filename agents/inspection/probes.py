@@ -8,12 +8,12 @@ import numpy as np
 from agents.inspection.embeddings import root_embeddings
 from agents.learners.base import Learner
 from htm_env.datasets import SPLITS
+from htm_env.datasets.width import sorted_tokens
 from htm_env.measures.semantics import (
     Labelled,
     pooled_tokens,
     principal_components,
     semantic_scores,
-    sorted_tokens,
 )
 
 COMPONENTS = (16, 32)

@@ -114,8 +114,7 @@ class Learner(ABC):
             return make_autoencoder(
                 self.task.env, self.dataset, "pretrained", self.task.embedding_dim
             )
-        dim = self.task.embedding_dim
-        dim = embedding_dim_of(self.task.env) if dim is None else dim
+        dim = embedding_dim_of(self.task.env, self.dataset, self.task.embedding_dim)
         autoencoder = HTMAutoencoder(
             self.dataset.token_dim,
             dim,

@@ -69,8 +69,7 @@ class Flat(Learner):
     def new_autoencoder(self) -> FlatAutoencoder:  # type: ignore[override]
         if self.task.mode == "frozen":
             raise ValueError("flat has no pretrained autoencoder to keep frozen; use mode joint")
-        dim = self.task.embedding_dim
-        dim = embedding_dim_of(self.task.env) if dim is None else dim
+        dim = embedding_dim_of(self.task.env, self.dataset, self.task.embedding_dim)
         token_dim, slots = self.dataset.token_dim, self.dataset.max_tokens
         width = matching_width(token_dim, slots, dim, self.config.hidden_dim)
         autoencoder = FlatAutoencoder(

@@ -102,6 +102,13 @@ class Dataset(ABC):
     def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
         """The present tokens of the training split that ``mean`` and ``std`` are taken over."""
 
+    @abstractmethod
+    def training_sets(
+        self, count: int
+    ) -> tuple[Float32[np.ndarray, "N P T"], Bool[np.ndarray, "N P"]]:
+        """The first ``count`` sets of :meth:`training_tokens`, or as many as there are: tokens,
+        zeros in padding, and True <--> a token is there."""
+
     def sample(self, batch: int, generator: torch.Generator) -> TokenBatch:
         """``batch`` episodes with keys drawn from ``generator``.
 
@@ -273,6 +280,12 @@ class GeneratedDataset(Dataset):
         arrays = self.generate(split_keys(keys, self.split))
         return TokenBatch(*(torch.from_numpy(array) for array in arrays))
 
+    def training_sets(
+        self, count: int
+    ) -> tuple[Float32[np.ndarray, "N P T"], Bool[np.ndarray, "N P"]]:
+        keys = np.arange(min(count, STATISTICS_EPISODES))
+        return self.generate(split_keys(keys, "train"))[:2]
+
     def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
         chunks = []
         for start in range(0, STATISTICS_EPISODES, _CHUNK):
@@ -349,6 +362,7 @@ class FiniteDataset(Dataset):
         self._lengths = lengths[self.rows]
         present = np.arange(self.max_tokens) < lengths[:, None]
         train = rows_of_splits[0]
+        self._training_lengths = lengths[train]
         self._training_tokens: np.ndarray = values[train][present[train]]
         self._places = None if facts.places is None else facts.places[self.rows]
         self._classes = None if facts.classes is None else facts.classes[self.rows]
@@ -413,6 +427,15 @@ class FiniteDataset(Dataset):
         """
         clades = np.zeros((len(rows), 0, self.max_tokens), dtype=bool)
         return clades, empty_merges(len(rows), self.max_tokens)
+
+    def training_sets(
+        self, count: int
+    ) -> tuple[Float32[np.ndarray, "N P T"], Bool[np.ndarray, "N P"]]:
+        lengths = self._training_lengths[:count]
+        present = np.arange(self.max_tokens) < lengths[:, None]  # (N, P)
+        tokens = np.zeros((*present.shape, self.token_dim), dtype=np.float32)
+        tokens[present] = self._training_tokens[: lengths.sum()]
+        return tokens, present
 
     def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
         return self._training_tokens

@@ -18,6 +18,8 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from htm_env.datasets.width import sorted_tokens
+
 NEIGHBOURS = 5
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-3, 4))
 """Scikit-learn's ``C`` of the linear probe's squared weights; the validation split chooses."""
@@ -79,20 +81,6 @@ def _linear_probe(train: Labelled, validation: Labelled, test: Labelled) -> floa
 
 
 # ---------------------------------------------------------------- plainer embeddings
-
-
-def sorted_tokens(
-    tokens: Float[np.ndarray, "N P T"], present: Bool[np.ndarray, "N P"]
-) -> Float[np.ndarray, "N P T"]:
-    """The tokens of every sample by their first coordinate, then the next; empty slots are zeros.
-
-    An order that every sample shares: Digits come as columns of patches, so that the numbers of a
-    sample are its pixels, and places that never vary.
-    """
-    values = np.where(present[:, :, None], tokens, 0.0)
-    keys = (*np.moveaxis(values, 2, 0)[::-1], ~present)  # the last key counts most
-    order = np.lexsort(keys, axis=1)  # (N, P)
-    return np.take_along_axis(values, order[:, :, None], axis=1)
 
 
 def pooled_tokens(

@@ -8,22 +8,40 @@ import torch
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets.base import Dataset
+from htm_env.datasets.width import suitable_width
 
 FOLDER = Path(__file__).parent
 
 EMBEDDING_DIMS = {"HTM-Trees-v0": 8, "HTM-Crosses-v0": 16, "HTM-Digits-v0": 32, "HTM-Keys-v0": 16}
 """The default bottlenecks: well under the coordinates of a sample at its largest population."""
 
-DEFAULT_EMBEDDING_DIM = 32
-"""For the user's own data, where what compresses it is not known yet."""
+AUTO = "auto"
+"""The embedding dimension that the data chooses."""
 
 UNTRAINED_SEED = 0
 """The weights of ``autoencoder="untrained"`` are the same in every process."""
 
 
-def embedding_dim_of(env_id: str) -> int:
-    """The default embedding dimension of an environment id."""
-    return EMBEDDING_DIMS.get(env_id, DEFAULT_EMBEDDING_DIM)
+def automatic_width(env_id: str, embedding_dim: int | str | None) -> bool:
+    """True <--> the data chooses the embedding dimension: it is ``"auto"``, or None for an id that
+    has no default of its own.
+
+    Raises ``ValueError`` for any other text.
+    """
+    if isinstance(embedding_dim, str) and embedding_dim != AUTO:
+        raise ValueError(f"embedding_dim is {embedding_dim!r}; expected a whole number or {AUTO!r}")
+    return embedding_dim == AUTO or (embedding_dim is None and env_id not in EMBEDDING_DIMS)
+
+
+def embedding_dim_of(env_id: str, dataset: Dataset, embedding_dim: int | str | None = None) -> int:
+    """``D`` as it is asked for: a number, None for the id's default, or ``"auto"``.
+
+    :func:`htm_env.datasets.width.suitable_width` is ``"auto"``, and the default of an id that has
+    no other. Raises ``ValueError`` for any other text.
+    """
+    if automatic_width(env_id, embedding_dim):
+        return suitable_width(dataset).dim
+    return EMBEDDING_DIMS[env_id] if embedding_dim is None else int(embedding_dim)
 
 
 def weights_path(env_id: str) -> Path:
@@ -55,21 +73,23 @@ def make_autoencoder(
     env_id: str,
     dataset: Dataset,
     autoencoder: str | Path | HTMAutoencoder | None,
-    embedding_dim: int | None = None,
+    embedding_dim: int | str | None = None,
 ) -> HTMAutoencoder:
     """``"pretrained"``, ``"untrained"``, a path, or an autoencoder as it is.
 
     None is ``"pretrained"`` for an id that has shipped weights, else ``"untrained"``.
-    Raises ``ValueError`` where its token dimension is not the data's, or where ``embedding_dim``
+    ``embedding_dim`` is that of untrained ones (see :func:`embedding_dim_of`). Raises
+    ``ValueError`` where token dimension or categories are not the data's, or where a number
     contradicts weights that already have one.
     """
+    automatic = automatic_width(env_id, embedding_dim)
     if autoencoder is None:
         autoencoder = "pretrained" if env_id in EMBEDDING_DIMS else "untrained"
     if isinstance(autoencoder, HTMAutoencoder):
         made = autoencoder
     elif autoencoder == "untrained":
         generator = torch.Generator().manual_seed(UNTRAINED_SEED)
-        dim = embedding_dim_of(env_id) if embedding_dim is None else embedding_dim
+        dim = embedding_dim_of(env_id, dataset, embedding_dim)
         made = HTMAutoencoder(
             dataset.token_dim, dim, categories=dataset.categories, generator=generator
         )
@@ -88,7 +108,7 @@ def make_autoencoder(
             f"the autoencoder takes categories of {made.categories or 'no'} values, but those of "
             f"{dataset.name} have {dataset.categories or 'none'}"
         )
-    if embedding_dim is not None and made.embedding_dim != embedding_dim:
+    if not automatic and embedding_dim is not None and made.embedding_dim != embedding_dim:
         raise ValueError(
             f"embedding_dim is {embedding_dim}, but the autoencoder's is {made.embedding_dim}; "
             'only autoencoder="untrained" can be given another'
