@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import json
+
 import gymnasium as gym
 import numpy as np
 import pytest
+from comparisons import DIGITS, TREES, rows
 
 from agents import Reinforce
+from agents.comparison.options import CompareOptions
+from agents.comparison.plan import plan_runs
 from agents.comparison.problems import find_problem
+from agents.comparison.report import write_report
+from agents.comparison.table import Comparison
+from agents.config.errors import UsageError
 from htm_env.datasets import make_dataset
 from htm_env.datasets.width import components_holding, suitable_width
 
@@ -79,6 +87,7 @@ def test_it_is_the_default_of_own_data_and_can_be_asked_for_elsewhere():
     assert pretrained.observation_space["tokens"].shape[1] == 8
 
 
+@pytest.mark.slow
 def test_a_saved_agent_has_the_number(tmp_path):
     sets = sets_of(3)
     np.savez(tmp_path / "sets.npz", tokens=sets)
@@ -91,3 +100,69 @@ def test_a_saved_agent_has_the_number(tmp_path):
 def test_a_comparison_resolves_it():
     assert find_problem("HTM-v0", {"dataset": sets_of(3)}).embedding_dim == 3
     assert find_problem("HTM-v0", {"dataset": sets_of(3)}, 7).embedding_dim == 7
+
+
+# ---------------------------------------------------------------- several widths side by side
+
+
+def test_every_problem_is_planned_at_every_width(tmp_path):
+    np.savez(tmp_path / "sets.npz", tokens=sets_of(3, rows=40))
+    data = {"HTM-v0": {"dataset": str(tmp_path / "sets.npz")}}
+    runs, _ = plan_runs(
+        CompareOptions(
+            envs="HTM-v0,trees7",
+            algos="nearest",
+            dims="4,auto,3,8",
+            env_kwargs=json.dumps(data),
+            seeds=1,
+            merges=10,
+            out=tmp_path / "out",
+        )
+    )
+    auto = find_problem("HTM-Trees-v0", {"heights": [3]}, "auto").embedding_dim
+    widths = {run.problem: run.config.embedding_dim for run in runs}
+    assert widths == {
+        "HTM-v0-D4": 4,
+        "HTM-v0-D3": 3,  # auto, and once only
+        "HTM-v0-D8": 8,
+        "trees7-D4": 4,
+        f"trees7-D{auto}": auto,
+        "trees7-D3": 3,
+        "trees7-D8": 8,
+    }
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dims": "4,wide"}, "--dims has 'wide'; expected whole numbers above 0, or auto"),
+        ({"dims": "0"}, "--dims has '0'"),
+        ({"dims": "4", "embedding_dim": "8"}, "--dims and --embedding-dim: give one of them"),
+    ],
+)
+def test_wrong_widths_are_refused(options, message):
+    with pytest.raises(UsageError, match=message):
+        CompareOptions(**options)
+
+
+@pytest.mark.slow
+def test_the_report_draws_error_against_width(tmp_path):
+    wide = TREES._replace(embedding_dim=TREES.embedding_dim * 4)
+    table = [
+        *rows(TREES, "reinforce", 0, [0.5, 0.2]),
+        *rows(TREES, "reinforce", 1, [0.5, 0.4]),
+        *rows(wide, "reinforce", 0, [0.5, 0.02]),
+        *rows(wide, "nearest", 0, [0.5, 0.03]),
+        *rows(DIGITS, "nearest", 0, [0.5, 0.1]),
+    ]
+    ((_, tasks),) = Comparison(table).widths.items()
+    assert tasks == [TREES, wide]
+    report = write_report(tmp_path, table).read_text()
+    section = report.partition("## Error against the width")[2].partition("\n## ")[0]
+    lines = [line.split("|")[1:-1] for line in section.splitlines() if "`" in line]
+    assert [[cell.strip() for cell in line] for line in lines] == [
+        ["`reinforce`", "0.3", "0.02"],
+        ["`nearest`", "-", "0.03"],
+    ]
+    assert (tmp_path / "figures" / "widths.png").exists()
+    assert Comparison(table[:8]).widths == {}

@@ -57,6 +57,9 @@ class CompareOptions:
     embedding_dim: str | None = None
     """Width of an embedding for all environment ids, such as 6 or auto, or by id:
     '{"HTM-Trees-v0": 6}'."""
+    dims: str | None = None
+    """Widths of an embedding, with commas, such as 4,8,auto: every problem is run at each, and the
+    report draws error against width."""
     algo_options: str | None = None
     """Options by algorithm, such as '{"reinforce": {"policy": {"learning_rate": 0.001}}}' or
     '{"replay:control": {"max_staleness": 0}}'."""
@@ -80,6 +83,14 @@ class CompareOptions:
         check_at_least(0, first_seed=self.first_seed)
         if (self.retrain or self.cross_play) and self.mode == "frozen":
             raise UsageError("--retrain and --cross-play examine joint training; --mode is frozen")
+        if self.dims is not None:
+            if self.embedding_dim is not None:
+                raise UsageError("--dims and --embedding-dim: give one of them")
+            for name in names_in("--dims", self.dims):
+                if name != "auto" and not (name.isdecimal() and int(name) > 0):
+                    raise UsageError(
+                        f"--dims has {name!r}; expected whole numbers above 0, or auto"
+                    )
         with as_usage_error("--envs: "):
             for name in names_in("--envs", self.envs):
                 check_environment(name, PROBLEM_NAMES)
@@ -122,7 +133,7 @@ def options_from_file(path: Path, *, with_budget: bool = True) -> CompareOptions
         if name in values:
             raise UsageError(f"--config {path}: {name} is for the command line only")
     for name, value in values.items():
-        if name in ("envs", "algos", "encoders") and isinstance(value, list):
+        if name in ("envs", "algos", "encoders", "dims") and isinstance(value, list):
             values[name] = ",".join(map(str, value))
         elif name in ("env_kwargs", "embedding_dim", "algo_options"):
             values[name] = value if isinstance(value, str) else json.dumps(value)

@@ -145,7 +145,13 @@ def _problems(options: CompareOptions) -> list[Problem]:
             if name not in names:
                 raise UsageError(f"{flag} has {name!r}; expected one of --envs: {names}")
     with as_usage_error("--envs: "):
-        return [find_problem(name, kwargs.get(name), dims.get(name)) for name in names]
+        problems = [find_problem(name, kwargs.get(name), dims.get(name)) for name in names]
+        if options.dims is None:
+            return problems
+        widths = names_in("--dims", options.dims)
+        asked = [AUTO if width == AUTO else int(width) for width in widths]
+        swept = [problem.at_width(dim) for problem in problems for dim in asked]
+        return list({problem.name: problem for problem in swept}.values())
 
 
 def _embedding_dims(text: str | None, names: list[str]) -> dict[str, int | str]:

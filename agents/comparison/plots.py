@@ -58,7 +58,7 @@ def errors_figure(comparison: Comparison) -> Figure:
         axes.grid(axis="x", alpha=0.3)
 
     rows = max(len(comparison.algos_on(task)) for task in comparison.tasks)
-    return _panels(comparison, draw, height=1.0 + 0.24 * rows)
+    return _panels(_titled(comparison), draw, height=1.0 + 0.24 * rows)
 
 
 def curves_figure(comparison: Comparison, along: str) -> Figure:
@@ -81,7 +81,35 @@ def curves_figure(comparison: Comparison, along: str) -> Figure:
         axes.set_ylabel("validation nmse")
         axes.grid(alpha=0.3)
 
-    return _panels(comparison, draw, height=3.4, legend=True)
+    return _panels(_titled(comparison), draw, height=3.4, algos=comparison.algos)
+
+
+def widths_figure(comparison: Comparison) -> Figure:
+    """Held-out error against the width of an embedding: median and range of the runs, a panel for
+    each problem that has several widths."""
+    style = styles(comparison.algos)
+
+    def draw(axes: Axes, tasks: Sequence[Task]) -> None:
+        for algo in comparison.algos:
+            known = [task for task in tasks if comparison.ends(task, algo)]
+            if not known:
+                continue
+            dims = [task.embedding_dim for task in known]
+            errors = [comparison.errors(task, algo) for task in known]
+            axes.plot(dims, [*map(np.median, errors)], label=algo, lw=1.5, ms=5, **style[algo])
+            low, high = [*map(np.min, errors)], [*map(np.max, errors)]
+            axes.fill_between(dims, low, high, color=style[algo]["color"], alpha=0.12, lw=0)
+        _logarithmic(axes, horizontal=False)
+        axes.set_xscale("log", base=2)
+        axes.set_xticks([task.embedding_dim for task in tasks])
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("D, numbers of an embedding")
+        axes.set_ylabel("held-out nmse")
+        axes.grid(alpha=0.3)
+
+    groups = list(comparison.widths.items())
+    return _panels(groups, draw, height=3.4, algos=comparison.algos)
 
 
 def intervals_figure(estimates: dict[str, Estimate], label: str) -> Figure:
@@ -153,27 +181,31 @@ def matrix_figure(
     return figure
 
 
+def _titled(comparison: Comparison) -> list[tuple[str, Task]]:
+    return [(task_name(task).title, task) for task in comparison.tasks]
+
+
 def _panels(
-    comparison: Comparison,
-    draw: Callable[[Axes, Task], None],
+    panels: Sequence[tuple[str, Any]],
+    draw: Callable[[Axes, Any], None],
     height: float,
-    legend: bool = False,
+    algos: Sequence[str] = (),
 ) -> Figure:
-    """One panel a task, two in a row, with one legend for all."""
-    tasks = comparison.tasks
-    columns = min(COLUMNS, len(tasks))
-    rows = -(-len(tasks) // columns)
-    figure = _figure(4.4 * columns + (1.6 if legend else 0.0), height * rows)
+    """A panel for each title and what is drawn under it, two in a row, with one legend for all;
+    none without ``algos``."""
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = _figure(4.4 * columns + (1.6 if algos else 0.0), height * rows)
     grid = figure.subplots(rows, columns, squeeze=False)
     handles: dict[str, Any] = {}
-    for axes in grid.flat[len(tasks) :]:
+    for axes in grid.flat[len(panels) :]:
         axes.set_visible(False)
-    for axes, task in zip(grid.flat, tasks, strict=False):
-        draw(axes, task)
-        axes.set_title(task_name(task).title, fontsize=10)
+    for axes, (title, drawn) in zip(grid.flat, panels, strict=False):
+        draw(axes, drawn)
+        axes.set_title(title, fontsize=10)
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    if legend:
-        ordered = [algo for algo in comparison.algos if algo in handles]
+    if algos:
+        ordered = [algo for algo in algos if algo in handles]
         named = [handles[algo] for algo in ordered]
         figure.legend(named, ordered, loc="outside right upper", fontsize=8, frameon=False)
     return figure

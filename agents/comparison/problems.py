@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 from agents.comparison.options import PROBLEM_NAMES
@@ -28,6 +28,13 @@ class Problem:
     env_kwargs: dict[str, Any] = field(default_factory=dict)
     embedding_dim: int = 32
     """``D``; well under the coordinates of a sample, or the merge order would hardly matter."""
+
+    def at_width(self, embedding_dim: int | str) -> Problem:
+        """The same data with another ``D``; ``"auto"``: as the data suggests."""
+        if automatic_width(self.env, embedding_dim):
+            embedding_dim = suitable_width(make_dataset(self.env, **self.env_kwargs)).dim
+        dim = int(embedding_dim)
+        return replace(self, name=f"{self.name}-D{dim}", embedding_dim=dim)
 
 
 PROBLEMS = {
@@ -92,3 +99,13 @@ def task_name(task: Task) -> Name:
     if task.mode == "frozen":
         return Name(f"{short}-frozen", f"{title}, frozen autoencoder")
     return Name(short, title)
+
+
+def data_title(task: Task) -> str:
+    """The title of a task without its embedding dimension."""
+    kwargs = json.loads(task.env_kwargs)
+    title = f"{task.env} {task.env_kwargs if kwargs else ''}".strip()
+    for problem in PROBLEMS.values():
+        if (problem.env, problem.env_kwargs) == (task.env, kwargs):
+            title = problem.title
+    return f"{title}, frozen autoencoder" if task.mode == "frozen" else title

@@ -16,6 +16,7 @@ from agents.comparison.plots import (
     intervals_figure,
     matrix_figure,
     profiles_figure,
+    widths_figure,
 )
 from agents.comparison.problems import task_name
 from agents.comparison.results import ResultRow, Task
@@ -98,6 +99,7 @@ def write_report(
     write_figure(figures / "errors.png", errors_figure(comparison), dpi=None)
     parts.append("![held-out errors](figures/errors.png)\n")
     parts += [_task_section(comparison, task) for task in comparison.tasks]
+    parts.append(widths_section(comparison, figures))
     parts.append(pooled_section(comparison, figures))
     parts.append(improvement_section(comparison, figures))
     parts.append(curves_section(comparison, figures))
@@ -196,6 +198,34 @@ def _median(values: Iterable[float | int | None]) -> float:
 
 
 # ---------------------------------------------------------------- all problems together
+
+
+def widths_section(comparison: Comparison, figures: Path) -> str:
+    """Errors of the same data at several widths of an embedding; empty where there is one each."""
+    if not comparison.widths:
+        return ""
+    write_figure(figures / "widths.png", widths_figure(comparison), dpi=None)
+    text = """## Error against the width of an embedding
+
+Median of the runs at every D; the figure also shows their range. Where a wider embedding gains
+little, the data is held; where the rows come together, the tree hardly matters any more.
+
+![error against D](figures/widths.png)
+"""
+    for title, tasks in comparison.widths.items():
+        rows = [
+            {"merges chosen by": f"`{algo}`"}
+            | {
+                f"D={task.embedding_dim}": cell(float(np.median(comparison.errors(task, algo))))
+                if comparison.ends(task, algo)
+                else MISSING
+                for task in tasks
+            }
+            for algo in comparison.algos
+            if any(comparison.ends(task, algo) for task in tasks)
+        ]
+        text += f"\n{title}:\n\n{table(rows)}\n"
+    return text
 
 
 def pooled_section(comparison: Comparison, figures: Path) -> str:

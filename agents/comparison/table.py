@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float
 
-from agents.comparison.problems import task_name
+from agents.comparison.problems import data_title, task_name
 from agents.comparison.results import ResultRow, Task
 from agents.comparison.statistics import ratio_to_reference, step_curve
 from agents.fixed import FIXED_POLICIES
@@ -92,6 +92,18 @@ class Comparison:
     def tasks_of(self, algo: str) -> list[Task]:
         """The tasks on which an algorithm has a finished run."""
         return [task for task in self.tasks if self.ends(task, algo)]
+
+    @property
+    def widths(self) -> dict[str, list[Task]]:
+        """Tasks that differ in the width of an embedding alone, narrow first, under a title."""
+        groups: dict[str, list[Task]] = {}
+        for task in self.tasks:
+            groups.setdefault(data_title(task), []).append(task)
+        several = {title: tasks for title, tasks in groups.items() if len(tasks) > 1}
+        return {
+            title: sorted(tasks, key=lambda task: task.embedding_dim)
+            for title, tasks in several.items()
+        }
 
     # ------------------------------------------------------------ all tasks together
 
