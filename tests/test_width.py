@@ -165,4 +165,4 @@ def test_the_report_draws_error_against_width(tmp_path):
         ["`nearest`", "-", "0.03"],
     ]
     assert (tmp_path / "figures" / "widths.png").exists()
-    assert Comparison(table[:8]).widths == {}
+    assert Comparison([row for row in table if row.task != wide]).widths == {}
