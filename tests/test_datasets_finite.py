@@ -313,7 +313,7 @@ def test_unusable_arrays_are_named(data: Any, message: str) -> None:
     ("arrays", "message"),
     [
         ({}, "has nothing: expected 'tokens', or 'values' and 'lengths'"),
-        ({"points": np.zeros(3)}, "has points: expected 'tokens'"),
+        ({"points": np.zeros(3)}, "has the unknown array 'points': expected only tokens, values"),
         ({"values": np.zeros((4, 2))}, "has values: expected 'tokens'"),
         (
             {"values": np.zeros((4, 2)), "lengths": np.array([2, 3])},
@@ -385,7 +385,7 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     for name in ("gone.npz", "gone-idx3-ubyte", "gone.gz"):
         with pytest.raises(FileNotFoundError, match=name):
             ArrayDataset(tmp_path / name)
-    with pytest.raises(ValueError, match="is not a file"):
+    with pytest.raises(ValueError, match="is a folder without shards"):
         ArrayDataset(tmp_path)
 
 

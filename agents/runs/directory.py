@@ -22,7 +22,7 @@ from agents.config.plug_ins import check_outside
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.loop import Position, Scalars
-from htm_env.datasets.spans import joined_spans
+from htm_env.datasets.user import BESIDE_ROWS, read_sets
 from htm_env.files import atomic_write_text
 
 OWN_DATA = "dataset.npz"
@@ -80,7 +80,9 @@ class RunDirectory:
             kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
         elif "dataset" in kwargs:
             self.path.mkdir(parents=True, exist_ok=True)
-            _save_data(self.path / OWN_DATA, kwargs["dataset"], kwargs.pop("spans", None))
+            beside = {key: kwargs.pop(key, None) for key in BESIDE_ROWS}
+            arrays = read_sets(kwargs["dataset"], beside).arrays()
+            np.savez_compressed(self.path / OWN_DATA, **arrays)  # type: ignore[arg-type]
             kwargs["dataset"] = OWN_DATA
         run = replace(run, env_kwargs=kwargs)
         versions = {"python": platform.python_version()} | {
@@ -194,17 +196,6 @@ class CSVLogger:
         writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
         writer.writerows(rows)  # None is written as nothing
         return text.getvalue()
-
-
-def _save_data(path: Path, data: Any, spans: Any) -> None:
-    """An array ``(N, P, T)`` or a ragged list, and its spans if any, as ``HTM-v0`` reads them."""
-    arrays = {} if spans is None else joined_spans(spans)
-    if isinstance(data, list | tuple):
-        rows = [np.asarray(row, dtype=np.float32) for row in data]
-        arrays |= {"values": np.concatenate(rows), "lengths": np.array([len(row) for row in rows])}
-    else:
-        arrays["tokens"] = np.asarray(data, dtype=np.float32)
-    np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
 
 
 def _without_nan(value: Any) -> Any:

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 from torch import Tensor
 
 from htm_env import checks
+from htm_env.datasets.kinds import Kind
 from htm_env.types import NONE, TokenBatch
 
 SPLITS: Final = ("train", "validation", "test")
@@ -28,8 +29,6 @@ _GOLDEN_GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 STATISTICS_EPISODES = 4096
 """Training episodes behind ``mean`` and ``std`` of generated data."""
 _CHUNK = 256
-
-Kind = Literal["points", "segments", "patches", "items", "vectors"]
 
 
 class Dataset(ABC):

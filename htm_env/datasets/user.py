@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import gzip
 import math
-import zipfile
-import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from glob import glob
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64, UInt8
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from htm_env import checks
-from htm_env.datasets.base import SPLITS, FiniteDataset, RowFacts, check_split, uniforms
+from htm_env.datasets.base import SPLITS, FiniteDataset, check_split, uniforms
 from htm_env.datasets.coordinates import Coordinates
-from htm_env.datasets.spans import SpanHierarchy, checked_levels, cut_spans
+from htm_env.datasets.files import Arrays, read_idx, read_npy, read_npz
+from htm_env.datasets.kinds import own_kind
+from htm_env.datasets.sets import TokenSets, joined, token_sets
+from htm_env.datasets.spans import SpanHierarchy, checked_levels
+from htm_env.datasets.tables import TABLES, TableColumns, read_table
 
 _SPLIT_SEED = 0
-IDX_IMAGES = b"\x00\x00\x08\x03"
-"""Magic number of an IDX file of unsigned bytes in three dimensions (N, rows, columns)."""
-_GZIP = b"\x1f\x8b"
+BESIDE_ROWS = ("lengths", "present", "labels", "names", "split_of", "token_names", "spans")
+"""Keywords of what comes beside an array or a list; a file holds it itself."""
+SHARDS = (".npz", ".npy")
+"""Endings of files that may be the shards of a folder."""
 
 
 class ArrayDataset(FiniteDataset):
@@ -33,7 +36,8 @@ class ArrayDataset(FiniteDataset):
 
     @classmethod
     def keywords(cls) -> tuple[str, ...]:
-        return ("dataset", "split_fractions", "threshold", "spans", "categorical", "weights")
+        own = ("dataset", "split_fractions", "threshold", *BESIDE_ROWS)
+        return (*own, "kind", "categorical", "weights", *TableColumns.__dataclass_fields__)
 
     @classmethod
     def make(cls, split: str, **keywords: Any) -> ArrayDataset:
@@ -46,11 +50,19 @@ class ArrayDataset(FiniteDataset):
         dataset: Any,
         split: str = "train",
         *,
+        lengths: Any = None,
+        present: Any = None,
+        labels: Any = None,
+        names: Any = None,
+        split_of: Any = None,
+        token_names: Any = None,
         spans: Any = None,
+        kind: str | None = None,
         categorical: Any = None,
         weights: Any = None,
         split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
         threshold: int = 130,
+        **columns: Any,
     ) -> None:
         """Reads, checks and splits the data.
 
@@ -58,16 +70,31 @@ class ArrayDataset(FiniteDataset):
         each span neighbour to neighbour, level by level (see :class:`SpanHierarchy`).
 
         Args:
-            dataset: an array (N, P, T), of which every token is present; a list of arrays
-                (n_i, T); the path of an ``.npz`` with ``tokens`` (N, P, T), or with ``values``
-                (sum n_i, T) and ``lengths`` (N,); or the path of an IDX file of images, gzipped or
-                not. Beside these an ``.npz`` may hold ``spans`` (all spans, 2) and ``span_counts``
-                (N, levels): those of row 0, level by level, then those of row 1, and so on.
+            dataset: an array (N, P, T), of which every token is present unless ``lengths`` or
+                ``present`` say otherwise; an array (sum n_i, T) with ``lengths``; a list of arrays
+                (n_i, T); or the path of a file or of a folder (or pattern, as in ``"sets/*.npz"``)
+                of ``.npz`` and ``.npy`` shards, whose rows follow each other in the order of their
+                names. An ``.npz`` has ``tokens`` (N, P, T), perhaps with ``lengths`` or
+                ``present``, or ``values`` (sum n_i, T) and ``lengths``; it may also have
+                ``labels``, ``names``, ``split``, ``token_names``, and ``spans`` (all spans, 2) with
+                ``span_counts`` (N, levels), those of row 0, level by level, then those of row 1. An
+                ``.npy`` has the tokens alone. A ``.csv`` or ``.parquet`` has a token in each line.
+                Anything else is an IDX file of images, gzipped or not.
             split: the split's name.
+            lengths: whole numbers (N,): only the first tokens of each row are there.
+            present: (N, P), True <--> the token is there. Where it is not, nothing is read.
+            labels: (N,) classes, whole numbers or strings, numbered in sorted order.
+            names: (N,) of the rows.
+            split_of: (N,), each ``"train"``, ``"validation"`` or ``"test"``: takes the place of
+                ``split_fractions``.
+            token_names: (P,) of the places of every row, or (N, P).
             spans: what is known of the structure of data that is no file: of each row its levels,
                 of each level its half-open spans ``(start, end)``, in order. Those of the first
-                level are over the row's tokens in the order in which they are given, those of every
-                other one over the spans of the level before it. What is in no span is joined last.
+                level are over the tokens of the row that are there, in the order in which they are
+                given, those of every other one over the spans of the level before it. What is in no
+                span is joined last.
+            kind: drawing style of the tokens: ``"points"``, ``"segments"``, ``"patches"`` or
+                ``"vectors"``. None: points where T is 2, else vectors.
             categorical: the columns of a token that are categories, each with its number of values
                 ``K``: whole numbers ``0 .. K - 1`` in the data (see :class:`Coordinates`).
             weights: one number above 0 for each column: how much it counts in loss and error. They
@@ -76,6 +103,7 @@ class ArrayDataset(FiniteDataset):
                 an order that depends on their number alone, then cut.
             threshold: of IDX files, the grey value, 0 to 255, above which a pixel becomes a token
                 ``(x, y)``, its column and row.
+            columns: of tables, the names of their columns (see :class:`TableColumns`).
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -86,17 +114,30 @@ class ArrayDataset(FiniteDataset):
         """
         check_split(split)
         checks.whole_number("threshold", threshold, 0, 255)
-        name, values, lengths, spans = _read(dataset, threshold, spans)
-        self.coordinates = Coordinates.of(values.shape[2], categorical, weights)
-        values = self.coordinates.expand(name, values, lengths)
-        self.categories = self.coordinates.values
-        hierarchy = _hierarchy(name, lengths, spans, values.shape[1])
-        facts = RowFacts(
-            name=Path(dataset).name if isinstance(dataset, str | PathLike) else "array",
-            others={} if hierarchy is None else hierarchy._asdict(),
+        checks.keywords("HTM-v0", tuple(columns), tuple(TableColumns.__dataclass_fields__))
+        beside = dict(
+            zip(
+                BESIDE_ROWS,
+                (lengths, present, labels, names, split_of, token_names, spans),
+                strict=True,
+            )
         )
-        super().__init__(split, values, lengths, split_rows(len(values), split_fractions), facts)
-        self.kind = "points" if self.token_dim == 2 else "vectors"
+        sets = read_sets(dataset, beside, threshold, TableColumns(**columns))
+        values, own_lengths = sets.padded(), sets.lengths
+        self.kind = own_kind(kind, values.shape[2])
+        self.coordinates = Coordinates.of(values.shape[2], categorical, weights)
+        values = self.coordinates.expand(sets.name, values, own_lengths)
+        self.categories = self.coordinates.values
+        hierarchy = _hierarchy(sets.name, own_lengths, sets.spans, values.shape[1])
+        if sets.split is None:
+            rows_of_splits = split_rows(len(values), split_fractions)
+        else:
+            rows_of_splits = _rows_as_told(sets.name, sets.split)
+        facts = sets.facts(
+            Path(dataset).name if isinstance(dataset, str | PathLike) else "array",
+            {} if hierarchy is None else hierarchy._asdict(),
+        )
+        super().__init__(split, values, own_lengths, rows_of_splits, facts)
         self.has_hierarchy = hierarchy is not None
         self._hierarchy = None if hierarchy is None else hierarchy.rows(self.rows)
 
@@ -142,29 +183,69 @@ def split_rows(
     return tuple(np.split(order, np.cumsum(sizes[:2])))
 
 
-def _read(
-    dataset: Any, threshold: int, spans: Any
-) -> tuple[str, Float32[np.ndarray, "N P T"], Int64[np.ndarray, "N"], Any]:
-    """The rows of any supported source: its name in an error, padded values, lengths, and the
-    levels of every row, unchecked (None where there are none)."""
-    name = "dataset"
-    if isinstance(dataset, str | PathLike):
-        path = Path(dataset)
-        if spans is not None:
+def _rows_as_told(name: str, split: Int64[np.ndarray, "N"]) -> tuple[Int64[np.ndarray, "_"], ...]:
+    """The rows of each split, in the order in which they are given."""
+    found = tuple(np.flatnonzero(split == index) for index in range(len(SPLITS)))
+    for rows, own in zip(found, SPLITS, strict=True):
+        if not len(rows):
+            raise ValueError(f"{name} has no row of the split {own!r}: expected at least one")
+    return found
+
+
+def read_sets(
+    dataset: Any,
+    beside: Mapping[str, Any],
+    threshold: int = 130,
+    columns: TableColumns | None = None,
+) -> TokenSets:
+    """The checked token sets of any supported source; arguments and errors are as in
+    :class:`ArrayDataset`, with ``beside`` the values of ``BESIDE_ROWS`` by name."""
+    columns = TableColumns() if columns is None else columns
+    if not isinstance(dataset, str | PathLike):
+        given = {"split" if key == "split_of" else key: value for key, value in beside.items()}
+        flat = given.get("lengths") is not None and getattr(dataset, "ndim", None) == 2
+        return token_sets("dataset", {"values" if flat else "tokens": dataset, **given})
+    path = Path(dataset)
+    for key, value in beside.items():
+        if value is not None:
+            inside = "'split'" if key == "split_of" else f"{key!r}"
+            inside += " and 'span_counts'" if key == "spans" else ""
             raise ValueError(
-                f"spans= goes with an array or a list, not with the file {path}: expected them "
-                "inside an .npz, as 'spans' and 'span_counts'"
+                f"{key}= goes with an array or a list, not with the file {path}: expected it "
+                f"inside an .npz, as {inside}"
             )
-        name = str(path)
-        if path.suffix == ".npz":
-            dataset, spans = read_npz(path)
-        else:
-            dataset = _lit_pixels(path, read_idx(path), threshold)
-    if not isinstance(dataset, list | tuple):
-        dataset = _numbers(name, dataset)
-        if dataset.ndim != 3 or dataset.shape[2] < 1:
-            raise ValueError(f"{name} has shape {dataset.shape}: expected (N, P, T)")
-    return name, *_pad(name, dataset), spans
+    shards = _shards(path)
+    if shards is not None:
+        return joined(str(path), [token_sets(str(shard), _read(shard)) for shard in shards])
+    return token_sets(str(path), _read(path, threshold, columns))
+
+
+def _shards(path: Path) -> list[Path] | None:
+    """The shards of a folder or of a pattern, by name; None for a file."""
+    if path.is_dir():
+        found = [shard for shard in sorted(path.iterdir()) if shard.suffix in SHARDS]
+        if not found:
+            raise ValueError(f"{path} is a folder without shards: expected .npz or .npy files")
+        return found
+    if path.exists() or not any(sign in str(path) for sign in "*?["):
+        return None
+    found = [Path(shard) for shard in sorted(glob(str(path), recursive=True))]
+    if not found:
+        raise FileNotFoundError(f"no file is like {str(path)!r}: expected .npz or .npy shards")
+    for shard in found:
+        if shard.suffix not in SHARDS:
+            raise ValueError(f"{shard} is no shard: expected .npz or .npy files for {path}")
+    return found
+
+
+def _read(path: Path, threshold: int = 130, columns: TableColumns | None = None) -> Arrays:
+    if path.suffix == ".npz":
+        return read_npz(path)
+    if path.suffix == ".npy":
+        return read_npy(path)
+    if path.name.endswith(TABLES):
+        return read_table(path, TableColumns() if columns is None else columns)
+    return read_idx(path, threshold)
 
 
 def _hierarchy(
@@ -186,173 +267,3 @@ def _hierarchy(
     if not any(len(level) for row in levels for level in row):
         return None
     return SpanHierarchy.build(lengths, levels, max_tokens)
-
-
-def _pad(
-    source: str, ragged: Sequence[Any] | Float32[np.ndarray, "N P T"]
-) -> tuple[Float32[np.ndarray, "N P T"], Int64[np.ndarray, "N"]]:
-    if len(ragged) == 0:
-        raise ValueError(f"{source} is empty: expected at least one row of tokens")
-    rows: list[Float32[np.ndarray, "_ T"]] = []
-    for index, given in enumerate(ragged):
-        name = f"{source}: row {index}"
-        row = _numbers(name, given)
-        if row.ndim != 2 or row.shape[1] < 1:
-            # An empty list has shape (0,): say what is missing, not what shape it is.
-            found = "no tokens" if row.size == 0 else f"shape {row.shape}"
-            raise ValueError(f"{name} has {found}: expected (n, T) with at least two tokens")
-        if rows and row.shape[1] != rows[0].shape[1]:
-            raise ValueError(
-                f"{name} has tokens of {row.shape[1]} numbers: expected {rows[0].shape[1]}, as in "
-                "row 0"
-            )
-        _check_row(name, row)
-        rows.append(row)
-    lengths = np.array([len(row) for row in rows], dtype=np.int64)
-    values = np.zeros((len(rows), lengths.max(), rows[0].shape[1]), dtype=np.float32)
-    for index, row in enumerate(rows):
-        values[index, : len(row)] = row
-    return values, lengths
-
-
-def _numbers(name: str, given: Any) -> Float32[np.ndarray, "*shape"]:
-    try:
-        array = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is not an array of numbers ({error})") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} has element type {array.dtype}: expected real numbers")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
-        return array.astype(np.float32)
-
-
-def _check_row(name: str, tokens: Float32[np.ndarray, "n T"]) -> None:
-    if len(tokens) < 2:
-        count = "one token" if len(tokens) == 1 else "no tokens"
-        raise ValueError(f"{name} has {count}: expected at least two")
-    finite = np.isfinite(tokens)
-    if not finite.all():
-        token, coordinate = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"{name}, token {token} has coordinate {tokens[token, coordinate]}: "
-            "expected finite 32-bit numbers"
-        )
-
-
-def _lit_pixels(
-    path: Path, images: UInt8[np.ndarray, "N rows columns"], threshold: int
-) -> list[Float32[np.ndarray, "n 2"]]:
-    sets = []
-    for row, image in enumerate(images):
-        y, x = np.nonzero(image > threshold)
-        if len(x) < 2:
-            raise ValueError(
-                f"{path}: row {row} has {len(x)} pixels over {threshold}: expected at least two"
-            )
-        sets.append(np.stack([x, y], axis=1).astype(np.float32))
-    return sets
-
-
-# ---------------------------------------------------------------- files
-
-
-def check_file(path: Path) -> None:
-    """Raises ``FileNotFoundError`` or ``ValueError`` unless ``path`` is a file with content."""
-    if not path.exists():
-        raise FileNotFoundError(f"no file {str(path)!r}: expected an .npz or IDX file")
-    if not path.is_file():
-        raise ValueError(f"{path} is not a file: expected an .npz or IDX file")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{path} is empty: expected an .npz or IDX file")
-
-
-Spans = list[list[Int64[np.ndarray, "_ 2"]]]
-"""The levels of every row."""
-
-
-def read_npz(path: Path) -> tuple[np.ndarray | list[np.ndarray], Spans | None]:
-    """The token sets of an archive, and their spans, if there are any.
-
-    They are its array ``tokens`` (N, P, T), or its ``values`` cut up by its ``lengths``; and its
-    ``spans`` cut up by its ``span_counts``.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or no archive, holds pickled objects, lacks those arrays,
-            or the lengths do not add up to the values, or the counts to the spans.
-    """
-    check_file(path)
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is truncated or is not an .npz archive")
-    try:
-        # Never unpickle: object arrays raise ValueError here.
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is not a readable .npz archive of plain arrays ({error})"
-        ) from error
-    if "tokens" in arrays:
-        return arrays["tokens"], _spans(path, arrays)
-    if not {"values", "lengths"} <= arrays.keys():
-        found = ", ".join(arrays) or "nothing"
-        raise ValueError(f"{path} has {found}: expected 'tokens', or 'values' and 'lengths'")
-    return _cut(path, arrays["values"], arrays["lengths"]), _spans(path, arrays)
-
-
-def _spans(path: Path, arrays: dict[str, np.ndarray]) -> Spans | None:
-    pair = ("spans", "span_counts")
-    for name, other in (pair, pair[::-1]):
-        if name in arrays and other not in arrays:
-            raise ValueError(f"{path} has {name!r}, but no {other!r} beside it")
-    return cut_spans(str(path), *(arrays[name] for name in pair)) if pair[0] in arrays else None
-
-
-def _cut(path: Path, values: np.ndarray, lengths: np.ndarray) -> list[np.ndarray]:
-    if values.ndim != 2:
-        raise ValueError(f"{path}: 'values' has shape {values.shape}, expected (sum of lengths, T)")
-    if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
-        raise ValueError(
-            f"{path}: 'lengths' is {lengths.dtype} {lengths.shape}, expected whole numbers (N,)"
-        )
-    if (lengths < 0).any():
-        row = int(np.argmax(lengths < 0))
-        raise ValueError(f"{path}: length {lengths[row]} of row {row}, expected at least two")
-    if int(lengths.sum()) != len(values):
-        raise ValueError(
-            f"{path}: 'lengths' add up to {lengths.sum()}, but 'values' has {len(values)} rows"
-        )
-    ends = np.cumsum(lengths)
-    return [values[end - length : end] for end, length in zip(ends, lengths, strict=True)]
-
-
-def read_idx(path: Path) -> UInt8[np.ndarray, "N rows columns"]:
-    """The images of an IDX file, gzipped or not.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or damaged, or is not IDX images of unsigned bytes.
-    """
-    check_file(path)
-    content = path.read_bytes()
-    if content.startswith(_GZIP):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is a truncated or damaged gzip file ({error})") from error
-    if content[:4] != IDX_IMAGES:
-        raise ValueError(
-            f"{path} has magic number 0x{content[:4].hex()}: expected 0x{IDX_IMAGES.hex()} "
-            "(IDX, unsigned bytes, three dimensions), or a file name ending in .npz"
-        )
-    if len(content) < 16:
-        raise ValueError(f"{path} is truncated: {len(content)} bytes, expected a header of 16")
-    images, rows, columns = (int.from_bytes(content[at : at + 4], "big") for at in (4, 8, 12))
-    expected = 16 + images * rows * columns
-    if len(content) != expected:
-        problem = "is truncated" if len(content) < expected else "goes on after its last image"
-        raise ValueError(
-            f"{path} {problem}: {len(content)} bytes, expected {expected} for {images} images of "
-            f"{rows}x{columns}"
-        )
-    return np.frombuffer(content, dtype=np.uint8, offset=16).reshape(images, rows, columns)

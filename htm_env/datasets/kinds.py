@@ -1,0 +1,47 @@
+"""Kinds of tokens: how a token's numbers are drawn, and how many numbers each kind has."""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import Literal, NamedTuple, cast
+
+from htm_env.checks import check_choice
+
+Kind = Literal["points", "segments", "patches", "items", "vectors"]
+
+
+class TokenDims(NamedTuple):
+    """The token dimensions that a kind has."""
+
+    allowed: Container[int]
+    words: str
+    """The same in words."""
+
+
+TOKEN_DIMS = {
+    "points": TokenDims(range(2, 3), "2 numbers (x, y)"),
+    "segments": TokenDims(range(4, 5), "4 numbers (x1, y1, x2, y2)"),
+    "patches": TokenDims(range(6, 7), "6 numbers (x, y, four intensities)"),
+    "items": TokenDims(range(5, 6), "5 numbers"),
+    "vectors": TokenDims(range(1, 2**31), "any number"),
+}
+"""Of every kind by name: points of the plane, segments, small grey images, the items
+of ``HTM-Keys-v0``, and anything else."""
+OWN_KINDS = ("points", "segments", "patches", "vectors")
+"""What the user's own tokens may be."""
+
+
+def own_kind(kind: str | None, token_dim: int) -> Kind:
+    """The kind of the user's tokens: as given, else points of the plane or vectors.
+
+    Raises ``ValueError`` for an unknown kind, and for one that does not fit ``token_dim``.
+    """
+    if kind is None:
+        return "points" if token_dim == 2 else "vectors"
+    check_choice("kind", kind, OWN_KINDS)
+    if token_dim not in TOKEN_DIMS[kind].allowed:
+        raise ValueError(
+            f"kind {kind!r} does not fit tokens of {token_dim} numbers: expected "
+            f"{TOKEN_DIMS[kind].words}"
+        )
+    return cast(Kind, kind)

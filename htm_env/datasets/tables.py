@@ -1,0 +1,144 @@
+"""Tables in long form, a token a line: ``.csv`` and ``.parquet``, read by pandas."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from htm_env.datasets.files import Arrays, check_file
+
+TABLES = (".csv", ".csv.gz", ".parquet")
+"""Endings of the names of tables."""
+
+
+@dataclass(frozen=True)
+class TableColumns:
+    """Names of the columns; those that are None are taken where the table has one of that name."""
+
+    set_column: str = "set"
+    """The set that a token is in; sets come in the order in which they first appear."""
+    coordinates: Sequence[str] | None = None
+    """The numbers of a token; None: all columns that are nothing else, in their order."""
+    label_column: str | None = None
+    """Label of the set; the column ``label``."""
+    name_column: str | None = None
+    """Name of the set; the column ``name``, else the set column."""
+    split_column: str | None = None
+    """Split of the set; the column ``split``."""
+    token_name_column: str | None = None
+    """Name of the token; the column ``token_name``."""
+
+    @property
+    def optional(self) -> dict[str, str | None]:
+        """The columns that a table may lack, by their usual names."""
+        return {
+            "label": self.label_column,
+            "name": self.name_column,
+            "split": self.split_column,
+            "token_name": self.token_name_column,
+        }
+
+    def __post_init__(self) -> None:
+        if isinstance(self.coordinates, str):
+            raise ValueError(f"coordinates is {self.coordinates!r}: expected a list of columns")
+
+
+def read_table(path: Path, columns: TableColumns) -> Arrays:
+    """The sets of a table, their tokens in the order of its lines.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: the file cannot be read, or pandas (for ``.parquet`` also pyarrow) is not
+            installed; a column is missing or has no numbers; a value is missing (the message names
+            line and column, lines counted from 0 below the heading); or a label, a name or a split
+            is not the same in a whole set.
+    """
+    check_file(path)
+    frame = _read(path, columns)
+    known = [str(column) for column in frame.columns]
+    wanted: list[str | None] = [columns.set_column, *(columns.coordinates or ())]
+    for asked in wanted + list(columns.optional.values()):
+        if asked is not None and asked not in known:
+            raise ValueError(f"{path} has no column {asked!r}: expected one of {', '.join(known)}")
+    sets = columns.set_column
+    found = {
+        usual: asked or (usual if usual in known else None)
+        for usual, asked in columns.optional.items()
+    }
+    token_names = found["token_name"]
+    of_sets = {"labels": found["label"], "names": found["name"] or sets, "split": found["split"]}
+    taken: set[str | None] = {sets, *found.values()}
+    coordinates = columns.coordinates or [name for name in known if name not in taken]
+    if not coordinates:
+        raise ValueError(f"{path} has no columns of coordinates: expected at least one")
+    for name in [*coordinates, *(name for name in known if name in taken)]:
+        missing = frame[name].isna().to_numpy()
+        if missing.any():
+            raise ValueError(f"{path}: line {missing.argmax()} has no value in column {name!r}")
+    values = np.stack([_numbers(path, frame, name) for name in coordinates], axis=1)
+
+    codes, _ = frame[sets].factorize()
+    order = np.argsort(codes, kind="stable")
+    lengths = np.bincount(codes)
+    starts = np.cumsum(lengths) - lengths
+    arrays: Arrays = {"values": values[order], "lengths": lengths}
+    for key, column in of_sets.items():
+        if column is None:
+            continue
+        everything = frame[column].to_numpy()
+        own = everything[order[starts]]
+        other = everything != own[codes]
+        if other.any():
+            line = int(other.argmax())
+            raise ValueError(
+                f"{path}: column {column!r} of set {frame[sets].iloc[line]!r} has "
+                f"{own[codes[line]]!r} and {everything[line]!r}: expected one value a set"
+            )
+        arrays[key] = own.astype(str) if key == "names" else own
+    if token_names is not None:
+        ordered = frame[token_names].to_numpy()[order].astype(str)
+        arrays["token_names"] = [names.tolist() for names in np.split(ordered, starts[1:])]
+    return arrays
+
+
+def _read(path: Path, columns: TableColumns) -> Any:
+    try:
+        import pandas
+
+        if path.suffix == ".parquet":
+            return pandas.read_parquet(path, engine="pyarrow")
+        # Names keep their zeros (007), and only an empty field is a missing value.
+        texts = {columns.set_column, "name", "split", "token_name", *columns.optional.values()}
+        texts -= {"label", columns.label_column, None, *(columns.coordinates or ())}
+        return pandas.read_csv(
+            path,
+            dtype=dict.fromkeys(texts, str),
+            keep_default_na=False,
+            na_values=[""],
+        )
+    except ImportError as error:
+        raise ValueError(
+            f"{path} is a table, which needs more packages: pip install 'htm-rl[tables]' ({error})"
+        ) from error
+    except (OSError, ValueError) as error:  # pandas' and pyarrow's own are among them
+        raise ValueError(f"{path} is not a readable table ({error})") from error
+
+
+def _numbers(path: Path, frame: Any, column: str) -> np.ndarray:
+    given = frame[column]
+    if given.dtype.kind in "biuf":
+        numbers: np.ndarray = given.to_numpy(dtype=np.float64)
+        return numbers
+    for line, value in enumerate(given):
+        try:
+            float(value)
+        except (TypeError, ValueError):
+            raise ValueError(
+                f"{path}: line {line} has {value!r} in column {column!r}: expected numbers, or "
+                "coordinates= without this column"
+            ) from None
+    raise ValueError(f"{path}: column {column!r} is of {given.dtype}: expected numbers")
