@@ -11,6 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agents.config.run import RunConfig
+from agents.runs.directory import RunDirectory
 from htm_env.datasets import SPLITS, ArrayDataset, make_dataset
 
 PADDING = np.nan  # which would be refused if it were read
@@ -303,3 +305,24 @@ def test_a_kind_has_the_token_dimensions_that_it_can_draw(kind: str, dims: set[i
                 ArrayDataset(tokens, kind=kind)
     assert ArrayDataset(TOKENS).kind == "points"
     assert ArrayDataset(np.zeros((10, 3, 3))).kind == "vectors"
+
+
+def test_a_run_keeps_arrays_with_everything_beside_them(tmp_path: Path) -> None:
+    gaps = np.random.default_rng(0).permuted(PRESENT, axis=1)
+    beside = {"present": gaps, "labels": LABELS, "names": NAMES, "split_of": SPLIT}
+    names = [[f"{row}/{place}" for place in range(7)] for row in range(10)]
+    kwargs = {"dataset": padded(gaps), **beside, "token_names": names, "kind": "vectors"}
+    run = RunConfig(env="HTM-v0", env_kwargs=kwargs, algo="ward")
+    RunDirectory(tmp_path).save_config(run)
+    found, expected = (
+        config.dataset("test") for config in (RunDirectory(tmp_path).load_config(), run)
+    )
+    assert torch.equal(found.episodes(KEYS).tokens, expected.episodes(KEYS).tokens)
+    assert (found.places(KEYS) == expected.places(KEYS)).all()
+    assert found.fingerprint()["sha256"] == expected.fingerprint()["sha256"]
+    assert (found.row_names, found.label_names) == (expected.row_names, expected.label_names)
+    for kept, given_names, row in zip(
+        found.token_names, expected.token_names, found.rows, strict=True
+    ):
+        places = np.flatnonzero(gaps[row])
+        assert [kept[place] for place in places] == [given_names[place] for place in places]
