@@ -2,7 +2,8 @@
 
 Classes are named by strings and imported when they are used, so that names can be checked without
 loading torch. A name is one of :data:`ALGORITHMS`, one that an installed package gives in the group
-of entry points ``htm.algorithms``, or ``module:Class`` of a learner.
+of entry points ``htm.algorithms``, or ``module:Class`` of a learner or of Stable-Baselines3's
+interface: ``sb3:DQN``, ``sb3_contrib:TRPO``.
 """
 
 from __future__ import annotations
@@ -79,6 +80,10 @@ FIXED = (
 """Names of the fixed policies; what they do is in :mod:`agents.fixed`."""
 _REINFORCE = "agents.learners.reinforce:Reinforce"
 _FIXED_ORDER = "agents.learners.fixed_order:FixedOrder"
+_STABLE_BASELINES = (
+    "agents.stable_baselines.learner:StableBaselinesLearner",
+    "agents.stable_baselines.config:StableBaselinesConfig",
+)
 _PPO = ("agents.ppo.learner:PPOLearner", "agents.ppo.config:PPOConfig")
 
 ALGORITHMS: dict[str, Algorithm] = {
@@ -118,7 +123,7 @@ def check_algorithm(name: str) -> None:
     if not names_object(base):
         raise ValueError(
             f"unknown algorithm {name!r}{like}; choose from {', '.join(known)}; or module:Class of "
-            "your own"
+            "your own, or sb3:DQN, sb3_contrib:TRPO, ..."
         )
     try:
         check_module(base, "algorithm")
@@ -139,9 +144,9 @@ def algorithm(name: str) -> Algorithm:
         return ALGORITHMS[base]
     source = installed().get(base, base)
     found = named_object(source, "algorithm")
-    if not hasattr(found, "from_run"):
-        raise ValueError(f"the algorithm {name!r} is {found!r}; expected a class of agents.Learner")
-    return Algorithm(found)
+    if hasattr(found, "from_run"):
+        return Algorithm(found)
+    return Algorithm(*_STABLE_BASELINES, decided={"model": source})
 
 
 @cache

@@ -44,7 +44,9 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"likelihood"},
         {"demonstrations", "networks"},
         {"learners"},
-        {"inspection", "ppo", "registry"},
+        {"inspection", "ppo"},
+        {"stable_baselines"},
+        {"registry"},
         {"comparison", "generation"},
         {"cli"},
     ),
@@ -246,10 +248,11 @@ def test_few_files_import_matplotlib():
     assert all(path.startswith(("agents/", DRAWING)) for path in found), found
 
 
-def test_only_ppo_imports_stable_baselines():
+def test_two_rooms_import_stable_baselines():
     found = importers("stable_baselines3", "sb3_contrib")
+    rooms = ("agents/ppo/", "agents/stable_baselines/")
     assert found
-    assert all(path.startswith("agents/ppo/") for path in found), found
+    assert all(path.startswith(rooms) for path in found), found
 
 
 def test_importing_the_environment_loads_nothing_heavy():

@@ -62,6 +62,8 @@ def train(*arguments, out: Path, status: int = 0) -> Path:
         ("replay", "replay", "replay"),
         ("replay:control", "replay", "replay:control"),
         ("my.module:Mine", "my.module:Mine", "my.module-Mine"),
+        ("sb3:DQN", "sb3:DQN", "sb3-DQN"),
+        ("sb3_contrib:TRPO:slow", "sb3_contrib:TRPO", "sb3_contrib-TRPO:slow"),
         ("my.module:Mine:control", "my.module:Mine", "my.module-Mine:control"),
     ],
 )

@@ -39,6 +39,7 @@ sys.exit(f"{heavy} loaded" if heavy else status)
         (["train", "--env", "HTM-v0"], 2, "your data"),
         (["train", "--algo", "reinfroce"], 2, "did you mean 'reinforce'"),
         (["train", "--env", "trees8"], 2, "did you mean 'trees"),
+        (["train", "--algo", "sb3:DQN"], 2, "--env"),
         (["train", "--algo", "no_module:Mine"], 2, "no module 'no_module'"),
         (["compare", "--envs", "no_module:Mine-v0"], 2, "no module 'no_module'"),
         (["train", "--algo", "magic"], 2, "unknown algorithm 'magic'"),

@@ -37,11 +37,9 @@ class RunOptions(Threads):
     """The options of ``htm train`` that every algorithm has."""
 
     env: _Name = None
-    """Environment: HTM-Trees-v0, HTM-Crosses-v0, ...; HTM-v0 for own data; a problem of htm compare
-    such as trees7; module:Id-v0 of your own."""
+    """HTM-Trees-v0, ...; HTM-v0 for own data; trees7, ...; module:Id-v0."""
     algo: _Name = None
-    """reinforce, replay, ppo, ..., or a fixed order such as nearest;
-    module:Class of your own."""
+    """reinforce, ppo, ...; a fixed order as nearest; sb3:DQN; module:Class."""
     env_kwargs: _Json = None
     """Of the data, as '{"heights": [3]}' or '{"dataset": "mine.npz"}'."""
     embedding_dim: Annotated[int | Literal["auto"] | None, _flag("INT|auto")] = None
@@ -100,7 +98,7 @@ class TrainOptions(RunOptions):
     k: _Integer = None
     """knn: partners of a token at most."""
     reward: _Name = None
-    """incremental, terminal, one_step or right_merges, or module:function of your own."""
+    """incremental, terminal, one_step, right_merges or module:function."""
     discount: _Number = None
     """Of a reward one merge later."""
     baseline: _Name = None

@@ -118,7 +118,7 @@ def _check_complete(asked: dict[str, Any], options: TrainOptions) -> None:
     if "env" not in asked:
         missing.append("--env NAME, such as HTM-Trees-v0 (or a problem of htm compare: trees7)")
     elif asked["env"] == "HTM-v0" and "dataset" not in asked.get("env_kwargs", {}):
-        missing.append('your data, --env-kwargs \'{"dataset": "mine.npz"}\'')
+        missing.append('your data, dataset= in --env-kwargs \'{"dataset": "mine.npz"}\'')
     if "algo" not in asked:
         missing.append("--algo NAME, such as reinforce (or module:Class of your own)")
     if missing:

@@ -16,6 +16,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from agents.config.errors import did_you_mean
+
+ALIASES = {"sb3": "stable_baselines3"}
+"""Short names of modules."""
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_][\w./-]*")
 
 
@@ -31,12 +35,15 @@ def named_object(name: str, what: str) -> Any:
     """
     module, _, attributes = name.partition(":")
     check_module(name, what)
+    found: Any = None
     try:
-        found: Any = import_module(module)
+        found = import_module(ALIASES.get(module, module))
         for attribute in attributes.split("."):
             found = getattr(found, attribute)
     except (ModuleNotFoundError, AttributeError) as error:
-        raise ValueError(f"the {what} {name!r} cannot be loaded: {error}") from None
+        known = () if found is None else (n for n in dir(found) if callable(getattr(found, n)))
+        like = did_you_mean(attributes, known)
+        raise ValueError(f"the {what} {name!r} cannot be loaded: {error}{like}") from None
     return found
 
 
@@ -45,7 +52,7 @@ def check_module(name: str, what: str) -> None:
 
     Only the first part of its name is looked for, and nothing is imported.
     """
-    module = name.partition(":")[0].partition(".")[0]
+    module = _top(name)
     if module not in sys.modules and find_spec(module) is None:
         raise ValueError(
             f"the {what} {name!r} cannot be loaded: there is no module {module!r} here or on "
@@ -67,7 +74,7 @@ def name_of(value: Any) -> str | None:
 def check_outside(folder: Path, names: Iterable[Any]) -> None:
     """Raise ``ValueError`` naming the first ``module:name`` whose module lies in a run's folder."""
     for name in filter(names_object, names):
-        module = name.partition(":")[0].partition(".")[0]
+        module = _top(name)
         spec = None if module in sys.modules else find_spec(module)
         places = [] if spec is None else [spec.origin, *(spec.submodule_search_locations or ())]
         for place in places:
@@ -76,6 +83,12 @@ def check_outside(folder: Path, names: Iterable[Any]) -> None:
                     f"{folder} names {name!r}, and the module lies in that folder; a run is data: "
                     "install the module, or put it elsewhere on Python's path"
                 )
+
+
+def _top(name: str) -> str:
+    """The first part of the module of ``module:name``."""
+    module = name.partition(":")[0].partition(".")[0]
+    return ALIASES.get(module, module)
 
 
 @contextmanager

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int, Int64
 from sb3_contrib.common.maskable.distributions import MaskableCategoricalDistribution, MaybeMasks
 from torch import Tensor
+from torch.distributions import Categorical
 
 from agents.rollouts.pair_scores import ILLEGAL
 from agents.rollouts.rollout import TINY, most_entropy
@@ -25,6 +28,13 @@ class MergeDistribution(MaskableCategoricalDistribution):
         self._logits = action_logits
         self.log_probabilities = action_logits.log_softmax(dim=1)
         return self
+
+    def _as_torch(self) -> Categorical:
+        """The same as torch has it, without its checks: for the divergence that TRPO limits."""
+        return Categorical(logits=self.log_probabilities, validate_args=False)
+
+    # It follows from the log-probabilities, so that what the base class sets, None, is not kept.
+    distribution: Any = property(_as_torch, lambda self, value: None)
 
     def apply_masking(self, masks: MaybeMasks) -> None:
         """Forbid what ``masks`` forbids (False <--> illegal) beside what is forbidden already.

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -16,6 +13,7 @@ from agents.networks.context import observed_by
 from agents.optim.autoencoder_trainer import equal_parts, mean_scalars
 from agents.ppo.callback import JointTraining
 from agents.ppo.config import PPOConfig
+from agents.ppo.global_generators import seeded_globals
 from agents.ppo.make import joint_model
 from agents.ppo.optimizer import ModelOptimizer
 from agents.ppo.policies import network_of
@@ -152,23 +150,3 @@ class PPOLearner(PolicyLearner):
         super().restore(state)
         self.optimizer.restore(state)
         self._continue_from(self.env.restore(state["episodes"]))
-
-
-@contextmanager
-def seeded_globals(generator: torch.Generator) -> Iterator[None]:
-    """Inside, the global generators of torch, NumPy and Python follow from ``generator`` alone.
-
-    Afterwards they are as they were before.
-    """
-    seed = int(torch.randint(2**32, (), generator=generator, device=generator.device))
-    devices = [generator.device] if generator.device.type == "cuda" else []
-    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
-    try:
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            np.random.seed(seed)  # noqa: NPY002
-            random.seed(seed)
-            yield
-    finally:
-        np.random.set_state(numpy_state)  # noqa: NPY002
-        random.setstate(python_state)

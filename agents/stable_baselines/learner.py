@@ -1,0 +1,192 @@
+"""A learner that is any algorithm of Stable-Baselines3's interface, with its autoencoder."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from torch import Tensor
+
+from agents.learners.base import Learner
+from agents.ppo.callback import SAME
+from agents.ppo.global_generators import seeded_globals
+from agents.ppo.vector_env import HTMVecEnv
+from agents.stable_baselines.config import StableBaselinesConfig
+from agents.stable_baselines.model import (
+    longest_episode,
+    make_model,
+    model_state,
+    restore_model,
+)
+from htm_env.actions import remapped_actions
+from htm_env.autoencoder import Policy
+from htm_env.forest import action_mask, tree_height
+from htm_env.membership import BOUND
+from htm_env.rewards import reward_on
+from htm_env.types import TokenBatch
+
+TAGS = {**SAME, "loss/model": "train/loss"}
+"""This project's tags and what Stable-Baselines3 calls the same number."""
+NEVER = 2**62
+"""Rollouts until the model empties its log by itself."""
+
+
+class StableBaselinesLearner(Learner):
+    """One update is one rollout and the model's own training on it, or on stored steps, and then
+    autoencoder steps on the trees that ended meanwhile.
+
+    Illegal actions are executed as legal ones (``invalid_action="remap"``). The model draws from
+    the global generators of torch and NumPy and from its action space: around each update they are
+    seeded from this learner's generator. Its schedules follow the budget of the run.
+
+    Stored steps of a model that replays hold embeddings as they were when the steps were made;
+    checkpoints have all of them. A recurrent model starts with an empty memory after a resume.
+
+    Raises ``ValueError`` for a class that is none, or that refuses its arguments or this
+    environment.
+    """
+
+    algo = "sb3:PPO"
+    config_class = StableBaselinesConfig
+    config: StableBaselinesConfig
+
+    def __init__(
+        self, env_id: str, config: StableBaselinesConfig | None = None, **task: Any
+    ) -> None:
+        super().__init__(env_id, config, **task)
+        self.algo = self.config.model
+        self.env = HTMVecEnv(
+            self.task.env,
+            self.config.n_envs,
+            autoencoder=self.autoencoder,
+            reward=reward_on(self.dataset, self.config.reward),
+            invalid_action="remap",
+            device=self.task.device,
+            **self.task.env_kwargs,
+        )
+        self.env.record()
+        with seeded_globals(self.generator):
+            model: Any = make_model(self.config, self.env, self.device)
+        # The share of the budget instead of that of a single call of ``learn``.
+        model._update_current_progress_remaining = lambda done, total: None
+        self.model: Any = model
+        self.takes_masks = "action_masks" in inspect.signature(self.model.predict).parameters
+        self.env.seed(int(torch.randint(2**31, (), generator=self.generator, device=self.device)))
+        self._continue_from(self.env.reset())
+
+    def _continue_from(self, observation: dict[str, np.ndarray]) -> None:
+        """Let the model's next rollout begin here, instead of with a reset."""
+        self.model._last_obs = observation
+        self.model._last_episode_starts = np.ones(self.config.n_envs, bool)
+
+    @property
+    def steps(self) -> int:
+        """Steps of all copies in an update."""
+        own = isinstance(self.model, OnPolicyAlgorithm)
+        return self.config.n_envs * (self.model.n_steps if own else longest_episode(self.env))
+
+    # ------------------------------------------------------------ learn
+
+    def update(self, progress: float) -> dict[str, float]:
+        model, before = self.model, self.env.merges_made
+        model._current_progress_remaining = 1.0 - progress
+        with seeded_globals(self.generator):
+            model.action_space.seed(int(torch.randint(2**31, ())))
+            model.learn(self.steps, log_interval=NEVER, reset_num_timesteps=False)
+        self.merges_made += self.env.merges_made - before
+        self.updates += 1
+        known = model.logger.name_to_value
+        scalars = {tag: float(known[name]) for tag, name in TAGS.items() if name in known}
+        model.logger.dump()  # to nowhere, which clears it
+        if not all(bool(value.isfinite().all()) for value in model.policy.parameters()):
+            raise FloatingPointError(f"the weights of {self.algo} are not finite")
+        finished = self.env.take_finished()
+        if finished is not None:
+            heights = tree_height(finished.merges, finished.batch.num_tokens)
+            scalars["train/return"] = float(finished.returns.mean())
+            scalars["train/nmse"] = float(finished.error.mean())
+            scalars["train/tree_height"] = float(heights.float().mean())
+            if self.task.mode == "joint":
+                scalars |= self.trainer.update_in_parts(
+                    finished.batch, finished.merges, self.config.trees_per_step, progress
+                )
+                self.model._last_obs = self.env.refresh()
+        return {tag: value for tag, value in scalars.items() if math.isfinite(value)}
+
+    # ------------------------------------------------------------ act
+
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        """The trees of this project's network, or of the model's own policy where it has another.
+
+        A policy that only has best actions, as that of DQN, draws none: not greedy it is the same.
+        """
+        network = getattr(self.model.policy, "network", None)
+        if network is not None:
+            made: Tensor = network.plan(self.autoencoder, batch, generator, greedy=greedy)
+            return made
+        self.model.policy.set_training_mode(False)
+        with seeded_globals(generator):
+            return self.merge(batch, self._policy(greedy), generator)
+
+    def _policy(self, greedy: bool) -> Policy:
+        """The model's policy for one batch of episodes from their first merge on."""
+        memory: Any = None
+        starts: np.ndarray | None = None
+
+        def act(
+            observation: dict[str, Tensor], generator: torch.Generator | None
+        ) -> Int64[Tensor, "B"]:
+            nonlocal memory, starts
+            legal = action_mask(observation["active"].bool())
+            legal |= ~legal.any(1, keepdim=True)  # where an episode has ended, nothing counts
+            seen = {
+                "tokens": observation["tokens"].clamp(-BOUND, BOUND).cpu().numpy(),
+                "active": observation["active"].to(torch.int8).cpu().numpy(),
+                "leaf_counts": observation["leaf_counts"].to(torch.int32).cpu().numpy(),
+            }
+            masks = {"action_masks": legal.cpu().numpy()} if self.takes_masks else {}
+            found, memory = self.model.policy.predict(
+                seen, state=memory, episode_start=starts, deterministic=greedy, **masks
+            )
+            starts = np.zeros(len(found), bool)
+            actions = torch.as_tensor(found, device=legal.device).long()
+            rows = (~legal.gather(1, actions[:, None])[:, 0]).nonzero()[:, 0]
+            if not len(rows):
+                return actions
+            return actions.index_copy(0, rows, remapped_actions(actions[rows], legal[rows]))
+
+        return act
+
+    def predict(
+        self,
+        observation: Any,
+        state: Any = None,
+        episode_start: Any = None,
+        deterministic: bool = False,
+    ) -> tuple[Any, Any]:
+        """The model's own ``predict``, for an environment with this learner's autoencoder."""
+        found: tuple[Any, Any] = self.model.predict(
+            observation, state, episode_start, deterministic=deterministic
+        )
+        return found
+
+    # ------------------------------------------------------------ resume
+
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "model": model_state(self.model),
+            "episodes": self.env.state(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        super().restore(state)
+        restore_model(self.model, state["model"])
+        self._continue_from(self.env.restore(state["episodes"]))

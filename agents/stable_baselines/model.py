@@ -1,0 +1,129 @@
+"""Models of any class of Stable-Baselines3's interface: made, and saved as tensors and numbers."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from typing import Any
+
+import numpy as np
+import torch
+from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+from stable_baselines3.common.base_class import BaseAlgorithm
+from stable_baselines3.common.logger import Logger
+from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
+from stable_baselines3.common.policies import ActorCriticPolicy
+
+from agents.config.plug_ins import named_object
+from agents.ppo.make import minibatch
+from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
+from agents.ppo.vector_env import HTMVecEnv
+from agents.stable_baselines.config import StableBaselinesConfig
+
+FORMS = {
+    MaskableActorCriticPolicy: MaskableMergeActorCriticPolicy,
+    ActorCriticPolicy: MergeActorCriticPolicy,
+}
+"""This project's policy in the place of a library's."""
+BUFFER_SIZE = 50_000
+"""Stored steps: a library's million would hold embeddings of an autoencoder long gone."""
+TARGET_UPDATE = 1_000
+"""Steps between copies to a target network."""
+
+
+def make_model(
+    config: StableBaselinesConfig, env: HTMVecEnv, device: torch.device
+) -> BaseAlgorithm:
+    """The untrained model of a configuration, which logs to nowhere.
+
+    Arguments that are not given are the class's own, but for the discount (0.8), rollouts of one
+    longest episode, as many gradient steps as there are copies, :data:`BUFFER_SIZE` and
+    :data:`TARGET_UPDATE`.
+
+    Raises ``ValueError`` for what is no such class, and for what the class refuses.
+    """
+    kind = named_object(config.model, "algorithm")
+    if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
+        raise ValueError(
+            f"the algorithm {config.model!r} is {kind!r}; expected a class of agents.Learner or "
+            "of Stable-Baselines3's interface"
+        )
+    usual = {
+        "gamma": 0.8,
+        "gradient_steps": config.n_envs,
+        "buffer_size": BUFFER_SIZE,
+        "target_update_interval": TARGET_UPDATE,
+    }
+    known = inspect.signature(kind.__init__).parameters
+    if issubclass(kind, OnPolicyAlgorithm):
+        usual["n_steps"] = longest_episode(env)
+        if "batch_size" in known:  # near the class's own, in equal parts
+            steps = config.kwargs.get("n_steps", usual["n_steps"]) * config.n_envs
+            usual["batch_size"] = minibatch(steps, known["batch_size"].default)
+    given = {name: value for name, value in usual.items() if name in known} | config.kwargs
+    try:
+        model = kind(_policy(kind, config.policy), env, device=device, **given)
+    except (AssertionError, TypeError) as error:  # as these libraries refuse arguments
+        raise ValueError(f"{config.model} cannot be made: {error}") from error
+    model.set_logger(Logger(None, []))
+    return model
+
+
+def longest_episode(env: HTMVecEnv) -> int:
+    """Merges of the largest sample."""
+    return int(env.observation_space["active"].shape[0]) - 1  # type: ignore[index]
+
+
+def _policy(kind: type[BaseAlgorithm], name: str | None) -> Any:
+    """The policy of that name, or this project's own where it fits the class."""
+    aliases = kind.policy_aliases
+    fitting = [alias for alias in aliases if alias.startswith("MultiInput")]
+    if name is not None or not fitting:
+        if name not in fitting:
+            raise ValueError(f"{kind.__name__} has no policy {name!r}; choose from {fitting}")
+        return name
+    found = aliases[fitting[0]]
+    if fitting[0] == "MultiInputPolicy":
+        for theirs, own in FORMS.items():
+            if issubclass(found, theirs):
+                return own
+    return fitting[0]
+
+
+# ---------------------------------------------------------------- state
+
+
+def model_state(model: BaseAlgorithm) -> dict[str, Any]:
+    """Weights, optimizers and counters, and the stored steps of a model that replays."""
+    numbers = {name: value for name, value in vars(model).items() if type(value) in (int, float)}
+    state: dict[str, Any]
+    state = {"parameters": copy.deepcopy(model.get_parameters()), "numbers": numbers}
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None:
+        state["buffer"] = {name: value[: buffer.size()] for name, value in _arrays(buffer).items()}
+        state["buffer"] = {name: torch.tensor(value) for name, value in state["buffer"].items()}
+        state["place"] = [buffer.pos, buffer.full]
+    return state
+
+
+def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
+    """Continue from what :func:`model_state` gave."""
+    model.set_parameters(copy.deepcopy(state["parameters"]), device=model.device)
+    for name, value in state["numbers"].items():
+        setattr(model, name, value)
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None:
+        buffer.pos, buffer.full = state["place"]
+        for name, array in _arrays(buffer).items():
+            array[: buffer.size()] = state["buffer"][name].cpu().numpy()
+
+
+def _arrays(buffer: Any) -> dict[str, np.ndarray]:
+    """The columns of a replay buffer by name, one row a step."""
+    found = {}
+    for name, value in vars(buffer).items():
+        columns = value if isinstance(value, dict) else {"": value}
+        for key, column in columns.items():
+            if isinstance(column, np.ndarray) and column.shape[:1] == (buffer.buffer_size,):
+                found[f"{name}/{key}"] = column
+    return found
