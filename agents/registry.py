@@ -223,8 +223,13 @@ def build_learner(run: RunConfig) -> Learner:
     return algorithm(run.algo).learner.from_run(run)
 
 
-def load_learner(directory: str | Path) -> Learner:
+def load_learner(
+    directory: str | Path, data: str | Path | None = None, *, needs_data: bool = False
+) -> Learner:
     """The learner of a run, of whatever class, in the state of its last checkpoint.
+
+    ``data`` is a file to take for its data, and where neither is there, ``needs_data`` decides
+    between an error and a warning (see :func:`agents.runs.session.open_agent`).
 
     Where ``config.json`` names an object of a module, as ``module:Class``, the module is found on
     Python's path and imported; one that lies in the folder of the run is refused, so that opening a
@@ -235,4 +240,4 @@ def load_learner(directory: str | Path) -> Learner:
     """
     from agents.runs.session import open_agent
 
-    return open_agent(directory, build_learner)
+    return open_agent(directory, build_learner, data, needs_data=needs_data)

@@ -35,8 +35,8 @@ _SLOW = """
     generation_figures glom_order hierarchical_transformer importance key_scenes learning
     merge_rounds_benchmark page plot_command plug_ins policy_losses policy_share ppo_learner
     ppo_make ppo_recent_states ppo_vector_env predict pretrained processes rendering
-    replay_reinforce report report_diverged results resume rewards rollout stable_baselines
-    start_up tracing training vector_env view wheel wrappers
+    replay_reinforce report report_diverged results resume rewards rollout run_data
+    stable_baselines start_up tracing training vector_env view wheel wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""

@@ -11,9 +11,10 @@ import re
 import signal
 import sys
 import traceback
+import warnings
 from argparse import ArgumentParser
-from collections.abc import Sequence
-from contextlib import redirect_stdout, suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout, suppress
 from dataclasses import asdict
 from importlib.metadata import version
 from io import StringIO
@@ -34,7 +35,7 @@ from agents.cli.options import (
 )
 from agents.comparison.options import CompareOptions, options_from_file
 from agents.config.dataclasses_json import flattened
-from agents.config.errors import UsageError, as_usage_error
+from agents.config.errors import RunWarning, UsageError, as_usage_error
 from agents.config.files import check_run
 from agents.config.options import OfRun
 from agents.config.plug_ins import modules_of_this_folder
@@ -69,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"htm {version('htm-rl')}")
         return DONE
     try:
-        with handled(signal.default_int_handler, signal.SIGTERM), modules_of_this_folder():
+        stopped = handled(signal.default_int_handler, signal.SIGTERM)  # as Ctrl-C
+        with stopped, modules_of_this_folder(), _short_warnings():
             options = parse(arguments)
             if isinstance(options, OfRun):
                 check_run(options.directory)
@@ -144,6 +146,27 @@ def _train_options(algo: str, in_full: bool) -> type[TrainOptions]:
     return shown
 
 
+@contextmanager
+def _short_warnings() -> Iterator[None]:
+    """Print warnings about runs as one line each, without the place in the code."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", RunWarning)
+        show = warnings.showwarning
+
+        def shown(message: Any, category: type[Warning], *place: Any, **other: Any) -> None:
+            if issubclass(category, RunWarning):
+                _say(str(message))
+            else:
+                show(message, category, *place, **other)
+
+        warnings.showwarning = shown
+        yield
+
+
 def _fail(message: str, status: int) -> int:
-    print(f"htm: {' '.join(message.split())}", file=sys.stderr)
+    _say(message)
     return status
+
+
+def _say(message: str) -> None:
+    print(f"htm: {' '.join(message.split())}", file=sys.stderr)

@@ -11,6 +11,7 @@ from agents.cli.options import EmbedOptions
 from agents.config.errors import set_threads
 from agents.evaluation.figures import write_figure
 from agents.inspection.embeddings import RootEmbeddings, root_embeddings
+from agents.inspection.trained import say_if_not_trained
 from agents.registry import load_learner
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from htm_env.drawing.figures.roots import root_figure, thumbnails
@@ -24,7 +25,7 @@ def embed(options: EmbedOptions) -> None:
     replaced.
     """
     set_threads(options.threads)
-    learner = load_learner(options.directory)
+    learner = load_learner(options.directory, options.data, needs_data=True)
     if options.merge_rounds:
         learner.merge_in_rounds()
     out = options.directory / "embeddings" if options.out is None else options.out
@@ -48,6 +49,7 @@ def embed(options: EmbedOptions) -> None:
     with atomic_folder(projector) as folder:
         write_projector(folder, samples.roots, columns, pictures)
     print(f"{count} root embeddings of {samples.roots.shape[1]} numbers, {options.split} split")
+    say_if_not_trained(learner, dataset)
     print(f"arrays    {out / 'embeddings.npz'}")
     print(f"picture   {picture}")
     print(f"projector tensorboard --logdir {projector}")

@@ -3,30 +3,44 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
 from agents.cli.options import EvaluateOptions
+from agents.cli.tables import print_scores, print_table
 from agents.config.errors import as_usage_error, json_object, set_threads
+from agents.config.run import Task
 from agents.evaluation.evaluate import reference_scores
-from agents.registry import load_learner
+from agents.evaluation.yardsticks import plain_yardsticks, tree_yardsticks
+from agents.inspection.probes import errors_by_label, semantic_table
+from agents.inspection.trained import NOT_TRAINED, why_not_trained
+from agents.learners.base import Learner
+from agents.registry import algorithm, load_learner
+from htm_env.datasets import Dataset
 
-Scores = dict[str, float | None]
+YARDSTICKS = {
+    "own_hierarchy": "own hierarchy, this autoencoder",
+    "nearest_sorted": "nearest merges, sorted pairs, this autoencoder",
+    "nearest": "nearest merges, this autoencoder",
+    "random": "random merges, this autoencoder",
+    "flat": "set autoencoder without trees, same width",
+    "principal_components": "principal components, same width",
+    "mean": "the mean of the training tokens",
+}
+"""What the rows of the table of yardsticks are called."""
+SHOWN_LABELS = 20
+"""Labels of the printed table, those with the largest errors."""
 
 
 def evaluate_run(options: EvaluateOptions) -> None:
     """Print the test scores of a run's last checkpoint.
 
     The tree scores stand beside those of random merges of the same samples, and of the data's own
-    hierarchy where it has one.
+    hierarchy where it has one; beneath is the error of other means. Data with labels adds what the
+    roots say of them, and the error of each.
     """
     set_threads(options.threads)
-    learner = load_learner(options.directory)
+    learner = load_learner(options.directory, options.data, needs_data=True)
     if options.merge_rounds:
         learner.merge_in_rounds()
     env_kwargs = learner.task.env_kwargs | json_object("--env-kwargs", options.env_kwargs)
@@ -39,11 +53,14 @@ def evaluate_run(options: EvaluateOptions) -> None:
             f"trained on tokens of {learner.autoencoder.token_dim}"
         )
     scores = learner.evaluate(dataset, options.episodes)
-    references = (
-        reference_scores(learner.autoencoder, dataset, options.episodes)
-        if scores["mean_height"] is not None  # else there are no trees
-        else {}
-    )
+    nmse = scores["nmse"]
+    assert nmse is not None  # every learner has an error
+    references, orders = {}, {}
+    if scores["mean_height"] is not None:  # else there are no trees
+        references = reference_scores(learner.autoencoder, dataset, options.episodes)
+        orders = tree_yardsticks(learner.autoencoder, dataset, options.episodes)
+    found = orders | _plain_yardsticks(learner, task, dataset, options)
+    found = {name: found[name] for name in YARDSTICKS if name in found}
     episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
     about = {
         "env": task.env,
@@ -56,58 +73,72 @@ def evaluate_run(options: EvaluateOptions) -> None:
         "episodes": episodes,
         "merge_rounds": options.merge_rounds,
     }
-    meaning = {}
+    beside: dict[str, Any] = {
+        "yardsticks": found,
+        "not_trained_enough": why_not_trained(learner, nmse, found),
+    }
     if dataset.has_labels:
-        from agents.inspection.probes import semantic_table  # loads scikit-learn
-
-        meaning["semantics"] = semantic_table(learner)
+        beside |= _about_labels(learner, task, dataset, options.episodes)
     if options.json:
-        print(json.dumps(about | scores | references | meaning, indent=2))
+        print(json.dumps(about | scores | references | beside, indent=2))
         return
     title = f"{task.env} {learner.algo}, {episodes} test episodes"
     print_scores(title, scores, about, references)
-    if meaning:
+    print("nmse of the same samples by other means")
+    print_table(
+        [{"": "this run", "nmse": f"{nmse:.5g}"}]
+        + [{"": YARDSTICKS[name], "nmse": f"{error:.5g}"} for name, error in found.items()],
+        show_header=False,
+    )
+    if beside["not_trained_enough"] is not None:
+        print(NOT_TRAINED.format(beside["not_trained_enough"]))
+    if dataset.has_labels:
+        _print_labels(beside)
+
+
+def _plain_yardsticks(
+    learner: Learner, task: Task, dataset: Dataset, options: EvaluateOptions
+) -> dict[str, float]:
+    """Errors of what has no tree: principal components, the mean, and where asked for ``flat``."""
+    dim = learner.autoencoder.embedding_dim
+    found = plain_yardsticks(dataset, task.dataset("train"), dim, options.episodes)
+    if options.flat_merges is not None:
+        fields = vars(task) | {"embedding_dim": dim, "mode": "joint"}
+        flat = algorithm("flat").learner(fields.pop("env"), **fields)
+        flat.train(merges=options.flat_merges)
+        error = flat.evaluate(dataset, options.episodes, sampled=False)["nmse"]
+        assert error is not None
+        found["flat"] = error
+    return found
+
+
+def _about_labels(learner: Learner, task: Task, dataset: Dataset, count: int) -> dict[str, Any]:
+    """What roots say of labels, or why nothing is measured, and the error of every label."""
+    try:
+        found: dict[str, Any] = {"semantics": semantic_table(learner, task)}
+    except ValueError as error:  # too few labels to fit anything
+        found = {"semantics": None, "no_semantics": str(error)}
+    return found | {"labels": errors_by_label(learner, dataset, count)}
+
+
+def _print_labels(found: dict[str, Any]) -> None:
+    if found["semantics"] is None:
+        print(f"labels are not read from embeddings: {found['no_semantics']}")
+    else:
         print("labels, which training never sees, from an embedding: scores on the test split")
         print_table(
             [
                 {"embedding": name}
-                | {score.replace("_", "\n"): f"{value:.3f}" for score, value in found.items()}
-                for name, found in meaning["semantics"].items()
+                | {score.replace("_", "\n"): f"{value:.3f}" for score, value in scores.items()}
+                for name, scores in found["semantics"].items()
             ]
         )
-
-
-def print_scores(
-    title: str,
-    scores: Scores,
-    about: dict[str, Any],
-    references: dict[str, Scores] | None = None,
-) -> None:
-    """A table with a row a score: the run's, and the references' where they have it."""
-    columns = {"this run": scores} | (references or {})
-    print(title)
-    rows = [
-        {"": name}
-        | {column.replace("_", " "): _cell(found, name) for column, found in columns.items()}
-        for name in scores
-    ]
-    rows.append({"": "weights_hash", "this run": about["weights_hash"]})
-    print_table(rows, show_header=len(columns) > 1)
-
-
-def print_table(rows: Sequence[Mapping[str, str]], *, show_header: bool = True) -> None:
-    """Print rows of cells by column; the first column is text, the others are numbers."""
-    table = Table(show_header=show_header)
-    for name in rows[0]:
-        table.add_column(name, justify="right" if table.columns else "left")
-    for row in rows:
-        table.add_row(*row.values())
-    Console(file=sys.stdout).print(table)
-
-
-def _cell(scores: Scores, name: str) -> str:
-    """A score in a table: empty where it was not taken, a dash where the data has none."""
-    if name not in scores:
-        return ""
-    value = scores[name]
-    return "-" if value is None else f"{value:.5g}"
+    labels = list(found["labels"].items())
+    shown = f"the {SHOWN_LABELS} largest of {len(labels)}" if len(labels) > SHOWN_LABELS else "all"
+    print(f"error by label ({shown})")
+    print_table(
+        [
+            {"label": name, "samples": str(row["samples"]), "nmse": f"{row['nmse']:.5g}"}
+            for name, row in labels[:SHOWN_LABELS]
+        ]
+    )

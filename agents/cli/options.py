@@ -40,6 +40,8 @@ class RunOptions(Threads):
     """HTM-Trees-v0, ...; HTM-v0 for own data; trees7, ...; module:Id-v0."""
     algo: _Name = None
     """reinforce, ppo, ...; a fixed order as nearest; sb3:DQN; module:Class."""
+    data: _File = None
+    """Own data, with HTM-v0; with --resume, where it is now."""
     env_kwargs: _Json = None
     """Of the data, as '{"heights": [3]}' or '{"dataset": "mine.npz"}'."""
     embedding_dim: Annotated[int | Literal["auto"] | None, _flag("INT|auto")] = None
@@ -170,6 +172,9 @@ class EvaluateOptions(OfRun):
     merge_rounds: bool = False
     """Merge a matching of disjoint pairs at a time, in about log P rounds: each token with its best
     partner, where the choice is mutual."""
+    flat_merges: Annotated[int | None, _flag("INT")] = None
+    """Also train a set autoencoder without trees, of the same width, as one more yardstick: on so
+    many merges, of which a sample of n tokens counts n - 1 (a run's own are in its result.json)."""
     json: bool = False
     """Print JSON instead of a table."""
 

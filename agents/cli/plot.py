@@ -37,7 +37,7 @@ def plot(options: PlotOptions) -> None:
     checkpoint, and ``ValueError`` for a run that makes no trees.
     """
     set_threads(options.threads)
-    learner = load_learner(options.directory)
+    learner = load_learner(options.directory, options.data, needs_data=True)
     dataset = learner.task.dataset(options.split)
     if dataset.size is not None and options.first >= dataset.size:
         raise UsageError(

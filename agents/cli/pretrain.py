@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.cli.evaluate import print_table
 from agents.cli.options import PretrainOptions
+from agents.cli.tables import print_table
 from agents.config.budget import Budget
 from agents.config.errors import UsageError, as_usage_error, set_threads
 from agents.evaluation.evaluate import VALIDATION_EPISODES, Planner, evaluate

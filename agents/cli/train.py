@@ -15,7 +15,7 @@ from agents.config.budget import Budget
 from agents.config.dataclasses_json import checked_fields, flattened, merged, nested
 from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
 from agents.config.files import read_file, write_file
-from agents.config.options import check_environment, given_budget
+from agents.config.options import OWN_DATA, check_environment, given_budget
 from agents.config.run import RunConfig
 from agents.registry import build_learner, check_algorithm, configured, file_name
 
@@ -30,13 +30,12 @@ DEFAULT_SECONDS = 100.0
 def train(options: TrainOptions) -> None:
     """Start or resume a run; prints its test scores and where everything is."""
     asked, changes = requested(options), nested(options.changes)
-    continued = options.resume
-    if continued is None or not (continued / "config.json").exists():
-        continued = None
+    continued = _continued(options)
+    if continued is None:
         _check_complete(asked, options)
 
     # Below here torch is loaded.
-    from agents.cli.evaluate import print_scores
+    from agents.cli.tables import print_scores
     from agents.comparison.problems import find_problem
     from agents.runs.directory import RunDirectory
     from agents.runs.session import resume_run, start_run
@@ -65,7 +64,7 @@ def train(options: TrainOptions) -> None:
         directory = RunDirectory(options.resume or options.out or new)
     try:
         if continued is not None:
-            result = resume_run(continued, build_learner)
+            result = resume_run(continued, build_learner, options.data)
         else:
             result = start_run(learner, budget, directory.path)
     except KeyboardInterrupt:
@@ -83,6 +82,12 @@ def train(options: TrainOptions) -> None:
     print(f"run       {directory.path}")
     print(f"pictures  {directory.figure_path}")
     print(f"logs      tensorboard --logdir {directory.path}")
+
+
+def _continued(options: TrainOptions) -> Path | None:
+    """The folder of the run to resume; None where none was started there."""
+    folder = options.resume
+    return folder if folder is not None and (folder / "config.json").exists() else None
 
 
 def requested(options: TrainOptions) -> dict[str, Any]:
@@ -106,6 +111,10 @@ def requested(options: TrainOptions) -> dict[str, Any]:
     if "env" in values:
         with as_usage_error("--env: "):
             values["env"] = check_environment(values["env"], PROBLEM_NAMES)
+    if options.data is not None and _continued(options) is None:
+        if values.setdefault("env", OWN_DATA) != OWN_DATA:
+            raise UsageError(f"--data is for {OWN_DATA}; {values['env']} has data of its own")
+        values["env_kwargs"] = values.get("env_kwargs", {}) | {"dataset": str(options.data)}
     if "algo" in values:
         with as_usage_error("--algo: "):
             check_algorithm(values["algo"])

@@ -19,7 +19,7 @@ def view(options: ViewOptions) -> None:
     """``htm view``: writes the page of a run's last checkpoint and prints where it is."""
     set_threads(options.threads)
     chosen = options.chosen
-    learner = load_learner(options.directory)
+    learner = load_learner(options.directory, options.data, needs_data=True)
     dataset = learner.task.dataset(options.split)
     keys = dataset.fixed_keys(chosen).tolist() if isinstance(chosen, int) else list(chosen)
     if dataset.size is not None and max(keys) >= dataset.size:

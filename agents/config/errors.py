@@ -1,4 +1,4 @@
-"""Errors of wrong usage, and checks of single options."""
+"""Errors of wrong usage, warnings about runs, and checks of single options."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from typing import Any
 
 class UsageError(Exception):
     """A command line that cannot be carried out."""
+
+
+class RunWarning(UserWarning):
+    """What whoever reads the results of a run should know; commands print it as one line."""
 
 
 @contextmanager

@@ -9,9 +9,12 @@ from typing import Any
 
 from agents.config.errors import UsageError
 
+RECORDED = ("versions", "data")
+"""What ``config.json`` has beside the configuration: the libraries, and the data that was read."""
+
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The content of a configuration file, but for the ``versions`` in every ``config.json``.
+    """The content of a configuration file, but for what a ``config.json`` has :data:`RECORDED`.
 
     Raises :class:`UsageError` naming a file that cannot be read.
     """
@@ -26,7 +29,7 @@ def read_file(path: Path) -> dict[str, Any]:
         raise UsageError(f"--config {path} is not {path.suffix[1:].upper()}: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"--config {path} holds no fields; expected an object")
-    return {name: value for name, value in values.items() if name != "versions"}
+    return {name: value for name, value in values.items() if name not in RECORDED}
 
 
 def check_run(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
 import tyro
 
@@ -12,6 +12,8 @@ from agents.config.plug_ins import check_module, names_object
 
 ENVIRONMENTS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
 """The environment ids; their data is in :mod:`htm_env.datasets`, whose import loads torch."""
+OWN_DATA = "HTM-v0"
+"""The id of data that a user gives."""
 TEST_EPISODES = 1000
 """Held-out episodes of an evaluation; finite data gives each of its rows once at most."""
 PictureFormat = Literal["png", "pdf", "svg"]
@@ -69,3 +71,5 @@ class OfRun(Threads):
 
     directory: tyro.conf.Positional[Path]
     """Folder of the run."""
+    data: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
+    """Data to use instead of the run's, or the same data at its new place."""

@@ -23,6 +23,7 @@ from agents.generation.options import GenerateOptions
 from agents.generation.pictures import write_figures
 from agents.generation.samples import RunSamples
 from agents.generation.scores import Scores, SetScores, gaussian_tokens
+from agents.inspection.trained import say_if_not_trained
 from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
 from htm_env.autoencoder import HTMAutoencoder
@@ -47,7 +48,7 @@ def generate_run(options: GenerateOptions) -> None:
     _check(options)
     set_threads(options.threads)
     directory = RunDirectory(options.directory)
-    learner = load_learner(options.directory)
+    learner = load_learner(options.directory, options.data, needs_data=True)
     out = directory.path / FOLDER if options.out is None else options.out
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; expected a folder, or nothing yet")
@@ -90,6 +91,7 @@ def generate_run(options: GenerateOptions) -> None:
     # The last of the files: with it the folder is complete.
     atomic_write_text(out / "metrics.json", json.dumps(report, indent=2) + "\n")
     _print(report)
+    say_if_not_trained(learner, scores.dataset)
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     print(f"written to {out}")
 
@@ -136,7 +138,7 @@ def _report(
     noisy = samples.denoised(held_out.batch)
     return {
         "env": task.env,
-        "env_kwargs": RunDirectory(options.directory).load_config().env_kwargs,
+        "env_kwargs": samples.learner.task.env_kwargs,
         "algo": learner.algo,
         "embedding_dim": autoencoder.embedding_dim,
         "weights_hash": autoencoder.weights_hash(),

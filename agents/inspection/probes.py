@@ -1,13 +1,20 @@
-"""Probes of a learner's root embeddings for labels, beside embeddings of the same samples that are
-had without learning to merge."""
+"""What a learner's root embeddings and errors say of labels that it never sees, beside embeddings
+of the same samples that are had without learning to merge."""
 
 from __future__ import annotations
 
-import numpy as np
+from collections.abc import Iterator
+from typing import Any, NamedTuple
 
-from agents.inspection.embeddings import root_embeddings
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int64
+
+from agents.config.run import Task
+from agents.evaluation.encoded import Encoded
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.learners.base import Learner
-from htm_env.datasets import SPLITS
+from htm_env.datasets import SPLITS, Dataset
 from htm_env.datasets.width import sorted_tokens
 from htm_env.measures.semantics import (
     Labelled,
@@ -15,28 +22,48 @@ from htm_env.measures.semantics import (
     principal_components,
     semantic_scores,
 )
+from htm_env.types import TokenBatch
 
 COMPONENTS = (16, 32)
 """Principal components of the raw tokens, beside as many as the root has numbers."""
+MOST_SAMPLES = 2048
+"""Samples of a split that are embedded, at most."""
+MOST_NUMBERS = 256
+"""Numbers of a sample, above which its tokens themselves are no embedding to probe."""
 
 
-def semantic_table(learner: Learner) -> dict[str, dict[str, float]]:
+class Samples(NamedTuple):
+    """Samples of a split with their roots and labels."""
+
+    roots: Float[np.ndarray, "N D"]
+    tokens: Float[np.ndarray, "N P T"]
+    present: Bool[np.ndarray, "N P"]
+    labels: Int64[np.ndarray, "N"]
+
+
+def semantic_table(learner: Learner, task: Task | None = None) -> dict[str, dict[str, float]]:
     """The scores of :func:`htm_env.measures.semantics.semantic_scores` for each embedding.
 
     ``root`` is the learner's; ``pca_16``, ``pca_32`` and ``pca_D`` are principal components of the
-    raw tokens in sorted order (of Digits: of the pixels), ``tokens`` these tokens themselves, and
-    ``pooled`` the mean of the standardised tokens. All are fitted on the whole training split and
-    scored on the whole test split. Raises ``ValueError`` for data without labels.
+    raw tokens in sorted order (of Digits: of the pixels), ``tokens`` these tokens themselves
+    (left out where a sample has more than 256 numbers), and ``pooled`` the mean of the
+    standardised tokens. All are fitted on the training split and scored on the test split, of which
+    2,048 samples each are taken at most. A sample whose label the training split does not have is
+    left out.
+
+    ``task`` names other data than the learner's. Raises ``ValueError`` for data without labels, and
+    where the training split has too few of them.
     """
-    splits = [learner.task.dataset(split) for split in SPLITS]
-    samples = []
-    for dataset in splits:
-        if not dataset.has_labels or dataset.size is None:
-            raise ValueError(f"{dataset.name} has no labels; expected data that has")
-        samples.append(root_embeddings(learner, dataset, dataset.size))
+    splits = [(learner.task if task is None else task).dataset(split) for split in SPLITS]
+    samples = [_samples(learner, dataset) for dataset in splits]
+    known = np.unique(samples[0].labels)
+    samples = [_chosen(split, np.isin(split.labels, known)) for split in samples]
+    for dataset, split in zip(splits, samples, strict=True):
+        if not len(split.labels):
+            raise ValueError(f"the {dataset.split} split has no label of the training split")
     tokens = [sorted_tokens(split.tokens, split.present) for split in samples]
     flat = [rows.reshape(len(rows), -1).astype(np.float64) for rows in tokens]
-    statistics = learner.dataset.mean.numpy(), learner.dataset.std.numpy()
+    statistics = splits[0].mean.numpy(), splits[0].std.numpy()
     dims = sorted({*COMPONENTS, samples[0].roots.shape[1]})
     embeddings = {
         "root": [split.roots.astype(np.float64) for split in samples],
@@ -44,7 +71,58 @@ def semantic_table(learner: Learner) -> dict[str, dict[str, float]]:
         "tokens": flat,
         "pooled": [pooled_tokens(split.tokens, split.present, *statistics) for split in samples],
     }
-    labels = [split.labels for split in samples if split.labels is not None]  # all have
+    if flat[0].shape[1] > MOST_NUMBERS:
+        del embeddings["tokens"]
+    labels = [split.labels for split in samples]
     return {
         name: semantic_scores(*map(Labelled, found, labels)) for name, found in embeddings.items()
     }
+
+
+@torch.no_grad()
+def _samples(learner: Learner, dataset: Dataset) -> Samples:
+    """Samples evenly spread over a split, which may be in the order of the labels."""
+    if not dataset.has_labels or dataset.size is None:
+        raise ValueError(f"{dataset.name} has no labels; expected data that has")
+    count = min(dataset.size, MOST_SAMPLES)
+    keys = np.arange(count, dtype=np.int64) * dataset.size // count
+    batch = dataset.episodes(keys)
+    roots = [part.roots for part in _encoded(learner, batch)]
+    return Samples(
+        torch.cat(roots).cpu().numpy(),
+        batch.tokens.numpy(),
+        batch.present.numpy(),
+        dataset.labels(keys),
+    )
+
+
+def _encoded(learner: Learner, batch: TokenBatch) -> Iterator[Encoded]:
+    """Samples along greedy merges, some at a time."""
+    generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
+    for part in batch.to(learner.device).parts(CHUNK):
+        yield learner.encode(part, learner.greedy_trees(part, generator))
+
+
+def _chosen(samples: Samples, rows: Bool[np.ndarray, "N"]) -> Samples:
+    return Samples(*(values[rows] for values in samples))
+
+
+@torch.no_grad()
+def errors_by_label(learner: Learner, dataset: Dataset, count: int) -> dict[str, dict[str, Any]]:
+    """The ``nmse`` of the samples of every label, the largest first, and how many they are.
+
+    Of the first ``count`` fixed episodes of ``dataset``, along greedy merges. Labels go by their
+    names.
+    """
+    labels, std = dataset.labels(dataset.fixed_keys(count)), dataset.std.to(learner.device)
+    parts = [part.errors(std) for part in _encoded(learner, dataset.fixed(count))]
+    errors = torch.cat(parts).double().cpu().numpy()
+    names = dataset.label_names
+    found = {
+        str(label) if names is None else names[label]: {
+            "samples": int((labels == label).sum()),
+            "nmse": float(errors[labels == label].mean()),
+        }
+        for label in np.unique(labels).tolist()
+    }
+    return dict(sorted(found.items(), key=lambda item: -item[1]["nmse"]))

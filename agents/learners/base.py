@@ -325,6 +325,15 @@ class Learner(ABC):
 
         return learner_figure(self, self.autoencoder, dataset)
 
+    def use_data(self, task: Task, dataset: Dataset) -> None:
+        """Evaluate, draw and embed other data from now on, with tokens of the same dimension.
+
+        ``task`` gives its splits, ``dataset`` is its training split.
+        """
+        self.task = replace(self.task, env=task.env, env_kwargs=task.env_kwargs)
+        self.dataset = dataset
+        self.std = dataset.std.to(self.device)
+
     # ------------------------------------------------------------ train, save and load
 
     def train(
@@ -346,6 +355,7 @@ class Learner(ABC):
         from agents.runs.session import start_run
 
         budget = Budget(seconds, merges)
+        self.dataset.fixed(1)  # raises where the data of a loaded run is not there
         if out is not None:
             start_run(self, budget, out, progress_bar=progress_bar)
             return
@@ -382,18 +392,23 @@ class Learner(ABC):
 
         Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
         """
+        from agents.runs.data import recorded_data
         from agents.runs.directory import RunDirectory
 
         folder = RunDirectory(directory)
-        folder.save_config(self.run_config())
+        folder.save_config(self.run_config(), recorded_data(self.dataset))
         folder.save_checkpoint(self.state(), self.autoencoder)
 
     @classmethod
-    def load(cls: type[LearnerType], directory: str | Path) -> LearnerType:
+    def load(
+        cls: type[LearnerType], directory: str | Path, data: str | Path | None = None
+    ) -> LearnerType:
         """The agent that :meth:`save` or a training run left in a folder.
 
-        It continues bit for bit, on the device that it had; where there is no such device it comes
-        to the processor, with a warning and other random numbers. Raises ``FileNotFoundError``
+        ``data`` is a file to take for its data. Where neither is there, a warning says so, and the
+        agent can embed sets that it is given, and nothing else. It continues bit for bit, on the
+        device that it had; where there is no such device it comes to the processor, with a warning
+        and other random numbers. Raises ``FileNotFoundError``
         where there is none, ``ValueError`` for files that cannot be read and for an agent of
         another class; ``agents.load`` returns an agent of any class.
         """
@@ -405,4 +420,4 @@ class Learner(ABC):
         own += (getattr(cls, "algo", own[0]),)
         if not any(f"{name}:".startswith(f"{known}:") for known in own):
             raise ValueError(f"{directory} holds a run of {name}; expected a {cls.__name__}")
-        return open_agent(directory, cls.from_run)
+        return open_agent(directory, cls.from_run, data)

@@ -17,7 +17,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from agents.config.dataclasses_json import config_from_dict
-from agents.config.files import check_run
+from agents.config.files import RECORDED, check_run
 from agents.config.plug_ins import check_outside
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
@@ -69,15 +69,18 @@ class RunDirectory:
 
     # ------------------------------------------------------------ configuration and result
 
-    def save_config(self, run: RunConfig) -> None:
+    def save_config(self, run: RunConfig, data: dict[str, Any] | None = None) -> None:
         """Write ``config.json``.
 
-        Data in ``env_kwargs`` is kept beside it, paths become absolute. Raises ``ValueError`` for
-        what JSON cannot hold.
+        Data in ``env_kwargs`` is kept beside it, paths become absolute. ``data`` is what
+        :func:`agents.runs.data.recorded_data` gives. Raises ``ValueError`` for what JSON cannot
+        hold.
         """
         kwargs = dict(run.env_kwargs)
         if isinstance(kwargs.get("dataset"), str | PathLike):
             kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
+            if kwargs["dataset"] == self._own_data:
+                kwargs["dataset"] = OWN_DATA  # it may move with the folder
         elif "dataset" in kwargs:
             self.path.mkdir(parents=True, exist_ok=True)
             beside = {key: kwargs.pop(key, None) for key in BESIDE_ROWS}
@@ -89,7 +92,7 @@ class RunDirectory:
             name: version(name) for name in LIBRARIES
         }
         try:
-            text = json.dumps(run.as_dict() | {"versions": versions}, indent=2)
+            text = json.dumps(run.as_dict() | {"versions": versions, "data": data}, indent=2)
         except TypeError as error:
             raise ValueError(
                 f"this run cannot be described in {self.config_path}: {error}"
@@ -101,18 +104,34 @@ class RunDirectory:
 
         ``ValueError`` too where it names a module that lies in the folder: none is read from there.
         """
-        check_run(self.path)
+        values = self._read_config()
         try:
-            values = json.loads(self.config_path.read_text())
-            values.pop("versions", None)
-            run = config_from_dict(RunConfig, values)
+            own = {name: value for name, value in values.items() if name not in RECORDED}
+            run = config_from_dict(RunConfig, own)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.config_path} does not describe a run: {error}") from error
         check_outside(self.path, (run.algo, run.env, run.config.get("reward", "")))
         if run.env_kwargs.get("dataset") == OWN_DATA:
-            own = {"dataset": str((self.path / OWN_DATA).resolve())}
-            run = replace(run, env_kwargs=run.env_kwargs | own)
+            run = replace(run, env_kwargs=run.env_kwargs | {"dataset": self._own_data})
         return run
+
+    def load_data_record(self) -> dict[str, Any] | None:
+        """What ``config.json`` records of the data; None for generated data and older runs."""
+        return self._read_config().get("data")
+
+    def _read_config(self) -> dict[str, Any]:
+        check_run(self.path)
+        try:
+            values = json.loads(self.config_path.read_text())
+        except ValueError as error:
+            raise ValueError(f"{self.config_path} does not describe a run: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"{self.config_path} does not describe a run: expected an object")
+        return values
+
+    @property
+    def _own_data(self) -> str:
+        return str((self.path / OWN_DATA).resolve())
 
     def save_result(self, result: dict[str, Any]) -> None:
         """Write ``result.json``; a score that is not finite is null there."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -14,11 +15,13 @@ from torch import Tensor
 
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened
-from agents.config.options import TEST_EPISODES
+from agents.config.errors import RunWarning
+from agents.config.options import OWN_DATA, TEST_EPISODES
 from agents.config.run import RunConfig, Task
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import VALIDATION_EPISODES
 from agents.evaluation.figures import write_figure
+from agents.runs.data import AbsentDataset, RunData, recorded_data
 from agents.runs.directory import CSVLogger, RunDirectory
 from agents.runs.interruption import stop_requests
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
@@ -54,6 +57,8 @@ class Agent(Trainable, Protocol):
 
     def encode(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Encoded: ...
 
+    def use_data(self, task: Task, dataset: Dataset) -> None: ...
+
     def evaluate(
         self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
     ) -> dict[str, float | None]: ...
@@ -68,35 +73,91 @@ class Agent(Trainable, Protocol):
 AgentType = TypeVar("AgentType", bound=Agent)
 
 
-def open_agent(folder: str | Path, build: Callable[[RunConfig], AgentType]) -> AgentType:
+def open_agent(
+    folder: str | Path,
+    build: Callable[[RunConfig], AgentType],
+    data: str | PathLike[str] | None = None,
+    *,
+    needs_data: bool = False,
+) -> AgentType:
     """The learner of a run in the state of its last checkpoint.
 
     Args:
         folder: of the run.
         build: makes the untrained learner of a configuration.
+        data: a file to take for the run's data, from which the learner's ``task`` and ``dataset``
+            then are; a :class:`RunWarning` says where it is other data.
+        needs_data: raise ``FileNotFoundError`` where the data is not there. Without it the learner
+            is opened with a warning: it can embed sets that it is given, and nothing else.
 
     Where the device of the run cannot be used here, the learner runs on the processor, with a
     warning and with random numbers of its own: a generator's state means nothing on another device.
 
     Raises ``FileNotFoundError`` without a run or a checkpoint, ``ValueError`` for files that cannot
-    be read.
+    be read, and for data whose tokens have another dimension.
     """
     directory, away = RunDirectory(folder), False
-    run = directory.load_config()
+    run, recorded = directory.load_config(), directory.load_data_record()
     try:
         usable_device(run.device)
     except ValueError as error:
         away = True
         warnings.warn(f"{error}; {directory.path} is opened on the processor", stacklevel=3)
         run = replace(run, device="cpu")
-    learner = build(run)
     state = directory.load_checkpoint()
     if state is None:
         raise FileNotFoundError(f"no checkpoint yet at {directory.checkpoint_path}")
+    learner = _built(RunData(directory.path, run, recorded), build, data, state, needs_data)
     if away:
         state["learner"]["generator"] = learner.generator.get_state()
     _restore(learner, state, directory)
     return learner
+
+
+def _built(
+    original: RunData,
+    build: Callable[[RunConfig], AgentType],
+    data: str | PathLike[str] | None,
+    state: dict[str, Any],
+    needs_data: bool,
+) -> AgentType:
+    """The untrained learner in the shape of the run's data, with the data that is there or given.
+
+    The shape counts: a flat autoencoder, a buffer or a copy of the environment has as many slots as
+    the data that it was made for.
+    """
+    run = original.run
+    if data is None:
+        try:
+            learner = build(run)
+        except FileNotFoundError:
+            if not original.is_missing:
+                raise
+            if needs_data:
+                raise FileNotFoundError(original.missing) from None
+            learner = build(original.stand_in())
+            _warn(original.missing)
+            assert original.recorded is not None  # else there is no stand-in
+            absent = AbsentDataset(learner.dataset, original.recorded, original.missing)
+            learner.use_data(run, absent)
+        else:
+            _warn(original.difference(learner.dataset) if original.recorded else None)
+        return learner
+    given = original.moved_to(data)
+    dataset = given.dataset("train")
+    original.check_token_dim(dataset, len(state["learner"]["autoencoder"]["token_mean"]))
+    differs = original.difference(dataset)
+    if differs is None:  # the same, or not known
+        return build(given)
+    _warn(differs)
+    learner = build(original.stand_in() if original.is_missing else run)
+    learner.use_data(given, dataset)
+    return learner
+
+
+def _warn(message: str | None) -> None:
+    if message is not None:
+        warnings.warn(message, RunWarning, stacklevel=5)
 
 
 def start_run(
@@ -110,26 +171,50 @@ def start_run(
     directory = RunDirectory(folder)
     directory.check_free()
     check_plan(learner)
-    directory.save_config(learner.run_config(budget))
+    directory.save_config(learner.run_config(budget), recorded_data(learner.dataset))
     return _run(learner, budget, directory, None, progress_bar)
 
 
 def resume_run(
-    folder: str | Path, build: Callable[[RunConfig], Agent], *, progress_bar: bool = True
+    folder: str | Path,
+    build: Callable[[RunConfig], Agent],
+    data: str | PathLike[str] | None = None,
+    *,
+    progress_bar: bool = True,
 ) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from the start if it has none, to its result.
 
     Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit.
-    ``build`` makes the untrained learner of a configuration. Raises what :func:`start_run` raises,
-    and ``FileNotFoundError`` or ``ValueError`` where the folder holds no run that can be resumed.
+    ``build`` makes the untrained learner of a configuration. ``data`` is a file to take for the
+    run's data from now on; a :class:`RunWarning` says where it is other data. Raises what
+    :func:`start_run` raises, ``FileNotFoundError`` or ``ValueError`` where the folder holds no run
+    that can be resumed, and ``ValueError`` for data of another shape.
     """
     directory = RunDirectory(folder)
-    run = directory.load_config()
+    run, recorded = directory.load_config(), directory.load_data_record()
+    budget = run.budget
     directory.clear_leftovers()
     state = directory.load_checkpoint()
-    if run.budget is None or (state is not None and state["training"] is None):
+    if budget is None or (state is not None and state["training"] is None):
         raise ValueError(f"{directory.path} holds a saved agent, not a run that can be resumed")
-    return _run(build(run), run.budget, directory, state, progress_bar)
+    original = RunData(directory.path, run, recorded)
+    if data is not None:
+        if run.env != OWN_DATA:
+            raise ValueError(f"{directory.path} learns from {run.env}, which no file can replace")
+        run = original.moved_to(data)
+    try:
+        learner = build(run)
+    except FileNotFoundError:
+        if data is None and original.is_missing:
+            raise FileNotFoundError(original.missing) from None
+        raise
+    original.check_token_dim(learner.dataset)
+    original.check_slots(learner.dataset)
+    _warn(original.difference(learner.dataset) if recorded else None)
+    found = recorded_data(learner.dataset)
+    if found != recorded or data is not None:
+        directory.save_config(run, found)
+    return _run(learner, budget, directory, state, progress_bar)
 
 
 def _run(

@@ -25,6 +25,8 @@ INVERSE_PENALTIES = tuple(10.0**power for power in range(-3, 4))
 """Scikit-learn's ``C`` of the linear probe's squared weights; the validation split chooses."""
 ITERATIONS = 3000
 """At most, of the linear probe; on Digits it converges within some hundreds."""
+EXACT = 1024
+"""Numbers of a sample, above which principal components are estimated."""
 INITIALISATIONS = 10
 """Initialisations of k-means, of which the tightest clusters count."""
 
@@ -104,8 +106,23 @@ def principal_components(
     As many as there are, where ``dim`` is more.
     """
     most = min(splits[0].shape)
-    pca = PCA(min(dim, most), svd_solver="full").fit(splits[0])
+    solver = "full" if splits[0].shape[1] <= EXACT else "randomized"
+    pca = PCA(min(dim, most), svd_solver=solver, random_state=0).fit(splits[0])
     return [pca.transform(split) for split in splits]
+
+
+def principal_reconstruction(
+    training: Float[np.ndarray, "_ F"], rows: Float[np.ndarray, "N F"], dim: int
+) -> Float[np.ndarray, "N F"]:
+    """What the first ``dim`` principal components of ``training`` give back of ``rows``.
+
+    All components, where ``dim`` is more than there are.
+    """
+    # Of thousands of numbers the solver estimates the first components, from this seed.
+    with np.errstate(invalid="ignore"):  # equal rows: no variance to share
+        pca = PCA(min(dim, *training.shape), random_state=0).fit(training)
+    back: np.ndarray = pca.inverse_transform(pca.transform(rows))
+    return back
 
 
 # ---------------------------------------------------------------- checks

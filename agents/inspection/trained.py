@@ -1,0 +1,59 @@
+"""Whether a run has learned enough to be used, by its updates and by what costs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from agents.evaluation.yardsticks import bounded, tree_yardsticks
+from agents.learners.base import Learner
+from htm_env.datasets import Dataset
+
+FEW_UPDATES = 100
+"""Updates below which nothing has been learned that is worth using."""
+NO_BETTER = 0.95
+"""Share of another error above which an error is no better than it."""
+NOT_TRAINED = "not trained enough to use: {}"
+EPISODES = 256
+"""Episodes of a quick look; fewer of large sets."""
+
+
+def why_not_trained(learner: Learner, nmse: float, yardsticks: Mapping[str, float]) -> str | None:
+    """Why a run is not trained enough to use; None where nothing says so.
+
+    It has few updates, its error is no better than that of predicting the ``mean``, or a policy
+    that learns is no better than ``random`` merges through its own autoencoder. What is neither
+    trained nor chosen, a frozen autoencoder or given trees, is not asked.
+
+    Args:
+        learner: the run's.
+        nmse: its error.
+        yardsticks: errors of the same samples by name; ``random`` and ``mean`` may be missing.
+    """
+    reasons = []
+    learns = learner.task.mode == "joint" or not learner.fixed_trees
+    if learns and learner.updates < FEW_UPDATES:
+        reasons.append(f"{learner.updates} updates, where at least {FEW_UPDATES} are expected")
+    mean, random = yardsticks.get("mean", 1.0), yardsticks.get("random")
+    if not nmse <= NO_BETTER * mean:  # also where it is not finite
+        reasons.append(f"its nmse is {nmse:.3g}, that of predicting the mean {mean:.3g}")
+    elif random is not None and not learner.fixed_trees and nmse > NO_BETTER * random:
+        reasons.append(f"its nmse is {nmse:.3g}, that of random merges {random:.3g}")
+    return "; ".join(reasons) or None
+
+
+def why_not_trained_on(learner: Learner, dataset: Dataset) -> str | None:
+    """:func:`why_not_trained` by a quick look at some samples of a split."""
+    count = bounded(EPISODES, dataset)
+    scores = learner.evaluate(dataset, count, sampled=False)
+    nmse, makes_trees = scores["nmse"], scores["mean_height"] is not None
+    assert nmse is not None  # every learner has an error
+    orders = ("random",) if makes_trees and not learner.fixed_trees else ()
+    yardsticks = tree_yardsticks(learner.autoencoder, dataset, count, orders=orders)
+    return why_not_trained(learner, nmse, yardsticks)
+
+
+def say_if_not_trained(learner: Learner, dataset: Dataset) -> None:
+    """Print one line where :func:`why_not_trained_on` has a reason."""
+    why = why_not_trained_on(learner, dataset)
+    if why is not None:
+        print(NOT_TRAINED.format(why))

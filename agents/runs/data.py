@@ -1,0 +1,158 @@
+"""The data of a run: what ``config.json`` records of it, and other data in its place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Float32, Int64
+from torch import Tensor
+
+from agents.config.options import OWN_DATA
+from agents.config.run import RunConfig
+from htm_env.datasets import Dataset
+from htm_env.types import TokenBatch
+
+OF_ROWS = ("lengths", "present", "labels", "names", "split_of", "token_names", "spans")
+"""Arguments that describe the rows of a run's own data, and not those of other data."""
+
+
+def recorded_data(dataset: Dataset) -> dict[str, Any] | None:
+    """The dataset's fingerprint, and what a learner is built from; None for generated data.
+
+    Beside ``sha256``, ``rows``, ``tokens``, ``token_dim`` and ``name`` there are the ``kind`` of
+    the tokens, and ``mean`` and ``std`` of their coordinates over the training split.
+    """
+    found = dataset.fingerprint()
+    if found is None:
+        return None
+    statistics = {"mean": dataset.mean.tolist(), "std": dataset.std.tolist()}
+    return {**found, "kind": dataset.kind, **statistics}
+
+
+def _described(found: dict[str, Any]) -> str:
+    return f"{found['name']} ({found['rows']:,} rows, sha256 {found['sha256'][:8]})"
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The data of a run as its folder describes it, which need not be there any more."""
+
+    folder: Path
+    run: RunConfig
+    recorded: dict[str, Any] | None
+    """What :func:`recorded_data` gave; None for generated data, and for older runs."""
+
+    def moved_to(self, data: str | PathLike[str]) -> RunConfig:
+        """The run with its data in another file; one on generated data becomes one of own data."""
+        kept = self.run.env_kwargs if self.run.env == OWN_DATA else {}
+        kwargs = {name: value for name, value in kept.items() if name not in OF_ROWS}
+        kwargs["dataset"] = str(Path(data).resolve())
+        return replace(self.run, env=OWN_DATA, env_kwargs=kwargs)
+
+    @property
+    def is_missing(self) -> bool:
+        """True <--> the data was in a file that is not there."""
+        try:
+            self.run.dataset("train")
+        except FileNotFoundError:
+            return True
+        return False
+
+    @property
+    def missing(self) -> str:
+        """What to say where :attr:`is_missing`."""
+        return (
+            f"the data of {self.folder} is not at {self.run.env_kwargs.get('dataset')}: expected "
+            "it there, or named by --data FILE (data= in Python)"
+        )
+
+    def difference(self, dataset: Dataset) -> str | None:
+        """One sentence where this is other data than the run was trained on; None if not known."""
+        found = dataset.fingerprint()
+        trained = None if self.recorded is None else self.recorded["sha256"]
+        known = trained is not None or self.run.env != OWN_DATA
+        if not known or (found is not None and found["sha256"] == trained):
+            return None
+        was = self.run.env if self.recorded is None else _described(self.recorded)
+        now = dataset.name if found is None else _described(found)
+        return f"{self.folder} was trained on other data: on {was}, and this is {now}"
+
+    def check_token_dim(self, dataset: Dataset, token_dim: int | None = None) -> None:
+        """Raise ``ValueError`` where tokens have another dimension than those of training.
+
+        ``token_dim`` is theirs where it is not recorded.
+        """
+        if self.recorded is not None:
+            token_dim = self.recorded["token_dim"]
+        if token_dim is not None and dataset.token_dim != token_dim:
+            raise ValueError(
+                f"tokens of this data have {dataset.token_dim} coordinates; {self.folder} was "
+                f"trained on tokens of {token_dim}"
+            )
+
+    def check_slots(self, dataset: Dataset) -> None:
+        """Raise ``ValueError`` for sets of another size than the run can continue with."""
+        slots = dataset.max_tokens if self.recorded is None else self.recorded["tokens"]
+        if dataset.max_tokens != slots:
+            raise ValueError(
+                f"sets of this data have up to {dataset.max_tokens} tokens; {self.folder} can "
+                f"continue only with sets of up to {slots}"
+            )
+
+    def stand_in(self) -> RunConfig:
+        """The run on four rows of zeros in the shape of its data.
+
+        A learner can be built on it, to be restored; there is nothing to learn or to evaluate.
+        Raises ``FileNotFoundError`` where nothing is recorded.
+        """
+        if self.recorded is None:
+            raise FileNotFoundError(self.missing)
+        kept = {name: arg for name, arg in self.run.env_kwargs.items() if name not in OF_ROWS}
+        slots, columns = self.recorded["tokens"], self.recorded["token_dim"]
+        for values in (kept.get("categorical") or {}).values():
+            columns -= values - 1  # a column of so many values is as many coordinates
+        own = {"dataset": np.zeros((4, slots, columns), dtype=np.float32)}
+        return replace(self.run, env_kwargs=kept | own | {"split_fractions": (0.5, 0.25, 0.25)})
+
+
+class AbsentDataset(Dataset):
+    """Data of a run that is not there: its shape and statistics without any sample.
+
+    Args:
+        shape: the training split of :meth:`RunData.stand_in`.
+        recorded: what :func:`recorded_data` gave.
+        message: what the error says where a sample is asked for.
+    """
+
+    has_hierarchy = False
+    size = None
+
+    def __init__(self, shape: Dataset, recorded: dict[str, Any], message: str) -> None:
+        super().__init__(shape.split)
+        self.name, self.kind = shape.name, recorded["kind"]
+        self.max_tokens, self.token_dim = recorded["tokens"], recorded["token_dim"]
+        self.categories = shape.categories
+        self.to_user, self.from_user = shape.to_user, shape.from_user  # type: ignore[method-assign]
+        self.recorded, self.message = recorded, message
+
+    def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
+        raise FileNotFoundError(self.message)
+
+    def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
+        raise FileNotFoundError(self.message)
+
+    def fingerprint(self) -> dict[str, Any]:
+        return self.recorded
+
+    @property
+    def mean(self) -> Float[Tensor, "T"]:
+        return torch.tensor(self.recorded["mean"])
+
+    @property
+    def std(self) -> Float[Tensor, "T"]:
+        return torch.tensor(self.recorded["std"])
