@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from agents.config.options import OWN_DATA
@@ -144,6 +144,11 @@ class AbsentDataset(Dataset):
         raise FileNotFoundError(self.message)
 
     def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
+        raise FileNotFoundError(self.message)
+
+    def training_sets(
+        self, count: int
+    ) -> tuple[Float32[np.ndarray, "N P T"], Bool[np.ndarray, "N P"]]:
         raise FileNotFoundError(self.message)
 
     def fingerprint(self) -> dict[str, Any]:
