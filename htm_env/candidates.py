@@ -29,6 +29,8 @@ from htm_env.checks import check_choice
 from htm_env.forest import leftmost_leaves, legal_pairs
 from htm_env.types import NONE, Batched
 
+LARGE = 256
+"""Tokens of a set, above which all pairs are many."""
 FARTHEST = 1e30
 """Points that are not finite count as this far away: still nearer than an empty entry."""
 BLOCK, FEWEST_ROWS = 2**20, 16
@@ -37,6 +39,24 @@ tokens, or of so few."""
 TREE_DIMENSIONS, TREE_TOKENS = 4, 256
 """Up to so many coordinates, and from so many tokens on, a KD-tree is faster (measured: 4,096
 tokens of two coordinates in 5 ms instead of 170, of eight in 150)."""
+
+
+def advice_on_pairs(num_slots: int, nearest: Nearest | None, trees: int = 1) -> str | None:
+    """One line for a person where all pairs of large sets may be merged: what they cost, and what
+    costs less; None where there is nothing to say.
+
+    Scores of all pairs are a table of ``P^2`` numbers of four bytes for each of ``trees`` trees at
+    a time, and what is computed from it is held beside it.
+    """
+    if nearest is not None or num_slots <= LARGE:
+        return None
+    pairs, k = num_slots * (num_slots - 1), 8
+    memory = trees * num_slots**2 * 4 / 1e9
+    return (
+        f"sets of {num_slots:,} tokens have {pairs:,} pairs to score at the first merge, in tables "
+        f"of {memory:.2g} GB for {trees} trees at a time; candidates knn with k={k} scores "
+        f"{num_slots * k:,}"
+    )
 
 
 @dataclass(frozen=True)

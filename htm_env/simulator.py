@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -23,7 +24,7 @@ from htm_env.actions import (
     why_illegal,
 )
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.candidates import check_candidates
+from htm_env.candidates import advice_on_pairs, check_candidates
 from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, environment_id, make_dataset
 from htm_env.forest import Forest
@@ -135,6 +136,9 @@ class Simulator:
         self.reward = reward_on(self.dataset, config.reward)
         self.nearest = check_candidates(config.candidates, config.k, config.neighbours)
         self.num_slots = self.dataset.max_tokens
+        advice = advice_on_pairs(self.num_slots, self.nearest)
+        if advice is not None:
+            warnings.warn(advice, stacklevel=4)
         places = None if self.nearest is None else self.nearest.k
         self.observation_space = observation_space(
             self.num_slots,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -58,6 +59,9 @@ def train(options: TrainOptions) -> None:
             write_file(options.save_config, run.as_dict())
             return
         _print_width(asked.get("embedding_dim"), learner)
+        advice = learner.advice()
+        if advice is not None:
+            print(f"advice    {advice} (--candidates knn)", file=sys.stderr)
         stamp = time.strftime("%Y%m%d-%H%M%S")
         env = re.sub(r"[:/]+", "-", run.env)
         new = Path("runs") / f"{env}-{file_name(run.algo)}-{run.seed}-{stamp}"

@@ -24,7 +24,8 @@ from htm_env.measures.metrics import (
 )
 from htm_env.types import TokenBatch
 
-VALIDATION_EPISODES = 256
+VALIDATION_EPISODES, VALIDATION_TOKENS = 256, 2**16
+"""Episodes of a validation, fewer where they could have more tokens together."""
 EVALUATION_SEED = 0
 """Draws of policies that draw: the same ones in every evaluation of every run."""
 CHUNK = 256
@@ -45,6 +46,11 @@ class Planner(Protocol):
     ) -> Int64[Tensor, "B M 2"]:
         """The merges of a whole tree for every sample, -1 in padding: the best ones if ``greedy``,
         else drawn."""
+
+
+def validation_episodes(dataset: Dataset) -> int:
+    """Episodes of a validation: 256 of at most 256 tokens, fewer of larger sets."""
+    return max(1, min(VALIDATION_EPISODES, VALIDATION_TOKENS // dataset.max_tokens))
 
 
 @torch.no_grad()

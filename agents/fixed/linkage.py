@@ -25,6 +25,10 @@ from htm_env.types import NONE, TokenBatch
 Joined = Callable[[Tensor, Tensor, Tensor], Tensor]
 """``joined(distances (B, P, P), first (B,), second (B,)) -> (B, P)``: from the parent to all."""
 
+FEW = 256
+"""Slots up to which reading all distances is as fast as finding those that changed."""
+PAIRS = 2**24
+"""Distances that are held at a time, or those of one sample."""
 UNKNOWN = 1e30
 """Replaces a distance that is not a number: farthest of all, but still a legal pair."""
 
@@ -39,7 +43,8 @@ def agglomerate(
 
     The parent takes the place of the first of the pair, which is the one in the lower place unless
     a generator is given: then each pair is turned with probability 1/2 *before* ``joined`` sees it.
-    Each step reads all distances: ``O(P^3)`` a sample.
+    Each step reads all distances of few slots, ``O(P^3)`` a sample; of many only those of the rows
+    whose nearest was one of the pair, which are few, and mostly ``O(P^2)`` a sample.
     """
     samples, slots, _ = distances.shape
     num_leaves, device = present.sum(dim=1), distances.device
@@ -51,9 +56,9 @@ def agglomerate(
     coins = None
     if turn is not None:
         coins = torch.rand(slots - 1, samples, generator=turn, device=turn.device).to(device) < 0.5
+    least = distances.amin(dim=2)  # many times faster than an argmin of the same values
     for step in range(slots - 1):
-        # amin is many times faster than an argmin of the same values.
-        first = distances.amin(dim=2).argmin(dim=1)
+        first = least.argmin(dim=1)
         second = distances[rows, first].argmin(dim=1)
         if coins is not None:
             coin = coins[step]
@@ -63,8 +68,18 @@ def agglomerate(
         active[rows, second] = False
         new = _known(joined(distances, first, second)).masked_fill(~active, torch.inf)
         new[rows, first] = torch.inf
+        gone = distances[rows, first], distances[rows, second]
         distances[rows, second], distances[rows, :, second] = torch.inf, torch.inf
         distances[rows, first], distances[rows, :, first] = new, new
+        if slots <= FEW:
+            least = distances.amin(dim=2)
+            continue
+        stale = active & ((least == gone[0]) | (least == gone[1]))
+        stale[rows, first] = True
+        least = least.minimum(new)
+        least[rows, second] = torch.inf
+        row, slot = stale.nonzero(as_tuple=True)
+        least[row, slot] = distances[row, slot].amin(dim=1)
     return only_real(merges, num_leaves)
 
 
@@ -105,6 +120,10 @@ class Linkage:
         self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
     ) -> Int64[Tensor, "B M 2"]:
         """One tree a sample; the pairs are in no order that means anything."""
+        at_once = max(1, PAIRS // batch.present.shape[1] ** 2)
+        return torch.cat([self._trees(part, autoencoder) for part in batch.parts(at_once)])
+
+    def _trees(self, batch: TokenBatch, autoencoder: HTMAutoencoder) -> Int64[Tensor, "B M 2"]:
         # Double precision: the updates subtract, and near ties should fall as they do in scipy.
         tokens = autoencoder.standardise(batch.tokens).double()
         distances = (tokens[:, :, None] - tokens[:, None]).square().sum(dim=-1)  # (B, P, P)

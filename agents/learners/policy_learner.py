@@ -29,7 +29,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
 from agents.rollouts.greedy_search import merge_matchings
 from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilities, rollout
-from htm_env.candidates import Nearest, check_candidates
+from htm_env.candidates import Nearest, advice_on_pairs, check_candidates
 from htm_env.population import final_errors
 from htm_env.rewards import EncodedEpisodes, RewardName, reward_on
 from htm_env.types import TokenBatch
@@ -242,6 +242,11 @@ class PolicyLearner(Learner):
         )
         self.merges_made += int(episodes.steps.sum())
         return episodes
+
+    def advice(self) -> str | None:
+        trees = self.affordable(getattr(self.config, "batch_size", 1))
+        trees *= getattr(self.config, "trees_per_sample", 1)
+        return advice_on_pairs(self.dataset.max_tokens, self.nearest, trees)
 
     def demonstrated_episodes(self, batch: TokenBatch, name: str) -> Episodes:
         """The episodes of a demonstrator."""

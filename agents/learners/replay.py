@@ -189,7 +189,8 @@ class ReplayReinforce(Reinforce):
 
     def learn_from_stored(self, progress: float) -> tuple[TokenBatch, Episodes, dict[str, float]]:
         """Draw stored episodes, encode and score them anew, and let the policy learn from them."""
-        config, drawn = self.config, self.buffer.sample(self.config.replay_batch_size)
+        config = self.config
+        drawn = self.buffer.sample(self.affordable(config.replay_batch_size))
         stored = drawn.trajectories.to(self.device)
         batch = stored.token_batch
         followed = follow(self.autoencoder, batch, stored.merges)
@@ -281,7 +282,8 @@ class ReplayReinforce(Reinforce):
 
     def seed_buffer(self) -> None:
         """Fill the buffer with episodes of all demonstrators in turn, a batch at a time."""
-        names, size, total = self.selection.names, self.config.batch_size, self.config.seed_episodes
+        names, total = self.selection.names, self.config.seed_episodes
+        size = self.affordable(self.config.batch_size)
         for number, start in enumerate(range(0, total, size)):
             count = min(size, total - start)
             batch = self.dataset.sample(count, self.generator).to(self.device)

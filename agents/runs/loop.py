@@ -96,6 +96,8 @@ class Training:
         clock: Callable[[], float] = perf_counter,
     ) -> None:
         self.learner, self.budget = learner, budget
+        self.activity = ""
+        """What takes its time now, for a person: an update, or a validation."""
         self._clock = clock
         self._validate = validate
         self._first_merge = learner.merges_made
@@ -110,9 +112,9 @@ class Training:
     @property
     def position(self) -> Position:
         """Current position."""
-        seconds = self._seconds_before
-        if self._running_since is not None:
-            seconds += self._clock() - self._running_since
+        seconds, since = self._seconds_before, self._running_since
+        if since is not None:
+            seconds += self._clock() - since
         merges = self.learner.merges_made - self._first_merge
         progress = self.budget.progress(seconds, merges)
         return Position(progress, seconds, merges, self.learner.updates)
@@ -128,6 +130,7 @@ class Training:
             position, stopping = self.position, False
             while position.progress < 1.0 and not stopping:
                 started = self._clock()
+                self.activity = f"update {position.updates + 1}"
                 scalars = self.learner.update(self.position.progress)
                 self._update_seconds += self._clock() - started
                 self._add(scalars)
@@ -190,6 +193,7 @@ class Training:
             made = merges - self._merges_at_log
             row["time/merges_per_second"] = made / self._update_seconds
         if evaluation is not None and self._validate is not None:
+            self.activity = "validation"
             row |= self._validate()
         self._sums, self._counts = {}, {}
         self._update_seconds, self._merges_at_log = 0.0, merges

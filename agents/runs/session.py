@@ -19,13 +19,13 @@ from agents.config.errors import RunWarning
 from agents.config.options import OWN_DATA, TEST_EPISODES
 from agents.config.run import RunConfig, Task
 from agents.evaluation.encoded import Encoded
-from agents.evaluation.evaluate import VALIDATION_EPISODES
+from agents.evaluation.evaluate import validation_episodes
 from agents.evaluation.figures import write_figure
 from agents.runs.data import AbsentDataset, RunData, recorded_data
 from agents.runs.directory import CSVLogger, RunDirectory
 from agents.runs.interruption import stop_requests
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
-from agents.runs.progress import shown
+from agents.runs.progress import shown, waiting
 from agents.runs.tensorboard import TensorBoardLogger
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset
@@ -227,7 +227,7 @@ def _run(
     validation = learner.task.dataset("validation")
 
     def validate() -> dict[str, float | None]:
-        scores = learner.evaluate(validation, VALIDATION_EPISODES, sampled=False)
+        scores = learner.evaluate(validation, validation_episodes(validation), sampled=False)
         return {f"validation/{name}": value for name, value in scores.items()}
 
     training = Training(learner, budget, validate)
@@ -250,6 +250,7 @@ def _run(
                     table.write(event.position, event.scalars)
                     events.write(event.position, event.scalars)
                     if event.evaluation in PICTURED:
+                        training.activity = "a picture"
                         picture(event.position)
                 elif isinstance(event, CheckpointDue):
                     directory.save_checkpoint(
@@ -257,8 +258,9 @@ def _run(
                     )
             if requested():
                 raise KeyboardInterrupt
-        picture(training.position)
-        result = _result(learner, training.position, directory)
+        with waiting(f"{title}  the last picture, test and validation scores", progress_bar):
+            picture(training.position)
+            result = _result(learner, training.position, directory)
         events.hyperparameters(
             flattened(directory.load_config().as_dict()),
             {f"test/{name}": value for name, value in result["test"].items()},
@@ -280,7 +282,7 @@ def _result(learner: Agent, position: Position, directory: RunDirectory) -> dict
         "merges": position.merges,
         "updates": position.updates,
         "test": learner.evaluate(learner.task.dataset("test")),
-        "validation": learner.evaluate(validation, VALIDATION_EPISODES),
+        "validation": learner.evaluate(validation, validation_episodes(validation)),
         "mode": learner.task.mode,
         "embedding_dim": learner.autoencoder.embedding_dim,
         "weights_hash": learner.autoencoder.weights_hash(),
