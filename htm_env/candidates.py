@@ -27,10 +27,8 @@ from torch import Tensor
 
 from htm_env.checks import check_choice
 from htm_env.forest import leftmost_leaves, legal_pairs
-from htm_env.types import NONE, Batched
+from htm_env.types import LARGE, NONE, Batched
 
-LARGE = 256
-"""Tokens of a set, above which all pairs are many."""
 FARTHEST = 1e30
 """Points that are not finite count as this far away: still nearer than an empty entry."""
 BLOCK, FEWEST_ROWS = 2**20, 16

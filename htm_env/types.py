@@ -31,6 +31,10 @@ NONE = -1
 """The node id that pads merges and empty slots."""
 
 
+LARGE = 256
+"""Tokens of a set, above which all its pairs are many."""
+
+
 class TokenBatch(NamedTuple):
     """A batch of token sets, padded to ``P`` slots, with the hierarchy that the data itself has.
 

@@ -65,7 +65,7 @@ def test_an_update_takes_few_large_sets(tokens, samples):
     config = FixedOrderConfig(policy="chain")
     data = {"dataset": points(tokens), "split_fractions": (0.8, 0.1, 0.1)}
     learner = FixedOrder("HTM-v0", config, env_kwargs=data, embedding_dim=2)
-    assert learner.affordable(100) == samples
+    assert learner.dataset.affordable(100) == samples
 
 
 @pytest.mark.parametrize(("tokens", "episodes"), [(20, 256), (256, 256), (512, 128)])

@@ -24,7 +24,6 @@ from agents.evaluation.evaluate import evaluate, root_errors
 from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from htm_env.autoencoder import HTMAutoencoder, Policy, merge_with
-from htm_env.candidates import LARGE
 from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, environment_id
 from htm_env.forest import tree_height
@@ -33,8 +32,6 @@ from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
 
-UPDATE_TOKENS = 8192
-"""Tokens of an update at most, where sets are large."""
 LearnerType = TypeVar("LearnerType", bound="Learner")
 
 
@@ -157,12 +154,6 @@ class Learner(ABC):
     def trainer(self) -> AutoencoderTrainer:
         """The optimizers of the autoencoder, made when they are first used."""
         return AutoencoderTrainer(self.autoencoder, self.config.autoencoder, self.generator)
-
-    def affordable(self, count: int) -> int:
-        """So many samples an update, or fewer where sets have more than 256 tokens: at most 8,192
-        tokens together, so that an update of large sets takes seconds and not minutes."""
-        tokens = self.dataset.max_tokens
-        return count if tokens <= LARGE else max(1, min(count, UPDATE_TOKENS // tokens))
 
     def advice(self) -> str | None:
         """One line for a person before training, where another option would cost far less."""

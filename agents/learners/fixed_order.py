@@ -25,7 +25,7 @@ class FixedOrderConfig:
     policy: str = "random"
     """The fixed policy's name."""
     batch_size: int = 32
-    """Trees an update, fewer of large sets (see :meth:`Learner.affordable`); more of them are fewer
+    """Trees an update, fewer of large sets (see :meth:`Dataset.affordable`); more of them are fewer
     updates, and measured worse in equal time."""
 
     def __post_init__(self) -> None:
@@ -55,6 +55,6 @@ class FixedOrder(Learner):
         return self.policy.plan(batch, generator, greedy=True)
 
     def update(self, progress: float) -> dict[str, float]:
-        batch = self.sample(self.affordable(self.config.batch_size))
+        batch = self.sample(self.dataset.affordable(self.config.batch_size))
         merges = self.plan(batch, self.generator, greedy=True)
         return self.finish_update(batch, merges, progress)

@@ -244,7 +244,7 @@ class PolicyLearner(Learner):
         return episodes
 
     def advice(self) -> str | None:
-        trees = self.affordable(getattr(self.config, "batch_size", 1))
+        trees = self.dataset.affordable(getattr(self.config, "batch_size", 1))
         trees *= getattr(self.config, "trees_per_sample", 1)
         return advice_on_pairs(self.dataset.max_tokens, self.nearest, trees)
 

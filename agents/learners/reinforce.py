@@ -59,7 +59,7 @@ class ReinforceConfig(PolicyConfig):
     """The options of REINFORCE; shares are of the budget."""
 
     batch_size: int = 32
-    """Samples an update, at first; fewer of large sets (see :meth:`Learner.affordable`)."""
+    """Samples an update, at first; fewer of large sets (see :meth:`Dataset.affordable`)."""
     batch_growth: float = 0.125
     """Samples by which the batch grows each update: early on many updates are worth more, later
     little noise (Smith et al. 2018, "Don't decay the learning rate,
@@ -140,7 +140,7 @@ class Reinforce(PolicyLearner):
         """Make new episodes, and let the policy learn from them."""
         config = self.config
         grown = config.batch_size + int(config.batch_growth * self.updates)
-        size = self.affordable(max(config.batch_size, min(grown, config.max_batch_size)))
+        size = self.dataset.affordable(max(config.batch_size, min(grown, config.max_batch_size)))
         batch = self.curriculum.sample(self.dataset, size, self.generator, progress)
         batch = batch.to(self.device)
         if self.cloning.due(progress):

@@ -190,7 +190,7 @@ class ReplayReinforce(Reinforce):
     def learn_from_stored(self, progress: float) -> tuple[TokenBatch, Episodes, dict[str, float]]:
         """Draw stored episodes, encode and score them anew, and let the policy learn from them."""
         config = self.config
-        drawn = self.buffer.sample(self.affordable(config.replay_batch_size))
+        drawn = self.buffer.sample(self.dataset.affordable(config.replay_batch_size))
         stored = drawn.trajectories.to(self.device)
         batch = stored.token_batch
         followed = follow(self.autoencoder, batch, stored.merges)
@@ -283,7 +283,7 @@ class ReplayReinforce(Reinforce):
     def seed_buffer(self) -> None:
         """Fill the buffer with episodes of all demonstrators in turn, a batch at a time."""
         names, total = self.selection.names, self.config.seed_episodes
-        size = self.affordable(self.config.batch_size)
+        size = self.dataset.affordable(self.config.batch_size)
         for number, start in enumerate(range(0, total, size)):
             count = min(size, total - start)
             batch = self.dataset.sample(count, self.generator).to(self.device)

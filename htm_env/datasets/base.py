@@ -16,7 +16,7 @@ from torch import Tensor
 
 from htm_env import checks
 from htm_env.datasets.kinds import Kind
-from htm_env.types import NONE, TokenBatch
+from htm_env.types import LARGE, NONE, TokenBatch
 
 SPLITS: Final = ("train", "validation", "test")
 """The names of the splits; the index of a split is its place here."""
@@ -29,6 +29,8 @@ _GOLDEN_GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 STATISTICS_EPISODES = 4096
 """Training episodes behind ``mean`` and ``std`` of generated data."""
 _CHUNK = 256
+FEW = 8192
+"""Tokens of a batch of large sets."""
 
 
 class Dataset(ABC):
@@ -119,6 +121,11 @@ class Dataset(ABC):
             KEY_LIMIT, (batch,), generator=generator, device=generator.device, dtype=torch.int64
         )
         return self.episodes(keys.cpu().numpy())
+
+    def affordable(self, count: int) -> int:
+        """``count`` samples of a batch, or fewer where sets have more than 256 tokens: at most
+        8,192 tokens together, so that an update of large sets takes seconds and not minutes."""
+        return count if self.max_tokens <= LARGE else max(1, min(count, FEW // self.max_tokens))
 
     def fixed(self, count: int) -> TokenBatch:
         """The first ``count`` episodes of this split, the same ones at every call.
