@@ -20,21 +20,31 @@ if TYPE_CHECKING:
     from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
     from agents.learners.reinforce import Reinforce, ReinforceConfig
     from agents.learners.replay import ReplayConfig, ReplayReinforce
-    from agents.ppo import PPOLearner, make_ppo
+    from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+    from agents.optim.optimizers import OptimizerConfig
+    from agents.ppo import HeldOutEvaluation, HTMVecEnv, JointTraining, PPOLearner, make_ppo
     from agents.ppo.config import PPOConfig
     from agents.registry import load_learner as load
+    from agents.stable_baselines.config import StableBaselinesConfig
+    from agents.stable_baselines.learner import StableBaselinesLearner
 
 __all__ = [
+    "AutoencoderConfig",
+    "AutoencoderTrainer",
     "FixedOrder",
     "FixedOrderConfig",
     "Glom",
     "GlomConfig",
+    "HTMVecEnv",
+    "HeldOutEvaluation",
     "HierarchicalTransformer",
     "HierarchicalTransformerConfig",
     "HierarchyConfig",
     "HierarchyReduction",
+    "JointTraining",
     "Learner",
     "LearnerConfig",
+    "OptimizerConfig",
     "PPOConfig",
     "PPOLearner",
     "ReductionLevel",
@@ -42,6 +52,8 @@ __all__ = [
     "ReinforceConfig",
     "ReplayConfig",
     "ReplayReinforce",
+    "StableBaselinesConfig",
+    "StableBaselinesLearner",
     "__version__",
     "join_samples",
     "load",
@@ -63,8 +75,12 @@ _MODULES = {
     "agents.learners.fixed_order": ("FixedOrder", "FixedOrderConfig"),
     "agents.learners.reinforce": ("Reinforce", "ReinforceConfig"),
     "agents.learners.replay": ("ReplayConfig", "ReplayReinforce"),
-    "agents.ppo": ("PPOLearner", "make_ppo"),
+    "agents.optim.autoencoder_trainer": ("AutoencoderConfig", "AutoencoderTrainer"),
+    "agents.optim.optimizers": ("OptimizerConfig",),
+    "agents.ppo": ("HTMVecEnv", "HeldOutEvaluation", "JointTraining", "PPOLearner", "make_ppo"),
     "agents.ppo.config": ("PPOConfig",),
+    "agents.stable_baselines.config": ("StableBaselinesConfig",),
+    "agents.stable_baselines.learner": ("StableBaselinesLearner",),
 }
 """Modules of the public names; a module is imported when one of its names is first used."""
 

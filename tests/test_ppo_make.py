@@ -17,7 +17,7 @@ from sb3_contrib.common.maskable.evaluation import evaluate_policy as evaluate_m
 from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
-from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor
+from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
 
 import htm_env
 from agents import make_ppo
@@ -203,6 +203,39 @@ def test_the_callback_trains_jointly_and_logs_our_names(form, pairs, tmp_path):
     assert names <= set(rows[-1])
     errors = [float(row["train/nmse"]) for row in rows]
     assert np.mean(errors[-5:]) < 0.7 * np.mean(errors[:5])
+
+
+def test_under_a_normaliser_the_model_observes_what_it_normalises(tmp_path):
+    """After the autoencoder has moved, at the beginning of a rollout as in the middle of it."""
+    env = HTMVecEnv("HTM-Trees-v0", 4, autoencoder=untrained(), heights=(2,))
+    normaliser = VecNormalize(VecMonitor(env), norm_obs_keys=["tokens"], clip_obs=5.0)
+    model = PPO(MergeActorCriticPolicy, normaliser, n_steps=4, batch_size=16, device="cpu")
+    callback = joint(env)
+    model.learn(3 * 16, callback)
+    callback.on_rollout_start()
+    observation = env.refresh()
+    expected = normaliser.normalize_obs(observation)["tokens"]
+    assert not np.array_equal(expected, observation["tokens"])
+    np.testing.assert_array_equal(model._last_obs["tokens"], expected)
+    validation = htm_env.make_dataset("HTM-Trees-v0", split="validation", heights=(2,))
+    with pytest.raises(ValueError, match=r"expected VecNormalize\(\.\.\., norm_obs=False\)"):
+        model.learn(16, HeldOutEvaluation(validation))
+    rewards = VecNormalize(env, norm_obs=False)
+    model = PPO(MergeActorCriticPolicy, rewards, n_steps=4, batch_size=16, device="cpu")
+    model.learn(16, [joint(env), HeldOutEvaluation(validation, episodes=4)])
+    np.testing.assert_array_equal(model._last_obs["active"], env.refresh()["active"])
+
+
+def test_a_joint_model_is_saved_with_its_autoencoder(tmp_path):
+    env = HTMVecEnv("HTM-Trees-v0", 4, autoencoder=untrained(), heights=(2,))
+    model = PPO(MergeActorCriticPolicy, env, n_steps=4, batch_size=16, device="cpu")
+    model.learn(2 * 16, joint(env))
+    model.save(tmp_path / "model.zip")
+    loaded = PPO.load(tmp_path / "model.zip", device="cpu")
+    assert loaded.autoencoder.weights_hash() == env.autoencoder.weights_hash()
+    again = HTMVecEnv("HTM-Trees-v0", 4, autoencoder=loaded.autoencoder, heights=(2,))
+    loaded.set_env(again)
+    loaded.learn(16, joint(again))
 
 
 def test_without_a_trainer_the_callback_only_logs(tmp_path):

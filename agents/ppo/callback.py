@@ -14,7 +14,7 @@ from agents.evaluation.evaluate import VALIDATION_EPISODES, evaluate
 from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.ppo.distribution import MergeDistribution, observed_entropy
 from agents.ppo.policies import network_of
-from agents.ppo.vector_env import FinishedEpisodes, inside
+from agents.ppo.vector_env import FinishedEpisodes, as_shown, inside, normalises
 from htm_env.checks import at_least
 from htm_env.datasets import Dataset
 from htm_env.forest import tree_height
@@ -46,10 +46,13 @@ class JointTraining(BaseCallback):
     :class:`HeldOutEvaluation` beside it evaluates; checkpoints that resume exactly, as files that
     run no code, are :class:`PPOLearner`'s, which wraps a model with this callback.
 
+    The model keeps the autoencoder: after ``model.save(path)`` and ``PPO.load(path)``, the
+    environment of the loaded model is ``HTMVecEnv(..., autoencoder=loaded.autoencoder)``.
+
     ``model.learn`` raises ``ValueError`` when the model's environment is not an :class:`HTMVecEnv`
-    (in wrappers such as ``VecMonitor`` perhaps, but in none that changes observations) or when the
-    trainer has another autoencoder, and ``FloatingPointError`` when the autoencoder's losses stay
-    non-finite.
+    (in wrappers such as ``VecMonitor`` perhaps, but of those that change observations only in
+    ``VecNormalize``) or when the trainer has another autoencoder, and ``FloatingPointError`` when
+    the autoencoder's losses stay non-finite.
 
     Example::
 
@@ -76,6 +79,7 @@ class JointTraining(BaseCallback):
         if self.trainer is not None and self.trainer.autoencoder is not env.autoencoder:
             raise ValueError("the trainer has another autoencoder than the environment")
         self.env = env
+        self.model.autoencoder = env.autoencoder  # type: ignore[attr-defined]  # saved with it
         env.record()
 
     def _on_training_start(self) -> None:
@@ -84,7 +88,10 @@ class JointTraining(BaseCallback):
     def _on_rollout_start(self) -> None:
         self._copy_losses()
         self._entropies = []
-        self.model._last_obs = self.env.refresh()
+        observation = self.env.refresh()
+        self.model._last_obs = as_shown(self.training_env, observation)
+        if self.model.get_vec_normalize_env() is not None:
+            self.model._last_original_obs = observation
 
     @torch.no_grad()
     def _on_step(self) -> bool:
@@ -146,7 +153,8 @@ class HeldOutEvaluation(BaseCallback):
         verbose: as in Stable-Baselines3.
 
     Raises ``ValueError`` for ``every`` or ``episodes`` below 1. ``model.learn`` raises it when the
-    model's environment is not an :class:`HTMVecEnv` or in a wrapper that changes its observations,
+    model's environment is not an :class:`HTMVecEnv` or in a wrapper that changes its observations
+    (``VecNormalize`` may normalise rewards, with ``norm_obs=False``),
     its policy not one of this project's (whose network plans whole trees), or the data's tokens
     have another dimension than the environment's.
 
@@ -176,6 +184,11 @@ class HeldOutEvaluation(BaseCallback):
                 f"{env.autoencoder.token_dim}, as the environment's"
             )
         network_of(self.model.policy)  # raises for any other
+        if normalises(self.training_env):
+            raise ValueError(
+                "held-out trees are planned from embeddings as they are, and VecNormalize changes "
+                "what the policy observes; expected VecNormalize(..., norm_obs=False)"
+            )
         self.env = env
 
     def _on_step(self) -> bool:

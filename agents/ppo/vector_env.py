@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from gymnasium.vector import AutoresetMode
 from jaxtyping import Bool, Float, Int64
-from stable_baselines3.common.vec_env import VecEnv
+from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from torch import Tensor
 
 import htm_env  # noqa: F401  # registers the ids
@@ -234,13 +234,36 @@ class HTMVecEnv(VecEnv):
 
 
 def inside(env: VecEnv) -> HTMVecEnv:
-    """The environment inside wrappers such as ``VecMonitor``.
+    """The environment inside wrappers such as ``VecMonitor`` or ``VecNormalize``.
 
-    Raises ``ValueError`` for another environment, and for wrappers that change what is observed.
+    Raises ``ValueError`` for another environment, and for wrappers that change what is observed
+    otherwise than ``VecNormalize``.
     """
     found = env.unwrapped
     if not isinstance(found, HTMVecEnv):
         raise ValueError(f"the environment is a {type(found).__name__}; expected an HTMVecEnv")
-    if env.observation_space != found.observation_space:
-        raise ValueError("the environment is in a wrapper that changes its observations")
+    for wrapper in _wrappers(env):
+        alike = wrapper.observation_space == wrapper.venv.observation_space
+        if not alike and not isinstance(wrapper, VecNormalize):
+            raise ValueError("the environment is in a wrapper that changes its observations")
     return found
+
+
+def normalises(env: VecEnv) -> bool:
+    """True <--> a ``VecNormalize`` changes the observations."""
+    return any(isinstance(found, VecNormalize) and found.norm_obs for found in _wrappers(env))
+
+
+def as_shown(env: VecEnv, observation: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """An observation of the environment inside as its wrappers show it to a model."""
+    for wrapper in reversed(list(_wrappers(env))):
+        if isinstance(wrapper, VecNormalize):
+            observation = wrapper.normalize_obs(observation)  # type: ignore[assignment]
+    return observation
+
+
+def _wrappers(env: VecEnv) -> Iterator[VecEnvWrapper]:
+    """From the outermost one inwards."""
+    while isinstance(env, VecEnvWrapper):
+        yield env
+        env = env.venv
