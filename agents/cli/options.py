@@ -45,8 +45,7 @@ class RunOptions(Threads):
     env_kwargs: _Json = None
     """Of the data, as '{"heights": [3]}' or '{"dataset": "mine.npz"}'."""
     embedding_dim: Annotated[int | Literal["auto"] | None, _flag("INT|auto")] = None
-    """Width of an embedding; the environment's default if not given, auto (as the data suggests)
-    for HTM-v0."""
+    """Width of an embedding; the default of the data if not given."""
     mode: Annotated[Literal["joint", "frozen"] | None, _flag("joint|frozen", "joint")] = None
     """Autoencoder: untrained and learning too, or pretrained as it is."""
     seconds: _Number = None

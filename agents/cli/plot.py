@@ -68,7 +68,7 @@ def _work(
             trace.tokens,
             trace.tree.merges,
             trace.reconstruction,
-            f"sample {first + number}: nmse {trace.errors[-1]:.3g}",
+            f"{trace.title or f'sample {first + number}'}\nnmse {trace.errors[-1]:.3g}",
         )
         for number, trace in enumerate(drawn)
     ]

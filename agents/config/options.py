@@ -55,7 +55,7 @@ class Threads:
     """The option of every command that computes."""
 
     threads: int = 1
-    """Threads of one operation; one is fastest for these small networks."""
+    """Of one operation; one is fastest for these small networks."""
 
     least: ClassVar[dict[str, int]] = {}
     """The least values of other options."""

@@ -6,8 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from jaxtyping import Int64
 
 from agents.evaluation.evaluate import EVALUATION_SEED
+from agents.evaluation.sets import renumbered
 from agents.learners.base import Learner
 from htm_env.datasets import Dataset
 from htm_env.datasets.base import KEY_LIMIT
@@ -19,6 +21,8 @@ from htm_env.trees.merge_tree import MergeTree
 @torch.no_grad()
 def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[Trace]:
     """The greedy episodes of the samples with these keys, one a key.
+
+    The tokens of given data are in the order of their row, and called as there.
 
     A policy that draws, such as ``random``, draws anew for every key, so that the tree of a sample
     does not depend on the others.
@@ -52,11 +56,56 @@ def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
     encoded = learner.autoencoder.encode(copies.tokens, copies.present, forests)
     decoded = learner.autoencoder.decode(encoded.population, forests, copies.present)
     errors = nmse_per_sample(decoded, copies.tokens, copies.present, learner.std)
+    order, names = _given_order(dataset, key, tokens)
+    slots = torch.from_numpy(order)
+    leaf = torch.empty_like(slots).scatter_(0, slots, torch.arange(tokens))
+    named = renumbered(merges[None].cpu(), leaf[None], batch.num_tokens.cpu())[0]
     return Trace(
-        tokens=dataset.to_user(batch.tokens[0, :tokens]).cpu().numpy(),
+        tokens=dataset.to_user(batch.tokens[0, :tokens]).cpu().numpy()[order],
         kind=dataset.kind,
-        tree=MergeTree(merges.cpu().numpy(), tokens),
-        reconstructions=dataset.to_user(decoded[:, :tokens]).cpu().numpy(),
+        tree=MergeTree(named.numpy(), tokens),
+        reconstructions=dataset.to_user(decoded[:, :tokens]).cpu().numpy()[:, order],
         errors=errors.double().cpu().numpy(),
-        considered=considered,
+        considered=tuple(_reordered(each, leaf.numpy()) for each in considered),
+        title=sample_title(dataset, key),
+        leaf_names=names,
     )
+
+
+def _given_order(
+    dataset: Dataset, key: int, tokens: int
+) -> tuple[Int64[np.ndarray, "n"], tuple[str, ...]]:
+    """The slots of a sample in the order of its row, and what its tokens are called there.
+
+    The slots as they are, without names, where the data is generated.
+    """
+    found = dataset.places(np.array([key], dtype=np.int64))
+    if found is None or dataset.rows is None:
+        return np.arange(tokens), ()
+    places = found[0, :tokens]
+    order = np.argsort(places, kind="stable")
+    names = None if dataset.token_names is None else dataset.token_names[key % len(dataset.rows)]
+    return order, tuple(str(at) if names is None else names[at] for at in places[order].tolist())
+
+
+def _reordered(considered: Considered, leaf: Int64[np.ndarray, "n"]) -> Considered:
+    """The same choice where leaf ``i`` is ``leaf[i]``, in ascending order of the nodes again."""
+    nodes, probabilities = considered
+    is_leaf = nodes < len(leaf)
+    named = np.where(is_leaf, leaf[np.where(is_leaf, nodes, 0)], nodes)
+    order = np.argsort(named)
+    return Considered(named[order], probabilities[np.ix_(order, order)])
+
+
+def sample_title(dataset: Dataset, key: int) -> str:
+    """The row of a sample in the data as given, with its name and label; empty if generated."""
+    if dataset.rows is None:
+        return ""
+    place = key % len(dataset.rows)
+    title = f"row {dataset.rows[place]}"
+    if dataset.row_names is not None:
+        title += f" {dataset.row_names[place]}"
+    if dataset.has_labels:
+        label = int(dataset.labels(np.array([key], dtype=np.int64))[0])
+        title += f" ({label if dataset.label_names is None else dataset.label_names[label]})"
+    return title

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -39,6 +40,23 @@ class Trace:
     """(n,) the ``nmse`` of each of them."""
     considered: tuple[Considered, ...]
     """The policy's choice before each merge; empty for a policy without probabilities."""
+    title: str = ""
+    """What the sample is called: its row in the data, with its name and label if it has them."""
+    leaf_names: tuple[str, ...] = ()
+    """What its ``n`` tokens are called; by their numbers if empty."""
+
+    @cached_property
+    def names(self) -> list[str]:
+        """What the ``2n - 1`` nodes are called.
+
+        Where every token goes by its number so do merged nodes, from ``n`` on; else they are
+        ``m1``, ``m2``, ... by their merge, so that none is taken for a token.
+        """
+        leaves, merges = self.tree.num_leaves, len(self.tree.merges)
+        numbers = [str(node) for node in range(leaves + merges)]
+        if self.leaf_names in ((), tuple(numbers[:leaves])):
+            return numbers
+        return [*self.leaf_names, *(f"m{merge + 1}" for merge in range(merges))]
 
     @property
     def charges(self) -> Numbers:

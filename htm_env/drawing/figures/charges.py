@@ -14,6 +14,7 @@ from htm_env.drawing.figures.plane import (
     draw_badges,
     draw_muted_forest,
     plain_numbers,
+    shown_names,
     token_anchors,
 )
 from htm_env.drawing.figures.tree import draw_dendrogram
@@ -47,11 +48,11 @@ def charges_figure(trace: Trace) -> Figure:
 
     places = draw_muted_forest(plane, trace, len(charges))[tree.num_leaves :]
     plane.scatter(*places.T, zorder=5, **marks)
-    names = [str(leaf) for leaf in range(tree.num_leaves)]
+    names = shown_names(trace)[: tree.num_leaves]
     draw_badges(plane, token_anchors(trace.tokens, trace.kind), names, fixed=places)
 
     steps = np.arange(1, tree.num_leaves)
-    spots = draw_dendrogram(dendrogram, tree, steps.astype(float), MUTED, sideways=True)
+    spots = draw_dendrogram(dendrogram, trace, steps.astype(float), MUTED, sideways=True)
     dendrogram.scatter(*spots.T, zorder=3, clip_on=False, **marks)
     bars.bar(steps, charges, color=colours, width=0.7)
     bars.axhline(0.0, color="black", linewidth=0.6)

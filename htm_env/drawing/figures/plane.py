@@ -8,6 +8,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.collections import LineCollection
+from matplotlib.colors import to_rgba_array
 from matplotlib.ticker import FuncFormatter
 
 from htm_env.drawing.glyphs import INK, MANY, Tokens, draw_tokens, frame_axes, kind_named
@@ -17,6 +18,10 @@ from htm_env.trees.merge_tree import MergeTree
 
 MUTED = "#8c8c8c"
 """Colour of a forest in the background of a figure."""
+LETTERS = 12
+"""Letters of a name in a figure, at most."""
+ROUND = 3
+"""Letters of the longest name in a circle."""
 GOLDEN_ANGLE = 2.399963
 ROUNDS = 200
 """Iterations of pushing apart, at most."""
@@ -34,10 +39,18 @@ def draw_numbered_forest(axes: Axes, trace: Trace) -> None:
     draw_badges(
         axes,
         token_anchors(trace.tokens, trace.kind),
-        [str(leaf) for leaf in range(tree.num_leaves)],
+        shown_names(trace)[: tree.num_leaves],
         edges=edges[: tree.num_leaves],
         fixed=merged,
     )
+
+
+def shown_names(trace: Trace) -> list[str]:
+    """What a figure calls the nodes: their names, the long ones shortened."""
+    return [
+        name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
+        for name in trace.names
+    ]
 
 
 def name_coordinates(axes: Axes, trace: Trace) -> None:
@@ -91,6 +104,8 @@ def draw_badges(
 ) -> Tokens:
     """Circles with names (k,) at the places (k, 2), or as near as they do not overlap.
 
+    Longer names than three letters are in boxes of their width.
+
     Between two there are at least ``gap`` points. They also keep clear of the ``fixed`` places
     (m, 2), and a thin line joins one that had to move to where it belongs. The limits and the place
     of the axes must be final. Returns (k, 2) where the badges are.
@@ -113,10 +128,17 @@ def draw_badges(
         LineCollection(leaders, colors=INK, linewidths=0.6, zorder=6), autolim=False
     )
     disc: dict[str, Any] = {"s": size**2, "facecolors": "white", "linewidths": 1.0, "zorder": 7}
-    axes.scatter(*spots.T, edgecolors=edges, **disc)
     look: dict[str, Any] = {"fontsize": 0.58 * size, "color": INK, "zorder": 8, "clip_on": True}
-    for (x, y), name in zip(spots, names, strict=True):
-        axes.text(x, y, name, ha="center", va="center_baseline", **look)
+    look |= {"ha": "center", "va": "center_baseline"}
+    if max(map(len, names), default=0) <= ROUND:
+        axes.scatter(*spots.T, edgecolors=edges, **disc)
+    else:
+        look["bbox"] = {"boxstyle": "round,pad=0.2", "facecolor": "white", "linewidth": 0.8}
+    rims = np.broadcast_to(to_rgba_array(edges), (len(names), 4))
+    for (x, y), name, rim in zip(spots, names, rims, strict=True):
+        box = axes.text(x, y, name, **look).get_bbox_patch()
+        if box is not None:
+            box.set_edgecolor(tuple(rim))
     return spots
 
 

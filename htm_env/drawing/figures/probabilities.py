@@ -13,10 +13,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import FancyArrowPatch, Rectangle
 
 from htm_env.drawing.figures.plane import (
+    ROUND,
     badge_points,
     draw_badges,
     draw_muted_forest,
     plain_numbers,
+    shown_names,
     token_anchors,
 )
 from htm_env.drawing.glyphs import BLUE, VERMILION, Tokens
@@ -27,6 +29,7 @@ LEAST = 1e-3
 """Probabilities below have the palest colour, and no arrow."""
 ARROWS = 6
 """The most probable pairs that are drawn over the tokens; the chosen one always is."""
+INCHES_A_LETTER = 0.055
 GAP = 13.0
 """Points between the numbers of nodes, for an arrow to be seen."""
 NUMBERED = 8
@@ -45,9 +48,9 @@ COLOURS = colormaps["Blues"]
 def probabilities_figure(trace: Trace, step: int) -> Figure:
     """The policy's choice of merge ``step`` (from 0): a map of all ordered pairs, and the plane.
 
-    The map's rows are the first node of a pair and its columns the second, by their numbers: tokens
-    from 0, and merges after them. In the plane, arrows run from first to second, wider and darker
-    for what is more probable; active nodes have their numbers.
+    The map's rows are the first node of a pair and its columns the second, by the names of the
+    nodes. In the plane, arrows run from first to second, wider and darker for what is more
+    probable; active nodes have their names.
 
     Raises ``ValueError`` where the trace has no probabilities, or no such merge.
     """
@@ -55,18 +58,22 @@ def probabilities_figure(trace: Trace, step: int) -> Figure:
     _check_considered(trace)
     if not 0 <= step < merges:
         raise ValueError(f"there is no merge {step}: the merges are 0 to {merges - 1}.")
-    considered = trace.considered[step]
+    considered, names = trace.considered[step], shown_names(trace)
     first, second = trace.tree.merges[step].tolist()
-    figure = new_figure((8.4, 3.9))
-    table = figure.add_axes((0.06, 0.13, 0.37, 0.775))
-    plane = figure.add_axes((0.515, 0.13, 0.305, 0.775))
+    longest = max(len(names[node]) for node in considered.nodes)
+    room = INCHES_A_LETTER * max(longest - ROUND, 0)  # beside and under the map, and in the legend
+    width, height = 8.4 + 3 * room, 3.9 + room
+    figure = new_figure((width, height))
+    low, high = (0.51 + room) / height, 3.02 / height
+    table = figure.add_axes(((0.5 + room) / width, low, 3.1 / width, high))
+    plane = figure.add_axes(((4.33 + room) / width, low, 2.56 / width, high))
     plane.set_anchor("N")
-    _draw_map(figure, table, considered, (first, second))
+    _draw_map(figure, table, names, considered, (first, second))
     places = draw_muted_forest(plane, trace, step)
     anchors = np.concatenate([token_anchors(trace.tokens, trace.kind), places[len(trace.tokens) :]])
-    names = [str(node) for node in considered.nodes]
-    spots = draw_badges(plane, anchors[considered.nodes], names, gap=GAP)
-    _draw_arrows(figure, plane, considered, (first, second), spots)
+    badges = [names[node] for node in considered.nodes]
+    spots = draw_badges(plane, anchors[considered.nodes], badges, gap=GAP)
+    _draw_arrows(figure, plane, names, considered, (first, second), spots)
     table.set_title(f"choice of merge {step + 1} of {merges}", fontsize=9)
     plane.set_title("the most probable pairs", fontsize=9)
     return figure
@@ -90,16 +97,19 @@ def _check_considered(trace: Trace) -> None:
         raise ValueError("this trace has no probabilities: no policy network chose its merges.")
 
 
-def _draw_map(figure: Figure, axes: Axes, considered: Considered, chosen: tuple[int, int]) -> None:
+def _draw_map(
+    figure: Figure, axes: Axes, names: list[str], considered: Considered, chosen: tuple[int, int]
+) -> None:
     nodes, probabilities = considered
     count = len(nodes)
     shown = np.ma.masked_array(probabilities.clip(min=LEAST), mask=np.eye(count, dtype=bool))
     image = axes.imshow(shown, cmap=COLOURS, norm=LogNorm(LEAST, 1.0), aspect="equal")
     axes.set_facecolor(NO_PAIR)
-    names = [str(node) for node in nodes]
+    ticks = [names[node] for node in nodes]
     size = 7 if count <= 16 else max(2.5, 7 * 16 / count)
-    axes.set_xticks(range(count), names, fontsize=size)
-    axes.set_yticks(range(count), names, fontsize=size)
+    turned = 90 if max(map(len, ticks)) > ROUND else 0
+    axes.set_xticks(range(count), ticks, fontsize=size, rotation=turned)
+    axes.set_yticks(range(count), ticks, fontsize=size)
     axes.tick_params(length=0)
     axes.set_xlabel("second node of the pair", fontsize=8)
     axes.set_ylabel("first node of the pair", fontsize=8)
@@ -123,7 +133,12 @@ def _draw_map(figure: Figure, axes: Axes, considered: Considered, chosen: tuple[
 
 
 def _draw_arrows(
-    figure: Figure, axes: Axes, considered: Considered, chosen: tuple[int, int], spots: Tokens
+    figure: Figure,
+    axes: Axes,
+    names: list[str],
+    considered: Considered,
+    chosen: tuple[int, int],
+    spots: Tokens,
 ) -> None:
     nodes, probabilities = considered
     picked = tuple(int(place) for place in np.searchsorted(nodes, chosen))
@@ -142,11 +157,15 @@ def _draw_arrows(
         }
         start, end = (tuple(spots[place]) for place in pair)
         axes.add_patch(FancyArrowPatch(start, end, **ARROW, shrinkA=gap, shrinkB=gap, **look))
-        label = f"{nodes[pair[0]]} \N{RIGHTWARDS ARROW} {nodes[pair[1]]}   {_percent(share)} %"
+        first, second = (names[nodes[place]] for place in pair)
+        label = f"{first} \N{RIGHTWARDS ARROW} {second}   {_percent(share)} %"
         handles.append(Line2D([], [], label=label, **look))
     handles[0].set_label(f"{handles[0].get_label()}\n(chosen)")
     title: dict[str, Any] = {"title": "first \N{RIGHTWARDS ARROW} second", "title_fontsize": 8}
-    place: dict[str, Any] = {"loc": "center left", "bbox_to_anchor": (0.83, 0.5)}
+    place: dict[str, Any] = {
+        "loc": "center left",
+        "bbox_to_anchor": (axes.get_position().x1 + 0.01, 0.5),
+    }
     figure.legend(handles=handles, fontsize=7.5, frameon=False, **place, **title)
 
 

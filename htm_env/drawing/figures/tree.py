@@ -10,7 +10,7 @@ from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from htm_env.drawing.figures.plane import draw_numbered_forest, plain_numbers
+from htm_env.drawing.figures.plane import ROUND, draw_numbered_forest, plain_numbers, shown_names
 from htm_env.drawing.glyphs import MANY
 from htm_env.drawing.rendering import merge_colours, new_figure
 from htm_env.drawing.trace import Numbers, Trace
@@ -29,17 +29,20 @@ def tree_figure(trace: Trace, heights: str = "order") -> Figure:
     tree = trace.tree
     figure = new_figure((7.2, 3.5))
     plane, dendrogram = figure.subplots(1, 2)
-    figure.subplots_adjust(left=0.07, right=0.98, bottom=0.14, top=0.92, wspace=0.24)
+    longest = max(map(len, shown_names(trace)))
+    bottom = 0.14 if longest <= ROUND else 0.1 + 0.018 * longest  # turned names need room
+    figure.subplots_adjust(left=0.07, right=0.98, bottom=bottom, top=0.92, wspace=0.24)
     draw_numbered_forest(plane, trace)
     of_merge = np.arange(1.0, tree.num_leaves) if heights == "order" else charged_heights(trace)
     colours = merge_colours(tree.num_leaves)[: len(tree.merges)]
-    spots = draw_dendrogram(dendrogram, tree, of_merge, colours)
+    spots = draw_dendrogram(dendrogram, trace, of_merge, colours)
     dendrogram.scatter(*spots.T, s=16, c=colours, linewidths=0, zorder=3)
     if heights == "order":
         dendrogram.yaxis.set_major_locator(MaxNLocator(8, integer=True))
     plain_numbers(dendrogram.yaxis)
     dendrogram.set_ylabel(labels[heights], fontsize=8)
-    plane.set_title(f"{tree.num_leaves} tokens and their tree", fontsize=9)
+    what = f"{trace.title}: " if trace.title else ""
+    plane.set_title(f"{what}{tree.num_leaves} tokens and their tree", fontsize=9)
     dendrogram.set_title("dark: early merges, bright: late ones", fontsize=9)
     return figure
 
@@ -79,13 +82,13 @@ def dendrogram_places(tree: MergeTree) -> Numbers:
 
 
 def draw_dendrogram(
-    axes: Axes, tree: MergeTree, heights: Numbers, colours: Any, *, sideways: bool = False
+    axes: Axes, trace: Trace, heights: Numbers, colours: Any, *, sideways: bool = False
 ) -> Numbers:
-    """The links of all merges, and the numbers of the tokens as ticks.
+    """The links of all merges, and the names of the tokens as ticks.
 
     Args:
         axes: empty ones; their limits are set.
-        tree: a whole tree, or a forest.
+        trace: of a sample, with its tree.
         heights: (M,) of the merges; the leaves are at 0.
         colours: one for all links, or one for each merge.
         sideways: the leaves on the left and the root on the right, instead of upwards.
@@ -93,6 +96,7 @@ def draw_dendrogram(
     Returns:
         (M, 2) where the merges are in the axes.
     """
+    tree = trace.tree
     along = dendrogram_places(tree)
     of_node = np.concatenate([np.zeros(tree.num_leaves), heights])
     parents = np.arange(tree.num_leaves, tree.num_nodes)
@@ -110,7 +114,7 @@ def draw_dendrogram(
     )
     across, highest = (-0.6, tree.num_leaves - 0.4), float(max(heights, default=1.0)) or 1.0
     ticks = along[: tree.num_leaves]
-    names = [str(leaf) for leaf in range(tree.num_leaves)]
+    names = shown_names(trace)[: tree.num_leaves]
     size = 7 if tree.num_leaves <= MANY else 4
     if sideways:
         axes.set_ylim(across[::-1])  # the first leaf on top
@@ -120,7 +124,8 @@ def draw_dendrogram(
     else:
         axes.set_xlim(across)
         axes.set_ylim(-0.015 * highest, 1.06 * highest)
-        axes.set_xticks(ticks, names, fontsize=size)
+        turned = 90 if max(map(len, names)) > ROUND else 0
+        axes.set_xticks(ticks, names, fontsize=size, rotation=turned)
         axes.set_xlabel("token", fontsize=8)
     axes.tick_params(labelsize=7, length=2)
     (axes.yaxis if sideways else axes.xaxis).set_tick_params(labelsize=size, length=0)

@@ -4,7 +4,7 @@
 function choiceWords(episode, step) {
   const pair = episode.next(step);
   if (pair === null) return ["Next: ", html("span", { "data-testid": "pair" }, "none"), ", one root is left"];
-  const words = ["Next: (", pairWords(pair, "pair"), `) → ${episode.parent(step)}`];
+  const words = ["Next: (", pairWords(episode, pair, "pair"), `) → ${episode.names[episode.parent(step)]}`];
   const considered = episode.considered[step];
   if (considered) {
     const probability = considered.pairs.find(([i, j]) => i === pair[0] && j === pair[1])[2];
@@ -22,12 +22,15 @@ function choiceBars(episode, step) {
     return note("This merge order has no probabilities: a fixed rule chose the pair, and weighed no other.");
   }
   const bars = html("ol", { class: "bars" });
+  const letters = considered.pairs.map(([first, second]) => (episode.names[first] + episode.names[second]).length);
+  bars.style.setProperty("--names", `${Math.min(Math.max(62, 7 * Math.max(...letters) + 14), 160)}px`);
   for (const [first, second, probability] of considered.pairs) {
     const chosen = first === pair[0] && second === pair[1];
+    const names = `${episode.names[first]}, ${episode.names[second]}`;
     const row = html("li", { "data-pair": `${first} ${second}`, class: chosen ? "chosen" : "" });
     row.append(
       html("span", { class: "mark", "aria-hidden": "true" }, chosen ? "▸" : ""),
-      html("span", { class: "names" }, chosen ? pairWords([first, second]) : `${first}, ${second}`),
+      html("span", { class: "names" }, chosen ? pairWords(episode, [first, second]) : names),
       bar(probability, chosen),
       html("span", { class: "value" }, percent(probability)),
     );

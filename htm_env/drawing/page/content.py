@@ -35,6 +35,8 @@ def _sample(name: str, trace: Trace) -> dict[str, Any]:
     steps = enumerate(trace.tree.clades(), start=1)
     return {
         "name": name,
+        "title": trace.title,
+        "names": trace.names,  # of all nodes
         "kind": trace.kind,
         "dim": trace.tokens.shape[1],
         "tokens": _rounded(trace.tokens, decimals),  # flat, token by token

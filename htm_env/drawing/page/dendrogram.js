@@ -10,6 +10,12 @@ function leafOrder(episode) {
     .filter((node) => node < episode.size);
 }
 
+/** A name as long as a column has room for: two letters always, more only as they fit. */
+function shortened(name, column) {
+  const room = Math.max(2, Math.floor((column - 6) / 7));
+  return name.length <= room ? name : `${name.slice(0, room - 1)}…`;
+}
+
 function dendrogramPicture(episode, step) {
   const rows = Math.max(episode.last, 1);
   const floor = HEIGHT - TREE_BOTTOM;
@@ -58,11 +64,12 @@ function dendrogramPicture(episode, step) {
     const [x, y] = [middles[node], leaf ? floor + 13 : top(node)];
     const colour = leaf ? null : mergeColour(episode, node - episode.size);
     const group = svg("g", { class: `node ${leaf ? "leaf" : "joint"} ${part}`, "data-node": node });
-    group.append(svg("title", {}, `node ${node}: tokens ${episode.leaves[node].join(", ")}`));
+    group.append(svg("title", {}, `node ${episode.names[node]}: tokens ${episode.familyNames(node)}`));
     if (leaf ? named || part : roomy || part) {
-      const wide = leaf ? 6 + 7 * String(node).length : 8 + 7 * String(node).length;
+      const name = leaf && !part ? shortened(episode.names[node], column) : episode.names[node];
+      const wide = (leaf ? 6 : 8) + 7 * name.length;
       group.append(svg("rect", { x: x - wide / 2, y: y - 8, width: wide, height: 16, rx: 8, stroke: colour }));
-      group.append(svg("text", { x, y: y + 4 }, String(node)));
+      group.append(svg("text", { x, y: y + 4 }, name));
     } else {
       group.append(svg("circle", { cx: x, cy: leaf ? floor + 6 : y, r: 2.5, fill: colour || "#333" }));
     }

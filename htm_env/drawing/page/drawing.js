@@ -80,12 +80,12 @@ function reading(name, value, text) {
 }
 
 /** An ordered pair of nodes, each in its colour. */
-function pairWords(pair, name = null) {
+function pairWords(episode, pair, name = null) {
   const words = html("span", { class: "pair" });
   if (name !== null) words.dataset.testid = name;
   const [first, second] = pair;
-  words.append(html("b", { class: "one", "data-node": first }, String(first)), ", ",
-    html("b", { class: "two", "data-node": second }, String(second))); // prettier-ignore
+  words.append(html("b", { class: "one", "data-node": first }, episode.names[first]), ", ",
+    html("b", { class: "two", "data-node": second }, episode.names[second])); // prettier-ignore
   return words;
 }
 

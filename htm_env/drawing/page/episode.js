@@ -6,6 +6,8 @@
 class Episode {
   constructor(sample) {
     this.name = sample.name;
+    this.title = sample.title;
+    this.names = sample.names; // of all nodes: numbers, or what the data calls its tokens
     this.kind = sample.kind;
     this.tokens = rowsOf(sample.tokens, sample.dim);
     this.merges = sample.merges;
@@ -23,6 +25,11 @@ class Episode {
       const both = [...this.leaves[first], ...this.leaves[second]];
       this.leaves.push(both.sort((a, b) => a - b));
     }
+  }
+
+  /** What the tokens under a node are called, in one line. */
+  familyNames(node) {
+    return this.leaves[node].map((leaf) => this.names[leaf]).join(", ");
   }
 
   /** The node that merge t makes. */
@@ -67,7 +74,7 @@ class Episode {
 
   /** One line, as in "((0, 1), 2) | 3"; the trees of a forest in the order of their roots. */
   text(step) {
-    const texts = this.tokens.map((_, leaf) => String(leaf));
+    const texts = this.tokens.map((_, leaf) => this.names[leaf]);
     for (const [first, second] of this.merges.slice(0, step)) {
       texts.push(`(${texts[first]}, ${texts[second]})`);
     }

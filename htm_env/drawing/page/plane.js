@@ -63,6 +63,7 @@ class Plane {
   constructor(episode, left = 0, width = WIDTH) {
     this.kind = episode.kind;
     this.size = episode.size;
+    this.names = episode.names;
     this.dim = episode.tokens[0].length;
     this.right = left + width;
     this.image = this.kind === "patches";
@@ -114,7 +115,7 @@ class Plane {
       if (this.kind === "items") group.append(itemMark(token, cx, cy, this.size > MANY ? 4 : 7, colour));
       else group.append(svg("circle", { cx, cy, r: this.size > MANY ? 3 : 5, fill: colour }));
     }
-    group.append(svg("title", {}, `token ${node}: (${token.map(short).join(", ")})`));
+    group.append(svg("title", {}, `token ${this.names[node]}: (${token.map(short).join(", ")})`));
     return group;
   }
 
@@ -178,7 +179,7 @@ function forestPicture(episode, step) {
       }
     }
     const dot = { cx: x2, cy: y2, r: many ? 2 : 4, fill: colour, "data-node": parent };
-    dots.append(svg("circle", dot, svg("title", {}, `node ${parent}`)));
+    dots.append(svg("circle", dot, svg("title", {}, `node ${episode.names[parent]}`)));
   }
 
   const halos = svg("g", { class: "halos" });
@@ -189,13 +190,13 @@ function forestPicture(episode, step) {
     const part = role(pair, node);
     const r = (many ? 4.5 : 8.5) + (part === "two" ? 3 : 0); // both can stand at one place
     const ring = { class: `ring ${part}`, cx, cy, r, "data-node": node };
-    rings.append(svg("circle", ring, svg("title", {}, `node ${node}`)));
+    rings.append(svg("circle", ring, svg("title", {}, `node ${episode.names[node]}`)));
     if (part) {
       for (const leaf of episode.leaves[node]) halos.append(halo(plane, episode, leaf, part));
     }
     if (part || !many) {
       const [x, y] = namePlace(plane, episode, node, places, drawn);
-      names.append(svg("text", { class: part, x, y, "data-node": node }, String(node)));
+      names.append(svg("text", { class: part, x, y, "data-node": node }, episode.names[node]));
     }
   }
   if (pair) {
@@ -225,9 +226,16 @@ function halo(plane, episode, leaf, part) {
 
 /** Where a node's number is written: at its emptiest corner, and beyond a segment's first end. */
 function namePlace(plane, episode, node, places, drawn) {
+  const half = 3.3 * episode.names[node].length;
+  const [x, y] = freePlace(plane, episode, node, places, drawn, Math.max(half - 6.6, 0));
+  return [Math.min(Math.max(x, half), WIDTH - half), y];
+}
+
+function freePlace(plane, episode, node, places, drawn, wider) {
   const [x, y] = places[node];
+  const side = 13 + wider;
   if (plane.kind !== "segments" || node >= episode.size) {
-    const corners = [[13, -10], [-13, -10], [13, 18], [-13, 18]].map(([dx, dy]) => [x + dx, y + dy]); // prettier-ignore
+    const corners = [[side, -10], [-side, -10], [side, 18], [-side, 18]].map(([dx, dy]) => [x + dx, y + dy]); // prettier-ignore
     const room = ([left, base]) =>
       Math.min(...drawn.map((place) => Math.hypot(place[0] - left, place[1] - (base - 4))));
     return corners.reduce((best, corner) => (room(corner) > room(best) + 1 ? corner : best));

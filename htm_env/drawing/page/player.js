@@ -28,7 +28,7 @@ function showWords(episode, step) {
   const active = episode.active(step);
   const nodes = active.map((node) =>
     html("button", { type: "button", class: `chip ${role(episode.next(step), node)}`, "data-node": node,
-      "aria-label": `Node ${node}: tokens ${episode.leaves[node].join(", ")}` }, String(node)),
+      "aria-label": `Node ${episode.names[node]}: tokens ${episode.familyNames(node)}` }, episode.names[node]),
   ); // prettier-ignore
   byId("count").textContent = `${active.length} active ${active.length === 1 ? "node" : "nodes"}`;
   byId("active").replaceChildren(...nodes);
@@ -172,7 +172,8 @@ window.addEventListener("hashchange", () => {
 byId("sample").append(
   ...episodes.map((episode, index) => {
     const error = short(episode.errors[episode.last]);
-    return html("option", { value: index }, `${episode.name}: ${episode.size} tokens, nmse ${error}`);
+    const title = episode.title && ` ${episode.title},`;
+    return html("option", { value: index }, `${episode.name}:${title} ${episode.size} tokens, nmse ${error}`);
   }),
 );
 followLink();
