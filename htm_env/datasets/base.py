@@ -103,12 +103,16 @@ class Dataset(ABC):
     def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
         """The present tokens of the training split that ``mean`` and ``std`` are taken over."""
 
-    @abstractmethod
     def training_sets(
         self, count: int
     ) -> tuple[Float32[np.ndarray, "N P T"], Bool[np.ndarray, "N P"]]:
-        """The first ``count`` sets of :meth:`training_tokens`, or as many as there are: tokens,
-        zeros in padding, and True <--> a token is there."""
+        """``count`` sets of the training split, or as many as there are: tokens, zeros in padding,
+        and True <--> a token is there.
+
+        Here the first sets of this split, for a class that has no other at hand.
+        """
+        batch = self.fixed(count)
+        return batch.tokens.numpy(), batch.present.numpy()
 
     def sample(self, batch: int, generator: torch.Generator) -> TokenBatch:
         """``batch`` episodes with keys drawn from ``generator``.
