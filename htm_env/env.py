@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import operator
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-import torch
 from gymnasium.error import ResetNeeded
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.population import Population
 from htm_env.simulator import RENDER_MODES, EnvConfig, Simulator
+from htm_env.single_simulator import SingleSimulator
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE
 
@@ -23,8 +24,8 @@ MAX_KEY = 2**62
 class EpisodesInProgress:
     """The simulator, population and viewer that the single and the batched environment have."""
 
-    def __init__(self, config: EnvConfig) -> None:
-        self.simulator = Simulator(config)
+    def __init__(self, simulator: Simulator) -> None:
+        self.simulator, config = simulator, simulator.config
         self.mask_in_info, self.render_mode = config.mask_in_info, config.render_mode
         self._population: Population | None = None
         self._viewer: Any = None
@@ -62,6 +63,16 @@ class EpisodesInProgress:
         if self._viewer is not None:
             self._viewer.close()
             self._viewer = None
+
+
+class EpisodeState(NamedTuple):
+    """State of an environment at a moment, for :meth:`HTMEnv.restore_state`: it shares its arrays
+    with the environment, which never changes them."""
+
+    population: Population
+    invalid_actions: int
+    generator: Mapping[str, Any]
+    """That of ``env.np_random``, which draws the episodes that follow."""
 
 
 class HTMEnv(EpisodesInProgress, gym.Env):
@@ -184,9 +195,11 @@ class HTMEnv(EpisodesInProgress, gym.Env):
 
     metadata = {"render_modes": list(RENDER_MODES), "render_fps": 2}  # noqa: RUF012
 
+    simulator: SingleSimulator
+
     def __init__(self, env_id: str | EnvConfig, **arguments: Any) -> None:
         config = EnvConfig.of(env_id, arguments)
-        super().__init__(config)
+        super().__init__(SingleSimulator(config))
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space
         self._invalid_actions = 0
@@ -200,28 +213,27 @@ class HTMEnv(EpisodesInProgress, gym.Env):
         key = draw_key(self.np_random)
         if options and "key" in options:
             key = check_key(options["key"])
-        self._population = self.simulator.start(np.array([key]))
+        self._population = self.simulator.start_one(key)
         self._invalid_actions = 0
         self.show()
-        return self._observation(), self._info()
+        return self.simulator.observe_one(self.population), self._info()
 
     def step(
         self, action: int | np.integer | np.ndarray
     ) -> tuple[dict[str, np.ndarray], float, bool, bool, dict[str, Any]]:
         population = self.population
-        if int(population.forest.num_active[0]) == 1:
+        if population.forest.num_active.item() == 1:
             raise ResetNeeded("the episode is over: one embedding is left; call reset first")
-        actions = torch.tensor([operator.index(action)], device=self.simulator.device)
-        everyone = torch.ones(1, dtype=torch.bool, device=self.simulator.device)
-        self._population, reward, invalid, executed = self.simulator.step(
-            population, actions, everyone
+        after, reward, invalid, executed = self.simulator.step_one(
+            population, operator.index(action)
         )
-        self._invalid_actions += int(executed[0]) < 0
-        terminated = int(self._population.forest.num_active[0]) == 1
+        self._population = after
+        self._invalid_actions += executed < 0
         truncated = self._invalid_actions >= self.simulator.config.max_invalid_actions
         self.show()
-        info = self._info(bool(invalid[0]), int(executed[0]))
-        return self._observation(), float(reward[0]), terminated, truncated, info
+        info = self._info(invalid, executed)
+        terminated = int(info["num_active"]) == 1
+        return self.simulator.observe_one(after), reward, terminated, truncated, info
 
     def render(self) -> Any:
         """The tokens, the forest so far and its reconstruction, as ``render_mode`` says.
@@ -243,25 +255,31 @@ class HTMEnv(EpisodesInProgress, gym.Env):
 
     def action_masks(self) -> np.ndarray:
         """True <--> legal, bool ``(A,)``, one an action; all True where the episode has ended."""
-        mask: np.ndarray = self.simulator.action_masks(self.population)[0]
-        return mask
+        return self.simulator.mask_one(self.population)
 
     def merge_tree(self) -> MergeTree:
         """The forest so far."""
         return tree_of(self.population, 0)
 
-    # ------------------------------------------------------------ inside
+    def clone_state(self) -> EpisodeState:
+        """The episode in progress, in microseconds: for search over trees of actions."""
+        generator = self.np_random.bit_generator.state
+        return EpisodeState(self.population, self._invalid_actions, generator)
 
-    def _observation(self) -> dict[str, np.ndarray]:
-        return {key: value[0] for key, value in self.simulator.observation(self.population).items()}
+    def restore_state(self, state: EpisodeState) -> None:
+        """Continue from what :meth:`clone_state` gave, however often."""
+        self._population, self._invalid_actions, generator = state
+        self.np_random.bit_generator.state = generator
+
+    # ------------------------------------------------------------ inside
 
     def _info(self, invalid: bool = False, executed: int = NONE) -> dict[str, Any]:
         population = self.population
-        mask = {"action_mask": self.action_masks().astype(np.int8)} if self.mask_in_info else {}
+        mask = {"action_mask": self.action_masks().view(np.int8)} if self.mask_in_info else {}
         return {
             **mask,
-            "error": np.float32(population.error[0]),
-            "num_active": np.int64(population.forest.num_active[0]),
+            "error": np.float32(population.error.item()),
+            "num_active": np.int64(population.forest.num_active.item()),
             # Of numpy's bool scalars Gymnasium's vector environments make an array of objects.
             "invalid": np.array(invalid),
             "executed_action": np.int64(executed),

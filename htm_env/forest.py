@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +48,7 @@ class Forest(Batched):
         """True <--> the slot holds the root of a tree of this forest."""
         return self.slots >= 0
 
-    @property
+    @cached_property
     def num_active(self) -> Int64[Tensor, "B"]:
         return self.num_leaves - self.num_merges
 

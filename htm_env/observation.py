@@ -56,9 +56,16 @@ def observe_population(
     if ACTION_MASK in observe:
         mask = action_masks(population.forest.active, population.candidates)
         observation[ACTION_MASK] = mask.to(torch.int8)
-    if any(key in EXTRAS for key in observe):
-        batch = population.batch
-        standardised = autoencoder.standardise(batch.tokens)
-        membership = Membership.of(standardised, batch.present, population.forest)
-        observation |= observed_extras(membership, observe)
-    return observation
+    return observation | observe_extras(autoencoder, population, observe)
+
+
+def observe_extras(
+    autoencoder: HTMAutoencoder, population: Population, observe: tuple[str, ...]
+) -> dict[str, Tensor]:
+    """Those of the extra keys that are about membership."""
+    if not any(key in EXTRAS for key in observe):
+        return {}
+    batch = population.batch
+    standardised = autoencoder.standardise(batch.tokens)
+    membership = Membership.of(standardised, batch.present, population.forest)
+    return observed_extras(membership, observe)

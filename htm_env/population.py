@@ -6,6 +6,7 @@ A transition never changes its inputs: :func:`merge_pairs` returns a new populat
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -42,11 +43,11 @@ class Population(Batched):
         """The slots that each slot may come before in a merge, -1 <--> none; None <--> all."""
         return None if self.neighbourhood is None else self.neighbourhood.candidates.partners
 
-    @property
+    @cached_property
     def error(self) -> Float[Tensor, "B"]:
         """``E_t``: the ``nmse`` of each sample with every active node decoded to its leaves."""
         coordinates = self.forest.num_leaves * self.batch.tokens.shape[2]
-        return self.squared_errors.sum(dim=1) / coordinates
+        return self.squared_errors.sum(1) / coordinates
 
 
 @torch.no_grad()
@@ -68,7 +69,17 @@ def start_population(
     errors = token_errors(
         autoencoder, embeddings.reshape(-1, embeddings.shape[2]), leaf_ids.flatten(), batch, std
     ).view(batch_size, slots)
-    errors = errors * batch.present
+    return unmerged_population(batch, standardised, embeddings, errors * batch.present, nearest)
+
+
+def unmerged_population(
+    batch: TokenBatch,
+    standardised: Float[Tensor, "B P T"],
+    embeddings: Float[Tensor, "B P D"],
+    errors: Float[Tensor, "B P"],
+    nearest: Nearest | None = None,
+) -> Population:
+    """The episodes before their first merge, from the embeddings and errors of their tokens."""
     population = Population(
         batch, Forest.start(batch.present), embeddings, batch.present.long(), errors, errors[:, 0]
     )

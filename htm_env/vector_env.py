@@ -15,7 +15,7 @@ from gymnasium.vector.utils import batch_space
 from htm_env.checks import at_least
 from htm_env.env import EpisodesInProgress, HTMEnv, check_key, draw_key, tree_of
 from htm_env.forest import Forest
-from htm_env.simulator import EnvConfig
+from htm_env.simulator import EnvConfig, Simulator
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE, TokenBatch
 
@@ -39,7 +39,7 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
     ) -> None:
         at_least(1, num_envs=num_envs)
         config = EnvConfig.of(env_id, arguments)
-        super().__init__(config)
+        super().__init__(Simulator(config))
         self.num_envs = num_envs
         self.autoreset_mode = check_autoreset_mode(autoreset_mode)
         self.metadata = {**HTMEnv.metadata, "autoreset_mode": self.autoreset_mode}
@@ -240,8 +240,8 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
         """
         population = self.population
         values = {
-            "error": population.error.cpu().numpy(),
-            "num_active": population.forest.num_active.cpu().numpy(),
+            "error": population.error.cpu().numpy().copy(),
+            "num_active": population.forest.num_active.cpu().numpy().copy(),
             "invalid": np.zeros(self.num_envs, bool) if invalid is None else invalid.copy(),
             "executed_action": (
                 np.full(self.num_envs, NONE) if executed is None else executed.copy()
