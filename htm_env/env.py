@@ -180,6 +180,10 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     | `render_mode` | `None` | `"rgb_array"`, `"ansi"` or `"human"` |
     | `device` | `"cpu"` | where the autoencoder runs |
 
+    One environment runs in numpy; the fastest way to many episodes is `gym.make_vec`, with its
+    `num_envs` copies in one batch. For search over trees of actions there are `clone_state` and
+    `restore_state`, in microseconds; `copy.deepcopy` copies the autoencoder too.
+
     An `HTMAutoencoder` may be trained meanwhile; what was made of embeddings stays as it is.
     All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees, Crosses and Keys,
     `dataset=` and `spans=` of `HTM-v0`.
