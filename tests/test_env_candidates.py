@@ -20,6 +20,7 @@ from htm_env import (
 )
 from htm_env.candidates import Nearest, Neighbourhood, nearest_candidates
 from htm_env.env import HTMEnv
+from htm_env.vector_env import HTMVectorEnv
 
 SLOTS = 7
 every_space = pytest.mark.parametrize("neighbours", ["embeddings", "centroids"])
@@ -180,7 +181,7 @@ def test_nothing_of_the_size_of_all_pairs_is_ever_made(neighbours, slots, merges
     data = np.random.default_rng(0).normal(size=(10, slots, 2)).astype(np.float32)
     sizes, choices = {}, np.random.default_rng(0)
     for pairs in ("knn", "all"):
-        env = HTMEnv(
+        env = HTMVectorEnv(
             "HTM-v0",
             dataset=data,
             autoencoder=small_autoencoder(2, embedding_dim=8),
@@ -191,7 +192,7 @@ def test_nothing_of_the_size_of_all_pairs_is_ever_made(neighbours, slots, merges
         with Largest() as largest:
             env.reset(seed=0)
             for _ in range(merges if pairs == "knn" else 1):
-                env.step(random_legal(env, choices))
+                env.step(choices.choice(np.flatnonzero(env.action_masks()), size=1))
         sizes[pairs] = largest.size
     assert sizes["knn"] < slots**2 / 8 < slots * (slots - 1) <= sizes["all"]
 
