@@ -8,12 +8,14 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.population import Population
 from htm_env.simulator import RENDER_MODES, EnvConfig, Simulator
 from htm_env.single_simulator import SingleSimulator
+from htm_env.specs import StoredSpec
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE
 
@@ -27,8 +29,18 @@ class EpisodesInProgress:
     def __init__(self, simulator: Simulator) -> None:
         self.simulator, config = simulator, simulator.config
         self.mask_in_info, self.render_mode = config.mask_in_info, config.render_mode
+        self._spec: EnvSpec | None = None
         self._population: Population | None = None
         self._viewer: Any = None
+
+    @property
+    def spec(self) -> EnvSpec | None:
+        """What ``gym.make`` made this of; its JSON names files of arrays and autoencoders."""
+        return self._spec
+
+    @spec.setter
+    def spec(self, spec: EnvSpec | None) -> None:
+        self._spec = None if spec is None else StoredSpec.of(spec)
 
     @property
     def population(self) -> Population:
@@ -202,7 +214,7 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     simulator: SingleSimulator
 
     def __init__(self, env_id: str | EnvConfig, **arguments: Any) -> None:
-        config = EnvConfig.of(env_id, arguments)
+        config = EnvConfig.of(env_id, arguments, type(self))
         super().__init__(SingleSimulator(config))
         self.observation_space = self.simulator.observation_space
         self.action_space = self.simulator.action_space

@@ -26,7 +26,7 @@ from htm_env.actions import (
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import advice_on_pairs, check_candidates
 from htm_env.checks import at_least, check_choice
-from htm_env.datasets import Dataset, environment_id, make_dataset
+from htm_env.datasets import Dataset, dataset_class, environment_id, make_dataset
 from htm_env.forest import Forest
 from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
@@ -93,14 +93,23 @@ class EnvConfig:
         check_candidates(self.candidates, self.k, self.neighbours)
 
     @classmethod
-    def of(cls, env_id: str | EnvConfig, arguments: Mapping[str, Any]) -> EnvConfig:
+    def of(
+        cls, env_id: str | EnvConfig, arguments: Mapping[str, Any], environment: type
+    ) -> EnvConfig:
         """From keyword arguments as ``gym.make`` takes them: those of no field are the dataset's.
 
         A configuration in the place of the id is taken as it is, but for the fields that
-        ``arguments`` name, and the dataset's arguments that they name too.
+        ``arguments`` name, and the dataset's arguments that they name too. Raises ``TypeError``
+        for an argument that ``environment`` does not have, as Python would, with the choices.
         """
         given = env_id if isinstance(env_id, EnvConfig) else cls(env_id)
         names = {own.name for own in fields(cls)}
+        known = {*names, *dataset_class(environment_id(given.env_id)).keywords()}
+        if unknown := [name for name in arguments if name not in known]:
+            raise TypeError(
+                f"{environment.__name__}.__init__() got an unexpected keyword argument "
+                f"{unknown[0]!r}; expected {', '.join(sorted(known - {'env_id'}))}"
+            )
         own = {name: value for name, value in arguments.items() if name in names}
         rest = {name: value for name, value in arguments.items() if name not in names}
         own["dataset_kwargs"] = {**own.get("dataset_kwargs", given.dataset_kwargs), **rest}

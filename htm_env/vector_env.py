@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from inspect import ismethod
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,9 @@ from htm_env.forest import Forest
 from htm_env.simulator import EnvConfig, Simulator
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE, TokenBatch
+
+METHODS = ("action_masks", "fixed_keys", "merge_tree", "render")
+"""Methods of the single environment that can be called on every copy."""
 
 
 class HTMVectorEnv(EpisodesInProgress, VectorEnv):
@@ -38,7 +42,7 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
         **arguments: Any,
     ) -> None:
         at_least(1, num_envs=num_envs)
-        config = EnvConfig.of(env_id, arguments)
+        config = EnvConfig.of(env_id, arguments, type(self))
         super().__init__(Simulator(config))
         self.num_envs = num_envs
         self.autoreset_mode = check_autoreset_mode(autoreset_mode)
@@ -140,6 +144,40 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
     def merge_tree(self, copy: int = 0) -> MergeTree:
         """The forest of one copy so far."""
         return tree_of(self.population, copy)
+
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """The results of one of :data:`METHODS`, or an attribute, of every copy.
+
+        Copies share everything but their episodes. ``AttributeError`` for another method.
+        """
+        if name == "merge_tree":
+            return tuple(self.merge_tree(copy) for copy in range(self.num_envs))
+        if name in ("action_space", "observation_space"):
+            name = f"single_{name}"
+        found = getattr(self, name)
+        if not ismethod(found):
+            return (found,) * self.num_envs
+        if name not in METHODS:
+            raise AttributeError(f"copies have no method {name!r}; choose from {list(METHODS)}")
+        result = found(*args, **kwargs)
+        if name == "fixed_keys" or result is None:
+            return (result,) * self.num_envs
+        return tuple(result)
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of every copy, as :meth:`call` gives it."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: list[Any] | tuple[Any, ...] | Any) -> None:
+        """Set an attribute of all copies; ``ValueError`` for values that differ between them, since
+        they share it."""
+        given = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
+        if len(given) != self.num_envs or any(value is not given[0] for value in given):
+            raise ValueError(
+                f"{name} is {values!r}; expected one value for all {self.num_envs} copies, "
+                "since they are one batch"
+            )
+        setattr(self, name, given[0])
 
     def refresh(self) -> dict[str, np.ndarray]:
         """Encode all episodes anew; returns the observation.

@@ -473,7 +473,6 @@ def test_one_step_rewards_are_never_positive(make):
             {"observe": "order"},
             ["action_mask", "centroids", "leaf_order", "leaves", "order", "owners"],
         ),
-        ({"depth": 3}, ["heights", "angle_jitter"]),
         ({"candidates": "some"}, ["all", "knn"]),
         ({"neighbours": "nodes"}, ["embeddings", "centroids"]),
     ],
@@ -535,8 +534,6 @@ def test_arguments_beside_a_configuration_are_its_fields_or_the_datasets():
         assert simulator.config.dataset_kwargs == {"heights": (3,), "num_trees": (1,)}
         assert simulator.dataset.geometry.heights == (3,)
     assert config.split == "train" and config.dataset_kwargs["heights"] == (2, 3)
-    with pytest.raises(ValueError, match="has no keyword 'heigths'"):
-        htm_env.env.HTMEnv(config, heigths=(3,))
     assert htm_env.env.HTMEnv("htm_env:HTM-Trees-v0").autoencoder.embedding_dim == 8
 
 

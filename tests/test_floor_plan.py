@@ -30,7 +30,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"autoencoder"},
         {"losses", "measures", "population", "weights"},
         {"generation", "observation", "rewards"},
-        {"array_networks", "simulator"},
+        {"array_networks", "simulator", "specs"},
         {"drawing", "single_simulator"},
         {"env"},
         {"vector_env"},

@@ -21,8 +21,6 @@ from htm_env.vector_env import HTMVectorEnv
 
 Indices = int | Iterable[int] | None
 """Indices of copies: None for all."""
-METHODS = ("action_masks", "fixed_keys", "merge_tree", "render")
-"""Methods that ``env_method`` can call on a copy."""
 
 
 class FinishedEpisodes(NamedTuple):
@@ -142,18 +140,9 @@ class HTMVecEnv(VecEnv):
     def env_method(
         self, method_name: str, *method_args: Any, indices: Indices = None, **method_kwargs: Any
     ) -> list[Any]:
-        """Call one of :data:`METHODS` on each of the copies; ``AttributeError`` for another."""
-        copies = self._copies_of(indices)
-        if method_name == "action_masks":
-            return list(self.copies.action_masks()[copies])
-        if method_name == "merge_tree":
-            return [self.copies.merge_tree(copy) for copy in copies]
-        if method_name == "render":
-            frames = self.copies.render()
-            return [None if frames is None else frames[copy] for copy in copies]
-        if method_name == "fixed_keys":
-            return [self.copies.fixed_keys(*method_args, **method_kwargs) for _ in copies]
-        raise AttributeError(f"copies have no method {method_name!r}; choose from {list(METHODS)}")
+        """Call a method on each of the copies; ``AttributeError`` for one that they have not."""
+        results = self.copies.call(method_name, *method_args, **method_kwargs)
+        return [results[copy] for copy in self._copies_of(indices)]
 
     def env_is_wrapped(
         self, wrapper_class: type[gym.Wrapper], indices: Indices = None

@@ -74,6 +74,16 @@ def _class_of(env_id: str) -> type[Dataset] | str | None:
     return DATASETS.get(plain)
 
 
+def dataset_class(env_id: str) -> type[Dataset]:
+    """The class of the data of an id that :func:`environment_id` gave, loaded where it was not."""
+    data = DATASETS[env_id.rpartition(":")[2]]
+    if isinstance(data, str):
+        module, _, class_name = data.partition(":")
+        found: type[Dataset] = getattr(import_module(module), class_name)
+        return found
+    return data
+
+
 def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Dataset:
     """One split of the data of an environment id, or of the user's own data.
 
@@ -103,10 +113,7 @@ def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Datase
                     "an array, a list or a path"
                 )
             name = owner = plain.rpartition(":")[2]
-    data = DATASETS[name]
-    if isinstance(data, str):
-        module, _, class_name = data.partition(":")
-        data = getattr(import_module(module), class_name)
+    data = dataset_class(name)
     known = data.keywords()
     if owner != name:
         known = tuple(keyword for keyword in known if keyword != "dataset")
