@@ -520,7 +520,7 @@ def test_the_users_own_data_is_untrained_by_default(own_data):
         htm_env.env.HTMEnv("HTM-v0", dataset=own_data),
         htm_env.env.HTMEnv(htm_env.EnvConfig("HTM-v0", dataset_kwargs={"dataset": own_data})),
     ):
-        assert env.autoencoder.embedding_dim == 32
+        assert env.autoencoder.embedding_dim == 8  # for sets of 15 numbers
         assert env.autoencoder.token_dim == 3
 
 

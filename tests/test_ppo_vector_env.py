@@ -179,7 +179,7 @@ def test_vec_monitor_counts_its_episodes():
 
 @pytest.mark.parametrize("env_id", ["HTM-v0", "htm_env:HTM-v0"])
 def test_defaults_are_those_of_the_registered_environment(env_id, own_data):
-    assert HTMVecEnv(env_id, 2, dataset=own_data).autoencoder.embedding_dim == 32
+    assert HTMVecEnv(env_id, 2, dataset=own_data).autoencoder.embedding_dim == 8
     with pytest.raises(ValueError, match="unknown id"):
         HTMVecEnv("HTM-Nothing-v0")
 
