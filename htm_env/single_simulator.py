@@ -48,7 +48,8 @@ class SingleSimulator(Simulator):
         """
         if not self.in_arrays:
             actions = torch.tensor([action], device=self.device)
-            after, reward, invalid, executed = self.step(population, actions, actions == actions)
+            only = torch.ones_like(actions, dtype=torch.bool)
+            after, reward, invalid, executed = self.step(population, actions, only)
             return after, float(reward[0]), bool(invalid[0]), int(executed[0])
         if not 0 <= action < self.action_space.n:
             raise ValueError(f"action {action} is not in Discrete({self.action_space.n})")
@@ -85,7 +86,7 @@ class SingleSimulator(Simulator):
             observation["candidates"] = population.candidates.numpy()[0].astype(np.int32)
         if ACTION_MASK in observe:
             observation[ACTION_MASK] = self.mask_one(population).astype(np.int8)
-        extras = observe_extras(self.autoencoder, population, tuple(observe))
+        extras = observe_extras(self.autoencoder, population, tuple(observe)) if observe else {}
         return observation | {key: value.numpy()[0].copy() for key, value in extras.items()}
 
     def mask_one(self, population: Population) -> np.ndarray:

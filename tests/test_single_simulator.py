@@ -55,12 +55,15 @@ def assert_close(one: dict, batch: dict) -> None:
     ],
     ids=["plain", "extras", "knn", "centroids", "mlp", "categories"],
 )
-def test_one_episode_is_a_batch_of_one_row(options):
+@pytest.mark.parametrize("in_arrays", [True, False])
+def test_one_episode_is_a_batch_of_one_row(options, in_arrays):
+    """In numpy, and as away from the processor."""
     data = sets()
     if "categorical" in options:
         data = [np.where([False, False, True], tokens > 0, tokens) for tokens in data]
     kwargs = {"dataset": data, "autoencoder": small_autoencoder(3), **options}
     env = HTMEnv("HTM-v0", **kwargs)
+    env.simulator.in_arrays = in_arrays
     batch = HTMVectorEnv("HTM-v0", num_envs=1, autoreset_mode="Disabled", **kwargs)
     choices = np.random.default_rng(0)
     for seed in range(4):
