@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         ReductionLevel,
         join_samples,
     )
+    from agents.estimator.merger import HierarchicalTokenMerger
     from agents.learners.base import Learner, LearnerConfig
     from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
     from agents.learners.reinforce import Reinforce, ReinforceConfig
@@ -37,6 +38,7 @@ __all__ = [
     "GlomConfig",
     "HTMVecEnv",
     "HeldOutEvaluation",
+    "HierarchicalTokenMerger",
     "HierarchicalTransformer",
     "HierarchicalTransformerConfig",
     "HierarchyConfig",
@@ -71,6 +73,7 @@ _MODULES = {
         "ReductionLevel",
         "join_samples",
     ),
+    "agents.estimator.merger": ("HierarchicalTokenMerger",),
     "agents.learners.base": ("Learner", "LearnerConfig"),
     "agents.learners.fixed_order": ("FixedOrder", "FixedOrderConfig"),
     "agents.learners.reinforce": ("Reinforce", "ReinforceConfig"),

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 
 from agents import Reinforce
-from htm_env import make_dataset
 
 seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 30.0
 torch.set_num_threads(1)
@@ -21,10 +20,9 @@ for _ in range(500):
 agent = Reinforce("HTM-v0", env_kwargs={"dataset": sets}, embedding_dim=8)
 agent.train(seconds=seconds, progress_bar=True)
 
-batch = make_dataset("HTM-v0", split="test", dataset=sets).fixed(4)
-merges = agent.plan(batch, torch.Generator().manual_seed(0), greedy=True)
-with torch.no_grad():
-    roots = agent.autoencoder.encode(batch.tokens, batch.present, merges).roots
-    decoded = agent.autoencoder.decode(roots, merges, batch.present)
-print("roots", tuple(roots.shape))
-print("mean absolute error", float((decoded - batch.tokens)[batch.present].abs().mean()))
+new = sets[:4]  # or any other sets of points
+print("roots", agent.embed(new).shape)
+decoded = agent.reconstruct(new)
+errors = [np.abs(one - back).mean() for one, back in zip(new, decoded, strict=True)]
+print("mean absolute error", np.mean(errors))
+print("a tree over the rows of the first set", agent.trees(new)[0])

@@ -14,15 +14,17 @@ from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
-from agents import Reinforce
+from agents import Reinforce, load
 from agents.cli import main
 from agents.inspection.embeddings import root_embeddings
 from agents.inspection.probes import semantic_table
-from agents.registry import algorithm
+from agents.inspection.rows import distinct
+from agents.registry import algorithm, configured
 from agents.runs.tensorboard import write_projector
 from htm_env.datasets import make_dataset
 from htm_env.drawing.figures.roots import apart, principal_plane, root_figure, thumbnails
 from htm_env.files import atomic_folder
+from htm_env.trees.merge_tree import MergeTree
 
 
 def status(*arguments: object) -> int:
@@ -127,22 +129,120 @@ def test_nothing_changes_for_data_without_labels(trees, capsys):
 # ---------------------------------------------------------------- the command
 
 
-def test_embed_writes_arrays_a_map_and_a_log(run, tmp_path, capsys):
-    assert status("embed", run, "--out", tmp_path / "out", "--samples", 70) == 0
+FILES = {"embeddings.npz", "merges.npz", "reconstructions.npz", "trees.nwk"}
+
+
+def arrays(path):
+    with np.load(path) as archive:
+        return dict(archive)
+
+
+def test_embed_writes_rows_in_their_own_numbers(run, tmp_path, capsys):
+    assert status("embed", run, "--out", tmp_path, "--samples", 70) == 0
+    printed = capsys.readouterr().out
+    assert {path.name for path in tmp_path.iterdir()} == FILES
+    assert all(str(tmp_path / name) in printed for name in FILES)
+    found = arrays(tmp_path / "embeddings.npz")
+    assert set(found) == {"row", "split", "label", "root", "error"}
+    dataset = make_dataset("HTM-Digits-v0", "test")
+    assert found["row"].tolist() == sorted(dataset.rows[:70])
+    assert found["label"].tolist() == [str(load_digits().target[row]) for row in found["row"]]
+    assert set(found["split"]) == {"test"}
+    # A row is what the agent makes of it, whoever asks.
+    images = load_digits().images[found["row"]]
+    decoded = arrays(tmp_path / "reconstructions.npz")
+    assert decoded["tokens"][:, 1, 2:] == pytest.approx(images[:, :2, 2:4].reshape(70, 4))
+    agent = load(run)
+    assert agent.embed(decoded["tokens"]) == pytest.approx(found["root"], abs=1e-5)
+    assert status("embed", run, "--out", tmp_path, "--samples", 70, "--search", 5) == 0
+    better = arrays(tmp_path / "embeddings.npz")["error"]
+    assert (better <= found["error"] + 1e-6).all() and (better < found["error"]).any()
+
+
+RAGGED = [np.random.default_rng(count).normal(size=(2 + count % 6, 3)) for count in range(40)]
+
+
+HOLES = np.random.default_rng(0).random((40, 9)) < 0.6
+HOLES[:, :2] = True
+PADDED = np.random.default_rng(1).normal(size=(40, 9, 3))
+NAMED = {"names": [f"row {row}" for row in range(40)], "labels": ["odd", "even"] * 20}
+OWN = {
+    "ragged": {"dataset": RAGGED, **NAMED},
+    "holes": {"dataset": PADDED, "present": HOLES, "token_names": list("abcdefghi"), **NAMED},
+    "digits": None,
+}
+
+
+@pytest.mark.parametrize("data", list(OWN))
+def test_the_printed_tree_decodes_to_what_is_stored(data, tmp_path):
+    """Parse every line, and encode and decode the row as it was given along that tree."""
+    env, kwargs = ("HTM-Digits-v0", {}) if data == "digits" else ("HTM-v0", OWN[data])
+    config = configured("reinforce", {"autoencoder": {"hidden_dim": 8}})
+    agent = Reinforce(env, config, env_kwargs=kwargs, embedding_dim=4)
+    agent.train(merges=300, out=tmp_path)
+    assert status("embed", tmp_path, "--split", "all") == 0
+    names = ("embeddings.npz", "merges.npz", "reconstructions.npz")
+    found, made, decoded = (arrays(tmp_path / "embeddings" / name) for name in names)
+    lines = (tmp_path / "embeddings" / "trees.nwk").read_text().splitlines()
+    assert found["row"].tolist() == list(range(1797 if data == "digits" else 40))
+    assert len(lines) == len(found["row"])
+    given = {"ragged": RAGGED, "holes": PADDED, "digits": decoded["tokens"]}[data]
+    if data != "digits":
+        assert found["name"].tolist() == NAMED["names"]
+        assert found["label"].tolist() == NAMED["labels"]
+    columns = decoded["present"].shape[1]
+    leaf_names = "abcdefghi" if data == "holes" else range(columns)
+    trees = [MergeTree.from_newick(line, leaf_names) for line in lines]
+    if data == "holes":
+        leaves = [np.flatnonzero(row).tolist() for row in HOLES]
+        assert [tree.leaves.tolist() for tree in trees] == leaves
+    autoencoder = load(tmp_path).autoencoder
+    for size in {tree.num_leaves for tree in trees}:
+        rows = [row for row, tree in enumerate(trees) if tree.num_leaves == size]
+        tokens = np.stack([given[row][trees[row].leaves] for row in rows])
+        merges = torch.tensor(np.stack([trees[row].merges for row in rows]))
+        present = torch.ones(len(rows), size, dtype=torch.bool)
+        with torch.no_grad():
+            roots = autoencoder.encode(torch.tensor(tokens).float(), present, merges).roots
+            back = autoencoder.decode(roots, merges, present)
+        stored = [decoded["reconstruction"][row][trees[row].leaves] for row in rows]
+        assert roots.numpy() == pytest.approx(found["root"][rows], abs=1e-5)
+        assert back.numpy() == pytest.approx(np.stack(stored), abs=1e-5)
+    for merges, tree in zip(made["merges"], trees, strict=True):
+        clades = [{column} for column in range(columns)]
+        for first, second in merges[merges[:, 0] >= 0].tolist():
+            clades.append(clades[first] | clades[second])
+        assert set(map(frozenset, clades[columns:])) == set(tree.clades())
+
+
+def test_names_that_tokens_share_get_their_index():
+    assert distinct(["the", "cat", "the"]) == ["the#0", "cat", "the#2"]
+
+
+def test_a_set_autoencoder_writes_no_trees(own_data, tmp_path, capsys):
+    kwargs = {"env_kwargs": {"dataset": own_data}, "embedding_dim": 4}
+    flat = algorithm("flat").learner("HTM-v0", algorithm("flat").config, **kwargs)
+    flat.train(merges=50, out=tmp_path)
+    assert status("embed", tmp_path) == 0
+    assert "flat makes no trees" in capsys.readouterr().out
+    assert {path.name for path in (tmp_path / "embeddings").iterdir()} == {
+        "embeddings.npz",
+        "reconstructions.npz",
+    }
+
+
+def test_pictures_are_a_map_and_a_log(run, tmp_path, capsys):
+    arguments = ["--out", tmp_path / "out", "--samples", 70, "--pictures"]
+    assert status("embed", run, *arguments) == 0
     printed = capsys.readouterr().out
     for name in ("embeddings.npz", "pca.png", "projector"):
         assert str(tmp_path / "out" / name) in printed
-    assert {path.name for path in (tmp_path / "out").iterdir()} == {
-        "embeddings.npz",
-        "pca.png",
-        "projector",
-    }
-    with np.load(tmp_path / "out" / "embeddings.npz") as arrays:
-        roots, labels = arrays["roots"], arrays["labels"]
-        assert set(arrays) == {"roots", "tokens", "present", "labels"}
-    dataset = make_dataset("HTM-Digits-v0", "test")
+    made = {path.name for path in (tmp_path / "out").iterdir()}
+    assert made == {*FILES, "pca.png", "projector"}
+    found = arrays(tmp_path / "out" / "embeddings.npz")
+    decoded = arrays(tmp_path / "out" / "reconstructions.npz")
+    roots, labels = found["root"], found["label"]
     assert roots.shape == (70, 6)
-    assert np.array_equal(labels, dataset.labels(dataset.fixed_keys(70)))
 
     folder = tmp_path / "out" / "projector"
     config = text_format.Parse((folder / "projector_config.pbtxt").read_text(), ProjectorConfig())
@@ -152,12 +252,12 @@ def test_embed_writes_arrays_a_map_and_a_log(run, tmp_path, capsys):
     assert np.array_equal(np.array(vectors, dtype=np.float32), roots)
     with open(folder / log.metadata_path) as file:
         header, *rows = csv.reader(file, delimiter="\t")
-    assert header == ["label", "tokens", "sample"]
-    assert rows == [[str(label), "16", str(index)] for index, label in enumerate(labels)]
+    assert header == ["label", "tokens", "row"]
+    expected = [[label, "16", str(row)] for label, row in zip(labels, found["row"], strict=True)]
+    assert rows == expected
     pixels = (imread(folder / log.sprite.image_path)[..., :3] * 255).round().astype(np.uint8)
     width, height = log.sprite.single_image_dim
-    batch = dataset.fixed(70)
-    expected = thumbnails(batch.tokens.numpy(), batch.present.numpy(), "patches")
+    expected = thumbnails(decoded["tokens"], decoded["present"], "patches")
     assert pixels.shape == (9 * height, 9 * width, 3)  # the smallest square of at least 70
     for index in range(70):
         top, left = height * (index // 9), width * (index % 9)
@@ -166,30 +266,32 @@ def test_embed_writes_arrays_a_map_and_a_log(run, tmp_path, capsys):
 
 def test_embed_again_replaces_what_it_wrote(trees):
     for samples in (9, 5):
-        assert (
-            status("embed", trees, "--samples", samples, "--split", "validation", "--format", "pdf")
-            == 0
-        )
+        arguments = ["--samples", samples, "--split", "validation", "--format", "pdf", "--pictures"]
+        assert status("embed", trees, *arguments) == 0
     out = trees / "embeddings"
-    with np.load(out / "embeddings.npz") as arrays:
-        assert "labels" not in arrays
-        assert arrays["roots"].shape == (5, 8)
+    found = arrays(out / "embeddings.npz")
+    assert set(found) == {"row", "split", "root", "error"}
+    assert found["root"].shape == (5, 8)
+    assert len((out / "trees.nwk").read_text().splitlines()) == 5
     assert len(list((out / "projector").glob("events.out.tfevents.*"))) == 1
     rows = (out / "projector" / "00000" / "roots" / "metadata.tsv").read_text().splitlines()
-    assert rows[0] == "tokens\tsample"
+    assert rows[0] == "tokens\trow"
     assert len(rows) == 6
-    assert {path.name for path in out.iterdir()} == {"embeddings.npz", "pca.pdf", "projector"}
+    assert {path.name for path in out.iterdir()} == {*FILES, "pca.pdf", "projector"}
 
 
 def test_embed_refuses_what_it_cannot_do(run, tmp_path, capsys):
-    assert status("embed", run, "--samples", 1) == 2
-    assert "--samples is 1; expected at least 2" in capsys.readouterr().err
+    assert status("embed", run, "--samples", 0) == 2
+    assert "--samples is 0; expected at least 1" in capsys.readouterr().err
+    assert status("embed", run, "--search", -1) == 2
+    assert status("embed", run, "--samples", 1, "--pictures", "--out", tmp_path) == 1
+    assert "at least 2 embeddings, not 1" in capsys.readouterr().err
     assert status("embed", run, "--split", "holdout") == 2
     assert status("embed", tmp_path) == 1
     capsys.readouterr()
     (tmp_path / "projector").mkdir()
     (tmp_path / "projector" / "thesis.txt").write_text("mine")
-    assert status("embed", run, "--out", tmp_path) == 1
+    assert status("embed", run, "--out", tmp_path, "--pictures") == 1
     assert "is no projector log" in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} == {"projector"}
     assert (tmp_path / "projector" / "thesis.txt").read_text() == "mine"

@@ -47,7 +47,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"inspection", "ppo"},
         {"stable_baselines"},
         {"registry"},
-        {"comparison", "generation"},
+        {"comparison", "estimator", "generation"},
         {"cli"},
     ),
 }

@@ -1,8 +1,6 @@
-"""``htm embed``: the root embeddings of a run, for TensorBoard's projector, as a map, as arrays."""
+"""``htm embed``: roots, trees and reconstructions of a run as files, and on demand as pictures."""
 
 from __future__ import annotations
-
-from io import BytesIO
 
 import numpy as np
 from jaxtyping import Int64
@@ -10,16 +8,19 @@ from jaxtyping import Int64
 from agents.cli.options import EmbedOptions
 from agents.config.errors import set_threads
 from agents.evaluation.figures import write_figure
-from agents.inspection.embeddings import RootEmbeddings, root_embeddings
+from agents.inspection.rows import EncodedRows, encode_rows
 from agents.inspection.trained import say_if_not_trained
+from agents.learners.base import Learner
 from agents.registry import load_learner
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
+from htm_env.datasets import SPLITS
 from htm_env.drawing.figures.roots import root_figure, thumbnails
-from htm_env.files import atomic_folder, atomic_write_bytes
+from htm_env.files import atomic_folder
 
 
 def embed(options: EmbedOptions) -> None:
-    """Write ``embeddings.npz``, a map and ``projector/``.
+    """Write ``embeddings.npz``, ``reconstructions.npz``, ``merges.npz`` and ``trees.nwk``, and with
+    ``--pictures`` a map and ``projector/``.
 
     Raises ``FileNotFoundError`` without a run, and ``ValueError`` for what cannot be read, drawn or
     replaced.
@@ -30,37 +31,52 @@ def embed(options: EmbedOptions) -> None:
         learner.merge_in_rounds()
     out = options.directory / "embeddings" if options.out is None else options.out
     projector = out / "projector"
-    if projector.exists() and not (projector / PROJECTOR_CONFIG).is_file():
+    if options.pictures and projector.exists() and not (projector / PROJECTOR_CONFIG).is_file():
         raise ValueError(f"{projector} exists and is no projector log; choose another --out")
-    dataset = learner.task.dataset(options.split)
-    samples = root_embeddings(learner, dataset, options.samples)
-    pictures = thumbnails(samples.tokens, samples.present, dataset.kind)
-    columns, shows, what = _described(samples)
-    count = len(samples.roots)
-    title = f"{learner.task.env} {learner.algo}: {count} root embeddings, {options.split} split"
+    splits = SPLITS if options.split == "all" else (options.split,)
+    found = encode_rows(learner, splits, options.samples, options.search)
+    if options.pictures:
+        # The picture first: it refuses what the others would write without a word.
+        _draw(options, learner, found)
+    found.write(out)
+    count, dim = found.encoded.roots.shape
+    print(f"{count} root embeddings of {dim} numbers, {_source(options)}")
+    print(f"nmse      {found.encoded.errors.mean():.4g}")
+    say_if_not_trained(learner, learner.task.dataset(splits[-1]))
+    print(f"roots     {out / 'embeddings.npz'}")
+    print(f"tokens    {out / 'reconstructions.npz'}")
+    if found.has_trees:
+        print(f"trees     {out / 'trees.nwk'}, {out / 'merges.npz'}")
+    else:
+        print(f"trees     none: {learner.algo} makes no trees")
+    if options.pictures:
+        print(f"picture   {out / f'pca.{options.format}'}")
+        print(f"projector tensorboard --logdir {projector}")
 
-    # The picture first: it refuses what the others would write without a word.
-    picture = out / f"pca.{options.format}"
-    write_figure(picture, root_figure(samples.roots, shows, what, pictures, title))
-    content = BytesIO()
-    arrays = {name: array for name, array in samples._asdict().items() if array is not None}
-    np.savez_compressed(content, **arrays)
-    atomic_write_bytes(out / "embeddings.npz", content.getvalue())
-    with atomic_folder(projector) as folder:
-        write_projector(folder, samples.roots, columns, pictures)
-    print(f"{count} root embeddings of {samples.roots.shape[1]} numbers, {options.split} split")
-    say_if_not_trained(learner, dataset)
-    print(f"arrays    {out / 'embeddings.npz'}")
-    print(f"picture   {picture}")
-    print(f"projector tensorboard --logdir {projector}")
+
+def _source(options: EmbedOptions) -> str:
+    return "all splits" if options.split == "all" else f"{options.split} split"
+
+
+def _draw(options: EmbedOptions, learner: Learner, found: EncodedRows) -> None:
+    """A map of the roots, and a log of TensorBoard's projector."""
+    out = options.directory / "embeddings" if options.out is None else options.out
+    roots = found.encoded.roots
+    pictures = thumbnails(found.tokens, found.encoded.present, learner.dataset.kind)
+    columns, shows, what = _described(found)
+    title = f"{learner.task.env} {learner.algo}: {len(roots)} root embeddings, {_source(options)}"
+    write_figure(out / f"pca.{options.format}", root_figure(roots, shows, what, pictures, title))
+    with atomic_folder(out / "projector") as folder:
+        write_projector(folder, roots, columns, pictures)
 
 
 def _described(
-    samples: RootEmbeddings,
-) -> tuple[dict[str, Int64[np.ndarray, "N"]], Int64[np.ndarray, "N"], str]:
-    """Columns of numbers about the samples, and the one to show with its name."""
-    counts = samples.present.sum(axis=1).astype(np.int64)
-    about = {"tokens": counts, "sample": np.arange(len(counts), dtype=np.int64)}
-    if samples.labels is None:
+    found: EncodedRows,
+) -> tuple[dict[str, Int64[np.ndarray, "N"] | list[str]], Int64[np.ndarray, "N"], str]:
+    """Columns about the samples, and the one to show with its name."""
+    counts = found.encoded.present.sum(axis=1).astype(np.int64)
+    about: dict[str, Int64[np.ndarray, "N"] | list[str]] = {"tokens": counts, "row": found.rows}
+    if found.labels is None:
         return about, counts, "number of tokens"
-    return {"label": samples.labels} | about, samples.labels, "label (never seen in training)"
+    classes = np.unique(found.labels, return_inverse=True)[1].astype(np.int64)
+    return {"label": found.labels} | about, classes, "label (never seen in training)"

@@ -250,20 +250,28 @@ class ViewOptions(OfRun):
 
 @dataclass(frozen=True)
 class EmbedOptions(OfRun):
-    """Write the root embeddings of a run: arrays, a map, and a log for TensorBoard's projector."""
+    """Write what a run makes of its data, row by row, in the data's own row numbers and token
+    indices: roots and errors, trees as Newick and as merges, and reconstructions.
+    """
 
     out: Path | None = None
     """Folder of the files; DIR/embeddings if not given."""
-    samples: int = TEST_EPISODES
-    """Samples of the split; finite data gives each of its rows once at most."""
-    split: Split = "test"
-    """Which samples."""
+    split: Literal["train", "validation", "test", "all"] = "test"
+    """Which rows."""
+    samples: _Integer = None
+    """Most rows of a split; all of finite data and 1,000 generated ones if not given."""
+    search: int = 0
+    """Proposals by which each tree is improved: an exchange of two subtrees is kept where the
+    sample's own error falls."""
+    pictures: bool = False
+    """Also draw a map of the roots, and write a log for TensorBoard's projector; the thumbnail of a
+    sample takes 28 ms."""
     merge_rounds: bool = False
     """Merge a matching of disjoint pairs at a time, as in ``htm evaluate``."""
     format: PictureFormat = "png"
     """Of the map."""
 
-    least: ClassVar = {"samples": 2}
+    least: ClassVar = {"samples": 1, "search": 0}
 
 
 @dataclass(frozen=True)

@@ -46,10 +46,10 @@ def json_object(flag: str, text: str | None) -> dict[str, Any]:
     return values
 
 
-def check_at_least(least: int, **options: int) -> None:
-    """Raise :class:`UsageError` naming the first option below ``least``."""
+def check_at_least(least: int, **options: int | None) -> None:
+    """Raise :class:`UsageError` naming the first option below ``least``; None is not given."""
     for name, value in options.items():
-        if value < least:
+        if value is not None and value < least:
             flag = name.replace("_", "-")
             raise UsageError(f"--{flag} is {value}; expected at least {least}")
 

@@ -8,13 +8,13 @@ the set itself, and so are the random numbers of policies that draw.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64, UInt64
+from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt64
 from torch import Tensor
 
 from agents.evaluation.encoded import Encoded
@@ -88,6 +88,23 @@ class PlacedSets:
         )
         places = torch.from_numpy(np.where(full, order, NONE)[:, :slots])
         return cls(batch, places, columns)
+
+    @classmethod
+    def of(cls, dataset: Dataset, keys: Int64[np.ndarray, "B"]) -> PlacedSets:
+        """Episodes of a dataset, with its hierarchy; generated ones are as they are generated."""
+        batch, places = dataset.episodes(keys), dataset.places(keys)
+        if places is None:
+            slots = np.arange(batch.present.shape[1])
+            places = np.where(batch.present.numpy(), slots, NONE)
+        columns = max(dataset.max_tokens, int(places.max()) + 1)
+        return cls(batch, torch.from_numpy(places), columns)
+
+    def in_columns(self, tokens: Shaped[np.ndarray, "B P T"]) -> Shaped[np.ndarray, "B C T"]:
+        """Values of slots in the columns of the sets as they were given, zeros elsewhere."""
+        sample, slot = np.nonzero(self.batch.present.numpy())
+        placed = np.zeros((len(tokens), self.columns, tokens.shape[2]), dtype=tokens.dtype)
+        placed[sample, self.places.numpy()[sample, slot]] = tokens[sample, slot]
+        return placed
 
     def parts(self) -> Iterator[Int64[np.ndarray, "R"]]:
         """Samples of like sizes, so many at a time that memory is bounded."""
@@ -248,6 +265,15 @@ class EncodedSets:
     errors: Float[np.ndarray, "N"]
     """The ``nmse`` of every reconstruction."""
 
+    @classmethod
+    def joined(cls, parts: Sequence[EncodedSets]) -> EncodedSets:
+        """Sets of equally many columns, one part after the other."""
+        return cls(*(np.concatenate(values) for values in zip(*map(_arrays, parts), strict=True)))
+
+    def chosen(self, rows: Int64[np.ndarray, "R"]) -> EncodedSets:
+        """Some of the sets, in that order."""
+        return EncodedSets(*(values[rows] for values in _arrays(self)))
+
     def tree(self, row: int) -> MergeTree:
         """One tree; its leaves are the columns of the set's tokens."""
         leaves = np.flatnonzero(self.present[row])
@@ -258,6 +284,10 @@ class EncodedSets:
         merges = merges[merges[:, 0] >= 0]
         own = np.where(merges < columns, rank[merges % columns], merges - columns + count)
         return MergeTree(own, count, leaves)
+
+
+def _arrays(encoded: EncodedSets) -> list[np.ndarray]:
+    return [getattr(encoded, field.name) for field in fields(encoded)]
 
 
 @torch.no_grad()
@@ -287,10 +317,8 @@ def encode_sets(encoder: SetEncoder, sets: PlacedSets, search: int = 0) -> Encod
         errors[rows] = encoded.errors(encoder.std).double().cpu().numpy()
         named = _in_columns(made.cpu(), part)
         merges[rows, : named.shape[1]] = named
-        sample, slot = np.nonzero(part.batch.present.numpy())
-        column = part.places.numpy()[sample, slot]
-        present[rows[sample], column] = True
-        tokens[rows[sample], column] = to_user(encoded.reconstruction).cpu().numpy()[sample, slot]
+        tokens[rows] = part.in_columns(to_user(encoded.reconstruction).cpu().numpy())
+        present[rows] = part.in_columns(part.batch.present.numpy()[..., None])[..., 0]
     return EncodedSets(roots, merges, tokens, present, errors)
 
 

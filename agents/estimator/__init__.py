@@ -1,0 +1,1 @@
+"""Learners behind the interface of scikit-learn."""

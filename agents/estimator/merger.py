@@ -1,0 +1,256 @@
+"""``HierarchicalTokenMerger``: a learner on one's own sets, as an estimator of scikit-learn."""
+
+from __future__ import annotations
+
+import numbers
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.validation import check_is_fitted
+
+from agents.config.budget import Budget
+from agents.config.dataclasses_json import nested
+from agents.config.run import RunConfig
+from agents.inspection.rows import encode_rows
+from agents.registry import build_learner, configured, load_learner
+from htm_env.checks import whole_number
+from htm_env.datasets import SPLITS
+from htm_env.files import read_tensors, reading, write_tensors
+from htm_env.generation.generate import generate, refine
+from htm_env.generation.mixture import COMPONENTS, RootMixture
+from htm_env.trees.merge_tree import MergeTree
+
+FILE, DESCRIPTION = "estimator.safetensors", "htm_estimator"
+HELD_OUT = (0.9, 0.05, 0.05)
+"""Shares of the sets that train, that validate, and that are kept for ``htm evaluate``."""
+ENOUGH_TO_HOLD_OUT = 20
+"""With fewer sets all of them train."""
+ROOTS_A_COMPONENT, REFINEMENTS = 20, 3
+"""Of :meth:`HierarchicalTokenMerger.sample`, as in ``htm generate``."""
+
+
+class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Sets of tokens to vectors along learned merge trees, and back.
+
+    Sets are an array (N, P, T), N sets of P tokens of T numbers, or a list of arrays (n_i, T). The
+    order of the tokens in a set says nothing: any order gives the same tree and vector, but for
+    rounding. New sets may have other numbers of tokens than those of training.
+
+    Args:
+        algo: the algorithm's name, as ``reinforce`` or ``nearest_sorted`` (``htm train --algo``).
+        embedding_dim: D, the numbers of a vector; ``"auto"``: as ``HTM-v0`` suggests for the data.
+        seconds: the budget of training, where ``merges`` is None; how far it gets depends on the
+            machine.
+        merges: the budget in merges made for learning, whose result can be repeated.
+        search: proposals by which every tree is improved when sets are merged: an exchange of two
+            subtrees is kept where the set's own reconstruction error falls.
+        random_state: an int, a ``numpy.random.RandomState``, or None.
+        progress_bar: show training on standard error.
+        options: options of the algorithm by name, nested or dotted, such as
+            ``{"autoencoder.hidden_dim": 64}``.
+
+    Attributes:
+        learner_: the trained :class:`agents.Learner`.
+        n_features_in_: T, the numbers of a token.
+        embedding_dim_: D.
+        roots_: (N, D), the vectors of the sets that it was fitted to.
+        nmse_: their mean reconstruction error, 1 for predicting the mean.
+        validation_nmse_: that of the tenth of the sets that was held out of training; None where
+            there were fewer than 20, all of which train.
+    """
+
+    def __init__(
+        self,
+        algo: Any = "reinforce",
+        embedding_dim: Any = "auto",
+        seconds: Any = 60,
+        merges: Any = None,
+        search: Any = 0,
+        random_state: Any = 0,
+        progress_bar: Any = False,
+        options: Any = None,
+    ) -> None:
+        # Anything is taken here and checked in fit, as estimators do.
+        self.algo = algo
+        self.embedding_dim = embedding_dim
+        self.seconds = seconds
+        self.merges = merges
+        self.search = search
+        self.random_state = random_state
+        self.progress_bar = progress_bar
+        self.options = options
+
+    def fit(self, sets: Any, y: Any = None, spans: Any = None) -> HierarchicalTokenMerger:
+        """Train a learner on sets of at least two tokens each.
+
+        Args:
+            sets: (N, P, T), or a list of (n_i, T).
+            y: ignored.
+            spans: what is known of the structure of each set, as ``HTM-v0`` takes it. Sets that are
+                transformed have none, so it is for learning from, and no use to ``algo="spans"``
+                afterwards.
+
+        Raises ``ValueError`` for sets that cannot be used, for an unknown algorithm or option, and
+        for arguments out of range.
+        """
+        sets = self._checked(sets)
+        budget = Budget(self.seconds if self.merges is None else None, self.merges)
+        whole_number("search", self.search, 0, 2**31)
+        run = RunConfig(
+            env="HTM-v0",
+            env_kwargs=_own_data(sets, spans),
+            embedding_dim=None if self.embedding_dim == "auto" else self.embedding_dim,
+            seed=self._seed(),
+            algo=self.algo,
+            config=asdict(configured(self.algo, nested(self.options or {}))),
+        )
+        learner = build_learner(run)
+        learner.train(budget.seconds, budget.merges, progress_bar=self.progress_bar)
+        self.learner_ = learner
+        self.n_features_in_ = int(np.asarray(sets[0]).shape[-1])
+        self.embedding_dim_ = learner.autoencoder.embedding_dim
+        found = encode_rows(learner, SPLITS)
+        roots, errors = found.encoded.roots[: len(sets)], found.encoded.errors[: len(sets)]
+        held_out = np.array(found.splits[: len(sets)]) != "train"
+        self.roots_ = roots
+        self.nmse_ = float(errors.mean())
+        self.validation_nmse_ = float(errors[held_out].mean()) if held_out.any() else None
+        return self
+
+    def transform(self, sets: Any) -> np.ndarray:
+        """The vector of every set, (N, D)."""
+        check_is_fitted(self)
+        vectors: np.ndarray = self.learner_.embed(self._checked(sets), search=self.search)
+        return vectors
+
+    def inverse_transform(self, roots: Any) -> list[np.ndarray]:
+        """The set that each vector (N, D) unmerges to, (n_i, T) each.
+
+        The leaf classifier, which was trained along, says where a tree ends, so the number of
+        tokens is a guess, and their order says nothing. Raises ``ValueError`` for an algorithm
+        without one.
+        """
+        check_is_fitted(self)
+        roots = check_array(roots, dtype=np.float32, input_name="roots", estimator=self)
+        return self._unmerged(torch.from_numpy(roots))
+
+    def trees(self, sets: Any) -> list[MergeTree]:
+        """The merge tree of every set; its leaves are indices into the set as it was given."""
+        check_is_fitted(self)
+        return self.learner_.trees(self._checked(sets), search=self.search)
+
+    def reconstruct(self, sets: Any) -> Any:
+        """What the vector of every set decodes to along its tree, token by token, in the form of
+        the sets: an array or a list."""
+        check_is_fitted(self)
+        return self.learner_.reconstruct(self._checked(sets), search=self.search)
+
+    def score(self, sets: Any, y: Any = None) -> float:
+        """Minus the mean ``nmse`` of the sets' reconstructions, so that more is better."""
+        check_is_fitted(self)
+        encoded = self.learner_.encode_sets(self._checked(sets), search=self.search)
+        return -float(encoded.errors.mean())
+
+    def sample(self, n: int = 1) -> list[np.ndarray]:
+        """New sets, (n_i, T) each: vectors of a Gaussian mixture over :attr:`roots_`, unmerged.
+
+        Raises ``ValueError`` for fewer than one, an algorithm without a leaf classifier, and where
+        the estimator was fitted to one set only.
+        """
+        check_is_fitted(self)
+        generator = torch.Generator().manual_seed(self._seed())
+        roots = torch.from_numpy(self.roots_)
+        components = [k for k in COMPONENTS if k == 1 or k * ROOTS_A_COMPONENT <= len(roots)]
+        mixture = RootMixture.fit(roots, generator, components)
+        return self._unmerged(mixture.sample(n, generator), refinements=REFINEMENTS)
+
+    def save(self, directory: str | Path) -> None:
+        """Write everything to a folder, as JSON and safetensors; a run folder for ``htm`` too.
+
+        Raises ``ValueError`` for a ``random_state`` that is neither a number nor None.
+        """
+        check_is_fitted(self)
+        if not isinstance(self.random_state, numbers.Integral | None):
+            raise ValueError(
+                f"random_state is {self.random_state!r}; a file can only hold a number or None"
+            )
+        self.learner_.save(directory)
+        parameters = self.get_params()
+        if self.random_state is not None:
+            parameters["random_state"] = int(self.random_state)
+        about = {
+            "parameters": parameters,
+            "n_features_in": self.n_features_in_,
+            "nmse": self.nmse_,
+            "validation_nmse": self.validation_nmse_,
+        }
+        roots = {"roots": torch.from_numpy(self.roots_)}
+        write_tensors(Path(directory) / FILE, DESCRIPTION, roots, about)
+
+    @classmethod
+    def load(cls, directory: str | Path) -> HierarchicalTokenMerger:
+        """Read what :meth:`save` wrote; nothing in the files is executed.
+
+        Raises ``FileNotFoundError`` where there is none, ``ValueError`` for files that cannot be
+        read.
+        """
+        path = Path(directory) / FILE
+        with reading(path, "saved estimator"):
+            tensors, about = read_tensors(path, DESCRIPTION)
+            merger = cls(**about["parameters"])
+            merger.roots_ = tensors["roots"].numpy()
+            merger.n_features_in_ = about["n_features_in"]
+            merger.nmse_, merger.validation_nmse_ = about["nmse"], about["validation_nmse"]
+        merger.learner_ = load_learner(directory)
+        merger.embedding_dim_ = merger.learner_.autoencoder.embedding_dim
+        return merger
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.three_d_array = False, True
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        tags.non_deterministic = self.merges is None
+        return tags
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.embedding_dim_
+
+    def _seed(self) -> int:
+        if isinstance(self.random_state, numbers.Integral):
+            return int(self.random_state)
+        return int(check_random_state(self.random_state).randint(2**31 - 1))
+
+    def _checked(self, sets: Any) -> Any:
+        """An array of plain numbers, or a list as it is."""
+        if isinstance(sets, list | tuple):
+            return list(sets)
+        return check_array(sets, allow_nd=True, input_name="sets", estimator=self)
+
+    def _unmerged(self, roots: torch.Tensor, refinements: int = 0) -> list[np.ndarray]:
+        learner = self.learner_
+        if not hasattr(learner.autoencoder, "classifier"):
+            raise ValueError(f"{self.algo} has no leaf classifier, which says where a tree ends")
+        slots = learner.dataset.max_tokens
+        limits: dict[str, Any] = {"max_depth": slots, "max_tokens": 2 * slots}
+        made = generate(learner.autoencoder, roots.to(learner.device), **limits)
+        made = refine(learner.autoencoder, made, refinements, enough=self.nmse_, **limits)
+        tokens = learner.dataset.to_user(made.tokens).cpu().numpy()
+        return [row[there] for row, there in zip(tokens, made.present.cpu().numpy(), strict=True)]
+
+
+def _own_data(sets: Any, spans: Any) -> dict[str, Any]:
+    """Arguments of ``HTM-v0``: a tenth of the sets is held out, or copies where all train."""
+    beside = {} if spans is None else {"spans": spans}
+    if len(sets) >= ENOUGH_TO_HOLD_OUT:
+        return {"dataset": sets, "split_fractions": HELD_OUT, **beside}
+    copies = [sets[0]] * 2
+    data = [*sets, *copies]
+    if spans is not None:
+        beside = {"spans": [*spans, *[spans[0]] * 2]}
+    return {"dataset": data, "split_of": ["train"] * len(sets) + ["validation", "test"], **beside}
