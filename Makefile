@@ -3,10 +3,11 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/installed
 LOWEST := .venv-lowest/bin/python
+CLIENTS := .venv-clients/bin/python
 # One thread a process is fastest for nets of this size; tests and seeds run side by side instead.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo test test-fast test-lowest lint bench clean
+.PHONY: install demo test test-fast test-lowest test-clients lint bench clean
 
 install: $(INSTALLED)
 
@@ -39,6 +40,17 @@ test-lowest: .venv-lowest/installed
 	$(LOWEST) -m pip install --quiet --only-binary :all: --requirement .venv-lowest/pins.txt
 	touch .venv-lowest/installed
 
+# The examples of clients, with those libraries that are too heavy for everybody or ask for versions
+# that are not in constraints.txt.
+test-clients: .venv-clients/installed
+	$(CLIENTS) -m pytest -q -rs tests/test_clients.py tests/test_wrappers.py
+
+.venv-clients/installed: pyproject.toml examples/clients/constraints.txt
+	$(PYTHON) -m venv .venv-clients
+	$(CLIENTS) -m pip install --quiet --constraint examples/clients/constraints.txt \
+		--editable '.[clients]' beartype hypothesis pytest pytest-timeout
+	touch .venv-clients/installed
+
 lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -48,4 +60,4 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .venv-lowest runs
+	rm -rf .venv .venv-lowest .venv-clients runs

@@ -29,8 +29,8 @@ settings.load_profile("here")
 
 _SLOW = """
     autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
-    candidate_search carried_state checkpoint cli compare configuration demonstrations devices
-    devices_of_benchmarks diagnoses earlier_runs embed encoders entropy env_candidates
+    candidate_search carried_state checkpoint cli clients compare configuration demonstrations
+    devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy env_candidates
     env_contract evaluation examples figures fixed_policies flat floor_plan generate_command
     generation_figures glom_order hierarchical_transformer importance key_scenes learning
     merge_rounds_benchmark page plot_command plug_ins policy_losses policy_share ppo_learner

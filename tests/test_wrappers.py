@@ -84,6 +84,15 @@ def test_other_keys_follow_in_alphabetical_order_and_ranks_are_shares_of_the_slo
         assert np.allclose(part * scale, observation[key].ravel(), atol=1e-6)
 
 
+def test_the_mask_comes_last_where_it_is_observed():
+    env = gym.make("HTM-Trees-Flat-v0", observe=("action_mask", "order"), **UNTRAINED)
+    vector, info = env.reset(seed=0)
+    assert np.array_equal(vector[-42:], info["action_mask"])
+    assert len(vector) == 7 * (8 + 1 + 1 + 1) + 42
+    masked = wrappers.Masked(trees(observe=("action_mask",)), "rllib")
+    assert len(masked.reset(seed=0)[0]["observations"]) == 7 * (8 + 1 + 1)
+
+
 def test_large_numbers_are_clipped():
     env = trees()
     env.unwrapped.autoencoder.set_statistics(
