@@ -7,7 +7,7 @@ import pytest
 import torch
 from conftest import small_autoencoder
 
-from agents import Reinforce
+from agents import load
 from agents.evaluation.evaluate import root_errors
 from agents.evaluation.hill_climbing import exchanged, hill_climbed
 from agents.evaluation.sets import PlacedSets
@@ -174,9 +174,12 @@ def test_categories_are_in_the_users_columns():
         learner.embed(np.full((1, 2, 2), 3.0))
 
 
-def test_a_saved_agent_embeds_as_before(learner, sets, tmp_path):
-    learner.save(tmp_path)
-    assert np.array_equal(Reinforce.load(tmp_path).embed(sets), learner.embed(sets))
+@pytest.mark.parametrize("name", ["reinforce", "maskable_ppo", "nearest", "flat", "glom"])
+def test_a_loaded_agent_of_any_algorithm_embeds_as_before(name, own_data, sets, tmp_path):
+    agent = learner_of(name, own_data, embedding_dim=4)
+    agent.save(tmp_path)
+    few = [sets[0], sets[3]]
+    assert np.array_equal(load(tmp_path).embed(few), agent.embed(few))
 
 
 # ---------------------------------------------------------------- search
