@@ -201,7 +201,11 @@ def _differences(
     autoencoder: HTMAutoencoder, embeddings: np.ndarray, tokens: np.ndarray, std: Tensor
 ) -> np.ndarray:
     """Unlifted embeddings less the tokens ``(rows, T)``, in units of ``std``."""
-    unlifted = torch.from_numpy(array_function(autoencoder.unlifter)(embeddings))
-    apart: np.ndarray = autoencoder.to_tokens(unlifted).numpy() - tokens
+    unlifted = array_function(autoencoder.unlifter)(embeddings)
+    if autoencoder.categories:
+        unlifted = autoencoder.probable(torch.from_numpy(unlifted)).numpy()
+    apart: np.ndarray = unlifted * autoencoder.token_std.numpy()
+    apart += autoencoder.token_mean.numpy()
+    apart -= tokens
     apart /= std.numpy()
     return apart
