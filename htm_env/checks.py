@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Collection, Sequence
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from jaxtyping import Float
@@ -90,4 +91,6 @@ def keywords(owner: str, given: Sequence[str], known: Sequence[str]) -> None:
     for keyword in given:
         if keyword not in known:
             choices = ", ".join(known) or "no keywords"
-            raise ValueError(f"{owner} has no keyword {keyword!r}: expected {choices}")
+            like = get_close_matches(keyword, known, n=1)
+            hint = f" (did you mean {like[0]!r}?)" if like else ""
+            raise ValueError(f"{owner} has no keyword {keyword!r}: expected {choices}{hint}")

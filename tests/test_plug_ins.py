@@ -17,8 +17,10 @@ import agents
 import htm_env
 from agents.cli import main
 from agents.config.plug_ins import name_of, named_object
+from agents.config.run import RunConfig
 from agents.registry import (
     algorithm,
+    build_learner,
     check_algorithm,
     configured,
     file_name,
@@ -202,6 +204,26 @@ def test_a_reward_of_ones_own_by_its_name(examples, tmp_path):
     assert agent.update(0.5)["train/return"] < 0  # squared distances with a minus
 
 
+def test_a_reward_that_is_an_object_keeps_its_name(tmp_path, monkeypatch):
+    (tmp_path / "rewards_of_mine.py").write_text(
+        "class Fall:\n"
+        "    def step(self, made):\n"
+        "        return made.before.error - made.after.error\n"
+        "    def episode(self, episodes):\n"
+        "        return episodes.error_falls\n"
+        "fall = Fall()\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    options = {"reward": "rewards_of_mine:fall", "autoencoder": {"hidden_dim": 8}}
+    run = RunConfig("HTM-Trees-v0", embedding_dim=4, algo="reinforce", config=options)
+    learner = build_learner(run)
+    assert not learner.reward.is_fall_of_error  # of one's own, so that nothing is known of it
+    assert learner.run_config().config["reward"] == "rewards_of_mine:fall"
+    options["reward"] = "rewards_of_mine:Fall"
+    with pytest.raises(ValueError, match=r"the class Fall; expected an object of it, as Fall\(\)"):
+        build_learner(run)
+
+
 @pytest.mark.parametrize("algo", ["replay", "ppo"])
 def test_learners_that_reward_anew_take_functions(algo):
     asked = []
@@ -236,6 +258,8 @@ def test_data_of_ones_own_under_an_id_of_its_own(examples, tmp_path):
     assert json.loads((run / "config.json").read_text())["env"] == "own_dataset:Rings-v0"
     assert json.loads((run / "result.json").read_text())["test"]["tree_recall"] == 1.0
     assert agents.load(run).dataset.max_tokens == 6
+    copies = agents.HTMVecEnv("own_dataset:Rings-v0", 2, points=3)
+    assert copies.reset()["tokens"].shape == (2, 6, 32)
 
 
 def test_drawn_episodes_follow_their_keys_and_splits(examples):

@@ -129,9 +129,9 @@ def _check_complete(asked: dict[str, Any], options: TrainOptions) -> None:
     """Raise :class:`UsageError` naming everything that a new run is not given."""
     missing = []
     if "env" not in asked:
-        missing.append("--env NAME, such as HTM-Trees-v0 (or a problem of htm compare: trees7)")
+        missing.append("--env NAME, such as HTM-Trees-v0 or trees7 (--data FILE for your own data)")
     elif asked["env"] == "HTM-v0" and "dataset" not in asked.get("env_kwargs", {}):
-        missing.append('your data, dataset= in --env-kwargs \'{"dataset": "mine.npz"}\'')
+        missing.append("your data: --data FILE, or dataset= in --env-kwargs")
     if "algo" not in asked:
         missing.append("--algo NAME, such as reinforce (or module:Class of your own)")
     if missing:

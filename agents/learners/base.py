@@ -88,6 +88,8 @@ class Learner(ABC):
     """All names of algorithms that are of this class; ``algo`` alone if empty."""
     fixed_trees: bool = False
     """True <--> its trees are given, not learned: the autoencoder alone is trained."""
+    reward_name: str | None = None
+    """``module:name`` of a reward that was given by this name."""
     config_class: type = LearnerConfig
     """The frozen dataclass that configures it; its field ``autoencoder`` is used here."""
 
@@ -371,8 +373,9 @@ class Learner(ABC):
         task = vars(self.task) | {"embedding_dim": self.autoencoder.embedding_dim}
         config = asdict(self.config)
         if not isinstance(config.get("reward", ""), str | None):
-            # By its name where it has one, as a function of a module.
-            config["reward"] = name_of(self.config.reward) or config["reward"]
+            # By its name: the one it was given by, or that of a function of a module.
+            own = self.reward_name or name_of(self.config.reward)
+            config["reward"] = own or config["reward"]
         return RunConfig(**task, algo=self.algo, config=config, budget=budget)
 
     @classmethod
@@ -388,6 +391,7 @@ class Learner(ABC):
         if names_object(reward):
             config = replace(config, reward=named_object(reward, "reward"))
         learner = cls(task.pop("env"), config, **task)
+        learner.reward_name = reward
         learner.algo = run.algo
         return learner
 

@@ -59,7 +59,7 @@ class HTMVecEnv(VecEnv):
     """
 
     def __init__(self, env_id: str, num_envs: int = 64, **env_kwargs: Any) -> None:
-        registered = gym.spec(environment_id(env_id)).kwargs
+        registered = gym.spec(environment_id(env_id).rpartition(":")[2]).kwargs
         kwargs = {**registered, "mask_in_info": False, **env_kwargs}
         self.copies = HTMVectorEnv(
             num_envs=num_envs, autoreset_mode=AutoresetMode.DISABLED, **kwargs
