@@ -7,7 +7,7 @@ import torch
 from agents import Learner
 from htm_env import pair_to_action
 
-TRIED, BEST, SAMPLES = 12, 3, 8
+TRIED, BEST, SAMPLES = 8, 2, 4
 
 
 class CrossEntropy(Learner):

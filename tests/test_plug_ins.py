@@ -132,7 +132,7 @@ def test_an_installed_package_gives_names_to_algorithms(examples, tmp_path, monk
 
 
 def test_a_learner_of_ones_own_is_trained_resumed_and_loaded(examples, tmp_path, capsys):
-    given = ["--env", "trees7", "--algo", "own_learner:CrossEntropy", "--merges", 1152, *TINY]
+    given = ["--env", "trees7", "--algo", "own_learner:CrossEntropy", "--merges", 384, *TINY]
     run = train(*given, out=tmp_path / "run")
     config = json.loads((run / "config.json").read_text())
     assert config["algo"] == "own_learner:CrossEntropy"
@@ -141,7 +141,7 @@ def test_a_learner_of_ones_own_is_trained_resumed_and_loaded(examples, tmp_path,
         {"heights": [3]},
         6,
     )
-    assert json.loads((run / "result.json").read_text())["updates"] == 2  # 12 * 8 trees of 6 merges
+    assert json.loads((run / "result.json").read_text())["updates"] == 2  # 8 * 4 trees of 6 merges
     assert main(["evaluate", str(run), "--episodes", "4"]) == 0
     one, other = agents.load(run), type(agents.load(run)).load(run)
     one.update(0.5)
