@@ -248,18 +248,19 @@ def test_learners_that_reward_anew_take_functions(algo):
 
 
 def test_data_of_ones_own_under_an_id_of_its_own(examples, tmp_path):
-    env = gym.make("own_dataset:Rings-v0", points=3)
+    env = gym.make("own_dataset:Rings-v0", points=3, embedding_dim=5)
     observation, _ = env.reset(seed=0)
-    assert observation["tokens"].shape == (6, 32)
-    assert gym.make_vec("Rings-v0", num_envs=2).reset(seed=0)[0]["tokens"].shape == (2, 8, 32)
+    assert observation["tokens"].shape == (6, 5)
+    copies = gym.make_vec("Rings-v0", num_envs=2, embedding_dim=5)
+    assert copies.reset(seed=0)[0]["tokens"].shape == (2, 8, 5)
     given = ["--env", "own_dataset:Rings-v0", "--algo", "structure_sorted", "--merges", 200]
     given += ["--env-kwargs", '{"points": 3}', "--embedding-dim", 4, *TINY]
     run = train(*given, out=tmp_path / "run")
     assert json.loads((run / "config.json").read_text())["env"] == "own_dataset:Rings-v0"
     assert json.loads((run / "result.json").read_text())["test"]["tree_recall"] == 1.0
     assert agents.load(run).dataset.max_tokens == 6
-    copies = agents.HTMVecEnv("own_dataset:Rings-v0", 2, points=3)
-    assert copies.reset()["tokens"].shape == (2, 6, 32)
+    copies = agents.HTMVecEnv("own_dataset:Rings-v0", 2, points=3, embedding_dim=5)
+    assert copies.reset()["tokens"].shape == (2, 6, 5)
 
 
 def test_drawn_episodes_follow_their_keys_and_splits(examples):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 
 from htm_env.datasets.base import Dataset, check_keys, empty_merges, split_keys
 from htm_env.types import TokenBatch
@@ -60,9 +60,16 @@ class DrawnDataset(Dataset):
         check_keys(keys)
         return self._batch(keys, self.split)
 
+    def training_sets(
+        self, count: int
+    ) -> tuple[Float32[np.ndarray, "N P T"], Bool[np.ndarray, "N P"]]:
+        keys = np.arange(min(count, STATISTICS_SAMPLES), dtype=np.int64)
+        batch = self._batch(keys, "train")
+        return batch.tokens.numpy(), batch.present.numpy()
+
     def training_tokens(self) -> Float32[np.ndarray, "tokens T"]:
-        batch = self._batch(np.arange(STATISTICS_SAMPLES, dtype=np.int64), "train")
-        found: np.ndarray = batch.tokens[batch.present].numpy()
+        tokens, present = self.training_sets(STATISTICS_SAMPLES)
+        found: np.ndarray = tokens[present]
         return found
 
     def _batch(self, keys: Int64[np.ndarray, "B"], split: str) -> TokenBatch:
