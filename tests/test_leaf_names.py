@@ -9,6 +9,7 @@ import torch
 from agents import Reinforce
 from agents.inspection.traces import sample_title, traces_of
 from htm_env.drawing.figures import charges_figure, probabilities_figure, tree_figure
+from htm_env.drawing.figures.roots import root_figure
 from htm_env.drawing.page.content import page_content
 from htm_env.types import TokenBatch
 
@@ -90,3 +91,19 @@ def test_figures_and_the_page_have_the_names():
 
     (sample,) = page_content({"0": trace})["samples"]
     assert (sample["names"], sample["title"]) == (trace.names, trace.title)
+
+
+def test_a_map_of_roots_has_the_names_of_labels():
+    rng = np.random.default_rng(0)
+    pictures = np.zeros((30, 8, 8, 3), dtype=np.uint8)
+    names = [f"kind {label}" for label in range(9)]  # more than there are colours
+    figure = root_figure(
+        rng.normal(size=(30, 3)), np.arange(30) % 9, "label", pictures, "30 roots", names
+    )
+    legend = figure.axes[0].get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == names
+    short = root_figure(
+        rng.normal(size=(30, 3)), np.arange(30) % 2, "label", pictures, "30 roots", ["A", "B"]
+    )
+    assert short.axes[0].get_legend() is None
+    assert short.axes[0].get_title() == "numerals: label"

@@ -63,20 +63,22 @@ def _draw(options: EmbedOptions, learner: Learner, found: EncodedRows) -> None:
     out = options.directory / "embeddings" if options.out is None else options.out
     roots = found.encoded.roots
     pictures = thumbnails(found.tokens, found.encoded.present, learner.dataset.kind)
-    columns, shows, what = _described(found)
+    columns, shows, what, names = _described(found)
     title = f"{learner.task.env} {learner.algo}: {len(roots)} root embeddings, {_source(options)}"
-    write_figure(out / f"pca.{options.format}", root_figure(roots, shows, what, pictures, title))
+    figure = root_figure(roots, shows, what, pictures, title, names)
+    write_figure(out / f"pca.{options.format}", figure)
     with atomic_folder(out / "projector") as folder:
         write_projector(folder, roots, columns, pictures)
 
 
 def _described(
     found: EncodedRows,
-) -> tuple[dict[str, Int64[np.ndarray, "N"] | list[str]], Int64[np.ndarray, "N"], str]:
-    """Columns about the samples, and the one to show with its name."""
+) -> tuple[dict[str, Int64[np.ndarray, "N"] | list[str]], Int64[np.ndarray, "N"], str, list[str]]:
+    """Columns about the samples, the one to show as numbers from 0, its name, and theirs."""
     counts = found.encoded.present.sum(axis=1).astype(np.int64)
     about: dict[str, Int64[np.ndarray, "N"] | list[str]] = {"tokens": counts, "row": found.rows}
     if found.labels is None:
-        return about, counts, "number of tokens"
-    classes = np.unique(found.labels, return_inverse=True)[1].astype(np.int64)
-    return {"label": found.labels} | about, classes, "label (never seen in training)"
+        return about, counts, "number of tokens", [str(n) for n in range(counts.max() + 1)]
+    names, classes = np.unique(found.labels, return_inverse=True)
+    what = "label (never seen in training)"
+    return {"label": found.labels} | about, classes.astype(np.int64), what, names.tolist()

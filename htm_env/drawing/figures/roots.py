@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +16,11 @@ from htm_env.drawing.rendering import figure_to_array, new_figure
 
 FEW = 12
 """Different values that are drawn as numerals; more of them are dots on a scale of colours."""
+NUMERALS = 2
+"""Letters of a name that is drawn in the place of a dot."""
+FORMS = ("o", "^", "s")
+NAMED = len(FORMS) * len(COLOURS)
+"""Different names of a legend, at most."""
 PANEL = 4.3
 THUMBNAIL = 0.3
 """Inches."""
@@ -58,11 +64,13 @@ def root_figure(
     what: str,
     pictures: UInt8[np.ndarray, "N pixels pixels 3"],
     title: str,
+    names: Sequence[str] | None = None,
 ) -> Figure:
     """The same map twice: with a value of every sample, and with thumbnails where there is room.
 
-    ``shows`` is a number a sample, such as its label, and ``what`` its name. Both axes have the
-    same scale, so that distances can be compared. Raises ``ValueError`` where
+    ``shows`` is a number a sample, such as its label, and ``what`` the value's name; ``names`` are
+    those of the numbers from 0, if they have some. Both axes have the same scale, so that distances
+    can be compared. Raises ``ValueError`` where
     :func:`principal_plane` does.
     """
     plane = principal_plane(embeddings)
@@ -70,7 +78,7 @@ def root_figure(
     marked, pictured = figure.subplots(1, 2)
     for axes in (marked, pictured):
         _frame(axes, plane)
-    _draw_values(marked, plane.places, shows, what)
+    _draw_values(marked, plane.places, shows, what, names)
     x, y = plane.places.T
     pictured.scatter(x, y, s=4, color="#bbbbbb", linewidths=0)
     _draw_thumbnails(pictured, plane.places, pictures)
@@ -100,12 +108,22 @@ def _frame(axes: Axes, plane: Plane) -> None:
 
 
 def _draw_values(
-    axes: Axes, places: Float[np.ndarray, "N 2"], shows: Int64[np.ndarray, "N"], what: str
+    axes: Axes,
+    places: Float[np.ndarray, "N 2"],
+    shows: Int64[np.ndarray, "N"],
+    what: str,
+    names: Sequence[str] | None,
 ) -> None:
-    values = np.unique(shows)
+    values = np.unique(shows).tolist()
+    called = {value: str(value) if names is None else names[value] for value in values}
     if len(values) == 1:  # nothing to tell apart
         axes.scatter(places[:, 0], places[:, 1], s=9, color=COLOURS[0], linewidths=0)
-        axes.set_title(f"all samples ({what}: {values[0]})", fontsize=9)
+        axes.set_title(f"all samples ({what}: {called[values[0]]})", fontsize=9)
+        return
+    short = all(len(name) <= NUMERALS and name.isalnum() for name in called.values())
+    if names is not None and not short and len(values) <= NAMED:
+        _draw_named(axes, places, shows, called)
+        axes.set_title(f"colour: {what}", fontsize=9)
         return
     if len(values) > FEW:
         dots = axes.scatter(places[:, 0], places[:, 1], s=9, c=shows, cmap="viridis", linewidths=0)
@@ -114,9 +132,23 @@ def _draw_values(
         return
     for index, value in enumerate(values):
         x, y = places[shows == value].T
-        colour, size = COLOURS[index % len(COLOURS)], 34 * len(str(value))
-        axes.scatter(x, y, marker=f"${value}$", s=size, color=colour, linewidths=0.2)
+        colour, size = COLOURS[index % len(COLOURS)], 34 * len(called[value])
+        axes.scatter(x, y, marker=f"${called[value]}$", s=size, color=colour, linewidths=0.2)
     axes.set_title(f"numerals: {what}", fontsize=9)
+
+
+def _draw_named(
+    axes: Axes,
+    places: Float[np.ndarray, "N 2"],
+    shows: Int64[np.ndarray, "N"],
+    called: Mapping[int, str],
+) -> None:
+    """Dots in the colour, and beyond the palette the form, of their value, with a legend."""
+    for index, (value, name) in enumerate(called.items()):
+        x, y = places[shows == value].T
+        colour, form = COLOURS[index % len(COLOURS)], FORMS[index // len(COLOURS)]
+        axes.scatter(x, y, s=14, color=colour, marker=form, linewidths=0, label=name)
+    axes.legend(fontsize=7, markerscale=1.5, framealpha=0.8)
 
 
 def _draw_thumbnails(
