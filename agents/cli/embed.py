@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from jaxtyping import Int64
 
@@ -73,12 +75,12 @@ def _draw(options: EmbedOptions, learner: Learner, found: EncodedRows) -> None:
 
 def _described(
     found: EncodedRows,
-) -> tuple[dict[str, Int64[np.ndarray, "N"] | list[str]], Int64[np.ndarray, "N"], str, list[str]]:
-    """Columns about the samples, the one to show as numbers from 0, its name, and theirs."""
+) -> tuple[dict[str, Any], Int64[np.ndarray, "N"], str, list[str] | None]:
+    """Columns about the samples, the one to show as numbers, its name, and perhaps theirs."""
     counts = found.encoded.present.sum(axis=1).astype(np.int64)
-    about: dict[str, Int64[np.ndarray, "N"] | list[str]] = {"tokens": counts, "row": found.rows}
+    about: dict[str, Any] = {"tokens": counts, "row": found.rows}
     if found.labels is None:
-        return about, counts, "number of tokens", [str(n) for n in range(counts.max() + 1)]
+        return about, counts, "number of tokens", None
     names, classes = np.unique(found.labels, return_inverse=True)
     what = "label (never seen in training)"
     return {"label": found.labels} | about, classes.astype(np.int64), what, names.tolist()
