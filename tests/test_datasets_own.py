@@ -288,9 +288,10 @@ def test_shards_may_hold_a_split_each(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "dims"),
     [
-        ("points", {2}),
+        ("points", {2, 3}),
         ("segments", {4}),
-        ("patches", {6}),
+        ("strokes", {4, 6, 8}),
+        ("patches", {3, 6}),
         ("vectors", {1, 2, 3, 4, 5, 6, 7, 8}),
     ],
 )

@@ -8,12 +8,21 @@ import pytest
 from matplotlib import pyplot
 
 from htm_env.drawing import rendering
-from htm_env.drawing.glyphs import KINDS, VERMILION
+from htm_env.drawing.glyphs import (
+    KINDS,
+    VERMILION,
+    draw_tokens,
+    frame_axes,
+    grey_range,
+    kind_named,
+    token_anchors,
+)
 from htm_env.drawing.rendering import (
     Sample,
     Window,
     figure_to_array,
     forest_figure,
+    new_figure,
     samples_figure,
     tree_text,
 )
@@ -23,6 +32,8 @@ PLACES = np.array([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0], [2.0, 4.0], [1.0, 9.0]])
 TOKENS = {
     "points": PLACES,
     "segments": np.concatenate([PLACES, PLACES + np.array([2.0, 1.0])], axis=1),
+    "strokes": np.concatenate([PLACES, PLACES + 1, PLACES + np.array([2.0, 1.0])], axis=1),
+    "space": np.concatenate([PLACES, PLACES[:, :1] + PLACES[:, 1:]], axis=1),
     "patches": np.concatenate([PLACES, np.arange(20.0).reshape(5, 4) % 17], axis=1),
     "items": np.array(
         [
@@ -36,7 +47,7 @@ TOKENS = {
     "vectors": np.concatenate([PLACES, PLACES[:, ::-1]], axis=1),
     "numbers": PLACES[:, 1:],  # a single coordinate, drawn over the token's index
 }
-KIND = {name: name for name in TOKENS} | {"numbers": "vectors"}
+KIND = {name: name for name in TOKENS} | {"numbers": "vectors", "space": "points"}
 MERGES = np.array([[0, 1], [3, 2], [5, 6], [4, 7]])
 NO_MERGES = MERGES[:0]
 
@@ -93,6 +104,54 @@ def test_items_stand_in_columns_of_a_colour_and_rows_of_a_shape():
     assert (places[4, 0] < places[:4, 0]).all()  # the key stands beside them
 
 
+def test_a_stroke_stands_at_the_mean_of_its_points_and_is_named_at_its_start():
+    stroke = np.array([[0.0, 0, 4, 0, 5, 3]])
+    assert kind_named("strokes", 6).positions(stroke).tolist() == [[3, 1]]
+    assert token_anchors(stroke, "strokes").tolist() == [[0, 0]]
+    assert kind_named("strokes", 6).describe(stroke[0]) == "(0, 0)-(5, 3), 3 points"
+
+
+def test_space_is_seen_from_the_side_of_small_y_with_z_upwards():
+    axes = kind_named("points", 3).positions(np.eye(3))
+    across, away, up = axes  # of x, y and z
+    assert across[0] > away[0] > 0 == pytest.approx(up[0])
+    assert up[1] > away[1] > 0 > across[1] - 0.5
+    assert up[1] == pytest.approx(np.cos(np.deg2rad(25)))
+
+
+def test_space_is_drawn_as_large_dots_before_small_ones_in_a_box():
+    axes = new_figure((2.0, 2.0)).add_subplot()
+    corners = np.array([[0.0, 0, 0], [1, 0, 0], [0, 1, 0], [1, 1, 1]])
+    for _ in range(2):
+        frame_axes(axes, corners, "points")
+    (box,) = axes.collections  # one, however often the axes are framed
+    lines = np.array(box.get_segments())
+    assert lines.shape == (12, 2, 2)
+    assert len(np.unique(lines.reshape(-1, 2).round(9), axis=0)) == 8
+    draw_tokens(axes, corners, "points")
+    sizes = axes.collections[-1].get_sizes()
+    assert sizes[1] == sizes.max() and sizes[2] == sizes.min()
+
+
+@pytest.mark.parametrize(
+    ("intensities", "expected"),
+    [([0, 0.4, 1], (0, 1)), ([0, 9, 17], (0, 16)), ([3, 200], (0, 255)), ([-2, 400], (-2, 400))],
+)
+def test_white_and_black_are_those_of_a_usual_scale(intensities, expected):
+    assert grey_range(np.array([intensities], dtype=float)) == expected
+
+
+def test_a_large_patch_has_its_pixels_row_by_row():
+    token = np.zeros((1, 11))
+    token[0, 2 + 5] = 255.0  # the last pixel of the middle row
+    image = frame_of_original(token, "patches")
+    ink = np.argwhere((image < 60).all(axis=-1))
+    height, width = image.shape[:2]
+    assert ink[:, 1].min() > width / 2
+    assert abs(ink[:, 0].mean() - height / 2) < 3
+    assert kind_named("patches", 11).describe(token[0]) == "(0, 0) [3x3, mean 28.3]"
+
+
 def test_items_have_their_own_colour_and_the_key_says_which_way_to_look():
     images = {}
     for key in (1.0, -1.0):
@@ -137,7 +196,7 @@ def frame_of_original(tokens, kind="patches"):
 
 
 def test_unfit_tokens_and_merges_are_refused():
-    with pytest.raises(ValueError, match="choose from points, segments, patches, items, vectors"):
+    with pytest.raises(ValueError, match="choose from points, segments, strokes, patches, items"):
         forest_figure(PLACES, MERGES, PLACES, "dots")
     with pytest.raises(ValueError, match="dimension 2 cannot be drawn as patches"):
         forest_figure(PLACES, MERGES, PLACES, "patches")

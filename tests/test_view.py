@@ -318,6 +318,9 @@ def bare(kind, *shape):
         bare("points", 1, 2),
         bare("segments", 1, 4),
         bare("patches", 2, 6),
+        bare("patches", 2, 11),
+        bare("points", 3, 3),
+        bare("strokes", 2, 6),
         bare("items", 3, 5),
         bare("vectors", 3, 1),
         bare("vectors", 3, 9),
@@ -335,6 +338,35 @@ def test_the_smallest_samples_are_drawn(browser, trace, tmp_path):
         assert len(browser.find_elements(By.CSS_SELECTOR, drawing)) == tokens
     assert text_of(browser, "[data-testid=step]") == str(tokens - 1)
     assert "NaN" not in browser.find_element(By.TAG_NAME, "main").get_attribute("innerHTML")
+    assert browser.get_log("browser") == []
+
+
+def test_points_of_space_turn_when_they_are_dragged(browser, tmp_path):
+    """The middle of the box stays, and a quarter of a turn brings y to where x was."""
+    tokens = np.array([[2.0, 0, 0], [-2, 0, 0], [0, 2, 0], [0, -2, 0], [0, 0, 1], [0, 0, -1]])
+    merges = [[0, 1], [2, 3], [4, 5], [6, 7], [8, 9]]
+    copies = np.stack([tokens] * 6)
+    trace = Trace(tokens, "points", MergeTree(merges, 6), copies, np.zeros(6), ())
+    page = tmp_path / "page.html"
+    page.write_text(viewer_page({"a sample": trace}, "Space"), encoding="utf-8")
+    browser.get(page.as_uri())
+    assert "drag to turn" in text_of(browser, "#copy-legend")
+
+    def places(picture):
+        found = browser.execute_script(
+            f"return [...document.querySelectorAll('{picture} circle')].map((dot) => "
+            "[dot.parentNode.dataset.node, dot.cx.baseVal.value, dot.cy.baseVal.value])"
+        )
+        return np.array([place[1:] for place in sorted(found, key=lambda place: int(place[0]))])
+
+    before = places("#forest .token")
+    drawing = browser.find_element(By.ID, "forest")
+    ActionChains(browser).drag_and_drop_by_offset(drawing, -180, 0).perform()
+    for picture in ("#forest .token", "#copy .copied"):
+        after = places(picture)
+        assert after.mean(axis=0) == pytest.approx(before.mean(axis=0), abs=0.01)
+        assert after[[4, 5]] == pytest.approx(before[[4, 5]], abs=0.01)  # the axis that it turns on
+        assert after[[2, 3]] == pytest.approx(before[[0, 1]], abs=0.01)
     assert browser.get_log("browser") == []
 
 

@@ -7,7 +7,11 @@ from typing import Literal, NamedTuple, cast
 
 from htm_env.checks import check_choice
 
-Kind = Literal["points", "segments", "patches", "items", "vectors"]
+Kind = Literal["points", "segments", "strokes", "patches", "items", "vectors"]
+
+
+MOST_PIXELS = 64
+"""Rows and columns of a patch, at most."""
 
 
 class TokenDims(NamedTuple):
@@ -19,15 +23,19 @@ class TokenDims(NamedTuple):
 
 
 TOKEN_DIMS = {
-    "points": TokenDims(range(2, 3), "2 numbers (x, y)"),
+    "points": TokenDims(range(2, 4), "2 numbers (x, y) or 3 (x, y, z)"),
     "segments": TokenDims(range(4, 5), "4 numbers (x1, y1, x2, y2)"),
-    "patches": TokenDims(range(6, 7), "6 numbers (x, y, four intensities)"),
+    "strokes": TokenDims(range(4, 2**31, 2), "an even number of 4 or more (x1, y1, x2, y2, ...)"),
+    "patches": TokenDims(
+        frozenset(2 + side**2 for side in range(1, MOST_PIXELS + 1)),
+        "x, y and the intensities of a square, row by row: 3, 6, 11, 18, ... numbers",
+    ),
     "items": TokenDims(range(5, 6), "5 numbers"),
     "vectors": TokenDims(range(1, 2**31), "any number"),
 }
-"""Of every kind by name: points of the plane, segments, small grey images, the items
-of ``HTM-Keys-v0``, and anything else."""
-OWN_KINDS = ("points", "segments", "patches", "vectors")
+"""Of every kind by name: points of the plane or of space, segments, polylines, square grey images,
+the items of ``HTM-Keys-v0``, and anything else."""
+OWN_KINDS = ("points", "segments", "strokes", "patches", "vectors")
 """What the user's own tokens may be."""
 
 

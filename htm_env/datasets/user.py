@@ -93,8 +93,9 @@ class ArrayDataset(FiniteDataset):
                 level are over the tokens of the row that are there, in the order in which they are
                 given, those of every other one over the spans of the level before it. What is in no
                 span is joined last.
-            kind: drawing style of the tokens: ``"points"``, ``"segments"``, ``"patches"`` or
-                ``"vectors"``. None: points where T is 2, else vectors.
+            kind: drawing style of the tokens: ``"points"`` (of the plane or of space),
+                ``"segments"``, ``"strokes"`` (T/2 points each), ``"patches"`` (x, y and the
+                intensities of a square) or ``"vectors"``. None: points where T is 2, else vectors.
             categorical: the columns of a token that are categories, each with its number of values
                 ``K``: whole numbers ``0 .. K - 1`` in the data (see :class:`Coordinates`).
             weights: one number above 0 for each column: how much it counts in loss and error. They

@@ -1,8 +1,8 @@
 """Appearance of tokens in the plane and in words, by *kind*.
 
-``points``, ``segments``, ``patches`` (small grey images), ``items`` (of a colour and a shape, with
-their key) and ``vectors`` (anything else); see :data:`KINDS`. Tokens are numpy arrays ``(n, T)`` in
-raw units, without padding.
+``points`` (of the plane or of space), ``segments``, ``strokes`` (polylines), ``patches`` (small
+grey images), ``items`` (of a colour and a shape, with their key) and ``vectors`` (anything else);
+see :data:`KINDS`. Tokens are numpy arrays ``(n, T)`` in raw units, without padding.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.colors import hsv_to_rgb, to_rgba_array
 from numpy.typing import NDArray
 
+from htm_env.datasets.kinds import TOKEN_DIMS
+
 Tokens = NDArray[np.floating[Any]]
 
 INK, FAINT = "#333333", "#c4c4c4"
@@ -23,7 +25,19 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 """Okabe and Ito 2008, "Color universal design", without the yellow that is lost on white."""
 BLUE, VERMILION = COLOURS[:2]
 MANY = 32  # tokens, above which lines and dots get thin
-PATCH_WHITE, PATCH_BLACK = 0.0, 16.0  # the range of a patch's four intensities
+GREY_SCALES = (1.0, 16.0, 255.0)
+"""Usual intensities of black, of which a sample's patches get the least that holds them."""
+OVERSHOOT = 1.25  # times black, up to which intensities count as held: generated ones go beyond
+AZIMUTH, ELEVATION = np.deg2rad(-60.0), np.deg2rad(25.0)  # of the eye that looks at space
+RIGHT = np.array([-np.sin(AZIMUTH), np.cos(AZIMUTH), 0.0])
+UP = np.array(
+    [
+        -np.sin(ELEVATION) * np.cos(AZIMUTH),
+        -np.sin(ELEVATION) * np.sin(AZIMUTH),
+        np.cos(ELEVATION),
+    ]
+)
+"""Directions of space that point to the right and upwards in a picture."""
 ITEM_SATURATION, ITEM_BRIGHTNESS = 0.79, 0.83  # of its fill; the hue is the item's own
 ITEM_MARKS: tuple[Any, ...] = tuple(
     (corners, style, 0) for style in (0, 1) for corners in (3, 4, 5, 6)
@@ -35,8 +49,6 @@ KEY_PLACE = (-0.1, 0.5)  # beside the items, which are between 0 and 1
 class Kind(NamedTuple):
     """Appearance of tokens of one kind."""
 
-    token_dims: range
-    """The token dimensions ``T`` that can be drawn so."""
     positions: Callable[[Tokens], Tokens]
     """(n, T) tokens --> (n, 2) places in the plane, whose means are the forest's nodes."""
     draw: Callable[..., None]
@@ -49,6 +61,12 @@ class Kind(NamedTuple):
     """True <--> tokens are dots, small enough to be joined by lines."""
     image: bool = False
     """True <--> the tokens are parts of a grey image: y grows downwards, nothing shows under it."""
+    outline: Callable[[Tokens], Tokens] | None = None
+    """(n, T) tokens --> (m, 2) places that a picture has to hold; None: the positions."""
+    anchors: Callable[[Tokens], Tokens] | None = None
+    """(n, T) tokens --> (n, 2) places of their numbers; None: the positions."""
+    backdrop: Callable[[Tokens], Tokens] | None = None
+    """(n, T) tokens --> lines (k, 2, 2) behind all tokens; None: there are none."""
 
 
 def _plane(tokens: Tokens) -> Tokens:
@@ -58,9 +76,47 @@ def _plane(tokens: Tokens) -> Tokens:
     return tokens[:, :2]
 
 
-def _midpoints(tokens: Tokens) -> Tokens:
-    midpoints: Tokens = tokens.reshape(-1, 2, 2).mean(axis=1)
-    return midpoints
+def _corners(tokens: Tokens) -> Tokens:
+    """(n, T/2, 2) the points of polylines."""
+    return tokens.reshape(len(tokens), -1, 2)
+
+
+def _middles(tokens: Tokens) -> Tokens:
+    middles: Tokens = _corners(tokens).mean(axis=1)
+    return middles
+
+
+def _line_points(tokens: Tokens) -> Tokens:
+    return tokens.reshape(-1, 2)
+
+
+def _first_corners(tokens: Tokens) -> Tokens:
+    return tokens[:, :2]
+
+
+def _projected(tokens: Tokens) -> Tokens:
+    """Space as it is seen from far away: parallels stay parallel, and means stay means."""
+    places: Tokens = tokens @ np.stack([RIGHT, UP], axis=1)
+    return places
+
+
+def _box(tokens: Tokens) -> Tokens:
+    """(8, 3) the corners of the box around points of space, numbered in binary."""
+    low, high = tokens.min(axis=0), tokens.max(axis=0)
+    bits = np.arange(8)[:, None] >> np.arange(3) & 1
+    corners: Tokens = np.where(bits == 1, high, low)
+    return corners
+
+
+def _box_outline(tokens: Tokens) -> Tokens:
+    return _projected(_box(tokens))
+
+
+def _box_edges(tokens: Tokens) -> Tokens:
+    corners = _box_outline(tokens)
+    edges = [(one, one | 1 << axis) for one in range(8) for axis in range(3) if not one >> axis & 1]
+    lines: Tokens = corners[np.array(edges)]
+    return lines
 
 
 def _patch_side(tokens: Tokens) -> float:
@@ -75,9 +131,22 @@ def _draw_dots(axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference
     axes.scatter(x, y, s=size, c=colours, alpha=alpha, linewidths=0, zorder=4)
 
 
+def _draw_points_of_space(
+    axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference: Tokens
+) -> None:
+    """Dots, the larger the nearer they are."""
+    x, y = _projected(tokens).T
+    towards = np.cross(RIGHT, UP)
+    low, high = np.sort(reference @ towards)[[0, -1]]
+    share = (tokens @ towards - low) / (high - low) if high > low else np.full(len(tokens), 0.5)
+    size = (26 if len(tokens) <= MANY else 9) * (0.5 + share.clip(0, 1))
+    axes.scatter(x, y, s=size, c=colours, alpha=alpha, linewidths=0, zorder=4)
+
+
 def _draw_lines(axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference: Tokens) -> None:
     style: dict[str, Any] = {"linewidths": 2.4, "capstyle": "round", "alpha": alpha}
-    lines = LineCollection(list(tokens.reshape(-1, 2, 2)), colors=colours, **style)
+    style["joinstyle"] = "round"
+    lines = LineCollection(list(_corners(tokens)), colors=colours, **style)
     axes.add_collection(lines, autolim=False)
 
 
@@ -85,10 +154,12 @@ def _draw_patches(
     axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference: Tokens
 ) -> None:
     """Patches are grey whatever the colours."""
-    half = _patch_side(reference) / 2
-    corners = half * np.array([[-1, -1], [0, -1], [-1, 0], [0, 0]])  # of the pixels, row by row
-    square = half * np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
-    pixels = tokens[:, None, None, :2] + corners[:, None] + square  # (n, 4, 4, 2)
+    side = int(np.sqrt(tokens.shape[1] - 2))
+    pixel = _patch_side(reference) / side
+    row, column = np.divmod(np.arange(side**2), side)
+    corners = pixel * (np.column_stack([column, row]) - side / 2)  # of the pixels, row by row
+    square = pixel * np.array([[0, 0], [1, 0], [1, 1], [0, 1]])
+    pixels = tokens[:, None, None, :2] + corners[:, None] + square  # (n, side**2, 4, 2)
     greys = PolyCollection(
         list(pixels.reshape(-1, 4, 2)),
         array=tokens[:, 2:].ravel(),
@@ -97,8 +168,15 @@ def _draw_patches(
         linewidths=0,
         antialiased=False,  # else the background shines through the seams
     )
-    greys.set_clim(PATCH_WHITE, PATCH_BLACK)
+    greys.set_clim(*grey_range(reference[:, 2:]))
     axes.add_collection(greys, autolim=False)
+
+
+def grey_range(intensities: Tokens) -> tuple[float, float]:
+    """The intensities of white and of black for patches with these intensities."""
+    most = float(intensities.max(initial=0.0))
+    black = next((scale for scale in GREY_SCALES if most <= OVERSHOOT * scale), most)
+    return min(0.0, float(intensities.min(initial=0.0))), black
 
 
 def _turns(angles: Tokens) -> Tokens:
@@ -147,9 +225,19 @@ def _segment_words(token: Tokens) -> str:
     return f"{_numbers(token[:2])}-{_numbers(token[2:])}"
 
 
+def _stroke_words(token: Tokens) -> str:
+    points = len(token) // 2
+    return f"{_numbers(token[:2])}-{_numbers(token[-2:])}, {points} points"
+
+
 def _patch_words(token: Tokens) -> str:
-    top_left, top_right, low_left, low_right = token[2:].round().astype(int)
-    return f"{_numbers(token[:2])} [{top_left} {top_right} / {low_left} {low_right}]"
+    side = int(np.sqrt(len(token) - 2))
+    if side > 2:
+        return f"{_numbers(token[:2])} [{side}x{side}, mean {token[2:].mean():.3g}]"
+    rows = token[2:].reshape(side, side)
+    digits = ".0f" if rows.max() > GREY_SCALES[0] else ".2g"
+    shown = " / ".join(" ".join(f"{value:{digits}}" for value in row) for row in rows)
+    return f"{_numbers(token[:2])} [{shown}]"
 
 
 def _item_words(token: Tokens) -> str:
@@ -159,28 +247,54 @@ def _item_words(token: Tokens) -> str:
     return f"colour {colour:.0f}°, shape {shape:.0f}°"
 
 
-ANY_DIMENSION = range(1, 2**31)
+def _of_lines(describe: Callable[[Tokens], str]) -> Kind:
+    return Kind(
+        _middles,
+        _draw_lines,
+        describe,
+        in_the_plane=True,
+        outline=_line_points,
+        anchors=_first_corners,
+    )
+
+
 KINDS = {
-    "points": Kind(range(2, 3), _plane, _draw_dots, _numbers, in_the_plane=True, dots=True),
-    "segments": Kind(range(4, 5), _midpoints, _draw_lines, _segment_words, in_the_plane=True),
-    "patches": Kind(
-        range(6, 7), _plane, _draw_patches, _patch_words, in_the_plane=True, image=True
-    ),
-    "items": Kind(
-        range(5, 6), _colour_and_shape, _draw_items, _item_words, in_the_plane=True, dots=True
-    ),
-    "vectors": Kind(ANY_DIMENSION, _plane, _draw_dots, _numbers, in_the_plane=False, dots=True),
+    "points": Kind(_plane, _draw_dots, _numbers, in_the_plane=True, dots=True),
+    "segments": _of_lines(_segment_words),
+    "strokes": _of_lines(_stroke_words),
+    "patches": Kind(_plane, _draw_patches, _patch_words, in_the_plane=True, image=True),
+    "items": Kind(_colour_and_shape, _draw_items, _item_words, in_the_plane=True, dots=True),
+    "vectors": Kind(_plane, _draw_dots, _numbers, in_the_plane=False, dots=True),
 }
-"""The kinds of tokens by name."""
+"""The kinds of tokens by name; points of the plane."""
+POINTS_OF_SPACE = Kind(
+    _projected,
+    _draw_points_of_space,
+    _numbers,
+    in_the_plane=True,
+    dots=True,
+    outline=_box_outline,
+    backdrop=_box_edges,
+)
+_BACKDROP = "backdrop"
 
 
 def kind_named(name: str, token_dim: int) -> Kind:
     """Raises ``ValueError`` for an unknown kind, or one that has no such token dimension."""
     if name not in KINDS:
         raise ValueError(f"there is no kind {name!r}: choose from {', '.join(KINDS)}.")
-    if token_dim not in KINDS[name].token_dims:
+    if token_dim not in TOKEN_DIMS[name].allowed:
         raise ValueError(f"tokens of dimension {token_dim} cannot be drawn as {name}.")
-    return KINDS[name]
+    return POINTS_OF_SPACE if name == "points" and token_dim == 3 else KINDS[name]
+
+
+def token_anchors(tokens: Tokens, kind: str) -> Tokens:
+    """(n, 2) where the number of a token belongs: at an end of a line, else on the token.
+
+    The segments of a cross share their midpoint, but no end.
+    """
+    look = kind_named(kind, tokens.shape[1])
+    return (look.anchors or look.positions)(tokens)
 
 
 def draw_tokens(
@@ -203,17 +317,24 @@ def draw_tokens(
 def frame_axes(axes: Axes, tokens: Tokens, kind: str) -> None:
     """Fit the limits to these tokens alone, so that they stay while an episode goes on."""
     look = kind_named(kind, tokens.shape[1])
-    places = tokens.reshape(-1, 2) if kind == "segments" else look.positions(tokens)
+    places = (look.outline or look.positions)(tokens)
     low, high = places.min(axis=0), places.max(axis=0)
     if look.in_the_plane:
         low, high = (low + high) / 2 + np.array([[-0.5], [0.5]]) * (high - low).max()
     extent = np.where(high > low, high - low, 1.0)
-    margin = 0.12 * extent + (_patch_side(tokens) / 2 if kind == "patches" else 0.0)
+    margin = 0.12 * extent + (_patch_side(tokens) / 2 if look.image else 0.0)
     (left, lower), (right, upper) = low - margin, high + margin
     axes.set_xlim(left, right)
     axes.set_ylim(*((upper, lower) if look.image else (lower, upper)))
     axes.tick_params(labelsize=6, length=2, color=FAINT, labelcolor=INK)
     axes.spines[:].set_color(FAINT)
+    for old in [shown for shown in axes.collections if shown.get_gid() == _BACKDROP]:
+        old.remove()  # of an earlier frame
+    if look.backdrop is not None:
+        lines = LineCollection(
+            list(look.backdrop(tokens)), colors=FAINT, linewidths=0.6, zorder=0, gid=_BACKDROP
+        )
+        axes.add_collection(lines, autolim=False)
     if look.in_the_plane:
         axes.set_aspect("equal")
         no_ticks(axes)

@@ -15,10 +15,9 @@ from htm_env.drawing.figures.plane import (
     draw_muted_forest,
     plain_numbers,
     shown_names,
-    token_anchors,
 )
 from htm_env.drawing.figures.tree import draw_dendrogram
-from htm_env.drawing.glyphs import BLUE, VERMILION
+from htm_env.drawing.glyphs import BLUE, VERMILION, token_anchors
 from htm_env.drawing.rendering import new_figure
 from htm_env.drawing.trace import Trace
 

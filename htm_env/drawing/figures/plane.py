@@ -11,7 +11,15 @@ from matplotlib.collections import LineCollection
 from matplotlib.colors import to_rgba_array
 from matplotlib.ticker import FuncFormatter
 
-from htm_env.drawing.glyphs import INK, MANY, Tokens, draw_tokens, frame_axes, kind_named
+from htm_env.drawing.glyphs import (
+    INK,
+    MANY,
+    Tokens,
+    draw_tokens,
+    frame_axes,
+    kind_named,
+    token_anchors,
+)
 from htm_env.drawing.rendering import draw_forest, forest_lines, merge_colours, node_places
 from htm_env.drawing.trace import Trace
 from htm_env.trees.merge_tree import MergeTree
@@ -76,16 +84,6 @@ def draw_muted_forest(axes: Axes, trace: Trace, made: int) -> Tokens:
     colour = INK if look.image else MUTED
     axes.add_collection(LineCollection(lines, colors=colour, linewidths=1.2), autolim=False)
     return places
-
-
-def token_anchors(tokens: Tokens, kind: str) -> Tokens:
-    """(n, 2) where the number of a token belongs: at an end of a segment, else on the token.
-
-    The segments of a cross share their midpoint, but no end.
-    """
-    return (
-        tokens[:, :2] if kind == "segments" else kind_named(kind, tokens.shape[1]).positions(tokens)
-    )
 
 
 def badge_points(count: int) -> float:

@@ -19,9 +19,8 @@ from htm_env.drawing.figures.plane import (
     draw_muted_forest,
     plain_numbers,
     shown_names,
-    token_anchors,
 )
-from htm_env.drawing.glyphs import BLUE, VERMILION, Tokens
+from htm_env.drawing.glyphs import BLUE, VERMILION, Tokens, token_anchors
 from htm_env.drawing.rendering import new_figure
 from htm_env.drawing.trace import Considered, Trace
 

@@ -1,8 +1,51 @@
 // Tokens in the plane, the forest over them, and what the active nodes give back.
 
 const WIDTH = 400, HEIGHT = 315; // prettier-ignore
-const MARGINS = { points: [24, 24], segments: [24, 24], patches: [6, 6], items: [24, 24], vectors: [44, 34] }; // prettier-ignore
-const PATCH_BLACK = 16; // the darkest of a patch's intensities; 0 is white
+const MARGINS = { points: [24, 24], segments: [24, 24], strokes: [24, 24], patches: [6, 6],
+  items: [24, 24], vectors: [44, 34] }; // prettier-ignore
+const LINES = ["segments", "strokes"];
+const GREY_SCALES = [1, 16, 255]; // usual intensities of black; patches get the least that holds them
+const OVERSHOOT = 1.25; // times black, up to which intensities count as held
+const AXES = ["x", "y", "z"];
+
+/** The angles, in degrees, from which points of space are seen; dragging changes them. */
+const eye = { azimuth: -60, elevation: 25 };
+
+/** Where a point of space is to the right, upwards, and towards the eye. */
+function seen([x, y, z]) {
+  const [turn, tilt] = [eye.azimuth, eye.elevation].map((degrees) => (degrees * Math.PI) / 180);
+  const away = Math.cos(turn) * x + Math.sin(turn) * y;
+  return [
+    Math.cos(turn) * y - Math.sin(turn) * x,
+    Math.cos(tilt) * z - Math.sin(tilt) * away,
+    Math.cos(tilt) * away + Math.sin(tilt) * z,
+  ];
+}
+
+/** Whether tokens are points of space, which can be turned. */
+function inSpace(kind, token) {
+  return kind === "points" && token.length === 3;
+}
+
+/** The points of a segment or a stroke. */
+function pointsOf(token) {
+  return Array.from({ length: token.length / 2 }, (_, index) => token.slice(2 * index, 2 * index + 2));
+}
+
+/** The lowest and the highest of each coordinate. */
+function extents(tokens) {
+  return tokens[0].map((_, axis) => {
+    const values = tokens.map((token) => token[axis]);
+    return [Math.min(...values), Math.max(...values)];
+  });
+}
+
+/** The intensities that are white and black. */
+function greyRange(tokens) {
+  const values = [0, ...tokens.flatMap((token) => token.slice(2))];
+  const most = Math.max(...values);
+  return [Math.min(...values), GREY_SCALES.find((scale) => most <= OVERSHOOT * scale) || most];
+}
 const KEY_PLACE = [-0.1, 0.5]; // beside the items, which stand between 0 and 1
 
 /** An angle, given by its cosine and sine, as a share of a turn from 0 to 1. */
@@ -20,13 +63,23 @@ function placeOf(kind, token, index) {
   if (kind === "items") {
     return isKey(token) ? KEY_PLACE : [turn(token[1], token[2]), turn(token[3], token[4])];
   }
-  if (kind === "segments") return [(token[0] + token[2]) / 2, (token[1] + token[3]) / 2];
+  if (LINES.includes(kind)) {
+    const points = pointsOf(token);
+    return [0, 1].map((axis) => points.reduce((sum, point) => sum + point[axis], 0) / points.length);
+  }
+  if (inSpace(kind, token)) return seen(token).slice(0, 2);
   return token.length === 1 ? [index, token[0]] : [token[0], token[1]];
 }
 
 /** Points that the frame has to hold. */
 function outline(kind, tokens) {
-  if (kind === "segments") return tokens.flatMap((token) => [token.slice(0, 2), token.slice(2)]);
+  if (LINES.includes(kind)) return tokens.flatMap(pointsOf);
+  if (inSpace(kind, tokens[0])) {
+    const box = extents(tokens); // a ball around it keeps its size however it is turned
+    const radius = Math.hypot(...box.map(([low, high]) => high - low)) / 2;
+    const middle = seen(box.map(([low, high]) => (low + high) / 2));
+    return [-radius, radius].map((away) => [middle[0] + away, middle[1] + away]);
+  }
   return tokens.map((token, index) => placeOf(kind, token, index));
 }
 
@@ -69,6 +122,8 @@ class Plane {
     this.image = this.kind === "patches";
     this.toScale = this.kind !== "vectors"; // both axes have the same unit
     this.half = this.image ? patchSide(episode.tokens) / 2 : 0;
+    this.greys = this.image ? greyRange(episode.tokens) : null;
+    this.box = inSpace(this.kind, episode.tokens[0]) ? extents(episode.tokens) : null;
     const points = outline(this.kind, episode.tokens);
     const range = [0, 1].map((axis) => {
       const values = points.map((point) => point[axis]);
@@ -100,23 +155,53 @@ class Plane {
     if (this.kind === "segments") {
       const [[x1, y1], [x2, y2]] = [this.at(token.slice(0, 2)), this.at(token.slice(2))];
       group.append(svg("line", { x1, y1, x2, y2, stroke: colour, "stroke-linecap": "round" }));
+    } else if (this.kind === "strokes") {
+      group.append(svg("polyline", { points: this.polyline(token), stroke: colour }));
     } else if (this.image) {
-      const side = this.half * this.scale;
+      const pixels = Math.sqrt(token.length - 2); // a side
+      const half = this.half * this.scale;
+      const side = (2 * half) / pixels;
+      const [left, top] = [this.x(token[0]) - half, this.y(token[1]) - half];
+      const [white, black] = this.greys;
       token.slice(2).forEach((ink, pixel) => {
-        const x = this.x(token[0]) + ((pixel % 2) - 1) * side;
-        const y = this.y(token[1]) + (Math.floor(pixel / 2) - 1) * side;
-        const grey = Math.round(255 * (1 - Math.min(Math.max(ink / PATCH_BLACK, 0), 1)));
+        const x = left + (pixel % pixels) * side;
+        const y = top + Math.floor(pixel / pixels) * side;
+        const share = (ink - white) / (black - white || 1);
+        const grey = Math.round(255 * (1 - Math.min(Math.max(share, 0), 1)));
         group.append(svg("rect", { x, y, width: side, height: side, fill: `rgb(${grey} ${grey} ${grey})` }));
       });
-      const [x, y] = [this.x(token[0]) - side, this.y(token[1]) - side];
-      group.append(svg("rect", { class: "edge", x, y, width: 2 * side, height: 2 * side }));
+      group.append(svg("rect", { class: "edge", x: left, y: top, width: 2 * half, height: 2 * half }));
     } else {
       const [cx, cy] = this.place(token, node);
       if (this.kind === "items") group.append(itemMark(token, cx, cy, this.size > MANY ? 4 : 7, colour));
-      else group.append(svg("circle", { cx, cy, r: this.size > MANY ? 3 : 5, fill: colour }));
+      else group.append(svg("circle", { cx, cy, r: this.radius(token), fill: colour }));
     }
     group.append(svg("title", {}, `token ${this.names[node]}: (${token.map(short).join(", ")})`));
     return group;
+  }
+
+  /** The points of a stroke, for a polyline. */
+  polyline(token) {
+    return pointsOf(token).map((point) => this.at(point).join(",")).join(" ");
+  }
+
+  /** The size of a dot; in space the larger the nearer it is. */
+  radius(token) {
+    const radius = this.size > MANY ? 3 : 5;
+    return this.box === null ? radius : radius * (1 + 0.4 * Math.min(Math.max(this.nearness(token), -1), 1));
+  }
+
+  /** From -1 to 1 within the box around the originals. */
+  nearness(token) {
+    const half = Math.hypot(...this.box.map(([low, high]) => high - low)) / 2 || 1;
+    return (seen(token)[2] - seen(this.box.map(([low, high]) => (low + high) / 2))[2]) / half;
+  }
+
+  /** The originals' indices in the order in which they are drawn: in space the near ones last. */
+  order(tokens) {
+    const indices = tokens.map((_, index) => index);
+    if (this.box === null) return indices;
+    return indices.sort((one, two) => this.nearness(tokens[one]) - this.nearness(tokens[two]));
   }
 
   /** Labelled axes where the two coordinates have units of their own; a frame for an image. */
@@ -126,6 +211,7 @@ class Plane {
       const [[x, right], [y, bottom]] = [this.range[0].map(this.x), this.range[1].map(this.y)];
       group.append(svg("rect", { x, y, width: right - x, height: bottom - y }));
     }
+    if (this.box !== null) group.append(...this.boxLines());
     if (this.toScale) return group;
     const [low, high] = this.range;
     const bottom = this.y(high[0]) + 16, edge = this.x(low[0]) - 16; // prettier-ignore
@@ -139,6 +225,24 @@ class Plane {
     group.append(svg("text", { x: this.right, y: bottom, "text-anchor": "end" }, across));
     group.append(svg("text", { x: 2, y: 10 }, up));
     return group;
+  }
+
+  /** The box around points of space, and the names of the edges that leave its lowest corner. */
+  boxLines() {
+    const corner = (bits) => this.box.map((range, axis) => range[(bits >> axis) & 1]);
+    const lines = [];
+    for (let bits = 0; bits < 8; bits++) {
+      for (const axis of [0, 1, 2].filter((one) => !((bits >> one) & 1))) {
+        const ends = [bits, bits | (1 << axis)].map((end) => this.at(seen(corner(end))));
+        const [[x1, y1], [x2, y2]] = ends;
+        lines.push(svg("line", { x1, y1, x2, y2 }));
+        if (bits === 0) {
+          const [x, y] = [(x1 + x2) / 2, (y1 + y2) / 2 + 4];
+          lines.push(svg("text", { class: "axis", x, y, "text-anchor": "middle" }, AXES[axis]));
+        }
+      }
+    }
+    return lines;
   }
 }
 
@@ -204,7 +308,9 @@ function forestPicture(episode, step) {
     lines.append(svg("line", { class: "coming", x1, y1, x2, y2 }));
   }
   const tokens = svg("g", { class: plane.image ? "tokens pale" : "tokens" });
-  episode.tokens.forEach((token, leaf) => tokens.append(plane.token(token, leaf, colourOf(leaf))));
+  for (const leaf of plane.order(episode.tokens)) {
+    tokens.append(plane.token(episode.tokens[leaf], leaf, colourOf(leaf)));
+  }
   const words = `${episode.size} tokens and the forest over them after ${step} merges`;
   return picture(WIDTH, HEIGHT, words, plane.frame(), halos, tokens, lines, dots, rings, names);
 }
@@ -216,6 +322,9 @@ function halo(plane, episode, leaf, part) {
     const [[x1, y1], [x2, y2]] = [plane.at(token.slice(0, 2)), plane.at(token.slice(2))];
     return svg("line", { class: `halo ${part}`, x1, y1, x2, y2 });
   }
+  if (plane.kind === "strokes") {
+    return svg("polyline", { class: `halo ${part}`, points: plane.polyline(token) });
+  }
   const [x, y] = plane.place(token, leaf);
   if (plane.image) {
     const side = 2 * plane.half * plane.scale;
@@ -224,7 +333,7 @@ function halo(plane, episode, leaf, part) {
   return svg("circle", { class: `halo ${part}`, cx: x, cy: y, r: plane.size > MANY ? 6 : 10 });
 }
 
-/** Where a node's number is written: at its emptiest corner, and beyond a segment's first end. */
+/** Where a node's number is written: at its emptiest corner, and beyond a line's first end. */
 function namePlace(plane, episode, node, places, drawn) {
   const half = 3.3 * episode.names[node].length;
   const [x, y] = freePlace(plane, episode, node, places, drawn, Math.max(half - 6.6, 0));
@@ -234,7 +343,7 @@ function namePlace(plane, episode, node, places, drawn) {
 function freePlace(plane, episode, node, places, drawn, wider) {
   const [x, y] = places[node];
   const side = 13 + wider;
-  if (plane.kind !== "segments" || node >= episode.size) {
+  if (!LINES.includes(plane.kind) || node >= episode.size) {
     const corners = [[side, -10], [-side, -10], [side, 18], [-side, 18]].map(([dx, dy]) => [x + dx, y + dy]); // prettier-ignore
     const room = ([left, base]) =>
       Math.min(...drawn.map((place) => Math.hypot(place[0] - left, place[1] - (base - 4))));
@@ -255,7 +364,8 @@ function copyPicture(episode, step) {
   const moves = svg("g", { class: "moves" });
   const original = svg("g", { class: "original" });
   const copy = svg("g", { class: "copy" });
-  episode.tokens.forEach((token, leaf) => {
+  plane.order(episode.tokens).forEach((leaf) => {
+    const token = episode.tokens[leaf];
     original.append(left.token(token, leaf, "var(--faint)"));
     copy.append(plane.token(decoded[leaf], leaf, "var(--copy)", "copied"));
     if (!image) {

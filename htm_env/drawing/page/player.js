@@ -12,9 +12,8 @@ const shown = () => episodes[state.sample];
 /** Draw the state. Everything on the page follows from it, so all of it is drawn again. */
 function show() {
   const [episode, step] = [shown(), state.step];
-  byId("forest").replaceChildren(forestPicture(episode, step));
+  showPlanes(episode, step);
   byId("tree").replaceChildren(dendrogramPicture(episode, step));
-  byId("copy").replaceChildren(copyPicture(episode, step));
   byId("choice").replaceChildren(...choiceWords(episode, step));
   byId("choices").replaceChildren(choiceBars(episode, step));
   byId("charge").replaceChildren(...chargeWords(episode, step));
@@ -22,6 +21,13 @@ function show() {
   showWords(episode, step);
   showControls(episode, step);
   rememberPlace();
+}
+
+function showPlanes(episode, step) {
+  byId("forest").replaceChildren(forestPicture(episode, step));
+  byId("copy").replaceChildren(copyPicture(episode, step));
+  const turnable = inSpace(episode.kind, episode.tokens[0]);
+  for (const id of PLANES) byId(id).classList.toggle("turnable", turnable);
 }
 
 function showWords(episode, step) {
@@ -37,6 +43,7 @@ function showWords(episode, step) {
     ...(episode.kind === "patches"
       ? ["left: original · right: reconstruction"]
       : [html("i", { class: "faint" }), " original · ", html("i", { class: "copied" }), " reconstruction"]),
+    inSpace(episode.kind, episode.tokens[0]) ? " · drag to turn" : "",
   );
   byId("spoken").textContent =
     `After ${step} of ${episode.last} merges: ${byId("charge").textContent}. ${byId("choice").textContent}.`;
@@ -104,6 +111,19 @@ function jump(to) {
   goToStep(to);
 }
 
+// ---------------------------------------------------------------- turning
+
+const PLANES = ["forest", "copy"];
+const DEGREES_A_PIXEL = 0.5;
+
+/** Drag points of space, in either picture, and see them from another side in both. */
+function turnSpace(event) {
+  if (!(event.buttons & 1) || !event.currentTarget.classList.contains("turnable")) return;
+  eye.azimuth -= DEGREES_A_PIXEL * event.movementX;
+  eye.elevation = within(Math.max(eye.elevation + DEGREES_A_PIXEL * event.movementY, -90), 90);
+  showPlanes(shown(), state.step);
+}
+
 // ---------------------------------------------------------------- links
 
 let remembering = null;
@@ -152,6 +172,13 @@ for (const [id, key] of [["first", "Home"], ["previous", "ArrowLeft"], ["play", 
   byId(id).addEventListener("click", moves[key]);
   byId(id).addEventListener("mousedown", (event) => event.preventDefault()); // keeps space for play
 } // prettier-ignore
+
+for (const id of PLANES) {
+  byId(id).addEventListener("pointerdown", (event) => {
+    if (byId(id).classList.contains("turnable")) byId(id).setPointerCapture(event.pointerId);
+  });
+  byId(id).addEventListener("pointermove", turnSpace);
+}
 
 byId("slider").addEventListener("input", (event) => jump(Number(event.target.value)));
 byId("sample").addEventListener("change", (event) => goToSample(Number(event.target.value)));
