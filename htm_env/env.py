@@ -198,7 +198,7 @@ class HTMEnv(EpisodesInProgress, gym.Env):
 
     An `HTMAutoencoder` may be trained meanwhile; what was made of embeddings stays as it is.
     All others go to the dataset (`htm_env.make_dataset`): the geometry of Trees, Crosses and Keys,
-    `dataset=` and `spans=` of `HTM-v0`.
+    `dataset=` of `HTM-v0` and what comes beside it (`htm_env.datasets.ArrayDataset`).
 
     ## References
     The action and observation follow the Hierarchical Token Merger; the incremental reward is

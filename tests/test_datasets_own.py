@@ -34,7 +34,7 @@ def padded(present: np.ndarray) -> np.ndarray:
     return tokens
 
 
-@settings(max_examples=25)
+@settings(max_examples=16)
 @given(rows=own_rows(), container=st.sampled_from(["present", "npz", "lists", "shards"]))
 def test_any_pattern_of_tokens_comes_back_by_its_places(
     rows: list[np.ndarray], container: str, tmp_path_factory: pytest.TempPathFactory

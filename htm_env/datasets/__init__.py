@@ -92,8 +92,7 @@ def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Datase
             ``ArrayDataset`` takes (an array, a list of arrays, a path).
         split: ``"train"``, ``"validation"`` or ``"test"``.
         kwargs: the geometry of Trees, Crosses and Keys (``TreesGeometry``, ``CrossesGeometry``,
-            ``KeysGeometry``); ``dataset``, ``split_fractions``, ``threshold`` and ``spans`` of
-            ``HTM-v0``.
+            ``KeysGeometry``); the arguments of ``ArrayDataset`` for ``HTM-v0``.
 
     Raises:
         ValueError: the id, the split or a keyword is unknown (the message lists the choices), a
