@@ -168,3 +168,26 @@ def test_one_agent_passes_the_test_of_pettingzoo():
         env.step(action)
     assert rewards == [0.0, *expected]
     assert env.agents == []
+
+
+# ---------------------------------------------------------------- cloned states
+
+
+def test_a_cloned_state_is_restored_however_often():
+    """Also after the episode's end, and with the episodes that follow."""
+    env = wrappers.CheapClone(wrappers.Flat(trees()))
+    _, info = env.reset(seed=1)
+    root = env.clone_state()
+    endings = []
+    for choice in (0, -1, 0):
+        env.restore_state(root)
+        seen, done = [env.unwrapped.action_masks()], False
+        while not done:
+            legal = np.flatnonzero(env.unwrapped.action_masks())
+            *step, done, _, _ = env.step(int(legal[choice]))
+            seen += step
+        seen.append(env.reset()[0])
+        endings.append(seen)
+    for first, again, other in zip(*(endings[row] for row in (0, 2, 1)), strict=True):
+        assert np.array_equal(first, again)
+    assert not np.array_equal(first, endings[1][1])
