@@ -19,6 +19,7 @@ from agents.cli import main
 from agents.inspection.embeddings import root_embeddings
 from agents.inspection.probes import semantic_table
 from agents.inspection.rows import distinct
+from agents.inspection.traces import traces_of
 from agents.registry import algorithm, configured
 from agents.runs.tensorboard import write_projector
 from htm_env.datasets import make_dataset
@@ -124,6 +125,27 @@ def test_nothing_changes_for_data_without_labels(trees, capsys):
     learner = algorithm("chain").learner("HTM-Trees-v0", algorithm("chain").config)
     with pytest.raises(ValueError, match="HTM-Trees-v0 has no labels"):
         semantic_table(learner)
+
+
+# ---------------------------------------------------------------- search
+
+
+def test_search_lowers_the_error_of_every_command(trees, tmp_path, capsys):
+    errors = []
+    for search in (0, 20):
+        assert status("evaluate", trees, "--json", "--episodes", 20, "--search", search) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["search"] == search
+        errors.append(found["nmse"])
+    assert errors[1] < errors[0]
+    learner = load(trees)
+    dataset = learner.task.dataset("test")
+    plain, better = (traces_of(learner, dataset, range(5), search) for search in (0, 20))
+    pairs = list(zip(plain, better, strict=True))
+    assert all(after.errors[-1] <= before.errors[-1] + 1e-6 for before, after in pairs)
+    assert any(after.tree != before.tree for before, after in pairs)
+    assert status("view", trees, "--search", 5, "--out", tmp_path / "page.html") == 0
+    assert status("view", trees, "--search", -1) == 2
 
 
 # ---------------------------------------------------------------- the command

@@ -10,7 +10,8 @@ from agents.cli.options import EvaluateOptions
 from agents.cli.tables import print_scores, print_table
 from agents.config.errors import as_usage_error, json_object, set_threads
 from agents.config.run import Task
-from agents.evaluation.evaluate import reference_scores
+from agents.evaluation.evaluate import evaluate, reference_scores
+from agents.evaluation.hill_climbing import improved
 from agents.evaluation.yardsticks import plain_yardsticks, tree_yardsticks
 from agents.inspection.probes import errors_by_label, semantic_table
 from agents.inspection.trained import NOT_TRAINED, why_not_trained
@@ -52,7 +53,11 @@ def evaluate_run(options: EvaluateOptions) -> None:
             f"tokens of this data have {dataset.token_dim} coordinates; {options.directory} was "
             f"trained on tokens of {learner.autoencoder.token_dim}"
         )
-    scores = learner.evaluate(dataset, options.episodes)
+    if options.search:
+        planner = improved(learner, options.search)
+        scores = evaluate(planner, learner.autoencoder, dataset, options.episodes)
+    else:
+        scores = learner.evaluate(dataset, options.episodes)
     nmse = scores["nmse"]
     assert nmse is not None  # every learner has an error
     references, orders = {}, {}
@@ -72,6 +77,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
         "weights_hash": learner.autoencoder.weights_hash(),
         "episodes": episodes,
         "merge_rounds": options.merge_rounds,
+        "search": options.search,
     }
     beside: dict[str, Any] = {
         "yardsticks": found,

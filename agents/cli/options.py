@@ -260,9 +260,6 @@ class EmbedOptions(OfRun):
     """Which rows."""
     samples: _Integer = None
     """Most rows of a split; all of finite data and 1,000 generated ones if not given."""
-    search: int = 0
-    """Proposals by which each tree is improved: an exchange of two subtrees is kept where the
-    sample's own error falls."""
     pictures: bool = False
     """Also draw a map of the roots, and write a log for TensorBoard's projector; the thumbnail of a
     sample takes 28 ms."""
@@ -271,7 +268,7 @@ class EmbedOptions(OfRun):
     format: PictureFormat = "png"
     """Of the map."""
 
-    least: ClassVar = {"samples": 1, "search": 0}
+    least: ClassVar = {"samples": 1}
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,7 @@ def plot(options: PlotOptions) -> None:
             f"--first is {options.first}, but the {options.split} split has {dataset.size} samples"
         )
     keys = dataset.fixed_keys(options.first + options.samples)[options.first :]
-    drawn = traces_of(learner, dataset, keys.tolist())
+    drawn = traces_of(learner, dataset, keys.tolist(), options.search)
     out = options.directory / "figures" if options.out is None else options.out
     work = list(_work(out, options.first, drawn, options.format))
     console = Console(file=sys.stderr)

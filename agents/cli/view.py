@@ -26,7 +26,7 @@ def view(options: ViewOptions) -> None:
         raise UsageError(
             f"--samples has {max(keys)}, but the {options.split} split has {dataset.size} samples"
         )
-    episodes = traces_of(learner, dataset, keys)
+    episodes = traces_of(learner, dataset, keys, options.search)
     about = [
         f"{options.split} split",
         f"{learner.autoencoder.embedding_dim} numbers an embedding",

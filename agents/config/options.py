@@ -73,3 +73,10 @@ class OfRun(Threads):
     """Folder of the run."""
     data: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Data to use instead of the run's, or the same data at its new place."""
+    search: int = 0
+    """Proposals by which each greedy tree is improved: an exchange of two subtrees is kept where
+    the sample's own error falls."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(0, search=self.search)

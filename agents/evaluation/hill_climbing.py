@@ -2,13 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.evaluation.evaluate import root_errors
+from agents.evaluation.evaluate import Planner, root_errors
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.types import TokenBatch
+
+
+@dataclass(frozen=True)
+class HillClimber:
+    """A planner whose greedy trees are those of another, improved."""
+
+    planner: Planner
+    autoencoder: HTMAutoencoder
+    std: Float[Tensor, "T"]
+    """Units of the coordinates, by which errors are measured."""
+    proposals: int
+    """For each sample (see :func:`hill_climbed`)."""
+
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        merges = self.planner.plan(batch, generator, greedy=greedy)
+        if not greedy:
+            return merges
+        draws = torch.rand(
+            (len(merges), self.proposals, 2),
+            generator=generator,
+            device=generator.device,
+            dtype=torch.float64,
+        )
+        return hill_climbed(self.autoencoder, batch, merges, self.std, draws.to(merges.device))
+
+
+def improved(learner: Any, proposals: int) -> Planner:
+    """A learner as a planner, whose greedy trees are improved by so many proposals."""
+    if not proposals:
+        planner: Planner = learner
+        return planner
+    return HillClimber(learner, learner.autoencoder, learner.std, proposals)
 
 
 @torch.no_grad()

@@ -10,6 +10,7 @@ import torch
 
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
+from agents.evaluation.hill_climbing import improved
 from agents.generation.options import GenerateOptions
 from agents.learners.base import Learner
 from htm_env.autoencoder import HTMAutoencoder
@@ -77,4 +78,5 @@ class RunSamples:
 
     def _planner(self) -> Any:
         generator = torch.Generator(self.learner.device).manual_seed(EVALUATION_SEED)
-        return partial(self.learner.plan, generator=generator, greedy=True)
+        planner = improved(self.learner, self.options.search)
+        return partial(planner.plan, generator=generator, greedy=True)

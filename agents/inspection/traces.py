@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from jaxtyping import Int64
 
-from agents.evaluation.evaluate import EVALUATION_SEED
+from agents.evaluation.evaluate import EVALUATION_SEED, Planner
+from agents.evaluation.hill_climbing import improved
 from agents.evaluation.sets import renumbered
 from agents.learners.base import Learner
 from htm_env.datasets import Dataset
@@ -19,13 +20,15 @@ from htm_env.trees.merge_tree import MergeTree
 
 
 @torch.no_grad()
-def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[Trace]:
+def traces_of(
+    learner: Learner, dataset: Dataset, keys: Sequence[int], search: int = 0
+) -> list[Trace]:
     """The greedy episodes of the samples with these keys, one a key.
 
     The tokens of given data are in the order of their row, and called as there.
 
     A policy that draws, such as ``random``, draws anew for every key, so that the tree of a sample
-    does not depend on the others.
+    does not depend on the others. ``search`` proposals improve each tree.
 
     Raises ``ValueError`` for a learner that makes no trees, and for keys that the data does not
     have.
@@ -34,14 +37,15 @@ def traces_of(learner: Learner, dataset: Dataset, keys: Sequence[int]) -> list[T
     for key in keys:
         if not 0 <= key <= last:
             raise ValueError(f"there is no sample {key}: the {dataset.split} split has 0 to {last}")
-    return [_trace(learner, dataset, key) for key in keys]
+    planner = improved(learner, search)
+    return [_trace(learner, planner, dataset, key) for key in keys]
 
 
-def _trace(learner: Learner, dataset: Dataset, key: int) -> Trace:
+def _trace(learner: Learner, planner: Planner, dataset: Dataset, key: int) -> Trace:
     device = learner.device
     batch = dataset.episodes(np.array([key], dtype=np.int64)).to(device)
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED + key)
-    merges = learner.plan(batch, generator, greedy=True)
+    merges = planner.plan(batch, generator, greedy=True)
     considered = tuple(
         Considered(nodes.cpu().numpy().astype(np.int64), probabilities.cpu().numpy())
         for nodes, probabilities in learner.pair_probabilities(batch, merges)
