@@ -9,6 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+import htm_env
+from agents import FixedOrder
+from agents.inspection.traces import traces_of
+from agents.learners.fixed_order import FixedOrderConfig
+from agents.learners.flat import Flat, FlatConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.datasets.coordinates import Coordinates
@@ -199,3 +205,49 @@ def test_to_user_and_back():
         data.from_user(batch.tokens.numpy())
     plain = make_dataset(tokens)
     assert plain.to_user(batch.tokens) is batch.tokens
+
+
+# ---------------------------------------------------------------- learning
+
+
+def category_run(learner_class, config, merges=1500):
+    """A learner of coloured points, trained a little, and its held-out scores."""
+    data = {"dataset": coloured(rows=100), "categorical": {1: 3}}
+    learner = learner_class("HTM-v0", config, env_kwargs=data, embedding_dim=10)
+    learner.train(merges=merges)
+    return learner, learner.evaluate(learner.task.dataset("test"))
+
+
+@pytest.mark.slow
+def test_trees_of_categories_are_learned(tmp_path):
+    small = AutoencoderConfig(hidden_dim=32)
+    config = FixedOrderConfig(policy="nearest_sorted", autoencoder=small, batch_size=8)
+    learner, scores = category_run(FixedOrder, config, merges=6000)
+    assert scores["error_rate"] < 0.4 < 2 / 3  # of three colours
+    assert scores["nmse"] < 0.9
+    learner.save(tmp_path / "agent")
+    again = FixedOrder.load(tmp_path / "agent")
+    assert again.autoencoder.categories == (3,)
+    assert again.evaluate(again.task.dataset("test")) == scores
+
+
+@pytest.mark.slow
+def test_sets_of_categories_are_learned_without_a_tree():
+    _, scores = category_run(Flat, FlatConfig(hidden_dim=16, batch_size=8), merges=400)
+    assert 0 <= scores["error_rate"] <= 1 and scores["nmse"] > 0
+
+
+@pytest.mark.slow
+def test_categories_are_drawn_and_generated(tmp_path):
+    learner, _ = category_run(FixedOrder, FixedOrderConfig(policy="chain", batch_size=8), 200)
+    assert learner.figure(learner.task.dataset("validation")).axes
+    sets = coloured(rows=3)
+    restored = learner.reconstruct(sets)
+    assert restored.shape == sets.shape
+    assert set(restored[..., 1].flatten().tolist()) <= {0.0, 1.0, 2.0}
+    made = htm_env.generate(learner.autoencoder, torch.from_numpy(learner.embed(sets)))
+    given = learner.dataset.to_user(made.tokens)
+    assert given.shape[2] == 3
+    assert set(given[..., 1].flatten().tolist()) <= {0.0, 1.0, 2.0}
+    trace = traces_of(learner, learner.dataset, [0])[0]
+    assert trace.tokens.shape == (5, 3) and trace.reconstructions.shape == (5, 5, 3)
