@@ -49,11 +49,11 @@ def advice_on_pairs(num_slots: int, nearest: Nearest | None, trees: int = 1) -> 
     if nearest is not None or num_slots <= LARGE:
         return None
     pairs, k = num_slots * (num_slots - 1), 8
-    memory = trees * num_slots**2 * 4 / 1e9
+    megabytes = trees * num_slots**2 * 4 / 1e6
+    at_once = "a tree" if trees == 1 else f"for {trees} trees at a time"
     return (
         f"sets of {num_slots:,} tokens have {pairs:,} pairs to score at the first merge, in tables "
-        f"of {memory:.2g} GB for {trees} trees at a time; candidates knn with k={k} scores "
-        f"{num_slots * k:,}"
+        f"of {megabytes:,.1f} MB {at_once}; candidates knn with k={k} scores {num_slots * k:,}"
     )
 
 

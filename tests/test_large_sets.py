@@ -34,7 +34,7 @@ def points(tokens, rows=20):
 def test_all_pairs_of_large_sets_are_priced():
     """1,000 tokens: 999,000 ordered pairs, and 4 bytes for each of a million in every tree."""
     assert advice_on_pairs(1000, None, trees=10) == (
-        "sets of 1,000 tokens have 999,000 pairs to score at the first merge, in tables of 0.04 GB "
+        "sets of 1,000 tokens have 999,000 pairs to score at the first merge, in tables of 40.0 MB "
         "for 10 trees at a time; candidates knn with k=8 scores 8,000"
     )
 
@@ -46,7 +46,7 @@ def test_small_sets_and_candidates_need_no_advice():
 
 def test_the_environment_warns_once_of_all_pairs():
     data = {"dataset": points(257), "embedding_dim": 4}
-    with pytest.warns(UserWarning, match="sets of 257 tokens have 65,792 pairs"):
+    with pytest.warns(UserWarning, match=r"sets of 257 tokens have 65,792 pairs .* MB a tree;"):
         gym.make("htm_env:HTM-v0", **data)
 
 
