@@ -23,7 +23,7 @@ from jaxtyping import UInt8
 from agents import Reinforce, ReinforceConfig
 from benchmarks.measuring import Row, add_device, own_process, peak_gigabytes, settle
 from benchmarks.table import report
-from htm_env.datasets.user import IDX_IMAGES
+from htm_env.datasets.files import IDX_IMAGES
 
 SECONDS = 600.0
 SIDE, INNER, THRESHOLD = 28, 20, 127

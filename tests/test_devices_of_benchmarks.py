@@ -179,10 +179,13 @@ MEASURES = {
     "time to error": partial(time_to_error.measure, "trees7", "reinforce", 0, 0.2, None),
 }
 
+IN_ARRAYS = {"environment, single", "environment, sync"}
+"""One episode on the processor is merged in numpy, without a product of torch."""
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MEASURES)
 def test_benchmarks_compute_where_they_are_told(name, device):
     with Products() as products:
         MEASURES[name](device)
-    assert products.devices == {device}
+    assert products.devices == (set() if device == "cpu" and name in IN_ARRAYS else {device})
