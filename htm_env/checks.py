@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
@@ -32,7 +32,15 @@ def at_least(low: int, **values: float | int) -> None:
 def check_choice(what: str, name: Any, choices: Collection[Any]) -> None:
     """Raise ``ValueError``, with the choices, for a name of ``what`` that is none of them."""
     if name not in choices:
-        raise ValueError(f"unknown {what} {name!r}; choose from {list(choices)}")
+        like = did_you_mean(name, choices)
+        raise ValueError(f"unknown {what} {name!r}; choose from {list(choices)}{like}")
+
+
+def did_you_mean(name: Any, choices: Iterable[Any]) -> str:
+    """A question to append to a message about an unknown name; empty where none is like it."""
+    lower = {choice.lower(): choice for choice in choices if isinstance(choice, str)}
+    found = get_close_matches(name.lower(), lower, n=1) if isinstance(name, str) else []
+    return f" (did you mean {lower[found[0]]!r}?)" if found else ""
 
 
 def check_finite(roots: Float[Tensor, "S D"]) -> None:
@@ -91,6 +99,5 @@ def keywords(owner: str, given: Sequence[str], known: Sequence[str]) -> None:
     for keyword in given:
         if keyword not in known:
             choices = ", ".join(known) or "no keywords"
-            like = get_close_matches(keyword, known, n=1)
-            hint = f" (did you mean {like[0]!r}?)" if like else ""
-            raise ValueError(f"{owner} has no keyword {keyword!r}: expected {choices}{hint}")
+            like = did_you_mean(keyword, known)
+            raise ValueError(f"{owner} has no keyword {keyword!r}: expected {choices}{like}")

@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.checks import did_you_mean
 from htm_env.datasets import Dataset
 from htm_env.forest import action_to_pair, are_clades, leaf_sets, merges_to_actions
 from htm_env.population import Population, merge_pairs, node_errors, start_population
@@ -98,7 +99,8 @@ class Reward(ABC):
             first, second = action_to_pair(actions.clamp(min=0), batch.present.shape[1])
             after = merge_pairs(autoencoder, before, first, second, std, real)
             reward = self.step(Transition(autoencoder, before, after, first, second))
-            rewards.append(check_rewards(reward, real.shape).masked_fill(~real, 0.0))
+            reward = check_rewards(reward, real & after.error.isfinite())
+            rewards.append(reward.masked_fill(~real, 0.0))
             before = after
         return torch.stack(rewards, dim=1)
 
@@ -183,7 +185,10 @@ class RightMerges(Reward):
 
 
 class RewardOfFunctions(Reward):
-    """A reward from a function for one merge, and perhaps another for whole episodes."""
+    """A reward from a function for one merge, and perhaps another for whole episodes.
+
+    Those who call ``step`` check what it returns, as they do for every reward.
+    """
 
     def __init__(
         self,
@@ -192,13 +197,14 @@ class RewardOfFunctions(Reward):
     ) -> None:
         self._step, self._episode = step, episode
 
-    def step(self, transition: Transition) -> Float[Tensor, "B"]:
-        return check_rewards(self._step(transition), transition.first.shape)
+    def step(self, transition: Transition) -> Any:
+        return self._step(transition)
 
     def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
         if self._episode is None:
             return super().episode(episodes)
-        return check_rewards(self._episode(episodes), episodes.merges.shape[:2])
+        made = (episodes.merges[..., 0] >= 0) & episodes.error.isfinite()[:, None]
+        return check_rewards(self._episode(episodes), made)
 
 
 REWARDS: dict[str, Reward] = {
@@ -213,10 +219,11 @@ REWARDS: dict[str, Reward] = {
 def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     """The reward on this data: that of the data's own environment if None.
 
-    ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``step`` and
-    ``episode``, or a callable ``(before, after, first, second) -> (B,)`` of the fields of a
-    :class:`Transition` (of one argument: the transition itself). Raises ``ValueError`` for
-    anything else, as a class, and for a reward that needs clades where the data has none.
+    ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``step`` (and
+    ``episode``, where that can be faster), or a callable ``(before, after, first, second) -> (B,)``
+    of the fields of a :class:`Transition` (of one argument: the transition itself). Raises
+    ``ValueError`` for anything else, as a class, and for a reward that needs clades where the data
+    has none.
     """
     reward = dataset.default_reward if reward is None else reward
     if isinstance(reward, type):
@@ -226,12 +233,24 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
         found = REWARDS[reward]
     elif isinstance(reward, Reward):
         found = reward
-    elif hasattr(reward, "step") and hasattr(reward, "episode"):
-        found = RewardOfFunctions(reward.step, reward.episode)
+    elif hasattr(reward, "step"):
+        found = RewardOfFunctions(reward.step, getattr(reward, "episode", None))
     elif callable(reward):
         found = RewardOfFunctions(_of_one_merge(reward))
+    elif isinstance(reward, str) and ":" in reward:
+        raise ValueError(
+            f"the reward is the name {reward!r}; expected the object itself, since only the "
+            "command line and the configuration of a run take the form module:name"
+        )
+    elif hasattr(reward, "episode"):
+        name = type(reward).__name__
+        raise ValueError(f"the reward of type {name} has episode but no step; expected both")
     else:
-        raise ValueError(f"unknown reward {reward!r}; choose from {sorted(REWARDS)}")
+        like = did_you_mean(reward, REWARDS)
+        raise ValueError(
+            f"unknown reward {reward!r}; choose from {sorted(REWARDS)}, or give a callable "
+            f"(before, after, first, second) or an object with step(transition){like}"
+        )
     if found.needs_clades and not dataset.has_hierarchy:
         others = sorted(name for name, other in REWARDS.items() if not other.needs_clades)
         raise ValueError(
@@ -242,19 +261,47 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
 
 
 def _of_one_merge(function: Callable[..., Any]) -> Callable[[Transition], Any]:
-    """A callable of a transition's four fields as one of the transition."""
-    if len(inspect.signature(function).parameters) == 1:
+    """A callable of a transition's four fields as one of the transition.
+
+    Raises ``ValueError`` for one that takes neither the four nor the transition.
+    """
+    if _takes(function, 4):
+        return lambda made: function(made.before, made.after, made.first, made.second)
+    if _takes(function, 1):
         return function
-    return lambda made: function(made.before, made.after, made.first, made.second)
+    name = getattr(function, "__name__", type(function).__name__)
+    raise ValueError(
+        f"the reward {name} takes neither (before, after, first, second) nor one argument, the "
+        "transition"
+    )
 
 
-def check_rewards(rewards: Any, shape: torch.Size) -> Tensor:
-    """The rewards that an object or a callable returned; ``ValueError`` for another shape."""
+def _takes(function: Callable[..., Any], count: int) -> bool:
+    """True <--> the callable can be called with so many arguments, as far as Python can tell."""
+    try:
+        inspect.signature(function).bind(*range(count))
+    except (TypeError, ValueError):  # no such arguments; built in, without a signature
+        return False
+    return True
+
+
+def check_rewards(rewards: Any, counted: Bool[Tensor, "*_"]) -> Tensor:
+    """The rewards that an object or a callable returned, finite where they are ``counted``.
+
+    ``counted``: True <--> a merge was made, and the error after it is finite. Raises ``ValueError``
+    for another shape or type, and for a counted reward that is not finite.
+    """
+    shape = counted.shape
     if not isinstance(rewards, Tensor) or rewards.shape != shape:
         given = f"an object of type {type(rewards).__name__}"
         if isinstance(rewards, Tensor):
             given = f"a tensor of shape {tuple(rewards.shape)}"
         raise ValueError(f"the reward returned {given}; expected a tensor of shape {tuple(shape)}")
+    if not rewards.is_floating_point():
+        raise ValueError(f"the reward returned {rewards.dtype}; expected floating-point numbers")
+    wrong = counted & ~rewards.isfinite()
+    if wrong.any():
+        raise ValueError(f"the reward returned {float(rewards[wrong][0])}; expected finite numbers")
     return rewards
 
 

@@ -25,7 +25,7 @@ from htm_env.actions import (
 )
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import advice_on_pairs, check_candidates
-from htm_env.checks import at_least, check_choice
+from htm_env.checks import at_least, check_choice, did_you_mean
 from htm_env.datasets import Dataset, dataset_class, environment_id, make_dataset
 from htm_env.forest import Forest
 from htm_env.membership import check_extras
@@ -109,6 +109,7 @@ class EnvConfig:
             raise TypeError(
                 f"{environment.__name__}.__init__() got an unexpected keyword argument "
                 f"{unknown[0]!r}; expected {', '.join(sorted(known - {'env_id'}))}"
+                f"{did_you_mean(unknown[0], known)}"
             )
         own = {name: value for name, value in arguments.items() if name in names}
         rest = {name: value for name, value in arguments.items() if name not in names}
@@ -199,7 +200,7 @@ class Simulator:
                 Transition(self.autoencoder, population, after, first, second)
             )
         reward = (
-            check_rewards(reward, invalid.shape)
+            check_rewards(reward, made & after.error.isfinite())
             .masked_fill(~where, 0.0)
             .masked_fill(where & ~legal, self.penalty)
         )

@@ -69,7 +69,7 @@ class SingleSimulator(Simulator):
         one, other = (torch.from_numpy(np.array([slot])) for slot in (first, second))
         with torch.no_grad():
             transition = Transition(self.autoencoder, population, after, one, other)
-            reward = check_rewards(self.reward.step(transition), one.shape)
+            reward = check_rewards(self.reward.step(transition), after.error.isfinite())
         return after, float(reward), not legal, made
 
     def observe_one(self, population: Population) -> dict[str, np.ndarray]:

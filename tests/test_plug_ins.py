@@ -204,6 +204,17 @@ def test_a_reward_of_ones_own_by_its_name(examples, tmp_path):
     assert agent.update(0.5)["train/return"] < 0  # squared distances with a minus
 
 
+def test_the_object_of_the_example_pays_the_same_by_episodes(examples):
+    from own_reward import Near, near
+
+    learners = [
+        agents.Reinforce("HTM-Trees-v0", agents.ReinforceConfig(batch_size=4, reward=reward))
+        for reward in (Near(), near)
+    ]
+    paid = [learner.update(0.0)["train/return"] for learner in learners]
+    assert paid[0] == pytest.approx(paid[1], rel=1e-4)
+
+
 def test_a_reward_that_is_an_object_keeps_its_name(tmp_path, monkeypatch):
     (tmp_path / "rewards_of_mine.py").write_text(
         "class Fall:\n"

@@ -15,6 +15,7 @@ from oracle import PlainForest, batched, forests, random_tree
 
 from agents.fixed import fixed_policy
 from htm_env.datasets import make_dataset
+from htm_env.env import HTMEnv
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
 from htm_env.measures.metrics import clade_scores
 from htm_env.population import MOST_LEAVES, Population, merge_pairs, start_population
@@ -321,7 +322,22 @@ class OnlyStep(Reward):
     step = Given.step
 
 
-@pytest.mark.parametrize("given", [Given(), OnlyStep(), Given().step])
+class Plain:
+    step = Given.step
+
+
+def with_an_option(transition, scale=1):
+    return scale * Given.step(None, transition)
+
+
+def of_any(*fields):
+    before, after, _, _ = fields
+    return before.error - after.error
+
+
+@pytest.mark.parametrize(
+    "given", [Given(), OnlyStep(), Plain(), Given().step, with_an_option, of_any]
+)
 def test_a_reward_may_be_an_object_or_a_callable(autoencoder, given):
     """With its own ``episode``, or following the merges with ``step``."""
     drawn = batched([random_tree(n, torch.Generator().manual_seed(n)) for n in (4, 2, 5)], slots=5)
@@ -353,6 +369,25 @@ def test_an_unknown_reward_lists_the_choices():
         with pytest.raises(ValueError, match=r"choose from \['incremental', 'one_step'"):
             reward_on(trees, unknown)
     assert sorted(REWARDS) == ["incremental", "one_step", "right_merges", "terminal"]
+
+
+class OnlyEpisode:
+    episode = None
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("increment", r"or an object with step\(transition\) \(did you mean 'incremental'\?\)"),
+        ("mine:fall", "expected the object itself, since only the command line"),
+        (OnlyEpisode(), "the reward of type OnlyEpisode has episode but no step"),
+        (lambda before, after: None, r"takes neither \(before, after, first, second\) nor one"),
+        (divmod, "the reward divmod takes neither"),
+    ],
+)
+def test_what_is_no_reward_is_told(given, message):
+    with pytest.raises(ValueError, match=message):
+        reward_on(make_dataset("HTM-Trees-v0"), given)
 
 
 def test_a_reward_is_an_object_and_not_its_class():
@@ -392,6 +427,42 @@ def test_a_reward_returns_one_number_a_sample(autoencoder, returned, given):
     found = reward_on(make_dataset("HTM-Trees-v0"), WrongEpisode())
     with pytest.raises(ValueError, match=r"of shape \(2,\); expected a tensor of shape \(2, 3\)"):
         found.episode(encoded(autoencoder, batch, drawn.merges))
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [
+        (lambda error: error * torch.nan, "the reward returned nan; expected finite numbers"),
+        (lambda error: error / 0, "the reward returned inf"),
+        (lambda error: error.long(), r"the reward returned torch\.int64; expected floating-point"),
+    ],
+)
+def test_a_reward_is_a_finite_floating_point_number(autoencoder, returned, message):
+    def own(transition):
+        return returned(transition.after.error)
+
+    drawn = batched([random_tree(n, torch.Generator().manual_seed(n)) for n in (4, 2)], slots=4)
+    trees = make_dataset("HTM-Trees-v0")
+    with pytest.raises(ValueError, match=message):
+        reward_on(trees, own).episode(encoded(autoencoder, token_batch(drawn), drawn.merges))
+    for env in (
+        HTMEnv("HTM-Trees-v0", autoencoder="untrained", reward=own),
+        HTMVectorEnv("HTM-Trees-v0", autoencoder="untrained", reward=own),
+    ):
+        env.reset(seed=0)
+        with pytest.raises(ValueError, match=message):
+            env.step(np.zeros(env.action_space.shape, int))
+
+
+def test_a_reward_may_be_anything_where_nothing_is_merged(autoencoder):
+    drawn = batched([random_tree(n, torch.Generator().manual_seed(n)) for n in (4, 2)], slots=4)
+
+    def one_or_nan(before, after, first, second):
+        return torch.where(after.forest.num_merges > before.forest.num_merges, 1.0, torch.nan)
+
+    found = reward_on(make_dataset("HTM-Trees-v0"), one_or_nan)
+    paid = found.episode(encoded(autoencoder, token_batch(drawn), drawn.merges))
+    assert paid.tolist() == [[1, 1, 1], [1, 0, 0]]
 
 
 def test_a_reward_that_is_not_given_is_the_datas_own():
