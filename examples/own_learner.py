@@ -19,7 +19,7 @@ class CrossEntropy(Learner):
     def update(self, progress):
         weights, batch = self.scorers(TRIED, self.generator), self.sample(SAMPLES)
         batch = batch.rows(torch.arange(SAMPLES).repeat(TRIED))  # every scorer merges every sample
-        merges = self.merged(batch, weights.repeat_interleave(SAMPLES, dim=0))
+        merges = self.merged(batch, weights.repeat_interleave(SAMPLES, dim=0), self.generator)
         best = self.errors(batch, merges).view(TRIED, SAMPLES).mean(1).argsort()[:BEST]
         self.mean, self.spread = weights[best].mean(0), weights[best].std(0) + 0.05
         rows = (best[:, None] * SAMPLES + torch.arange(SAMPLES)).flatten()
@@ -27,12 +27,12 @@ class CrossEntropy(Learner):
 
     def plan(self, batch, generator, *, greedy):
         drawn = self.scorers(len(batch.tokens), generator)
-        return self.merged(batch, self.mean.expand_as(drawn) if greedy else drawn)
+        return self.merged(batch, self.mean.expand_as(drawn) if greedy else drawn, generator)
 
     def scorers(self, count, generator):  # (count, 2 D)
         return self.mean + self.spread * torch.randn(count, len(self.mean), generator=generator)
 
-    def merged(self, batch, weights):  # (B, 2 D): of squared and of plain differences
+    def merged(self, batch, weights, generator):  # (B, 2 D): of squared and of plain differences
         near, order = weights[:, None, None].chunk(2, dim=-1)  # (B, 1, 1, D)
 
         def choose(observation, generator):
@@ -43,7 +43,7 @@ class CrossEntropy(Learner):
             best = scores.masked_fill(~legal, -torch.inf).flatten(1).argmax(1)
             return pair_to_action(best // len(active[0]), best % len(active[0]), len(active[0]))
 
-        return self.merge(batch, choose, self.generator)
+        return self.merge(batch, choose, generator)
 
     def state(self):
         return {**super().state(), "mean": self.mean, "spread": self.spread}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import runpy
 import sys
 from pathlib import Path
 
@@ -18,6 +19,7 @@ import htm_env
 from agents.cli import main
 from agents.config.plug_ins import name_of, named_object
 from agents.config.run import RunConfig
+from agents.learners.base import Learner
 from agents.registry import (
     algorithm,
     build_learner,
@@ -152,6 +154,112 @@ def test_a_learner_of_ones_own_is_trained_resumed_and_loaded(examples, tmp_path,
         ValueError, match="holds a run of own_learner:CrossEntropy; expected a Rein"
     ):
         agents.Reinforce.load(run)
+
+
+SCRIPT = """
+import sys
+from agents import Learner, Reinforce, ReinforceConfig
+
+class Chain(Learner):
+    def update(self, progress):
+        batch = self.sample(2)
+        return self.finish_update(batch, batch.merges, progress)
+    def plan(self, batch, generator, *, greedy):
+        return batch.merges
+
+def fall(before, after, first, second):
+    return before.error - after.error
+
+if __name__ == "__main__":
+    about = {"env_kwargs": {"heights": [2]}, "embedding_dim": 3}
+    Chain("HTM-Trees-v0", **about).train(merges=1, out=sys.argv[1])
+    Reinforce("HTM-Trees-v0", ReinforceConfig(reward=fall), **about).save(sys.argv[2])
+"""
+
+
+def test_what_the_script_defines_is_named_by_its_module(tmp_path, monkeypatch):
+    script, out = tmp_path / "script_of_mine.py", [str(tmp_path / "one"), str(tmp_path / "two")]
+    script.write_text(SCRIPT)
+    monkeypatch.setattr(sys, "argv", [str(script), *out])
+    with pytest.raises(ValueError, match="the learner Chain is defined in the script itself"):
+        runpy.run_path(str(script), run_name="__main__")  # where nothing can import it
+    assert not (tmp_path / "one").exists()
+    monkeypatch.syspath_prepend(str(tmp_path))  # as Python has the folder of a script
+    runpy.run_path(str(script), run_name="__main__")
+    chain, rewarded = map(agents.load, out)
+    assert (chain.algo, chain.updates) == ("script_of_mine:Chain", 1)
+    assert rewarded.run_config().config["reward"] == "script_of_mine:fall"
+
+
+def test_a_reward_without_a_name_is_refused_before_training(tmp_path):
+    config = agents.ReinforceConfig(reward=lambda before, after, first, second: after.error)
+    learner = agents.Reinforce("HTM-Trees-v0", config, embedding_dim=3)
+    with pytest.raises(ValueError, match=r"the reward .*<lambda> cannot be saved.* in a module"):
+        learner.train(merges=100, out=tmp_path / "run")
+    assert (learner.updates, (tmp_path / "run").exists()) == (0, False)
+
+
+def test_an_error_of_ones_own_code_shows_its_place(tmp_path, monkeypatch, capsys):
+    (tmp_path / "failing_of_mine.py").write_text(
+        "from agents import Learner\n"
+        "class Failing(Learner):\n"
+        "    def update(self, progress):\n"
+        "        return int('no number')\n"
+        "    def plan(self, batch, generator, *, greedy):\n"
+        "        return batch.merges\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    given = ["--env", "trees7", "--algo", "failing_of_mine:Failing", "--merges", 100]
+    train(*given, out=tmp_path / "one", status=1)
+    shown = capsys.readouterr().err
+    assert "'no number' (HTM_TRACEBACK=1 shows where)" in shown and "Traceback" not in shown
+    monkeypatch.setenv("HTM_TRACEBACK", "1")
+    train(*given, out=tmp_path / "two", status=1)
+    assert "return int('no number')" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "nothing")]) == 1
+    assert "HTM_TRACEBACK" not in capsys.readouterr().err.splitlines()[-1]
+
+
+class Wrong(Learner):
+    """Counts and returns as it is told."""
+
+    returned: object = {"train/nmse": 1.0}
+    planned: object = None
+    counts = (1, 1)
+
+    def update(self, progress):
+        self.updates += self.counts[0]
+        self.merges_made += self.counts[1]
+        return self.returned
+
+    def plan(self, batch, generator, *, greedy):
+        return self.planned
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"returned": None}, r"Wrong.update returned None; expected a dict of numbers"),
+        ({"returned": {"train/nmse": "low"}}, r"Wrong.update returned \{'train/nmse': 'low'\}"),
+        ({"counts": (0, 1)}, "Wrong.update left self.updates at 0; expected 1 more"),
+        ({"counts": (1, 0)}, "Wrong.update left self.merges_made as it was 20 times in a row"),
+    ],
+)
+def test_an_update_that_breaks_its_promise_is_told(wrong, message):
+    learner = type("Wrong", (Wrong,), wrong)("HTM-Trees-v0", embedding_dim=3)
+    with pytest.raises(ValueError, match=message):
+        learner.train(merges=1000)
+
+
+@pytest.mark.parametrize("merges", [None, torch.zeros(3, 2), torch.zeros(2, 6, 2)])
+def test_a_plan_of_anything_but_merges_is_told(merges):
+    learner = type("Wrong", (Wrong,), {"planned": merges})("HTM-Trees-v0", embedding_dim=3)
+    for asked in (
+        lambda: learner.evaluate(learner.task.dataset("test"), 2),
+        lambda: learner.embed(learner.sample(1).tokens),
+    ):
+        with pytest.raises(ValueError, match=r"Wrong.plan returned .*int64 of shape \(., P - 1, 2"):
+            asked()
 
 
 def test_a_learner_of_ones_own_is_compared(examples, tmp_path):

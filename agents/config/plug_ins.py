@@ -20,6 +20,8 @@ from agents.config.errors import did_you_mean
 
 ALIASES = {"sb3": "stable_baselines3"}
 """Short names of modules."""
+SCRIPT = "__main__"
+"""The module that Python runs."""
 _NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_][\w./-]*")
 
 
@@ -61,14 +63,33 @@ def check_module(name: str, what: str) -> None:
 
 
 def name_of(value: Any) -> str | None:
-    """``module:name`` of an object that is found by it; None for any other."""
+    """``module:name`` of an object that is found by it, later too; None for any other."""
     module, name = (getattr(value, about, None) for about in ("__module__", "__qualname__"))
     if not (isinstance(module, str) and isinstance(name, str)):
         return None
     found: Any = sys.modules.get(module)
     for attribute in name.split("."):
         found = getattr(found, attribute, None)
-    return f"{module}:{name}" if found is value else None
+    imported = imported_name(module)
+    return f"{imported}:{name}" if found is value and imported != SCRIPT else None
+
+
+def imported_name(module: str) -> str:
+    """The name by which a module is imported.
+
+    Of the script that runs, the name that ``python -m`` was given, or the stem of its file where
+    that imports the same file; ``__main__``, which is another script another time, where neither
+    does.
+    """
+    script = sys.modules.get(SCRIPT)
+    if module != SCRIPT or script is None:
+        return module
+    if script.__spec__ is not None:
+        return script.__spec__.name
+    file = Path(getattr(script, "__file__", None) or "")
+    spec = find_spec(file.stem) if file.stem.isidentifier() and file.stem != SCRIPT else None
+    same = spec is not None and spec.origin and Path(spec.origin).resolve() == file.resolve()
+    return file.stem if same else module
 
 
 def check_outside(folder: Path, names: Iterable[Any]) -> None:

@@ -48,6 +48,23 @@ class Planner(Protocol):
         else drawn."""
 
 
+def planned(
+    planner: Planner, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+) -> Int64[Tensor, "B M 2"]:
+    """What a planner's ``plan`` gives; ``ValueError`` where that is not merges for every sample."""
+    merges: object = planner.plan(batch, generator, greedy=greedy)
+    found = repr(merges)
+    if isinstance(merges, Tensor):
+        shape = tuple(merges.shape)
+        if merges.dtype == torch.int64 and len(shape) == 3 and shape[::2] == (len(batch.tokens), 2):
+            return merges
+        found = f"{merges.dtype} of shape {shape}"
+    raise ValueError(
+        f"{type(planner).__name__}.plan returned {found}; expected the merges of every sample, "
+        f"int64 of shape ({len(batch.tokens)}, P - 1, 2)"
+    )
+
+
 def validation_episodes(dataset: Dataset) -> int:
     """Episodes of a validation: 256 of at most 256 tokens, fewer of larger sets."""
     return max(1, min(VALIDATION_EPISODES, VALIDATION_TOKENS // dataset.max_tokens))
@@ -81,11 +98,11 @@ def evaluate(
     sampling_generator = torch.Generator(device).manual_seed(seed + 1)
     chunks = []
     for batch in episodes.parts(CHUNK):
-        merges = planner.plan(batch, greedy_generator, greedy=True)
+        merges = planned(planner, batch, greedy_generator, greedy=True)
         decoded = decoded_roots(autoencoder, batch, merges)
         chunk = decoded_scores(decoded, batch, std, dataset.categories)
         if sampled:
-            drawn = planner.plan(batch, sampling_generator, greedy=False)
+            drawn = planned(planner, batch, sampling_generator, greedy=False)
             chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
         chunk |= classifier_scores(autoencoder, batch, merges)
         chunks.append(chunk | tree_scores(batch, merges))

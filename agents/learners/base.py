@@ -17,10 +17,10 @@ from torch import Tensor
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import check_bounds, config_from_dict
 from agents.config.options import TEST_EPISODES
-from agents.config.plug_ins import name_of, named_object, names_object
+from agents.config.plug_ins import SCRIPT, imported_name, name_of, named_object, names_object
 from agents.config.run import MODES, RunConfig, Task
 from agents.evaluation.encoded import Encoded
-from agents.evaluation.evaluate import evaluate, root_errors
+from agents.evaluation.evaluate import evaluate, planned, root_errors
 from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from htm_env.autoencoder import HTMAutoencoder, Policy, merge_with
@@ -96,7 +96,7 @@ class Learner(ABC):
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
         if not {"algo", "algorithms"} & set(vars(cls)):
-            cls.algo = f"{cls.__module__}:{cls.__qualname__}"
+            cls.algo = f"{imported_name(cls.__module__)}:{cls.__qualname__}"
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         self.config = self.config_class() if config is None else config
@@ -227,7 +227,7 @@ class Learner(ABC):
 
     def greedy_trees(self, batch: TokenBatch, generator: torch.Generator) -> Int64[Tensor, "B M 2"]:
         """The best merges for these samples; nothing but -1 where the algorithm makes no trees."""
-        return self.plan(batch, generator, greedy=True)
+        return planned(self, batch, generator, greedy=True)
 
     def encode(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Encoded:
         """Roots of samples along given trees, and what these decode to."""
@@ -352,7 +352,8 @@ class Learner(ABC):
         """Learn until the budget, seconds or merges, is used; a later call starts a new budget.
 
         With ``out``, everything that ``htm train`` writes goes to that folder, and Ctrl-C stops
-        after a checkpoint. Raises ``ValueError`` unless exactly one budget is given,
+        after a checkpoint. Raises ``ValueError`` unless exactly one budget is given, and with
+        ``out`` for a class or a reward that is defined in the script itself,
         ``FileExistsError`` where ``out`` already holds a run, and ``FloatingPointError`` when
         learning does not stay finite.
         """
@@ -369,13 +370,29 @@ class Learner(ABC):
             pass
 
     def run_config(self, budget: Budget | None = None) -> RunConfig:
-        """The configuration that :meth:`from_run` makes the same untrained learner of."""
+        """The configuration that :meth:`from_run` makes the same untrained learner of.
+
+        Raises ``ValueError`` for a class or a reward that no module has, so that no run could find
+        it again.
+        """
+        if self.algo.startswith(f"{SCRIPT}:"):
+            raise ValueError(
+                f"the learner {type(self).__qualname__} is defined in the script itself, where no "
+                "run finds it again; move it to a module, and import it from there"
+            )
         task = vars(self.task) | {"embedding_dim": self.autoencoder.embedding_dim}
         config = asdict(self.config)
         if not isinstance(config.get("reward", ""), str | None):
             # By its name: the one it was given by, or that of a function of a module.
             own = self.reward_name or name_of(self.config.reward)
-            config["reward"] = own or config["reward"]
+            if own is None:
+                name = getattr(self.config.reward, "__qualname__", repr(self.config.reward))
+                raise ValueError(
+                    f"the reward {name} cannot be saved, since no run finds it again; define it by "
+                    "def in a module of its own, not as a lambda, inside a function or in the "
+                    "script itself"
+                )
+            config["reward"] = own
         return RunConfig(**task, algo=self.algo, config=config, budget=budget)
 
     @classmethod
@@ -398,7 +415,8 @@ class Learner(ABC):
     def save(self, directory: str | Path) -> None:
         """Write the agent to a folder, as JSON and safetensors; what it had before is replaced.
 
-        Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold.
+        Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold, and for a class or a reward
+        that is defined in the script itself.
         """
         from agents.runs.data import recorded_data
         from agents.runs.directory import RunDirectory

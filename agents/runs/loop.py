@@ -19,6 +19,8 @@ LOG_POINTS = 200
 """Rows of scalars over the whole budget."""
 EVALUATIONS = 20
 """Validations over the whole budget; a divisor of the log points, so each has its row."""
+NO_MERGES = 20
+"""Updates in a row without a merge after which a budget of merges is taken to never end."""
 ROUNDING = 1e-9
 """So that 58 / 400 of the budget is 29 log points of 200, and not 28.999."""
 CHECKPOINT_SECONDS = 60.0
@@ -36,7 +38,10 @@ class Trainable(Protocol):
     updates: int
 
     def update(self, progress: float) -> dict[str, float]:
-        """Learn once, ``progress`` in [0, 1] through the budget; returns scalars by tag."""
+        """Learn once, ``progress`` in [0, 1] through the budget; returns scalars by tag.
+
+        Adds 1 to ``updates``, and the merges that it made to ``merges_made``.
+        """
 
 
 @dataclass(frozen=True)
@@ -123,17 +128,22 @@ class Training:
         """Train until the budget is used, or until ``stop`` says so after an update.
 
         Either way a checkpoint is due at the end. Raises what the learner's update raises, such as
-        ``FloatingPointError`` for numbers that are not finite; no checkpoint is due then.
+        ``FloatingPointError`` for numbers that are not finite, and ``ValueError`` for an update
+        that returns no numbers or does not count; no checkpoint is due then.
         """
+        without = 0  # updates in a row
         self._running_since = saved_at = self._clock()
         try:
             position, stopping = self.position, False
             while position.progress < 1.0 and not stopping:
                 started = self._clock()
                 self.activity = f"update {position.updates + 1}"
-                scalars = self.learner.update(self.position.progress)
+                updates, merges = self.learner.updates, self.learner.merges_made
+                scalars = self._numbers(self.learner.update(self.position.progress))
                 self._update_seconds += self._clock() - started
                 self._add(scalars)
+                without = without + 1 if self.learner.merges_made == merges else 0
+                self._check_counters(updates, without)
                 position = self.position
                 yield Updated(position, scalars)
                 log, evaluation = self._due(position)
@@ -177,6 +187,29 @@ class Training:
         log, evaluate = logged > self._logged, evaluated > self._evaluated
         self._logged, self._evaluated = logged, evaluated
         return log or evaluate, evaluated if evaluate else None
+
+    def _numbers(self, scalars: Any) -> dict[str, float]:
+        try:
+            return {tag: float(value) for tag, value in scalars.items()}
+        except (AttributeError, TypeError, ValueError, RuntimeError):
+            raise ValueError(
+                f"{type(self.learner).__name__}.update returned {scalars!r}; expected a dict of "
+                "numbers by their tags, such as {'train/nmse': 0.5}"
+            ) from None
+
+    def _check_counters(self, updates: int, without: int) -> None:
+        """Raise ``ValueError`` where the last update was not counted, or where merges never are."""
+        name = f"{type(self.learner).__name__}.update"
+        if self.learner.updates <= updates:
+            raise ValueError(
+                f"{name} left self.updates at {updates}; expected 1 more after every update "
+                "(finish_update counts it)"
+            )
+        if self.budget.merges is not None and without >= NO_MERGES:
+            raise ValueError(
+                f"{name} left self.merges_made as it was {NO_MERGES} times in a row; expected more "
+                "merges, since the budget is one of merges (finish_update counts them)"
+            )
 
     def _add(self, scalars: dict[str, float]) -> None:
         for name, value in scalars.items():
