@@ -43,7 +43,7 @@ test-lowest: .venv-lowest/installed
 # The examples of clients, with those libraries that are too heavy for everybody or ask for versions
 # that are not in constraints.txt.
 test-clients: .venv-clients/installed
-	$(CLIENTS) -m pytest -q -rs tests/test_clients.py tests/test_wrappers.py
+	HTM_NEEDS_CLIENTS=1 $(CLIENTS) -m pytest -q -rs tests/test_clients.py tests/test_wrappers.py
 
 .venv-clients/installed: pyproject.toml examples/clients/constraints.txt
 	$(PYTHON) -m venv .venv-clients

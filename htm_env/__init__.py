@@ -65,7 +65,8 @@ register_environments()
 def register(env_id: str, dataset: type) -> None:
     """Give data of one's own an environment id, in this process.
 
-    From then on ``gym.make``, ``gym.make_vec``, :func:`make_dataset` and every learner take it.
+    From then on ``gym.make``, ``gym.make_vec``, :func:`make_dataset` and every learner take it;
+    ``Name-Flat-v0`` is its flat twin, whose observation is one vector.
     Where a module ``my_module`` registers ``My-Id-v0`` when it is imported, all of these also take
     ``my_module:My-Id-v0``, which imports it first: the command ``htm`` needs that, and runs that
     resume.
@@ -74,7 +75,8 @@ def register(env_id: str, dataset: type) -> None:
         env_id: as Gymnasium's: ``Name-v0``.
         dataset: the class, of which :class:`DrawnDataset` is the shortest to write.
 
-    Raises ``ValueError`` for an id that is taken, or for anything but a dataset's class.
+    Raises ``ValueError`` for an id of another form or that is taken, or for anything but a class
+    of a dataset.
     """
     register_dataset(env_id, dataset, DATASETS)
 

@@ -44,8 +44,8 @@ def remapped_actions(actions: Int64[Tensor, "B"], legal: Bool[Tensor, "B A"]) ->
     """
     counts = legal.cumsum(1)  # (B, A) legal actions up to each one
     rank = actions - counts.gather(1, actions[:, None])[:, 0]
-    place = rank % counts[:, -1]
-    return torch.searchsorted(counts, place[:, None] + 1)[:, 0]
+    legal_rank = rank % counts[:, -1]
+    return torch.searchsorted(counts, legal_rank[:, None] + 1)[:, 0]
 
 
 def action_slots(

@@ -283,7 +283,17 @@ class HTMEnv(EpisodesInProgress, gym.Env):
         return EpisodeState(self.population, self._invalid_actions, generator)
 
     def restore_state(self, state: EpisodeState) -> None:
-        """Continue from what :meth:`clone_state` gave, however often."""
+        """Continue from what :meth:`clone_state` gave, however often.
+
+        Raises ``ValueError`` for a state of other slots or embeddings than this environment's.
+        """
+        given = tuple(state.population.embeddings.shape[1:])
+        own = (self.simulator.num_slots, self.autoencoder.embedding_dim)
+        if given != own:
+            raise ValueError(
+                f"the state has {given[0]} slots of {given[1]} numbers; expected {own[0]} of "
+                f"{own[1]}, as in the environment that it came from"
+            )
         self._population, self._invalid_actions, generator = state
         self.np_random.bit_generator.state = generator
 

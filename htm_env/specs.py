@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import io
 import json
@@ -18,6 +19,9 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets.base import arrays_hash
 from htm_env.datasets.user import BESIDE_ROWS, read_sets
 from htm_env.files import atomic_write_bytes
+
+FILES = ("dataset", "autoencoder")
+"""Arguments that may be paths as text; those of existing files are written as absolute ones."""
 
 
 @dataclass
@@ -59,17 +63,27 @@ def storable(arguments: Mapping[str, Any]) -> dict[str, Any]:
         beside = {key: kept.pop(key, None) for key in BESIDE_ROWS}
         kept["dataset"] = str(_stored_arrays(read_sets(kept["dataset"], beside).arrays()))
     for name, value in kept.items():
-        if isinstance(value, os.PathLike):
+        if isinstance(value, os.PathLike) or (name in FILES and _is_there(value)):
             kept[name] = os.fspath(Path(value).resolve())
         elif isinstance(value, np.ndarray | np.generic):
             kept[name] = value.tolist()
         try:
             json.dumps(kept[name])
         except TypeError:
+            if name == "reward":
+                raise ValueError(
+                    "a reward of your own cannot be stored: leave it out, and give it beside the "
+                    "specification, as in gym.make(spec, reward=...)"
+                ) from None
             raise ValueError(
                 f"{name} is {value!r}; expected a value that JSON can hold, such as a name"
             ) from None
     return kept
+
+
+def _is_there(value: Any) -> bool:
+    """True <--> it is text that names a file or folder, or is a pattern of some."""
+    return isinstance(value, str) and (os.path.exists(value) or any(glob.iglob(value)))
 
 
 def _stored_arrays(arrays: Mapping[str, np.ndarray]) -> Path:

@@ -22,6 +22,11 @@ from htm_env.types import NONE, TokenBatch
 
 METHODS = ("action_masks", "fixed_keys", "merge_tree", "render")
 """Methods of the single environment that can be called on every copy."""
+FIXED = (
+    *("action_space", "observation_space", "single_action_space", "single_observation_space"),
+    *("autoreset_mode", "num_envs"),
+)
+"""Attributes that cannot be set."""
 
 
 class HTMVectorEnv(EpisodesInProgress, VectorEnv):
@@ -169,8 +174,15 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
         return self.call(name)
 
     def set_attr(self, name: str, values: list[Any] | tuple[Any, ...] | Any) -> None:
-        """Set an attribute of all copies; ``ValueError`` for values that differ between them, since
-        they share it."""
+        """Set an attribute that all copies have.
+
+        Raises ``AttributeError`` for one that they do not have or that :data:`FIXED` names, and
+        ``ValueError`` for values that differ between them, since they share it.
+        """
+        if not hasattr(self, name):
+            raise AttributeError(f"copies have no attribute {name!r}; expected an existing one")
+        if name in FIXED:
+            raise AttributeError(f"{name!r} is fixed once the copies are made")
         given = list(values) if isinstance(values, list | tuple) else [values] * self.num_envs
         if len(given) != self.num_envs or any(value is not given[0] for value in given):
             raise ValueError(

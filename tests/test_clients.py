@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import runpy
 import sys
+from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import gymnasium as gym
 import pytest
@@ -14,6 +17,13 @@ import htm_env  # registers the ids
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of what the libraries say of themselves
 CLIENTS = Path(__file__).parent.parent / "examples" / "clients"
+
+
+def needed(name: str) -> ModuleType:
+    """A client's package; the test is skipped without it, but not where all are expected."""
+    if "HTM_NEEDS_CLIENTS" in os.environ:  # as `make test-clients` sets it
+        return import_module(name)
+    return pytest.importorskip(name)
 
 
 @pytest.fixture
@@ -43,6 +53,15 @@ def test_every_example_has_a_test():
         assert f'"{path.stem}"' in tests
 
 
+def test_a_missing_client_fails_where_all_are_expected(monkeypatch):
+    monkeypatch.setenv("HTM_NEEDS_CLIENTS", "1")
+    with pytest.raises(ModuleNotFoundError):
+        needed("no_such_client")
+    monkeypatch.delenv("HTM_NEEDS_CLIENTS")
+    with pytest.raises(pytest.skip.Exception):
+        needed("no_such_client")
+
+
 # ---------------------------------------------------------------- nothing else is needed
 
 
@@ -68,7 +87,7 @@ def test_cleanrl_style(run):
 
 def test_torchrl_draws_legal_actions_only():
     """The mask comes from ``info`` or from the observation: 1,000 steps of copies, fewer of one."""
-    envs = pytest.importorskip("torchrl.envs")
+    envs = needed("torchrl.envs")
     arguments = {"num_envs": 10, "autoreset_mode": "Disabled"}
     categorical = {"categorical_action_encoding": True}
     copies, seen, masked = (
@@ -91,7 +110,7 @@ def test_torchrl_draws_legal_actions_only():
 
 
 def test_torchrl(run):
-    pytest.importorskip("torchrl")
+    needed("torchrl")
     text = run("with_torchrl", "--copies", 4, "--steps", 128)
     assert "0 illegal actions" in text
     last_return(text)
@@ -101,8 +120,8 @@ def test_torchrl(run):
 
 
 def test_minari(run):
-    pytest.importorskip("minari")
-    pytest.importorskip("jax")
+    needed("minari")
+    needed("jax")
     text = run("with_minari", "--steps", 60)
     assert "HTM-Trees-v0" in text
     assert "largest difference of a reward 0.0e+00" in text
@@ -113,7 +132,7 @@ def test_minari(run):
     ("algo", "option"), [("ppo", "n_steps:30"), ("ppo_mask", "n_steps:30"), ("dqn", "gamma:0.5")]
 )
 def test_the_zoo(run, algo, option):
-    pytest.importorskip("rl_zoo3")
+    needed("rl_zoo3")
     arguments = ["--algo", algo, "--steps", 60, "--eval-freq", 30, "--eval-episodes", 2]
     text = run("with_rl_zoo3", *arguments, "--hyperparams", option)
     assert "Saving to logs" in text
@@ -123,5 +142,5 @@ def test_the_zoo(run, algo, option):
 
 
 def test_rllib(run):
-    pytest.importorskip("ray")
+    needed("ray")
     last_return(run("with_rllib", "--steps", 128))

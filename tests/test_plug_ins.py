@@ -31,6 +31,7 @@ from agents.registry import (
     unlabelled,
 )
 from htm_env.datasets import DATASETS, make_dataset
+from htm_env.registration import register_dataset
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 TINY = ["--set", "autoencoder.hidden_dim=8", "--set", "batch_size=4"]
@@ -44,7 +45,8 @@ def examples(monkeypatch):
     for name in ("own_learner", "own_reward", "own_dataset"):
         sys.modules.pop(name, None)
     DATASETS.pop("Rings-v0", None)
-    gym.registry.pop("Rings-v0", None)
+    for name in ("Rings-v0", "Rings-Flat-v0"):
+        gym.registry.pop(name, None)
 
 
 @pytest.fixture(autouse=True)
@@ -372,6 +374,8 @@ def test_data_of_ones_own_under_an_id_of_its_own(examples, tmp_path):
     assert observation["tokens"].shape == (6, 5)
     copies = gym.make_vec("Rings-v0", num_envs=2, embedding_dim=5)
     assert copies.reset(seed=0)[0]["tokens"].shape == (2, 8, 5)
+    flat = gym.make("own_dataset:Rings-Flat-v0", points=3, embedding_dim=5)
+    assert np.array_equal(flat.reset(seed=0)[0][:30], observation["tokens"].ravel())
     given = ["--env", "own_dataset:Rings-v0", "--algo", "structure_sorted", "--merges", 200]
     given += ["--env-kwargs", '{"points": 3}', "--embedding-dim", 4, *TINY]
     run = train(*given, out=tmp_path / "run")
@@ -424,12 +428,37 @@ def test_what_cannot_be_drawn_is_told(keywords, message):
         Odd(**keywords).fixed(1)
 
 
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"max_tokens": 3}, "Untold has no token_dim; expected a number"),
+        ({"token_dim": 3}, "Untold has no max_tokens; expected a number"),
+        ({"max_tokens": 2.5, "token_dim": 3}, "max_tokens of Untold is 2.5: expected a whole"),
+        ({"max_tokens": 3, "token_dim": 3, "kind": "dots"}, "unknown kind 'dots'; choose from"),
+        ({"max_tokens": 3, "token_dim": 3, "kind": "segments"}, "does not fit tokens of 3 numbers"),
+    ],
+)
+def test_what_drawn_data_does_not_say_is_told(attributes, message):
+    untold = type("Untold", (htm_env.DrawnDataset,), {"draw": lambda *_: None, **attributes})
+    with pytest.raises(ValueError, match=message):
+        untold.make("train")
+
+
 def test_an_id_is_registered_once():
     for name in ("HTM-Trees-v0", "CartPole-v1"):
         with pytest.raises(ValueError, match=f"the id '{name}' is taken"):
             htm_env.register(name, dataset=Odd)
-    with pytest.raises(ValueError, match=r"expected an htm_env\.Dataset"):
-        htm_env.register("Odd-v0", dataset=np.ndarray)
+    for dataset, given in (
+        (np.ndarray, "the class ndarray without 'make'"),
+        (htm_env.DrawnDataset, "the class DrawnDataset without 'draw'"),
+        (np.zeros((2, 3)), "an object of type ndarray"),
+    ):
+        message = rf"dataset of 'Odd-v0' is {given}; expected an htm_env\.Dataset class"
+        with pytest.raises(ValueError, match=message):
+            register_dataset("Odd-v0", dataset, {})
+    for name in ("Rings", "Rings-v", "my module:Rings-v0"):
+        with pytest.raises(ValueError, match="expected a name and a version, as in 'Name-v0'"):
+            htm_env.register(name, dataset=Odd)
     with pytest.raises(ValueError, match="unknown id 'htm_env:Odd-v0'"):
         make_dataset("htm_env:Odd-v0")
     with pytest.raises(ValueError, match="No module named 'nowhere_at_all'"):

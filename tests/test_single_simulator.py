@@ -150,6 +150,12 @@ def test_a_state_is_restored_however_often():
         np.testing.assert_array_equal(seen[1]["tokens"], again[1]["tokens"])
     env.restore_state(state)
     assert env.step(int(np.argmin(env.action_masks())))[3]  # the second illegal action
+    other = HTMEnv("HTM-Digits-v0", autoencoder="untrained", embedding_dim=5)
+    other.reset()
+    slots, dim = state.population.embeddings.shape[1:]
+    message = rf"the state has {slots} slots of {dim} numbers; expected \d+ of 5"
+    with pytest.raises(ValueError, match=message):
+        other.restore_state(state)
 
 
 def test_a_deep_copy_has_an_autoencoder_of_its_own():

@@ -110,10 +110,30 @@ def test_a_batch_has_a_specification_too():
     assert json.loads(vector.spec.to_json())["kwargs"]["dataset"].endswith(".npz")
 
 
-def test_a_reward_that_is_an_object_is_refused_by_name():
-    env = gym.make("HTM-v0", dataset=ragged(), reward=lambda transition: transition.after.error)
-    with pytest.raises(ValueError, match=r"reward is <function .*; expected a value that JSON"):
+def test_a_relative_path_is_stored_as_an_absolute_one(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sets").mkdir()
+    for name in ("one.npy", "sets/part.npy"):
+        np.save(tmp_path / name, np.zeros((10, 3, 2)) + np.arange(10)[:, None, None])
+    small_autoencoder(2).save(tmp_path / "mine.safetensors")
+    for dataset in ("one.npy", "sets", "sets/*.npy"):
+        env = gym.make("HTM-v0", dataset=dataset, autoencoder="mine.safetensors")
+        stored = json.loads(env.spec.to_json())["kwargs"]
+        assert stored["dataset"] == str(tmp_path / dataset)
+        assert stored["autoencoder"] == str(tmp_path / "mine.safetensors")
+    env = gym.make("HTM-v0", dataset="one.npy", autoencoder="untrained")
+    assert json.loads(env.spec.to_json())["kwargs"]["autoencoder"] == "untrained"
+
+
+def test_a_reward_that_is_an_object_is_refused_and_goes_beside_the_specification():
+    def after(transition):
+        return transition.after.error
+
+    env = gym.make("HTM-v0", dataset=ragged(), reward=after)
+    with pytest.raises(ValueError, match="a reward of your own cannot be stored: leave it out"):
         env.spec.to_json()
+    spec = EnvSpec.from_json(gym.make("HTM-v0", dataset=ragged()).spec.to_json())
+    assert_same_episodes(env, gym.make(spec, reward=after))
 
 
 # ---------------------------------------------------------------- unknown keywords
@@ -157,6 +177,11 @@ def test_an_attribute_is_set_for_all_copies_or_none():
     batch.set_attr("mask_in_info", False)
     assert "action_mask" not in batch.reset(seed=0)[1]
     batch.set_attr("mask_in_info", [True, True])
+    for name in ("num_envs", "single_action_space", "autoreset_mode"):
+        with pytest.raises(AttributeError, match=f"'{name}' is fixed once the copies are made"):
+            batch.set_attr(name, getattr(batch, name))
+    with pytest.raises(AttributeError, match="copies have no attribute 'mask_info'"):
+        batch.set_attr("mask_info", True)
     assert "action_mask" in batch.reset(seed=0)[1]
     for values in ([True, False], [True]):
         with pytest.raises(ValueError, match="expected one value for all 2 copies"):

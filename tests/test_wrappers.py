@@ -65,6 +65,16 @@ def test_the_checker_of_gymnasium_passes_without_another_warning(made):
         check_env(env, skip_render_check=True)
 
 
+def test_flat_copies_are_called_as_others_are():
+    flat = gym.make_vec("HTM-Trees-Flat-v0", num_envs=2, **UNTRAINED)
+    flat.reset(seed=0)
+    assert np.array_equal(flat.call("action_masks"), flat.unwrapped.action_masks())
+    assert flat.get_attr("observation_space") == (flat.single_observation_space,) * 2
+    flat.set_attr("mask_in_info", False)
+    assert flat.get_attr("mask_in_info") == (False, False)
+    assert "action_mask" not in flat.reset(seed=0)[1]
+
+
 def test_a_flat_id_can_be_made_from_its_specification():
     env = gym.make("HTM-Trees-Flat-v0", **UNTRAINED)
     again = gym.make(gym.envs.registration.EnvSpec.from_json(env.spec.to_json()))

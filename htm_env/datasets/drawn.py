@@ -10,11 +10,15 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float32, Int64
 
+from htm_env.checks import whole_number
 from htm_env.datasets.base import Dataset, check_keys, empty_merges, split_keys
+from htm_env.datasets.kinds import own_kind
 from htm_env.types import TokenBatch
 
 STATISTICS_SAMPLES = 1024
 """Training samples behind ``mean`` and ``std``; drawing one takes tens of microseconds."""
+MOST_NUMBERS = 2**20
+"""Tokens of a set, and numbers of a token, at most."""
 
 
 class DrawnDataset(Dataset):
@@ -42,6 +46,19 @@ class DrawnDataset(Dataset):
     def __init__(self, split: str = "train") -> None:
         super().__init__(split)
         self.name = type(self).__name__
+
+    @classmethod
+    def make(cls, split: str, **keywords: Any) -> Dataset:
+        made = super().make(split, **keywords)
+        for name in ("max_tokens", "token_dim"):
+            if not hasattr(made, name):
+                raise ValueError(
+                    f"{cls.__name__} has no {name}; expected a number, as a class attribute or set "
+                    "by its __init__"
+                )
+            whole_number(f"{name} of {cls.__name__}", getattr(made, name), 1, MOST_NUMBERS)
+        made.kind = own_kind(made.kind, made.token_dim)
+        return made
 
     @classmethod
     def keywords(cls) -> tuple[str, ...]:

@@ -100,6 +100,23 @@ class FlatVector(VectorWrapper, RecordConstructorArgs):
             info = {**info, "final_obs": final}
         return self.flattening(observation), rewards, terminated, truncated, info
 
+    def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
+        """As :meth:`htm_env.vector_env.HTMVectorEnv.call`, but for the spaces of vectors."""
+        if name in ("observation_space", "single_observation_space"):
+            return (self.single_observation_space,) * self.num_envs
+        inner: Any = self.env
+        results: tuple[Any, ...] = inner.call(name, *args, **kwargs)
+        return results
+
+    def get_attr(self, name: str) -> tuple[Any, ...]:
+        """An attribute of every copy, as :meth:`call` gives it."""
+        return self.call(name)
+
+    def set_attr(self, name: str, values: list[Any] | tuple[Any, ...] | Any) -> None:
+        """As :meth:`htm_env.vector_env.HTMVectorEnv.set_attr`."""
+        inner: Any = self.env
+        inner.set_attr(name, values)
+
 
 def make_flat(env_id: str, **arguments: Any) -> Flat:
     """The environment of the flat ids, such as ``HTM-Trees-Flat-v0``."""
