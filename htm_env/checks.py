@@ -59,15 +59,16 @@ def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     except (TypeError, ValueError):
         raise ValueError(f"{name} is {value!r}: expected a number") from None
     if not math.isfinite(result) or not low <= result <= high:
-        wanted = f"from {low:g} to {high:g}" if math.isfinite(high) else f"of at least {low:g}"
-        raise ValueError(f"{name} is {value!r}: expected a finite number {wanted}")
+        wanted = f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}"
+        wanted = wanted if math.isfinite(low) else ""
+        raise ValueError(f"{name} is {value!r}: expected a finite number{wanted}")
     return result
 
 
 def positive(name: str, value: Any) -> float:
     """``value`` as a float above zero; raises ``ValueError`` otherwise."""
-    result = number(name, value, 0.0)
-    if result == 0.0:
+    result = number(name, value, -math.inf)
+    if result <= 0.0:
         raise ValueError(f"{name} is {value!r}: expected a number above 0")
     return result
 

@@ -71,6 +71,8 @@ def test_a_value_that_is_no_category_is_refused_with_its_place(value):
         ({"categorical": [1]}, r"categorical is \[1\]: expected {column: number of values}"),
         ({"weights": [1, 1]}, r"weights is \[1, 1\]: expected 3 numbers"),
         ({"weights": [1, 0, 1]}, r"weights\[1\] is 0: expected a number above 0"),
+        ({"weights": [1, 1, -1]}, r"weights\[2\] is -1: expected a number above 0"),
+        ({"weights": [1, np.inf, 1]}, r"weights\[1\] is inf: expected a finite number$"),
         ({"weights": [1, 1, -2]}, r"weights\[2\] is -2"),
     ],
 )

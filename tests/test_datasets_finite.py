@@ -321,7 +321,7 @@ def test_unusable_arrays_are_named(data: Any, message: str) -> None:
         ),
         (
             {"values": np.zeros((4, 2)), "lengths": np.array([5, -1])},
-            "length -1 of row 1, expected at least two",
+            "length -1 of row 1, expected none below 0",
         ),
         (
             {"values": np.zeros((4, 2)), "lengths": np.array([2.0, 2.0])},

@@ -286,6 +286,40 @@ def test_shards_may_hold_a_split_each(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("count", "advice"),
+    [
+        (2, "give a set several times, with split_of= the split of each"),
+        (4, r"give split_fractions=\[0.5, 0.25, 0.25\], or the split of each row with split_of="),
+    ],
+)
+def test_few_rows_are_told_how_they_can_be_split(count: int, advice: str) -> None:
+    with pytest.raises(ValueError, match=f"^{count} rows .*; {advice}$"):
+        ArrayDataset(TOKENS[:count])
+
+
+def test_the_advice_to_few_rows_can_be_followed() -> None:
+    for count in range(3, 12):
+        for split in SPLITS:
+            few = TOKENS[np.arange(count) % len(TOKENS)]
+            assert ArrayDataset(few, split, split_fractions=[0.5, 0.25, 0.25]).size
+    twice = [TOKENS[0], TOKENS[1], TOKENS[0], TOKENS[1]]
+    split_of = ["train", "train", "validation", "test"]
+    assert ArrayDataset(twice, split_of=split_of).rows.tolist() == [0, 1]
+
+
+def test_splits_of_rows_are_not_the_split_to_use() -> None:
+    message = "split is a list: expected one of train, .* the splits of rows are split_of="
+    with pytest.raises(ValueError, match=message):
+        make_dataset(TOKENS, split=SPLIT)
+
+
+def test_an_array_of_ragged_sets_is_a_list_of_them() -> None:
+    ragged = np.empty(10, dtype=object)
+    ragged[:] = RAGGED
+    assert ArrayDataset(ragged).fingerprint() == ArrayDataset(RAGGED).fingerprint()
+
+
+@pytest.mark.parametrize(
     ("kind", "dims"),
     [
         ("points", {2, 3}),

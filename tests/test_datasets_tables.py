@@ -107,6 +107,27 @@ def test_lines_that_cannot_be_used_are_named(
         ArrayDataset(written(table, tmp_path, ".csv"), **keywords)
 
 
+def test_row_numbers_of_pandas_are_no_coordinate(tmp_path: Path) -> None:
+    table = frame()
+    table.to_csv(tmp_path / "index.csv")  # what pandas does unless it is told otherwise
+    message = r"index.csv: column 0 has no heading \('Unnamed: 0'\), as pandas .*index=False"
+    with pytest.raises(ValueError, match=message):
+        ArrayDataset(tmp_path / "index.csv")
+    named = ArrayDataset(tmp_path / "index.csv", coordinates=["x", "y", "z"])
+    path = written(table, tmp_path, ".csv")
+    assert named.fingerprint() == ArrayDataset(path).fingerprint() | {"name": "index.csv"}
+    table.rename(columns={"y": " "}).to_csv(path, index=False)
+    with pytest.raises(ValueError, match=r"column 5 has no heading \(' '\)"):
+        ArrayDataset(path)
+
+
+def test_it_says_which_columns_it_took(tmp_path: Path) -> None:
+    path = written(frame(), tmp_path, ".csv")
+    assert ArrayDataset(path).column_names == ["x", "y", "z"]
+    assert ArrayDataset(path, coordinates=["z", "x"]).column_names == ["z", "x"]
+    assert ArrayDataset(ROWS).column_names is None
+
+
 def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
     pytest.importorskip("pyarrow")
     (tmp_path / "own.parquet").write_bytes(b"PAR1 and nothing else")

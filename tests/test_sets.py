@@ -100,6 +100,21 @@ def test_lengths_say_how_many_columns_are_tokens(learner, sets):
     assert roots == pytest.approx(learner.embed([sets[3], sets[6]]), abs=1e-5)
 
 
+def test_ragged_sets_have_lengths_and_presence_too(learner, sets):
+    two = np.empty(2, dtype=object)
+    two[:] = [sets[3], sets[6]]
+    assert learner.embed(two) == pytest.approx(learner.embed([*two]), abs=1e-5)
+    present = [np.array([1, 0, 1, 1, 0]), np.array([0, 0, 1])]
+    there = [one[here == 1] for one, here in zip(two, present, strict=True)]
+    assert learner.embed(two, present=present) == pytest.approx(learner.embed(there), abs=1e-5)
+    decoded = learner.reconstruct(two, present=present)
+    assert [one.shape for one in decoded] == [(5, 3), (3, 3)]
+    expected = learner.reconstruct(there)
+    for one, here, tokens in zip(decoded, present, expected, strict=True):
+        assert one[here == 1] == pytest.approx(tokens, abs=1e-5)
+        assert (one[here == 0] == 0).all()
+
+
 def test_the_slots_are_filled_in_an_order_of_the_sets_own(sets):
     placed = PlacedSets.read([sets[3], sets[3][::-1]], make_dataset(np.zeros((9, 2, 3))))
     part, seeds = placed.part(np.array([0, 1]))
@@ -126,16 +141,25 @@ def test_large_sets_are_encoded_a_few_at_a_time():
     ("given", "options", "sentence"),
     [
         (np.zeros((2, 5, 4)), {}, "4 numbers.*: expected 3"),
-        (np.zeros((5, 3)), {}, r"shape \(5, 3\); expected \(N, P, T\)"),
-        ([], {}, "no sets"),
-        ([np.zeros((2, 3)), np.zeros((0, 3))], {}, "set 1 has no tokens"),
-        ([np.zeros((2, 3)), np.zeros((2, 2))], {}, "set 1 has tokens of 2 numbers; expected 3"),
-        ([[[0, 0, np.inf]]], {}, "set 0, token 0 has coordinate inf"),
+        (np.zeros((5, 3)), {}, r"sets has shape \(5, 3\): expected \(N, P, T\)"),
+        ([], {}, "sets is empty"),
+        (
+            [np.zeros((2, 3)), np.zeros((0, 3))],
+            {},
+            "sets: row 1 has no tokens: expected at",
+        ),
+        ([np.zeros((2, 3)), np.zeros((2, 2))], {}, "row 1 has tokens of 2 numbers: expected 3"),
+        ([[[0, 0, np.inf]]], {}, "row 0, token 0 has coordinate inf"),
         ([["a"]], {}, "element type"),
-        (np.zeros((2, 5, 3)), {"lengths": [6, 1]}, "lengths go from 1 to 6"),
-        (np.zeros((2, 5, 3)), {"lengths": [1]}, r"expected whole numbers \(2,\)"),
-        (np.zeros((2, 5, 3)), {"present": np.ones((2, 4))}, r"present has shape \(2, 4\)"),
-        ([np.zeros((2, 3))], {"lengths": [2]}, "not with a list"),
+        (np.zeros((2, 5, 3)), {"lengths": [6, 1]}, "length 6 of row 0, but it has 5 tokens"),
+        (np.zeros((2, 5, 3)), {"lengths": [1]}, "'lengths' is of 1 rows, but there are 2"),
+        (np.zeros((2, 5, 3)), {"present": np.ones((2, 4))}, r"'present' of row 0 has sh.* \(4,\)"),
+        (np.zeros((1, 2, 3)), {"present": [[0.5, 1]]}, "'present' of row 0 is not only True"),
+        (
+            np.zeros((1, 2, 3)),
+            {"present": [[1, 1]], "lengths": [2]},
+            "both 'lengths' and 'present'",
+        ),
         (np.zeros((2, 5, 3)), {"search": -1}, "search is -1"),
     ],
 )

@@ -73,6 +73,23 @@ def test_it_is_less_than_the_numbers_of_the_median_set_and_at_least_two():
     assert suitable_width(make_dataset(np.ones((20, 4, 2)))).dim == 2
 
 
+def test_few_sets_say_that_they_are_the_limit():
+    noise = np.random.default_rng(0).standard_normal((400, 10, 2))
+    few = make_dataset(noise[:12], split_fractions=HALVES)
+    width = suitable_width(few)  # six training sets vary along five components at most
+    assert width.dim in (4, 5)
+    assert width.reason.endswith(
+        "; limited by the number of training sets, 6: give the width (--embedding-dim)"
+    )
+    for enough in (noise, sets_of(3), noise[:12, :2], np.ones((20, 4, 2))):
+        assert "limited" not in suitable_width(make_dataset(enough, split_fractions=HALVES)).reason
+
+
+def test_sets_of_two_numbers_have_one_between_them():
+    pairs = np.random.default_rng(0).standard_normal((400, 2, 1))
+    assert suitable_width(make_dataset(pairs)).dim == 1
+
+
 def test_it_is_the_default_of_own_data_and_can_be_asked_for_elsewhere():
     sets = sets_of(3)
     env = gym.make("htm_env:HTM-v0", dataset=sets)

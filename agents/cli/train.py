@@ -59,6 +59,8 @@ def train(options: TrainOptions) -> None:
             write_file(options.save_config, run.as_dict())
             return
         _print_width(asked.get("embedding_dim"), learner)
+        if learner.dataset.column_names is not None:
+            print(f"columns   {', '.join(learner.dataset.column_names)} are the numbers of a token")
         advice = learner.advice()
         if advice is not None:
             print(f"advice    {advice} (--candidates knn)", file=sys.stderr)

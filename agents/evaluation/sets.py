@@ -21,6 +21,7 @@ from agents.evaluation.encoded import Encoded
 from agents.evaluation.hill_climbing import hill_climbed
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets.base import Dataset, mix, shuffled, uniforms
+from htm_env.datasets.sets import as_list, token_sets
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import NONE, TokenBatch
 
@@ -64,30 +65,30 @@ class PlacedSets:
         """Sets of any kind that is supported.
 
         Args:
-            sets: an array (N, P, T), or a sequence of arrays (n_i, T).
+            sets: an array (N, P, T), or a list of arrays (n_i, T).
             dataset: the data that a learner was trained on, whose columns tokens must have.
-            lengths: of an array, the number of tokens of each row (N,); all columns if None.
-            present: of an array, (N, P), True <--> there is a token; not beside ``lengths``.
+            lengths: the number of tokens of each row (N,); all of them if None.
+            present: (N, P), True <--> there is a token; not beside ``lengths``.
 
         Raises ``ValueError`` naming what cannot be used: the shape, the numbers of a token, a row
         without tokens, a coordinate that is not finite.
         """
-        values, there = _padded(sets, lengths, present)
-        _check(values, there)
-        values = dataset.from_user(np.where(there[..., None], values, np.float32(0)))
-        columns = there.shape[1]
-        order = np.argsort(~there, axis=1, kind="stable")  # the empty places last
-        full = np.take_along_axis(there, order, axis=1)
-        slots = int(there.sum(axis=1).max())
-        tokens = np.where(full[..., None], values[np.arange(len(values))[:, None], order], 0)
+        sets = as_list(sets)
+        given = {"tokens": sets, "lengths": lengths, "present": present}
+        found = token_sets("sets", given, least=1)
+        slots = int(found.lengths.max())
+        full = np.arange(slots) < found.lengths[:, None]  # (N, P)
+        tokens = np.where(full[..., None], dataset.from_user(found.padded()), np.float32(0))
+        places = np.where(full, np.arange(slots), NONE)
+        if found.places is not None:
+            places[full] = np.concatenate(found.places)
         batch = TokenBatch(
-            tokens=torch.from_numpy(tokens[:, :slots].astype(np.float32)),
-            present=torch.from_numpy(full[:, :slots]),
+            tokens=torch.from_numpy(tokens),
+            present=torch.from_numpy(full),
             clades=torch.zeros((len(tokens), 0, slots), dtype=torch.bool),
             merges=torch.full((len(tokens), slots - 1, 2), NONE),
         )
-        places = torch.from_numpy(np.where(full, order, NONE)[:, :slots])
-        return cls(batch, places, columns)
+        return cls(batch, torch.from_numpy(places), max(map(len, sets)))
 
     @classmethod
     def of(cls, dataset: Dataset, keys: Int64[np.ndarray, "B"]) -> PlacedSets:
@@ -139,81 +140,6 @@ class PlacedSets:
         )
         places = self.places[torch.from_numpy(rows)][own, slot]
         return PlacedSets(moved, places, self.columns), seeds
-
-
-def _padded(
-    sets: Any, lengths: Any, present: Any
-) -> tuple[Float32[np.ndarray, "N P T"], Bool[np.ndarray, "N P"]]:
-    """Values in columns, and which of them are tokens."""
-    if isinstance(sets, list | tuple):
-        if lengths is not None or present is not None:
-            raise ValueError("lengths and present go with an array (N, P, T), not with a list")
-        rows = [_numbers(f"set {row}", one, 2, "(n, T)") for row, one in enumerate(sets)]
-        if not rows:
-            raise ValueError("there are no sets; expected at least one")
-        dim = rows[0].shape[1]
-        wrong = next((row for row, one in enumerate(rows) if one.shape[1] != dim), None)
-        if wrong is not None:
-            raise ValueError(
-                f"set {wrong} has tokens of {rows[wrong].shape[1]} numbers; expected {dim}, as in "
-                "set 0"
-            )
-        counts = np.array([len(one) for one in rows])
-        values = np.zeros((len(rows), max(1, counts.max()), dim), dtype=np.float32)
-        for row, one in enumerate(rows):
-            values[row, : len(one)] = one
-        return values, np.arange(values.shape[1]) < counts[:, None]
-    values = _numbers("the array of sets", sets, 3, "(N, P, T)")
-    if not len(values):
-        raise ValueError("there are no sets; expected at least one")
-    there = np.ones(values.shape[:2], dtype=bool)
-    if lengths is not None and present is not None:
-        raise ValueError("lengths and present both say which tokens there are; expected one")
-    if lengths is not None:
-        counts = np.asarray(lengths)
-        if counts.shape != (len(values),) or counts.dtype.kind not in "iu":
-            raise ValueError(
-                f"lengths are {counts.dtype} {counts.shape}; expected whole numbers "
-                f"({len(values)},)"
-            )
-        if (counts > values.shape[1]).any() or (counts < 0).any():
-            raise ValueError(
-                f"lengths go from {counts.min()} to {counts.max()}; expected at most the "
-                f"{values.shape[1]} columns"
-            )
-        there = np.arange(values.shape[1]) < counts[:, None]
-    if present is not None:
-        there = np.asarray(present).astype(bool)
-        if there.shape != values.shape[:2]:
-            raise ValueError(f"present has shape {there.shape}; expected {values.shape[:2]}")
-    return values, there
-
-
-def _numbers(name: str, given: Any, ndim: int, shape: str) -> Float32[np.ndarray, "*shape"]:
-    try:
-        array = np.asarray(given)
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(f"{name} is not an array of numbers ({error})") from error
-    if array.dtype.kind not in "biuf":
-        raise ValueError(f"{name} has element type {array.dtype}; expected real numbers")
-    if array.ndim != ndim or not array.shape[-1]:
-        raise ValueError(f"{name} has shape {array.shape}; expected {shape}")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
-        return array.astype(np.float32)
-
-
-def _check(values: Float32[np.ndarray, "N P T"], there: Bool[np.ndarray, "N P"]) -> None:
-    if not there.any(axis=1).all():
-        raise ValueError(
-            f"set {int(np.argmin(there.any(axis=1)))} has no tokens; expected at least one"
-        )
-    finite = np.isfinite(values) | ~there[..., None]
-    if not finite.all():
-        row, token, coordinate = np.argwhere(~finite)[0]
-        raise ValueError(
-            f"set {row}, token {token} has coordinate {values[row, token, coordinate]}; expected "
-            "finite 32-bit numbers"
-        )
 
 
 def own_order(

@@ -26,6 +26,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrain
 from htm_env.autoencoder import HTMAutoencoder, Policy, merge_with
 from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, environment_id
+from htm_env.datasets.sets import as_list
 from htm_env.forest import tree_height
 from htm_env.population import start_population
 from htm_env.trees.merge_tree import MergeTree
@@ -276,8 +277,8 @@ class Learner(ABC):
 
         Args:
             sets: an array (N, P, T), or a list of arrays (n_i, T), in the data's own units.
-            lengths: of an array, the number of tokens of each row (N,); all columns if None.
-            present: of an array, (N, P), True <--> there is a token; instead of ``lengths``.
+            lengths: the number of tokens of each row (N,), its first ones; all if None.
+            present: (N, P), True <--> there is a token; instead of ``lengths``.
             search: proposals by which each greedy tree is improved: an exchange of two subtrees is
                 kept where the set's own reconstruction error falls.
 
@@ -300,14 +301,16 @@ class Learner(ABC):
     ) -> Float[np.ndarray, "N P T"] | list[np.ndarray]:
         """What the root of every set decodes to along its tree, token by token.
 
-        In the form of the sets: an array, with zeros where there is no token, or a list. Arguments
+        In the form of the sets, an array or a list, with zeros where there is no token. Arguments
         and errors are those of :meth:`embed`.
         """
+        sets = as_list(sets)
         encoded = self.encode_sets(sets, lengths, present, search)
         if not isinstance(sets, list | tuple):
             return encoded.reconstruction
-        pairs = zip(encoded.reconstruction, encoded.present, strict=True)
-        return [tokens[there] for tokens, there in pairs]
+        return [
+            tokens[: len(one)] for tokens, one in zip(encoded.reconstruction, sets, strict=True)
+        ]
 
     def encode_sets(
         self, sets: Any, lengths: Any = None, present: Any = None, search: int = 0

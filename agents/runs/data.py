@@ -15,10 +15,8 @@ from torch import Tensor
 from agents.config.options import OWN_DATA
 from agents.config.run import RunConfig
 from htm_env.datasets import Dataset
+from htm_env.datasets.user import BESIDE_ROWS
 from htm_env.types import TokenBatch
-
-OF_ROWS = ("lengths", "present", "labels", "names", "split_of", "token_names", "spans")
-"""Arguments that describe the rows of a run's own data, and not those of other data."""
 
 
 def recorded_data(dataset: Dataset) -> dict[str, Any] | None:
@@ -50,7 +48,7 @@ class RunData:
     def moved_to(self, data: str | PathLike[str]) -> RunConfig:
         """The run with its data in another file; one on generated data becomes one of own data."""
         kept = self.run.env_kwargs if self.run.env == OWN_DATA else {}
-        kwargs = {name: value for name, value in kept.items() if name not in OF_ROWS}
+        kwargs = {name: value for name, value in kept.items() if name not in BESIDE_ROWS}
         kwargs["dataset"] = str(Path(data).resolve())
         return replace(self.run, env=OWN_DATA, env_kwargs=kwargs)
 
@@ -112,7 +110,7 @@ class RunData:
         """
         if self.recorded is None:
             raise FileNotFoundError(self.missing)
-        kept = {name: arg for name, arg in self.run.env_kwargs.items() if name not in OF_ROWS}
+        kept = {name: arg for name, arg in self.run.env_kwargs.items() if name not in BESIDE_ROWS}
         slots, columns = self.recorded["tokens"], self.recorded["token_dim"]
         for values in (kept.get("categorical") or {}).values():
             columns -= values - 1  # a column of so many values is as many coordinates

@@ -84,7 +84,7 @@ def dataset_class(env_id: str) -> type[Dataset]:
     return data
 
 
-def make_dataset(id_or_data: Any, split: str = "train", **kwargs: Any) -> Dataset:
+def make_dataset(id_or_data: Any, split: Any = "train", **kwargs: Any) -> Dataset:
     """One split of the data of an environment id, or of the user's own data.
 
     Args:

@@ -71,6 +71,8 @@ class Dataset(ABC):
     :meth:`places`); None where the data has no such names."""
     label_names: list[str] | None = None
     """Name of each class number that :meth:`labels` gives; None without labels."""
+    column_names: list[str] | None = None
+    """Name of each number of a token as given; None where the data has no such names."""
 
     def __init__(self, split: str) -> None:
         """Raises ``ValueError`` where ``split`` is not a split's name."""
@@ -458,8 +460,13 @@ def _chosen(names: list[Any] | None, rows: Int64[np.ndarray, "_"]) -> list[Any] 
 # ---------------------------------------------------------------- keys, and random numbers of them
 
 
-def check_split(split: str) -> int:
+def check_split(split: Any) -> int:
     """The index of a split; ``ValueError`` where ``split`` is not one of ``SPLITS``."""
+    if not isinstance(split, str):
+        raise ValueError(
+            f"split is a {type(split).__name__}: expected one of {', '.join(SPLITS)}; split= is "
+            "the split to use, the splits of rows are split_of="
+        )
     if split not in SPLITS:
         raise ValueError(f"unknown split {split!r}: expected one of {', '.join(SPLITS)}")
     return SPLITS.index(split)

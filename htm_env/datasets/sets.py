@@ -22,7 +22,7 @@ class TokenSets:
     name: str
     """What errors call the data."""
     rows: list[Float32[np.ndarray, "_ T"]]
-    """The tokens that are present, two at least."""
+    """The tokens that are present."""
     places: list[Int64[np.ndarray, "_"]] | None = None
     """Place of each token in its row as given; None: the tokens are all there, in order."""
     labels: np.ndarray | None = None
@@ -34,6 +34,8 @@ class TokenSets:
     """By place in the row as given."""
     spans: Any = None
     """The levels of every row, unchecked."""
+    column_names: Names | None = None
+    """Of the numbers of a token, in a table."""
 
     @property
     def lengths(self) -> Int64[np.ndarray, "N"]:
@@ -96,7 +98,7 @@ class TokenSets:
         return arrays
 
 
-def token_sets(name: str, given: Mapping[str, Any]) -> TokenSets:
+def token_sets(name: str, given: Mapping[str, Any], least: int = 2) -> TokenSets:
     """Checked token sets.
 
     Args:
@@ -104,12 +106,14 @@ def token_sets(name: str, given: Mapping[str, Any]) -> TokenSets:
         given: arrays or lists by name: ``tokens`` (N, P, T) or a list of (n_i, T), perhaps with
             ``lengths`` (N,) or ``present`` (N, P); or ``values`` (sum n_i, T) with ``lengths``; and
             perhaps ``labels``, ``names``, ``split`` (N,), ``token_names`` (P,) or (N, P), and
-            ``spans``, the levels of every row. None is the same as leaving it out.
+            ``spans``, the levels of every row, and ``column_names`` (T,). None is the same as
+            leaving it out.
+        least: the tokens that a row must have.
 
     Raises ``ValueError``, with the row where it is one, for what cannot be used.
     """
     given = {key: value for key, value in given.items() if value is not None or key == "tokens"}
-    rows, places = _rows(name, given)
+    rows, places = _rows(name, given, least)
     count = len(rows)
     token_names = None
     if "token_names" in given:
@@ -126,6 +130,7 @@ def token_sets(name: str, given: Mapping[str, Any]) -> TokenSets:
         split=_split(name, given["split"], count) if "split" in given else None,
         token_names=token_names,
         spans=given.get("spans"),
+        column_names=given.get("column_names"),
     )
 
 
@@ -174,7 +179,7 @@ def joined(name: str, shards: Sequence[TokenSets]) -> TokenSets:
 
 
 def _rows(
-    name: str, given: Mapping[str, Any]
+    name: str, given: Mapping[str, Any], least: int
 ) -> tuple[list[Float32[np.ndarray, "_ T"]], list[Int64[np.ndarray, "_"]] | None]:
     """The tokens of each row, and their places unless they are all in order."""
     if "tokens" in given and "values" in given:
@@ -185,22 +190,22 @@ def _rows(
         if not {"values", "lengths"} <= given.keys():
             found = ", ".join(given) or "nothing"
             raise ValueError(f"{name} has {found}: expected 'tokens', or 'values' and 'lengths'")
-        return _checked(name, _cut(name, given["values"], given["lengths"])), None
-    tokens = given["tokens"]
+        return _checked(name, _cut(name, given["values"], given["lengths"]), least), None
+    tokens = as_list(given["tokens"])
     if not isinstance(tokens, list | tuple):
         tokens = numbers(name, tokens)
         if tokens.ndim != 3 or tokens.shape[2] < 1:
             raise ValueError(f"{name} has shape {tokens.shape}: expected (N, P, T)")
     if "lengths" in given:
-        return _checked(name, _first(name, tokens, given["lengths"])), None
+        return _checked(name, _first(name, tokens, given["lengths"]), least), None
     if "present" in given:
         there = _presence(name, given["present"], tokens)
         places = [np.flatnonzero(here) for here in there]
         rows = [numbers(name, row)[here] for row, here in zip(tokens, there, strict=True)]
-        rows = _checked(name, rows)
+        rows = _checked(name, rows, least)
         in_order = all(here[-1] == len(here) - 1 for here in places)
         return rows, None if in_order else places
-    return _checked(name, tokens), None
+    return _checked(name, tokens, least), None
 
 
 def _cut(name: str, given: Any, lengths: Any) -> list[Float32[np.ndarray, "_ T"]]:
@@ -239,7 +244,7 @@ def _lengths(name: str, given: Any) -> Int64[np.ndarray, "N"]:
         )
     if (lengths < 0).any():
         row = int(np.argmax(lengths < 0))
-        raise ValueError(f"{name}: length {lengths[row]} of row {row}, expected at least two")
+        raise ValueError(f"{name}: length {lengths[row]} of row {row}, expected none below 0")
     return lengths.astype(np.int64)
 
 
@@ -264,7 +269,9 @@ def _presence(name: str, given: Any, tokens: Any) -> list[Bool[np.ndarray, "_"]]
     return found
 
 
-def _checked(name: str, ragged: Sequence[Any] | np.ndarray) -> list[Float32[np.ndarray, "_ T"]]:
+def _checked(
+    name: str, ragged: Sequence[Any] | np.ndarray, least: int
+) -> list[Float32[np.ndarray, "_ T"]]:
     if len(ragged) == 0:
         raise ValueError(f"{name} is empty: expected at least one row of tokens")
     rows: list[Float32[np.ndarray, "_ T"]] = []
@@ -274,21 +281,25 @@ def _checked(name: str, ragged: Sequence[Any] | np.ndarray) -> list[Float32[np.n
         if row.ndim != 2 or row.shape[1] < 1:
             # An empty list has shape (0,): say what is missing, not what shape it is.
             found = "no tokens" if row.size == 0 else f"shape {row.shape}"
-            raise ValueError(f"{own} has {found}: expected (n, T) with at least two tokens")
+            raise ValueError(f"{own} has {found}: expected (n, T) with at least {_tokens(least)}")
         if rows and row.shape[1] != rows[0].shape[1]:
             raise ValueError(
                 f"{own} has tokens of {row.shape[1]} numbers: expected {rows[0].shape[1]}, as in "
                 "row 0"
             )
-        _check_row(own, row)
+        _check_row(own, row, least)
         rows.append(row)
     return rows
 
 
-def _check_row(name: str, tokens: Float32[np.ndarray, "n T"]) -> None:
-    if len(tokens) < 2:
-        count = "one token" if len(tokens) == 1 else "no tokens"
-        raise ValueError(f"{name} has {count}: expected at least two")
+def _tokens(count: int) -> str:
+    return {0: "no tokens", 1: "one token", 2: "two tokens"}[count]
+
+
+def _check_row(name: str, tokens: Float32[np.ndarray, "n T"], least: int) -> None:
+    if len(tokens) < least:
+        wanted = _tokens(least).split()[0]
+        raise ValueError(f"{name} has {_tokens(len(tokens))}: expected at least {wanted}")
     finite = np.isfinite(tokens)
     if not finite.all():
         token, coordinate = np.argwhere(~finite)[0]
@@ -377,6 +388,12 @@ def _of_rows(name: str, key: str, given: Any, count: int, of: str = "rows") -> n
 
 
 # ---------------------------------------------------------------- arrays
+
+
+def as_list(given: Any) -> Any:
+    """Sets in an array of objects as a list; anything else as it is."""
+    ragged = isinstance(given, np.ndarray) and given.dtype == object and given.ndim == 1
+    return list(given) if ragged else given
 
 
 def numbers(name: str, given: Any) -> Float32[np.ndarray, "*shape"]:

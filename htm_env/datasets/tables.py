@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from htm_env.datasets.files import Arrays, check_file
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 """Endings of the names of tables."""
+_UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|\s*")
+"""What pandas calls a column without a heading."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,13 @@ def read_table(path: Path, columns: TableColumns) -> Arrays:
     of_sets = {"labels": found["label"], "names": found["name"] or sets, "split": found["split"]}
     taken: set[str | None] = {sets, *found.values()}
     coordinates = columns.coordinates or [name for name in known if name not in taken]
+    for place, name in enumerate(known):
+        if name in coordinates and columns.coordinates is None and _UNNAMED.fullmatch(name):
+            raise ValueError(
+                f"{path}: column {place} has no heading ({name!r}), as pandas writes its row "
+                "numbers: expected the file without it (to_csv(..., index=False)), or coordinates= "
+                "with the columns to take"
+            )
     if not coordinates:
         raise ValueError(f"{path} has no columns of coordinates: expected at least one")
     for name in [*coordinates, *(name for name in known if name in taken)]:
@@ -86,6 +96,7 @@ def read_table(path: Path, columns: TableColumns) -> Arrays:
     lengths = np.bincount(codes)
     starts = np.cumsum(lengths) - lengths
     arrays: Arrays = {"values": values[order], "lengths": lengths}
+    arrays["column_names"] = list(coordinates)
     for key, column in of_sets.items():
         if column is None:
             continue

@@ -139,6 +139,7 @@ class ArrayDataset(FiniteDataset):
             {} if hierarchy is None else hierarchy._asdict(),
         )
         super().__init__(split, values, own_lengths, rows_of_splits, facts)
+        self.column_names = sets.column_names
         self.has_hierarchy = hierarchy is not None
         self._hierarchy = None if hierarchy is None else hierarchy.rows(self.rows)
 
@@ -178,10 +179,17 @@ def split_rows(
         found = ", ".join(f"{size} {name}" for size, name in zip(sizes, SPLITS, strict=True))
         raise ValueError(
             f"{count} rows with split_fractions {tuple(shares)} give {found}: "
-            "expected at least one row in each"
+            f"expected at least one row in each; {_advice(count)}"
         )
     order = np.argsort(uniforms(np.array([_SPLIT_SEED], dtype=np.uint64), count)[0], kind="stable")
     return tuple(np.split(order, np.cumsum(sizes[:2])))
+
+
+def _advice(count: int) -> str:
+    """How few rows can be split."""
+    if count < len(SPLITS):
+        return "give a set several times, with split_of= the split of each"
+    return "give split_fractions=[0.5, 0.25, 0.25], or the split of each row with split_of="
 
 
 def _rows_as_told(name: str, split: Int64[np.ndarray, "N"]) -> tuple[Int64[np.ndarray, "_"], ...]:
@@ -189,7 +197,10 @@ def _rows_as_told(name: str, split: Int64[np.ndarray, "N"]) -> tuple[Int64[np.nd
     found = tuple(np.flatnonzero(split == index) for index in range(len(SPLITS)))
     for rows, own in zip(found, SPLITS, strict=True):
         if not len(rows):
-            raise ValueError(f"{name} has no row of the split {own!r}: expected at least one")
+            raise ValueError(
+                f"{name} has no row of the split {own!r}: expected at least one; a training row "
+                "may be given again as such where none is to be held out"
+            )
     return found
 
 

@@ -11,6 +11,8 @@ from htm_env.datasets.base import Dataset
 
 HELD = 0.95
 """Share of the variance that the components hold."""
+FEW_SETS = 0.8
+"""Of the most components that so many sets can have: with this share, the sets are the limit."""
 LEAST, MOST = 2, 128
 """Bounds of the width."""
 SETS = 1024
@@ -33,8 +35,10 @@ def suitable_width(dataset: Dataset) -> Width:
     next, and padded with the mean; so a set is one vector. The width is the number of principal
     components that hold 95 % of the variance of these vectors, so that a linear code of that width
     would leave an ``nmse`` of about 0.05. It is at least 2 and at most 128, and in any case less
-    than the numbers of the median training set, or nothing would be compressed. Of large data the
-    first 1,024 training sets are taken, or fewer where they have more than 8 million numbers.
+    than the numbers of the median training set, or nothing would be compressed: 1 where those are
+    two. Of large data the first 1,024 training sets are taken, or fewer where they have more than 8
+    million numbers. N sets vary along N - 1 components at most: the reason says where they are too
+    few to tell the width.
     """
     room = max(LEAST, NUMBERS // (dataset.max_tokens * dataset.token_dim))
     tokens, present = dataset.training_sets(min(SETS, room))
@@ -47,6 +51,11 @@ def suitable_width(dataset: Dataset) -> Width:
         f"{found} components hold {HELD:.0%} of the variance of the sorted training sets; "
         f"the median set has {numbers} numbers"
     )
+    if found >= FEW_SETS * (len(tokens) - 1) and dim <= max(found, LEAST) < numbers:
+        reason += (
+            f"; limited by the number of training sets, {len(tokens)}: give the width "
+            "(--embedding-dim)"
+        )
     return Width(dim, reason)
 
 
