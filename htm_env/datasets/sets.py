@@ -10,7 +10,6 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int64
 
 from htm_env.datasets.base import SPLITS, RowFacts
-from htm_env.datasets.spans import joined_spans
 
 Names = list[str]
 
@@ -94,7 +93,7 @@ class TokenSets:
             padded = [[*names, *[""] * (most - len(names))] for names in self.token_names]
             arrays["token_names"] = np.array(padded)
         if self.spans is not None:
-            arrays |= joined_spans(self.spans)
+            arrays |= _joined_spans(self.spans)
         return arrays
 
 
@@ -388,6 +387,20 @@ def _of_rows(name: str, key: str, given: Any, count: int, of: str = "rows") -> n
 
 
 # ---------------------------------------------------------------- arrays
+
+
+def _joined_spans(rows: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
+    """The arrays ``spans`` (all spans, 2) and ``span_counts`` (N, levels) of an ``.npz``.
+
+    ``rows`` are the levels of every row. Row follows row and, within it, level follows level; a row
+    with fewer levels than others has no spans in those that it lacks.
+    """
+    levels = max((len(row) for row in rows), default=0)
+    counts = np.zeros((len(rows), levels), dtype=np.int64)
+    for row, given in enumerate(rows):
+        counts[row, : len(given)] = [len(spans) for spans in given]
+    pairs = [pair for row in rows for spans in row for pair in spans]
+    return {"spans": np.array(pairs, dtype=np.int64).reshape(-1, 2), "span_counts": counts}
 
 
 def as_list(given: Any) -> Any:

@@ -89,24 +89,10 @@ def checked_levels(name: str, given: Any, count: int) -> list[Int64[np.ndarray, 
     return levels
 
 
-def joined_spans(rows: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
-    """The arrays ``spans`` (all spans, 2) and ``span_counts`` (N, levels) of an ``.npz``.
-
-    ``rows`` are the levels of every row. Row follows row and, within it, level follows level; a row
-    with fewer levels than others has no spans in those that it lacks.
-    """
-    levels = max((len(row) for row in rows), default=0)
-    counts = np.zeros((len(rows), levels), dtype=np.int64)
-    for row, given in enumerate(rows):
-        counts[row, : len(given)] = [len(spans) for spans in given]
-    pairs = [pair for row in rows for spans in row for pair in spans]
-    return {"spans": np.array(pairs, dtype=np.int64).reshape(-1, 2), "span_counts": counts}
-
-
 def cut_spans(
     name: str, spans: np.ndarray, span_counts: np.ndarray
 ) -> list[list[Int64[np.ndarray, "_ 2"]]]:
-    """The levels of every row from the arrays that :func:`joined_spans` gives.
+    """The levels of every row from the arrays ``spans`` (all, 2) and ``span_counts`` (N, levels).
 
     Raises ``ValueError`` where the arrays do not fit together.
     """
