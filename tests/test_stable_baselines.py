@@ -6,6 +6,7 @@ import csv
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from comparisons import here
@@ -103,6 +104,23 @@ def test_actors_and_critics_have_this_projects_network_unless_another_is_asked_f
     assert learner("sb3:A2C").model.policy.network is not None
     plain = learner("sb3:A2C", policy="MultiInputPolicy").model.policy
     assert isinstance(plain, ActorCriticPolicy) and not hasattr(plain, "network")
+
+
+def test_sets_of_other_sizes_than_in_training():
+    """Ragged sets come in parts of like sizes: alone a set has the tree that it has beside larger
+    ones, of whose size those in training were."""
+    rng = np.random.default_rng(0)
+    sets = [rng.normal(size=(2 + row % 4, 2)) for row in range(20)]
+    config = StableBaselinesConfig(autoencoder=SMALL, model="sb3:DQN", n_envs=2)
+    dqn = StableBaselinesLearner("HTM-v0", config, env_kwargs={"dataset": sets}, embedding_dim=4)
+    assert dqn.slots == 5
+    together, alone = dqn.trees(sets[:4]), [dqn.trees([one])[0] for one in sets[:4]]
+    for one, other, tokens in zip(together, alone, sets, strict=False):
+        assert one.merges.tolist() == other.merges.tolist()
+        assert sorted(one.clades()[-1]) == list(range(len(tokens)))
+    assert dqn.embed(sets).shape == (20, 4)
+    with pytest.raises(ValueError, match="sb3:DQN takes at most 5 tokens, not 6"):
+        dqn.embed([rng.normal(size=(6, 2))])
 
 
 @pytest.mark.parametrize(

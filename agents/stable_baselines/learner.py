@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Int64
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
+from torch.nn.functional import pad
 
 from agents.learners.base import Learner
 from agents.ppo.callback import SAME
@@ -25,7 +26,7 @@ from agents.stable_baselines.model import (
 )
 from htm_env.actions import remapped_actions
 from htm_env.autoencoder import Policy
-from htm_env.forest import action_mask, tree_height
+from htm_env.forest import action_mask, action_to_pair, pair_to_action, tree_height
 from htm_env.membership import BOUND
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
@@ -85,6 +86,11 @@ class StableBaselinesLearner(Learner):
         self.model._last_episode_starts = np.ones(self.config.n_envs, bool)
 
     @property
+    def slots(self) -> int:
+        """Slots of the model's observations, those of the largest sample in training."""
+        return longest_episode(self.env) + 1
+
+    @property
     def steps(self) -> int:
         """Steps of all copies in an update."""
         own = isinstance(self.model, OnPolicyAlgorithm)
@@ -126,11 +132,15 @@ class StableBaselinesLearner(Learner):
         """The trees of this project's network, or of the model's own policy where it has another.
 
         A policy that only has best actions, as that of DQN, draws none: not greedy it is the same.
+        Raises ``ValueError`` for sets of more tokens than another policy has slots.
         """
         network = getattr(self.model.policy, "network", None)
         if network is not None:
             made: Tensor = network.plan(self.autoencoder, batch, generator, greedy=greedy)
             return made
+        count, most = int(batch.num_tokens.max()), self.slots
+        if count > most:
+            raise ValueError(f"this policy of {self.algo} takes at most {most} tokens, not {count}")
         self.model.policy.set_training_mode(False)
         with seeded_globals(generator):
             return self.merge(batch, self._policy(greedy), generator)
@@ -144,12 +154,19 @@ class StableBaselinesLearner(Learner):
             observation: dict[str, Tensor], generator: torch.Generator | None
         ) -> Int64[Tensor, "B"]:
             nonlocal memory, starts
-            legal = action_mask(observation["active"].bool())
-            legal |= ~legal.any(1, keepdim=True)  # where an episode has ended, nothing counts
+            given = observation["active"].shape[1]
+            more = self.slots - given  # empty slots behind those of the batch, or fewer of these
+            active = pad(observation["active"].to(torch.int8), (0, more))
+            counts = pad(observation["leaf_counts"].to(torch.int32), (0, more))
+            legal = action_mask(active.bool())
+            ended = ~legal.any(1, keepdim=True)  # there nothing counts
+            legal |= ended
             seen = {
-                "tokens": observation["tokens"].clamp(-BOUND, BOUND).cpu().numpy(),
-                "active": observation["active"].to(torch.int8).cpu().numpy(),
-                "leaf_counts": observation["leaf_counts"].to(torch.int32).cpu().numpy(),
+                "tokens": pad(observation["tokens"].clamp(-BOUND, BOUND), (0, 0, 0, more))
+                .cpu()
+                .numpy(),
+                "active": active.cpu().numpy(),
+                "leaf_counts": counts.cpu().numpy(),
             }
             masks = {"action_masks": legal.cpu().numpy()} if self.takes_masks else {}
             found, memory = self.model.policy.predict(
@@ -158,9 +175,11 @@ class StableBaselinesLearner(Learner):
             starts = np.zeros(len(found), bool)
             actions = torch.as_tensor(found, device=legal.device).long()
             rows = (~legal.gather(1, actions[:, None])[:, 0]).nonzero()[:, 0]
-            if not len(rows):
-                return actions
-            return actions.index_copy(0, rows, remapped_actions(actions[rows], legal[rows]))
+            if len(rows):
+                own = remapped_actions(actions[rows], legal[rows])
+                actions = actions.index_copy(0, rows, own)
+            made: Tensor = pair_to_action(*action_to_pair(actions, self.slots), given)
+            return made.masked_fill(ended[:, 0], 0)
 
         return act
 
