@@ -78,6 +78,8 @@ FIXED = (
     "spans",
 )
 """Names of the fixed policies; what they do is in :mod:`agents.fixed`."""
+RETRAINED = "retrained"
+"""The algorithm that follows the trees of another run; for comparisons."""
 _REINFORCE = "agents.learners.reinforce:Reinforce"
 _FIXED_ORDER = "agents.learners.fixed_order:FixedOrder"
 _STABLE_BASELINES = (
@@ -96,7 +98,7 @@ ALGORITHMS: dict[str, Algorithm] = {
     **{name: Algorithm(_FIXED_ORDER, decided={"policy": name}) for name in FIXED},
     "flat": Algorithm("agents.learners.flat:Flat"),
     "glom": Algorithm("agents.learners.glom:GlomOrder"),
-    "retrained": Algorithm("agents.comparison.diagnoses:Retrained"),
+    RETRAINED: Algorithm("agents.comparison.diagnoses:Retrained"),
 }
 
 ENTRY_POINTS = "htm.algorithms"
@@ -118,7 +120,7 @@ def check_algorithm(name: str) -> None:
         )
     if base in ALGORITHMS or base in installed():
         return
-    known = (*ALGORITHMS, *installed())
+    known = choices()
     like = did_you_mean(base.partition(":")[0], known)
     if not names_object(base):
         raise ValueError(
@@ -143,7 +145,8 @@ def algorithm(name: str) -> Algorithm:
     if base in ALGORITHMS:
         return ALGORITHMS[base]
     source = installed().get(base, base)
-    found = named_object(source, "algorithm")
+    what = "algorithm" if source == base else f"algorithm {base!r}, which is installed as"
+    found = named_object(source, what)
     if hasattr(found, "from_run"):
         return Algorithm(found)
     return Algorithm(*_STABLE_BASELINES, decided={"model": source})
@@ -153,6 +156,11 @@ def algorithm(name: str) -> Algorithm:
 def installed() -> dict[str, str]:
     """``module:Class`` of the algorithms that installed packages name."""
     return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
+
+
+def choices() -> tuple[str, ...]:
+    """Names to train: all but that of :mod:`agents.comparison.diagnoses`, which needs a run."""
+    return tuple(dict.fromkeys(n for n in (*ALGORITHMS, *installed()) if n != RETRAINED))
 
 
 def unlabelled(name: str) -> str:
@@ -190,10 +198,14 @@ def configured(name: str, changes: Mapping[str, Any]) -> Any:
         others = [] if _has(defaults, path) else list(_having(path))
         if others:
             raise ValueError(f"{name} has no option {path!r}; {', '.join(others)} have it")
-    for option, value in entry.decided.items():
-        if changes.get(option, value) != value:
-            raise ValueError(f"{name} decides {option}; choose another algorithm")
+    _check_decided(name, entry, changes)
     return config_from_dict(type(defaults), merged(asdict(defaults), changes))
+
+
+def _check_decided(name: str, entry: Algorithm, options: Mapping[str, Any]) -> None:
+    for option, value in entry.decided.items():
+        if options.get(option, value) != value:
+            raise ValueError(f"{name} decides {option}; choose another algorithm")
 
 
 def _has(config: Any, path: str) -> bool:
@@ -210,17 +222,22 @@ def _has(config: Any, path: str) -> bool:
 def _having(path: str) -> Iterator[str]:
     """The learners that have an option, and the fixed orders together."""
     for name, entry in ALGORITHMS.items():
-        if name not in (*FIXED[1:], "retrained") and _has(entry.config, path):
+        if name not in (*FIXED[1:], RETRAINED) and _has(entry.config, path):
             yield "the fixed orders" if name in FIXED else name
 
 
 def build_learner(run: RunConfig) -> Learner:
-    """The untrained learner of a configuration.
+    """The untrained learner of a configuration, with the algorithm's defaults where it has none.
 
-    Raises ``ValueError`` for an algorithm or an option that does not exist or is out of range, and
-    for data that the learner cannot use.
+    Raises ``ValueError`` for an algorithm or an option that does not exist or is out of range, for
+    one that the algorithm's name decides otherwise, and for data that the learner cannot use.
     """
-    return algorithm(run.algo).learner.from_run(run)
+    entry = algorithm(run.algo)
+    _check_decided(run.algo, entry, run.config)
+    config = run.config | entry.decided
+    if entry.defaults is not None:  # they differ from those of the learner's class
+        config = merged(asdict(entry.config), config)
+    return entry.learner.from_run(replace(run, config=config))
 
 
 def load_learner(

@@ -6,6 +6,7 @@ import csv
 import json
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -81,6 +82,30 @@ def test_it_learns_merges_and_continues_bit_for_bit(model, policy, tmp_path):
         assert torch.equal(*plans)
         check_merges(plans[0], batch.num_tokens)
         assert ((plans[0][..., 0] >= 0).sum(1) == batch.num_tokens - 1).all()
+
+
+@pytest.mark.parametrize(
+    ("model", "policy"),
+    [
+        ("sb3:DQN", None),
+        ("sb3_contrib:QRDQN", None),
+        ("sb3_contrib:MaskablePPO", "MultiInputPolicy"),
+    ],
+)
+def test_every_predicted_action_is_legal(model, policy):
+    agent = learner(model, policy=policy)
+    settings = {"autoencoder": agent.autoencoder, "heights": (2, 3), "invalid_action": "raise"}
+    envs = gym.make_vec("HTM-Trees-v0", num_envs=8, **settings)
+    observation, _ = envs.reset(seed=0)
+    for step in range(12):  # ends of episodes among them
+        actions, _ = agent.predict(observation, deterministic=step % 2 == 0)
+        observation, *_ = envs.step(actions)
+    env = gym.make("HTM-Trees-v0", **settings)
+    observation, info = env.reset(seed=0)
+    while info["num_active"] > 1:
+        action, _ = agent.predict(observation)
+        assert info["action_mask"][action] == 1
+        observation, *_, info = env.step(action)
 
 
 def test_where_the_autoencoder_is_frozen_it_stays_as_it_is():

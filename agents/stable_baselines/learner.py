@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from torch import Tensor
 from torch.nn.functional import pad
@@ -24,9 +25,9 @@ from agents.stable_baselines.model import (
     model_state,
     restore_model,
 )
-from htm_env.actions import remapped_actions
+from htm_env.actions import action_masks, remapped_actions
 from htm_env.autoencoder import Policy
-from htm_env.forest import action_mask, action_to_pair, pair_to_action, tree_height
+from htm_env.forest import action_to_pair, pair_to_action, tree_height
 from htm_env.membership import BOUND
 from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
@@ -158,9 +159,6 @@ class StableBaselinesLearner(Learner):
             more = self.slots - given  # empty slots behind those of the batch, or fewer of these
             active = pad(observation["active"].to(torch.int8), (0, more))
             counts = pad(observation["leaf_counts"].to(torch.int32), (0, more))
-            legal = action_mask(active.bool())
-            ended = ~legal.any(1, keepdim=True)  # there nothing counts
-            legal |= ended
             seen = {
                 "tokens": pad(observation["tokens"].clamp(-BOUND, BOUND), (0, 0, 0, more))
                 .cpu()
@@ -168,20 +166,37 @@ class StableBaselinesLearner(Learner):
                 "active": active.cpu().numpy(),
                 "leaf_counts": counts.cpu().numpy(),
             }
-            masks = {"action_masks": legal.cpu().numpy()} if self.takes_masks else {}
-            found, memory = self.model.policy.predict(
-                seen, state=memory, episode_start=starts, deterministic=greedy, **masks
+            actions, memory = self._legal(
+                self.model.policy.predict, seen, active.bool(), memory, starts, greedy
             )
-            starts = np.zeros(len(found), bool)
-            actions = torch.as_tensor(found, device=legal.device).long()
-            rows = (~legal.gather(1, actions[:, None])[:, 0]).nonzero()[:, 0]
-            if len(rows):
-                own = remapped_actions(actions[rows], legal[rows])
-                actions = actions.index_copy(0, rows, own)
+            starts = np.zeros(len(actions), bool)
             made: Tensor = pair_to_action(*action_to_pair(actions, self.slots), given)
-            return made.masked_fill(ended[:, 0], 0)
+            return made.masked_fill(active.sum(1) < 2, 0)  # where an episode has ended
 
         return act
+
+    def _legal(
+        self,
+        predict: Callable[..., tuple[Any, Any]],
+        observation: Any,
+        active: Bool[Tensor, "B P"],
+        state: Any,
+        starts: Any,
+        greedy: bool,
+    ) -> tuple[Int64[Tensor, "B"], Any]:
+        """Actions of a ``predict`` of the library, illegal ones as the environment remaps them, and
+        its memory."""
+        legal = action_masks(active, None)
+        masks = {"action_masks": legal.cpu().numpy()} if self.takes_masks else {}
+        found, memory = predict(
+            observation, state=state, episode_start=starts, deterministic=greedy, **masks
+        )
+        actions = torch.as_tensor(found, device=legal.device).long().reshape(-1)
+        rows = (~legal.gather(1, actions[:, None])[:, 0]).nonzero()[:, 0]
+        if len(rows):
+            own = remapped_actions(actions[rows], legal[rows])
+            actions = actions.index_copy(0, rows, own)
+        return actions, memory
 
     def predict(
         self,
@@ -190,11 +205,22 @@ class StableBaselinesLearner(Learner):
         episode_start: Any = None,
         deterministic: bool = False,
     ) -> tuple[Any, Any]:
-        """The model's own ``predict``, for an environment with this learner's autoencoder."""
-        found: tuple[Any, Any] = self.model.predict(
-            observation, state, episode_start, deterministic=deterministic
+        """The model's own ``predict``, for an environment with this learner's autoencoder, or a
+        batch of them.
+
+        Every action is legal: a class that takes masks gets them, and an illegal action of another
+        becomes the legal one that the environment would remap it to.
+        """
+        active = torch.as_tensor(np.asarray(observation["active"])).bool()
+        actions, memory = self._legal(
+            self.model.predict,
+            observation,
+            active.reshape(-1, active.shape[-1]),
+            state,
+            episode_start,
+            deterministic,
         )
-        return found
+        return actions.numpy() if active.ndim > 1 else actions.numpy()[0], memory
 
     # ------------------------------------------------------------ resume
 
