@@ -114,6 +114,43 @@ def test_an_option_of_other_algorithms_says_whose_it_is():
         configured("reinforce", {"discunt": 0.1})
 
 
+@pytest.mark.parametrize(
+    ("algo", "decided"),
+    [
+        ("sb3:DQN", {"model": "sb3:DQN"}),
+        ("maskable_ppo", {"maskable": True}),
+        ("cosine", {"policy": "cosine"}),
+        ("original", {"baseline": configured("original", {}).baseline}),
+    ],
+)
+def test_a_learner_is_what_its_name_says(algo, decided):
+    options = {"autoencoder": {"hidden_dim": 8}}
+    config = build_learner(RunConfig("HTM-Trees-v0", embedding_dim=3, algo=algo, config=options))
+    assert {name: getattr(config.config, name) for name in decided} == decided
+    assert config.config.autoencoder.hidden_dim == 8
+    if algo != "original":
+        other = dict.fromkeys(decided, "sb3:PPO")
+        with pytest.raises(ValueError, match=f"{algo} decides {next(iter(decided))}"):
+            build_learner(RunConfig("HTM-Trees-v0", embedding_dim=3, algo=algo, config=other))
+
+
+def test_algorithms_of_installed_packages_are_told_by_their_names(tmp_path, monkeypatch):
+    about = tmp_path / "broken-1.0.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n")
+    (about / "entry_points.txt").write_text("[htm.algorithms]\nbroken = nowhere_at_all:Mine\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    installed.cache_clear()
+    try:
+        with pytest.raises(ValueError, match=r"algorithm 'broken', .*'nowhere_at_all:Mine' cannot"):
+            algorithm("broken")
+        with pytest.raises(ValueError, match="choose from ") as refused:
+            check_algorithm("magic")
+        assert "broken" in str(refused.value) and "retrained" not in str(refused.value)
+    finally:
+        installed.cache_clear()
+
+
 def test_an_installed_package_gives_names_to_algorithms(examples, tmp_path, monkeypatch):
     about = tmp_path / "mine-1.0.dist-info"
     about.mkdir()

@@ -153,9 +153,20 @@ def test_sets_of_other_sizes_than_in_training():
     [
         ("sb3:DQNN", {}, r"no attribute 'DQNN' \(did you mean 'DQN'\?\)"),
         ("sb3:SAC", {}, "sb3:SAC cannot be made: The algorithm only supports"),
-        ("sb3_contrib:ARS", {}, "ARS has no policy"),
+        ("sb3:dqn", {}, r"is <module .*\(did you mean 'DQN'\?\); expected a class"),
+        ("sb3_contrib:ARS", {}, "sb3_contrib:ARS takes no Dict observations"),
+        (
+            "sb3:A2C",
+            {"kwargs": {"device": "cpu"}},
+            r"sb3:A2C gets device by .*not as kwargs.device",
+        ),
+        ("sb3:A2C", {"kwargs": {"gae_lambda": 2, "use_sde": True}}, "sb3:A2C cannot be made: "),
         ("sb3:A2C", {"policy": "MlpPolicy"}, r"no policy 'MlpPolicy'; choose from \['MultiInput"),
-        ("sb3:A2C", {"kwargs": {"n_step": 3}}, "unexpected keyword argument 'n_step'"),
+        (
+            "sb3:A2C",
+            {"kwargs": {"n_step": 3}},
+            r"no argument 'n_step' \(did you mean 'n_steps'\?\); choose",
+        ),
         ("json:JSONDecoder", {}, "expected a class of agents.Learner"),
         ("sb3:A2C", {"reward": "no"}, "unknown reward 'no'"),
     ],

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import inspect
+import sys
+from collections.abc import Mapping
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,7 @@ from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.on_policy_algorithm import OnPolicyAlgorithm
 from stable_baselines3.common.policies import ActorCriticPolicy
 
+from agents.config.errors import did_you_mean
 from agents.config.plug_ins import named_object
 from agents.ppo.make import minibatch
 from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
@@ -27,6 +31,13 @@ FORMS = {
 """This project's policy in the place of a library's."""
 BUFFER_SIZE = 50_000
 """Stored steps: a library's million would hold embeddings of an autoencoder long gone."""
+OF_THE_RUN = {
+    "self": "from Python",
+    "policy": "by the option policy",
+    "env": "from the run",
+    "device": "by the option device of the run",
+}
+"""Arguments of a class that are not for ``kwargs``, and where they come from."""
 TARGET_UPDATE = 1_000
 """Steps between copies to a target network."""
 
@@ -43,10 +54,10 @@ def make_model(
     Raises ``ValueError`` for what is no such class, and for what the class refuses.
     """
     kind = named_object(config.model, "algorithm")
-    if not (isinstance(kind, type) and issubclass(kind, BaseAlgorithm)):
+    if not _is_algorithm(kind):
         raise ValueError(
-            f"the algorithm {config.model!r} is {kind!r}; expected a class of agents.Learner or "
-            "of Stable-Baselines3's interface"
+            f"the algorithm {config.model!r} is {kind!r}{_like(kind)}; expected a class of "
+            "agents.Learner or of Stable-Baselines3's interface"
         )
     usual = {
         "gamma": 0.8,
@@ -55,15 +66,17 @@ def make_model(
         "target_update_interval": TARGET_UPDATE,
     }
     known = inspect.signature(kind.__init__).parameters
+    _check_arguments(config, known)
     if issubclass(kind, OnPolicyAlgorithm):
         usual["n_steps"] = longest_episode(env)
         if "batch_size" in known:  # near the class's own, in equal parts
             steps = config.kwargs.get("n_steps", usual["n_steps"]) * config.n_envs
             usual["batch_size"] = minibatch(steps, known["batch_size"].default)
     given = {name: value for name, value in usual.items() if name in known} | config.kwargs
+    policy = _policy(kind, config)
     try:
-        model = kind(_policy(kind, config.policy), env, device=device, **given)
-    except (AssertionError, TypeError) as error:  # as these libraries refuse arguments
+        model = kind(policy, env, device=device, **given)
+    except (AssertionError, TypeError, ValueError) as error:  # as these libraries refuse arguments
         raise ValueError(f"{config.model} cannot be made: {error}") from error
     model.set_logger(Logger(None, []))
     return model
@@ -74,11 +87,42 @@ def longest_episode(env: HTMVecEnv) -> int:
     return int(env.observation_space["active"].shape[0]) - 1  # type: ignore[index]
 
 
-def _policy(kind: type[BaseAlgorithm], name: str | None) -> Any:
+def _is_algorithm(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseAlgorithm)
+
+
+def _like(kind: Any) -> str:
+    """The class that was meant by a module beside it, as ``sb3:DQN`` by ``sb3:dqn``."""
+    if not isinstance(kind, ModuleType):
+        return ""
+    package, _, name = kind.__name__.rpartition(".")
+    beside = vars(sys.modules[package]) if package else {}
+    return did_you_mean(name, (n for n, value in beside.items() if _is_algorithm(value)))
+
+
+def _check_arguments(config: StableBaselinesConfig, known: Mapping[str, inspect.Parameter]) -> None:
+    """Raise ``ValueError`` for an argument that the run gives, or that the class does not have."""
+    own = [name for name in known if name not in OF_THE_RUN and not name.startswith("_")]
+    for name in config.kwargs:
+        if name in OF_THE_RUN:
+            raise ValueError(f"{config.model} gets {name} {OF_THE_RUN[name]}, not as kwargs.{name}")
+        takes_any = any(p.kind is inspect.Parameter.VAR_KEYWORD for p in known.values())
+        if name not in known and not takes_any:
+            raise ValueError(
+                f"{config.model} has no argument {name!r}{did_you_mean(name, own)}; choose from "
+                f"{', '.join(own)}"
+            )
+
+
+def _policy(kind: type[BaseAlgorithm], config: StableBaselinesConfig) -> Any:
     """The policy of that name, or this project's own where it fits the class."""
-    aliases = kind.policy_aliases
+    aliases, name = kind.policy_aliases, config.policy
     fitting = [alias for alias in aliases if alias.startswith("MultiInput")]
-    if name is not None or not fitting:
+    if not fitting:
+        raise ValueError(
+            f"{config.model} takes no Dict observations, as those of this environment are"
+        )
+    if name is not None:
         if name not in fitting:
             raise ValueError(f"{kind.__name__} has no policy {name!r}; choose from {fitting}")
         return name
