@@ -106,6 +106,44 @@ def test_spans_are_merged_as_they_are_given():
     assert made.learner_.dataset.has_hierarchy
 
 
+def test_padding_is_told_apart(sets):
+    """Padded sets give what the same sets in lists give, whatever is in the padding."""
+    few = sets[:8]
+    padded, present = np.full((8, 7, 2), np.nan), np.zeros((8, 7), dtype=bool)
+    for row, one in enumerate(few):
+        padded[row, 1 : 1 + len(one)], present[row, 1 : 1 + len(one)] = one, True
+    plain, made = merger(merges=60), merger(merges=60)
+    roots = plain.fit_transform(few)
+    assert made.fit_transform(padded, present=present) == pytest.approx(roots, abs=1e-5)
+    assert made.transform(padded, present=present) == pytest.approx(roots, abs=1e-5)
+    assert made.score(padded, present=present) == pytest.approx(plain.score(few), abs=1e-5)
+    tree, decoded = made.trees(padded, present=present)[1], made.reconstruct(padded, None, present)
+    assert tree.leaves.tolist() == [1, 2, 3]
+    assert decoded[1, 1:4] == pytest.approx(plain.reconstruct(few)[1], abs=1e-5)
+    shifted = np.nan_to_num(np.roll(padded, -1, axis=1))
+    lengths = [len(one) for one in few]
+    assert made.transform(shifted, lengths=lengths) == pytest.approx(roots, abs=1e-5)
+    assert merger(merges=60).fit(shifted, lengths=lengths).roots_ == pytest.approx(roots, abs=1e-5)
+    ragged = np.empty(8, dtype=object)
+    ragged[:] = few
+    assert np.array_equal(merger(merges=60).fit_transform(ragged), roots)
+
+
+def test_the_numbers_of_a_token_are_described_by_data(tmp_path):
+    rng = np.random.default_rng(0)
+    sets = np.concatenate([rng.integers(3, size=(6, 4, 1)), rng.normal(size=(6, 4, 1))], axis=2)
+    made = clone(merger(merges=30, data={"categorical": {"0": 3}, "weights": [1, 2]})).fit(sets)
+    assert made.learner_.dataset.categories == (3,)
+    assert made.n_features_in_ == 2
+    assert set(made.reconstruct(sets)[..., 0].flatten()) <= {0, 1, 2}
+    made.save(tmp_path)
+    back = HierarchicalTokenMerger.load(tmp_path)
+    assert back.get_params() == made.get_params()
+    assert np.array_equal(back.transform(sets), made.transform(sets))
+    with pytest.raises(ValueError, match="split_of"):
+        merger(data={"split_of": ["train"] * 6}).fit(sets)
+
+
 def test_what_cannot_be_used_is_refused(sets):
     for parameters, sentence in [
         ({"algo": "magic"}, "magic"),
@@ -185,11 +223,11 @@ class OnColumns(HierarchicalTokenMerger):
     scikit-learn's checks make arrays (N, F), and skip estimators that take others.
     """
 
-    def _checked(self, sets):
+    def _checked(self, sets, lengths=None, present=None):
         if not issparse(sets):
             sets = np.asarray(sets)
             sets = sets[..., None] if sets.ndim == 2 else sets
-        return super()._checked(sets)
+        return super()._checked(sets, lengths, present)
 
     def __sklearn_tags__(self):
         tags = super().__sklearn_tags__()

@@ -16,10 +16,12 @@ from sklearn.utils.validation import check_is_fitted
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import nested
 from agents.config.run import RunConfig
+from agents.evaluation.sets import EncodedSets
 from agents.inspection.rows import encode_rows
 from agents.registry import build_learner, configured, load_learner
-from htm_env.checks import whole_number
+from htm_env.checks import keywords, whole_number
 from htm_env.datasets import SPLITS
+from htm_env.datasets.sets import as_list
 from htm_env.files import read_tensors, reading, write_tensors
 from htm_env.generation.generate import generate, refine
 from htm_env.generation.mixture import COMPONENTS, RootMixture
@@ -32,6 +34,8 @@ ENOUGH_TO_HOLD_OUT = 20
 """With fewer sets all of them train."""
 ROOTS_A_COMPONENT, REFINEMENTS = 20, 3
 """Of :meth:`HierarchicalTokenMerger.sample`, as in ``htm generate``."""
+OF_TOKENS = ("categorical", "weights", "kind")
+"""Keywords of ``HTM-v0`` that say what the numbers of a token are."""
 
 
 class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -40,6 +44,10 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
     Sets are an array (N, P, T), N sets of P tokens of T numbers, or a list of arrays (n_i, T). The
     order of the tokens in a set says nothing: any order gives the same tree and vector, but for
     rounding. New sets may have other numbers of tokens than those of training.
+
+    Padding is told apart by ``lengths`` (N,), or ``present`` (N, P), True <--> the token is there,
+    which every method that takes sets has, as :meth:`agents.Learner.embed`; without them every
+    token of an array is there.
 
     Args:
         algo: the algorithm's name, as ``reinforce`` or ``nearest_sorted`` (``htm train --algo``).
@@ -53,6 +61,8 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         progress_bar: show training on standard error.
         options: options of the algorithm by name, nested or dotted, such as
             ``{"autoencoder.hidden_dim": 64}``.
+        data: what is known of the numbers of a token, by the keywords of ``HTM-v0``: of
+            ``categorical``, ``weights`` and ``kind``.
 
     Attributes:
         learner_: the trained :class:`agents.Learner`.
@@ -74,6 +84,7 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         random_state: Any = 0,
         progress_bar: Any = False,
         options: Any = None,
+        data: Any = None,
     ) -> None:
         # Anything is taken here and checked in fit, as estimators do.
         self.algo = algo
@@ -84,8 +95,16 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         self.random_state = random_state
         self.progress_bar = progress_bar
         self.options = options
+        self.data = data
 
-    def fit(self, sets: Any, y: Any = None, spans: Any = None) -> HierarchicalTokenMerger:
+    def fit(
+        self,
+        sets: Any,
+        y: Any = None,
+        spans: Any = None,
+        lengths: Any = None,
+        present: Any = None,
+    ) -> HierarchicalTokenMerger:
         """Train a learner on sets of at least two tokens each.
 
         Args:
@@ -94,16 +113,20 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             spans: what is known of the structure of each set, as ``HTM-v0`` takes it. Sets that are
                 transformed have none, so it is for learning from, and no use to ``algo="spans"``
                 afterwards.
+            lengths: the tokens of each set, its first ones.
+            present: the tokens of each set that are there; not beside ``lengths``.
 
         Raises ``ValueError`` for sets that cannot be used, for an unknown algorithm or option, and
         for arguments out of range.
         """
-        sets = self._checked(sets)
+        beside = {"spans": spans, "lengths": lengths, "present": present}
+        sets = self._checked(sets, lengths, present)
+        keywords("data", tuple(self.data or ()), OF_TOKENS)
         budget = Budget(self.seconds if self.merges is None else None, self.merges)
         whole_number("search", self.search, 0, 2**31)
         run = RunConfig(
             env="HTM-v0",
-            env_kwargs=_own_data(sets, spans),
+            env_kwargs={**(self.data or {}), **_own_data(sets, beside)},
             embedding_dim=None if self.embedding_dim == "auto" else self.embedding_dim,
             seed=self._seed(),
             algo=self.algo,
@@ -122,11 +145,20 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         self.validation_nmse_ = float(errors[held_out].mean()) if held_out.any() else None
         return self
 
-    def transform(self, sets: Any) -> np.ndarray:
+    def fit_transform(
+        self,
+        sets: Any,
+        y: Any = None,
+        spans: Any = None,
+        lengths: Any = None,
+        present: Any = None,
+    ) -> np.ndarray:
+        """:meth:`fit`, then :meth:`transform` of the same sets."""
+        return self.fit(sets, y, spans, lengths, present).transform(sets, lengths, present)
+
+    def transform(self, sets: Any, lengths: Any = None, present: Any = None) -> np.ndarray:
         """The vector of every set, (N, D)."""
-        check_is_fitted(self)
-        vectors: np.ndarray = self.learner_.embed(self._checked(sets), search=self.search)
-        return vectors
+        return self._encoded(sets, lengths, present).roots
 
     def inverse_transform(self, roots: Any) -> list[np.ndarray]:
         """The set that each vector (N, D) unmerges to, (n_i, T) each.
@@ -139,22 +171,22 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         roots = check_array(roots, dtype=np.float32, input_name="roots", estimator=self)
         return self._unmerged(torch.from_numpy(roots))
 
-    def trees(self, sets: Any) -> list[MergeTree]:
+    def trees(self, sets: Any, lengths: Any = None, present: Any = None) -> list[MergeTree]:
         """The merge tree of every set; its leaves are indices into the set as it was given."""
         check_is_fitted(self)
-        return self.learner_.trees(self._checked(sets), search=self.search)
+        sets = self._checked(sets, lengths, present)
+        return self.learner_.trees(sets, lengths=lengths, present=present, search=self.search)
 
-    def reconstruct(self, sets: Any) -> Any:
+    def reconstruct(self, sets: Any, lengths: Any = None, present: Any = None) -> Any:
         """What the vector of every set decodes to along its tree, token by token, in the form of
-        the sets: an array or a list."""
+        the sets, an array or a list, with zeros where there is no token."""
         check_is_fitted(self)
-        return self.learner_.reconstruct(self._checked(sets), search=self.search)
+        sets = self._checked(sets, lengths, present)
+        return self.learner_.reconstruct(sets, lengths=lengths, present=present, search=self.search)
 
-    def score(self, sets: Any, y: Any = None) -> float:
+    def score(self, sets: Any, y: Any = None, lengths: Any = None, present: Any = None) -> float:
         """Minus the mean ``nmse`` of the sets' reconstructions, so that more is better."""
-        check_is_fitted(self)
-        encoded = self.learner_.encode_sets(self._checked(sets), search=self.search)
-        return -float(encoded.errors.mean())
+        return -float(self._encoded(sets, lengths, present).errors.mean())
 
     def sample(self, n: int = 1) -> list[np.ndarray]:
         """New sets, (n_i, T) each: vectors of a Gaussian mixture over :attr:`roots_`, unmerged.
@@ -226,10 +258,18 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             return int(self.random_state)
         return int(check_random_state(self.random_state).randint(2**31 - 1))
 
-    def _checked(self, sets: Any) -> Any:
-        """An array of plain numbers, or a list as it is."""
+    def _encoded(self, sets: Any, lengths: Any, present: Any) -> EncodedSets:
+        check_is_fitted(self)
+        sets = self._checked(sets, lengths, present)
+        return self.learner_.encode_sets(sets, lengths, present, self.search)
+
+    def _checked(self, sets: Any, lengths: Any = None, present: Any = None) -> Any:
+        """An array of plain numbers; a list, or sets with padding, as they are."""
+        sets = as_list(sets)
         if isinstance(sets, list | tuple):
             return list(sets)
+        if lengths is not None or present is not None:
+            return sets  # padding may hold anything, which the data's own check leaves out
         return check_array(sets, allow_nd=True, input_name="sets", estimator=self)
 
     def _unmerged(self, roots: torch.Tensor, refinements: int = 0) -> list[np.ndarray]:
@@ -244,13 +284,15 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return [row[there] for row, there in zip(tokens, made.present.cpu().numpy(), strict=True)]
 
 
-def _own_data(sets: Any, spans: Any) -> dict[str, Any]:
-    """Arguments of ``HTM-v0``: a tenth of the sets is held out, or copies where all train."""
-    beside = {} if spans is None else {"spans": spans}
+def _own_data(sets: Any, beside: dict[str, Any]) -> dict[str, Any]:
+    """Arguments of ``HTM-v0``: a tenth of the sets is held out, or copies where all train.
+
+    ``beside`` has a value for each set, by keyword, or None.
+    """
+    beside = {name: values for name, values in beside.items() if values is not None}
     if len(sets) >= ENOUGH_TO_HOLD_OUT:
         return {"dataset": sets, "split_fractions": HELD_OUT, **beside}
-    copies = [sets[0]] * 2
-    data = [*sets, *copies]
-    if spans is not None:
-        beside = {"spans": [*spans, *[spans[0]] * 2]}
-    return {"dataset": data, "split_of": ["train"] * len(sets) + ["validation", "test"], **beside}
+    copied = {
+        name: [*values, *[values[0]] * 2] for name, values in {"dataset": sets, **beside}.items()
+    }
+    return {"split_of": ["train"] * len(sets) + ["validation", "test"], **copied}
