@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from agents.cli import main
 from htm_env.datasets import ArrayDataset
 
 KEYS = np.arange(24, dtype=np.int64)
@@ -126,6 +127,15 @@ def test_it_says_which_columns_it_took(tmp_path: Path) -> None:
     assert ArrayDataset(path).column_names == ["x", "y", "z"]
     assert ArrayDataset(path, coordinates=["z", "x"]).column_names == ["z", "x"]
     assert ArrayDataset(ROWS).column_names is None
+
+
+@pytest.mark.slow
+def test_training_prints_the_columns_that_it_took(tmp_path: Path, capsys: Any) -> None:
+    path = written(frame(), tmp_path, ".csv")
+    out = str(tmp_path / "run")
+    given = ["--data", str(path), "--embedding-dim", "2", "--merges", "10", "--out", out]
+    assert main(["train", "--algo", "nearest", *given]) == 0
+    assert "columns   x, y, z are the numbers of a token\n" in capsys.readouterr().out
 
 
 def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
