@@ -9,11 +9,12 @@ import pytest
 from conftest import small_autoencoder
 
 from agents import FixedOrder, FixedOrderConfig, Reinforce
+from agents.cli import main
 from agents.evaluation.evaluate import evaluate
 from agents.evaluation.yardsticks import plain_yardsticks, tree_yardsticks
 from agents.fixed import fixed_policy
 from agents.inspection.probes import errors_by_label, semantic_table
-from agents.inspection.trained import FEW_UPDATES, why_not_trained, why_not_trained_on
+from agents.inspection.trained import FEW_UPDATES, why_not_trained, why_not_trained_on_test
 from htm_env.datasets import make_dataset
 
 
@@ -73,8 +74,8 @@ ENOUGH = {"random": 0.5, "mean": 1.0}
         (0.1, FEW_UPDATES, ENOUGH, None),
         (0.1, 7, ENOUGH, "7 updates"),
         (0.48, FEW_UPDATES, ENOUGH, "0.48, that of random merges 0.5"),
-        (0.99, FEW_UPDATES, {}, "predicting the mean 1"),
-        (math.nan, FEW_UPDATES, {}, "nmse is nan"),
+        (0.99, FEW_UPDATES, {"mean": 1.02}, "predicting the mean 1.02"),
+        (math.nan, FEW_UPDATES, {"mean": 1.0}, "nmse is nan"),
     ],
 )
 def test_a_run_is_held_against_its_updates_the_mean_and_chance(nmse, updates, yardsticks, says):
@@ -93,9 +94,20 @@ def test_given_trees_are_not_held_against_chance_and_frozen_ones_against_nothing
     assert "0 updates" in why_not_trained(Reinforce("HTM-Trees-v0", mode="frozen"), 0.1, ENOUGH)
 
 
-def test_a_quick_look_says_the_same_of_a_learner():
-    untrained = FixedOrder("HTM-Trees-v0", env_kwargs={"heights": [2]}, embedding_dim=4)
-    assert "0 updates" in why_not_trained_on(untrained, untrained.task.dataset("test"))
+def test_every_command_gives_the_same_reason(tmp_path, capsys):
+    """The test rows lie twice as far from the mean as the training rows: the mean's error is 4."""
+    data = np.random.default_rng(0).choice([-1.0, 1.0], size=(60, 3, 2))
+    data[50:] *= 2
+    split_of = ["train"] * 40 + ["validation"] * 10 + ["test"] * 10
+    kwargs = {"dataset": data, "split_of": split_of}
+    learner = Reinforce("HTM-v0", env_kwargs=kwargs, embedding_dim=2)
+    learner.updates = FEW_UPDATES
+    learner.save(tmp_path)
+    reason = why_not_trained_on_test(learner)
+    assert float(reason.rsplit(" ", 1)[1]) == pytest.approx(4, abs=0.4)
+    for command in (["embed", "--split", "train"], ["evaluate"]):
+        assert main([command[0], str(tmp_path), *command[1:]]) == 0
+        assert f"not trained enough to use: {reason}" in capsys.readouterr().out.splitlines()
 
 
 # ---------------------------------------------------------------- labels

@@ -44,7 +44,7 @@ def embed(options: EmbedOptions) -> None:
     count, dim = found.encoded.roots.shape
     print(f"{count} root embeddings of {dim} numbers, {_source(options)}")
     print(f"nmse      {found.encoded.errors.mean():.4g}")
-    say_if_not_trained(learner, learner.task.dataset(splits[-1]))
+    say_if_not_trained(learner)
     print(f"roots     {out / 'embeddings.npz'}")
     print(f"tokens    {out / 'reconstructions.npz'}")
     if found.has_trees:

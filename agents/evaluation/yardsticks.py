@@ -41,11 +41,11 @@ def tree_yardsticks(
     """
     device = autoencoder.token_mean.device
     batches = list(dataset.fixed(bounded(count, dataset)).to(device).parts(CHUNK))
-    generator = torch.Generator(device).manual_seed(seed)
     std = dataset.std.to(device)
     errors = {}
     for name in orders:
         plan = fixed_policy(name, autoencoder).plan
+        generator = torch.Generator(device).manual_seed(seed)  # whatever other orders there are
         found = [root_errors(autoencoder, part, plan(part, generator), std) for part in batches]
         errors[name] = torch.cat(found)
     if dataset.has_hierarchy and orders == ORDERS:
@@ -60,21 +60,20 @@ def bounded(count: int, dataset: Dataset) -> int:
 
 
 def plain_yardsticks(
-    dataset: Dataset, training: Dataset, dim: int, count: int = TEST_EPISODES
+    dataset: Dataset, training: Dataset, dim: int | None, count: int = TEST_EPISODES
 ) -> dict[str, float]:
-    """The ``nmse`` of what has no tree: ``dim`` principal components, and the mean.
+    """The ``nmse`` of what has no tree: ``dim`` principal components (None: without), and the mean.
 
     On the first ``count`` fixed episodes of ``dataset``, fitted on its ``training`` split. The
     numbers of a sample are its standardised tokens in sorted order, with zeros in empty slots; how
     many tokens there are is known, as it is to a decoder.
     """
-    most = MOST_NUMBERS // (training.max_tokens * training.token_dim)
-    train, _ = _as_rows(training.fixed(max(2, min(TRAINING_SAMPLES, most))), training)
     rows, present = _as_rows(dataset.fixed(count), training)
-    found = {
-        "principal_components": principal_reconstruction(train, rows, dim),
-        "mean": np.zeros_like(rows),
-    }
+    found = {"mean": np.zeros_like(rows)}
+    if dim is not None:
+        most = MOST_NUMBERS // (training.max_tokens * training.token_dim)
+        train, _ = _as_rows(training.fixed(max(2, min(TRAINING_SAMPLES, most))), training)
+        found["principal_components"] = principal_reconstruction(train, rows, dim)
     shape, ones = (*present.shape, dataset.token_dim), torch.ones(dataset.token_dim)
     tokens, *decoded = (
         torch.from_numpy(values.reshape(shape)).float() for values in (rows, *found.values())

@@ -91,7 +91,7 @@ def generate_run(options: GenerateOptions) -> None:
     # The last of the files: with it the folder is complete.
     atomic_write_text(out / "metrics.json", json.dumps(report, indent=2) + "\n")
     _print(report)
-    say_if_not_trained(learner, scores.dataset)
+    say_if_not_trained(learner)
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     print(f"written to {out}")
 

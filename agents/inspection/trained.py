@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from agents.evaluation.yardsticks import bounded, tree_yardsticks
+from agents.config.options import TEST_EPISODES
+from agents.evaluation.yardsticks import bounded, plain_yardsticks, tree_yardsticks
 from agents.learners.base import Learner
-from htm_env.datasets import Dataset
 
 FEW_UPDATES = 20
 """Updates below which nothing has been learned that is worth using; one of ppo is a rollout of
@@ -14,8 +14,6 @@ thousands of merges, and with 54 of them its error was already small."""
 NO_BETTER = 0.95
 """Share of another error above which an error is no better than it."""
 NOT_TRAINED = "not trained enough to use: {}"
-EPISODES = 256
-"""Episodes of a quick look; fewer of large sets."""
 
 
 def why_not_trained(learner: Learner, nmse: float, yardsticks: Mapping[str, float]) -> str | None:
@@ -28,13 +26,13 @@ def why_not_trained(learner: Learner, nmse: float, yardsticks: Mapping[str, floa
     Args:
         learner: the run's.
         nmse: its error.
-        yardsticks: errors of the same samples by name; ``random`` and ``mean`` may be missing.
+        yardsticks: errors of the same samples by name; ``random`` may be missing.
     """
     reasons = []
     learns = learner.task.mode == "joint" or not learner.fixed_trees
     if learns and learner.updates < FEW_UPDATES:
         reasons.append(f"{learner.updates} updates, where at least {FEW_UPDATES} are expected")
-    mean, random = yardsticks.get("mean", 1.0), yardsticks.get("random")
+    mean, random = yardsticks["mean"], yardsticks.get("random")
     if not nmse <= NO_BETTER * mean:  # also where it is not finite
         reasons.append(f"its nmse is {nmse:.3g}, that of predicting the mean {mean:.3g}")
     elif random is not None and not learner.fixed_trees and nmse > NO_BETTER * random:
@@ -42,19 +40,22 @@ def why_not_trained(learner: Learner, nmse: float, yardsticks: Mapping[str, floa
     return "; ".join(reasons) or None
 
 
-def why_not_trained_on(learner: Learner, dataset: Dataset) -> str | None:
-    """:func:`why_not_trained` by a quick look at some samples of a split."""
-    count = bounded(EPISODES, dataset)
+def why_not_trained_on_test(learner: Learner) -> str | None:
+    """:func:`why_not_trained` by the samples of the test split that ``htm evaluate`` takes, or
+    fewer of large sets."""
+    dataset = learner.task.dataset("test")
+    count = bounded(TEST_EPISODES, dataset)
     scores = learner.evaluate(dataset, count, sampled=False)
     nmse, makes_trees = scores["nmse"], scores["mean_height"] is not None
     assert nmse is not None  # every learner has an error
     orders = ("random",) if makes_trees and not learner.fixed_trees else ()
     yardsticks = tree_yardsticks(learner.autoencoder, dataset, count, orders=orders)
+    yardsticks |= plain_yardsticks(dataset, learner.task.dataset("train"), None, count)
     return why_not_trained(learner, nmse, yardsticks)
 
 
-def say_if_not_trained(learner: Learner, dataset: Dataset) -> None:
-    """Print one line where :func:`why_not_trained_on` has a reason."""
-    why = why_not_trained_on(learner, dataset)
+def say_if_not_trained(learner: Learner) -> None:
+    """Print one line where :func:`why_not_trained_on_test` has a reason."""
+    why = why_not_trained_on_test(learner)
     if why is not None:
         print(NOT_TRAINED.format(why))
