@@ -172,6 +172,16 @@ def test_a_run_resumes_with_other_data_of_its_shape(moved, files):
         resume_run(moved, build_learner, files / "other.npz", progress_bar=False)
     recorded = json.loads((moved / "config.json").read_text())["data"]
     assert recorded["name"] == "other.npz"
+    assert [(one["name"], one["rows"]) for one in recorded["earlier"]] == [("mine.npz", 40)]
+
+
+def test_a_finished_run_does_not_become_one_of_other_data(moved, files):
+    before = (moved / "config.json").read_text()
+    with pytest.raises(
+        ValueError, match=r"other\.npz.*budget of .* is used, so nothing is learned"
+    ):
+        resume_run(moved, build_learner, files / "other.npz", progress_bar=False)
+    assert (moved / "config.json").read_text() == before
 
 
 def test_a_file_whose_content_changed_is_told(run, tmp_path):

@@ -32,6 +32,18 @@ def recorded_data(dataset: Dataset) -> dict[str, Any] | None:
     return {**found, "kind": dataset.kind, **statistics}
 
 
+def after(found: dict[str, Any] | None, recorded: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The record of a run that goes on with data ``found``: other data that it was trained on before
+    is listed under ``earlier``."""
+    if found is None or recorded is None:
+        return found
+    before = dict(recorded)
+    earlier = before.pop("earlier", [])
+    if found["sha256"] != before["sha256"]:
+        earlier = [*earlier, before]
+    return {**found, "earlier": earlier} if earlier else found
+
+
 def _described(found: dict[str, Any]) -> str:
     return f"{found['name']} ({found['rows']:,} rows, sha256 {found['sha256'][:8]})"
 

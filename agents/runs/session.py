@@ -21,7 +21,7 @@ from agents.config.run import RunConfig, Task
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import validation_episodes
 from agents.evaluation.figures import write_figure
-from agents.runs.data import AbsentDataset, RunData, recorded_data
+from agents.runs.data import AbsentDataset, RunData, after, recorded_data
 from agents.runs.directory import CSVLogger, RunDirectory
 from agents.runs.interruption import stop_requests
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
@@ -188,7 +188,8 @@ def resume_run(
     ``build`` makes the untrained learner of a configuration. ``data`` is a file to take for the
     run's data from now on; a :class:`RunWarning` says where it is other data. Raises what
     :func:`start_run` raises, ``FileNotFoundError`` or ``ValueError`` where the folder holds no run
-    that can be resumed, and ``ValueError`` for data of another shape.
+    that can be resumed, and ``ValueError`` for data of another shape, and for other data where the
+    budget is used.
     """
     directory = RunDirectory(folder)
     run, recorded = directory.load_config(), directory.load_data_record()
@@ -210,11 +211,22 @@ def resume_run(
         raise
     original.check_token_dim(learner.dataset)
     original.check_slots(learner.dataset)
-    _warn(original.difference(learner.dataset) if recorded else None)
-    found = recorded_data(learner.dataset)
+    differs = original.difference(learner.dataset) if recorded else None
+    if differs is not None and state is not None and _is_over(budget, state):
+        raise ValueError(
+            f"{differs}; the budget of {budget} is used, so nothing is learned from it"
+        )
+    _warn(differs)
+    found = after(recorded_data(learner.dataset), recorded)
     if found != recorded or data is not None:
         directory.save_config(run, found)
     return _run(learner, budget, directory, state, progress_bar)
+
+
+def _is_over(budget: Budget, state: dict[str, Any]) -> bool:
+    """True <--> a checkpoint has used the budget."""
+    loop, merges = state["training"], state["learner"]["merges_made"]
+    return budget.progress(loop["seconds"], merges - loop["first_merge"]) >= 1.0
 
 
 def _run(
