@@ -115,7 +115,7 @@ def test_training_ends_with_scores_and_paths(tmp_path, capsys):
     out = tmp_path / "run"
     assert status("train", *TINY, "--algo", "chain", "--merges", "16", "--out", out) == 0
     printed = capsys.readouterr().out
-    for expected in ("nmse", "tree_recall", f"tensorboard --logdir {out}", "validation.png"):
+    for expected in ("nmse", "mean_height", f"tensorboard --logdir {out}", "validation.png"):
         assert expected in printed
 
 
@@ -155,6 +155,10 @@ def test_evaluate_takes_other_data_and_prints_a_table(run, capsys):
     weights_hash = json.loads((run / "result.json").read_text())["weights_hash"]
     assert weights_hash in table
     assert "sampled_nmse" in table and "random merges" in table and "own hierarchy" in table
+    rows = [line.strip("│").split("│") for line in table.splitlines() if line.startswith("│")]
+    cells = {name.strip(): [cell.strip() for cell in others] for name, *others in rows}
+    assert all(map(all, cells.values()))  # no cell is empty
+    assert len(cells["tree_recall"]) == 3 and len(cells["nmse"]) == 1
     assert status("evaluate", run, *arguments, "--json") == 0
     scores = json.loads(capsys.readouterr().out)
     assert scores["env_kwargs"] == {"heights": [3]}
@@ -185,6 +189,9 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
     assert scores["episodes"] == 3
     assert scores["tree_recall"] is None
     assert scores["mean_height"] == 3.0
+    assert status("evaluate", tmp_path / "run") == 0
+    table = capsys.readouterr().out
+    assert "tree_recall" not in table and table.count("random merges") == 1
 
 
 @pytest.mark.parametrize(

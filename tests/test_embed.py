@@ -14,15 +14,16 @@ from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
-from agents import Reinforce, load
+from agents import FixedOrder, Reinforce, load
 from agents.cli import main
+from agents.cli.embed import _described
 from agents.inspection.embeddings import root_embeddings
 from agents.inspection.probes import semantic_table
-from agents.inspection.rows import distinct
+from agents.inspection.rows import distinct, encode_rows
 from agents.inspection.traces import traces_of
 from agents.registry import algorithm, configured
 from agents.runs.tensorboard import write_projector
-from htm_env.datasets import make_dataset
+from htm_env.datasets import SPLITS, make_dataset
 from htm_env.drawing.figures.roots import apart, principal_plane, root_figure, thumbnails
 from htm_env.files import atomic_folder
 from htm_env.trees.merge_tree import MergeTree
@@ -168,7 +169,7 @@ def test_embed_writes_rows_in_their_own_numbers(run, tmp_path, capsys):
     assert set(found) == {"row", "split", "label", "root", "error"}
     dataset = make_dataset("HTM-Digits-v0", "test")
     assert found["row"].tolist() == sorted(dataset.rows[:70])
-    assert found["label"].tolist() == [str(load_digits().target[row]) for row in found["row"]]
+    assert found["label"].tolist() == load_digits().target[found["row"]].tolist()  # numbers
     assert set(found["split"]) == {"test"}
     # A row is what the agent makes of it, whoever asks.
     images = load_digits().images[found["row"]]
@@ -237,6 +238,14 @@ def test_the_printed_tree_decodes_to_what_is_stored(data, tmp_path):
         assert set(map(frozenset, clades[columns:])) == set(tree.clades())
 
 
+def test_labels_that_are_numbers_are_in_the_order_of_numbers():
+    given = {"dataset": RAGGED, "labels": [2, 10] * 20}
+    found = encode_rows(FixedOrder("HTM-v0", env_kwargs=given, embedding_dim=2), SPLITS)
+    assert found.labels == [2, 10] * 20
+    _, classes, _, names = _described(found)
+    assert (classes.tolist(), names) == ([0, 1] * 20, ["2", "10"])
+
+
 def test_names_that_tokens_share_get_their_index():
     assert distinct(["the", "cat", "the"]) == ["the#0", "cat", "the#2"]
 
@@ -275,7 +284,9 @@ def test_pictures_are_a_map_and_a_log(run, tmp_path, capsys):
     with open(folder / log.metadata_path) as file:
         header, *rows = csv.reader(file, delimiter="\t")
     assert header == ["label", "tokens", "row"]
-    expected = [[label, "16", str(row)] for label, row in zip(labels, found["row"], strict=True)]
+    expected = [
+        [str(label), "16", str(row)] for label, row in zip(labels, found["row"], strict=True)
+    ]
     assert rows == expected
     pixels = (imread(folder / log.sprite.image_path)[..., :3] * 255).round().astype(np.uint8)
     width, height = log.sprite.single_image_dim

@@ -83,4 +83,4 @@ def _described(
         return about, counts, "number of tokens", None
     names, classes = np.unique(found.labels, return_inverse=True)
     what = "label (never seen in training)"
-    return {"label": found.labels} | about, classes.astype(np.int64), what, names.tolist()
+    return {"label": found.labels} | about, classes.astype(np.int64), what, [*map(str, names)]

@@ -36,8 +36,8 @@ SHOWN_LABELS = 20
 def evaluate_run(options: EvaluateOptions) -> None:
     """Print the test scores of a run's last checkpoint.
 
-    The tree scores stand beside those of random merges of the same samples, and of the data's own
-    hierarchy where it has one; beneath is the error of other means. Data with labels adds what the
+    Where the data has a hierarchy, the tree scores stand beside those of its own and of random
+    merges of the same samples; beneath is the error of other means. Data with labels adds what the
     roots say of them, and the error of each.
     """
     set_threads(options.threads)
@@ -89,7 +89,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
         print(json.dumps(about | scores | references | beside, indent=2))
         return
     title = f"{task.env} {learner.algo}, {episodes} test episodes"
-    print_scores(title, scores, about, references)
+    # Without a hierarchy there is nothing to compare trees with but errors, which come next.
+    print_scores(title, scores, about, references if dataset.has_hierarchy else None)
     print("nmse of the same samples by other means")
     print_table(
         [{"": "this run", "nmse": f"{nmse:.5g}"}]

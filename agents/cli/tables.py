@@ -18,16 +18,29 @@ def print_scores(
     about: dict[str, Any],
     references: dict[str, Scores] | None = None,
 ) -> None:
-    """A table with a row a score: the run's, and the references' where they have it."""
+    """A table with a row a score, without scores that the data does not have.
+
+    Scores that ``references`` have too are in a table of their own beneath, with their columns.
+    """
     columns = {"this run": scores} | (references or {})
+    beside = {name for found in (references or {}).values() for name in found}
     print(title)
     rows = [
-        {"": name}
-        | {column.replace("_", " "): _cell(found, name) for column, found in columns.items()}
-        for name in scores
+        {"": name, "this run": f"{value:.5g}"}
+        for name, value in scores.items()
+        if value is not None and name not in beside
     ]
     rows.append({"": "weights_hash", "this run": about["weights_hash"]})
-    print_table(rows, show_header=len(columns) > 1)
+    print_table(rows, show_header=False)
+    rows = [
+        {"": name}
+        | {column.replace("_", " "): _cell(found[name]) for column, found in columns.items()}
+        for name in scores
+        if name in beside and any(found[name] is not None for found in columns.values())
+    ]
+    if rows:
+        print("trees of the same samples")
+        print_table(rows)
 
 
 def print_table(rows: Sequence[Mapping[str, str]], *, show_header: bool = True) -> None:
@@ -40,9 +53,6 @@ def print_table(rows: Sequence[Mapping[str, str]], *, show_header: bool = True) 
     Console(file=sys.stdout).print(table)
 
 
-def _cell(scores: Scores, name: str) -> str:
-    """A score in a table: empty where it was not taken, a dash where the data has none."""
-    if name not in scores:
-        return ""
-    value = scores[name]
+def _cell(value: float | None) -> str:
+    """A score in a table; a dash where the data has none."""
     return "-" if value is None else f"{value:.5g}"

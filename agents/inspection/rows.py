@@ -29,8 +29,9 @@ class EncodedRows:
     """Their numbers in the data as it was given; of generated data the numbers of the episodes."""
     splits: list[str]
     names: list[str] | None
-    labels: list[str] | None
-    """The names of the classes; None where the data has no labels. No learner sees them."""
+    labels: list[Any] | None
+    """As they were given, whole numbers or strings; None where the data has none. No learner sees
+    them."""
     token_names: list[list[str]] | None
     """Names by place in the row as it was given."""
     tokens: Float[np.ndarray, "N P T"]
@@ -106,11 +107,12 @@ def encode_rows(
         together = [value for each in found if each is not None for value in each]
         return [together[number] for number in order]
 
-    def labels(dataset: Dataset, own: Keys) -> list[str] | None:
+    def labels(dataset: Dataset, own: Keys) -> list[Any] | None:
         if not dataset.has_labels:
             return None
-        names = dataset.label_names
-        return [names[one] if names else str(one) for one in dataset.labels(own)]
+        numbers, given = dataset.labels(own), dataset.label_values
+        found: list[Any] = (numbers if given is None else given[numbers]).tolist()
+        return found
 
     encoded = [encode_sets(learner, sets, search) for sets in placed]
     tokens = [

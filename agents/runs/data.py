@@ -33,8 +33,10 @@ def recorded_data(dataset: Dataset) -> dict[str, Any] | None:
 
 
 def after(found: dict[str, Any] | None, recorded: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The record of a run that goes on with data ``found``: other data that it was trained on before
-    is listed under ``earlier``."""
+    """The record of a run that goes on with data ``found``.
+
+    Other data that it was trained on before is listed under ``earlier``.
+    """
     if found is None or recorded is None:
         return found
     before = dict(recorded)

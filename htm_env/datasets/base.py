@@ -73,6 +73,8 @@ class Dataset(ABC):
     """Name of each class number that :meth:`labels` gives; None without labels."""
     column_names: list[str] | None = None
     """Name of each number of a token as given; None where the data has no such names."""
+    label_values: np.ndarray | None = None
+    """The same as given, whole numbers or strings."""
 
     def __init__(self, split: str) -> None:
         """Raises ``ValueError`` where ``split`` is not a split's name."""
@@ -320,8 +322,8 @@ class RowFacts:
     """Place in the row as given of each token; None: the tokens are all there, in order."""
     classes: Int64[np.ndarray, "N"] | None = None
     """Class numbers."""
-    label_names: list[str] | None = None
-    """Names of the class numbers."""
+    label_values: np.ndarray | None = None
+    """The label of each class number, a whole number or a string."""
     row_names: list[str] | None = None
     """Names of the rows."""
     token_names: list[list[str]] | None = None
@@ -380,7 +382,9 @@ class FiniteDataset(Dataset):
         self._classes = None if facts.classes is None else facts.classes[self.rows]
         if self._classes is not None:
             self.has_labels = True
-        self.label_names = facts.label_names
+        self.label_values = facts.label_values
+        if facts.label_values is not None:
+            self.label_names = [str(value) for value in facts.label_values.tolist()]
         self.row_names = _chosen(facts.row_names, self.rows)
         self.token_names = _chosen(facts.token_names, self.rows)
         arrays = {"values": values[present], "lengths": lengths, **facts.others}

@@ -27,9 +27,7 @@ class DigitsDataset(FiniteDataset):
         check_split(split)
         patches, classes, rows_of_splits = _load()
         lengths = np.full(len(patches), patches.shape[1])
-        facts = RowFacts(
-            name=self.name, classes=classes, label_names=[str(digit) for digit in range(10)]
-        )
+        facts = RowFacts(name=self.name, classes=classes, label_values=np.arange(10))
         super().__init__(split, patches, lengths, rows_of_splits, facts)
 
 

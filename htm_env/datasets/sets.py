@@ -52,10 +52,9 @@ class TokenSets:
 
     def facts(self, name: str, others: Mapping[str, Any]) -> RowFacts:
         """What a dataset of these rows tells about them, labels as class numbers."""
-        classes = label_names = places = None
+        classes = label_values = places = None
         if self.labels is not None:
-            values, classes = np.unique(self.labels, return_inverse=True)
-            label_names = [str(value) for value in values.tolist()]
+            label_values, classes = np.unique(self.labels, return_inverse=True)
         if self.places is not None:
             places = np.zeros((len(self.rows), max(map(len, self.rows))), dtype=np.int64)
             for row, given in enumerate(self.places):
@@ -64,7 +63,7 @@ class TokenSets:
             name=name,
             places=places,
             classes=classes,
-            label_names=label_names,
+            label_values=label_values,
             row_names=self.names,
             token_names=self.token_names,
             others=others if self.split is None else {**others, "split": self.split},
