@@ -329,7 +329,7 @@ def test_a_folder_with_a_run_is_not_overwritten(run, capsys):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (["--merges", "80"], "budget is '80 merges', but was '40 merges'"),
+        (["--merges", "80"], "keeps the budget of 40 merges"),
         (["--seed", "1"], "seed is 1, but was 0"),
         (["--env-kwargs", '{"heights": [3]}'], "env_kwargs is"),
         (["--batch-size", "8"], "batch_size is 8, but was 4"),
@@ -339,6 +339,18 @@ def test_a_folder_with_a_run_is_not_overwritten(run, capsys):
 def test_a_resumed_run_keeps_its_settings(run, change, says, capsys):
     assert status("train", "--resume", run, *change) == 2
     assert says in only_line(capsys.readouterr().err)
+
+
+def test_the_way_to_a_larger_budget_is_told(run, tmp_path, capsys):
+    for budget in (["--seconds", "7"], ["--merges", "80"]):
+        assert status("train", "--resume", run, *budget) == 2
+        way = only_line(capsys.readouterr().err).rsplit("htm ", 1)[1]
+        assert " ".join(budget) in way
+    new = tmp_path / "new"
+    assert status(*[str(new) if word == "NEW" else word for word in way.split()]) == 0
+    before, after = (json.loads((each / "result.json").read_text()) for each in (run, new))
+    assert after["merges"] >= 80 > before["merges"]
+    assert after["algo"] == before["algo"]
 
 
 def test_resuming_a_finished_run_with_all_its_settings_changes_nothing(run):

@@ -114,7 +114,7 @@ def test_evaluate_says_what_roots_say_of_labels(run, capsys):
     assert 0.1 < rows["pooled"]["linear_probe"] < 0.5
     assert status("evaluate", run, "--episodes", 10) == 0
     table = capsys.readouterr().out
-    for shown in ("nmse", "probe", "pca_16", f"{rows['root']['five_nearest']:.3f}"):
+    for shown in ("nmse", "probe", "pca_16", "180 samples", f"{rows['root']['five_nearest']:.3f}"):
         assert shown in table
 
 

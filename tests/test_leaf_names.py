@@ -76,7 +76,7 @@ def test_figures_and_the_page_have_the_names():
     row = dataset.rows[0]
     (trace,) = traces_of(learner, dataset, [0])
     assert set(trace.leaf_names) <= set(PARTS)
-    assert trace.title == sample_title(dataset, 0) == f"row {row} cat {row} ({labels[row]})"
+    assert trace.title == sample_title(dataset, 0) == f"cat {row} ({labels[row]})"
 
     shown = sorted(trace.leaf_names)
     plane, dendrogram = tree_figure(trace).axes

@@ -13,7 +13,7 @@ from agents.config.run import Task
 from agents.evaluation.evaluate import evaluate, reference_scores
 from agents.evaluation.hill_climbing import improved
 from agents.evaluation.yardsticks import plain_yardsticks, tree_yardsticks
-from agents.inspection.probes import errors_by_label, semantic_table
+from agents.inspection.probes import errors_by_label, probed_samples, semantic_table
 from agents.inspection.trained import NOT_TRAINED, why_not_trained
 from agents.learners.base import Learner
 from agents.registry import algorithm, load_learner
@@ -122,7 +122,10 @@ def _plain_yardsticks(
 def _about_labels(learner: Learner, task: Task, dataset: Dataset, count: int) -> dict[str, Any]:
     """What roots say of labels, or why nothing is measured, and the error of every label."""
     try:
-        found: dict[str, Any] = {"semantics": semantic_table(learner, task)}
+        found: dict[str, Any] = {
+            "semantics": semantic_table(learner, task),
+            "semantics_samples": probed_samples(task),
+        }
     except ValueError as error:  # too few labels to fit anything
         found = {"semantics": None, "no_semantics": str(error)}
     return found | {"labels": errors_by_label(learner, dataset, count)}
@@ -132,7 +135,10 @@ def _print_labels(found: dict[str, Any]) -> None:
     if found["semantics"] is None:
         print(f"labels are not read from embeddings: {found['no_semantics']}")
     else:
-        print("labels, which training never sees, from an embedding: scores on the test split")
+        print(
+            "labels, which training never sees, from an embedding: scores on "
+            f"{found['semantics_samples']} samples of the test split"
+        )
         print_table(
             [
                 {"embedding": name}

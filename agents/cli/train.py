@@ -166,6 +166,11 @@ def _print_width(asked: Any, learner: Learner) -> None:
         print(f"embedding {dim} numbers: {reason}")
 
 
+def _flag(budget: Budget) -> str:
+    """The budget as it is asked for."""
+    return f"--{'merges' if budget.seconds is None else 'seconds'} {str(budget).split()[0]}"
+
+
 def _check_resumed(
     asked: dict[str, Any], changes: dict[str, Any], options: TrainOptions, directory: RunDirectory
 ) -> None:
@@ -180,6 +185,12 @@ def _check_resumed(
         kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
     for name, value in json.loads(json.dumps({**asked, **given}, default=str)).items():
         old = json.loads(json.dumps(before.get(name), default=str))
+        if value != old and name == "budget":
+            raise UsageError(
+                f"--resume {directory.path} keeps the budget of {old}, which schedules follow; to "
+                f"train for longer: htm train --config {directory.config_path} "
+                f"{_flag(asked['budget'])} --out NEW"
+            )
         if value != old:
             raise UsageError(
                 f"--resume {directory.path} keeps the settings of the run: {name} is {value!r}, "

@@ -45,7 +45,8 @@ def semantic_table(learner: Learner, task: Task | None = None) -> dict[str, dict
     """The scores of :func:`htm_env.measures.semantics.semantic_scores` for each embedding.
 
     ``root`` is the learner's; ``pca_16``, ``pca_32`` and ``pca_D`` are principal components of the
-    raw tokens in sorted order (of Digits: of the pixels), ``tokens`` these tokens themselves
+    raw tokens in sorted order (of Digits: of the pixels), left out where they are as many as the
+    numbers of a sample; ``tokens`` these tokens themselves
     (left out where a sample has more than 256 numbers), and ``pooled`` the mean of the
     standardised tokens. All are fitted on the training split and scored on the test split, of which
     2,048 samples each are taken at most. A sample whose label the training split does not have is
@@ -64,7 +65,8 @@ def semantic_table(learner: Learner, task: Task | None = None) -> dict[str, dict
     tokens = [sorted_tokens(split.tokens, split.present) for split in samples]
     flat = [rows.reshape(len(rows), -1).astype(np.float64) for rows in tokens]
     statistics = splits[0].mean.numpy(), splits[0].std.numpy()
-    dims = sorted({*COMPONENTS, samples[0].roots.shape[1]})
+    widths = {*COMPONENTS, samples[0].roots.shape[1]}
+    dims = sorted(dim for dim in widths if dim < flat[0].shape[1])
     embeddings = {
         "root": [split.roots.astype(np.float64) for split in samples],
         **{f"pca_{dim}": principal_components(flat, dim) for dim in dims},
@@ -79,13 +81,26 @@ def semantic_table(learner: Learner, task: Task | None = None) -> dict[str, dict
     }
 
 
-@torch.no_grad()
-def _samples(learner: Learner, dataset: Dataset) -> Samples:
-    """Samples evenly spread over a split, which may be in the order of the labels."""
+def probed_samples(task: Task) -> int:
+    """Samples of the test split that :func:`semantic_table` scores."""
+    test, train = (
+        dataset.labels(_spread(dataset)) for dataset in map(task.dataset, ("test", "train"))
+    )
+    return int(np.isin(test, train).sum())
+
+
+def _spread(dataset: Dataset) -> Int64[np.ndarray, "B"]:
+    """Keys evenly spread over a split."""
     if not dataset.has_labels or dataset.size is None:
         raise ValueError(f"{dataset.name} has no labels; expected data that has")
     count = min(dataset.size, MOST_SAMPLES)
-    keys = np.arange(count, dtype=np.int64) * dataset.size // count
+    return np.arange(count, dtype=np.int64) * dataset.size // count
+
+
+@torch.no_grad()
+def _samples(learner: Learner, dataset: Dataset) -> Samples:
+    """Samples evenly spread over a split, which may be in the order of the labels."""
+    keys = _spread(dataset)
     batch = dataset.episodes(keys)
     roots = [part.roots for part in _encoded(learner, batch)]
     return Samples(

@@ -102,13 +102,12 @@ def _reordered(considered: Considered, leaf: Int64[np.ndarray, "n"]) -> Consider
 
 
 def sample_title(dataset: Dataset, key: int) -> str:
-    """The row of a sample in the data as given, with its name and label; empty if generated."""
+    """The name of a sample, or its row in the data as given, and its label; empty if generated."""
     if dataset.rows is None:
         return ""
     place = key % len(dataset.rows)
-    title = f"row {dataset.rows[place]}"
-    if dataset.row_names is not None:
-        title += f" {dataset.row_names[place]}"
+    names = dataset.row_names
+    title = f"row {dataset.rows[place]}" if names is None else names[place]
     if dataset.has_labels:
         label = int(dataset.labels(np.array([key], dtype=np.int64))[0])
         title += f" ({label if dataset.label_names is None else dataset.label_names[label]})"
