@@ -71,10 +71,10 @@ class Dataset(ABC):
     :meth:`places`); None where the data has no such names."""
     label_names: list[str] | None = None
     """Name of each class number that :meth:`labels` gives; None without labels."""
-    column_names: list[str] | None = None
-    """Name of each number of a token as given; None where the data has no such names."""
     label_values: np.ndarray | None = None
     """The same as given, whole numbers or strings."""
+    column_names: list[str] | None = None
+    """Name of each number of a token as given; None where the data has no such names."""
 
     def __init__(self, split: str) -> None:
         """Raises ``ValueError`` where ``split`` is not a split's name."""
