@@ -33,6 +33,12 @@ sys.exit(f"{heavy} loaded" if heavy else status)
         (["--tyro-print-completion", "bash"], 0, "complete"),
         (["nothing"], 2, "nothing"),
         (["train", "--env", "HTM-Trees-v0", "--algo", "chain", "--no-such", "1"], 2, "--no-such"),
+        (
+            ["train", "--algo", "replay", "--clip-range", "0.1"],
+            2,
+            "as --set clip_range=0.1 (htm train",
+        ),
+        (["train", "--batch-sise=4"], 2, "no flag of htm train (did you mean '--batch-size'?)"),
         (["train", "--env", "HTM-Trees-v0"], 2, "--algo"),
         (["train"], 2, "needs --env NAME"),
         (["train"], 2, "and --algo NAME"),

@@ -15,7 +15,7 @@ import warnings
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout, suppress
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from importlib.metadata import version
 from io import StringIO
 from pathlib import Path
@@ -35,7 +35,7 @@ from agents.cli.options import (
 )
 from agents.comparison.options import CompareOptions, options_from_file
 from agents.config.dataclasses_json import flattened
-from agents.config.errors import RunWarning, UsageError, as_usage_error
+from agents.config.errors import RunWarning, UsageError, as_usage_error, did_you_mean
 from agents.config.files import check_run
 from agents.config.options import OfRun
 from agents.config.plug_ins import modules_of_this_folder
@@ -93,8 +93,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> Any:
     """The options of the command; exits with status 2 where they cannot be read.
 
-    Raises :class:`UsageError` for an unknown algorithm, for a file that cannot be read, and for
-    numbers out of range.
+    Raises :class:`UsageError` for an unknown algorithm or flag of training, for a file that cannot
+    be read, and for numbers out of range.
     """
     kinds = {name: kind for name, (kind, _) in COMMANDS.items()}
     defaults: dict[str, Any] = {}
@@ -105,6 +105,8 @@ def parse(arguments: Sequence[str]) -> Any:
     given, _ = early.parse_known_args(arguments)
     if arguments[:1] == ["train"] and asks_help and given.algo is not None:
         kinds["train"] = _train_options(given.algo, in_full="--help-all" in asks_help)
+    elif arguments[:1] == ["train"] and not asks_help:
+        _check_flags(arguments[1:], given.algo or "NAME")
     elif arguments[:1] == ["compare"] and given.config is not None:
         with_budget = given.seconds is None and given.merges is None
         defaults["default"] = options_from_file(Path(given.config), with_budget=with_budget)
@@ -113,6 +115,24 @@ def parse(arguments: Sequence[str]) -> Any:
     commands = (Annotated[kind, tyro.conf.subcommand(name)] for name, kind in kinds.items())
     union: Any = Union[*commands]  # made while running, so mypy cannot follow
     return _cli(union, "htm", arguments, DESCRIPTION)
+
+
+def _check_flags(arguments: Sequence[str], algo: str) -> None:
+    """Raise :class:`UsageError` for a flag that ``htm train`` does not have, and say how an option
+    of an algorithm is set; which algorithms have it takes loading them."""
+    known = [f"--{field.name.replace('_', '-')}" for field in fields(TrainOptions)]
+    for place, argument in enumerate(arguments):
+        flag, _, value = argument.partition("=")
+        flag = flag.replace("_", "-")
+        if flag in known or not re.match("--(?!tyro-)[a-z]", flag):
+            continue
+        value = value or next(iter(arguments[place + 1 :]), "")
+        value = "VALUE" if not value or value.startswith("--") else value
+        raise UsageError(
+            f"{flag} is no flag of htm train{did_you_mean(flag, known)}; an option of the "
+            f"algorithm is set by its path, as --set {flag[2:].replace('-', '_')}={value} "
+            f"(htm train --algo {algo} --help-all lists them)"
+        )
 
 
 def _cli(kind: Any, program: str, arguments: Sequence[str], about: str | None, **how: Any) -> Any:
