@@ -147,8 +147,12 @@ def test_an_unknown_keyword_is_a_type_error_in_pythons_words(environment):
         environment("HTM-Trees-v0", frameskip=1)
     assert all(choice in str(error.value) for choice in ("heights", "reward", "autoencoder"))
     config = htm_env.EnvConfig("HTM-Trees-v0", "untrained")
-    with pytest.raises(TypeError, match="unexpected keyword argument 'heigths'"):
+    with pytest.raises(TypeError, match=r"'heigths'; expected .* \(did you mean 'heights'\?\)"):
         environment(config, heigths=(3,))
+    with pytest.raises(ValueError, match=r"'remapp'; choose .* \(did you mean 'remap'\?\)"):
+        environment("HTM-Trees-v0", invalid_action="remapp")
+    with pytest.raises(ValueError, match=r"id 'HTM-Tree-v0': .* \(did you mean 'HTM-Trees-v0'\?\)"):
+        environment("HTM-Tree-v0")
     with pytest.raises(TypeError, match="unexpected keyword argument 'dataset'"):
         gym.make("HTM-Trees-v0", dataset=[])
 

@@ -59,7 +59,8 @@ def environment_id(name: str) -> str:
     """
     env_id = name.removeprefix(_NAMESPACE)
     if _class_of(env_id) is None:
-        raise ValueError(f"unknown id {name!r}: expected one of {', '.join(DATASETS)}")
+        like = checks.did_you_mean(env_id, DATASETS)
+        raise ValueError(f"unknown id {name!r}: expected one of {', '.join(DATASETS)}{like}")
     return env_id
 
 
@@ -108,8 +109,8 @@ def make_dataset(id_or_data: Any, split: Any = "train", **kwargs: Any) -> Datase
         elif like_an_id.fullmatch(id_or_data) and not Path(id_or_data).exists():
             if _class_of(plain) is None:
                 raise ValueError(
-                    f"unknown id {id_or_data!r}: expected one of {', '.join(DATASETS)}, "
-                    "an array, a list or a path"
+                    f"unknown id {id_or_data!r}: expected one of {', '.join(DATASETS)}, an array, "
+                    f"a list or a path{checks.did_you_mean(plain, DATASETS)}"
                 )
             name = owner = plain.rpartition(":")[2]
     data = dataset_class(name)
