@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import SkipTest
+
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -171,13 +173,14 @@ def test_what_cannot_be_used_is_refused(sets):
 
 def test_it_works_in_a_pipeline_and_a_grid_search(sets, classes):
     options = {"autoencoder.hidden_dim": 16, "batch_size": 4}
-    pipeline = make_pipeline(merger(merges=100, options=options), LogisticRegression())
-    grid = {"hierarchicaltokenmerger__embedding_dim": [1, 3]}
-    search = GridSearchCV(pipeline, grid, cv=2).fit(sets, classes)
-    assert len(search.cv_results_["params"]) == 2
-    assert search.predict(sets).shape == (30,)
-    best = search.best_estimator_.set_params(hierarchicaltokenmerger__merges=1500)
-    assert best.fit(sets, classes).score(sets, classes) > 0.8
+    pipeline = make_pipeline(merger(merges=1000, options=options), LogisticRegression())
+    pipeline.fit(sets[:20], classes[:20])
+    assert pipeline.score(sets[20:], classes[20:]) > 0.8  # the classes are far apart
+    # One number cannot hold what six hold of up to twelve.
+    grid = {"hierarchicaltokenmerger__embedding_dim": [1, 6]}
+    alone = make_pipeline(merger(merges=400, options=options))
+    search = GridSearchCV(alone, grid, cv=2, refit=False).fit(sets)
+    assert list(search.best_params_.values()) == [6]
     # Without labels the score is minus the error.
     assert (cross_val_score(merger(), sets, cv=2) < 0).all()
 
@@ -246,18 +249,35 @@ FAILS = {
 """Checks that do not apply to sets, and why."""
 
 
+SKIPS = {"check_array_api_input": "needs SCIPY_ARRAY_API"}
+"""Checks that skip themselves, and why."""
+
+
 @parametrize_with_checks(
     [
         OnColumns(
             "balanced_sorted", embedding_dim=2, merges=20, options={"autoencoder.hidden_dim": 4}
         )
-    ],
-    expected_failed_checks=lambda _: FAILS,
+    ]
 )
 def test_checks_of_scikit_learn(estimator, check):
-    check(estimator)
+    """All but those that are listed, which are known not to pass."""
+    name = check.func.__name__
+    if name in FAILS:
+        with pytest.raises((AssertionError, ValueError)):
+            check(estimator)
+        return
+    skipped = False
+    try:
+        check(estimator)
+    except SkipTest:
+        skipped = True
+    assert not skipped or name in SKIPS
 
 
-def test_checks_that_need_no_data_pass_as_it_is():
+def test_the_one_check_that_needs_no_columns_passes_as_it_is():
+    """scikit-learn has no others for sets: those above are why :class:`OnColumns` is there."""
     found = check_estimator(merger(), on_skip=None)
-    assert {one["status"] for one in found} <= {"passed", "skipped"}
+    assert {one["check_name"]: one["status"] for one in found} == {
+        "check_estimator_cloneable": "passed"
+    }
