@@ -65,7 +65,7 @@ def test_a_missing_client_fails_where_all_are_expected(monkeypatch):
 # ---------------------------------------------------------------- nothing else is needed
 
 
-@pytest.mark.parametrize("arguments", [["ppo"], ["dqn"], ["a2c", "--plain"]])
+@pytest.mark.parametrize("arguments", [["ppo"], ["dqn"], ["a2c", "--plain"], ["ppo", "--sorted"]])
 def test_stable_baselines(run, arguments):
     sizes = ["--copies", 2, "--steps", 130, "--episodes", 4]
     last_return(run("with_stable_baselines3", "--algo", *arguments, *sizes))

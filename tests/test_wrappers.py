@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
 
+import htm_env
 from htm_env import wrappers
 from htm_env.registration import FLAT_IDS
 from htm_env.wrappers.masked import FORMS
@@ -202,3 +203,78 @@ def test_a_cloned_state_is_restored_however_often():
     assert all(np.array_equal(*pair) for pair in zip(first, again, strict=True))
     assert not np.array_equal(first[1], other[1])
     assert np.array_equal(first[-1], other[-1])
+
+
+# ---------------------------------------------------------------- sorted slots
+
+
+SORTED = ("order", "centroids", "action_mask")
+
+
+def test_sorted_slots_are_a_permutation_under_which_everything_agrees():
+    """The same merges as in the environment itself, chosen by the numbers of the sorted one."""
+    env, other = wrappers.Sorted(trees(observe=SORTED)), trees(observe=SORTED)
+    choices, done = np.random.default_rng(0), False
+    (seen, info), (observation, _) = env.reset(seed=5), other.reset(seed=5)
+    while not done:
+        count = observation["active"].sum()
+        slots = np.argsort(observation["order"])[7 - count :]  # -1, of empty slots, comes first
+        assert seen in env.observation_space
+        assert seen["order"].tolist() == [*range(count), *[-1] * (7 - count)]
+        for key in ("tokens", "active", "leaf_counts", "centroids"):
+            assert np.array_equal(seen[key][:count], observation[key][slots])
+            assert not seen[key][count:].any()
+        first, second = htm_env.action_to_pair(np.arange(42), 7)
+        assert np.array_equal(env.action_masks(), (first < count) & (second < count))
+        assert np.array_equal(info["action_mask"], env.action_masks())
+        assert np.array_equal(seen["action_mask"], env.action_masks())
+        action = random_action(info["action_mask"], choices)
+        pair = slots[[first[action], second[action]]]
+        seen, reward, done, _, info = env.step(action)
+        observation, expected, _, _, _ = other.step(int(htm_env.pair_to_action(*pair, 7)))
+        assert reward == expected
+        assert info["executed_action"] == action
+        assert not info["invalid"]
+    assert env.action_masks().all()
+
+
+def test_illegal_actions_of_sorted_slots_are_remapped_in_their_order():
+    """Of three active slots out of seven, six pairs are legal: 0, 1, 6, 7, 12, 13. The illegal ones
+    are executed as these in turn; action 2 is the first of them, 3 the second, 8 the fifth."""
+    for chosen, executed in ((2, 0), (3, 1), (8, 12), (13, 13)):
+        env = wrappers.Sorted(
+            gym.make(
+                "HTM-Trees-v0",
+                **UNTRAINED | {"heights": (2, 3), "invalid_action": "remap", "observe": ("order",)},
+            )
+        )
+        seed = 0
+        while env.reset(seed=seed)[1]["num_active"] != 3:
+            seed += 1
+        _, _, _, _, info = env.step(chosen)
+        assert info["executed_action"] == executed
+        assert info["invalid"] == (chosen != executed)
+
+
+def test_an_illegal_action_of_sorted_slots_is_penalized_as_ever():
+    env = wrappers.Sorted(trees(observe=("order",)))
+    seed = 0
+    while env.reset(seed=seed)[1]["num_active"] != 3:
+        seed += 1
+    _, reward, _, _, info = env.step(41)
+    assert reward == pytest.approx(-0.01)
+    assert info["invalid"]
+    assert info["executed_action"] == -1
+
+
+@pytest.mark.parametrize("observe", [(), ("order", "owners")])
+def test_sorting_needs_the_order_and_refuses_keys_about_other_slots(observe):
+    with pytest.raises(ValueError, match=r"the observation is .*; expected a Dict of tokens"):
+        wrappers.Sorted(trees(observe=observe))
+
+
+def test_sorted_slots_can_be_flat_and_pass_the_checker():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        warnings.filterwarnings("ignore", message=".*is different from the unwrapped version")
+        check_env(wrappers.Flat(wrappers.Sorted(trees(observe=SORTED))), skip_render_check=True)
