@@ -17,7 +17,7 @@ from stable_baselines3.common.vec_env.base_vec_env import VecEnvStepReturn
 from torch import nn
 
 from agents.ppo import HTMVecEnv
-from htm_env.wrappers.sorted import Sorting
+from htm_env.wrappers import Sorting
 
 
 class SortedCopies(VecEnvWrapper):

@@ -3,6 +3,6 @@
 from htm_env.wrappers.cheap_clone import CheapClone
 from htm_env.wrappers.flat import Flat, FlatVector
 from htm_env.wrappers.masked import Masked
-from htm_env.wrappers.sorted import Sorted
+from htm_env.wrappers.sorted import Sorted, Sorting
 
-__all__ = ["CheapClone", "Flat", "FlatVector", "Masked", "Sorted"]
+__all__ = ["CheapClone", "Flat", "FlatVector", "Masked", "Sorted", "Sorting"]
