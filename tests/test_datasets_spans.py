@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from htm_env.datasets import SPLITS, ArrayDataset
-from htm_env.datasets.spans import SpanHierarchy, checked_levels, cut_spans, joined_spans
+from htm_env.datasets.sets import joined_spans
+from htm_env.datasets.spans import SpanHierarchy, checked_levels, cut_spans
 from htm_env.forest import check_merges, leaf_sets
 from htm_env.measures.metrics import clade_scores
 

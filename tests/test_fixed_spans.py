@@ -14,7 +14,7 @@ from agents.cli import main
 from agents.fixed import fixed_policy
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from htm_env import make_dataset
-from htm_env.datasets.spans import joined_spans
+from htm_env.datasets.sets import joined_spans
 from htm_env.forest import leaf_sets
 from htm_env.measures.metrics import clade_scores
 

@@ -56,7 +56,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
 }
 """The options of each command, and the function that carries it out."""
 DESCRIPTION = "Learn to merge sets of tokens into trees. htm --version prints the version."
-PACKAGES = ("agents", "htm_env", "replay")
+PACKAGES = ("agents", "benchmarks", "htm_env", "replay")
 """Where the errors of this project are raised."""
 DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
 

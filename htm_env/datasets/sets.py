@@ -92,7 +92,7 @@ class TokenSets:
             padded = [[*names, *[""] * (most - len(names))] for names in self.token_names]
             arrays["token_names"] = np.array(padded)
         if self.spans is not None:
-            arrays |= _joined_spans(self.spans)
+            arrays |= joined_spans(self.spans)
         return arrays
 
 
@@ -388,7 +388,7 @@ def _of_rows(name: str, key: str, given: Any, count: int, of: str = "rows") -> n
 # ---------------------------------------------------------------- arrays
 
 
-def _joined_spans(rows: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
+def joined_spans(rows: Sequence[Sequence[Any]]) -> dict[str, np.ndarray]:
     """The arrays ``spans`` (all spans, 2) and ``span_counts`` (N, levels) of an ``.npz``.
 
     ``rows`` are the levels of every row. Row follows row and, within it, level follows level; a row
