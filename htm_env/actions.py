@@ -32,7 +32,8 @@ def action_masks(
     """True <--> the action is legal; all True where an episode has ended, since clients draw from
     what is True even where the choice does not count."""
     legal = legal_actions(active, candidates)
-    return legal | ~legal.any(1, keepdim=True)
+    legal[active.sum(1) <= 1] = True  # in place, and these rows alone: masks are the largest arrays
+    return legal
 
 
 def remapped_actions(actions: Int64[Tensor, "B"], legal: Bool[Tensor, "B A"]) -> Int64[Tensor, "B"]:
