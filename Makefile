@@ -38,6 +38,7 @@ test-lowest: .venv-lowest/installed
 	$(PYTHON) -m venv .venv-lowest
 	$(PYTHON) tests/lowest.py > .venv-lowest/pins.txt
 	$(LOWEST) -m pip install --quiet --only-binary :all: --requirement .venv-lowest/pins.txt
+	$(LOWEST) -m pip install --quiet --no-deps --editable .
 	touch .venv-lowest/installed
 
 # The examples of clients, with those libraries that are too heavy for everybody or ask for versions
