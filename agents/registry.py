@@ -177,7 +177,7 @@ def file_name(name: str) -> str:
 def _parts(name: str) -> tuple[str, str | None]:
     """The algorithm's name, and its label if it has one.
 
-    What stands before the first colon decides: the name of an algorithm has a label behind it, the
+    The part before the first colon decides: the name of an algorithm has a label behind it, the
     name of a module a class, and behind a second colon a label.
     """
     first, *rest = name.split(":", 2)

@@ -37,7 +37,7 @@ def action_masks(
 
 
 def remapped_actions(actions: Int64[Tensor, "B"], legal: Bool[Tensor, "B A"]) -> Int64[Tensor, "B"]:
-    """The legal action that stands for each illegal one.
+    """The legal action that is executed for each illegal one.
 
     The ``r``-th illegal action, in the order of their numbers and counted from 0, is the legal
     action of number ``r mod L`` among the ``L`` legal ones: each of these has as many preimages as

@@ -27,7 +27,8 @@ SPLIT = ["train"] * 8 + ["validation"] * 2 + ["test"] * 2
 
 def frame() -> Any:
     """The rows as a table, their tokens mixed among each other in the order of their places."""
-    pandas = pytest.importorskip("pandas")
+    import pandas
+
     lines = [
         (SETS[row], LABELS[row], SPLIT[row], f"t{place}", *token.tolist())
         for place in range(6)
@@ -40,7 +41,6 @@ def frame() -> Any:
 def written(table: Any, folder: Path, suffix: str) -> Path:
     path = folder / f"own{suffix}"
     if suffix == ".parquet":
-        pytest.importorskip("pyarrow")
         table.to_parquet(path)
     else:
         table.to_csv(path, index=False)
@@ -139,7 +139,6 @@ def test_training_prints_the_columns_that_it_took(tmp_path: Path, capsys: Any) -
 
 
 def test_files_that_are_no_tables_are_named(tmp_path: Path) -> None:
-    pytest.importorskip("pyarrow")
     (tmp_path / "own.parquet").write_bytes(b"PAR1 and nothing else")
     (tmp_path / "own.csv").write_bytes(b"set,x\n1,2\n3,4,5,6\n")
     (tmp_path / "heading.csv").write_text("set,x,y\n")

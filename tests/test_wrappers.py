@@ -161,7 +161,8 @@ def test_an_unknown_form_lists_the_choices():
 
 
 def test_one_agent_passes_the_test_of_pettingzoo():
-    test = pytest.importorskip("pettingzoo.test")
+    from pettingzoo import test
+
     env = wrappers.Masked(trees(), "pettingzoo")
     test.api_test(env, num_cycles=16)
     single = trees()

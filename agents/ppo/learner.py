@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import torch
 
 from agents.evaluation.evaluate import root_errors
@@ -17,7 +16,7 @@ from agents.ppo.global_generators import seeded_globals
 from agents.ppo.make import joint_model
 from agents.ppo.optimizer import ModelOptimizer
 from agents.ppo.policies import network_of
-from agents.ppo.vector_env import HTMVecEnv
+from agents.ppo.vector_env import HTMVecEnv, continue_from
 from htm_env.forest import tree_height
 
 TAGS = ("train/return", "train/nmse", "train/tree_height")
@@ -65,12 +64,7 @@ class PPOLearner(PolicyLearner):
             self.trainer if self.task.mode == "joint" else None, config.trees_per_step
         )
         self.env.seed(int(torch.randint(2**31, (), generator=self.generator, device=self.device)))
-        self._continue_from(self.env.reset())
-
-    def _continue_from(self, observation: dict[str, np.ndarray]) -> None:
-        """Let the model's next rollout begin here, instead of with a reset."""
-        self.model._last_obs = observation
-        self.model._last_episode_starts = np.ones(self.config.n_envs, bool)
+        continue_from(self.model, self.env.reset())
 
     @property
     def trees_per_update(self) -> int:
@@ -149,4 +143,4 @@ class PPOLearner(PolicyLearner):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.optimizer.restore(state)
-        self._continue_from(self.env.restore(state["episodes"]))
+        continue_from(self.model, self.env.restore(state["episodes"]))

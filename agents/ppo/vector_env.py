@@ -251,6 +251,12 @@ def as_shown(env: VecEnv, observation: dict[str, np.ndarray]) -> dict[str, np.nd
     return observation
 
 
+def continue_from(model: Any, observation: dict[str, np.ndarray]) -> None:
+    """Let a model's next rollout begin here, instead of with a reset."""
+    model._last_obs = observation
+    model._last_episode_starts = np.ones(model.n_envs, bool)
+
+
 def _wrappers(env: VecEnv) -> Iterator[VecEnvWrapper]:
     """From the outermost one inwards."""
     while isinstance(env, VecEnvWrapper):

@@ -17,7 +17,7 @@ from torch.nn.functional import pad
 from agents.learners.base import Learner
 from agents.ppo.callback import SAME
 from agents.ppo.global_generators import seeded_globals
-from agents.ppo.vector_env import HTMVecEnv
+from agents.ppo.vector_env import HTMVecEnv, continue_from
 from agents.stable_baselines.config import StableBaselinesConfig
 from agents.stable_baselines.model import (
     longest_episode,
@@ -79,12 +79,7 @@ class StableBaselinesLearner(Learner):
         self.model: Any = model
         self.takes_masks = "action_masks" in inspect.signature(self.model.predict).parameters
         self.env.seed(int(torch.randint(2**31, (), generator=self.generator, device=self.device)))
-        self._continue_from(self.env.reset())
-
-    def _continue_from(self, observation: dict[str, np.ndarray]) -> None:
-        """Let the model's next rollout begin here, instead of with a reset."""
-        self.model._last_obs = observation
-        self.model._last_episode_starts = np.ones(self.config.n_envs, bool)
+        continue_from(self.model, self.env.reset())
 
     @property
     def slots(self) -> int:
@@ -234,4 +229,4 @@ class StableBaselinesLearner(Learner):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         restore_model(self.model, state["model"])
-        self._continue_from(self.env.restore(state["episodes"]))
+        continue_from(self.model, self.env.restore(state["episodes"]))
