@@ -34,6 +34,7 @@ AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 
 WEIGHTS_KEY = "htm_autoencoder"
 """The key of the configuration in a file of weights."""
+NOTHING_DECODED = "nothing can be decoded here: the merger is known, and there is no autoencoder"
 RAREST = 1e-4
 """Frequency that a value of a category has at least, before anything is learned."""
 BLOCK = 512
@@ -143,6 +144,10 @@ def seeded_initialisation(generator: torch.Generator | None) -> Iterator[None]:
         torch.default_generator.manual_seed(int(seed))
         yield
 
+
+MergeCosts = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
+"""``costs(first (I, D), second (I, D), merged (I, D), last (I,)) -> (I,)``; ``last``: True <--> the
+merge makes a root."""
 
 Policy = Callable[[dict[str, Tensor], torch.Generator | None], Int64[Tensor, "B"]]
 """``policy(observation batch, generator) -> actions``: the observation keys of the environment."""
@@ -273,7 +278,125 @@ class SavedAutoencoder(nn.Module):
         return autoencoder.to(device)
 
 
-class HTMAutoencoder(SavedAutoencoder):
+class TreeEncoder(SavedAutoencoder):
+    """Lifts tokens, and merges pairs of embeddings along given trees.
+
+    The part of an autoencoder that an environment needs, and all that there is where the merger is
+    known (``htm_env/known.py``): nothing is decoded then, and a merge has a cost of its own.
+    """
+
+    merge_costs: MergeCosts | None = None
+    """Cost of merges, where it is known; None <--> the error of what is decoded is the cost."""
+
+    lifter: Callable[[Tensor], Tensor]
+    """From standardised tokens ``(..., T)`` to leaf embeddings ``(..., D)``."""
+    merger: Callable[[Tensor], Tensor]
+    """From two embeddings side by side, ``(I, 2 D)``, to that of their merge, ``(I, D)``."""
+
+    def decode(
+        self,
+        roots: Float[Tensor, "..."],
+        merges: Int64[Tensor, "B K 2"],
+        present: Bool[Tensor, "B P"],
+    ) -> Float[Tensor, "B P T"]:
+        """Tokens from roots, where there is an unmerger; ``ValueError`` where there is none."""
+        raise ValueError(NOTHING_DECODED)
+
+    @property
+    def decodes(self) -> bool:
+        """True <--> :meth:`decode` gives tokens, whose error says how good a tree is."""
+        return self.merge_costs is None
+
+    def decoding(self) -> HTMAutoencoder:
+        """The same as an autoencoder that decodes; ``ValueError`` where nothing is decoded."""
+        raise ValueError(NOTHING_DECODED)
+
+    def encode(
+        self,
+        tokens: Float[Tensor, "B P T"],
+        present: Bool[Tensor, "B P"],
+        merges: Int64[Tensor, "B K 2"],
+    ) -> Encoding:
+        """Encode tokens along merges: a whole tree, or any part of one.
+
+        Raises ``ValueError`` where tokens have the wrong dimension, where a sample's tokens leave
+        a gap in its slots, or where merges are not a forest.
+        """
+        self._check_tokens(tokens)
+        merges, num_leaves = self._check_merges(merges, present)
+        levels = forest_levels(merges, num_leaves)
+        states = self.encode_levels(self.standardise(tokens), present, levels)
+        batch, slots = present.shape
+        nodes = tokens.new_zeros(batch * (2 * slots - 1), self.embedding_dim)
+        for level, state in zip(levels, states, strict=True):
+            nodes = nodes.index_copy(0, level.nodes, state)
+        nodes = nodes.view(batch, 2 * slots - 1, -1)
+        active, slot = active_nodes(merges, num_leaves), leftmost_leaves(merges, num_leaves)
+        rows, ids = active.nonzero(as_tuple=True)
+        population = nodes.new_zeros(batch, slots, self.embedding_dim)
+        population = population.index_put((rows, slot[rows, ids]), nodes[rows, ids])
+        return Encoding(nodes, population, active.sum(1))
+
+    # ------------------------------------------------------------ level by level
+
+    def encode_levels(
+        self,
+        standardised: Float[Tensor, "B P T"],
+        present: Bool[Tensor, "B P"],
+        levels: list[Level],
+        *,
+        noise_std: float = 0.0,
+        generator: torch.Generator | None = None,
+    ) -> list[Tensor]:
+        """The states of every level, from the leaves up: ``states[d]`` belongs to ``levels[d]``.
+
+        ``noise_std`` adds Gaussian noise after lifting and after merging (training only).
+        """
+
+        def noisy(state: Tensor) -> Tensor:
+            if noise_std == 0.0:
+                return state
+            noise = torch.empty_like(state).normal_(generator=generator)
+            return state + noise_std * noise
+
+        slots = present.shape[1]
+        num_nodes = 2 * slots - 1
+        lifted = noisy(self.lifter(standardised[present]))  # (sum n, D)
+        position = (present.flatten().cumsum(0) - 1).view_as(present)  # token -> row of lifted
+        states: list[Tensor] = []
+        below = lifted[:0]
+        for level in reversed(levels):
+            leaf = level.nodes[level.leaves]
+            state = lifted[position[leaf // num_nodes, leaf % num_nodes]]
+            if len(level.internal):
+                merged = noisy(self.merger(below.view(-1, 2 * self.embedding_dim)))
+                order = torch.empty_like(level.nodes)
+                order[level.internal] = torch.arange(len(merged), device=order.device)
+                order[level.leaves] = torch.arange(len(merged), len(order), device=order.device)
+                state = torch.cat([merged, state])[order]
+            states.append(state)
+            below = state
+        return states[::-1]
+
+    # ------------------------------------------------------------ checks
+
+    def _check_tokens(self, tokens: Tensor) -> None:
+        if tokens.shape[-1] != self.token_dim:
+            raise ValueError(
+                f"tokens have {tokens.shape[-1]} coordinates; this autoencoder expects "
+                f"{self.token_dim}"
+            )
+
+    @staticmethod
+    def _check_merges(merges: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
+        check_present(present)
+        num_leaves = present.sum(1)
+        merges = pad_merges(merges, present.shape[1])
+        check_merges(merges, num_leaves)
+        return merges, num_leaves
+
+
+class HTMAutoencoder(TreeEncoder):
     """Encodes token sets along given merges into roots, and decodes them back.
 
     Tokens enter and leave in the data's own units; inside, coordinates are standardised by
@@ -311,33 +434,16 @@ class HTMAutoencoder(SavedAutoencoder):
             self.unlifter = lift(embedding_dim, hidden_dim, token_dim)
             self.classifier = merge(embedding_dim, min(hidden_dim, 64), 1)
 
+    lifter: nn.Module
+    merger: nn.Module
+    unmerger: nn.Module
+    unlifter: nn.Module
+    classifier: nn.Module
+
+    def decoding(self) -> HTMAutoencoder:
+        return self
+
     # ------------------------------------------------------------ public faces, whole batches
-
-    def encode(
-        self,
-        tokens: Float[Tensor, "B P T"],
-        present: Bool[Tensor, "B P"],
-        merges: Int64[Tensor, "B K 2"],
-    ) -> Encoding:
-        """Encode tokens along merges: a whole tree, or any part of one.
-
-        Raises ``ValueError`` where tokens have the wrong dimension, where a sample's tokens leave
-        a gap in its slots, or where merges are not a forest.
-        """
-        self._check_tokens(tokens)
-        merges, num_leaves = self._check_merges(merges, present)
-        levels = forest_levels(merges, num_leaves)
-        states = self.encode_levels(self.standardise(tokens), present, levels)
-        batch, slots = present.shape
-        nodes = tokens.new_zeros(batch * (2 * slots - 1), self.embedding_dim)
-        for level, state in zip(levels, states, strict=True):
-            nodes = nodes.index_copy(0, level.nodes, state)
-        nodes = nodes.view(batch, 2 * slots - 1, -1)
-        active, slot = active_nodes(merges, num_leaves), leftmost_leaves(merges, num_leaves)
-        rows, ids = active.nonzero(as_tuple=True)
-        population = nodes.new_zeros(batch, slots, self.embedding_dim)
-        population = population.index_put((rows, slot[rows, ids]), nodes[rows, ids])
-        return Encoding(nodes, population, active.sum(1))
 
     def decode(
         self,
@@ -408,45 +514,6 @@ class HTMAutoencoder(SavedAutoencoder):
 
     # ------------------------------------------------------------ level by level
 
-    def encode_levels(
-        self,
-        standardised: Float[Tensor, "B P T"],
-        present: Bool[Tensor, "B P"],
-        levels: list[Level],
-        *,
-        noise_std: float = 0.0,
-        generator: torch.Generator | None = None,
-    ) -> list[Tensor]:
-        """The states of every level, from the leaves up: ``states[d]`` belongs to ``levels[d]``.
-
-        ``noise_std`` adds Gaussian noise after lifting and after merging (training only).
-        """
-
-        def noisy(state: Tensor) -> Tensor:
-            if noise_std == 0.0:
-                return state
-            noise = torch.empty_like(state).normal_(generator=generator)
-            return state + noise_std * noise
-
-        slots = present.shape[1]
-        num_nodes = 2 * slots - 1
-        lifted = noisy(self.lifter(standardised[present]))  # (sum n, D)
-        position = (present.flatten().cumsum(0) - 1).view_as(present)  # token -> row of lifted
-        states: list[Tensor] = []
-        below = lifted[:0]
-        for level in reversed(levels):
-            leaf = level.nodes[level.leaves]
-            state = lifted[position[leaf // num_nodes, leaf % num_nodes]]
-            if len(level.internal):
-                merged = noisy(self.merger(below.view(-1, 2 * self.embedding_dim)))
-                order = torch.empty_like(level.nodes)
-                order[level.internal] = torch.arange(len(merged), device=order.device)
-                order[level.leaves] = torch.arange(len(merged), len(order), device=order.device)
-                state = torch.cat([merged, state])[order]
-            states.append(state)
-            below = state
-        return states[::-1]
-
     def decode_levels(self, start: Float[Tensor, "S D"], levels: list[Level]) -> list[Tensor]:
         """The states of every level, from the starting nodes down."""
         states = [start]
@@ -469,25 +536,6 @@ class HTMAutoencoder(SavedAutoencoder):
             [state[level.leaves] for state, level in zip(states, levels, strict=True)]
         )
         return nodes, self.unlifter(leaves)
-
-    # ------------------------------------------------------------ weights
-
-    # ------------------------------------------------------------ checks
-
-    def _check_tokens(self, tokens: Tensor) -> None:
-        if tokens.shape[-1] != self.token_dim:
-            raise ValueError(
-                f"tokens have {tokens.shape[-1]} coordinates; this autoencoder expects "
-                f"{self.token_dim}"
-            )
-
-    @staticmethod
-    def _check_merges(merges: Tensor, present: Tensor) -> tuple[Tensor, Tensor]:
-        check_present(present)
-        num_leaves = present.sum(1)
-        merges = pad_merges(merges, present.shape[1])
-        check_merges(merges, num_leaves)
-        return merges, num_leaves
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.population import Population
 from htm_env.simulator import RENDER_MODES, EnvConfig, Simulator
 from htm_env.single_simulator import SingleSimulator
@@ -50,7 +50,7 @@ class EpisodesInProgress:
         return self._population
 
     @property
-    def autoencoder(self) -> HTMAutoencoder:
+    def autoencoder(self) -> TreeEncoder:
         """The autoencoder in use; training it changes the environment, with all of its copies."""
         return self.simulator.autoencoder
 

@@ -10,7 +10,7 @@ from gymnasium import spaces
 from torch import Tensor
 
 from htm_env.actions import action_masks, num_actions
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.membership import ACTION_MASK, BOUND, EXTRAS, Membership, observed_extras
 from htm_env.population import Population
 
@@ -42,7 +42,7 @@ def observation_space(
 
 
 def observe_population(
-    autoencoder: HTMAutoencoder, population: Population, observe: tuple[str, ...] = ()
+    autoencoder: TreeEncoder, population: Population, observe: tuple[str, ...] = ()
 ) -> dict[str, Tensor]:
     """The observations: ``tokens`` (B, P, D), ``active`` (B, P), ``leaf_counts`` (B, P), extras,
     and ``candidates`` (B, P, k) where the population has them."""
@@ -60,7 +60,7 @@ def observe_population(
 
 
 def observe_extras(
-    autoencoder: HTMAutoencoder, population: Population, observe: tuple[str, ...]
+    autoencoder: TreeEncoder, population: Population, observe: tuple[str, ...]
 ) -> dict[str, Tensor]:
     """Those of the extra keys that are about membership."""
     if not any(key in EXTRAS for key in observe):

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest, Neighbourhood
 from htm_env.forest import Forest, active_nodes, children_table, descend, leaf_counts
 from htm_env.types import Batched, SampleRows, TokenBatch
@@ -32,9 +33,13 @@ class Population(Batched):
     leaf_counts: Int64[Tensor, "B P"]
     """Tokens under the node in each slot; 0 in empty slots."""
     squared_errors: Float[Tensor, "B P"]
-    """Summed squared error of the tokens under each slot, in units of the coordinates' variance."""
+    """Summed squared error of the tokens under each slot, in units of the coordinates' variance; of
+    a known merger the summed cost of the merges under it."""
     initial_error: Float[Tensor, "B"]
-    """``E_0``: the ``nmse`` before the first merge, from lifting and unlifting alone."""
+    """``E_0``: the ``nmse`` before the first merge, from lifting and unlifting alone; 0 of a known
+    merger."""
+    units: Float[Tensor, "B"]
+    """Divisor of a sample's summed errors: its coordinates; 1 of a known merger."""
     neighbourhood: Neighbourhood | None = None
     """The candidates of every slot; None <--> all pairs may be merged."""
 
@@ -45,14 +50,14 @@ class Population(Batched):
 
     @cached_property
     def error(self) -> Float[Tensor, "B"]:
-        """``E_t``: the ``nmse`` of each sample with every active node decoded to its leaves."""
-        coordinates = self.forest.num_leaves * self.batch.tokens.shape[2]
-        return self.squared_errors.sum(1) / coordinates
+        """``E_t``: the ``nmse`` of each sample with every active node decoded to its leaves; of a
+        known merger the cost of all merges so far."""
+        return self.squared_errors.sum(1) / self.units
 
 
 @torch.no_grad()
 def start_population(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     std: Float[Tensor, "T"],
     nearest: Nearest | None = None,
@@ -64,15 +69,30 @@ def start_population(
     batch_size, slots = batch.present.shape
     standardised = autoencoder.standardise(batch.tokens)
     embeddings = autoencoder.lifter(standardised) * batch.present[..., None]
-    leaves = torch.arange(slots, device=std.device).expand(batch_size, slots)
-    leaf_ids = leaves + torch.arange(batch_size, device=std.device)[:, None] * (2 * slots - 1)
-    errors = token_errors(
-        autoencoder, embeddings.reshape(-1, embeddings.shape[2]), leaf_ids.flatten(), batch, std
-    ).view(batch_size, slots)
-    return unmerged_population(batch, standardised, embeddings, errors * batch.present, nearest)
+    if autoencoder.decodes:
+        leaves = torch.arange(slots, device=std.device).expand(batch_size, slots)
+        leaf_ids = leaves + torch.arange(batch_size, device=std.device)[:, None] * (2 * slots - 1)
+        errors = token_errors(
+            autoencoder, embeddings.reshape(-1, embeddings.shape[2]), leaf_ids.flatten(), batch, std
+        ).view(batch_size, slots)
+    else:
+        errors = embeddings.new_zeros(batch_size, slots)
+    return unmerged_population(
+        autoencoder, batch, standardised, embeddings, errors * batch.present, nearest
+    )
+
+
+def error_units(autoencoder: TreeEncoder, batch: TokenBatch) -> Float[Tensor, "B"]:
+    """Divisor of the summed errors of every sample: its coordinates, so that an error is the mean
+    over them; 1 where errors are the costs of a known merger."""
+    num_tokens = batch.num_tokens.to(batch.tokens.dtype)
+    if autoencoder.decodes:
+        return num_tokens * batch.tokens.shape[2]
+    return torch.ones_like(num_tokens)
 
 
 def unmerged_population(
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     standardised: Float[Tensor, "B P T"],
     embeddings: Float[Tensor, "B P D"],
@@ -81,7 +101,13 @@ def unmerged_population(
 ) -> Population:
     """The episodes before their first merge, from the embeddings and errors of their tokens."""
     population = Population(
-        batch, Forest.start(batch.present), embeddings, batch.present.long(), errors, errors[:, 0]
+        batch,
+        Forest.start(batch.present),
+        embeddings,
+        batch.present.long(),
+        errors,
+        errors[:, 0],
+        error_units(autoencoder, batch),
     )
     neighbourhood = None
     if nearest is not None:
@@ -91,7 +117,7 @@ def unmerged_population(
 
 @torch.no_grad()
 def encode_population(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     forest: Forest,
     std: Float[Tensor, "T"],
@@ -108,7 +134,11 @@ def encode_population(
     nodes = row * encoding.nodes.shape[1] + forest.slots[row, slot]
     embeddings, children = encoding.population[row, slot], children_table(merges, num_leaves)
     errors = torch.zeros_like(start.squared_errors)
-    errors[row, slot] = subtree_errors(autoencoder, embeddings, nodes, children, batch, std)
+    if autoencoder.decodes:
+        errors[row, slot] = subtree_errors(autoencoder, embeddings, nodes, children, batch, std)
+    else:
+        costs = node_errors(autoencoder, batch, merges, encoding.nodes, std)
+        errors[row, slot] = costs.flatten()[nodes]
     counts = leaf_counts(merges, num_leaves).gather(1, forest.slots.clamp(min=0)) * forest.active
     neighbourhood = start.neighbourhood
     if neighbourhood is not None:
@@ -125,7 +155,7 @@ def encode_population(
 
 @torch.no_grad()
 def merge_pairs(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     population: Population,
     first: Int64[Tensor, "B"],
     second: Int64[Tensor, "B"],
@@ -142,18 +172,22 @@ def merge_pairs(
     if where is not None:
         rows, first, second = rows[where], first[where], second[where]
     embeddings = population.embeddings.clone()
-    merged = autoencoder.merger(
-        torch.cat([embeddings[rows, first], embeddings[rows, second]], dim=-1)
-    )
+    pair = embeddings[rows, first], embeddings[rows, second]
+    merged = autoencoder.merger(torch.cat(pair, dim=-1))
     embeddings[rows, first], embeddings[rows, second] = merged, 0.0
     counts, errors = population.leaf_counts.clone(), population.squared_errors.clone()
     counts[rows, first] += counts[rows, second]
     counts[rows, second] = 0
-    children = children_table(forest.merges, forest.num_leaves)
-    nodes = rows * children.shape[1] + forest.slots[rows, first]
-    errors[rows, first] = subtree_errors(
-        autoencoder, merged, nodes, children, population.batch, std
-    )
+    if autoencoder.merge_costs is None:
+        children = children_table(forest.merges, forest.num_leaves)
+        nodes = rows * children.shape[1] + forest.slots[rows, first]
+        errors[rows, first] = subtree_errors(
+            autoencoder, merged, nodes, children, population.batch, std
+        )
+    else:
+        last = forest.num_active[rows] == 1
+        errors[rows, first] += errors[rows, second]
+        errors[rows, first] += autoencoder.merge_costs(*pair, merged, last)
     errors[rows, second] = 0.0
     neighbourhood = population.neighbourhood
     if neighbourhood is not None:
@@ -165,12 +199,13 @@ def merge_pairs(
         counts,
         errors,
         population.initial_error,
+        population.units,
         neighbourhood,
     )
 
 
 def subtree_errors(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     embeddings: Float[Tensor, "S D"],
     nodes: Int64[Tensor, "S"],
     children: Int64[Tensor, "B N 2"],
@@ -197,7 +232,7 @@ def subtree_errors(
             if sum(len(leaves) for leaves, _, _ in waiting) > MOST_LEAVES:
                 add()
         if len(level.internal):
-            state = autoencoder.unmerge(state[level.internal])
+            state = autoencoder.decoding().unmerge(state[level.internal])
     if waiting:
         add()
     return errors
@@ -205,18 +240,21 @@ def subtree_errors(
 
 @torch.no_grad()
 def node_errors(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],
     nodes: Float[Tensor, "B N D"],
     std: Float[Tensor, "T"],
 ) -> Float[Tensor, "B N"]:
-    """Summed squared error of the tokens under every node, decoded from that node alone.
+    """Summed squared error of the tokens under every node, decoded from that node alone; of a known
+    merger the summed cost of the merges under it.
 
     The subtrees of all nodes are walked down together: as many calls as the tree is high. What
     several trees of one sample share is decoded once, so embeddings must be one function of tokens
     and merges. 0 for nodes that do not exist.
     """
+    if not autoencoder.decodes:
+        return _summed_costs(merge_costs(autoencoder, batch, merges, nodes), batch, merges)
     rows, children = SampleRows.of(batch), children_table(merges, batch.num_tokens)
     made = batch.num_tokens + (merges[..., 0] >= 0).sum(1)
     exists = torch.arange(nodes.shape[1], device=merges.device) < made[:, None]  # (B, N)
@@ -227,15 +265,74 @@ def node_errors(
     return torch.where(repeated, errors[rows.first_row], errors)
 
 
+class MadeMerges(NamedTuple):
+    """All merges of whole episodes in one list."""
+
+    rows: Int64[Tensor, "I"]
+    """The sample of each."""
+    times: Int64[Tensor, "I"]
+    """Its number in the episode."""
+    first: Float[Tensor, "I D"]
+    second: Float[Tensor, "I D"]
+    merged: Float[Tensor, "I D"]
+    """Embeddings of the pair, and of what it became."""
+    last: Bool[Tensor, "I"]
+    """True <--> the merge made the root."""
+
+    @classmethod
+    def of(
+        cls,
+        merges: Int64[Tensor, "B M 2"],
+        num_leaves: Int64[Tensor, "B"],
+        nodes: Float[Tensor, "B N D"],
+    ) -> MadeMerges:
+        """The merges of episodes whose ``nodes`` are embedded; padding is left out."""
+        rows, times = (merges[..., 0] >= 0).nonzero(as_tuple=True)
+        first, second = nodes[rows[:, None], merges[rows, times]].unbind(1)
+        made, last = num_leaves[rows] + times, times == num_leaves[rows] - 2
+        return cls(rows, times, first, second, nodes[rows, made], last)
+
+
+@torch.no_grad()
+def merge_costs(
+    autoencoder: TreeEncoder,
+    batch: TokenBatch,
+    merges: Int64[Tensor, "B M 2"],
+    nodes: Float[Tensor, "B N D"],
+) -> Float[Tensor, "B M"]:
+    """The cost of every merge under a known merger; 0 in padding."""
+    costs = nodes.new_zeros(merges.shape[:2])
+    rows, times, *pairs = MadeMerges.of(merges, batch.num_tokens, nodes)
+    if autoencoder.merge_costs is not None:
+        costs[rows, times] = autoencoder.merge_costs(*pairs)
+    return costs
+
+
+def _summed_costs(
+    costs: Float[Tensor, "B M"], batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
+) -> Float[Tensor, "B N"]:
+    """The cost of the merges under every node, from that of each; children come before parents."""
+    rows, num_leaves = torch.arange(len(merges), device=merges.device), batch.num_tokens
+    summed = costs.new_zeros(len(merges), 2 * merges.shape[1] + 1)
+    for time, pair in enumerate(merges.unbind(1)):
+        real = pair[:, 0] >= 0
+        below = summed[rows[:, None], pair.clamp(min=0)].sum(1)
+        summed[rows[real], (num_leaves + time)[real]] = (below + costs[:, time])[real]
+    return summed
+
+
 @torch.no_grad()
 def final_errors(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],
     nodes: Float[Tensor, "B N D"],
     std: Float[Tensor, "T"],
 ) -> Float[Tensor, "B"]:
-    """The ``nmse`` where episodes with these merges end: only the last active nodes are decoded."""
+    """The ``nmse`` where episodes with these merges end: only the last active nodes are decoded; of
+    a known merger the cost of all merges."""
+    if not autoencoder.decodes:
+        return merge_costs(autoencoder, batch, merges, nodes).sum(1)
     last = active_nodes(merges, batch.num_tokens)
     ids, children = last.flatten().nonzero()[:, 0], children_table(merges, batch.num_tokens)
     errors = subtree_errors(autoencoder, nodes.flatten(0, 1)[ids], ids, children, batch, std)
@@ -244,7 +341,7 @@ def final_errors(
 
 
 def token_errors(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     leaves: Float[Tensor, "L D"],
     leaf_ids: Int64[Tensor, "L"],
     batch: TokenBatch,
@@ -254,5 +351,6 @@ def token_errors(
     slots = batch.tokens.shape[1]
     num_nodes = 2 * slots - 1
     target = batch.tokens.flatten(0, 1)[leaf_ids // num_nodes * slots + leaf_ids % num_nodes]
-    tokens = autoencoder.to_tokens(autoencoder.unlifter(leaves))
+    unlifted = autoencoder.decoding().unlifter(leaves)
+    tokens = autoencoder.to_tokens(unlifted)
     return ((tokens - target) / std).square().sum(dim=1)

@@ -17,11 +17,18 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import MergeCosts, TreeEncoder
 from htm_env.checks import did_you_mean
-from htm_env.datasets import Dataset
+from htm_env.datasets import Dataset, named_object
 from htm_env.forest import action_to_pair, are_clades, leaf_sets, merges_to_actions
-from htm_env.population import Population, merge_pairs, node_errors, start_population
+from htm_env.population import (
+    MadeMerges,
+    Population,
+    merge_costs,
+    merge_pairs,
+    node_errors,
+    start_population,
+)
 from htm_env.types import TokenBatch
 
 if TYPE_CHECKING:
@@ -33,7 +40,7 @@ else:  # in a dataclass that a file or a command line may fill, which hold names
 class Transition(NamedTuple):
     """One merge in each of ``B`` populations."""
 
-    autoencoder: HTMAutoencoder
+    autoencoder: TreeEncoder
     before: Population
     after: Population
     first: Int64[Tensor, "B"]
@@ -45,7 +52,7 @@ class Transition(NamedTuple):
 class EncodedEpisodes:
     """Whole episodes of a batch under one autoencoder, with the errors along the way."""
 
-    autoencoder: HTMAutoencoder
+    autoencoder: TreeEncoder
     batch: TokenBatch
     merges: Int64[Tensor, "B M 2"]
     """Ordered merges in node ids; -1 pads. Trees, or forests that were not merged to the end."""
@@ -62,6 +69,8 @@ class EncodedEpisodes:
     @cached_property
     def error_falls(self) -> Float[Tensor, "B M"]:
         """``E_t - E_{t+1}`` of every merge; 0 in padding."""
+        if not self.autoencoder.decodes:
+            return -merge_costs(self.autoencoder, self.batch, self.merges, self.nodes)
         errors, merges, num_leaves = self.node_errors, self.merges, self.batch.num_tokens
         made = num_leaves[:, None] + torch.arange(merges.shape[1], device=merges.device)  # (B, M)
         children = errors.gather(1, merges.clamp(min=0).flatten(1)).view(merges.shape).sum(-1)
@@ -70,7 +79,9 @@ class EncodedEpisodes:
 
     @property
     def error(self) -> Float[Tensor, "B"]:
-        """The ``nmse`` where each episode ends."""
+        """The ``nmse`` where each episode ends; of a known merger its cost."""
+        if not self.autoencoder.decodes:
+            return -self.error_falls.sum(1)
         present = self.batch.present
         leaves = (self.node_errors[:, : present.shape[1]] * present).sum(1)
         coordinates = self.batch.num_tokens * self.batch.tokens.shape[2]
@@ -84,6 +95,11 @@ class Reward(ABC):
     """True <--> the data must have a hierarchy of its own."""
     is_fall_of_error = False
     """True <--> the return is ``E_0 - E_final``, so that a large error means a poor episode."""
+
+    @property
+    def merge_costs(self) -> MergeCosts | None:
+        """Minus the reward of merges, where it depends on nothing but the pair and its parent."""
+        return None
 
     @abstractmethod
     def step(self, transition: Transition) -> Float[Tensor, "B"]:
@@ -155,11 +171,10 @@ class OneStep(Reward):
     @torch.no_grad()
     def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
         merges, nodes = episodes.merges, episodes.nodes
-        rows, times = (merges[..., 0] >= 0).nonzero(as_tuple=True)
-        pairs = nodes[rows[:, None], merges[rows, times]]  # (I, 2, D)
-        merged = nodes[rows, episodes.batch.num_tokens[rows] + times]
+        made = MadeMerges.of(merges, episodes.batch.num_tokens, nodes)
+        pairs = torch.stack([made.first, made.second], dim=1)  # (I, 2, D)
         rewards = nodes.new_zeros(merges.shape[:2])
-        rewards[rows, times] = -unmerge_errors(episodes.autoencoder, merged, pairs)
+        rewards[made.rows, made.times] = -unmerge_errors(episodes.autoencoder, made.merged, pairs)
         return rewards
 
 
@@ -182,6 +197,61 @@ class RightMerges(Reward):
 
     def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
         return right_merges(episodes.merges, episodes.batch)
+
+
+class MergeReward(Reward):
+    """A known reward of single merges, which depends on the pair and on what it becomes, and on
+    nothing else.
+
+    Beside a known merger it is also what a tree costs (``htm_env/known.py``), so that searches know
+    the reward of a pair without merging it.
+    """
+
+    is_fall_of_error = True
+
+    @property
+    def merge_costs(self) -> MergeCosts:
+        return lambda *merges: -self.of_merges(*merges)
+
+    @abstractmethod
+    def of_merges(
+        self,
+        first: Float[Tensor, "I D"],
+        second: Float[Tensor, "I D"],
+        merged: Float[Tensor, "I D"],
+        last: Bool[Tensor, "I"],
+    ) -> Float[Tensor, "I"]:
+        """The reward of merging each pair; ``last``: True <--> the merge makes a root."""
+
+    def step(self, transition: Transition) -> Float[Tensor, "B"]:
+        _, before, after, first, second = transition
+        moved = after.forest.num_merges > before.forest.num_merges
+        rows = moved.nonzero()[:, 0]
+        first, second = first[rows], second[rows]
+        one, other = before.embeddings[rows, first], before.embeddings[rows, second]
+        last = after.forest.num_active[rows] == 1
+        rewards = before.embeddings.new_zeros(len(moved))
+        rewards[rows] = self.of_merges(one, other, after.embeddings[rows, first], last)
+        return rewards
+
+    @torch.no_grad()
+    def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        merges, nodes = episodes.merges, episodes.nodes
+        rows, times, *pairs = MadeMerges.of(merges, episodes.batch.num_tokens, nodes)
+        rewards = nodes.new_zeros(merges.shape[:2])
+        rewards[rows, times] = self.of_merges(*pairs)
+        return rewards
+
+
+class RewardOfMerges(MergeReward):
+    """A known reward from any object with ``of_merges``."""
+
+    def __init__(self, of_merges: Callable[..., Any]) -> None:
+        self._of_merges = of_merges
+
+    def of_merges(self, first: Tensor, second: Tensor, merged: Tensor, last: Tensor) -> Any:
+        rewards = self._of_merges(first, second, merged, last)
+        return check_rewards(rewards, torch.ones_like(last))
 
 
 class RewardOfFunctions(Reward):
@@ -219,13 +289,15 @@ REWARDS: dict[str, Reward] = {
 def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     """The reward on this data: that of the data's own environment if None.
 
-    ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``step`` (and
-    ``episode``, where that can be faster), or a callable ``(before, after, first, second) -> (B,)``
-    of the fields of a :class:`Transition` (of one argument: the transition itself). Raises
-    ``ValueError`` for anything else, as a class, and for a reward that needs clades where the data
-    has none.
+    ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``of_merges`` (see
+    :class:`MergeReward`) or with ``step`` (and ``episode``, where that can be faster), or a
+    callable ``(before, after, first, second) -> (B,)`` of the fields of a :class:`Transition` (of
+    one argument: the transition itself). Raises ``ValueError`` for anything else, as a class, and
+    for a reward that needs clades where the data has none.
     """
-    reward = dataset.default_reward if reward is None else reward
+    if reward is None:
+        name = dataset.default_reward
+        reward = named_object(name)(dataset) if ":" in name else name
     if isinstance(reward, type):
         name = reward.__name__
         raise ValueError(f"the reward is the class {name}; expected an object of it, as {name}()")
@@ -233,6 +305,8 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
         found = REWARDS[reward]
     elif isinstance(reward, Reward):
         found = reward
+    elif hasattr(reward, "of_merges"):
+        found = RewardOfMerges(reward.of_merges)
     elif hasattr(reward, "step"):
         found = RewardOfFunctions(reward.step, getattr(reward, "episode", None))
     elif callable(reward):
@@ -258,6 +332,12 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
             f"choose from {others}"
         )
     return found
+
+
+def costs_on(dataset: Dataset, reward: Reward) -> MergeCosts | None:
+    """What merges cost beside a known merger: minus this reward, where it is one of merges alone,
+    else minus the data's own; None where neither is."""
+    return reward.merge_costs or reward_on(dataset).merge_costs
 
 
 def _of_one_merge(function: Callable[..., Any]) -> Callable[[Transition], Any]:
@@ -306,10 +386,10 @@ def check_rewards(rewards: Any, counted: Bool[Tensor, "*_"]) -> Tensor:
 
 
 def unmerge_errors(
-    autoencoder: HTMAutoencoder, merged: Float[Tensor, "I D"], pairs: Float[Tensor, "I 2 D"]
+    autoencoder: TreeEncoder, merged: Float[Tensor, "I D"], pairs: Float[Tensor, "I 2 D"]
 ) -> Float[Tensor, "I"]:
     """Mean squared error of unmerging each embedding against the pair that it was merged from."""
-    unmerged = autoencoder.unmerge(merged).view_as(pairs)
+    unmerged = autoencoder.decoding().unmerge(merged).view_as(pairs)
     return (unmerged - pairs).square().mean(dim=(1, 2))
 
 

@@ -23,7 +23,7 @@ from htm_env.actions import (
     remapped_actions,
     why_illegal,
 )
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import advice_on_pairs, check_candidates
 from htm_env.checks import at_least, check_choice, did_you_mean
 from htm_env.datasets import Dataset, dataset_class, environment_id, make_dataset
@@ -31,7 +31,7 @@ from htm_env.forest import Forest
 from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, encode_population, merge_pairs, start_population
-from htm_env.rewards import Transition, check_rewards, reward_on
+from htm_env.rewards import Transition, check_rewards, costs_on, reward_on
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import make_autoencoder, usable_device
 
@@ -48,11 +48,15 @@ class EnvConfig:
 
     env_id: str
     """A registered id, with or without ``htm_env:``."""
-    autoencoder: str | Path | HTMAutoencoder | None = None
-    """See :func:`htm_env.weights.make_autoencoder`; None: pretrained, but untrained ``HTM-v0``."""
+    autoencoder: str | Path | TreeEncoder | None = None
+    """See :func:`htm_env.weights.make_autoencoder`; None: pretrained where weights ship, untrained
+    where none do; data whose merger is known needs none."""
     embedding_dim: int | str | None = None
     """``D`` of an untrained autoencoder; ``"auto"``: as the data suggests; None: by id, and
     ``"auto"`` for ``HTM-v0``."""
+    merger: Any = None
+    """A known merger, in the place of an autoencoder: see :class:`htm_env.known.KnownMerger`; None:
+    the data's own, if it has one."""
     reward: Any = None
     """See :func:`htm_env.rewards.reward_on`; None: the data's own."""
     split: str = "train"
@@ -137,13 +141,18 @@ class Simulator:
         self.device = usable_device(config.device)
         env_id, split = environment_id(config.env_id), config.split
         self.dataset: Dataset = make_dataset(env_id, split=split, **config.dataset_kwargs)
+        self.reward = reward_on(self.dataset, config.reward)
         self.autoencoder = make_autoencoder(
-            env_id, self.dataset, config.autoencoder, config.embedding_dim
+            env_id,
+            self.dataset,
+            config.autoencoder,
+            config.embedding_dim,
+            config.merger,
+            costs_on(self.dataset, self.reward),
         )
         self.autoencoder.to(self.device)
         self.std = self.dataset.std.to(self.device)
         self.penalty = config.invalid_penalty / config.max_invalid_actions
-        self.reward = reward_on(self.dataset, config.reward)
         self.nearest = check_candidates(config.candidates, config.k, config.neighbours)
         self.num_slots = self.dataset.max_tokens
         advice = advice_on_pairs(self.num_slots, self.nearest)

@@ -30,15 +30,17 @@ class SingleSimulator(Simulator):
 
     def __init__(self, config: EnvConfig) -> None:
         super().__init__(config)
-        self.in_arrays = self.device.type == "cpu"
-        """True <--> numpy can see the memory of the autoencoder's weights."""
+        self.in_arrays = self.device.type == "cpu" and self.autoencoder.decodes
+        """True <--> numpy can see the memory of the autoencoder's weights, and there are any."""
 
     def start_one(self, key: int) -> Population:
         """The episode of a 62-bit key, before its first merge."""
         keys = np.array([key])
         if not self.in_arrays:
             return self.start(keys)
-        return start_episode(self.autoencoder, self.dataset.episodes(keys), self.std, self.nearest)
+        return start_episode(
+            self.autoencoder.decoding(), self.dataset.episodes(keys), self.std, self.nearest
+        )
 
     def step_one(self, population: Population, action: int) -> tuple[Population, float, bool, int]:
         """Take one action; returns the population, the reward, whether the action was illegal, and
@@ -65,7 +67,7 @@ class SingleSimulator(Simulator):
             mask = legal_actions(active, candidates)
             made = int(remapped_actions(torch.tensor([action]), mask))
             first, second, _ = self._slots(population, made)
-        after = merge_pair(self.autoencoder, population, first, second, self.std)
+        after = merge_pair(self.autoencoder.decoding(), population, first, second, self.std)
         one, other = (torch.from_numpy(np.array([slot])) for slot in (first, second))
         with torch.no_grad():
             transition = Transition(self.autoencoder, population, after, one, other)
@@ -125,6 +127,7 @@ def start_episode(
     apart = _differences(autoencoder, embeddings, batch.tokens.numpy()[0], std)
     errors = np.square(apart, out=apart).sum(1) * present
     return unmerged_population(
+        autoencoder,
         batch,
         standardised,
         torch.from_numpy(embeddings[None]),
@@ -165,6 +168,7 @@ def merge_pair(
         torch.from_numpy(counts),
         torch.from_numpy(errors),
         population.initial_error,
+        population.units,
     )
     if population.neighbourhood is None:
         return after

@@ -28,6 +28,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"candidates", "membership"},
         {"actions"},
         {"autoencoder"},
+        {"known"},
         {"losses", "measures", "population", "weights"},
         {"generation", "observation", "rewards"},
         {"array_networks", "simulator", "specs"},

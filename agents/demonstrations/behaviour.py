@@ -17,7 +17,7 @@ from agents.likelihood.among_all import sequence_log_probs
 from agents.likelihood.trees import MOST_STATES, SEQUENCES, exact_tree_log_probs
 from agents.rollouts.pair_scores import ILLEGAL, PairTable, Positions, bounded
 from agents.rollouts.rollout import choose_pairs, probabilities
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.forest import are_clades, leaf_sets
 from htm_env.types import TokenBatch
 from replay import number_of_sequences, tree_log_prob
@@ -60,7 +60,7 @@ class PlanMixture(Behaviour):
     """
 
     batch: TokenBatch
-    autoencoder: HTMAutoencoder
+    autoencoder: TreeEncoder
     plan: Int64[Tensor, "B M 2"]
     epsilon: float
     turned: bool
@@ -151,7 +151,7 @@ class SoftNearest(Behaviour):
     def __init__(
         self,
         batch: TokenBatch,
-        autoencoder: HTMAutoencoder,
+        autoencoder: TreeEncoder,
         temperature: float,
         order_epsilon: float,
         most_states: int = MOST_STATES,

@@ -278,8 +278,9 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             raise ValueError(f"{self.algo} has no leaf classifier, which says where a tree ends")
         slots = learner.dataset.max_tokens
         limits: dict[str, Any] = {"max_depth": slots, "max_tokens": 2 * slots}
-        made = generate(learner.autoencoder, roots.to(learner.device), **limits)
-        made = refine(learner.autoencoder, made, refinements, enough=self.nmse_, **limits)
+        model = learner.autoencoder.decoding()
+        made = generate(model, roots.to(learner.device), **limits)
+        made = refine(model, made, refinements, enough=self.nmse_, **limits)
         tokens = learner.dataset.to_user(made.tokens).cpu().numpy()
         return [row[there] for row, there in zip(tokens, made.present.cpu().numpy(), strict=True)]
 

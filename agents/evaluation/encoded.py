@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.evaluation.evaluate import CHUNK
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
 
@@ -27,7 +27,7 @@ class Encoded:
     @classmethod
     @torch.no_grad()
     def along(
-        cls, autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
+        cls, autoencoder: TreeEncoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
     ) -> Encoded:
         """Samples with given merges."""
         roots, decoded = [], []

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from agents.config.options import TEST_EPISODES
 from agents.fixed import fixed_policy
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
 from htm_env.forest import leaf_sets, tree_height
 from htm_env.measures.metrics import (
@@ -22,6 +22,7 @@ from htm_env.measures.metrics import (
     mean_or_none,
     nmse_per_sample,
 )
+from htm_env.population import final_errors
 from htm_env.types import TokenBatch
 
 VALIDATION_EPISODES, VALIDATION_TOKENS = 256, 2**16
@@ -73,7 +74,7 @@ def validation_episodes(dataset: Dataset) -> int:
 @torch.no_grad()
 def evaluate(
     planner: Planner,
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     dataset: Dataset,
     count: int = TEST_EPISODES,
     seed: int = EVALUATION_SEED,
@@ -82,7 +83,8 @@ def evaluate(
 ) -> dict[str, float | None]:
     """Scores over the first ``count`` fixed episodes of ``dataset``, each weighing the same.
 
-    Gives ``nmse`` (merges chosen greedily), of data with categories ``error_rate`` (the share of
+    Gives ``nmse`` (merges chosen greedily; of a known merger ``return``, the summed reward, and
+    nothing else that is decoded), of data with categories ``error_rate`` (the share of
     them that is decoded wrongly), ``sampled_nmse`` (merges drawn from the policy; left out if not
     ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
     classifier's four accuracies (``htm_env/measures/metrics.py``). Finite data gives
@@ -99,19 +101,24 @@ def evaluate(
     chunks = []
     for batch in episodes.parts(CHUNK):
         merges = planned(planner, batch, greedy_generator, greedy=True)
-        decoded = decoded_roots(autoencoder, batch, merges)
-        chunk = decoded_scores(decoded, batch, std, dataset.categories)
-        if sampled:
-            drawn = planned(planner, batch, sampling_generator, greedy=False)
-            chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
-        chunk |= classifier_scores(autoencoder, batch, merges)
+        drawn = planned(planner, batch, sampling_generator, greedy=False) if sampled else None
+        if autoencoder.decodes:
+            decoded = decoded_roots(autoencoder, batch, merges)
+            chunk = decoded_scores(decoded, batch, std, dataset.categories)
+            if drawn is not None:
+                chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
+            chunk |= classifier_scores(autoencoder.decoding(), batch, merges)
+        else:
+            chunk = {"return": -root_errors(autoencoder, batch, merges, std)}
+            if drawn is not None:
+                chunk["sampled_return"] = -root_errors(autoencoder, batch, drawn, std)
         chunks.append(chunk | tree_scores(batch, merges))
     return _means(chunks)
 
 
 @torch.no_grad()
 def reference_scores(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     dataset: Dataset,
     count: int = TEST_EPISODES,
     seed: int = EVALUATION_SEED,
@@ -176,19 +183,23 @@ def _means(chunks: Sequence[dict[str, Tensor]]) -> dict[str, float | None]:
 
 @torch.no_grad()
 def root_errors(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],
     std: Float[Tensor, "T"],
 ) -> Float[Tensor, "B"]:
-    """The ``nmse`` of every sample, decoded from its root alone, without noise."""
+    """The ``nmse`` of every sample, decoded from its root alone, without noise; of a known merger
+    the cost of its merges."""
+    if not autoencoder.decodes:
+        nodes = autoencoder.encode(batch.tokens, batch.present, merges).nodes
+        return final_errors(autoencoder, batch, merges, nodes, std)
     decoded = decoded_roots(autoencoder, batch, merges)
     return nmse_per_sample(decoded, batch.tokens, batch.present, std)
 
 
 @torch.no_grad()
 def decoded_roots(
-    autoencoder: HTMAutoencoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
+    autoencoder: TreeEncoder, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
 ) -> Float[Tensor, "B P T"]:
     """The tokens of every sample, decoded from its root alone, without noise."""
     roots = autoencoder.encode(batch.tokens, batch.present, merges).roots

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from agents.evaluation.evaluate import EVALUATION_SEED, Planner
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
 from htm_env.drawing.rendering import Sample, samples_figure
 from htm_env.files import atomic_write_bytes
@@ -26,7 +26,7 @@ PRINT_DPI = 200
 
 @torch.no_grad()
 def learner_figure(
-    planner: Planner, autoencoder: HTMAutoencoder, dataset: Dataset, count: int = SAMPLES
+    planner: Planner, autoencoder: TreeEncoder, dataset: Dataset, count: int = SAMPLES
 ) -> Figure:
     """The first fixed samples of ``dataset``: original, greedy merge tree, reconstruction."""
     device = autoencoder.token_mean.device

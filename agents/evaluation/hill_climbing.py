@@ -10,7 +10,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.evaluation.evaluate import Planner, root_errors
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.types import TokenBatch
 
 
@@ -19,7 +19,7 @@ class HillClimber:
     """A planner whose greedy trees are those of another, improved."""
 
     planner: Planner
-    autoencoder: HTMAutoencoder
+    autoencoder: TreeEncoder
     std: Float[Tensor, "T"]
     """Units of the coordinates, by which errors are measured."""
     proposals: int
@@ -50,7 +50,7 @@ def improved(learner: Any, proposals: int) -> Planner:
 
 @torch.no_grad()
 def hill_climbed(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],
     std: Float[Tensor, "T"],

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.hill_climbing import hill_climbed
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets.base import Dataset, mix, shuffled, uniforms
 from htm_env.datasets.sets import as_list, token_sets
 from htm_env.trees.merge_tree import MergeTree
@@ -36,7 +36,7 @@ class SetEncoder(Protocol):
     dataset: Dataset
     device: torch.device
     std: Tensor
-    autoencoder: HTMAutoencoder
+    autoencoder: TreeEncoder
 
     def greedy_trees(
         self, batch: TokenBatch, generator: torch.Generator

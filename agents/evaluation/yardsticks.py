@@ -10,7 +10,7 @@ from torch import Tensor
 from agents.config.options import TEST_EPISODES
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, root_errors
 from agents.fixed import fixed_policy
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
 from htm_env.datasets.width import sorted_tokens
 from htm_env.measures.metrics import nmse_per_sample
@@ -28,7 +28,7 @@ MOST_NUMBERS = 2**24
 
 
 def tree_yardsticks(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     dataset: Dataset,
     count: int = TEST_EPISODES,
     seed: int = EVALUATION_SEED,

@@ -14,7 +14,7 @@ from agents.fixed.slot_trees import (
     spans_tree,
     structure_tree,
 )
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 
 __all__ = [
     "FIXED_POLICIES",
@@ -54,7 +54,7 @@ FIXED_POLICIES: dict[str, FixedRule] = {
 """The rule of every fixed policy, by its name."""
 
 
-def fixed_policy(name: str, autoencoder: HTMAutoencoder) -> FixedPolicy:
+def fixed_policy(name: str, autoencoder: TreeEncoder) -> FixedPolicy:
     """The fixed policy of that name; ``ValueError`` with the choices if there is none."""
     return FixedPolicy(fixed_rule(name), autoencoder)
 

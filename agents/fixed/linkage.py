@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from agents.fixed.slot_trees import only_real
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.forest import legal_pairs
 from htm_env.types import NONE, TokenBatch
 
@@ -117,13 +117,13 @@ class Linkage:
     """True <--> the pair with the fewest tokens is merged; distances decide where sizes tie."""
 
     def __call__(
-        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+        self, batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
     ) -> Int64[Tensor, "B M 2"]:
         """One tree a sample; the pairs are in no order that means anything."""
         at_once = max(1, PAIRS // batch.present.shape[1] ** 2)
         return torch.cat([self._trees(part, autoencoder) for part in batch.parts(at_once)])
 
-    def _trees(self, batch: TokenBatch, autoencoder: HTMAutoencoder) -> Int64[Tensor, "B M 2"]:
+    def _trees(self, batch: TokenBatch, autoencoder: TreeEncoder) -> Int64[Tensor, "B M 2"]:
         # Double precision: the updates subtract, and near ties should fall as they do in scipy.
         tokens = autoencoder.standardise(batch.tokens).double()
         distances = (tokens[:, :, None] - tokens[:, None]).square().sum(dim=-1)  # (B, P, P)
@@ -178,7 +178,7 @@ ward_tree = Linkage(ward_update, squared=True)
 
 @torch.no_grad()
 def cosine_tree(
-    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
 ) -> Int64[Tensor, "B M 2"]:
     """At each step the two active embeddings with the largest cosine similarity.
 

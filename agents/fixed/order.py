@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.types import TokenBatch
 
 TIE = 1e-5
@@ -16,7 +16,7 @@ TIE = 1e-5
 def given_order(
     merges: Int64[Tensor, "B M 2"],
     batch: TokenBatch,
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     generator: torch.Generator,
 ) -> Int64[Tensor, "B M 2"]:
     """The pairs as they are: the data's canonical order, or one that the policy chose itself."""
@@ -26,7 +26,7 @@ def given_order(
 def random_order(
     merges: Int64[Tensor, "B M 2"],
     batch: TokenBatch,
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     generator: torch.Generator,
 ) -> Int64[Tensor, "B M 2"]:
     """Each pair turned with probability 1/2."""
@@ -36,7 +36,7 @@ def random_order(
 def sorted_order(
     merges: Int64[Tensor, "B M 2"],
     batch: TokenBatch,
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     generator: torch.Generator,
 ) -> Int64[Tensor, "B M 2"]:
     """The child with the smaller centroid first, by its first coordinate, then the next.
@@ -62,7 +62,7 @@ def compare(
 
 
 def node_centroids(
-    merges: Int64[Tensor, "B M 2"], batch: TokenBatch, autoencoder: HTMAutoencoder
+    merges: Int64[Tensor, "B M 2"], batch: TokenBatch, autoencoder: TreeEncoder
 ) -> Float[Tensor, "B N T"]:
     """The mean of the standardised coordinates of every node's tokens; zeros where none is."""
     samples, steps, _ = merges.shape

@@ -9,14 +9,14 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.forest import pad_merges
 from htm_env.types import TokenBatch
 
-Shape = Callable[[TokenBatch, HTMAutoencoder, torch.Generator], Tensor]
+Shape = Callable[[TokenBatch, TreeEncoder, torch.Generator], Tensor]
 """``shape(batch, autoencoder, generator) -> merges (B, M, 2)``: one complete tree a sample."""
 
-Order = Callable[[Tensor, TokenBatch, HTMAutoencoder, torch.Generator], Tensor]
+Order = Callable[[Tensor, TokenBatch, TreeEncoder, torch.Generator], Tensor]
 """``order(merges, batch, autoencoder, generator) -> merges``: the same trees, pairs turned."""
 
 
@@ -41,7 +41,7 @@ class FixedPolicy:
     """The planner that follows a rule, greedy or not; it learns nothing."""
 
     rule: FixedRule
-    autoencoder: HTMAutoencoder
+    autoencoder: TreeEncoder
     """Standardises the coordinates; gives the embeddings and errors to the rules that use them."""
 
     @torch.no_grad()

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.checks import at_least
 from htm_env.forest import children_table, legal_pairs, pad_merges
 from htm_env.population import Population, merge_pairs, start_population, subtree_errors
@@ -38,7 +38,7 @@ class Beam:
 
     @torch.no_grad()
     def __call__(
-        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+        self, batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
     ) -> Int64[Tensor, "B M 2"]:
         """The complete tree with the smallest ``nmse`` that the search found; nothing is drawn."""
         samples, slots = batch.present.shape
@@ -138,7 +138,7 @@ TOKENS_A_CALL = 16384
 
 @torch.no_grad()
 def candidate_errors(
-    autoencoder: HTMAutoencoder, population: Population, pairs: Bool[Tensor, "R P P"]
+    autoencoder: TreeEncoder, population: Population, pairs: Bool[Tensor, "R P P"]
 ) -> Float[Tensor, "R P P"]:
     """The summed squared error of the tokens under the parent that each ordered pair would have.
 
@@ -158,7 +158,8 @@ def candidate_errors(
     ):
         slots = torch.stack([left, right], dim=1)  # (C, 2)
         embeddings = population.embeddings[row[:, None], slots]  # (C, 2, D)
-        below = autoencoder.unmerge(autoencoder.merger(embeddings.flatten(1)))  # (2 C, D)
+        merged = autoencoder.merger(embeddings.flatten(1))
+        below = autoencoder.decoding().unmerge(merged)  # (2 C, D)
         # The parent does not exist yet, so decoding starts at its children, which do.
         nodes = forest.slots[row[:, None], slots] + row[:, None] * children.shape[1]
         decoded = subtree_errors(
@@ -196,7 +197,7 @@ def all_merge_sequences(num_leaves: int) -> Int64[Tensor, "S M 2"]:
 
 
 @torch.no_grad()
-def exhaustive_merges(batch: TokenBatch, autoencoder: HTMAutoencoder) -> Int64[Tensor, "B M 2"]:
+def exhaustive_merges(batch: TokenBatch, autoencoder: TreeEncoder) -> Int64[Tensor, "B M 2"]:
     """The merges with the smallest ``nmse`` of each sample.
 
     Raises ``ValueError`` naming the first sample of more than ``LARGEST`` tokens.
@@ -218,7 +219,7 @@ def exhaustive_merges(batch: TokenBatch, autoencoder: HTMAutoencoder) -> Int64[T
     return best
 
 
-def _errors(tokens: Tensor, sequences: Tensor, autoencoder: HTMAutoencoder) -> Tensor:
+def _errors(tokens: Tensor, sequences: Tensor, autoencoder: TreeEncoder) -> Tensor:
     """``(rows, S)``: the summed squared error of each sample ``(n, T)`` under each sequence."""
     samples, choices = len(tokens), len(sequences)
     repeated = tokens.repeat_interleave(choices, dim=0)

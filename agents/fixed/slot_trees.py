@@ -7,12 +7,12 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.types import NONE, TokenBatch
 
 
 def random_tree(
-    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
 ) -> Int64[Tensor, "B M 2"]:
     """At each step one of the ``k (k - 1)`` legal ordered pairs, all equally likely.
 
@@ -39,7 +39,7 @@ def random_tree(
 
 
 def chain_tree(
-    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
 ) -> Int64[Tensor, "B M 2"]:
     """One growing tree that takes in the tokens in slot order: ``((0, 1), 2), 3``."""
     steps = torch.arange(batch.present.shape[1] - 1, device=batch.tokens.device)
@@ -49,7 +49,7 @@ def chain_tree(
 
 
 def balanced_tree(
-    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
 ) -> Int64[Tensor, "B M 2"]:
     """Neighbours in slot order are paired level by level; an odd last one waits for the next."""
     samples, slots = batch.present.shape
@@ -72,7 +72,7 @@ def balanced_tree(
 
 
 def balanced_sorted_tree(
-    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
 ) -> Int64[Tensor, "B M 2"]:
     """Neighbours in the order of the first coordinate, then the next, are paired level by level.
 
@@ -104,7 +104,7 @@ def only_real(
 
 
 def structure_tree(
-    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
 ) -> Int64[Tensor, "B M 2"]:
     """The merges that come with the samples, in the data's canonical order.
 
@@ -135,7 +135,7 @@ def given_merges(batch: TokenBatch, expected: str) -> Int64[Tensor, "B M 2"]:
 
 
 def spans_tree(
-    batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+    batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
 ) -> Int64[Tensor, "B M 2"]:
     """The trees of spans that were given with the data, in the order in which they were given.
 

@@ -53,7 +53,7 @@ def generate_run(options: GenerateOptions) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; expected a folder, or nothing yet")
     samples = RunSamples(learner, options)
-    autoencoder = learner.autoencoder
+    autoencoder = learner.autoencoder.decoding()
 
     started = perf_counter()
     training = samples.encoded(learner.dataset.fixed(options.roots))
@@ -133,7 +133,7 @@ def _report(
 ) -> dict[str, Any]:
     """The model and the mixture; the rows of scores come beside it."""
     learner, options, limits = samples.learner, samples.options, samples.limits
-    autoencoder, task = learner.autoencoder, learner.task
+    autoencoder, task = learner.autoencoder.decoding(), learner.task
     shares = classifier_scores(autoencoder, held_out.batch, held_out.merges, limits["threshold"])
     noisy = samples.denoised(held_out.batch)
     return {

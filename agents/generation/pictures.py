@@ -28,7 +28,7 @@ def write_figures(
     out: Path, samples: RunSamples, mixture: RootMixture, held_out: Encoded, generated: Generated
 ) -> None:
     """Write the criteria of the mixtures, samples, interpolations and denoised samples."""
-    dataset, autoencoder = samples.learner.dataset, samples.learner.autoencoder
+    dataset, autoencoder = samples.learner.dataset, samples.learner.autoencoder.decoding()
     kind, suffix = dataset.kind, samples.options.format
 
     def shown(made: Generated) -> Generated:

@@ -74,7 +74,7 @@ class RunSamples:
         """Noisy samples, merged by the learner and decoded again."""
         noise = self.stream(4, self.learner.device)
         std = self.options.noise_std
-        return denoise(self.learner.autoencoder, batch, self._planner(), std, noise)
+        return denoise(self.learner.autoencoder.decoding(), batch, self._planner(), std, noise)
 
     def _planner(self) -> Any:
         generator = torch.Generator(self.learner.device).manual_seed(EVALUATION_SEED)

@@ -23,12 +23,13 @@ from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import evaluate, planned, root_errors
 from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from htm_env.autoencoder import HTMAutoencoder, Policy, merge_with
+from htm_env.autoencoder import HTMAutoencoder, Policy, TreeEncoder, merge_with
 from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, environment_id
 from htm_env.datasets.sets import as_list
 from htm_env.forest import tree_height
 from htm_env.population import start_population
+from htm_env.rewards import reward_on
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
@@ -112,10 +113,20 @@ class Learner(ABC):
         """Merges made in the environment for learning, a greedy baseline's included."""
         self.updates = 0
 
-    def new_autoencoder(self) -> HTMAutoencoder:
+    def new_autoencoder(self) -> TreeEncoder:
         if self.task.mode == "frozen":
+            known = self.dataset.default_merger is not None
             return make_autoencoder(
-                self.task.env, self.dataset, "pretrained", self.task.embedding_dim
+                self.task.env,
+                self.dataset,
+                None if known else "pretrained",
+                self.task.embedding_dim,
+                costs=reward_on(self.dataset, None).merge_costs,
+            )
+        if self.dataset.default_merger is not None:
+            raise ValueError(
+                f"the merger of {self.task.env} is known, so there is no autoencoder to train; "
+                "expected --mode frozen"
             )
         dim = embedding_dim_of(self.task.env, self.dataset, self.task.embedding_dim)
         autoencoder = HTMAutoencoder(
@@ -156,7 +167,8 @@ class Learner(ABC):
     @cached_property
     def trainer(self) -> AutoencoderTrainer:
         """The optimizers of the autoencoder, made when they are first used."""
-        return AutoencoderTrainer(self.autoencoder, self.config.autoencoder, self.generator)
+        model = self.autoencoder.decoding()
+        return AutoencoderTrainer(model, self.config.autoencoder, self.generator)
 
     def advice(self) -> str | None:
         """One line for a person before training, where another option would cost far less."""

@@ -20,7 +20,7 @@ from agents.fixed.order import sorted_order
 from agents.learners.fixed_order import FixedOrder
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
-from htm_env.autoencoder import HTMAutoencoder, seeded_initialisation
+from htm_env.autoencoder import TreeEncoder, seeded_initialisation
 from htm_env.types import TokenBatch
 
 
@@ -68,7 +68,7 @@ class GlomOrder(FixedOrder):
         return FixedPolicy(FixedRule("glom", self._islands, sorted_order), self.autoencoder)
 
     def _islands(
-        self, batch: TokenBatch, autoencoder: HTMAutoencoder, generator: torch.Generator
+        self, batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
     ) -> Int64[Tensor, "B M 2"]:
         columns = self.glom(autoencoder.standardise(batch.tokens), batch.present)
         return island_merges(columns, batch.present, self.config.tolerance)

@@ -12,7 +12,7 @@ from torch import Tensor
 from agents.likelihood.base import PolicyTerms
 from agents.rollouts.pair_scores import bounded
 from agents.rollouts.rollout import Episodes, follow
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.types import TokenBatch
 from replay import (
     forest_states,
@@ -54,8 +54,8 @@ def exact_tree_log_probs(
 
 
 def tree_log_probs(
-    terms_of: Callable[[HTMAutoencoder, TokenBatch, Episodes], PolicyTerms],
-    autoencoder: HTMAutoencoder,
+    terms_of: Callable[[TreeEncoder, TokenBatch, Episodes], PolicyTerms],
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     terms: PolicyTerms,
     generator: torch.Generator,

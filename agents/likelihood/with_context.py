@@ -20,7 +20,7 @@ from agents.rollouts.pair_scores import (
     population_observation,
 )
 from agents.rollouts.rollout import TINY, Episodes, MergeTerms
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.forest import leaf_sets, legal_pairs
 from htm_env.softmax import weights_of
 from htm_env.types import SampleRows, TokenBatch
@@ -52,7 +52,7 @@ class ContextTerms(PolicyTerms):
     def __init__(
         self,
         policy: ContextScorer,
-        autoencoder: HTMAutoencoder,
+        autoencoder: TreeEncoder,
         batch: TokenBatch,
         episodes: Episodes,
     ) -> None:

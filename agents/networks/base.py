@@ -21,7 +21,7 @@ from agents.rollouts.candidates import CandidateLists
 from agents.rollouts.pair_scores import ILLEGAL, NodeTables, PairScorer, PairScores, Positions
 from agents.rollouts.rollout import Episodes, rollout
 from htm_env.actions import action_slots
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest, candidate_mask
 from htm_env.forest import action_mask, drop_diagonal
 from htm_env.types import TokenBatch
@@ -73,14 +73,12 @@ class MergePolicy(nn.Module):
         """The scores of a rollout among candidates; the tables fill up meanwhile."""
 
     @abstractmethod
-    def terms(
-        self, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Episodes
-    ) -> PolicyTerms:
+    def terms(self, autoencoder: TreeEncoder, batch: TokenBatch, episodes: Episodes) -> PolicyTerms:
         """The terms of episodes of these samples under this policy, with gradients."""
 
     def plan(
         self,
-        autoencoder: HTMAutoencoder,
+        autoencoder: TreeEncoder,
         batch: TokenBatch,
         generator: torch.Generator,
         *,

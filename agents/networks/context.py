@@ -31,7 +31,7 @@ from agents.rollouts.pair_scores import (
     bounded,
 )
 from agents.rollouts.rollout import Episodes
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.types import TokenBatch
 
 OBSERVED = {
@@ -121,9 +121,7 @@ class ContextPolicy(MergePolicy):
     def candidate_scores(self, tables: NodeTables, lists: CandidateLists) -> PairScores:
         return FreshListedScores(self, tables, lists)
 
-    def terms(
-        self, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Episodes
-    ) -> PolicyTerms:
+    def terms(self, autoencoder: TreeEncoder, batch: TokenBatch, episodes: Episodes) -> PolicyTerms:
         return ContextTerms(self, autoencoder, batch, episodes)
 
     def merged_state(self, first: Tensor, second: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ from agents.rollouts.pair_scores import (
     bounded,
 )
 from agents.rollouts.rollout import Episodes
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest
 from htm_env.checks import check_choice
 from htm_env.types import TokenBatch
@@ -121,15 +121,13 @@ class NodePolicy(MergePolicy, PairScorer):
     def candidate_scores(self, tables: NodeTables, lists: CandidateLists) -> PairScores:
         return KeptListedScores(self, tables, lists)
 
-    def terms(
-        self, autoencoder: HTMAutoencoder, batch: TokenBatch, episodes: Episodes
-    ) -> PolicyTerms:
+    def terms(self, autoencoder: TreeEncoder, batch: TokenBatch, episodes: Episodes) -> PolicyTerms:
         among_all = episodes.candidates is None
         return (PairTerms if among_all else CandidateTerms)(self, batch, episodes)
 
     def plan(
         self,
-        autoencoder: HTMAutoencoder,
+        autoencoder: TreeEncoder,
         batch: TokenBatch,
         generator: torch.Generator,
         *,

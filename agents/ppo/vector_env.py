@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv, VecEnvWrapper, VecNormalize
 from torch import Tensor
 
 import htm_env  # noqa: F401  # registers the ids
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import environment_id
 from htm_env.types import TokenBatch
 from htm_env.vector_env import HTMVectorEnv
@@ -75,7 +75,7 @@ class HTMVecEnv(VecEnv):
         )
 
     @property
-    def autoencoder(self) -> HTMAutoencoder:
+    def autoencoder(self) -> TreeEncoder:
         """The autoencoder of all copies; after training it, call :meth:`refresh`."""
         return self.copies.autoencoder
 

@@ -22,7 +22,7 @@ from agents.rollouts.pair_scores import (
     bounded,
     population_observation,
 )
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest, nearest_candidates, squared_distances
 from htm_env.types import NONE, TokenBatch
 
@@ -38,7 +38,7 @@ class _Tokens(NamedTuple):
     centroid: Float[Tensor, "n T"]
 
     @classmethod
-    def of(cls, autoencoder: HTMAutoencoder, tokens: Float[Tensor, "n T"]) -> _Tokens:
+    def of(cls, autoencoder: TreeEncoder, tokens: Float[Tensor, "n T"]) -> _Tokens:
         """The leaves of a sample."""
         standardised = autoencoder.standardise(tokens[None])[0]
         node = torch.arange(len(tokens), device=tokens.device)
@@ -48,7 +48,7 @@ class _Tokens(NamedTuple):
         return _Tokens(*(values[index] for values in self))
 
     def merged(
-        self, autoencoder: HTMAutoencoder, first: Tensor, second: Tensor, next_node: int
+        self, autoencoder: TreeEncoder, first: Tensor, second: Tensor, next_node: int
     ) -> _Tokens:
         """The parents of these disjoint pairs."""
         node = next_node + torch.arange(len(first), device=first.device)
@@ -71,7 +71,7 @@ class _Tokens(NamedTuple):
 
 @torch.no_grad()
 def merge_greedily(
-    autoencoder: HTMAutoencoder, policy: PairScorer, batch: TokenBatch, nearest: Nearest
+    autoencoder: TreeEncoder, policy: PairScorer, batch: TokenBatch, nearest: Nearest
 ) -> Int64[Tensor, "B M 2"]:
     """The merges of the best candidate at every step, down to one root."""
     merges = torch.full_like(batch.merges, NONE)
@@ -88,7 +88,7 @@ def merge_greedily(
 
 @torch.no_grad()
 def merge_matchings(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     policy: StateScorer,
     batch: TokenBatch,
     nearest: Nearest | None = None,
@@ -110,7 +110,7 @@ def merge_matchings(
 
 
 def matching_rounds(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     policy: StateScorer,
     sample: Float[Tensor, "P T"],
     nearest: Nearest,
@@ -153,7 +153,7 @@ def matching(
 class _Under:
     """The scores of a whole population, and the tokens under its nodes where they are read."""
 
-    def __init__(self, policy: StateScorer, autoencoder: HTMAutoencoder, sample: Tensor) -> None:
+    def __init__(self, policy: StateScorer, autoencoder: TreeEncoder, sample: Tensor) -> None:
         self.policy, self.leaves = policy, autoencoder.standardise(sample[None])
         self.sets: Tensor | None = None
         """(N, P) True <--> the token is under the node."""
@@ -196,7 +196,7 @@ class _Lists:
         self.scores[row, place] = self._score(row, self.partners[row, place])
         self.farthest, self.best = self.distances.amax(1), self.scores.amax(1)
 
-    def merge_best(self, autoencoder: HTMAutoencoder, node: int) -> Int64[Tensor, "2"]:
+    def merge_best(self, autoencoder: TreeEncoder, node: int) -> Int64[Tensor, "2"]:
         """Merge the best pair into ``node``; returns its two nodes."""
         first = self.best.argmax()[None]
         second = self.partners[first, self.scores[first].argmax(1)]

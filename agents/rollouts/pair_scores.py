@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 
 from agents.encoders.base import ContextEncoder
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.forest import legal_pairs
 from htm_env.membership import Membership, observed_extras
 from htm_env.types import NONE, SampleRows, TokenBatch
@@ -291,7 +291,7 @@ class NodeTables:
     """Tokens under every node; 0 for nodes that are not made yet."""
 
     @classmethod
-    def of_leaves(cls, autoencoder: HTMAutoencoder, batch: TokenBatch) -> NodeTables:
+    def of_leaves(cls, autoencoder: TreeEncoder, batch: TokenBatch) -> NodeTables:
         """Before the first merge, each sample's leaves lifted once."""
         (size, slots), rows = batch.present.shape, SampleRows.of(batch)
         standardised = autoencoder.standardise(batch.tokens)

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from agents.rollouts.candidates import CandidateLists, candidates_along
 from agents.rollouts.pair_scores import ILLEGAL, NodeTables, PairScores, Positions
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import CandidatePairs, Nearest
 from htm_env.forest import forest_levels, leaf_counts
 from htm_env.types import Batched, TokenBatch
@@ -228,7 +228,7 @@ class Deviation(NamedTuple):
 
 @torch.no_grad()
 def rollout(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     network: Network,
     batch: TokenBatch,
     generator: torch.Generator,
@@ -290,7 +290,7 @@ def rollout(
 
 @torch.no_grad()
 def follow(
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],
     nearest: Nearest | None = None,
@@ -313,7 +313,7 @@ def follow(
 @torch.no_grad()
 def pair_probabilities(
     network: Network,
-    autoencoder: HTMAutoencoder,
+    autoencoder: TreeEncoder,
     batch: TokenBatch,
     merges: Int64[Tensor, "1 M 2"],
     nearest: Nearest | None = None,

@@ -27,7 +27,7 @@ from agents.runs.interruption import stop_requests
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
 from agents.runs.progress import shown, waiting
 from agents.runs.tensorboard import TensorBoardLogger
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
 from htm_env.drawing.rendering import figure_to_array
 from htm_env.types import TokenBatch
@@ -47,7 +47,7 @@ class Agent(Trainable, Protocol):
     dataset: Dataset
     device: torch.device
     generator: torch.Generator
-    autoencoder: HTMAutoencoder
+    autoencoder: TreeEncoder
 
     def run_config(self, budget: Budget | None = None) -> RunConfig: ...
 

@@ -79,10 +79,15 @@ def dataset_class(env_id: str) -> type[Dataset]:
     """The class of the data of an id that :func:`environment_id` gave, loaded where it was not."""
     data = DATASETS[env_id.rpartition(":")[2]]
     if isinstance(data, str):
-        module, _, class_name = data.partition(":")
-        found: type[Dataset] = getattr(import_module(module), class_name)
+        found: type[Dataset] = named_object(data)
         return found
     return data
+
+
+def named_object(name: str) -> Any:
+    """The object that ``module:name`` of this package names, imported when it is first used."""
+    module, _, attribute = name.partition(":")
+    return getattr(import_module(module), attribute)
 
 
 def make_dataset(id_or_data: Any, split: Any = "train", **kwargs: Any) -> Dataset:

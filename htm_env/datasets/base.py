@@ -57,7 +57,11 @@ class Dataset(ABC):
     has_labels: bool = False
     """True <--> :meth:`labels` says what each sample shows."""
     default_reward: str = "incremental"
-    """Default reward of the data's environment (see ``rewards.py``)."""
+    """Default reward of the data's environment: a name (see ``rewards.py``), or ``module:name`` in
+    this package of what makes it from the data."""
+    default_merger: str | None = None
+    """``module:name`` in this package of what makes the merger that is known for this data (see
+    ``known.py``); None <--> an autoencoder learns to merge."""
     size: int | None
     """Rows of this split; None where episodes are generated without end."""
 

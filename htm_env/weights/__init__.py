@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import HTMAutoencoder, MergeCosts, TreeEncoder
+from htm_env.datasets import named_object
 from htm_env.datasets.base import Dataset
 from htm_env.datasets.width import suitable_width
 
@@ -72,20 +74,29 @@ def usable_device(name: str | torch.device) -> torch.device:
 def make_autoencoder(
     env_id: str,
     dataset: Dataset,
-    autoencoder: str | Path | HTMAutoencoder | None,
+    autoencoder: str | Path | TreeEncoder | None,
     embedding_dim: int | str | None = None,
-) -> HTMAutoencoder:
+    merger: Any = None,
+    costs: MergeCosts | None = None,
+) -> TreeEncoder:
     """``"pretrained"``, ``"untrained"``, a path, or an autoencoder as it is.
 
-    None is ``"pretrained"`` for an id that has shipped weights, else ``"untrained"``.
-    ``embedding_dim`` is that of untrained ones (see :func:`embedding_dim_of`). Raises
-    ``ValueError`` where token dimension or categories are not the data's, or where a number
-    contradicts weights that already have one.
+    None is the known ``merger``, or the data's own, with its ``costs`` (see
+    :class:`htm_env.known.KnownMerger`); without any, ``"pretrained"`` for an id that has shipped
+    weights, else ``"untrained"``. ``embedding_dim`` is that of untrained ones (see
+    :func:`embedding_dim_of`). Raises ``ValueError`` where token dimension or categories are not the
+    data's, where a number contradicts weights that already have one, and where both a merger and an
+    autoencoder are given.
     """
+    made: TreeEncoder
+    if merger is not None and autoencoder is not None:
+        raise ValueError("both a merger and an autoencoder are given; expected one of them")
+    if autoencoder is None and (merger is not None or dataset.default_merger is not None):
+        return _known_merger(dataset, embedding_dim, merger, costs)
     automatic = automatic_width(env_id, embedding_dim)
     if autoencoder is None:
         autoencoder = "pretrained" if env_id in EMBEDDING_DIMS else "untrained"
-    if isinstance(autoencoder, HTMAutoencoder):
+    if isinstance(autoencoder, TreeEncoder):
         made = autoencoder
     elif autoencoder == "untrained":
         generator = torch.Generator().manual_seed(UNTRAINED_SEED)
@@ -114,3 +125,25 @@ def make_autoencoder(
             'only autoencoder="untrained" can be given another'
         )
     return made
+
+
+def _known_merger(
+    dataset: Dataset, embedding_dim: int | str | None, merger: Any, costs: MergeCosts | None
+) -> TreeEncoder:
+    """The merger that is given, or that of the data."""
+    from htm_env.known import KnownMerger  # most runs need none
+
+    if merger is None:
+        merger = named_object(str(dataset.default_merger))(dataset)
+    if isinstance(merger, str):
+        raise ValueError(
+            f"the merger is the name {merger!r}; expected the object itself, since only the "
+            "command line and the configuration of a run take the form module:name"
+        )
+    known = KnownMerger(dataset.token_dim, merger, costs)
+    known.set_statistics(dataset.mean, dataset.std)
+    if embedding_dim not in (None, AUTO, known.embedding_dim):
+        raise ValueError(
+            f"embedding_dim is {embedding_dim}, but the known merger's is {known.embedding_dim}"
+        )
+    return known
