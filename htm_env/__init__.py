@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from htm_env.generation.mixture import RootMixture
     from htm_env.generation.validity import check_validity
     from htm_env.measures.metrics import nmse_per_sample
-    from htm_env.rewards import Reward
+    from htm_env.known import KnownMerger
+    from htm_env.rewards import MergeReward, Reward
     from htm_env.simulator import EnvConfig
     from htm_env.trees.merge_tree import MergeTree
 
@@ -28,6 +29,8 @@ __all__ = [
     "EnvConfig",
     "Generated",
     "HTMAutoencoder",
+    "KnownMerger",
+    "MergeReward",
     "MergeTree",
     "Reward",
     "RootMixture",
@@ -51,6 +54,8 @@ _LATER = {
     ),
     "DrawnDataset": "htm_env.datasets.drawn",
     "EnvConfig": "htm_env.simulator",
+    "KnownMerger": "htm_env.known",
+    "MergeReward": "htm_env.rewards",
     "Reward": "htm_env.rewards",
     "RootMixture": "htm_env.generation.mixture",
     "MergeTree": "htm_env.trees.merge_tree",

@@ -54,7 +54,7 @@ class EnvConfig:
     embedding_dim: int | str | None = None
     """``D`` of an untrained autoencoder; ``"auto"``: as the data suggests; None: by id, and
     ``"auto"`` for ``HTM-v0``."""
-    merger: Any = None
+    merger: Any = field(default=None, kw_only=True)
     """A known merger, in the place of an autoencoder: see :class:`htm_env.known.KnownMerger`; None:
     the data's own, if it has one."""
     reward: Any = None
