@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from htm_env.generation.generate import Generated, generate, interpolate, refine
     from htm_env.generation.mixture import RootMixture
     from htm_env.generation.validity import check_validity
-    from htm_env.measures.metrics import nmse_per_sample
     from htm_env.known import KnownMerger
+    from htm_env.measures.metrics import nmse_per_sample
     from htm_env.rewards import MergeReward, Reward
     from htm_env.simulator import EnvConfig
     from htm_env.trees.merge_tree import MergeTree
