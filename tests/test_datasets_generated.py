@@ -22,6 +22,7 @@ from htm_env.datasets import (
     TreesGeometry,
 )
 from htm_env.datasets.base import empty_merges, write_balanced_joins
+from htm_env.datasets.jets import JetsDataset
 from htm_env.types import TokenBatch
 
 Nested = int | tuple["Nested", "Nested"]
@@ -323,6 +324,7 @@ ALL = [
     trees,
     crosses,
     KeysDataset,
+    JetsDataset,
     lambda split="train": trees(split, heights=(1, 3), num_trees=(2, 3), angle_jitter=5.0),
 ]
 

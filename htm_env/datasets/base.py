@@ -517,9 +517,11 @@ def split_keys(keys: Int64[np.ndarray, "B"], split: str) -> UInt64[np.ndarray, "
     return mix(numbers)
 
 
-def uniforms(seeds: UInt64[np.ndarray, "B"], count: int) -> Float64[np.ndarray, "B {count}"]:
-    """The first ``count`` numbers in [0, 1) of each seed's splitmix64 stream."""
-    steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN_GAMMA
+def uniforms(
+    seeds: UInt64[np.ndarray, "B"], count: int, skip: int = 0
+) -> Float64[np.ndarray, "B {count}"]:
+    """``count`` numbers in [0, 1) of each seed's splitmix64 stream, after the first ``skip``."""
+    steps = np.arange(skip + 1, skip + count + 1, dtype=np.uint64) * _GOLDEN_GAMMA
     words = mix(seeds[:, None] + steps)  # (B, count)
     words >>= np.uint64(11)  # a float64 holds 53 bits
     return words * 2.0**-53
