@@ -45,7 +45,8 @@ def returns(dataset: Dataset, autoencoder: HTMAutoencoder, *, exhaustive: bool) 
     for name, rule in FIXED_POLICIES.items():
         if rule.needs_hierarchy and not batch.clades.any():
             continue
-        merges = fixed_policy(name, autoencoder).plan(batch, torch.Generator().manual_seed(0))
+        policy = fixed_policy(name, autoencoder, dataset)
+        merges = policy.plan(batch, torch.Generator().manual_seed(0))
         rows[name] = mean_return(autoencoder, batch, dataset.std, merges)
     if exhaustive:
         best = exhaustive_merges(batch, autoencoder)

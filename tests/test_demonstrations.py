@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from conftest import small_autoencoder
@@ -16,11 +17,13 @@ from tabular import ROWS, SEQUENCES, STEPS, TREES, prefix
 from agents.demonstrations import Demonstrator
 from agents.demonstrations.behaviour import Behaviour, PlanMixture, SoftNearest, same_trees
 from agents.fixed import FIXED_POLICIES, fixed_policy
+from htm_env.datasets import make_dataset
 from htm_env.forest import check_merges
 from htm_env.types import TokenBatch
 from replay.tree_probability import all_sequences
 
 AUTOENCODER = small_autoencoder(token_dim=3)
+VECTORS = make_dataset(np.zeros((20, 4, 3), np.float32))
 NAMES = sorted(FIXED_POLICIES)
 SIZES = [5, 2, 7, 4, 1, 7]
 
@@ -49,7 +52,7 @@ def copies(count: int, seed: int = 0) -> TokenBatch:
 
 def of_policy(name: str, **options: float) -> Demonstrator:
     """The stochastic version of a fixed policy."""
-    return Demonstrator(fixed_policy(name, AUTOENCODER), **options)
+    return Demonstrator(fixed_policy(name, AUTOENCODER, VECTORS), **options)
 
 
 def drawn(demonstrator: Demonstrator, batch: TokenBatch, seed: int) -> tuple:

@@ -39,6 +39,7 @@ from htm_env.types import TokenBatch
 
 AUTOENCODER = small_autoencoder(token_dim=3)
 NAMES = sorted(FIXED_POLICIES)
+VECTORS = make_dataset(np.random.default_rng(0).normal(1, 2, (20, 4, 3)).astype(np.float32))
 NO_SCALE = small_autoencoder(token_dim=2)
 NO_SCALE.set_statistics(torch.zeros(2), torch.ones(2))
 DRAWN_ORDER = {
@@ -48,6 +49,8 @@ DRAWN_ORDER = {
     "nearest",
     "average",
     "ward",
+    "closest",
+    "closest_single",
     "structure",
 }  # the tree is not drawn
 WITHOUT_DRAWN_TREES = sorted(set(NAMES) - {"random", "cosine"})
@@ -124,7 +127,7 @@ seeds = st.integers(0, 2**16)
 @settings(max_examples=12)
 @given(sizes=sizes_of_batches, seed=seeds, extra=st.integers(1, 4))
 def test_every_policy_makes_complete_trees_that_padding_does_not_change(name, sizes, seed, extra):
-    batch, policy = token_batch(sizes, seed), fixed_policy(name, AUTOENCODER)
+    batch, policy = token_batch(sizes, seed), fixed_policy(name, AUTOENCODER, VECTORS)
     merges = policy.plan(batch, generator(seed))
     assert merges.shape == batch.merges.shape
     check_merges(merges, batch.num_tokens)
@@ -139,7 +142,7 @@ def test_every_policy_makes_complete_trees_that_padding_does_not_change(name, si
 @settings(max_examples=8)
 @given(sizes=sizes_of_batches, seed=seeds)
 def test_a_sample_gets_the_same_tree_alone_and_in_a_batch(name, sizes, seed):
-    batch, policy = token_batch(sizes, seed), fixed_policy(name, AUTOENCODER)
+    batch, policy = token_batch(sizes, seed), fixed_policy(name, AUTOENCODER, VECTORS)
     together = policy.plan(batch, generator())
     for row, n in enumerate(sizes):
         alone = policy.plan(batch.rows(slice(row, row + 1)), generator())
@@ -167,6 +170,15 @@ def test_the_names_are_those_of_the_command_line():
         "structure_sorted",
         "structure_canonical",
         "spans",
+        "closest",
+        "closest_single",
+        "closest_sorted",
+        "closest_single_sorted",
+        "closest_hilbert",
+        "nearest_hilbert",
+        "even_hilbert",
+        "balanced_hilbert",
+        "structure_hilbert",
     }
     assert all(fixed_rule(name).name == name for name in NAMES)
     with pytest.raises(ValueError, match=r"'nearby'; choose from \['average', .*'ward'\]"):
@@ -176,11 +188,12 @@ def test_the_names_are_those_of_the_command_line():
 @pytest.mark.parametrize("name", sorted(DRAWN_ORDER | {"cosine"}))
 def test_the_order_within_a_pair_is_a_fair_coin(name):
     batch = token_batch([9] * 200, seed=1)
-    merges = fixed_policy(name, AUTOENCODER).plan(batch, generator(3))
+    policy = fixed_policy(name, AUTOENCODER, VECTORS)
+    merges = policy.plan(batch, generator(3))
     rising = (merges[..., 0] < merges[..., 1]).flatten().float()
     # 1600 fair coins: the mean is 1/2 with a standard deviation of 1/80
     assert abs(float(rising.mean()) - 0.5) < 4 / 80
-    other = fixed_policy(name, AUTOENCODER).plan(batch, generator(4))
+    other = policy.plan(batch, generator(4))
     assert not torch.equal(other, merges)
 
 
@@ -323,12 +336,15 @@ def test_average_and_ward_and_nearest_disagree_where_they_should():
     assert second == {"nearest": [2, 4], "average": [2, 4], "ward": [2, 3]}
 
 
-@pytest.mark.parametrize("name", ["nearest_sorted", "even_sorted", "structure_sorted"])
+@pytest.mark.parametrize(
+    "name", ["nearest_sorted", "even_sorted", "structure_sorted", "closest_sorted"]
+)
 @given(sizes=st.lists(st.integers(2, 9), min_size=1, max_size=3), seed=seeds)
 def test_sorted_puts_the_smaller_centroid_first(name, sizes, seed):
     batch = token_batch(sizes, seed)
-    merges = fixed_policy(name, AUTOENCODER).plan(batch, generator())
-    shape = fixed_policy(name.removesuffix("_sorted"), AUTOENCODER).plan(batch, generator())
+    merges = fixed_policy(name, AUTOENCODER, VECTORS).plan(batch, generator())
+    unturned = fixed_policy(name.removesuffix("_sorted"), AUTOENCODER, VECTORS)
+    shape = unturned.plan(batch, generator())
     assert unordered(merges) == unordered(shape)
     for row, n in enumerate(sizes):
         forest = plain_forest(merges[row], n)
@@ -513,7 +529,8 @@ def test_a_diverged_autoencoder_still_gets_legal_trees(name):
     for parameter in autoencoder.parameters():
         parameter.data.fill_(torch.nan)
     batch = token_batch([6, 3], seed=0)
-    check_merges(fixed_policy(name, autoencoder).plan(batch, generator()), batch.num_tokens)
+    policy = fixed_policy(name, autoencoder, VECTORS)
+    check_merges(policy.plan(batch, generator()), batch.num_tokens)
 
 
 # ---------------------------------------------------------------- the exhaustive optimum

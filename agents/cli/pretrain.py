@@ -76,7 +76,9 @@ class MixedOrders(FixedOrder):
         super().__init__(env_id, config, seed=SEED)
         self.algo = "mixture"
         names = _usable(ORDERS, self.dataset)
-        self.policy = Mixture([fixed_policy(name, self.autoencoder) for name in names])
+        self.policy = Mixture(
+            [fixed_policy(name, self.autoencoder, self.dataset) for name in names]
+        )
 
 
 def pretrain(options: PretrainOptions) -> None:
@@ -113,7 +115,7 @@ def _print_report(learner: MixedOrders, path: Path) -> None:
     autoencoder, dataset = learner.autoencoder, learner.task.dataset("validation")
     rows = []
     for name in _usable(FIXED_POLICIES, dataset):
-        policy = fixed_policy(name, autoencoder)
+        policy = fixed_policy(name, autoencoder, dataset)
         scores = evaluate(policy, autoencoder, dataset, VALIDATION_EPISODES, sampled=False)
         rows.append({"merges chosen by": name, "nmse": f"{scores['nmse']:.5g}"})
     print_table(rows)

@@ -44,7 +44,7 @@ def tree_yardsticks(
     std = dataset.std.to(device)
     errors = {}
     for name in orders:
-        plan = fixed_policy(name, autoencoder).plan
+        plan = fixed_policy(name, autoencoder, dataset).plan
         generator = torch.Generator(device).manual_seed(seed)  # whatever other orders there are
         found = [root_errors(autoencoder, part, plan(part, generator), std) for part in batches]
         errors[name] = torch.cat(found)

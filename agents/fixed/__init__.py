@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
-from agents.fixed.linkage import average_tree, cosine_tree, even_tree, nearest_tree, ward_tree
-from agents.fixed.order import given_order, random_order, sorted_order
-from agents.fixed.policy import FixedPolicy, FixedRule
+from agents.fixed.linkage import (
+    average_tree,
+    closest_single_tree,
+    closest_tree,
+    cosine_tree,
+    even_tree,
+    nearest_tree,
+    ward_tree,
+)
+from agents.fixed.order import given_order, hilbert_order, random_order, sorted_order
+from agents.fixed.policy import FixedPolicy, FixedRule, MeasuredRule
 from agents.fixed.search import Beam, all_merge_sequences, exhaustive_merges
 from agents.fixed.slot_trees import (
+    balanced_hilbert_tree,
     balanced_sorted_tree,
     balanced_tree,
     chain_tree,
@@ -15,6 +24,7 @@ from agents.fixed.slot_trees import (
     structure_tree,
 )
 from htm_env.autoencoder import TreeEncoder
+from htm_env.datasets import Dataset
 
 __all__ = [
     "FIXED_POLICIES",
@@ -39,14 +49,23 @@ FIXED_POLICIES: dict[str, FixedRule] = {
         FixedRule("chain", chain_tree, random_order),
         FixedRule("balanced", balanced_tree, random_order),
         FixedRule("balanced_sorted", balanced_sorted_tree, given_order),
+        FixedRule("balanced_hilbert", balanced_hilbert_tree, given_order),
         FixedRule("nearest", nearest_tree, random_order),
         FixedRule("even", even_tree, random_order),
         FixedRule("average", average_tree, random_order),
         FixedRule("ward", ward_tree, random_order),
+        MeasuredRule("closest", closest_tree, random_order),
+        MeasuredRule("closest_single", closest_single_tree, random_order),
         FixedRule("structure", structure_tree, random_order, needs_hierarchy=True),
         FixedRule("nearest_sorted", nearest_tree, sorted_order),
         FixedRule("even_sorted", even_tree, sorted_order),
+        MeasuredRule("closest_sorted", closest_tree, sorted_order),
+        MeasuredRule("closest_single_sorted", closest_single_tree, sorted_order),
         FixedRule("structure_sorted", structure_tree, sorted_order, needs_hierarchy=True),
+        FixedRule("nearest_hilbert", nearest_tree, hilbert_order),
+        FixedRule("even_hilbert", even_tree, hilbert_order),
+        MeasuredRule("closest_hilbert", closest_tree, hilbert_order),
+        FixedRule("structure_hilbert", structure_tree, hilbert_order, needs_hierarchy=True),
         FixedRule("structure_canonical", structure_tree, given_order, needs_hierarchy=True),
         FixedRule("spans", spans_tree, given_order, needs_hierarchy=True),
     ]
@@ -54,9 +73,16 @@ FIXED_POLICIES: dict[str, FixedRule] = {
 """The rule of every fixed policy, by its name."""
 
 
-def fixed_policy(name: str, autoencoder: TreeEncoder) -> FixedPolicy:
-    """The fixed policy of that name; ``ValueError`` with the choices if there is none."""
-    return FixedPolicy(fixed_rule(name), autoencoder)
+def fixed_policy(
+    name: str, autoencoder: TreeEncoder, dataset: Dataset | None = None
+) -> FixedPolicy:
+    """The fixed policy of that name for samples of ``dataset``, which only those that measure
+    distances between things (``closest``) have to know.
+
+    Raises ``ValueError`` with the choices if there is none of that name.
+    """
+    rule = fixed_rule(name)
+    return FixedPolicy(rule if dataset is None else rule.on(dataset), autoencoder)
 
 
 def fixed_rule(name: str) -> FixedRule:

@@ -1,4 +1,5 @@
-"""Agglomerative clustering of the standardised coordinates: nearest centroids, average, Ward.
+"""Agglomerative clustering: of the standardised coordinates by nearest centroids, average or Ward,
+and by the least distance between the things that the tokens stand for.
 
 Each is scipy's ``linkage`` of that method (``nearest``: ``"centroid"``), merge by merge, for a
 whole batch at once: scipy takes one sample a call, which costs more than the clustering of it.
@@ -17,7 +18,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from agents.fixed.slot_trees import only_real
+from agents.fixed.slot_trees import in_slots, only_real, sorted_slots
 from htm_env.autoencoder import TreeEncoder
 from htm_env.forest import legal_pairs
 from htm_env.types import NONE, TokenBatch
@@ -129,27 +130,38 @@ class Linkage:
         distances = (tokens[:, :, None] - tokens[:, None]).square().sum(dim=-1)  # (B, P, P)
         if not self.squared:
             distances = distances.sqrt()
-        rows = torch.arange(len(tokens), device=tokens.device)
-        counts = batch.present.double()
         step = SIZE if self.smallest_first else 0.0
-        sizes = step * (counts[:, :, None] + counts[:, None])  # (B, P, P)
+        return linked(distances, batch.present, self.update, step)
 
-        def joined(current: Tensor, first: Tensor, second: Tensor) -> Tensor:
-            count_first, count_second = counts[rows, first], counts[rows, second]
-            # Without the sizes, which the update would mix.
-            to_first = current[rows, first] - sizes[rows, first]
-            to_second = current[rows, second] - sizes[rows, second]
-            between = to_first[rows, second][:, None]
-            old = Distances(
-                to_first, to_second, between, count_first[:, None], count_second[:, None], counts
-            )
-            new = self.update(old)
-            counts[rows, first] = count_first + count_second
-            together = step * (counts[rows, first][:, None] + counts)
-            sizes[rows, first], sizes[rows, :, first] = together, together
-            return new + together
 
-        return agglomerate(distances + sizes, batch.present, joined)
+def linked(
+    distances: Float[Tensor, "B P P"],
+    present: Bool[Tensor, "B P"],
+    update: Callable[[Distances], Tensor],
+    step: float = 0.0,
+) -> Int64[Tensor, "B M 2"]:
+    """The trees of distances between tokens and the update of those from a parent; every token of
+    a pair counts as ``step`` more of its distance."""
+    rows = torch.arange(len(distances), device=distances.device)
+    counts = present.double()
+    sizes = step * (counts[:, :, None] + counts[:, None])  # (B, P, P)
+
+    def joined(current: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        count_first, count_second = counts[rows, first], counts[rows, second]
+        # Without the sizes, which the update would mix.
+        to_first = current[rows, first] - sizes[rows, first]
+        to_second = current[rows, second] - sizes[rows, second]
+        between = to_first[rows, second][:, None]
+        old = Distances(
+            to_first, to_second, between, count_first[:, None], count_second[:, None], counts
+        )
+        new = update(old)
+        counts[rows, first] = count_first + count_second
+        together = step * (counts[rows, first][:, None] + counts)
+        sizes[rows, first], sizes[rows, :, first] = together, together
+        return new + together
+
+    return agglomerate(distances + sizes, present, joined)
 
 
 def centroid_update(old: Distances) -> Float[Tensor, "B P"]:
@@ -164,6 +176,11 @@ def average_update(old: Distances) -> Float[Tensor, "B P"]:
     return (old.first * old.to_first + old.second * old.to_second) / (old.first + old.second)
 
 
+def single_update(old: Distances) -> Float[Tensor, "B P"]:
+    """Least distance of a token of one cluster to one of the other."""
+    return old.to_first.minimum(old.to_second)
+
+
 def ward_update(old: Distances) -> Float[Tensor, "B P"]:
     """Twice the variance, summed over tokens, that merging the two clusters adds (Ward 1963)."""
     grown = (old.first + old.others) * old.to_first + (old.second + old.others) * old.to_second
@@ -174,6 +191,80 @@ nearest_tree = Linkage(centroid_update, squared=True)
 average_tree = Linkage(average_update, squared=False)
 even_tree = Linkage(centroid_update, squared=True, smallest_first=True)
 ward_tree = Linkage(ward_update, squared=True)
+
+
+TIED = 1e-9
+"""Weight of the distance of centres beside the least distance: it decides where the latter tie."""
+
+
+@dataclass(frozen=True)
+class Closest:
+    """Merges the two clusters whose things are closest: points, segments, strokes as they lie in
+    the plane, not their coordinates.
+
+    Things that cross or touch are at distance 0; where distances tie, those whose centres are
+    nearer come first, then the tokens that come first in sorted order. So the trees do not depend
+    on the slots.
+    """
+
+    update: Callable[[Distances], Tensor]
+    polylines: Callable[[Tensor], Tensor] | None = None
+    """``(B, P, T) -> (B, P, K, C)``: the points that each token's line goes through (see
+    :meth:`htm_env.datasets.Dataset.polylines`)."""
+
+    def __call__(
+        self, batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
+    ) -> Int64[Tensor, "B M 2"]:
+        """One tree a sample; the pairs are in no order that means anything.
+
+        Raises ``ValueError`` without ``polylines``.
+        """
+        if self.polylines is None:
+            raise ValueError(
+                "the closest policies expected the dataset, which says what its tokens are; "
+                "polylines is None"
+            )
+        order = sorted_slots(batch)  # (B, P), the tokens of a sample in front
+        rows = torch.arange(len(order), device=order.device)[:, None]
+        lines = self.polylines(batch.tokens[rows, order].double())  # (B, P, K, C)
+        at_once = max(1, PAIRS // (4 * lines[0, ..., 0].numel() ** 2))
+        parts = zip(lines.split(at_once), batch.present.split(at_once), strict=True)
+        merges = torch.cat([self._trees(*part) for part in parts])
+        return in_slots(merges, order, batch.num_tokens)
+
+    def _trees(
+        self, lines: Float[Tensor, "B P K C"], present: Bool[Tensor, "B P"]
+    ) -> Int64[Tensor, "B M 2"]:
+        centres = lines.mean(dim=2)
+        apart = (centres[:, :, None] - centres[:, None]).square().sum(-1).sqrt()  # (B, P, P)
+        return linked(polyline_distances(lines) + TIED * apart, present, self.update)
+
+
+def polyline_distances(lines: Float[Tensor, "B P K C"]) -> Float[Tensor, "B P P"]:
+    """The least distance between any two of the polylines of a sample, exact: points in any space,
+    lines of two points or more in the plane, where those that cross are at 0.
+
+    Of two pieces that do not cross, an end of one is nearest to the other.
+    """
+    pieces = max(1, lines.shape[2] - 1)
+    starts, ends = lines[:, :, :pieces], lines[:, :, -pieces:]
+    along = (ends - starts)[:, None, :, None]  # (B, 1, P, 1, K - 1, C)
+    to_corner = lines[:, :, None, :, None] - starts[:, None, :, None]  # (B, P, P, K, K - 1, C)
+    length = along.square().sum(-1).clamp(min=1e-300)
+    share = ((to_corner * along).sum(-1) / length).clamp(0, 1)
+    squared = (to_corner - share[..., None] * along).square().sum(-1).amin(dim=(3, 4))  # (B, P, P)
+    distances = squared.minimum(squared.mT).sqrt()
+    if lines.shape[2] > 1:
+        side = along[..., 0] * to_corner[..., 1] - along[..., 1] * to_corner[..., 0]
+        # (B, P, P, K - 1, K - 1): the ends of a piece of the first lie on two sides of the second's
+        parted = side[:, :, :, 1:] * side[:, :, :, :-1] < 0
+        crossing = (parted & parted.transpose(1, 2).mT).any(-1).any(-1)
+        distances = distances.masked_fill(crossing, 0.0)
+    return distances
+
+
+closest_tree = Closest(average_update)
+closest_single_tree = Closest(single_update)
 
 
 @torch.no_grad()

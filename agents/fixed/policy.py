@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from agents.fixed.linkage import Closest
 from htm_env.autoencoder import TreeEncoder
+from htm_env.datasets import Dataset
 from htm_env.forest import pad_merges
 from htm_env.types import TokenBatch
 
@@ -34,6 +36,20 @@ class FixedRule:
     order: Order
     needs_hierarchy: bool = False
     """True <--> it follows merges that come with the data."""
+
+    def on(self, dataset: Dataset) -> FixedRule:
+        """The rule for tokens of that data, whatever it has to know of it."""
+        return self
+
+
+@dataclass(frozen=True)
+class MeasuredRule(FixedRule):
+    """A rule that measures the things that tokens stand for, which the data knows."""
+
+    shape: Closest
+
+    def on(self, dataset: Dataset) -> FixedRule:
+        return replace(self, shape=replace(self.shape, polylines=dataset.polylines))
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,5 @@
-"""Trees without distances: given with the data, random, chain, balanced, and balanced over sorted
-tokens."""
+"""Trees without distances: given with the data, random, chain, balanced, and balanced over tokens
+in sorted order or along a curve."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from agents.fixed.order import LAST, hilbert_index
 from htm_env.autoencoder import TreeEncoder
 from htm_env.types import NONE, TokenBatch
 
@@ -78,9 +79,28 @@ def balanced_sorted_tree(
 
     Tokens on a grid, such as the patches of an image, get one and the same tree in every sample.
     """
-    order = sorted_slots(batch)
     merges = balanced_tree(batch, autoencoder, generator)
-    is_leaf = (merges >= 0) & (merges < batch.num_tokens[:, None, None])
+    return in_slots(merges, sorted_slots(batch), batch.num_tokens)
+
+
+def balanced_hilbert_tree(
+    batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """Neighbours along a Hilbert curve through the standardised coordinates are paired level by
+    level; tokens of one cell of the curve in sorted order."""
+    order = sorted_slots(batch)
+    index = hilbert_index(autoencoder.standardise(batch.tokens).double())
+    index = index.masked_fill(~batch.present, LAST).gather(1, order)
+    order = order.gather(1, index.argsort(dim=1, stable=True))
+    merges = balanced_tree(batch, autoencoder, generator)
+    return in_slots(merges, order, batch.num_tokens)
+
+
+def in_slots(
+    merges: Int64[Tensor, "B M 2"], order: Int64[Tensor, "B P"], num_leaves: Int64[Tensor, "B"]
+) -> Int64[Tensor, "B M 2"]:
+    """Merges over the tokens in some order as merges over the slots that they come from."""
+    is_leaf = (merges >= 0) & (merges < num_leaves[:, None, None])
     slots = order.gather(1, merges.where(is_leaf, 0).flatten(1)).view_as(merges)
     return torch.where(is_leaf, slots, merges)
 

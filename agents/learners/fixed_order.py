@@ -47,7 +47,7 @@ class FixedOrder(Learner):
     def make_planner(self) -> Planner:
         """The planner of the trees; sets the name under which results are reported."""
         self.algo = self.config.policy
-        return fixed_policy(self.config.policy, self.autoencoder)
+        return fixed_policy(self.config.policy, self.autoencoder, self.dataset)
 
     def plan(
         self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool

@@ -132,7 +132,8 @@ class PolicyLearner(Learner):
         names = self.config.demonstrations or demonstrators_of(self.task.env)
         self.selection = Selection(names, self.config.demonstration_race)
         self.demonstrators = {
-            name: fixed_policy(name, self.autoencoder) for name in self.selection.names
+            name: fixed_policy(name, self.autoencoder, self.dataset)
+            for name in self.selection.names
         }
         if any(share > 0 for _, share in self.config.demonstration_share):
             # raises where a policy needs what the data does not have

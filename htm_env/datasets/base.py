@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Float32, Float64, Int64, UInt64
 from torch import Tensor
 
 from htm_env import checks
-from htm_env.datasets.kinds import Kind
+from htm_env.datasets.kinds import POLYLINES, Kind
 from htm_env.types import LARGE, NONE, TokenBatch
 
 SPLITS: Final = ("train", "validation", "test")
@@ -200,6 +200,17 @@ class Dataset(ABC):
         if tokens.shape[-1] != self.token_dim:
             raise ValueError(f"tokens have {tokens.shape[-1]} numbers: expected {self.token_dim}")
         return tokens
+
+    def polylines(self, tokens: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows K C"]:
+        """The points that each token's line goes through, what it stands for: one of a point, two
+        of a segment, all of a stroke, and the centre of a patch, in the data's units.
+
+        Any other token is one point, at its standardised coordinates.
+        """
+        if self.kind in POLYLINES:
+            return POLYLINES[self.kind](tokens)
+        mean, unit = (values.to(tokens) for values in (self.mean, self.std))
+        return ((tokens - mean) / unit)[..., None, :]
 
     @property
     def mean(self) -> Float[Tensor, "T"]:

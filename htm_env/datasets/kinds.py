@@ -1,9 +1,12 @@
-"""Kinds of tokens: how a token's numbers are drawn, and how many numbers each kind has."""
+"""Kinds of tokens: how a token's numbers are drawn, how many numbers each kind has, and where the
+things are that the tokens stand for."""
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Callable, Container
 from typing import Literal, NamedTuple, cast
+
+from torch import Tensor
 
 from htm_env.checks import check_choice
 
@@ -35,6 +38,21 @@ TOKEN_DIMS = {
 }
 """Of every kind by name: points of the plane or of space, segments, polylines, square grey images,
 the items of ``HTM-Keys-v0``, and anything else."""
+
+
+def _ends_of_pieces(tokens: Tensor) -> Tensor:
+    ends: Tensor = tokens.unflatten(-1, (-1, 2))
+    return ends
+
+
+POLYLINES: dict[str, Callable[[Tensor], Tensor]] = {
+    "points": lambda tokens: tokens[..., None, :],
+    "segments": _ends_of_pieces,
+    "strokes": _ends_of_pieces,
+    "patches": lambda tokens: tokens[..., None, :2],
+}
+"""``(*rows, T) -> (*rows, K, 2 or 3)``: the points that a token's line goes through, in the data's
+units, of every kind that is a thing in the plane or in space. A patch is its centre."""
 OWN_KINDS = ("points", "segments", "strokes", "patches", "vectors")
 """What the user's own tokens may be."""
 
