@@ -334,10 +334,23 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     return found
 
 
-def costs_on(dataset: Dataset, reward: Reward) -> MergeCosts | None:
-    """What merges cost beside a known merger: minus this reward, where it is one of merges alone,
-    else minus the data's own; None where neither is."""
-    return reward.merge_costs or reward_on(dataset).merge_costs
+def known_costs(
+    dataset: Dataset, reward: Any, merger: Any, autoencoder: Any
+) -> tuple[Reward, MergeCosts | None]:
+    """The reward, and what merges cost where their result is known; arguments of an environment.
+
+    Costs are minus the reward, where it is one of merges alone, else minus the data's own; None
+    where neither is. An autoencoder that is given takes the place of the data's known merger, and
+    then the reward that was left out is ``"incremental"``. Raises ``ValueError`` where a merger is
+    given and no reward is known.
+    """
+    if merger is None and (autoencoder is not None or dataset.default_merger is None):
+        own = ":" in dataset.default_reward  # it is about embeddings that the autoencoder has not
+        return reward_on(dataset, "incremental" if reward is None and own else reward), None
+    found, own_reward = reward_on(dataset, reward), reward_on(dataset)
+    if reward is None and own_reward.merge_costs is None:
+        raise ValueError("a merger is given without a reward; expected reward= beside merger=")
+    return found, found.merge_costs or own_reward.merge_costs
 
 
 def _of_one_merge(function: Callable[..., Any]) -> Callable[[Transition], Any]:

@@ -31,7 +31,7 @@ from htm_env.forest import Forest
 from htm_env.membership import check_extras
 from htm_env.observation import observation_space, observe_population
 from htm_env.population import Population, encode_population, merge_pairs, start_population
-from htm_env.rewards import Transition, check_rewards, costs_on, reward_on
+from htm_env.rewards import Transition, check_rewards, known_costs
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import make_autoencoder, usable_device
 
@@ -141,14 +141,11 @@ class Simulator:
         self.device = usable_device(config.device)
         env_id, split = environment_id(config.env_id), config.split
         self.dataset: Dataset = make_dataset(env_id, split=split, **config.dataset_kwargs)
-        self.reward = reward_on(self.dataset, config.reward)
+        self.reward, costs = known_costs(
+            self.dataset, config.reward, config.merger, config.autoencoder
+        )
         self.autoencoder = make_autoencoder(
-            env_id,
-            self.dataset,
-            config.autoencoder,
-            config.embedding_dim,
-            config.merger,
-            costs_on(self.dataset, self.reward),
+            env_id, self.dataset, config.autoencoder, config.embedding_dim, config.merger, costs
         )
         self.autoencoder.to(self.device)
         self.std = self.dataset.std.to(self.device)

@@ -31,6 +31,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"known"},
         {"losses", "measures", "population", "weights"},
         {"generation", "observation", "rewards"},
+        {"jets"},
         {"array_networks", "simulator", "specs"},
         {"drawing", "single_simulator"},
         {"env"},

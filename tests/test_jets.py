@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -13,6 +14,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from test_datasets_generated import Sample, leaves
 
+from htm_env import pair_to_action
 from htm_env.datasets.jets import (
     JetsDataset,
     JetsModel,
@@ -22,6 +24,8 @@ from htm_env.datasets.jets import (
     squared_mass,
     tree_log_likelihood,
 )
+from htm_env.rewards import EncodedEpisodes
+from htm_env.simulator import EnvConfig, Simulator
 
 ROOT = (math.sqrt(80**2 + 400**2), *[400 / math.sqrt(3)] * 3)
 
@@ -276,3 +280,32 @@ def test_a_model_of_too_large_jets_is_told() -> None:
 def test_impossible_constants_are_named(constants: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         JetsModel(**constants)
+
+
+# ---------------------------------------------------------------- the environment
+
+
+def test_an_episode_of_the_true_merges_earns_the_log_likelihood_of_the_true_tree():
+    world = Simulator(EnvConfig("HTM-Jets-v0", split="test"))
+    batch = world.dataset.fixed(40)
+    nodes = world.autoencoder.encode(batch.tokens, batch.present, batch.merges).nodes
+    earned = world.reward.episode(
+        EncodedEpisodes(world.autoencoder, batch, batch.merges, nodes, world.std)
+    )
+    expected = tree_log_likelihood(batch, batch.merges)
+    assert earned.sum(1).tolist() == pytest.approx(expected.tolist(), abs=0.01)  # of float32 sums
+
+
+def test_an_embedding_holds_the_momentum_and_the_squared_mass_of_a_part():
+    env = gym.make("htm_env:HTM-Jets-v0", split="test")
+    observation, _ = env.reset(seed=0)
+    first, second = np.flatnonzero(observation["active"])[:2]
+    before = observation["tokens"].astype(np.float64)
+    action = pair_to_action(first, second, env.unwrapped.simulator.num_slots)
+    observation, *_ = env.step(action)
+    merged = observation["tokens"][first].astype(np.float64)
+    momentum = before[first, :4] + before[second, :4]
+    assert merged[:4] == pytest.approx(momentum, abs=1e-5)
+    squared = momentum[0] ** 2 - (momentum[1:] ** 2).sum()  # in units of 100 GeV
+    assert merged[8] == pytest.approx(np.log(squared * 1e4 / 16), abs=1e-3)
+    assert before[first, -1] == 1 and merged[-1] == 0  # a particle, and a part of two

@@ -95,19 +95,21 @@ def test_evaluation_gives_the_return_and_no_error_of_a_reconstruction():
 
 
 @pytest.mark.parametrize(
-    ("arguments", "message"),
+    ("merger", "others", "message"),
     [
-        ({"merger": Sum}, "the merger is the class Sum"),
-        ({"merger": 3}, "the merger is 3"),
-        ({"merger": "sum"}, "the merger is the name 'sum'"),
-        ({"merger": lambda a, b: a[:, :1]}, r"shape \(3, 1\) for pairs of shape \(3, 3\)"),
-        ({"merger": Sum(), "autoencoder": "untrained"}, "both a merger and an autoencoder"),
-        ({"merger": Sum(), "embedding_dim": 7}, "embedding_dim is 7, but the known merger's is 3"),
+        (Sum, {}, "the merger is the class Sum"),
+        (3, {}, "the merger is 3"),
+        ("sum", {}, "the merger is the name 'sum'"),
+        (Sum(), {"reward": None}, "a merger is given without a reward"),
+        (lambda one, other: one[:, :1], {}, r"shape \(3, 1\) for pairs of shape \(3, 3\)"),
+        (Sum(), {"autoencoder": "untrained"}, "both a merger and an autoencoder"),
+        (Sum(), {"embedding_dim": 7}, "embedding_dim is 7, but the known merger's is 3"),
     ],
 )
-def test_what_is_no_merger_is_refused(arguments, message):
+def test_what_is_no_known_merger_is_refused(merger, others, message):
+    arguments = {"reward": Squares(), "dataset_kwargs": {"dataset": SETS}} | others
     with pytest.raises(ValueError, match=message):
-        Simulator(EnvConfig("HTM-v0", dataset_kwargs={"dataset": SETS}, **arguments))
+        Simulator(EnvConfig("HTM-v0", merger=merger, **arguments))
 
 
 def test_a_merger_without_a_known_reward_costs_nothing_and_decodes_nothing():

@@ -41,6 +41,7 @@ DATASETS: dict[str, type[Dataset] | str] = {
     "HTM-Crosses-v0": "htm_env.datasets.crosses:CrossesDataset",
     "HTM-Digits-v0": "htm_env.datasets.digits:DigitsDataset",
     "HTM-Keys-v0": "htm_env.datasets.keys:KeysDataset",
+    "HTM-Jets-v0": "htm_env.datasets.jets:JetsDataset",
     "HTM-v0": "htm_env.datasets.user:ArrayDataset",
 }
 """The class of the data of every environment id, or ``module:name`` of it, loaded when it is first

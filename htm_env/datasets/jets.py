@@ -193,8 +193,8 @@ class JetsDataset(GeneratedDataset):
     geometry_class = JetsModel
     kind = "vectors"
     token_dim = 4
-    default_merger = "four_momenta"
-    default_reward = "splitting_likelihood"
+    default_merger = "htm_env.jets:FourMomenta"
+    default_reward = "htm_env.jets:SplittingLikelihood"
 
     def __init__(self, split: str = "train", geometry: JetsModel | None = None) -> None:
         super().__init__(split)
