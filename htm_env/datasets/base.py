@@ -261,7 +261,7 @@ class Shuffle(NamedTuple):
         np.put_along_axis(slot_of_place, place_of_slot, slots[None], axis=1)
         return cls(place_of_slot, slot_of_place, slots < present_places.sum(axis=1)[:, None])
 
-    def tokens(self, places: Float64[np.ndarray, "B P T"]) -> Float32[np.ndarray, "B P T"]:
+    def tokens(self, places: Float64[np.ndarray, "B places T"]) -> Float32[np.ndarray, "B P T"]:
         """The tokens in slot order, zeros in empty slots."""
         moved = np.take_along_axis(places, self.place_of_slot[:, :, None], axis=1)
         return np.where(self.present[:, :, None], moved, 0.0).astype(np.float32)

@@ -34,7 +34,7 @@ _MAX_TOKENS = 1024
 _MAX_DRAWS = 2**17
 """Jets that are drawn for a seed until one is not too large."""
 _AT_ONCE = 2**13
-"""Jets that are drawn together for several seeds, or two for each."""
+"""Jets that are drawn together for the seeds whose first ones were too large."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class JetsModel:
             )
         max_tokens = checks.whole_number("max_tokens", self.max_tokens, 3, _MAX_TOKENS)
         object.__setattr__(self, "max_tokens", max_tokens)
-        least = checks.number("least_log_likelihood", self.least_log_likelihood, -math.inf, 0.0)
+        least = checks.number("least_log_likelihood", self.least_log_likelihood, -1e9, 0.0)
         object.__setattr__(self, "least_log_likelihood", least)
 
 
@@ -107,25 +107,28 @@ class Splittings(NamedTuple):
         rates[0] = model.root_rate
         shares = -np.log1p(np.stack([first, second]) * np.expm1(-rates)) / rates
         first, second = np.sqrt(np.minimum(shares, 1.0))  # of masses; 1 against rounding
-        least, rows = math.sqrt(model.cut), np.arange(batch)
+        least = math.sqrt(model.cut)
         none = 2 * steps + 1  # a node without mass, whose children have none
         mass = np.zeros((none + 1, batch))
         mass[0] = model.mass
-        cell = np.full((none + 1, batch), none * batch + rows)  # of each splitting's node in mass
-        cell[0] = rows
-        end = rows + batch  # cells of the next splitting; a node that does not split is overwritten
-        masses, cells = mass.ravel(), cell.ravel()
+        masses = mass.ravel()
+        cells = np.arange(mass.size).reshape(mass.shape)  # of the nodes in ``masses``
+        queue = np.repeat(cells[none][:, None], none + 1, axis=1)  # (B, N + 1), of what splits
+        queue[:, 0] = cells[0]
+        queued = queue.ravel()
+        # Where the children are written: one that does not split is overwritten by the next.
+        ends = np.tile(np.arange(batch) * (none + 1) + 1, (2, 1))
         for step in range(steps):
-            left, right = 2 * step + 1, 2 * step + 2
-            parent = masses.take(cell[step])
-            np.multiply(parent, first[step], out=mass[left])
-            np.multiply(parent - mass[left], second[step], out=mass[right])
-            splits = mass[left : right + 1] > least
-            cells[end] = rows + left * batch
-            end += splits[0] * batch
-            cells[end] = rows + right * batch
-            end += splits[1] * batch
-        return cls(mass[:none], cell[:steps] // batch, end // batch)
+            pair = slice(2 * step + 1, 2 * step + 3)
+            both, parent = mass[pair], masses[queue[:, step]]
+            np.multiply(parent, first[step], out=both[0])
+            np.multiply(parent - both[0], second[step], out=both[1])
+            more = (both > least).astype(np.int64)
+            np.add(ends[0], more[0], out=ends[1])
+            queued[ends] = cells[pair]
+            np.add(ends[1], more[1], out=ends[0])
+        node = np.ascontiguousarray(queue[:, :steps].T) // batch
+        return cls(mass[:none], node, ends[0] - np.arange(batch) * (none + 1))
 
     @property
     def dividing(self) -> Int64[np.ndarray, "K B"]:
@@ -162,17 +165,18 @@ def node_momenta(
     across = size * np.sqrt(1 - upwards**2)
     parts = [energy, across * np.cos(angle), across * np.sin(angle), size * upwards]
     still = np.stack(parts, axis=1)  # (K, 4, B), in the rest frame
+    weights = still / parent[:, None]
 
     found = np.zeros((len(mass), 4, batch))
     found[0, 0] = math.hypot(model.mass, model.momentum)
     found[0, 1:] = model.momentum / math.sqrt(3)
     flat = found.ravel()
-    above_cells = (4 * node[:, None] + np.arange(4)[:, None]) * batch + np.arange(batch)
+    cells = (4 * node[:, None] + np.arange(4)[:, None]) * batch + np.arange(batch)
     for step in range(int(number.max())):
-        above, child = flat.take(above_cells[step]), found[2 * step + 1]  # (4, B)
-        terms = above * still[step]
+        above, child = flat.take(cells[step]), found[2 * step + 1]  # (4, B)
+        terms = above * weights[step]
         terms = terms[:2] + terms[2:]  # not by sum, whose order changes with the batch
-        energies = (terms[0] + terms[1]) / parent[step]
+        energies = terms[0] + terms[1]
         np.multiply(above, (energy[step] + energies) / (above[0] + parent[step]), out=child)
         child += still[step]
         child[0] = energies
@@ -204,11 +208,11 @@ class JetsDataset(GeneratedDataset):
     def generate(self, seeds: UInt64[np.ndarray, "B"]) -> GeneratedArrays:
         splittings, directions = self._jets(seeds)
         particles = splittings.particles.T  # (B, N)
-        shuffle = Shuffle.draw(uniforms(seeds, particles.shape[1]), particles)
+        order, slots, there = Shuffle.draw(uniforms(seeds, particles.shape[1]), particles)
+        shuffle = Shuffle(order[:, : self.max_tokens], slots, there[:, : self.max_tokens])
         nodes = node_momenta(self.geometry, splittings, directions).transpose(2, 0, 1)
-        tokens, present = shuffle.tokens(nodes), shuffle.present
-        merges, clades = self._hierarchy(splittings, shuffle.slot_of_place, particles)
-        return tokens[:, : self.max_tokens], present[:, : self.max_tokens], clades, merges
+        merges, clades = self._hierarchy(splittings, slots, particles)
+        return shuffle.tokens(nodes), shuffle.present, clades, merges
 
     def _hierarchy(
         self,
@@ -245,7 +249,8 @@ class JetsDataset(GeneratedDataset):
         mass = np.empty((2 * steps + 1, batch))
         node, number = np.empty((steps, batch), np.int64), np.empty(batch, np.int64)
         directions = np.empty((steps, batch, 2))
-        rows, each, tried = np.arange(batch), 2, 0
+        # Two at once where there are few: one in twenty is too large by default.
+        rows, each, tried = np.arange(batch), 2 if batch < 64 else 1, 0
         while len(rows):
             if tried >= _MAX_DRAWS:
                 raise ValueError(
@@ -262,7 +267,7 @@ class JetsDataset(GeneratedDataset):
             mass[:, jet], node[:, jet] = found.mass[:, fit], found.node[:, fit]
             number[jet], directions[:, jet] = found.number[fit], drawn[:, fit, 2:]
             rows, tried = rows[~done], tried + each
-            each = max(2, min(2 * each, _AT_ONCE // max(1, len(rows))))
+            each = max(1, min(2 * each, _AT_ONCE // max(1, len(rows))))
         return Splittings(mass, node, number), directions
 
 
