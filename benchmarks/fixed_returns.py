@@ -15,7 +15,7 @@ from htm_env.datasets import Dataset, make_dataset
 from htm_env.forest import action_to_pair, merges_to_actions
 from htm_env.population import merge_pairs, start_population
 from htm_env.types import TokenBatch
-from htm_env.weights import EMBEDDING_DIMS, pretrained_autoencoder
+from htm_env.weights import SHIPPED, pretrained_autoencoder
 
 EPISODES = 256
 FOUR_TOKENS = {
@@ -57,7 +57,7 @@ def returns(dataset: Dataset, autoencoder: HTMAutoencoder, *, exhaustive: bool) 
 def main() -> None:
     torch.set_num_threads(1)
     columns: dict[str, dict[str, float]] = {}
-    for env_id in EMBEDDING_DIMS:
+    for env_id in SHIPPED:
         autoencoder = pretrained_autoencoder(env_id)
         columns[env_id] = returns(make_dataset(env_id, split="test"), autoencoder, exhaustive=False)
     for env_id, geometry in FOUR_TOKENS.items():
@@ -69,7 +69,7 @@ def main() -> None:
         {"policy": name} | {column: values.get(name, "-") for column, values in columns.items()}
         for name in names
     ]
-    hashes = {e: pretrained_autoencoder(e).weights_hash() for e in EMBEDDING_DIMS}
+    hashes = {e: pretrained_autoencoder(e).weights_hash() for e in SHIPPED}
     rows.append({"policy": "weights hash"} | {c: hashes[c.split(",")[0]] for c in columns})
     report("fixed_returns", rows)
 

@@ -1,4 +1,4 @@
-"""Files that are written all or nothing; tensors with a description in one of them."""
+"""Files that are written all or nothing, where caches lie, and tensors with a description."""
 
 from __future__ import annotations
 
@@ -12,6 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+def cache_folder() -> Path:
+    """``$HTM_CACHE``, or ``htm-rl`` in the user's folder of caches."""
+    if "HTM_CACHE" in os.environ:
+        return Path(os.environ["HTM_CACHE"])
+    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "htm-rl"
 
 
 def atomic_write_text(path: str | Path, text: str) -> None:

@@ -15,7 +15,15 @@ def flat_id(env_id: str) -> str:
     return f"{name}-Flat-v{version}"
 
 
-IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-Jets-v0", "HTM-v0")
+IDS = (
+    "HTM-Trees-v0",
+    "HTM-Crosses-v0",
+    "HTM-Digits-v0",
+    "HTM-Keys-v0",
+    "HTM-Jets-v0",
+    "HTM-Kanji-v0",
+    "HTM-v0",
+)
 FLAT_IDS = {flat_id(env_id): env_id for env_id in IDS}
 """Ids whose observation is one vector, and the id that each flattens."""
 ENTRY_POINTS = "htm_env.env:HTMEnv", "htm_env.vector_env:HTMVectorEnv"

@@ -18,7 +18,7 @@ from gymnasium.envs.registration import EnvSpec
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets.base import arrays_hash
 from htm_env.datasets.user import BESIDE_ROWS, read_sets
-from htm_env.files import atomic_write_bytes
+from htm_env.files import atomic_write_bytes, cache_folder
 
 FILES = ("dataset", "autoencoder")
 """Arguments that may be paths as text; those of existing files are written as absolute ones."""
@@ -45,13 +45,6 @@ class StoredSpec(EnvSpec):
     def to_json(self) -> str:
         """Raises ``ValueError`` naming an argument that neither JSON nor a file can hold."""
         return EnvSpec.to_json(replace(self, kwargs=storable(self.kwargs)))
-
-
-def cache_folder() -> Path:
-    """``$HTM_CACHE``, or ``htm-rl`` in the user's folder of caches."""
-    if "HTM_CACHE" in os.environ:
-        return Path(os.environ["HTM_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "htm-rl"
 
 
 def storable(arguments: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
 
 import jaxtyping
 import matplotlib
@@ -75,6 +77,21 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "filterwarnings", "ignore::beartype.roar.BeartypeDecorHintPep585DeprecationWarning"
     )
+
+
+def _installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False
+
+
+needs_kanji = pytest.mark.skipif(not _installed("kanjivg"), reason="needs htm-rl[kanji]")
+
+
+def every(ids: Iterable[str]) -> list[Any]:
+    """The ids as parameters of a test; skipped is what needs an extra that is not installed."""
+    return [pytest.param(name, marks=needs_kanji if "Kanji" in name else ()) for name in ids]
 
 
 def small_autoencoder(token_dim: int, embedding_dim: int = 5, seed: int = 0) -> HTMAutoencoder:

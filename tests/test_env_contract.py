@@ -11,7 +11,7 @@ import numpy as np
 import oracle
 import pytest
 import torch
-from conftest import small_autoencoder
+from conftest import every, small_autoencoder
 from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from stable_baselines3.common.env_checker import check_env as check_env_of_stable_baselines
@@ -22,11 +22,18 @@ from htm_env import HTMAutoencoder, MergeTree, action_to_pair, candidate_pair, p
 from htm_env.forest import merges_to_actions
 from htm_env.weights import embedding_dim_of
 
-IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
-SLOTS = dict(zip(IDS, (15, 6, 16, 9, 5), strict=True))
-TOKEN_DIMS = dict(zip(IDS, (2, 4, 6, 5, 3), strict=True))
+SLOTS = {
+    "HTM-Trees-v0": 15,
+    "HTM-Crosses-v0": 6,
+    "HTM-Digits-v0": 16,
+    "HTM-Keys-v0": 9,
+    "HTM-Kanji-v0": 12,
+    "HTM-v0": 5,
+}
+IDS = tuple(SLOTS)
+TOKEN_DIMS = dict(zip(IDS, (2, 4, 6, 5, 8, 3), strict=True))
 
-every_id = pytest.mark.parametrize("env_id", IDS)
+every_id = pytest.mark.parametrize("env_id", every(IDS))
 K = 3
 KNN = {"candidates": "knn", "k": K}
 with_and_without_candidates = pytest.mark.parametrize("pairs", [{}, KNN], ids=["all", "knn"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gymnasium as gym
 import numpy as np
 import pytest
-from conftest import small_autoencoder
+from conftest import every, small_autoencoder
 from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
@@ -14,7 +14,16 @@ from htm_env.vector_env import HTMVectorEnv
 
 KWARGS = {"autoencoder": "untrained", "heights": (2, 3), "max_invalid_actions": 2}
 """Three or seven tokens: copies end at different times."""
-IDS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
+IDS = every(
+    (
+        "HTM-Trees-v0",
+        "HTM-Crosses-v0",
+        "HTM-Digits-v0",
+        "HTM-Keys-v0",
+        "HTM-Kanji-v0",
+        "HTM-v0",
+    )
+)
 
 with_and_without_candidates = pytest.mark.parametrize(
     "pairs", [{}, {"candidates": "knn", "k": 2}], ids=["all", "knn"]

@@ -7,6 +7,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import every
 from gymnasium.utils.env_checker import check_env
 
 import htm_env
@@ -29,7 +30,7 @@ def random_action(mask: np.ndarray, choices: np.random.Generator) -> int:
 # ---------------------------------------------------------------- flat
 
 
-@pytest.mark.parametrize("flat_id", FLAT_IDS)
+@pytest.mark.parametrize("flat_id", every(FLAT_IDS))
 def test_flat_ids_keep_the_contract(flat_id, env_kwargs):
     """The vectors of the copies, and of the single environment, are those of the ``Dict``."""
     env_id = FLAT_IDS[flat_id]

@@ -23,7 +23,7 @@ from agents.runs.progress import shown
 from htm_env.datasets import Dataset
 from htm_env.losses import LossWeights
 from htm_env.types import NONE, TokenBatch
-from htm_env.weights import EMBEDDING_DIMS, FOLDER
+from htm_env.weights import EMBEDDING_DIMS, FOLDER, SHIPPED
 
 _ADAM = OptimizerConfig(learning_rate=1e-2)
 RECIPE = AutoencoderConfig(loss=LossWeights(classifier_detached=True), lifter=_ADAM, merger=_ADAM)
@@ -91,9 +91,13 @@ def pretrain(options: PretrainOptions) -> None:
         raise UsageError(
             f"{options.env} has no pretrained weights; choose from {', '.join(EMBEDDING_DIMS)}"
         )
+    if options.env is not None and options.env not in SHIPPED and options.out is None:
+        raise UsageError(
+            f"the weights of {options.env} do not belong to the package: give a folder with --out"
+        )
     with as_usage_error():
         budget = Budget(merges=options.merges)
-    for env_id in EMBEDDING_DIMS if options.env is None else [options.env]:
+    for env_id in SHIPPED if options.env is None else [options.env]:
         learner = MixedOrders(env_id)
         for _ in shown(Training(learner, budget), f"{env_id} pretraining"):
             pass

@@ -10,7 +10,15 @@ from agents.config.budget import Budget
 from agents.config.errors import as_usage_error, check_at_least, did_you_mean
 from agents.config.plug_ins import check_module, names_object
 
-ENVIRONMENTS = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0", "HTM-v0")
+ENVIRONMENTS = (
+    "HTM-Trees-v0",
+    "HTM-Crosses-v0",
+    "HTM-Digits-v0",
+    "HTM-Keys-v0",
+    "HTM-Jets-v0",
+    "HTM-Kanji-v0",
+    "HTM-v0",
+)
 """The environment ids; their data is in :mod:`htm_env.datasets`, whose import loads torch."""
 OWN_DATA = "HTM-v0"
 """The id of data that a user gives."""

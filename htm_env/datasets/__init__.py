@@ -1,4 +1,5 @@
-"""Token sets: generated Trees, Crosses and Keys, scikit-learn's Digits, and the user's own."""
+"""Token sets: generated Trees, Crosses and Keys, scikit-learn's Digits, KanjiVG's characters, and
+the user's own."""
 
 from __future__ import annotations
 
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from htm_env.datasets.crosses import CrossesDataset, CrossesGeometry
     from htm_env.datasets.digits import DigitsDataset
     from htm_env.datasets.drawn import DrawnDataset
+    from htm_env.datasets.kanji import KanjiDataset
     from htm_env.datasets.keys import KeysDataset, KeysGeometry
     from htm_env.datasets.trees import TreesDataset, TreesGeometry
     from htm_env.datasets.user import ArrayDataset
@@ -28,6 +30,7 @@ __all__ = [
     "Dataset",
     "DigitsDataset",
     "DrawnDataset",
+    "KanjiDataset",
     "KeysDataset",
     "KeysGeometry",
     "TreesDataset",
@@ -42,6 +45,7 @@ DATASETS: dict[str, type[Dataset] | str] = {
     "HTM-Digits-v0": "htm_env.datasets.digits:DigitsDataset",
     "HTM-Keys-v0": "htm_env.datasets.keys:KeysDataset",
     "HTM-Jets-v0": "htm_env.datasets.jets:JetsDataset",
+    "HTM-Kanji-v0": "htm_env.datasets.kanji:KanjiDataset",
     "HTM-v0": "htm_env.datasets.user:ArrayDataset",
 }
 """The class of the data of every environment id, or ``module:name`` of it, loaded when it is first
@@ -99,7 +103,8 @@ def make_dataset(id_or_data: Any, split: Any = "train", **kwargs: Any) -> Datase
             ``ArrayDataset`` takes (an array, a list of arrays, a path).
         split: ``"train"``, ``"validation"`` or ``"test"``.
         kwargs: the geometry of Trees, Crosses and Keys (``TreesGeometry``, ``CrossesGeometry``,
-            ``KeysGeometry``); the arguments of ``ArrayDataset`` for ``HTM-v0``.
+            ``KeysGeometry``); the arguments of ``KanjiDataset``; those of ``ArrayDataset`` for
+            ``HTM-v0``.
 
     Raises:
         ValueError: the id, the split or a keyword is unknown (the message lists the choices), a

@@ -77,6 +77,10 @@ class Dataset(ABC):
     """Name of each class number that :meth:`labels` gives; None without labels."""
     label_values: np.ndarray | None = None
     """The same as given, whole numbers or strings."""
+    clade_label_names: list[str] | None = None
+    """Name of each number that :meth:`clade_labels` gives; None without such labels."""
+    token_label_names: list[str] | None = None
+    """Name of each number that :meth:`token_labels` gives; None without such labels."""
     column_names: list[str] | None = None
     """Name of each number of a token as given; None where the data has no such names."""
 
@@ -167,6 +171,23 @@ class Dataset(ABC):
             ValueError: the data has no labels, or the keys are not those of :meth:`episodes`.
         """
         raise ValueError(f"{self.name} has no labels")
+
+    def clade_labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B C"]:
+        """What each of the clades is, as :meth:`episodes` gives them under these keys; -1 where a
+        clade has no label, and in padding.
+
+        Inner nodes of a tree that are clades of the data are labelled by them. For the analysis of
+        results only, as :meth:`labels`, and raises what that does.
+        """
+        raise ValueError(f"{self.name} has no labels of clades")
+
+    def token_labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B P"]:
+        """What the token of each slot is, as :meth:`episodes` shuffles them under these keys; -1 in
+        empty slots.
+
+        For the analysis of results only, as :meth:`labels`, and raises what that does.
+        """
+        raise ValueError(f"{self.name} has no labels of tokens")
 
     def places(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B P"] | None:
         """The place that each slot's token has in its row as given; -1 in empty slots.
@@ -551,6 +572,19 @@ def shuffled(
 def empty_merges(batch: int, max_tokens: int) -> Int64[np.ndarray, "B M 2"]:
     """Merges of samples that have none yet."""
     return np.full((batch, max_tokens - 1, 2), NONE, dtype=np.int64)
+
+
+def moved_merges(
+    merges: Int64[np.ndarray, "B M 2"],
+    place_of_slot: Int64[np.ndarray, "B P"],
+    num_tokens: Int64[np.ndarray, "B"],
+) -> Int64[np.ndarray, "B M 2"]:
+    """The same merges, whose leaves are places, with the slots that were filled from them."""
+    slot_of_place = np.argsort(place_of_slot, axis=1)
+    is_leaf = (merges != NONE) & (merges < num_tokens[:, None, None])
+    places = np.where(is_leaf, merges, 0).reshape(len(merges), -1)
+    slots = np.take_along_axis(slot_of_place, places, axis=1).reshape(merges.shape)
+    return np.where(is_leaf, slots, merges)
 
 
 def write_merges(

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
-from htm_env.datasets.base import empty_merges, write_balanced_joins
+from htm_env.datasets.base import empty_merges, moved_merges, write_balanced_joins
 from htm_env.types import NONE
 
 Levels = Sequence[Int64[np.ndarray, "_ 2"]]
@@ -165,11 +165,8 @@ class SpanHierarchy(NamedTuple):
             members[:, level, None] == np.arange(size)[:, None]
             for level, size in enumerate(self.sizes)
         ]
-        slot_of_place = np.argsort(place_of_slot, axis=1)
-        is_leaf = (self.merges != NONE) & (self.merges < lengths[:, None, None])
-        places = np.where(is_leaf, self.merges, 0).reshape(len(lengths), -1)
-        slots = np.take_along_axis(slot_of_place, places, axis=1).reshape(self.merges.shape)
-        return np.concatenate(clades, axis=1), np.where(is_leaf, slots, self.merges)
+        merges = moved_merges(self.merges, place_of_slot, lengths)
+        return np.concatenate(clades, axis=1), merges
 
 
 def _table(rows: Sequence[Levels], level: int) -> Int64[np.ndarray, "2 N S"]:

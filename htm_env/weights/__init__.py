@@ -14,7 +14,17 @@ from htm_env.datasets.width import suitable_width
 
 FOLDER = Path(__file__).parent
 
-EMBEDDING_DIMS = {"HTM-Trees-v0": 8, "HTM-Crosses-v0": 16, "HTM-Digits-v0": 32, "HTM-Keys-v0": 16}
+SHIPPED = ("HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Digits-v0", "HTM-Keys-v0")
+"""The ids that have trained weights here. Those of Kanji would be made of data whose licence asks
+for the same licence (CC BY-SA)."""
+
+EMBEDDING_DIMS = {
+    "HTM-Trees-v0": 8,
+    "HTM-Crosses-v0": 16,
+    "HTM-Digits-v0": 32,
+    "HTM-Keys-v0": 16,
+    "HTM-Kanji-v0": 8,
+}
 """The default bottlenecks: well under the coordinates of a sample at its largest population."""
 
 AUTO = "auto"
@@ -48,9 +58,9 @@ def embedding_dim_of(env_id: str, dataset: Dataset, embedding_dim: int | str | N
 
 def weights_path(env_id: str) -> Path:
     """Path of the shipped weights of an id; ``ValueError`` for an id that has none."""
-    if env_id not in EMBEDDING_DIMS:
+    if env_id not in SHIPPED:
         raise ValueError(
-            f"{env_id} has no pretrained autoencoder; those that have: {sorted(EMBEDDING_DIMS)}"
+            f"{env_id} has no pretrained autoencoder; those that have: {sorted(SHIPPED)}"
         )
     return FOLDER / f"{env_id}.safetensors"
 
@@ -95,7 +105,7 @@ def make_autoencoder(
         return _known_merger(dataset, embedding_dim, merger, costs)
     automatic = automatic_width(env_id, embedding_dim)
     if autoencoder is None:
-        autoencoder = "pretrained" if env_id in EMBEDDING_DIMS else "untrained"
+        autoencoder = "pretrained" if env_id in SHIPPED else "untrained"
     if isinstance(autoencoder, TreeEncoder):
         made = autoencoder
     elif autoencoder == "untrained":
