@@ -85,6 +85,9 @@ FIXED = (
     "structure_hilbert",
     "structure_canonical",
     "spans",
+    "exact",
+    "kt",
+    "cambridge_aachen",
 )
 """Names of the fixed policies; what they do is in :mod:`agents.fixed`."""
 RETRAINED = "retrained"

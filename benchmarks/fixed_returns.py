@@ -43,7 +43,8 @@ def returns(dataset: Dataset, autoencoder: HTMAutoencoder, *, exhaustive: bool) 
     batch = dataset.fixed(EPISODES)
     rows = {}
     for name, rule in FIXED_POLICIES.items():
-        if rule.needs_hierarchy and not batch.clades.any():
+        flat = rule.needs_hierarchy and not batch.clades.any()
+        if flat or not rule.suits(dataset, autoencoder):
             continue
         policy = fixed_policy(name, autoencoder, dataset)
         merges = policy.plan(batch, torch.Generator().manual_seed(0))

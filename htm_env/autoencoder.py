@@ -287,6 +287,13 @@ class TreeEncoder(SavedAutoencoder):
 
     merge_costs: MergeCosts | None = None
     """Cost of merges, where it is known; None <--> the error of what is decoded is the cost."""
+    commutative: bool = False
+    """True <--> the order within a pair means nothing."""
+    associative: bool = False
+    """True <--> an embedding depends on nothing but the set of leaves under it."""
+    momenta: Callable[[Tensor], Tensor] | None = None
+    """From raw tokens ``(..., T)`` to their four-momenta ``(..., 4)``, energy first; None <-->
+    tokens are no particles."""
 
     lifter: Callable[[Tensor], Tensor]
     """From standardised tokens ``(..., T)`` to leaf embeddings ``(..., D)``."""

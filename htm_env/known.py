@@ -29,7 +29,8 @@ class KnownMerger(TreeEncoder):
             Where it has a method ``lift``, that makes embeddings ``(..., D)`` of raw tokens
             ``(..., T)``; without one, a token is its own embedding. Its attribute ``commutative``
             (False if it has none) says that the order within a pair means nothing; ``associative``,
-            that an embedding depends on nothing but the set of leaves under it.
+            that an embedding depends on nothing but the set of leaves under it. A merger of
+            particles has a method ``momenta`` (see ``TreeEncoder.momenta``).
         costs: what merges cost (see ``TreeEncoder.merge_costs``); nothing if None.
 
     Raises ``ValueError`` where the rule does not map embeddings to such embeddings.
@@ -47,9 +48,8 @@ class KnownMerger(TreeEncoder):
         super().__init__({"token_dim": token_dim, "embedding_dim": dim})
         self.rule, self._lift = rule, lift
         self.commutative = bool(getattr(rule, "commutative", False))
-        """True <--> the order within a pair means nothing."""
         self.associative = bool(getattr(rule, "associative", False))
-        """True <--> an embedding depends on nothing but the set of leaves under it."""
+        self.momenta = getattr(rule, "momenta", None)
         self.merge_costs = costs or _free
 
     def lifter(self, standardised: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows D"]:

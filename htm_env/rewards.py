@@ -286,6 +286,21 @@ REWARDS: dict[str, Reward] = {
 """The rewards that have a name, for ``gym.make`` and the command line."""
 
 
+class CountedReward(MergeReward):
+    """Another known reward, and the number of merges whose reward was asked of it.
+
+    That is what a search costs: beside a known merger its ``merge_costs`` count every candidate.
+    """
+
+    def __init__(self, reward: MergeReward) -> None:
+        self.reward = reward
+        self.count = 0
+
+    def of_merges(self, first: Tensor, second: Tensor, merged: Tensor, last: Tensor) -> Tensor:
+        self.count += len(first)
+        return self.reward.of_merges(first, second, merged, last)
+
+
 def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     """The reward on this data: that of the data's own environment if None.
 

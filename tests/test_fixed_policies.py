@@ -38,7 +38,8 @@ from htm_env.population import merge_pairs, start_population
 from htm_env.types import TokenBatch
 
 AUTOENCODER = small_autoencoder(token_dim=3)
-NAMES = sorted(FIXED_POLICIES)
+NAMES = sorted(name for name, rule in FIXED_POLICIES.items() if rule.need is None)
+OF_KNOWN_MERGERS = ["cambridge_aachen", "exact", "kt"]
 VECTORS = make_dataset(np.random.default_rng(0).normal(1, 2, (20, 4, 3)).astype(np.float32))
 NO_SCALE = small_autoencoder(token_dim=2)
 NO_SCALE.set_statistics(torch.zeros(2), torch.ones(2))
@@ -180,9 +181,24 @@ def test_the_names_are_those_of_the_command_line():
         "balanced_hilbert",
         "structure_hilbert",
     }
-    assert all(fixed_rule(name).name == name for name in NAMES)
-    with pytest.raises(ValueError, match=r"'nearby'; choose from \['average', .*'ward'\]"):
+    assert sorted(FIXED_POLICIES) == sorted([*NAMES, *OF_KNOWN_MERGERS])
+    assert all(fixed_rule(name).name == name for name in FIXED_POLICIES)
+    with pytest.raises(
+        ValueError, match=r"'nearby'; choose from \['average', .*'ward'\], or beam_N"
+    ):
         fixed_rule("nearby")
+    assert fixed_rule("beam_20") == FixedRule("beam_20", Beam(20), given_order)
+    for name in ("beam_0", "beam_", "beam_-3", "beam_2.5"):
+        with pytest.raises(ValueError, match=f"unknown fixed policy '{name}'"):
+            fixed_rule(name)
+
+
+@pytest.mark.parametrize("name", OF_KNOWN_MERGERS)
+def test_what_only_a_known_merger_has_is_not_asked_of_an_autoencoder(name):
+    with pytest.raises(
+        ValueError, match=f"{name} cannot plan with HTMAutoencoder; expected a known"
+    ):
+        fixed_policy(name, AUTOENCODER).plan(token_batch([4], seed=0), generator())
 
 
 @pytest.mark.parametrize("name", sorted(DRAWN_ORDER | {"cosine"}))

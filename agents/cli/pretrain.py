@@ -20,6 +20,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.runs.loop import Training
 from agents.runs.progress import shown
+from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
 from htm_env.losses import LossWeights
 from htm_env.types import NONE, TokenBatch
@@ -75,7 +76,7 @@ class MixedOrders(FixedOrder):
         config = FixedOrderConfig(autoencoder=RECIPE, batch_size=BATCH_SIZE)
         super().__init__(env_id, config, seed=SEED)
         self.algo = "mixture"
-        names = _usable(ORDERS, self.dataset)
+        names = _usable(ORDERS, self.dataset, self.autoencoder)
         self.policy = Mixture(
             [fixed_policy(name, self.autoencoder, self.dataset) for name in names]
         )
@@ -106,11 +107,11 @@ def pretrain(options: PretrainOptions) -> None:
         _print_report(learner, path)
 
 
-def _usable(names: Sequence[str] | dict[str, FixedRule], dataset: Dataset) -> list[str]:
-    """Without a hierarchy there is no structure to follow."""
-    return [
-        name for name in names if dataset.has_hierarchy or not FIXED_POLICIES[name].needs_hierarchy
-    ]
+def _usable(
+    names: Sequence[str] | dict[str, FixedRule], dataset: Dataset, autoencoder: TreeEncoder
+) -> list[str]:
+    """Those that have what they need: without a hierarchy there is no structure to follow."""
+    return [name for name in names if FIXED_POLICIES[name].suits(dataset, autoencoder)]
 
 
 def _print_report(learner: MixedOrders, path: Path) -> None:
@@ -118,7 +119,7 @@ def _print_report(learner: MixedOrders, path: Path) -> None:
     print(f"{learner.task.env}, validation data")
     autoencoder, dataset = learner.autoencoder, learner.task.dataset("validation")
     rows = []
-    for name in _usable(FIXED_POLICIES, dataset):
+    for name in _usable(FIXED_POLICIES, dataset, autoencoder):
         policy = fixed_policy(name, autoencoder, dataset)
         scores = evaluate(policy, autoencoder, dataset, VALIDATION_EPISODES, sampled=False)
         rows.append({"merges chosen by": name, "nmse": f"{scores['nmse']:.5g}"})

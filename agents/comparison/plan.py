@@ -207,7 +207,7 @@ def _run_config(
         about = f"{algo} with its options on {problem.name}: " if changes else ""
         raise UsageError(f"{about}{error}") from None
     fixed = FIXED_POLICIES.get(unlabelled(algo))
-    if fixed is not None and fixed.needs_hierarchy and not learner.dataset.has_hierarchy:
+    if fixed is not None and not fixed.suits(learner.dataset, learner.autoencoder):
         return None
     check_plan(learner)
     return learner.run_config(budget)

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
+import torch
+from torch import Tensor
+
 from agents.fixed.linkage import (
     average_tree,
     closest_single_tree,
@@ -12,7 +17,7 @@ from agents.fixed.linkage import (
     ward_tree,
 )
 from agents.fixed.order import given_order, hilbert_order, random_order, sorted_order
-from agents.fixed.policy import FixedPolicy, FixedRule, MeasuredRule
+from agents.fixed.policy import FixedPolicy, FixedRule, MeasuredRule, Need, Shape
 from agents.fixed.search import Beam, all_merge_sequences, exhaustive_merges
 from agents.fixed.slot_trees import (
     balanced_hilbert_tree,
@@ -24,7 +29,8 @@ from agents.fixed.slot_trees import (
     structure_tree,
 )
 from htm_env.autoencoder import TreeEncoder
-from htm_env.datasets import Dataset
+from htm_env.datasets import Dataset, named_object
+from htm_env.types import TokenBatch
 
 __all__ = [
     "FIXED_POLICIES",
@@ -36,6 +42,27 @@ __all__ = [
     "fixed_policy",
     "fixed_rule",
 ]
+
+
+def _later(name: str) -> Shape:
+    """The shape that ``module:name`` names, imported when it is first used: learners import this
+    room, and should load few files."""
+
+    def shape(batch: TokenBatch, model: TreeEncoder, generator: torch.Generator) -> Tensor:
+        merges: Tensor = named_object(name)(batch, model, generator)
+        return merges
+
+    return shape
+
+
+_COSTS = Need(
+    lambda model: not model.decodes and model.associative and model.commutative,
+    "a known merger that is associative and commutative, with a known reward",
+)
+_PARTICLES = Need(
+    lambda model: model.momenta is not None,
+    "a known merger of four-momenta, as that of HTM-Jets-v0",
+)
 
 FIXED_POLICIES: dict[str, FixedRule] = {
     rule.name: rule
@@ -68,6 +95,14 @@ FIXED_POLICIES: dict[str, FixedRule] = {
         FixedRule("structure_hilbert", structure_tree, hilbert_order, needs_hierarchy=True),
         FixedRule("structure_canonical", structure_tree, given_order, needs_hierarchy=True),
         FixedRule("spans", spans_tree, given_order, needs_hierarchy=True),
+        FixedRule("exact", _later(f"{__name__}.exact:exact_tree"), given_order, need=_COSTS),
+        FixedRule("kt", _later(f"{__name__}.recombination:kt_tree"), given_order, need=_PARTICLES),
+        FixedRule(
+            "cambridge_aachen",
+            _later(f"{__name__}.recombination:cambridge_aachen_tree"),
+            given_order,
+            need=_PARTICLES,
+        ),
     ]
 }
 """The rule of every fixed policy, by its name."""
@@ -86,7 +121,14 @@ def fixed_policy(
 
 
 def fixed_rule(name: str) -> FixedRule:
-    """The rule of that name; ``ValueError`` with the choices if there is none."""
-    if name not in FIXED_POLICIES:
-        raise ValueError(f"unknown fixed policy {name!r}; choose from {sorted(FIXED_POLICIES)}")
-    return FIXED_POLICIES[name]
+    """The rule of that name, or of ``beam_N``, a beam of any width ``N``; ``ValueError`` with the
+    choices if there is none."""
+    if name in FIXED_POLICIES:
+        return FIXED_POLICIES[name]
+    width = re.fullmatch(r"beam_([1-9][0-9]*)", name)
+    if width is None:
+        raise ValueError(
+            f"unknown fixed policy {name!r}; choose from {sorted(FIXED_POLICIES)}, or beam_N with "
+            "a width N of at least 1"
+        )
+    return FixedRule(name, Beam(int(width[1])), given_order)

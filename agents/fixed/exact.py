@@ -30,22 +30,17 @@ Merger = Callable[[Tensor], Tensor]
 
 
 @torch.no_grad()
-def exact_merges(
-    batch: TokenBatch, model: TreeEncoder, largest: int = LARGEST
+def exact_tree(
+    batch: TokenBatch, model: TreeEncoder, generator: torch.Generator, largest: int = LARGEST
 ) -> Int64[Tensor, "B M 2"]:
     """The merges of the least summed cost of each sample, in double precision.
 
-    The order within a pair means nothing: the part with the token in the lowest slot comes first.
+    The merger of the model is associative and commutative, and its merges have known costs. The
+    order within a pair means nothing: the part with the token in the lowest slot comes first.
 
-    Raises ``ValueError`` for a model whose merges have no known costs or whose merger is not both
-    associative and commutative, and naming the first sample of more than ``largest`` tokens.
+    Raises ``ValueError`` naming the first sample of more than ``largest`` tokens.
     """
-    costs = model.merge_costs
-    if costs is None or not (model.associative and model.commutative):
-        raise ValueError(
-            f"exact search by {type(model).__name__}; expected a known merger that is associative "
-            "and commutative, and a known reward of single merges"
-        )
+    assert model.merge_costs is not None
     num_leaves, num_slots = batch.num_tokens, batch.present.shape[1]
     if (num_leaves > largest).any():
         row = int((num_leaves > largest).nonzero()[0])
@@ -58,7 +53,7 @@ def exact_merges(
     for size in num_leaves.unique().tolist():
         rows = (num_leaves == size).nonzero().squeeze(1)
         for part in rows.split(max(1, ROWS >> size)):
-            merges, _ = best_trees(embeddings[part, :size], model.merger, costs)
+            merges, _ = best_trees(embeddings[part, :size], model.merger, model.merge_costs)
             best[part] = pad_merges(merges, num_slots)
     return best
 
@@ -88,9 +83,11 @@ def best_trees(
             first = _parts_with_lowest(some, size)  # (c, splits)
             second = some[:, None] - first
             whole = some[:, None].expand_as(first)
-            at = (embeddings[of.flatten()].flatten(0, 1) for of in (first, second, whole))
-            last = torch.full((first.numel() * samples,), is_root, device=leaves.device)
-            total = costs(*at, last).view(*first.shape, samples)
+            one, other, both = (
+                embeddings[of.flatten()].flatten(0, 1) for of in (first, second, whole)
+            )
+            last = torch.full((len(both),), is_root, device=leaves.device)
+            total = costs(one, other, both, last).view(*first.shape, samples)
             total = total + least[first] + least[second]
             least[some], choice = total.min(dim=1)  # (c, samples)
             parts[some] = first.gather(1, choice)

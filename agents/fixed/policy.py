@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int64
@@ -22,6 +23,14 @@ Order = Callable[[Tensor, TokenBatch, TreeEncoder, torch.Generator], Tensor]
 """``order(merges, batch, autoencoder, generator) -> merges``: the same trees, pairs turned."""
 
 
+class Need(NamedTuple):
+    """What a rule has to have of a model."""
+
+    is_met: Callable[[TreeEncoder], bool]
+    expected: str
+    """What is expected, for the error where there is none."""
+
+
 @dataclass(frozen=True)
 class FixedRule:
     """A rule for the tree, and one for the order within each pair.
@@ -36,6 +45,13 @@ class FixedRule:
     order: Order
     needs_hierarchy: bool = False
     """True <--> it follows merges that come with the data."""
+    need: Need | None = None
+    """What only some models have; None <--> it plans with any."""
+
+    def suits(self, dataset: Dataset, model: TreeEncoder) -> bool:
+        """True <--> it plans trees of this data with this model."""
+        has_hierarchy = dataset.has_hierarchy or not self.needs_hierarchy
+        return has_hierarchy and (self.need is None or self.need.is_met(model))
 
     def on(self, dataset: Dataset) -> FixedRule:
         """The rule for tokens of that data, whatever it has to know of it."""
@@ -69,8 +85,15 @@ class FixedPolicy:
         Empty slots behind the largest sample change nothing, random numbers included: all of them
         come from ``generator``, as many as that sample needs.
 
-        Raises ``ValueError`` where the policy needs a hierarchy that the data does not have.
+        Raises ``ValueError`` where the policy needs a hierarchy that the data does not have, or
+        what the model does not.
         """
+        need = self.rule.need
+        if need is not None and not need.is_met(self.autoencoder):
+            raise ValueError(
+                f"{self.rule.name} cannot plan with {type(self.autoencoder).__name__}; expected "
+                f"{need.expected}"
+            )
         num_slots = batch.present.shape[1]
         filled = _without_empty_slots(batch)
         merges = self.rule.shape(filled, self.autoencoder, generator)

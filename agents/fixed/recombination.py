@@ -11,49 +11,57 @@ large that nothing is ever merged with it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.fixed.linkage import agglomerate
+from htm_env.autoencoder import TreeEncoder
+from htm_env.types import TokenBatch
 
 MOST_RAPIDITY = 1e5
 """Rapidity of a massless particle along the beam, which has none; fastjet takes the same."""
 
 
-@dataclass(frozen=True)
-class Recombination:
-    """Merges the two particles of the least generalised kt distance."""
+def kt_tree(
+    batch: TokenBatch, model: TreeEncoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """The order of the kt algorithm; the order within a pair means nothing."""
+    return recombined(batch, model, power=1)
 
-    power: float
-    """``p``: of the transverse momentum in the distance."""
 
-    @torch.no_grad()
-    def __call__(
-        self, momenta: Float[Tensor, "B P 4"], present: Bool[Tensor, "B P"]
-    ) -> Int64[Tensor, "B M 2"]:
-        """One tree a sample from four-momenta ``(E, px, py, pz)``; order within a pair means
-        nothing."""
-        momenta = momenta.double() * present[..., None]
-        rows = torch.arange(len(momenta), device=momenta.device)
+def cambridge_aachen_tree(
+    batch: TokenBatch, model: TreeEncoder, generator: torch.Generator
+) -> Int64[Tensor, "B M 2"]:
+    """The order of Cambridge and Aachen, by angles alone; the order within a pair means nothing."""
+    return recombined(batch, model, power=0)
 
-        def joined(distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
-            momenta[rows, first] += momenta[rows, second]
-            return self.distances(momenta[rows, first][:, None], momenta)[:, 0]
 
-        return agglomerate(self.distances(momenta, momenta), present, joined)
+@torch.no_grad()
+def recombined(batch: TokenBatch, model: TreeEncoder, *, power: int) -> Int64[Tensor, "B M 2"]:
+    """One tree a sample, by the generalised kt distance with ``p = power``, of a model that knows
+    the four-momenta of tokens."""
+    assert model.momenta is not None
+    momenta = model.momenta(batch.tokens.double()) * batch.present[..., None]  # (B, P, 4)
+    rows = torch.arange(len(momenta), device=momenta.device)
 
-    def distances(
-        self, these: Float[Tensor, "B Q 4"], others: Float[Tensor, "B P 4"]
-    ) -> Float[Tensor, "B Q P"]:
-        """The generalised kt distance of each of these from each of the others."""
-        here, there = beam_coordinates(these)[:, :, None], beam_coordinates(others)[:, None]
-        _, rapidity, azimuth = (here - there).abs().unbind(-1)
-        azimuth = torch.where(azimuth > math.pi, 2 * math.pi - azimuth, azimuth)
-        scale = torch.minimum(here[..., 0] ** self.power, there[..., 0] ** self.power)
-        return scale * (rapidity.square() + azimuth.square())
+    def joined(distances: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        momenta[rows, first] += momenta[rows, second]
+        return kt_distances(momenta[rows, first][:, None], momenta, power)[:, 0]
+
+    return agglomerate(kt_distances(momenta, momenta, power), batch.present, joined)
+
+
+def kt_distances(
+    these: Float[Tensor, "B Q 4"], others: Float[Tensor, "B P 4"], power: int
+) -> Float[Tensor, "B Q P"]:
+    """The generalised kt distance of each of these from each of the others."""
+    here, there = beam_coordinates(these)[:, :, None], beam_coordinates(others)[:, None]
+    _, rapidity, azimuth = (here - there).abs().unbind(-1)
+    azimuth = torch.where(azimuth > math.pi, 2 * math.pi - azimuth, azimuth)
+    scale = torch.minimum(here[..., 0] ** power, there[..., 0] ** power)
+    return scale * (rapidity.square() + azimuth.square())
 
 
 def beam_coordinates(momenta: Float[Tensor, "B P 4"]) -> Float[Tensor, "B P 3"]:

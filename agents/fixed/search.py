@@ -227,9 +227,7 @@ class KnownForests:
     """Cost of merging each pair; infinite where it is no candidate."""
 
     @classmethod
-    def start(
-        cls, model: TreeEncoder, merge_costs: MergeCosts, batch: TokenBatch
-    ) -> KnownForests:
+    def start(cls, model: TreeEncoder, merge_costs: MergeCosts, batch: TokenBatch) -> KnownForests:
         """The forests before the first merge, in double precision."""
         samples, slots = batch.present.shape
         embeddings = model.lifter(model.standardise(batch.tokens.double()))
@@ -309,7 +307,9 @@ class KnownForests:
     ) -> None:
         """Fill in the costs of these candidates, in place."""
         last = self.active.sum(dim=1) == 2
-        for r, a, b in zip(row.split(A_CALL), first.split(A_CALL), second.split(A_CALL), strict=True):
+        for r, a, b in zip(
+            row.split(A_CALL), first.split(A_CALL), second.split(A_CALL), strict=True
+        ):
             pair = self.embeddings[r, a], self.embeddings[r, b]
             merged = self.model.merger(torch.cat(pair, dim=1))
             costs = self.merge_costs(*pair, merged, last[r]).to(self.costs.dtype)
