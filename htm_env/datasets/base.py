@@ -277,14 +277,14 @@ class Shuffle(NamedTuple):
     ) -> Shuffle:
         """A uniformly random order of the present places; the empty slots come last."""
         place_of_slot = shuffled(order_uniforms, present_places)
-        slots = np.arange(place_of_slot.shape[1])
+        rows, slots = np.arange(len(place_of_slot))[:, None], np.arange(place_of_slot.shape[1])
         slot_of_place = np.empty_like(place_of_slot)
-        np.put_along_axis(slot_of_place, place_of_slot, slots[None], axis=1)
+        slot_of_place[rows, place_of_slot] = slots
         return cls(place_of_slot, slot_of_place, slots < present_places.sum(axis=1)[:, None])
 
     def tokens(self, places: Float64[np.ndarray, "B places T"]) -> Float32[np.ndarray, "B P T"]:
         """The tokens in slot order, zeros in empty slots."""
-        moved = np.take_along_axis(places, self.place_of_slot[:, :, None], axis=1)
+        moved = places[np.arange(len(places))[:, None], self.place_of_slot]
         return np.where(self.present[:, :, None], moved, 0.0).astype(np.float32)
 
     def clades(

@@ -117,18 +117,19 @@ class Splittings(NamedTuple):
         queue[:, 0] = cells[0]
         queued = queue.ravel()
         # Where the children are written: one that does not split is overwritten by the next.
-        ends = np.tile(np.arange(batch) * (none + 1) + 1, (2, 1))
+        starts = np.arange(batch) * (none + 1)
+        ends = np.stack([starts + 1, starts])
         for step in range(steps):
             pair = slice(2 * step + 1, 2 * step + 3)
             both, parent = mass[pair], masses[queue[:, step]]
-            np.multiply(parent, first[step], out=both[0])
-            np.multiply(parent - both[0], second[step], out=both[1])
+            both[0] = parent * first[step]
+            both[1] = (parent - both[0]) * second[step]
             more = (both > least).astype(np.int64)
             np.add(ends[0], more[0], out=ends[1])
             queued[ends] = cells[pair]
             np.add(ends[1], more[1], out=ends[0])
         node = np.ascontiguousarray(queue[:, :steps].T) // batch
-        return cls(mass[:none], node, ends[0] - np.arange(batch) * (none + 1))
+        return cls(mass[:none], node, ends[0] - starts)
 
     @property
     def dividing(self) -> Int64[np.ndarray, "K B"]:
@@ -141,7 +142,7 @@ class Splittings(NamedTuple):
         """True <--> the node is there, and does not split."""
         found = np.ones((len(self.mass) + 1, len(self.number)), dtype=bool)
         found[:-1] = np.arange(len(self.mass))[:, None] <= 2 * self.number
-        np.put_along_axis(found, self.dividing, False, axis=0)
+        found[self.dividing, np.arange(len(self.number))] = False
         return found[:-1]
 
 
@@ -156,7 +157,8 @@ def node_momenta(
     mass, number = splittings.mass, splittings.number
     steps, batch = splittings.node.shape
     node = np.where(np.arange(steps)[:, None] < number, splittings.node, 0)
-    parent, first, second = np.take_along_axis(mass, node, axis=0), mass[1::2], mass[2::2]
+    every = np.arange(batch)
+    parent, first, second = mass[node, every], mass[1::2], mass[2::2]  # (K, B)
     difference, rest = first - second, parent - first - second  # rest is 0 or more
     energy = (parent + difference * (first + second) / parent) / 2
     size = rest * (parent + first + second) * (parent - difference) * (parent + difference)
@@ -171,16 +173,15 @@ def node_momenta(
     found[0, 0] = math.hypot(model.mass, model.momentum)
     found[0, 1:] = model.momentum / math.sqrt(3)
     flat = found.ravel()
-    cells = (4 * node[:, None] + np.arange(4)[:, None]) * batch + np.arange(batch)
+    cells = (4 * node[:, None] + np.arange(4)[:, None]) * batch + every  # (K, 4, B)
     for step in range(int(number.max())):
-        above, child = flat.take(cells[step]), found[2 * step + 1]  # (4, B)
+        above = flat[cells[step]]  # (4, B)
         terms = above * weights[step]
         terms = terms[:2] + terms[2:]  # not by sum, whose order changes with the batch
         energies = terms[0] + terms[1]
-        np.multiply(above, (energy[step] + energies) / (above[0] + parent[step]), out=child)
-        child += still[step]
+        child = above * ((energy[step] + energies) / (above[0] + parent[step])) + still[step]
         child[0] = energies
-        np.subtract(above, child, out=found[2 * step + 2])
+        found[2 * step + 1], found[2 * step + 2] = child, above - child
     return found
 
 
@@ -223,9 +224,10 @@ class JetsDataset(GeneratedDataset):
         """The merges that undo the splittings, the last one first, and the parts that they make."""
         number, dividing = splittings.number, splittings.dividing
         steps, batch = dividing.shape
+        every = np.arange(batch)
         ids = np.empty((2 * steps + 2, batch), dtype=np.int64)
         ids[:-1] = slots.T
-        np.put_along_axis(ids, dividing, 2 * number - np.arange(steps)[:, None], axis=0)
+        ids[dividing, every] = 2 * number - np.arange(steps)[:, None]
         merges = empty_merges(batch, self.max_tokens)
         rows, undone = np.nonzero(np.arange(steps) < number[:, None])
         time = number[rows] - 1 - undone
@@ -235,7 +237,6 @@ class JetsDataset(GeneratedDataset):
         below = np.zeros((2 * steps + 2, batch, self.max_tokens), dtype=bool)
         rows, leaves = np.nonzero(particles)
         below[leaves, rows, slots[rows, leaves]] = True
-        every = np.arange(batch)
         for step in reversed(range(int(number.max()))):
             below[dividing[step], every] = below[2 * step + 1] | below[2 * step + 2]
         below[-1] = False
