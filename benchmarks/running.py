@@ -30,6 +30,7 @@ QUALITY = {
     "lit_pixels": "joint training on images of a hundred to two hundred points",
     "merge_rounds": "what merging in rounds costs and saves",
     "glom": "what Glom's columns gain from hearing one another",
+    "kanji_parts": "how far trees that are not learned agree with experts",
     "key_scenes": "the merges that context makes right",
     "text": "hierarchies against flat models of text",
 }
