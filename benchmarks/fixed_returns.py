@@ -66,6 +66,7 @@ def main() -> None:
         dataset = make_dataset(env_id, split="test", **geometry)
         columns[f"{env_id}, four tokens"] = returns(dataset, autoencoder, exhaustive=True)
     names = [*FIXED_POLICIES, "exhaustive optimum"]
+    names = [name for name in names if any(name in values for values in columns.values())]
     rows = [
         {"policy": name} | {column: values.get(name, "-") for column, values in columns.items()}
         for name in names
