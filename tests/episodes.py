@@ -16,11 +16,13 @@ from agents.networks.scorers import NodePolicy
 from agents.rollouts.rollout import Episodes
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import action_to_pair, merges_to_actions
+from htm_env.known import KnownMerger
 from htm_env.observation import observe_population
 from htm_env.population import Population, merge_pairs, start_population
 from htm_env.types import TokenBatch
 
-SCORERS = ["pointer", "pair_mlp"]
+SCORERS = ["pointer", "pair_mlp", "merged", "merged_in_order"]
+"""... the latter two under a merger that knows no order within a pair, and one that does."""
 NETWORKS = [*SCORERS, *ENCODERS]
 """Pair scorers alone, and the pointer with every encoder in front of it."""
 RAGGED = [4, 2, 6, 1, 3, 6]
@@ -32,10 +34,30 @@ def generator(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
+class Blend:
+    """Embeddings are blended, the first one with this weight."""
+
+    def __init__(self, weight: float) -> None:
+        self.weight, self.commutative = weight, weight == 0.5
+
+    def __call__(self, first: Tensor, second: Tensor) -> Tensor:
+        return self.weight * first + (1 - self.weight) * second
+
+
+def squares(first: Tensor, second: Tensor, merged: Tensor, last: Tensor) -> Tensor:
+    """The cost of merges: the square of the first number of what is made, ten times for a root."""
+    return merged[:, 0].square() * torch.where(last, 10.0, 1.0)
+
+
+def known_merger(network: str, embedding_dim: int = 5) -> KnownMerger:
+    """The merger that a scorer reads what pairs become from."""
+    return KnownMerger(embedding_dim, Blend(0.8 if network == "merged_in_order" else 0.5), squares)
+
+
 def random_policy(network: str, embedding_dim: int = 5, seed: int = 0) -> MergePolicy:
     """Weights that make some pairs several times as likely as others."""
     if network in SCORERS:
-        policy = make_policy(network, embedding_dim, 12)
+        policy = plain_policy(network, embedding_dim, 12)
     else:
         policy = make_policy("pointer", embedding_dim, 12, network, ContextConfig(width=16), 3)
     drawn = generator(seed)
@@ -43,6 +65,12 @@ def random_policy(network: str, embedding_dim: int = 5, seed: int = 0) -> MergeP
         for weight in policy.parameters():
             weight.normal_(std=0.4 if network == "pair_mlp" else 0.2, generator=drawn)
     return policy
+
+
+def plain_policy(network: str, embedding_dim: int, hidden_dim: int) -> MergePolicy:
+    """A scorer of these names, untrained."""
+    scorer, model = network.removesuffix("_in_order"), known_merger(network, embedding_dim)
+    return make_policy(scorer, embedding_dim, hidden_dim, model=model)
 
 
 def random_batch(sizes: list[int], slots: int | None = None, seed: int = 0) -> TokenBatch:

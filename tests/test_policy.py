@@ -1,13 +1,21 @@
-"""The two scorers against plain loops over pairs, and against what stands in empty slots."""
+"""The scorers against plain loops over pairs, and against what stands in empty slots."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from episodes import RAGGED, SCORERS, generator, random_batch, random_policy
+from episodes import (
+    RAGGED,
+    SCORERS,
+    generator,
+    known_merger,
+    plain_policy,
+    random_batch,
+    random_policy,
+)
 
 from agents.networks.context import make_policy
-from agents.networks.scorers import PairPolicy, PointerPolicy
+from agents.networks.scorers import MergedPolicy, PairPolicy, PointerPolicy
 from agents.rollouts.pair_scores import ILLEGAL, Features
 from agents.rollouts.rollout import rollout
 from htm_env.autoencoder import HTMAutoencoder
@@ -50,7 +58,26 @@ def plain_pair_score(policy: PairPolicy, first, second) -> torch.Tensor:
     return policy.rest(policy.first(torch.cat([first[0], second[0]])))[0]
 
 
-PLAIN = {"pointer": plain_pointer_score, "pair_mlp": plain_pair_score}
+def plain_merged_score(policy: MergedPolicy, first, second) -> torch.Tensor:
+    """The MLP over both tokens and what they become, and the reward of that."""
+    one, other = first[0], second[0]
+    weight = 0.5 if policy.symmetric else 0.8
+    merged = weight * one + (1 - weight) * other
+    reward = -merged[:1].square()
+    rows = []
+    for embedding, count in (first, second):
+        hidden = policy.body(torch.cat([embedding, count.float().log2()[None]]))
+        rows.append(policy.head(hidden).chunk(1 if policy.symmetric else 2))
+    hidden = rows[0][0] + rows[1][-1] + policy.become(torch.cat([merged, reward.asinh()]))
+    return (policy.rest(hidden) + policy.reward_scale * reward)[0]
+
+
+PLAIN = {
+    "pointer": plain_pointer_score,
+    "pair_mlp": plain_pair_score,
+    "merged": plain_merged_score,
+    "merged_in_order": plain_merged_score,
+}
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
@@ -138,7 +165,7 @@ def test_the_order_of_the_slots_carries_no_information(scorer):
 
 @pytest.mark.parametrize("scorer", SCORERS)
 def test_fifty_slots_and_embeddings_at_the_bound_of_what_is_observed(scorer):
-    policy = make_policy(scorer, 5, 12)
+    policy = plain_policy(scorer, 5, 12)
     seen = observation([list(range(50)), [7, 49], list(range(0, 50, 3))], slots=50)
     seen["tokens"] = (seen["tokens"] * 1e5).clamp(-1e4, 1e4)
     logits, values = policy(seen)
@@ -174,7 +201,9 @@ def test_node_scores_are_the_scores_of_the_needed_pairs(scorer):
         )
         scores = score(seen)
         (scores * weights).sum().backward()
-        results.append((scores[needed], seen.first.grad, seen.second.grad))
+        halves = (seen.first.grad, seen.second.grad)  # of the same features, if it is symmetric
+        gradients = (sum(halves),) if policy.symmetric else halves
+        results.append((scores[needed], *gradients))
     for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
     assert score(features).isfinite().all()
@@ -211,14 +240,15 @@ def test_values_along_an_episode_are_those_of_its_states(scorer):
 
 
 def test_an_unknown_scorer_lists_the_choices():
-    with pytest.raises(ValueError, match=r"'mlp'; choose from \['pair_mlp', 'pointer'\]"):
+    with pytest.raises(ValueError, match=r"'mlp'; choose from \['merged', 'pair_mlp', 'pointer'\]"):
         make_policy("mlp", 4, 8)
 
 
 @pytest.mark.parametrize("scorer", SCORERS)
 @pytest.mark.parametrize("encoder", ["none", "attention"])
 def test_candidates_are_scored_as_in_the_whole_population(scorer, encoder):
-    policy = make_policy(scorer, 5, 16, encoder)
+    model = known_merger(scorer)
+    policy = make_policy(scorer.removesuffix("_in_order"), 5, 16, encoder, model=model)
     seen = observation([[0, 1, 3, 4], [2, 0], [1, 2, 3, 4, 0]], slots=5)
     partners = torch.randint(0, 5, (3, 5, 3), generator=generator(4))
     own = torch.arange(5)[:, None]

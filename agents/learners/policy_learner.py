@@ -43,7 +43,8 @@ class PolicyConfig:
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The policy's optimizer, and its critic's."""
     scorer: str = "pointer"
-    """pointer, or pair_mlp (the published method's)."""
+    """pointer, pair_mlp (the published method's), or merged: it reads what a pair becomes, and the
+    reward of that, where the merger is known."""
     encoder: str = NO_ENCODER
     """The context encoder before the scorer, so that a pair's score can depend on the rest of the
     population: none, attention, glom, hierarchical or spans."""
@@ -151,6 +152,7 @@ class PolicyLearner(Learner):
             config.encoder,
             config.context,
             self.dataset.token_dim,
+            self.autoencoder,
         )
 
     def set_up(

@@ -155,17 +155,19 @@ def make_policy(
     encoder: str = NO_ENCODER,
     context: ContextConfig | None = None,
     coordinates: int = 0,
+    model: TreeEncoder | None = None,
 ) -> MergePolicy:
     """The policy network of these names; ``ValueError`` with the choices for an unknown one.
 
-    ``coordinates`` is ``T`` of the data, for encoders that read centroids or leaves.
+    ``coordinates`` is ``T`` of the data, for encoders that read centroids or leaves; ``model``
+    merges its tokens, for scorers that read what pairs become.
     """
     if encoder == NO_ENCODER:
-        return make_scorer(scorer, embedding_dim, hidden_dim)
+        return make_scorer(scorer, embedding_dim, hidden_dim, model)
     context = ContextConfig() if context is None else context
     return ContextPolicy(
         embedding_dim,
         make_encoder(encoder, context, coordinates),
-        make_scorer(scorer, embedding_dim + 2 * context.width, hidden_dim),
+        make_scorer(scorer, embedding_dim + 2 * context.width, hidden_dim, model),
         context.width,
     )

@@ -1,8 +1,10 @@
-"""The pair scorers: a pointer of queries and keys, and the published method's MLP over pairs."""
+"""The pair scorers: a pointer of queries and keys, the published method's MLP over pairs, and one over
+what pairs become."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int, Int64
@@ -25,7 +27,7 @@ from agents.rollouts.pair_scores import (
     bounded,
 )
 from agents.rollouts.rollout import Episodes
-from htm_env.autoencoder import TreeEncoder
+from htm_env.autoencoder import MergeCosts, TreeEncoder
 from htm_env.candidates import Nearest
 from htm_env.checks import check_choice
 from htm_env.types import TokenBatch
@@ -37,6 +39,8 @@ MANY = 256
 class NodePolicy(MergePolicy, PairScorer):
     """A policy that gives a token the same features in every population: the pair scorers."""
 
+    symmetric = False
+    """True <--> the order within a pair changes no score."""
     value_head: nn.Module
     """From the mean of what is pooled and the logarithm of the count."""
 
@@ -245,10 +249,120 @@ class PairPolicy(NodePolicy):
         return scores.index_put((sample, one, other), self.rest(hidden).squeeze(-1))
 
 
-SCORERS: dict[str, type[NodePolicy]] = {"pointer": PointerPolicy, "pair_mlp": PairPolicy}
+@dataclass(frozen=True)
+class KnownMerges:
+    """Merges as a known merger makes them, and what they earn; no gradients."""
+
+    model: TreeEncoder
+    costs: MergeCosts
+
+    @torch.no_grad()
+    def __call__(
+        self, first: Float[Tensor, "I D"], second: Float[Tensor, "I D"]
+    ) -> tuple[Float[Tensor, "I D"], Float[Tensor, "I"]]:
+        """What the pairs become, and their rewards where that is no root."""
+        merged = self.model.merger(torch.cat([first, second], dim=1))
+        last = torch.zeros_like(first[:, 0], dtype=torch.bool)
+        return merged, -self.costs(first, second, merged, last).to(merged.dtype)
 
 
-def make_scorer(scorer: str, embedding_dim: int, hidden_dim: int) -> NodePolicy:
+class MergedPolicy(NodePolicy):
+    """An MLP over two tokens, what they become, and what that earns; for mergers that are known.
+
+    ``score(i, j) = s r_ij + MLP(f_i + g_j + h(m_ij, r_ij))``, with ``m`` the embedding of the merged
+    token and ``r`` the known reward of the merge (as of one that makes no root, since before that
+    one there is nothing to choose). The last layer starts at 0 and ``s`` at 1: untrained, it ranks
+    pairs as greedy search by the reward does. Under a commutative merger ``g = f``, so that the
+    order within a pair changes nothing, and each pair is scored once.
+    """
+
+    def __init__(self, embedding_dim: int, hidden_dim: int, model: TreeEncoder | None) -> None:
+        """``model`` takes the first numbers of a token's ``embedding_dim``; what follows them is
+        its context. Raises ``ValueError`` where the merger is not known."""
+        super().__init__()
+        if model is None or model.merge_costs is None:
+            others = sorted(set(SCORERS) - {"merged"})
+            raise ValueError(
+                "the scorer merged reads what pairs become, which an autoencoder has to learn first; "
+                f"choose from {others}, or give a merger that is known"
+            )
+        self.embedding_dim, self.merged_dim = embedding_dim, model.embedding_dim
+        self.symmetric = model.commutative
+        self._merges = KnownMerges(model, model.merge_costs)
+        self.body = nn.Sequential(
+            nn.Linear(embedding_dim + 1, hidden_dim),
+            nn.SiLU(),
+            nn.Linear(hidden_dim, hidden_dim),
+            nn.SiLU(),
+        )
+        self.head = nn.Linear(hidden_dim, hidden_dim * (1 if self.symmetric else 2))
+        self.become = nn.Linear(self.merged_dim + 1, hidden_dim)
+        self.rest = nn.Sequential(
+            nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1)
+        )
+        self.reward_scale = nn.Parameter(torch.ones(()))
+        self.value_head = nn.Sequential(
+            nn.Linear(hidden_dim + 1, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1)
+        )
+        nn.init.zeros_(self.rest[-1].weight)
+        nn.init.zeros_(self.rest[-1].bias)
+
+    def features(
+        self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
+    ) -> Features:
+        counts = leaf_counts.clamp(min=1).to(embeddings.dtype).log2()[..., None]
+        hidden = self.body(torch.cat([embeddings, counts], dim=-1))
+        own = embeddings[..., : self.merged_dim]
+        halves = self.head(hidden).chunk(1 if self.symmetric else 2, dim=-1)
+        first, second = halves[0], halves[-1]
+        return Features(
+            torch.cat([own, first], dim=-1), torch.cat([own, second], dim=-1), hidden
+        )
+
+    def scores(
+        self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
+    ) -> Float[Tensor, "B I J"]:
+        shape = (len(first), first.shape[1], second.shape[1], first.shape[2])
+        return self.paired_scores(first[:, :, None].expand(shape), second[:, None].expand(shape))
+
+    def paired_scores(
+        self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
+    ) -> Float[Tensor, "*pairs"]:
+        dim = self.merged_dim
+        pairs = (half[..., :dim].reshape(-1, dim) for half in (first, second))
+        merged, reward = self._merges(*pairs)
+        merged, reward = merged.view(*first.shape[:-1], dim), reward.view(first.shape[:-1])
+        become = self.become(torch.cat([merged, reward.asinh()[..., None]], dim=-1))
+        hidden = first[..., dim:] + second[..., dim:] + become
+        return self.rest(hidden).squeeze(-1) + self.reward_scale * reward
+
+    def node_scores(
+        self,
+        first: Float[Tensor, "B N H"],
+        second: Float[Tensor, "B N H"],
+        needed: Callable[[], Tensor],
+    ) -> Float[Tensor, "B N N"]:
+        pairs = needed()
+        if self.symmetric:
+            pairs = (pairs | pairs.transpose(1, 2)).triu()
+        sample, one, other = pairs.nonzero(as_tuple=True)
+        found = self.paired_scores(first[sample, one], second[sample, other])
+        scores = found.new_zeros(pairs.shape).index_put((sample, one, other), found)
+        return scores + scores.triu(1).transpose(1, 2) if self.symmetric else scores
+
+
+SCORERS: dict[str, Callable[[int, int, TreeEncoder | None], NodePolicy]] = {
+    "pointer": lambda dim, width, model: PointerPolicy(dim, width),
+    "pair_mlp": lambda dim, width, model: PairPolicy(dim, width),
+    "merged": MergedPolicy,
+}
+"""From the numbers of a token, the width of hidden layers, and the model of whose tokens pairs are
+scored."""
+
+
+def make_scorer(
+    scorer: str, embedding_dim: int, hidden_dim: int, model: TreeEncoder | None = None
+) -> NodePolicy:
     """The pair scorer of that name; ``ValueError`` with the choices if there is none."""
     check_choice("scorer", scorer, sorted(SCORERS))
-    return SCORERS[scorer](embedding_dim, hidden_dim)
+    return SCORERS[scorer](embedding_dim, hidden_dim, model)

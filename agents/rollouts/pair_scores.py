@@ -65,6 +65,9 @@ class Features:
 class PairScorer(Protocol):
     """A network that gives a token the same features in every population."""
 
+    symmetric: bool
+    """True <--> the order within a pair changes no score."""
+
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def features(
@@ -330,7 +333,9 @@ class KeptPairScores(PairScores):
         leaves = policy.features(nodes[rows.first_rows, :slots], counts[rows.first_rows, :slots])
         self.halves = rows.spread(torch.cat([leaves.first, leaves.second], dim=2))
         """(B, P, 2 H) what a score needs of the token at each position: as first, as second."""
-        scores = rows.spread(bounded(policy.scores(leaves.first, leaves.second)))
+        legal = legal_pairs(present[rows.first_rows])
+        scores = policy.node_scores(leaves.first, leaves.second, lambda: legal)
+        scores = rows.spread(bounded(scores))
         self.table = PairTable(scores, present, ILLEGAL)
 
     def at(self, step: PositionStep) -> Float[Tensor, "R W W"]:
@@ -344,11 +349,11 @@ class KeptPairScores(PairScores):
         self.halves[row, step.high] = self.halves[row, step.last]
         self.halves[row, step.low] = torch.cat([new.first, new.second], dim=1)
         first, second = self.halves[: len(row), : step.width].chunk(2, dim=2)
-        self.table.replace(
-            step,
-            bounded(self.policy.scores(new.first[:, None], second)[:, 0]),
-            bounded(self.policy.scores(first, new.second[:, None])[..., 0]),
-        )
+        as_first = bounded(self.policy.scores(new.first[:, None], second)[:, 0])
+        as_second = as_first
+        if not self.policy.symmetric:
+            as_second = bounded(self.policy.scores(first, new.second[:, None])[..., 0])
+        self.table.replace(step, as_first, as_second)
 
 
 class FreshScores(PairScores):
