@@ -21,8 +21,10 @@ from htm_env.observation import observe_population
 from htm_env.population import Population, merge_pairs, start_population
 from htm_env.types import TokenBatch
 
-SCORERS = ["pointer", "pair_mlp", "merged", "merged_in_order"]
-"""... the latter two under a merger that knows no order within a pair, and one that does."""
+SCORERS = ["pointer", "pair_mlp", "merged_in_order"]
+"""Pair scorers; the last is the one named merged, under a merger that knows an order."""
+EITHER_WAY = "merged"
+"""... and under one that knows none, so that both orders of a pair tie."""
 NETWORKS = [*SCORERS, *ENCODERS]
 """Pair scorers alone, and the pointer with every encoder in front of it."""
 RAGGED = [4, 2, 6, 1, 3, 6]
@@ -56,14 +58,14 @@ def known_merger(network: str, embedding_dim: int = 5) -> KnownMerger:
 
 def random_policy(network: str, embedding_dim: int = 5, seed: int = 0) -> MergePolicy:
     """Weights that make some pairs several times as likely as others."""
-    if network in SCORERS:
+    if network in (*SCORERS, EITHER_WAY):
         policy = plain_policy(network, embedding_dim, 12)
     else:
         policy = make_policy("pointer", embedding_dim, 12, network, ContextConfig(width=16), 3)
     drawn = generator(seed)
     with torch.no_grad():
         for weight in policy.parameters():
-            weight.normal_(std=0.4 if network == "pair_mlp" else 0.2, generator=drawn)
+            weight.normal_(std=0.2 if network in ("pointer", *ENCODERS) else 0.4, generator=drawn)
     return policy
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from episodes import (
+    EITHER_WAY,
     RAGGED,
     SCORERS,
     generator,
@@ -80,7 +81,7 @@ PLAIN = {
 }
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 def test_logits_are_the_scores_of_each_pair(scorer):
     policy = random_policy(scorer)
     seen = observation([[0, 1, 3, 4], [2, 0], [1, 2, 3, 4, 0]], slots=5)
@@ -99,7 +100,7 @@ def test_logits_are_the_scores_of_each_pair(scorer):
                     assert float(logit.detach()) == ILLEGAL
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 def test_illegal_actions_have_probability_exactly_zero(scorer):
     logits, _ = random_policy(scorer)(observation([[0, 1, 3], [4, 2], [0, 1, 2, 3, 4]], slots=5))
     probabilities = logits.softmax(1)
@@ -107,7 +108,7 @@ def test_illegal_actions_have_probability_exactly_zero(scorer):
     torch.testing.assert_close(probabilities.sum(1), torch.ones(3))
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 @pytest.mark.parametrize("junk", [7.0, -1e4, 1e30, float("inf"), float("nan")])
 def test_what_stands_in_empty_slots_changes_nothing(scorer, junk):
     policy = random_policy(scorer)
@@ -131,7 +132,7 @@ def test_what_stands_in_empty_slots_changes_nothing(scorer, junk):
         torch.testing.assert_close(clean, dirty, **CLOSE)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 def test_a_sample_scores_the_same_in_more_slots(scorer):
     policy = random_policy(scorer)
     small = observation([[0, 1, 2]], slots=3)
@@ -148,7 +149,7 @@ def test_a_sample_scores_the_same_in_more_slots(scorer):
         )
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 def test_the_order_of_the_slots_carries_no_information(scorer):
     policy = random_policy(scorer)
     seen = observation([[0, 1, 3, 4]], slots=5)
@@ -163,7 +164,7 @@ def test_the_order_of_the_slots_carries_no_information(scorer):
             torch.testing.assert_close(there, here, **CLOSE)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 def test_fifty_slots_and_embeddings_at_the_bound_of_what_is_observed(scorer):
     policy = plain_policy(scorer, 5, 12)
     seen = observation([list(range(50)), [7, 49], list(range(0, 50, 3))], slots=50)
@@ -182,7 +183,7 @@ def test_fifty_slots_and_embeddings_at_the_bound_of_what_is_observed(scorer):
     )
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 def test_node_scores_are_the_scores_of_the_needed_pairs(scorer):
     policy = random_policy(scorer)
     drawn = generator(3)
@@ -209,7 +210,7 @@ def test_node_scores_are_the_scores_of_the_needed_pairs(scorer):
     assert score(features).isfinite().all()
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 def test_values_of_many_states_are_those_of_each(scorer):
     policy = random_policy(scorer)
     seen = observation([[0, 1, 2, 3, 4]], slots=5)
@@ -226,7 +227,7 @@ def test_values_of_many_states_are_those_of_each(scorer):
     assert len({round(float(value.detach()), 4) for value in values}) == 3
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 def test_values_along_an_episode_are_those_of_its_states(scorer):
     policy, batch = random_policy(scorer), random_batch([*RAGGED, 12])
     autoencoder = HTMAutoencoder(3, 5, 16, generator=generator(1))
@@ -244,7 +245,7 @@ def test_an_unknown_scorer_lists_the_choices():
         make_policy("mlp", 4, 8)
 
 
-@pytest.mark.parametrize("scorer", SCORERS)
+@pytest.mark.parametrize("scorer", [*SCORERS, EITHER_WAY])
 @pytest.mark.parametrize("encoder", ["none", "attention"])
 def test_candidates_are_scored_as_in_the_whole_population(scorer, encoder):
     model = known_merger(scorer)

@@ -315,9 +315,7 @@ class MergedPolicy(NodePolicy):
         own = embeddings[..., : self.merged_dim]
         halves = self.head(hidden).chunk(1 if self.symmetric else 2, dim=-1)
         first, second = halves[0], halves[-1]
-        return Features(
-            torch.cat([own, first], dim=-1), torch.cat([own, second], dim=-1), hidden
-        )
+        return Features(torch.cat([own, first], dim=-1), torch.cat([own, second], dim=-1), hidden)
 
     def scores(
         self, first: Float[Tensor, "B I H"], second: Float[Tensor, "B J H"]
