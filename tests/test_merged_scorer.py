@@ -1,5 +1,5 @@
-"""The scorer that reads what pairs become: greedy by the reward at first, symmetric where the merger
-is, and able to tell pairs by what two tokens' own features do not show."""
+"""The scorer that reads what pairs become: greedy by the reward at first, symmetric where the
+merger is, and able to tell pairs apart by what the features of two tokens do not show."""
 
 from __future__ import annotations
 

@@ -1,5 +1,4 @@
-"""The pair scorers: a pointer of queries and keys, the published method's MLP over pairs, and one over
-what pairs become."""
+"""The pair scorers: queries and keys, the published MLP over pairs, and what pairs become."""
 
 from __future__ import annotations
 
@@ -269,8 +268,8 @@ class KnownMerges:
 class MergedPolicy(NodePolicy):
     """An MLP over two tokens, what they become, and what that earns; for mergers that are known.
 
-    ``score(i, j) = s r_ij + MLP(f_i + g_j + h(m_ij, r_ij))``, with ``m`` the embedding of the merged
-    token and ``r`` the known reward of the merge (as of one that makes no root, since before that
+    ``score(i, j) = s r_ij + MLP(f_i + g_j + h(m_ij, r_ij))``, with ``m`` the embedding of what is
+    made and ``r`` the known reward of the merge (as of one that makes no root, since before that
     one there is nothing to choose). The last layer starts at 0 and ``s`` at 1: untrained, it ranks
     pairs as greedy search by the reward does. Under a commutative merger ``g = f``, so that the
     order within a pair changes nothing, and each pair is scored once.
@@ -283,8 +282,8 @@ class MergedPolicy(NodePolicy):
         if model is None or model.merge_costs is None:
             others = sorted(set(SCORERS) - {"merged"})
             raise ValueError(
-                "the scorer merged reads what pairs become, which an autoencoder has to learn first; "
-                f"choose from {others}, or give a merger that is known"
+                "the scorer merged reads what pairs become, which an autoencoder has to learn "
+                f"first; choose from {others}, or give a merger that is known"
             )
         self.embedding_dim, self.merged_dim = embedding_dim, model.embedding_dim
         self.symmetric = model.commutative
@@ -297,15 +296,14 @@ class MergedPolicy(NodePolicy):
         )
         self.head = nn.Linear(hidden_dim, hidden_dim * (1 if self.symmetric else 2))
         self.become = nn.Linear(self.merged_dim + 1, hidden_dim)
-        self.rest = nn.Sequential(
-            nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1)
-        )
+        last = nn.Linear(hidden_dim, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.rest = nn.Sequential(nn.SiLU(), nn.Linear(hidden_dim, hidden_dim), nn.SiLU(), last)
         self.reward_scale = nn.Parameter(torch.ones(()))
         self.value_head = nn.Sequential(
             nn.Linear(hidden_dim + 1, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, 1)
         )
-        nn.init.zeros_(self.rest[-1].weight)
-        nn.init.zeros_(self.rest[-1].bias)
 
     def features(
         self, embeddings: Float[Tensor, "*batch D"], leaf_counts: Int[Tensor, "*batch"]
