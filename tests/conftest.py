@@ -145,7 +145,7 @@ def env_kwargs(own_data):
     """What ``gym.make`` needs beside the id, without the shipped weights."""
 
     def of(env_id: str) -> dict:
-        kwargs: dict = {"autoencoder": "untrained"}
+        kwargs: dict = {} if env_id == "HTM-Jets-v0" else {"autoencoder": "untrained"}
         if env_id == "HTM-v0":
             kwargs["dataset"] = own_data
         return kwargs

@@ -20,6 +20,7 @@ IDS = every(
         "HTM-Crosses-v0",
         "HTM-Digits-v0",
         "HTM-Keys-v0",
+        "HTM-Jets-v0",
         "HTM-Kanji-v0",
         "HTM-v0",
     )
