@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from io import BytesIO
 from itertools import pairwise
 
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from matplotlib.collections import LineCollection, PathCollection
 from matplotlib.colors import to_hex
+from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, Rectangle
 from PIL import Image
 from scipy.cluster import hierarchy
@@ -26,6 +28,7 @@ from htm_env.drawing.figures.filmstrip import FRAME_MILLISECONDS, LAST_MILLISECO
 from htm_env.drawing.figures.plane import spread
 from htm_env.drawing.figures.tree import dendrogram_places
 from htm_env.drawing.glyphs import BLUE, KINDS, VERMILION
+from htm_env.drawing.letters import make_readable
 from htm_env.drawing.rendering import figure_to_array, merge_colours
 from htm_env.drawing.trace import Considered, Trace
 from htm_env.trees.merge_tree import MergeTree
@@ -307,3 +310,16 @@ def test_probabilities_that_do_not_exist_are_refused():
     for step in (-1, 4):
         with pytest.raises(ValueError, match=f"no merge {step}: the merges are 0 to 3"):
             probabilities_figure(made_up(), step)
+
+
+def test_letters_that_no_font_has_become_their_code_points(monkeypatch):
+    """A private letter, which no font has, among letters that each has."""
+    monkeypatch.setattr("htm_env.drawing.letters._installed", list)
+    figure = Figure()
+    axes = figure.add_subplot()
+    axes.set_title("caf\u00e9 \U000f0041 \u2192 x")
+    make_readable(figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure_to_array(figure)
+    assert axes.get_title() == "caf\u00e9 U+F0041 \u2192 x"

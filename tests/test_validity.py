@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from htm_env import make_dataset
 from htm_env.datasets import TreesGeometry
 from htm_env.generation.search import find_trees, forests
-from htm_env.generation.validity import check_validity
+from htm_env.generation.validity import check_validity, plausible_lengths
 
 GEOMETRIES = [
     ("HTM-Crosses-v0", {}),
@@ -55,6 +55,24 @@ def test_data_without_rules_has_no_validity(own_data):
     assert check_validity(digits, batch.tokens.numpy(), batch.present.numpy()) is None
     own = make_dataset(own_data)
     assert check_validity(own, own_data[:2], np.ones((2, 5), dtype=bool)) is None
+
+
+def test_strokes_have_plausible_lengths_between_two_percentiles_of_training_ones():
+    """Training strokes of lengths 0 to 100 in two legs: 1 and 99 are the limits."""
+    lengths = np.arange(101.0)
+    bent = np.stack([0 * lengths, 0 * lengths, 0 * lengths, lengths / 2, lengths / 2, lengths / 2])
+    tokens = bent.T.reshape(101, 1, 6).repeat(2, axis=1)
+    split_of = ["train"] * 101 + ["validation", "test"]
+    data = make_dataset(
+        np.concatenate([tokens, tokens[:2]]), "test", kind="strokes", split_of=split_of
+    )
+    asked = tokens[[0, 1, 50, 99, 100]]
+    assert plausible_lengths(data, asked, np.ones((5, 2), dtype=bool)) == pytest.approx(3 / 5)
+    first = np.eye(5, 2, dtype=bool)  # strokes of lengths 0 and 1
+    assert plausible_lengths(data, asked, first) == 0.5
+    assert plausible_lengths(data, asked, first & False) is None
+    points = make_dataset("HTM-Trees-v0", "test")
+    assert plausible_lengths(points, np.zeros((1, 2, 2)), np.ones((1, 2), dtype=bool)) is None
 
 
 def test_a_tolerance_that_makes_no_sense_is_refused():

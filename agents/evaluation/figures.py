@@ -14,6 +14,7 @@ from torch import Tensor
 from agents.evaluation.evaluate import EVALUATION_SEED, Planner
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
+from htm_env.drawing.letters import make_readable
 from htm_env.drawing.rendering import Sample, samples_figure
 from htm_env.files import atomic_write_bytes
 from htm_env.measures.metrics import nmse_per_sample
@@ -64,8 +65,10 @@ def write_figure(path: str | Path, figure: Figure, dpi: int | None = PRINT_DPI) 
     """Write a figure as the path's suffix says (PNG, PDF or SVG), all or nothing.
 
     For a paper, or with its own dots per inch if ``dpi`` is None.
-    The same figure gives the same bytes: there is no date in them. Letters in a PDF stay text.
+    The same figure gives the same bytes: there is no date in them. Letters in a PDF stay text;
+    those that no font has become their code points.
     """
+    make_readable(figure)
     content = BytesIO()
     suffix = Path(path).suffix.removeprefix(".")
     undated = {"pdf": {"CreationDate": None}, "svg": {"Date": None}}

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from htm_env.datasets import Dataset
 from htm_env.generation.distances import TokenSets, set_measures, token_count_distance
-from htm_env.generation.validity import TOLERANCE, check_validity
+from htm_env.generation.validity import TOLERANCE, check_validity, plausible_lengths
 from htm_env.types import TokenBatch
 
 LOOSE = 2 * TOLERANCE
@@ -62,6 +62,9 @@ class SetScores:
             "valid_with_angles": None if strict is None else float(strict.valid_with_angles.mean()),
             "valid_within_20_percent": None if loose is None else float(loose.valid.mean()),
             "undecided": None if strict is None else float(strict.undecided.mean()),
+            "plausible_stroke_lengths": plausible_lengths(
+                self.dataset, tokens.numpy(), present.numpy()
+            ),
             "token_count_distance": token_count_distance(
                 self.reference.num_tokens.numpy(), counts.numpy()
             ),

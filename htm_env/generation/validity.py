@@ -18,6 +18,8 @@ from htm_env.datasets import CrossesDataset, CrossesGeometry, Dataset, TreesData
 from htm_env.generation.search import ROUNDING, find_trees, forests
 
 TOLERANCE = 0.1
+PLAUSIBLE = (1.0, 99.0)
+"""Percentiles of the training strokes' lengths between which a length is plausible."""
 
 
 class Validity(NamedTuple):
@@ -54,6 +56,27 @@ def check_validity(
         for sample, here in zip(tokens, present, strict=True)
     ]
     return Validity(*np.array(found, dtype=bool).reshape(-1, 4).T)
+
+
+def plausible_lengths(
+    dataset: Dataset, tokens: Float[np.ndarray, "B P T"], present: Bool[np.ndarray, "B P"]
+) -> float | None:
+    """The share of all strokes (raw units) that are as long as 98 % of the training split's: from
+    the 1st to the 99th percentile of their lengths. About 0.98 for real ones.
+
+    None for tokens that are no strokes, and where there are none.
+    """
+    if dataset.kind != "strokes" or not present.any():
+        return None
+    low, high = np.percentile(_stroke_lengths(dataset.training_tokens()), PLAUSIBLE)
+    lengths = _stroke_lengths(tokens[present])
+    return float(((lengths >= low) & (lengths <= high)).mean())
+
+
+def _stroke_lengths(strokes: Float[np.ndarray, "N T"]) -> Float64[np.ndarray, "N"]:
+    points = strokes.astype(np.float64).reshape(len(strokes), -1, 2)
+    lengths: np.ndarray = np.linalg.norm(np.diff(points, axis=1), axis=2).sum(axis=1)
+    return lengths
 
 
 _Found = tuple[bool, bool, bool, bool]
