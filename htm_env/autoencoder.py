@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from htm_env.actions import action_masks, action_slots, why_illegal
 from htm_env.candidates import Nearest, Neighbourhood, check_candidates
 from htm_env.checks import at_least, check_choice
-from htm_env.files import read_tensors, reading, write_tensors
+from htm_env.files import load_weights, read_tensors, reading, write_tensors
 from htm_env.forest import (
     Forest,
     Level,
@@ -274,7 +274,7 @@ class SavedAutoencoder(nn.Module):
         with reading(path, "saved autoencoder"):
             state, config = read_tensors(path, WEIGHTS_KEY)
             autoencoder = cls(**config, generator=torch.Generator())  # type: ignore[call-arg]
-            autoencoder.load_state_dict(state)
+            load_weights(autoencoder, state)
         return autoencoder.to(device)
 
 

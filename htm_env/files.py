@@ -1,9 +1,16 @@
-"""Files that are written all or nothing, where caches lie, and tensors with a description."""
+"""Files that are written all or nothing, with a digest of what they hold, and where caches lie.
+
+A digest tells damage: a bit that flipped, a field that was edited. It is no signature, since
+whoever changes a file on purpose can change its digest too. Files of earlier releases have none.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
+
+DIGEST = "digest"
+"""The field of JSON that holds its digest."""
+DAMAGED = "it was changed after it was written: its digest is another"
 
 
 def cache_folder() -> Path:
@@ -29,65 +40,193 @@ def atomic_write_text(path: str | Path, text: str) -> None:
 def atomic_write_bytes(path: str | Path, content: bytes) -> None:
     """Write a file, all or nothing, and have it on the disk when this returns.
 
-    The temporary file beside it always has the same name, so that what a killed process left is
-    overwritten by the next write.
+    What a killed process left of an earlier write is removed. An ``OSError`` names the file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
+    temporary = _temporary(path)
+    with _named(path):
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
 
 
 @contextmanager
-def atomic_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path, before: str | Path | None = None) -> Iterator[Path]:
     """An empty folder to fill, which takes the place of the folder ``path`` when the block ends.
 
-    Where the block raises, ``path`` stays as it was. For other programs' formats of many files:
-    between removing the old folder and naming the new one there is a moment without either.
+    The old folder is removed, or takes the place of ``before``. At every moment one of the two is
+    whole where ``before`` is given; without it there is a moment without either. Where the block
+    raises, both stay as they were.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    with _named(path):
+        try:
+            temporary.mkdir()
+            yield temporary
+            _sync_folder(temporary)
+            doomed = _temporary(path)
+            for old, new in ((before, doomed), (path, before or doomed)):
+                if old is not None and os.path.exists(old) and path.exists():
+                    os.replace(old, new)
+            os.replace(temporary, path)
+            remove(doomed)
+        except BaseException:
+            shutil.rmtree(temporary, ignore_errors=True)
+            raise
+        _sync_folder(path.parent)
+
+
+def _temporary(path: Path) -> Path:
+    """A new name beside a file that is written; those of processes that ended are removed."""
+    stem = "." + os.fsdecode(os.fsencode(path.name)[:180])  # a name has at most 255 bytes
+    for leftover in path.parent.glob(f"{_literally(stem)}.*-*.tmp"):
+        process = leftover.name.removeprefix(f"{stem}.").partition("-")[0]
+        if process.isdecimal() and not _runs(int(process)):
+            remove(leftover)
+    return path.with_name(f"{stem}.{os.getpid()}-{secrets.token_hex(4)}.tmp")
+
+
+def _literally(name: str) -> str:
+    """A pattern that only this name fits."""
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in name)
+
+
+def _runs(process: int) -> bool:
     try:
-        yield temporary
-        if path.exists():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Name the file in an ``OSError`` that names none, as that of a full disk."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.errno is not None:
+            error.filename = str(path)
         raise
-    _sync_folder(path.parent)
+
+
+# ---------------------------------------------------------------- JSON
+
+
+def write_json(path: str | Path, values: Mapping[str, Any]) -> None:
+    """Write an object as JSON with its digest; ``TypeError`` for what JSON cannot hold."""
+    plain = json.loads(json.dumps(values))
+    plain |= {DIGEST: _json_digest(plain)}
+    atomic_write_text(path, json.dumps(plain, indent=2) + "\n")
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """The object of :func:`write_json` without its digest.
+
+    Raises ``ValueError`` for what is no object, and for one that does not have the digest that it
+    names.
+    """
+    try:
+        values = json.loads(Path(path).read_text())
+    except RecursionError:
+        raise ValueError("its objects are nested too deeply") from None
+    if not isinstance(values, dict):
+        raise ValueError("expected an object")
+    digest = values.pop(DIGEST, None)
+    if digest is not None and digest != _json_digest(values):
+        raise ValueError(DAMAGED)
+    return values
+
+
+def _json_digest(values: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
+
+
+# ---------------------------------------------------------------- tensors
 
 
 def write_tensors(path: str | Path, key: str, tensors: Mapping[str, Tensor], about: Any) -> None:
-    """Write a safetensors file with a JSON description under ``key`` in its metadata."""
+    """Write a safetensors file with a digest and a JSON description under ``key`` in its metadata.
+
+    They are one entry, since the library writes several in an order of its own.
+    """
     from safetensors.torch import save  # loads torch, which many users of this module do not need
 
     stored = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    atomic_write_bytes(path, save(stored, {key: json.dumps(about)}))
+    text = json.dumps(about)
+    atomic_write_bytes(path, save(stored, {key: f"{_tensor_digest(stored, text)} {text}"}))
 
 
 def read_tensors(path: str | Path, key: str) -> tuple[dict[str, Tensor], Any]:
     """The tensors and the description of :func:`write_tensors`; nothing in the file is executed.
 
-    Call it within :func:`reading`, which names the file in the errors.
+    Raises ``ValueError`` where their digest is not that in the file. Call it within
+    :func:`reading`, which names the file in the errors.
     """
     from safetensors import safe_open
 
     with safe_open(path, framework="pt", device="cpu") as file:
-        about = json.loads((file.metadata() or {})[key])
+        metadata = dict(file.metadata() or {})
         # Clones own their memory: the file may be replaced while they live.
-        return {name: file.get_tensor(name).clone() for name in file.keys()}, about  # noqa: SIM118
+        tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    text = metadata.pop(key)
+    digest, space, described = text.partition(" ")
+    if space and re.fullmatch("[0-9a-f]{64}", digest):
+        if metadata or digest != _tensor_digest(tensors, described):
+            raise ValueError(DAMAGED)
+        text = described
+    return tensors, json.loads(text)
+
+
+def _tensor_digest(tensors: Mapping[str, Tensor], text: str) -> str:
+    """SHA-256 of the description, and of every tensor's name, type, shape and bytes."""
+    import torch
+
+    digest = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(json.dumps([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Let a module take weights that have exactly its names, shapes and types.
+
+    Raises ``ValueError`` naming the first that does not, or that is not finite.
+    """
+    own = module.state_dict()
+    for name in sorted(own.keys() | weights.keys()):
+        if name not in own or name not in weights:
+            raise ValueError(f"the weights {name!r} are {'missing' if name in own else 'unknown'}")
+        mine, given = own[name], weights[name]
+        if (mine.shape, mine.dtype) != (given.shape, given.dtype):
+            raise ValueError(
+                f"the weights {name!r} are {given.dtype} {tuple(given.shape)}; expected "
+                f"{mine.dtype} {tuple(mine.shape)}"
+            )
+        if not given.isfinite().all():
+            raise ValueError(f"the weights {name!r} are not finite")
+    module.load_state_dict(weights)
 
 
 @contextmanager

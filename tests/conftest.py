@@ -31,8 +31,9 @@ settings.load_profile("here")
 
 _SLOW = """
     autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
-    candidate_search carried_state checkpoint cli clients compare configuration demonstrations
-    devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy env_candidates
+    candidate_search carried_state checkpoint cli clients compare configuration crashes
+    demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy
+    env_candidates
     env_contract estimator evaluation examples figures fixed_policies flat floor_plan
     generate_command generation_figures glom_order hierarchical_transformer importance
     invalid_actions key_scenes learning merge_rounds_benchmark page plot_command plug_ins
@@ -44,8 +45,8 @@ _SLOW = """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
 _LONG = """
-    benchmarks benchmarks_of_context compare configuration devices devices_of_benchmarks diagnoses
-    earlier_runs embed entropy generate_command glom_losses key_scenes learning
+    benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
+    diagnoses earlier_runs embed entropy generate_command glom_losses key_scenes learning
     merge_rounds_benchmark page plot_command report view
 """
 LONG_MODULES = frozenset(_LONG.split())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from pathlib import Path
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -129,18 +130,22 @@ def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(
     assert [path.name for path in tmp_path.iterdir()] == ["s"]
 
 
-def test_what_a_killed_writer_left_is_gone_after_the_next_write(tmp_path, monkeypatch):
-    def killed(*args):
-        raise KeyboardInterrupt  # kill -9 would not even clean up, so neither does unlink
+KILLED = """
+import os, sys
+from htm_env.files import atomic_write_text
+os.fsync = lambda descriptor: os._exit(9)
+atomic_write_text(sys.argv[1], "half")
+"""
 
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "fsync", killed)
-        patch.setattr(Path, "unlink", lambda *args, **kwargs: None)
-        with pytest.raises(KeyboardInterrupt):
-            atomic_write_text(tmp_path / "a", "half")
+
+def test_what_a_killed_writer_left_is_gone_after_the_next_write(tmp_path):
+    done = subprocess.run([sys.executable, "-c", KILLED, tmp_path / "a"], check=False)
+    assert done.returncode == 9
     assert len(list(tmp_path.iterdir())) == 1  # the leftover
+    atomic_write_text(tmp_path / "b", "another file")
+    assert len(list(tmp_path.iterdir())) == 2
     atomic_write_text(tmp_path / "a", "whole")
-    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b"]
     assert (tmp_path / "a").read_text() == "whole"
 
 

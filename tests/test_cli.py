@@ -419,6 +419,11 @@ def test_damaged_runs_are_named(run, tmp_path, capsys):
     shutil.copytree(run, damaged)
     checkpoint = damaged / "checkpoint" / "training.safetensors"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
+    assert status("evaluate", damaged, "--episodes", 2) == 0
+    line = only_line(capsys.readouterr().err)
+    assert str(checkpoint) in line
+    assert "the checkpoint before it is used" in line
+    shutil.rmtree(damaged / "checkpoint.before")
     assert status("evaluate", damaged) == 1
     assert str(checkpoint) in only_line(capsys.readouterr().err)
     (damaged / "config.json").write_text('{"env": ')

@@ -463,7 +463,7 @@ def test_killed_and_interrupted_it_continues_where_it_was(tmp_path, capfd, own_p
 
     saboteur = Saboteur(chain, 60, lambda: os.kill(os.getpid(), signal.SIGTERM))
     saboteur.start()
-    assert main(given) == 130
+    assert main(given) == 143
     assert saboteur.acted
     assert "interrupted, continue with the same command" in capfd.readouterr().err
     assert not (chain / "result.json").exists()

@@ -31,6 +31,7 @@ from agents.registry import (
     unlabelled,
 )
 from htm_env.datasets import DATASETS, make_dataset
+from htm_env.files import read_json, write_json
 from htm_env.registration import register_dataset
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -320,10 +321,10 @@ def test_a_learner_of_ones_own_is_compared(examples, tmp_path):
 def test_code_that_lies_in_the_folder_of_a_run_is_never_run(tmp_path, monkeypatch, capsys):
     run = train("--env", "trees7", "--algo", "chain", "--merges", 100, *TINY, out=tmp_path / "run")
     (run / "planted.py").write_text("raise SystemExit('it ran')")
-    config = json.loads((run / "config.json").read_text())
+    config = read_json(run / "config.json")
     monkeypatch.chdir(run)
     for field, name in (("algo", "planted:Mine"), ("env", "planted:Mine-v0")):
-        (run / "config.json").write_text(json.dumps(config | {field: name}))
+        write_json(run / "config.json", config | {field: name})
         assert main(["evaluate", "."]) == 1
         assert "a run is data" in capsys.readouterr().err
         monkeypatch.syspath_prepend(str(run))

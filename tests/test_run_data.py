@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from test_cli import only_line, status
 
 import agents
+from agents.config.budget import Budget
 from agents.config.errors import RunWarning
 from agents.registry import algorithm, build_learner, load_learner
+from agents.runs.directory import RunDirectory
 from agents.runs.session import resume_run
+from htm_env.files import read_json, write_json
 
 TINY = ["--set", "autoencoder.hidden_dim=8", "--embedding-dim", "4", "--merges", "300"]
 
@@ -48,13 +52,20 @@ def run(files, tmp_path_factory):
     return out
 
 
+def edit(folder, budget: int | None = None, **env_kwargs):
+    """Give a run other arguments of its data, or more merges, as if it had begun with them."""
+    directory = RunDirectory(folder)
+    run, data = directory.load_config(), directory.load_data_record()
+    budget = run.budget if budget is None else Budget(merges=budget)
+    run = replace(run, budget=budget, env_kwargs=run.env_kwargs | env_kwargs)
+    directory.save_config(run, data)
+
+
 @pytest.fixture
 def moved(run, files, tmp_path):
     """The run in another folder, whose data is no longer where it was."""
     shutil.copytree(run, tmp_path / "moved")
-    config = json.loads((tmp_path / "moved" / "config.json").read_text())
-    config["env_kwargs"]["dataset"] = str(tmp_path / "gone" / "mine.npz")
-    (tmp_path / "moved" / "config.json").write_text(json.dumps(config))
+    edit(tmp_path / "moved", dataset=str(tmp_path / "gone" / "mine.npz"))
     return tmp_path / "moved"
 
 
@@ -116,9 +127,7 @@ def test_scores_are_the_same_wherever_run_and_data_are(run, moved, files, capsys
 
 
 def test_a_moved_run_resumes_with_its_data_and_remembers_the_place(moved, files, capsys):
-    config = json.loads((moved / "config.json").read_text())
-    config["budget"]["merges"] = 400
-    (moved / "config.json").write_text(json.dumps(config))
+    edit(moved, budget=400)
     assert status("train", "--resume", moved) == 1
     assert "--data FILE" in capsys.readouterr().err
     assert status("train", "--resume", moved, "--data", files / "renamed.npz") == 0
@@ -162,17 +171,31 @@ def test_tokens_of_another_dimension_are_refused(run, moved, files, capsys):
         assert "trained on tokens of 2" in line
 
 
-def test_a_run_resumes_with_other_data_of_its_shape(moved, files):
-    config = json.loads((moved / "config.json").read_text())
-    config["budget"]["merges"] = 400
-    (moved / "config.json").write_text(json.dumps(config))
+def test_a_run_resumes_with_other_data_of_its_shape_where_that_is_allowed(moved, files, capsys):
+    edit(moved, budget=400)
     with pytest.raises(ValueError, match=r"up to 9 tokens; .* up to 6"):
         resume_run(moved, build_learner, files / "longer.npz", progress_bar=False)
-    with pytest.warns(RunWarning, match=r"trained on other data.*mine\.npz.*other\.npz"):
-        resume_run(moved, build_learner, files / "other.npz", progress_bar=False)
+    before = (moved / "config.json").read_text()
+    resume = ["train", "--resume", moved, "--data", files / "other.npz"]
+    assert status(*resume) == 1
+    assert "other data: on mine.npz" in (line := only_line(capsys.readouterr().err))
+    assert "--allow-changed-data" in line
+    assert (moved / "config.json").read_text() == before
+    assert status(*resume, "--allow-changed-data") == 0
+    assert "was trained on other data: on mine.npz" in capsys.readouterr().err
     recorded = json.loads((moved / "config.json").read_text())["data"]
     assert recorded["name"] == "other.npz"
     assert [(one["name"], one["rows"]) for one in recorded["earlier"]] == [("mine.npz", 40)]
+
+
+def test_a_file_that_was_replaced_is_refused(moved, files, tmp_path):
+    (tmp_path / "gone").mkdir()
+    shutil.copy(files / "other.npz", tmp_path / "gone" / "mine.npz")
+    edit(moved, budget=400)
+    with pytest.raises(ValueError, match=r"other data.*--allow-changed-data"):
+        resume_run(moved, build_learner, progress_bar=False)
+    with pytest.warns(RunWarning, match="trained on other data"):
+        resume_run(moved, build_learner, allow_changed_data=True, progress_bar=False)
 
 
 def test_a_finished_run_does_not_become_one_of_other_data(moved, files):
@@ -180,15 +203,28 @@ def test_a_finished_run_does_not_become_one_of_other_data(moved, files):
     with pytest.raises(
         ValueError, match=r"other\.npz.*budget of .* is used, so nothing is learned"
     ):
-        resume_run(moved, build_learner, files / "other.npz", progress_bar=False)
+        resume_run(
+            moved,
+            build_learner,
+            files / "other.npz",
+            allow_changed_data=True,
+            progress_bar=False,
+        )
     assert (moved / "config.json").read_text() == before
+
+
+def test_versions_that_are_others_are_told(moved, files):
+    values = read_json(moved / "config.json")
+    values["versions"] |= {"python": "3.0", "numpy": "1.0"}
+    write_json(moved / "config.json", values)
+    with pytest.warns(RunWarning, match=r"began with python 3\.0 \(here .*\), numpy 1\.0") as told:
+        resume_run(moved, build_learner, files / "renamed.npz", progress_bar=False)
+    assert "torch" not in str(told[0].message)
 
 
 def test_a_file_whose_content_changed_is_told(run, tmp_path):
     shutil.copytree(run, tmp_path / "run")
-    config = json.loads((tmp_path / "run" / "config.json").read_text())
-    config["env_kwargs"]["dataset"] = str(write_sets(tmp_path / "mine.npz", 40, seed=7))
-    (tmp_path / "run" / "config.json").write_text(json.dumps(config))
+    edit(tmp_path / "run", dataset=str(write_sets(tmp_path / "mine.npz", 40, seed=7)))
     with pytest.warns(RunWarning, match=r"mine\.npz \(40 rows"):
         load_learner(tmp_path / "run")
 

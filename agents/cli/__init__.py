@@ -1,5 +1,34 @@
 """The command line ``htm``."""
 
-from agents.cli.command import main
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Sequence
+
+from agents.runs.interruption import Terminated, handled, raise_at_once
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command, and return its exit status.
+
+    0: done; 1: failed; 2: wrong usage; 130: interrupted by Ctrl-C, 143: by SIGTERM (training with
+    its checkpoint written). All but 0 say why in one line on standard error.
+    """
+    try:
+        with handled(raise_at_once, signal.SIGINT, signal.SIGTERM):
+            from agents.cli.command import run  # takes a while, in which Ctrl-C is heard
+
+            return run(sys.argv[1:] if arguments is None else arguments)
+    except Terminated as interruption:
+        return _interrupted(interruption, 128 + signal.SIGTERM)
+    except KeyboardInterrupt as interruption:
+        return _interrupted(interruption, 128 + signal.SIGINT)
+
+
+def _interrupted(interruption: KeyboardInterrupt, status: int) -> int:
+    print(f"htm: {str(interruption) or 'interrupted'}", file=sys.stderr)
+    return status
+
 
 __all__ = ["main"]

@@ -2,7 +2,7 @@
 
 import sys
 
-from agents.cli.command import main
+from agents.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 import traceback
 import warnings
@@ -41,7 +40,6 @@ from agents.config.options import OfRun
 from agents.config.plug_ins import modules_of_this_folder
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm, imported
-from agents.runs.interruption import handled
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "train": (TrainOptions, "agents.cli.train:train"),
@@ -58,22 +56,19 @@ COMMANDS: dict[str, tuple[type, str]] = {
 DESCRIPTION = "Learn to merge sets of tokens into trees. htm --version prints the version."
 PACKAGES = ("agents", "benchmarks", "htm_env", "replay")
 """Where the errors of this project are raised."""
-DONE, FAILED, WRONG_USAGE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, WRONG_USAGE = 0, 1, 2
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command.
+def run(arguments: Sequence[str]) -> int:
+    """Run one command, and return its exit status; :func:`agents.cli.main` runs this.
 
-    Returns 0 when it is done, 1 when it failed, 2 for wrong usage, 130 when it was interrupted
-    (with the checkpoint written); all but 0 say why in one line on standard error.
+    0: done; 1: failed; 2: wrong usage. Raises ``KeyboardInterrupt`` where it is interrupted.
     """
-    arguments = sys.argv[1:] if arguments is None else arguments
     if list(arguments) == ["--version"]:
         print(f"htm {version('htm-rl')}")
         return DONE
     try:
-        stopped = handled(signal.default_int_handler, signal.SIGTERM)  # as Ctrl-C
-        with stopped, modules_of_this_folder(), _short_warnings():
+        with modules_of_this_folder(), _short_warnings():
             options = parse(arguments)
             if isinstance(options, OfRun):
                 check_run(options.directory)
@@ -81,8 +76,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             imported(command)(options)
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
-    except KeyboardInterrupt as interruption:
-        return _fail(str(interruption) or "interrupted", INTERRUPTED)
     except Exception as error:
         if os.environ.get("HTM_TRACEBACK"):
             traceback.print_exc()

@@ -42,6 +42,8 @@ class RunOptions(Threads):
     """reinforce, ppo, ...; a fixed order as nearest; sb3:DQN; module:Class."""
     data: _File = None
     """Own data, with HTM-v0; with --resume, where it is now."""
+    allow_changed_data: Annotated[bool, _flag("")] = False
+    """With --resume: go on where the data is not what the run began with."""
     env_kwargs: _Json = None
     """Of the data, as '{"heights": [3]}' or '{"dataset": "mine.npz"}'."""
     embedding_dim: Annotated[int | Literal["auto"] | None, _flag("INT|auto")] = None
@@ -73,6 +75,8 @@ class RunOptions(Threads):
         super().__post_init__()
         if self.resume is not None and self.save_config is not None:
             raise UsageError("--save-config is for new runs; a run to resume has its config.json")
+        if self.allow_changed_data and self.resume is None:
+            raise UsageError("--allow-changed-data is for a run that --resume continues")
         if self.help_all:
             raise UsageError("--help-all needs the algorithm: htm train --algo NAME --help-all")
 

@@ -15,7 +15,7 @@ from agents.comparison.options import PROBLEM_NAMES
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import checked_fields, flattened, merged, nested
 from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
-from agents.config.files import read_file, write_file
+from agents.config.files import quoted, read_file, write_file
 from agents.config.options import OWN_DATA, check_environment, given_budget
 from agents.config.run import RunConfig
 from agents.registry import build_learner, check_algorithm, configured, file_name
@@ -70,14 +70,19 @@ def train(options: TrainOptions) -> None:
         directory = RunDirectory(options.resume or options.out or new)
     try:
         if continued is not None:
-            result = resume_run(continued, build_learner, options.data)
+            result = resume_run(
+                continued,
+                build_learner,
+                options.data,
+                allow_changed_data=options.allow_changed_data,
+            )
         else:
             result = start_run(learner, budget, directory.path)
-    except KeyboardInterrupt:
-        if not directory.checkpoint_path.exists():
+    except KeyboardInterrupt as interruption:
+        if not directory.holds_run:
             raise
-        raise KeyboardInterrupt(
-            f"interrupted, continue with: htm train --resume {directory.path}"
+        raise type(interruption)(
+            f"interrupted, continue with: htm train --resume {quoted(directory.path)}"
         ) from None
     except FloatingPointError as error:
         raise FloatingPointError(
@@ -85,9 +90,9 @@ def train(options: TrainOptions) -> None:
             f"{directory.checkpoint_path.parent}"
         ) from error
     print_scores(f"{result['env']} {result['algo']}, held-out test data", result["test"], result)
-    print(f"run       {directory.path}")
-    print(f"pictures  {directory.figure_path}")
-    print(f"logs      tensorboard --logdir {directory.path}")
+    print(f"run       {quoted(directory.path)}")
+    print(f"pictures  {quoted(directory.figure_path)}")
+    print(f"logs      tensorboard --logdir {quoted(directory.path)}")
 
 
 def _continued(options: TrainOptions) -> Path | None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,8 +22,9 @@ from agents.comparison.results import (
     write_table,
 )
 from agents.config.errors import UsageError
-from agents.config.files import write_file
+from agents.config.files import quoted, write_file
 from agents.runs.directory import RunDirectory
+from agents.runs.lock import locked
 
 RESULTS, RETRAIN_RESULTS, CROSS_PLAY = "results.csv", "retrained.csv", "cross_play.csv"
 
@@ -48,7 +47,7 @@ def compare(options: CompareOptions) -> None:
     for line in left_out:
         print(line, file=sys.stderr)
     try:
-        with _locked(options.folder) as lock:
+        with locked(options.folder) as lock:
             check_folder(runs, options.folder)
             failed = _train(runs, jobs, "htm compare", lock)
             if options.retrain:
@@ -57,8 +56,8 @@ def compare(options: CompareOptions) -> None:
             if options.cross_play:
                 cross_play(runs, options.folder / CROSS_PLAY, lambda line: print(line, flush=True))
             rows = collect(options.folder)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("interrupted, continue with the same command") from None
+    except KeyboardInterrupt as interruption:
+        raise type(interruption)("interrupted, continue with the same command") from None
     if any(row.split == "test" for row in rows):
         report_again([options.folder], options.folder)
     if failed:
@@ -98,10 +97,10 @@ def report_again(paths: Sequence[Path], out: Path) -> None:
         if crossed:
             write_table(out / CROSS_PLAY, CrossPlayRow, crossed.values())
     report = write_report(out, rows, retrained, list(crossed.values()))
-    print(f"results   {out / RESULTS}")
-    print(f"report    {report}")
+    print(f"results   {quoted(out / RESULTS)}")
+    print(f"report    {quoted(report)}")
     if (out / RUNS).exists():
-        print(f"logs      tensorboard --logdir {out / RUNS}")
+        print(f"logs      tensorboard --logdir {quoted(out / RUNS)}")
 
 
 def _folder_of_report(options: CompareOptions) -> Path:
@@ -152,26 +151,3 @@ def _retrained_rows(directory: RunDirectory) -> list[ResultRow]:
     else:
         options, algo = "", name.rpartition("-")[0]
     return [replace(row, algo=algo, options=options) for row in run_rows(directory)]
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[int]:
-    """Keep a second comparison out of a folder; gives a descriptor that holds the lock.
-
-    Processes that inherit it keep the folder locked until they end, even if this one is killed:
-    two processes in the folder of one run would spoil it.
-    """
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; expected a folder, or nothing yet")
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT)
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder} is in use: a comparison, or a run that a killed one left, trains there"
-            ) from None
-        yield lock
-    finally:
-        os.close(lock)

@@ -118,6 +118,7 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
         )
     result = directory.load_result()
     if result is not None:
+        directory.check_metrics(result)
         counts = {name: result[name] for name in ("seconds", "merges", "updates", "weights_hash")}
         scores = {name: result["test"].get(name) for name in SCORES}
         rows.append(ResultRow(**about, split="test", **counts, **scores))

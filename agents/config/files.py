@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
+import string
 import tomllib
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from agents.config.errors import UsageError
 
-RECORDED = ("versions", "data")
-"""What ``config.json`` has beside the configuration: the libraries, and the data that was read."""
+RECORDED = ("versions", "data", "digest")
+"""What ``config.json`` has beside the configuration: the libraries, the data that was read, and
+what tells whether it was changed."""
+PLAIN = f"{string.ascii_letters}{string.digits}/._+- "
+"""Letters of paths that need no escape."""
 
 
 def read_file(path: Path) -> dict[str, Any]:
@@ -36,6 +43,15 @@ def check_run(folder: Path) -> None:
     """Raise ``FileNotFoundError`` where no run was started in a folder."""
     if not (folder / "config.json").exists():
         raise FileNotFoundError(f"{folder} holds no run: there is no {folder / 'config.json'}")
+
+
+def quoted(path: str | PathLike[str]) -> str:
+    """A path as a shell takes it, in one line, whatever its name has in it."""
+    text = os.fspath(path)
+    if text.isprintable():
+        return shlex.quote(text)
+    shown = (chr(byte) if chr(byte) in PLAIN else f"\\x{byte:02x}" for byte in os.fsencode(text))
+    return f"$'{''.join(shown)}'"
 
 
 def write_file(path: Path, values: dict[str, Any]) -> None:

@@ -27,6 +27,7 @@ from htm_env.autoencoder import HTMAutoencoder, Policy, TreeEncoder, merge_with
 from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, environment_id
 from htm_env.datasets.sets import as_list
+from htm_env.files import load_weights
 from htm_env.forest import tree_height
 from htm_env.population import start_population
 from htm_env.rewards import reward_on
@@ -271,7 +272,7 @@ class Learner(ABC):
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` gave; an algorithm restores its own part beside this."""
-        self.autoencoder.load_state_dict(state["autoencoder"])
+        load_weights(self.autoencoder, state["autoencoder"])
         self.generator.set_state(state["generator"])
         self.merges_made, self.updates = state["merges_made"], state["updates"]
         if "trainer" in state:
@@ -430,15 +431,16 @@ class Learner(ABC):
     def save(self, directory: str | Path) -> None:
         """Write the agent to a folder, as JSON and safetensors; what it had before is replaced.
 
-        Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold, and for a class or a reward
-        that is defined in the script itself.
+        Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold, for a class or a reward that
+        is defined in the script itself, and for a folder that another process writes to.
         """
         from agents.runs.data import recorded_data
         from agents.runs.directory import RunDirectory
 
         folder = RunDirectory(directory)
-        folder.save_config(self.run_config(), recorded_data(self.dataset))
-        folder.save_checkpoint(self.state(), self.autoencoder)
+        with folder.locked():
+            folder.save_config(self.run_config(), recorded_data(self.dataset))
+            folder.save_checkpoint(self.state(), self.autoencoder)
 
     @classmethod
     def load(

@@ -21,6 +21,7 @@ from agents.learners.fixed_order import FixedOrder
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
 from htm_env.autoencoder import TreeEncoder, seeded_initialisation
+from htm_env.files import load_weights
 from htm_env.types import TokenBatch
 
 
@@ -102,5 +103,5 @@ class GlomOrder(FixedOrder):
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.glom.load_state_dict(state["glom"])
+        load_weights(self.glom, state["glom"])
         self.optimizer.restore({name: state[f"glom_{name}"] for name in ("optimizer", "guard")})

@@ -30,6 +30,7 @@ from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
 from agents.rollouts.greedy_search import merge_matchings
 from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilities, rollout
 from htm_env.candidates import Nearest, advice_on_pairs, check_candidates
+from htm_env.files import load_weights
 from htm_env.population import final_errors
 from htm_env.rewards import EncodedEpisodes, RewardName, reward_on
 from htm_env.types import TokenBatch
@@ -286,6 +287,6 @@ class PolicyLearner(Learner):
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        self.policy.load_state_dict(state["policy"])
+        load_weights(self.policy, state["policy"])
         if "race" in state:  # older checkpoints have one demonstrator, and need none
             self.selection.restore(state["race"])

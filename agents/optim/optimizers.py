@@ -85,6 +85,19 @@ def make_contiguous(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 ]
 
 
+def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Continue from a ``state_dict``, which stays as it is.
+
+    Raises ``ValueError`` for one of other parameters, and for averages that are not finite.
+    """
+    for found in state["state"].values():
+        for name, value in found.items():
+            if isinstance(value, Tensor) and not value.isfinite().all():
+                raise ValueError(f"{name!r} of an optimizer is not finite")
+    # An optimizer changes its averages in place, and would change the state that it was given.
+    optimizer.load_state_dict(copy.deepcopy(state))
+
+
 class NonFiniteGuard:
     """Counts updates skipped because a loss or a gradient was not finite.
 
@@ -144,8 +157,7 @@ class ScheduledOptimizer:
         return {"optimizer": copy.deepcopy(self.optimizer.state_dict()), "updates": self.updates}
 
     def restore(self, state: dict[str, Any]) -> None:
-        # An optimizer changes its averages in place, and would change the state that it was given.
-        self.optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        restore_optimizer(self.optimizer, state["optimizer"])
         self.updates = state["updates"]
 
 

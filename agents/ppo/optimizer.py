@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from agents.config.schedules import cosine_decay, warm_up
 from agents.optim.autoencoder_trainer import mean_of_finite
-from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig
+from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, restore_optimizer
 
 
 class ModelOptimizer:
@@ -76,7 +76,6 @@ class ModelOptimizer:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        # An optimizer changes its averages in place, and would change the state that it was given.
-        self._optimizer.load_state_dict(copy.deepcopy(state["optimizer"]))
+        restore_optimizer(self._optimizer, state["optimizer"])
         self.steps = state["gradient_steps"]
         self.guard.restore(state["guard"])

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
-import json
 import math
+import os
 import platform
+import warnings
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, replace
 from importlib.metadata import version
 from os import PathLike
@@ -17,18 +20,36 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from agents.config.dataclasses_json import config_from_dict
-from agents.config.files import RECORDED, check_run
+from agents.config.errors import RunWarning
+from agents.config.files import RECORDED, check_run, quoted
 from agents.config.plug_ins import check_outside
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
+from agents.runs.lock import locked
 from agents.runs.loop import Position, Scalars
 from htm_env.datasets.user import BESIDE_ROWS, read_sets
-from htm_env.files import atomic_write_text
+from htm_env.files import (
+    atomic_folder,
+    atomic_write_bytes,
+    atomic_write_text,
+    read_json,
+    remove,
+    write_json,
+)
 
+TRAINING, AUTOENCODER = "training.safetensors", "autoencoder.safetensors"
+"""The files of a checkpoint."""
 OWN_DATA = "dataset.npz"
 """Data that a learner was given as arrays, kept with its run."""
-LIBRARIES = ("torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
-"""Packages whose versions are in ``config.json``, for readers only."""
+LIBRARIES = ("htm-rl", "torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
+"""Packages whose versions are in ``config.json``."""
+KEPT = ("env", "algo", "config", "embedding_dim", "mode", "seed")
+"""Fields of ``config.json`` that a checkpoint has too: both are of one run."""
+RESULT = (
+    *("env", "env_kwargs", "algo", "seed", "seconds", "merges", "updates", "test", "validation"),
+    *("mode", "embedding_dim", "weights_hash", "metrics_sha256"),
+)
+"""Fields of ``result.json``."""
 
 
 @runtime_checkable
@@ -38,17 +59,28 @@ class Savable(Protocol):
     def save(self, path: str | Path) -> None: ...
 
 
+def versions() -> dict[str, str]:
+    """Versions of Python and of the :data:`LIBRARIES` here."""
+    return {"python": platform.python_version()} | {name: version(name) for name in LIBRARIES}
+
+
 class RunDirectory:
-    """``config.json``, ``metrics.csv``, ``result.json``, ``checkpoint/``, ``figures/``, events."""
+    """``config.json``, ``metrics.csv``, ``result.json``, ``checkpoint/``, ``figures/``, events.
+
+    A checkpoint is a folder that takes its name when all in it is written; the one before is kept
+    as ``checkpoint.before/``. Whoever writes holds the lock of :meth:`locked`.
+    """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.config_path = self.path / "config.json"
         self.metrics_path = self.path / "metrics.csv"
         self.result_path = self.path / "result.json"
-        self.checkpoint_path = self.path / "checkpoint" / "training.safetensors"
+        self.checkpoint, self.before = self.path / "checkpoint", self.path / "checkpoint.before"
+        """The folders of the last checkpoint, and of the one before."""
+        self.checkpoint_path = self.checkpoint / TRAINING
         """Everything that resuming needs."""
-        self.autoencoder_path = self.path / "checkpoint" / "autoencoder.safetensors"
+        self.autoencoder_path = self.checkpoint / AUTOENCODER
         """The autoencoder alone, for ``gym.make(..., autoencoder=path)``."""
         self.figure_path = self.path / "figures" / "validation.png"
 
@@ -57,15 +89,24 @@ class RunDirectory:
         """True <--> a run was started here."""
         return self.config_path.exists()
 
+    def locked(self) -> AbstractContextManager[int]:
+        """Keep other processes from writing here meanwhile (see :func:`agents.runs.lock.locked`).
+
+        Raises ``ValueError`` for a name that is no text, which other libraries cannot write to.
+        """
+        try:
+            os.fspath(self.path).encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{quoted(self.path)} is not UTF-8; choose another name") from None
+        return locked(self.path)
+
     def check_free(self) -> None:
-        """Raise ``FileExistsError`` if a run was started here, ``ValueError`` for a file."""
+        """Raise ``FileExistsError`` if a run was started here."""
         if self.holds_run:
             raise FileExistsError(
-                f"{self.path} already holds a run; resume it with --resume {self.path}, "
+                f"{self.path} already holds a run; resume it with --resume {quoted(self.path)}, "
                 "or choose another folder"
             )
-        if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"{self.path} is a file; expected a folder, or nothing yet")
 
     # ------------------------------------------------------------ configuration and result
 
@@ -82,22 +123,19 @@ class RunDirectory:
             if kwargs["dataset"] == self._own_data:
                 kwargs["dataset"] = OWN_DATA  # it may move with the folder
         elif "dataset" in kwargs:
-            self.path.mkdir(parents=True, exist_ok=True)
             beside = {key: kwargs.pop(key, None) for key in BESIDE_ROWS}
             arrays = read_sets(kwargs["dataset"], beside).arrays()
-            np.savez_compressed(self.path / OWN_DATA, **arrays)  # type: ignore[arg-type]
+            content = io.BytesIO()
+            np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+            atomic_write_bytes(self.path / OWN_DATA, content.getvalue())
             kwargs["dataset"] = OWN_DATA
-        run = replace(run, env_kwargs=kwargs)
-        versions = {"python": platform.python_version()} | {
-            name: version(name) for name in LIBRARIES
-        }
+        described = replace(run, env_kwargs=kwargs).as_dict()
         try:
-            text = json.dumps(run.as_dict() | {"versions": versions, "data": data}, indent=2)
+            write_json(self.config_path, described | {"versions": versions(), "data": data})
         except TypeError as error:
             raise ValueError(
                 f"this run cannot be described in {self.config_path}: {error}"
             ) from None
-        atomic_write_text(self.config_path, text + "\n")
 
     def load_config(self) -> RunConfig:
         """Read ``config.json``; ``FileNotFoundError`` or ``ValueError`` naming it.
@@ -119,32 +157,63 @@ class RunDirectory:
         """What ``config.json`` records of the data; None for generated data and older runs."""
         return self._read_config().get("data")
 
+    def other_versions(self) -> str | None:
+        """One sentence on the versions that were others where the run began; None if none were."""
+        began, here = self._read_config().get("versions", {}), versions()
+        other = [name for name in here if began.get(name, here[name]) != here[name]]
+        if not other:
+            return None
+        pairs = ", ".join(f"{name} {began[name]} (here {here[name]})" for name in other)
+        return f"{self.path} began with {pairs}: it may end otherwise than it would have there"
+
     def _read_config(self) -> dict[str, Any]:
         check_run(self.path)
         try:
-            values = json.loads(self.config_path.read_text())
+            return read_json(self.config_path)
         except ValueError as error:
             raise ValueError(f"{self.config_path} does not describe a run: {error}") from error
-        if not isinstance(values, dict):
-            raise ValueError(f"{self.config_path} does not describe a run: expected an object")
-        return values
 
     @property
     def _own_data(self) -> str:
         return str((self.path / OWN_DATA).resolve())
 
     def save_result(self, result: dict[str, Any]) -> None:
-        """Write ``result.json``; a score that is not finite is null there."""
-        atomic_write_text(self.result_path, json.dumps(_without_nan(result), indent=2) + "\n")
+        """Write ``result.json``, and the hash of ``metrics.csv`` as it is by now.
+
+        A score that is not finite is null there.
+        """
+        write_json(
+            self.result_path, _without_nan(result | {"metrics_sha256": self._metrics_hash()})
+        )
 
     def load_result(self) -> dict[str, Any] | None:
         """Read ``result.json``; None before the run has ended, ``ValueError`` naming a bad file."""
         if not self.result_path.exists():
             return None
         try:
-            return json.loads(self.result_path.read_text())
+            result = read_json(self.result_path)
+            if unknown := sorted(set(result) - set(RESULT)):
+                raise ValueError(f"unknown field {unknown[0]!r}")
         except ValueError as error:
-            raise ValueError(f"{self.result_path} does not hold a result: {error}") from error
+            raise ValueError(
+                f"{self.result_path} does not hold a result: {error}; htm train --resume "
+                f"{quoted(self.path)} makes it again"
+            ) from error
+        return result
+
+    def check_metrics(self, result: Mapping[str, Any]) -> None:
+        """Raise ``ValueError`` where ``metrics.csv`` is not what it was when the run ended."""
+        recorded = result.get("metrics_sha256")  # older runs have none
+        if recorded is not None and recorded != self._metrics_hash():
+            raise ValueError(
+                f"{self.metrics_path} was changed after the run had ended; htm train --resume "
+                f"{quoted(self.path)} makes it again"
+            )
+
+    def _metrics_hash(self) -> str | None:
+        if not self.metrics_path.exists():
+            return None
+        return hashlib.sha256(self.metrics_path.read_bytes()).hexdigest()
 
     # ------------------------------------------------------------ checkpoints
 
@@ -160,24 +229,64 @@ class RunDirectory:
         ``state`` is the learner's, ``training`` the loop's, and ``rows`` are those of
         ``metrics.csv`` by now.
         """
-        everything = {"learner": state, "training": training, "rows": list(rows)}
-        save_state(self.checkpoint_path, everything)
-        autoencoder.save(self.autoencoder_path)
-
-    def clear_leftovers(self) -> None:
-        """Remove what a killed process was writing.
-
-        Only before the run is continued: a run that is still training writes there.
-        """
-        for leftover in self.checkpoint_path.parent.glob(".*"):
-            leftover.unlink(missing_ok=True)
+        about = {"learner": state, "training": training, "rows": list(rows)}
+        with atomic_folder(self.checkpoint, self.before) as folder:
+            save_state(folder / TRAINING, {"run": self._kept(), **about})
+            autoencoder.save(folder / AUTOENCODER)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
         """Read the last checkpoint; None before the first one.
 
-        Raises ``ValueError`` naming a file that cannot be read.
+        One that is damaged is passed over for the one before, with a :class:`RunWarning`. Raises
+        ``ValueError`` naming a file where none can be read, or that another run wrote.
         """
-        return load_state(self.checkpoint_path) if self.checkpoint_path.exists() else None
+        return self._usable()[1]
+
+    def recover(self) -> dict[str, Any] | None:
+        """What :meth:`load_checkpoint` gives, once the folder is as if no process was ever killed.
+
+        What such a process was writing is removed, and a checkpoint that is passed over too. Only
+        under the lock.
+        """
+        for leftover in [*self.path.glob(".*.tmp"), *self.checkpoint.glob(".*")]:
+            remove(leftover)
+        folder, state = self._usable()
+        if folder == self.before:
+            remove(self.checkpoint)
+            os.replace(self.before, self.checkpoint)
+        return state
+
+    def _usable(self) -> tuple[Path | None, dict[str, Any] | None]:
+        """The folder of the last checkpoint that is whole, and what is in it; None before one."""
+        damage = None
+        for folder in (self.checkpoint, self.before):
+            try:
+                state = load_state(folder / TRAINING)
+            except FileNotFoundError:  # between two renames, or before the first checkpoint
+                continue
+            except ValueError as error:
+                damage = damage or error
+                continue
+            if damage is not None:
+                message = f"{damage}; the checkpoint before it is used"
+                warnings.warn(message, RunWarning, stacklevel=5)
+            self._check_kept(folder / TRAINING, state.pop("run", {}))
+            return folder, state
+        if damage is not None:
+            raise damage
+        return None, None
+
+    def _kept(self) -> dict[str, Any]:
+        values = self._read_config()
+        return {name: values.get(name) for name in KEPT}
+
+    def _check_kept(self, path: Path, kept: Mapping[str, Any]) -> None:
+        for name, value in self._kept().items():
+            if kept.get(name, value) != value:
+                raise ValueError(
+                    f"{path} is of another run: its {name} is {kept[name]!r}, and that of "
+                    f"{self.config_path} is {value!r}"
+                )
 
 
 class CSVLogger:

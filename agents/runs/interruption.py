@@ -8,6 +8,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+AGAIN_SECONDS = 0.05
+"""A signal that comes in the middle of an import is sent again after so long."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, where Ctrl-C is a ``KeyboardInterrupt``."""
+
 
 @contextmanager
 def handled(
@@ -28,15 +35,54 @@ def handled(
             signal.signal(name, handler_before)
 
 
+def _raised(number: int) -> KeyboardInterrupt:
+    return Terminated() if number == signal.SIGTERM else KeyboardInterrupt()
+
+
+def raise_at_once(number: int, frame: FrameType | None) -> None:
+    """Handler that raises ``KeyboardInterrupt`` or :class:`Terminated`, once no import is going on.
+
+    An exception in the middle of an import is lost or becomes another one, depending on the module.
+    """
+    if _imports(frame):
+        again = threading.Timer(AGAIN_SECONDS, signal.raise_signal, [number])
+        again.daemon = True
+        again.start()
+    else:
+        raise _raised(number)
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+class StopRequests:
+    """True once a signal asked for a stop; a second signal raises."""
+
+    def __init__(self) -> None:
+        self._received: int | None = None
+
+    def receive(self, number: int, frame: FrameType | None) -> None:
+        if self._received is not None:
+            raise _raised(number)
+        self._received = number
+
+    def __call__(self) -> bool:
+        return self._received is not None
+
+    def obey(self) -> None:
+        """Raise ``KeyboardInterrupt`` or :class:`Terminated` where a stop was asked for."""
+        if self._received is not None:
+            raise _raised(self._received)
+
+
 @contextmanager
-def stop_requests() -> Iterator[Callable[[], bool]]:
-    """Gives a function that is true once a signal asked for a stop; a second signal raises."""
-    received: list[int] = []
-
-    def handle(number: int, frame: FrameType | None) -> None:
-        if received:
-            raise KeyboardInterrupt
-        received.append(number)
-
-    with handled(handle, signal.SIGINT, signal.SIGTERM):
-        yield lambda: bool(received)
+def stop_requests() -> Iterator[StopRequests]:
+    """Collect signals instead of raising; a second one raises."""
+    requested = StopRequests()
+    with handled(requested.receive, signal.SIGINT, signal.SIGTERM):
+        yield requested

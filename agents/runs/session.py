@@ -166,13 +166,17 @@ def start_run(
     """Train from the start in a folder of its own, and return the result.
 
     Raises ``FileExistsError`` where the folder holds a run, ``KeyboardInterrupt`` when interrupted,
-    after writing the checkpoint, and ``FloatingPointError`` when training does not stay finite.
+    after writing the checkpoint, ``FloatingPointError`` when training does not stay finite, and
+    ``ValueError`` naming the process that writes to the folder already.
     """
     directory = RunDirectory(folder)
-    directory.check_free()
-    check_plan(learner)
-    directory.save_config(learner.run_config(budget), recorded_data(learner.dataset))
-    return _run(learner, budget, directory, None, progress_bar)
+    with directory.locked():
+        with stop_requests() as requested:
+            directory.check_free()
+            check_plan(learner)
+            directory.save_config(learner.run_config(budget), recorded_data(learner.dataset))
+        requested.obey()
+        return _run(learner, budget, directory, None, progress_bar)
 
 
 def resume_run(
@@ -180,47 +184,56 @@ def resume_run(
     build: Callable[[RunConfig], Agent],
     data: str | PathLike[str] | None = None,
     *,
+    allow_changed_data: bool = False,
     progress_bar: bool = True,
 ) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from the start if it has none, to its result.
 
-    Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit.
-    ``build`` makes the untrained learner of a configuration. ``data`` is a file to take for the
-    run's data from now on; a :class:`RunWarning` says where it is other data. Raises what
-    :func:`start_run` raises, ``FileNotFoundError`` or ``ValueError`` where the folder holds no run
-    that can be resumed, and ``ValueError`` for data of another shape, and for other data where the
-    budget is used.
+    Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit;
+    a :class:`RunWarning` says where versions are not those that the run began with. ``build`` makes
+    the untrained learner of a configuration. ``data`` is a file to take for the run's data from now
+    on.
+
+    Raises what :func:`start_run` raises, ``FileNotFoundError`` or ``ValueError`` where the folder
+    holds no run that can be resumed, and ``ValueError`` for other data than the run began with.
+    With ``allow_changed_data`` that is a :class:`RunWarning`, but for data of another shape, and
+    where the budget is used.
     """
     directory = RunDirectory(folder)
     run, recorded = directory.load_config(), directory.load_data_record()
-    budget = run.budget
-    directory.clear_leftovers()
-    state = directory.load_checkpoint()
-    if budget is None or (state is not None and state["training"] is None):
-        raise ValueError(f"{directory.path} holds a saved agent, not a run that can be resumed")
-    original = RunData(directory.path, run, recorded)
-    if data is not None:
-        if run.env != OWN_DATA:
-            raise ValueError(f"{directory.path} learns from {run.env}, which no file can replace")
-        run = original.moved_to(data)
-    try:
-        learner = build(run)
-    except FileNotFoundError:
-        if data is None and original.is_missing:
-            raise FileNotFoundError(original.missing) from None
-        raise
-    original.check_token_dim(learner.dataset)
-    original.check_slots(learner.dataset)
-    differs = original.difference(learner.dataset) if recorded else None
-    if differs is not None and state is not None and _is_over(budget, state):
-        raise ValueError(
-            f"{differs}; the budget of {budget} is used, so nothing is learned from it"
-        )
-    _warn(differs)
-    found = after(recorded_data(learner.dataset), recorded)
-    if found != recorded or data is not None:
-        directory.save_config(run, found)
-    return _run(learner, budget, directory, state, progress_bar)
+    with directory.locked():
+        state = directory.recover()
+        budget = run.budget
+        if budget is None or (state is not None and state["training"] is None):
+            raise ValueError(f"{directory.path} holds a saved agent, not a run that can be resumed")
+        original = RunData(directory.path, run, recorded)
+        if data is not None:
+            if run.env != OWN_DATA:
+                raise ValueError(
+                    f"{directory.path} learns from {run.env}, which no file can replace"
+                )
+            run = original.moved_to(data)
+        try:
+            learner = build(run)
+        except FileNotFoundError:
+            if data is None and original.is_missing:
+                raise FileNotFoundError(original.missing) from None
+            raise
+        original.check_token_dim(learner.dataset)
+        original.check_slots(learner.dataset)
+        differs = original.difference(learner.dataset) if recorded else None
+        if differs is not None and not allow_changed_data:
+            raise ValueError(f"{differs}; --allow-changed-data goes on with it")
+        if differs is not None and state is not None and _is_over(budget, state):
+            raise ValueError(
+                f"{differs}; the budget of {budget} is used, so nothing is learned from it"
+            )
+        _warn(differs)
+        _warn(directory.other_versions())
+        found = after(recorded_data(learner.dataset), recorded)
+        if found != recorded or data is not None:
+            directory.save_config(run, found)
+        return _run(learner, budget, directory, state, progress_bar)
 
 
 def _is_over(budget: Budget, state: dict[str, Any]) -> bool:
@@ -246,6 +259,8 @@ def _run(
     if state is not None:
         _restore(learner, state, directory)
         training.restore(state["training"])
+        # Of this very state, whatever an earlier release or a bad disk left there.
+        learner.autoencoder.save(directory.autoencoder_path)
     table = CSVLogger(directory.metrics_path, [] if state is None else state["rows"])
     events = TensorBoardLogger(directory.path, None if state is None else training.position.merges)
 
@@ -268,8 +283,7 @@ def _run(
                     directory.save_checkpoint(
                         learner.state(), learner.autoencoder, training.state(), table.rows
                     )
-            if requested():
-                raise KeyboardInterrupt
+            requested.obey()
         with waiting(f"{title}  the last picture, test and validation scores", progress_bar):
             picture(training.position)
             result = _result(learner, training.position, directory)
@@ -304,7 +318,7 @@ def _result(learner: Agent, position: Position, directory: RunDirectory) -> dict
 def _restore(learner: Agent, state: dict[str, Any], directory: RunDirectory) -> None:
     try:
         learner.restore(state["learner"])
-    except (KeyError, TypeError, RuntimeError) as error:  # of another version, or not a learner's
+    except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
         raise ValueError(
             f"{directory.checkpoint_path} does not fit the learner of {directory.config_path}: "
             f"{error}"

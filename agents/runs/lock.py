@@ -1,0 +1,67 @@
+"""The lock of a folder: one process at a time writes there."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from agents.config.errors import RunWarning
+
+LOCK = ".lock"
+"""The file that is locked; it names who locked it last, and stays when the lock ends."""
+
+
+@contextmanager
+def locked(folder: str | Path) -> Iterator[int]:
+    """Keep all other processes from writing in a folder; gives a descriptor that holds the lock.
+
+    The folder is made, and removed again where nothing was written to it. The system ends the lock
+    with the last process that has the descriptor, however that ends: processes that inherit it keep
+    the folder locked, even if this one is killed.
+
+    Raises ``ValueError`` for a file, and naming the process that has the lock.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; expected a folder, or nothing yet")
+    new = not folder.exists()
+    lock = None
+    try:
+        while lock is None:
+            folder.mkdir(parents=True, exist_ok=True)
+            lock = _locked_file(folder)
+        yield lock
+    finally:
+        if new and lock is not None and os.listdir(folder) == [LOCK]:
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_file(folder: Path) -> int | None:
+    """A descriptor of the locked file; None where another process removed it meanwhile."""
+    path = folder / LOCK
+    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not path.exists() or not os.path.samestat(os.fstat(lock), path.stat()):
+            os.close(lock)
+            return None
+    except BlockingIOError:
+        holder = os.read(lock, 100).decode(errors="replace") or "another process"
+        os.close(lock)
+        raise ValueError(
+            f"{folder} is in use by {holder}, or by one that it started and left; expected a "
+            "folder that no other process writes to"
+        ) from None
+    except OSError as error:  # a file system without locks
+        warnings.warn(f"{folder} cannot be locked: {error}", RunWarning, stacklevel=4)
+    os.ftruncate(lock, 0)
+    os.write(lock, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+    return lock
