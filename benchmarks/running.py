@@ -29,6 +29,7 @@ QUALITY = {
     "candidates": "what choosing among nearest neighbours costs and saves",
     "lit_pixels": "joint training on images of a hundred to two hundred points",
     "merge_rounds": "what merging in rounds costs and saves",
+    "jets": "log-likelihood of trees over particle jets, by fixed orders and searches",
     "glom": "what Glom's columns gain from hearing one another",
     "kanji_parts": "how far trees that are not learned agree with experts",
     "key_scenes": "the merges that context makes right",

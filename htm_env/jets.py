@@ -28,6 +28,11 @@ class FourMomenta:
     commutative = True
     associative = True
 
+    @staticmethod
+    def momenta(tokens: Float[Tensor, "*rows 4"]) -> Float[Tensor, "*rows 4"]:
+        """Tokens are four-momenta as they are (see ``TreeEncoder.momenta``)."""
+        return tokens
+
     def __init__(self, dataset: JetsDataset) -> None:
         self.cut = float(dataset.geometry.cut)
 

@@ -1,0 +1,161 @@
+"""Log-likelihood of trees over particle jets, of fixed orders, searches and trained runs:
+``python -m benchmarks.jets``.
+
+All rows are of the same fixed test jets, and each is compared with greedy search on the same jets:
+the mean over jets depends on how many particles they have, the gap hardly does. An evaluation is
+one log-likelihood of one splitting that a planner asked for; of trees that are made without any it
+is 0. ``--runs DIR ...`` adds rows of trained runs, and ``--search N`` the same runs with a search.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from agents import load
+from agents.evaluation.evaluate import Planner
+from agents.evaluation.hill_climbing import improved
+from agents.fixed import fixed_policy
+from benchmarks.measuring import Row
+from benchmarks.table import RESULTS, report
+from htm_env.autoencoder import TreeEncoder
+from htm_env.datasets import Dataset, make_dataset
+from htm_env.datasets.jets import tree_log_likelihood
+from htm_env.rewards import CountedReward, reward_on
+from htm_env.types import TokenBatch
+from htm_env.weights import make_autoencoder
+
+ENV = "HTM-Jets-v0"
+JETS = 500
+REFERENCE = "greedy"
+"""The row that the others are compared with."""
+FIXED = (
+    *("random", "cambridge_aachen", "kt", "structure"),
+    *(REFERENCE, "beam_5", "beam_20", "beam_100"),
+)
+EXACT_UP_TO = (11, 9)
+"""Particles of the jets of the groups that have the exact trees as a row too."""
+
+
+class Entry(NamedTuple):
+    """A row of the table before it is measured."""
+
+    name: str
+    planner: Planner
+    evaluations: CountedReward
+    """Counts what the planner asks for."""
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--jets", type=int, default=JETS, help="how many of the fixed test jets")
+    parser.add_argument("--fixed", nargs="*", default=FIXED, help="names of fixed orders")
+    parser.add_argument("--runs", nargs="*", type=Path, default=[], help="folders of trained runs")
+    parser.add_argument("--search", type=int, default=0, help="proposals that improve runs' trees")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    dataset = make_dataset(ENV, split="test")
+    entries = [*fixed_entries(dataset, options.fixed)]
+    for folder in options.runs:
+        entries += run_entries(dataset, folder, options.search)
+    rows = table(dataset.fixed(options.jets), dataset, entries)
+    report("jets", rows, options.out)
+
+
+def table(batch: TokenBatch, dataset: Dataset, entries: Sequence[Entry]) -> list[Row]:
+    """The rows of all jets, then those of the small ones, of which the exact tree is known."""
+    rows = group_rows(f"all {len(batch.tokens)}", batch, dataset, entries)
+    exact = [*fixed_entries(dataset, ["exact"])]
+    for largest in EXACT_UP_TO:
+        small = batch.rows((batch.num_tokens <= largest).nonzero().squeeze(1))
+        if not len(small.tokens):
+            continue
+        name = f"{len(small.tokens)} of at most {largest} particles"
+        rows += group_rows(name, small, dataset, [*entries, *exact])
+    return rows
+
+
+def group_rows(
+    group: str, batch: TokenBatch, dataset: Dataset, entries: Sequence[Entry]
+) -> list[Row]:
+    """A row for each entry on these jets, with its gap to greedy search on the same jets."""
+    (reference,) = fixed_entries(dataset, [REFERENCE])
+    greedy, _ = log_likelihoods(reference, batch, dataset)
+    return [row(group, entry, batch, dataset, greedy) for entry in entries]
+
+
+def row(
+    group: str,
+    entry: Entry,
+    batch: TokenBatch,
+    dataset: Dataset,
+    greedy: Float[Tensor, "B"],
+) -> Row:
+    """Means over jets; the standard error is that of the mean gap."""
+    before = entry.evaluations.count
+    found, seconds = log_likelihoods(entry, batch, dataset)
+    gaps, jets = found - greedy, len(greedy)
+    return {
+        "trees": entry.name,
+        "jets": group,
+        "log-likelihood": float(found.mean()),
+        "gap to greedy": float(gaps.mean()),
+        "standard error": float(gaps.std() / jets**0.5),
+        "evaluations a jet": (entry.evaluations.count - before) / jets,
+        "seconds": seconds,
+    }
+
+
+def log_likelihoods(
+    entry: Entry, batch: TokenBatch, dataset: Any
+) -> tuple[Float[Tensor, "B"], float]:
+    """That of each jet's tree, and the seconds in which the trees were made."""
+    started = time.perf_counter()
+    merges = entry.planner.plan(batch, torch.Generator().manual_seed(0), greedy=True)
+    seconds = time.perf_counter() - started
+    return tree_log_likelihood(batch, merges, dataset.geometry), seconds
+
+
+def fixed_entries(dataset: Dataset, names: Sequence[str]) -> Iterator[Entry]:
+    """Fixed orders on the merger that is known for jets."""
+    for name in names:
+        model, evaluations = counted_model(dataset)
+        yield Entry(name, fixed_policy(name, model, dataset), evaluations)
+
+
+def run_entries(dataset: Dataset, folder: Path, search: int = 0) -> Iterator[Entry]:
+    """A trained run's own trees, and with ``search`` those that so many proposals make of them.
+
+    Raises ``ValueError`` for a run of another environment.
+    """
+    learner = load(folder)
+    if learner.task.env != ENV:
+        raise ValueError(f"the run {folder} is of {learner.task.env}; expected one of {ENV}")
+    name, evaluations = f"{learner.algo}, {folder.name}", counted_reward(dataset)
+    learner.autoencoder.merge_costs = evaluations.merge_costs
+    for proposals in sorted({0, search}):
+        searched = f", search {proposals}" if proposals else ""
+        yield Entry(f"{name}{searched}", improved(learner, proposals), evaluations)
+
+
+def counted_model(dataset: Dataset) -> tuple[TreeEncoder, CountedReward]:
+    """The merger that is known for jets, and the counter of the evaluations of its costs."""
+    evaluations = counted_reward(dataset)
+    return make_autoencoder(ENV, dataset, None, costs=evaluations.merge_costs), evaluations
+
+
+def counted_reward(dataset: Dataset) -> CountedReward:
+    """The log-likelihood of splittings, and how often it was asked for."""
+    return CountedReward(reward_on(dataset))
+
+
+if __name__ == "__main__":
+    main()
