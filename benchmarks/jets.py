@@ -72,40 +72,33 @@ def main(arguments: list[str] | None = None) -> None:
 
 def table(batch: TokenBatch, dataset: Dataset, entries: Sequence[Entry]) -> list[Row]:
     """The rows of all jets, then those of the small ones, of which the exact tree is known."""
-    rows = group_rows(f"all {len(batch.tokens)}", batch, dataset, entries)
+    rows = group_rows(dataset.max_tokens, batch, dataset, entries)
     exact = [*fixed_entries(dataset, ["exact"])]
     for largest in EXACT_UP_TO:
-        small = batch.rows((batch.num_tokens <= largest).nonzero().squeeze(1))
-        if not len(small.tokens):
-            continue
-        name = f"{len(small.tokens)} of at most {largest} particles"
-        rows += group_rows(name, small, dataset, [*entries, *exact])
+        rows += group_rows(largest, batch, dataset, [*entries, *exact])
     return rows
 
 
 def group_rows(
-    group: str, batch: TokenBatch, dataset: Dataset, entries: Sequence[Entry]
+    largest: int, batch: TokenBatch, dataset: Dataset, entries: Sequence[Entry]
 ) -> list[Row]:
-    """A row for each entry on these jets, with its gap to greedy search on the same jets."""
+    """A row for each entry on the jets of at most so many particles, if there are any."""
+    jets = batch.rows((batch.num_tokens <= largest).nonzero().squeeze(1))
+    if not len(jets.tokens):
+        return []
     (reference,) = fixed_entries(dataset, [REFERENCE])
-    greedy, _ = log_likelihoods(reference, batch, dataset)
-    return [row(group, entry, batch, dataset, greedy) for entry in entries]
+    greedy, _ = log_likelihoods(reference, jets, dataset)
+    about = {"particles, at most": largest, "jets": len(jets.tokens)}
+    return [row(entry, jets, dataset, greedy) | about for entry in entries]
 
 
-def row(
-    group: str,
-    entry: Entry,
-    batch: TokenBatch,
-    dataset: Dataset,
-    greedy: Float[Tensor, "B"],
-) -> Row:
+def row(entry: Entry, batch: TokenBatch, dataset: Dataset, greedy: Float[Tensor, "B"]) -> Row:
     """Means over jets; the standard error is that of the mean gap."""
     before = entry.evaluations.count
     found, seconds = log_likelihoods(entry, batch, dataset)
     gaps, jets = found - greedy, len(greedy)
     return {
         "trees": entry.name,
-        "jets": group,
         "log-likelihood": float(found.mean()),
         "gap to greedy": float(gaps.mean()),
         "standard error": float(gaps.std() / jets**0.5),
