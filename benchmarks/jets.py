@@ -10,6 +10,7 @@ is 0. ``--runs DIR ...`` adds rows of trained runs, and ``--search N`` the same 
 from __future__ import annotations
 
 import argparse
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,7 +25,7 @@ from agents.evaluation.evaluate import Planner
 from agents.evaluation.hill_climbing import improved
 from agents.fixed import fixed_policy
 from benchmarks.measuring import Row
-from benchmarks.table import RESULTS, report
+from benchmarks.table import RESULTS, origin, report
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.datasets.jets import tree_log_likelihood
@@ -63,11 +64,15 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     dataset = make_dataset(ENV, split="test")
-    entries = [*fixed_entries(dataset, options.fixed)]
-    for folder in options.runs:
-        entries += run_entries(dataset, folder, options.search)
+    try:
+        entries = [*fixed_entries(dataset, options.fixed)]
+        for folder in options.runs:
+            entries += run_entries(dataset, folder, options.search)
+    except (FileNotFoundError, ValueError) as error:
+        parser.error(str(error))
     rows = table(dataset.fixed(options.jets), dataset, entries)
-    report("jets", rows, options.out)
+    given = sys.argv[1:] if arguments is None else arguments
+    report("jets", rows, options.out, made_by=origin("benchmarks.jets", given))
 
 
 def table(batch: TokenBatch, dataset: Dataset, entries: Sequence[Entry]) -> list[Row]:

@@ -8,7 +8,8 @@ from __future__ import annotations
 import json
 import os
 import platform
-from collections.abc import Sequence
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +23,14 @@ RESULTS = Path("runs/benchmarks")
 
 
 def report(
-    name: str, rows: Sequence[dict[str, Any]], folder: Path = RESULTS, device: str = "cpu"
+    name: str,
+    rows: Sequence[dict[str, Any]],
+    folder: Path = RESULTS,
+    device: str = "cpu",
+    made_by: Mapping[str, str] | None = None,
 ) -> None:
     """Print the rows, and write ``folder/name.json`` and ``name.md``; they were measured on
-    ``device``."""
+    ``device``, and made as ``made_by`` says (see :func:`origin`)."""
     table = Table(title=name)
     columns = list(rows[0])
     for column in columns:
@@ -41,6 +46,7 @@ def report(
         "threads": torch.get_num_threads(),
         "device": _called(device),
         "torch": torch.__version__,
+        **(made_by or {}),
     }
     path = folder / f"{name}.json"
     path.write_text(json.dumps({"machine": machine, "rows": list(rows)}, indent=2) + "\n")
@@ -48,6 +54,27 @@ def report(
     lines = [f"# {name}", measured_on, markdown.table(cells)]
     path.with_suffix(".md").write_text("\n\n".join(lines) + "\n")
     print(f"written to {path} and {path.with_suffix('.md')}")
+
+
+def origin(module: str, arguments: Sequence[str]) -> dict[str, str]:
+    """The command of a table and the commit of its code, for a table that is kept."""
+    words = ["python", "-m", module, *arguments]
+    return {"command": " ".join(words), "commit": _commit()}
+
+
+def _commit() -> str:
+    """The commit of this code, and whether files differ from it; "unknown" without git."""
+    here = Path(__file__).parent
+
+    def git(*words: str) -> str:
+        done = subprocess.run(["git", *words], cwd=here, capture_output=True, text=True, check=True)
+        return done.stdout.strip()
+
+    try:
+        changed = " and changes" if git("status", "--porcelain", "--untracked-files=no") else ""
+        return git("rev-parse", "--short", "HEAD") + changed
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 def _called(device: str) -> str:

@@ -36,11 +36,11 @@ _SLOW = """
     env_candidates
     env_contract estimator evaluation examples figures fixed_policies flat floor_plan
     generate_command generation_figures glom_order hierarchical_transformer importance
-    invalid_actions key_scenes learning merge_rounds_benchmark page plot_command plug_ins
-    policy_losses policy_share ppo_learner ppo_make ppo_recent_states ppo_vector_env predict
-    pretrained processes rendering replay_reinforce report report_diverged results resume rewards
-    rollout run_data set_distances sets single_simulator stable_baselines start_up tracing
-    training vector_env view wheel wrappers
+    invalid_actions jets_benchmark key_scenes known_search learning merge_rounds_benchmark page
+    plot_command plug_ins policy_losses policy_share ppo_learner ppo_make ppo_recent_states
+    ppo_vector_env predict pretrained processes recombination rendering replay_reinforce report
+    report_diverged results resume rewards rollout run_data set_distances sets single_simulator
+    stable_baselines start_up tracing training vector_env view wheel wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""

@@ -1,0 +1,78 @@
+"""The table of trees over jets: what is compared with what, and what an evaluation is."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from agents.fixed import fixed_policy
+from benchmarks import jets
+from htm_env.datasets import make_dataset
+from htm_env.datasets.jets import tree_log_likelihood
+
+DATA = make_dataset(jets.ENV, split="test")
+BATCH = DATA.fixed(12)
+SMALL = [size for size in BATCH.num_tokens.tolist() if size <= 11]
+
+
+def rows_of(*names: str) -> dict[tuple[str, int], jets.Row]:
+    rows = jets.table(BATCH, DATA, [*jets.fixed_entries(DATA, names)])
+    return {(row["trees"], row["particles, at most"]): row for row in rows}
+
+
+def test_gaps_are_to_greedy_on_the_same_jets_and_evaluations_are_of_single_splittings():
+    rows = rows_of("greedy", "structure", "beam_5")
+    greedy = rows["greedy", 20]
+    assert (greedy["gap to greedy"], greedy["standard error"]) == (0, 0)
+    assert greedy["evaluations a jet"] == pytest.approx(((BATCH.num_tokens - 1) ** 2).sum() / 12)
+    truth = tree_log_likelihood(BATCH, BATCH.merges)
+    assert rows["structure", 20]["log-likelihood"] == pytest.approx(float(truth.mean()))
+    assert rows["structure", 20]["evaluations a jet"] == 0
+    gap = rows["beam_5", 20]["log-likelihood"] - greedy["log-likelihood"]
+    assert rows["beam_5", 20]["gap to greedy"] == pytest.approx(gap) and gap > 0
+    exact = rows["exact", 11]
+    splits = [(3**n + 1) // 2 - 2**n for n in SMALL]
+    assert exact["jets"] == len(SMALL)
+    assert exact["evaluations a jet"] == pytest.approx(sum(splits) / len(splits))
+    assert exact["log-likelihood"] >= rows["beam_5", 11]["log-likelihood"] - 1e-9
+
+
+def test_exact_is_never_below_a_beam_of_100_on_jets():
+    small = BATCH.rows((BATCH.num_tokens <= 11).nonzero().squeeze(1))
+    found = {
+        entry.name: jets.log_likelihoods(entry, small, DATA)[0]
+        for entry in jets.fixed_entries(DATA, ["exact", "beam_100"])
+    }
+    assert (found["exact"] >= found["beam_100"] - 1e-9).all()
+
+
+def test_a_run_is_a_row_and_its_search_another(monkeypatch, tmp_path):
+    model, _ = jets.counted_model(DATA)
+    run = SimpleNamespace(
+        task=SimpleNamespace(env=jets.ENV),
+        algo="reinforce",
+        autoencoder=model,
+        std=DATA.std,
+        plan=fixed_policy("structure", model).plan,
+    )
+    monkeypatch.setattr(jets, "load", lambda folder: run)
+    own, searched = jets.table(BATCH, DATA, [*jets.run_entries(DATA, tmp_path / "one", 30)])[:2]
+    assert (own["trees"], searched["trees"]) == ("reinforce, one", "reinforce, one, search 30")
+    assert own["evaluations a jet"] == 0
+    assert searched["evaluations a jet"] > BATCH.num_tokens.double().mean()
+    assert searched["log-likelihood"] > own["log-likelihood"]
+
+
+def test_a_run_of_other_data_is_refused(monkeypatch, tmp_path, capsys):
+    other = SimpleNamespace(task=SimpleNamespace(env="HTM-Trees-v0"))
+    monkeypatch.setattr(jets, "load", lambda folder: other)
+    with pytest.raises(SystemExit):
+        jets.main(["--fixed", "--runs", str(tmp_path)])
+    assert "is of HTM-Trees-v0; expected one of HTM-Jets-v0" in capsys.readouterr().err
+
+
+def test_the_merger_says_that_tokens_are_momenta():
+    model, _ = jets.counted_model(DATA)
+    assert torch.equal(model.momenta(BATCH.tokens), BATCH.tokens)
