@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from conftest import needs_kanji
 
 from agents.cli import main
 from agents.cli.command import parse
@@ -68,7 +69,7 @@ def test_the_readme_is_an_introduction():
 
 
 PYTHON = [
-    pytest.param(code, id=f"{page.stem}-{number}")
+    pytest.param(code, id=f"{page.stem}-{number}", marks=needs_kanji if "HTM-Kanji" in code else ())
     for page in PAGES
     for number, code in enumerate(blocks(page, "python"))
 ]

@@ -227,7 +227,8 @@ def resampled(
         [(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3], axis=1
     )
     places = bernstein @ curves  # (curves, chords + 1, 2)
-    chords = np.linalg.norm(np.diff(places, axis=1), axis=2)
+    moves = places[:, 1:] - places[:, :-1]
+    chords = np.hypot(moves[:, :, 0], moves[:, :, 1])
     stroke = np.repeat(np.arange(len(counts)), counts)
     steps = np.concatenate([np.zeros((len(curves), 1)), chords], axis=1)
     # The way along all strokes, one after another, with a step of 1 from each to the next.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import os
 import re
 import sys
 import zipfile
@@ -138,9 +139,9 @@ def cached_characters(folder: Path, version: str) -> Characters:
     Raises ``ValueError`` where the folder has none, or naming a file that cannot be parsed.
     """
     files = {
-        int(match[1], 16): path
-        for path in (sorted(folder.iterdir()) if folder.is_dir() else [])
-        if (match := _NAME.fullmatch(path.name)) and FIRST <= int(match[1], 16) <= LAST
+        int(match[1], 16): folder / name
+        for name in (sorted(os.listdir(folder)) if folder.is_dir() else [])
+        if (match := _NAME.fullmatch(name)) and FIRST <= int(match[1], 16) <= LAST
     }
     if not files:
         raise ValueError(f"{folder} has no characters: expected files such as 04e00.svg")
