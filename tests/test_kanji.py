@@ -16,6 +16,8 @@ from conftest import needs_kanji
 from hypothesis import given
 from hypothesis import strategies as st
 
+from agents.cli.pretrain import PretrainOptions, pretrain
+from agents.config.errors import UsageError
 from htm_env.datasets import SPLITS, kanji, kanjivg, make_dataset
 from htm_env.datasets.kanji import KanjiDataset, group_merges, resampled
 from htm_env.datasets.kanjivg import (
@@ -236,6 +238,18 @@ def test_a_damaged_cache_is_parsed_again(folder, monkeypatch, damage):
     assert parses(folder, monkeypatch) == 0
 
 
+def test_whatever_byte_of_the_cache_is_damaged_the_characters_are_the_same(folder):
+    right = cached_characters(folder, "1")
+    (cache,) = folder.parent.joinpath("cache").iterdir()
+    content, rng = bytearray(cache.read_bytes()), np.random.default_rng(0)
+    for place in rng.integers(len(content), size=80).tolist():
+        damaged = content.copy()
+        damaged[place] ^= int(rng.integers(1, 256))
+        cache.write_bytes(damaged)
+        for found, expected in zip(cached_characters(folder, "1"), right, strict=True):
+            assert np.array_equal(found, expected)
+
+
 def test_a_cache_whose_numbers_were_changed_is_parsed_again(folder, monkeypatch):
     parses(folder, monkeypatch)
     (cache,) = folder.parent.joinpath("cache").iterdir()
@@ -272,6 +286,11 @@ def test_without_the_package_one_line_says_what_to_install():
     said = (done.stdout + done.stderr).strip()
     assert "HTM-Kanji-v0 needs the strokes of KanjiVG: pip install 'htm-rl[kanji]'" in said
     assert "Traceback" not in said
+
+
+def test_trained_weights_need_a_folder_of_their_own():
+    with pytest.raises(UsageError, match=r"HTM-Kanji-v0 do not belong to the package: .* --out"):
+        pretrain(PretrainOptions(env="HTM-Kanji-v0"))
 
 
 # ---------------------------------------------------------------- tokens

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import re
+import struct
 import sys
 import zipfile
 import zlib
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any, NamedTuple
 from xml.etree import ElementTree
 
@@ -170,6 +172,13 @@ def _source(contents: dict[int, bytes], version: str) -> str:
     return digest.hexdigest()
 
 
+_DAMAGED = (
+    *(OSError, EOFError, LookupError, MemoryError, RuntimeError, SyntaxError, TypeError),
+    *(ValueError, zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""Whatever reading a damaged archive of arrays may raise."""
+
+
 def _read(path: Path, source: str) -> Characters | None:
     """The characters of a cache; None where it is missing, damaged, or made of something else."""
     try:
@@ -178,7 +187,7 @@ def _read(path: Path, source: str) -> Characters | None:
         if str(arrays.pop("source")) != source or str(arrays.pop("sha256")) != arrays_hash(arrays):
             return None
         return Characters(**arrays)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error):
+    except _DAMAGED:
         return None
 
 
@@ -256,9 +265,7 @@ def _parsed(root: ElementTree.Element, code: int) -> Character:
             elif _local(child.tag) == "path":
                 own = {_local(key): value for key, value in child.attrib.items()}
                 strokes.append(parse_path(own.get("d", "")))
-                types.append(
-                    own.get("type", "").partition("/")[0].rstrip("abcdefghijklmnopqrstuvwxyz")
-                )
+                types.append(own.get("type", "").partition("/")[0].rstrip(ascii_lowercase))
         component = about.get("element", "")
         part = about.get("part")
         marked[place] = _Marked(
