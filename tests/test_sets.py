@@ -9,7 +9,7 @@ from conftest import small_autoencoder
 
 from agents import load
 from agents.evaluation.evaluate import root_errors
-from agents.evaluation.hill_climbing import exchanged, hill_climbed
+from agents.evaluation.search import exchanged, hill_climbed
 from agents.evaluation.sets import PlacedSets
 from agents.registry import algorithm, configured
 from htm_env.datasets import make_dataset

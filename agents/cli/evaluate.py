@@ -11,7 +11,7 @@ from agents.cli.tables import print_scores, print_table
 from agents.config.errors import as_usage_error, json_object, set_threads
 from agents.config.run import Task
 from agents.evaluation.evaluate import evaluate, reference_scores
-from agents.evaluation.hill_climbing import improved
+from agents.evaluation.search import improved
 from agents.evaluation.yardsticks import plain_yardsticks, tree_yardsticks
 from agents.inspection.probes import errors_by_label, probed_samples, semantic_table
 from agents.inspection.trained import NOT_TRAINED, why_not_trained

@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt64
 from torch import Tensor
 
 from agents.evaluation.encoded import Encoded
-from agents.evaluation.hill_climbing import hill_climbed
+from agents.evaluation.search import numbers_of_seeds, tree_search
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets.base import Dataset, mix, shuffled, uniforms
 from htm_env.datasets.sets import as_list, token_sets
@@ -220,7 +220,7 @@ def _arrays(encoded: EncodedSets) -> list[np.ndarray]:
 def encode_sets(encoder: SetEncoder, sets: PlacedSets, search: int = 0) -> EncodedSets:
     """Greedy trees of sets, their roots, and what these decode to.
 
-    ``search`` is the number of proposals by which :func:`hill_climbed` improves each tree.
+    ``search`` is the budget by which each tree is improved (see :func:`tree_search`).
 
     Raises ``ValueError`` for a policy that needs a hierarchy which the sets do not have.
     """
@@ -272,8 +272,8 @@ def _searched(
 ) -> Int64[Tensor, "B M 2"]:
     if not ((merges >= 0).any() or batch.num_tokens.max() == 1):
         raise ValueError("a learner that makes no trees has none to search from; expected search 0")
-    draws = torch.from_numpy(uniforms(mix(seeds), 2 * search).reshape(-1, search, 2))
-    return hill_climbed(encoder.autoencoder, batch, merges, encoder.std, draws.to(encoder.device))
+    improve = tree_search(encoder.autoencoder, encoder.std, search)
+    return improve(batch, merges, numbers_of_seeds(seeds))
 
 
 def _in_columns(merges: Int64[Tensor, "B M 2"], part: PlacedSets) -> Int64[np.ndarray, "B M 2"]:

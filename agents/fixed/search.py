@@ -187,7 +187,7 @@ class DecodedForests:
         return after
 
     def mixed(self, first: Int64[Tensor, "*C"], second: Int64[Tensor, "*C"]) -> Int64[Tensor, "*C"]:
-        return _mixed(first, second)
+        return mixed(first, second)
 
     def merged(self, kept: Kept) -> DecodedForests:
         row, first, second, _ = kept
@@ -197,7 +197,7 @@ class DecodedForests:
             self.autoencoder, population, first, second, self.autoencoder.token_std, running
         )
         here = torch.arange(len(row), device=row.device)
-        keys[here, first] = _mixed(keys[here, first], keys[here, second])
+        keys[here, first] = mixed(keys[here, first], keys[here, second])
         new = torch.zeros_like(errors, dtype=torch.bool)
         new[here, first] = True
         new[here, :, first] = True
@@ -262,7 +262,7 @@ class KnownForests:
     def mixed(self, first: Int64[Tensor, "*C"], second: Int64[Tensor, "*C"]) -> Int64[Tensor, "*C"]:
         if self.model.commutative:
             first, second = torch.minimum(first, second), torch.maximum(first, second)
-        return _mixed(first, second)
+        return mixed(first, second)
 
     def merged(self, kept: Kept) -> KnownForests:
         row, first, second, copied = kept
@@ -318,10 +318,10 @@ class KnownForests:
 
 def _leaf_keys(batch: TokenBatch) -> Int64[Tensor, "B P"]:
     samples, slots = batch.present.shape
-    return _mixed(torch.arange(slots, device=batch.tokens.device), 1).repeat(samples, 1)
+    return mixed(torch.arange(slots, device=batch.tokens.device), 1).repeat(samples, 1)
 
 
-def _mixed(first: Tensor, second: Tensor | int) -> Tensor:
+def mixed(first: Tensor, second: Tensor | int) -> Tensor:
     """A 64-bit key of an ordered pair of keys (multiply and shift, as in splitmix64)."""
     mixed = first * 0x1E3779B97F4A7C15 + second * 0x3F58476D1CE4E5B9 + 0x14D049BB133111EB
     mixed = (mixed ^ (mixed >> 30)) * 0x3F58476D1CE4E5B9

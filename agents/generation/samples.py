@@ -10,7 +10,7 @@ import torch
 
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
-from agents.evaluation.hill_climbing import improved
+from agents.evaluation.search import improved
 from agents.generation.options import GenerateOptions
 from agents.learners.base import Learner
 from htm_env.autoencoder import HTMAutoencoder

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 
 from agents.evaluation.evaluate import EVALUATION_SEED, Planner
-from agents.evaluation.hill_climbing import improved
+from agents.evaluation.search import improved
 from agents.evaluation.sets import renumbered
 from agents.learners.base import Learner
 from htm_env.datasets import Dataset
