@@ -22,7 +22,7 @@ from torch import Tensor
 
 from agents import load
 from agents.evaluation.evaluate import Planner
-from agents.evaluation.hill_climbing import improved
+from agents.evaluation.search import improved
 from agents.fixed import fixed_policy
 from benchmarks.measuring import Row
 from benchmarks.table import RESULTS, origin, report

@@ -30,7 +30,7 @@ settings.load_profile("here")
 
 
 _SLOW = """
-    autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
+    annealing autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
     candidate_search carried_state checkpoint cli clients compare configuration crashes
     demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy
     env_candidates

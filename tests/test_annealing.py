@@ -141,7 +141,7 @@ def test_enough_evaluations_find_the_best_of_all_trees(rule):
     unordered = {4: 15, 5: 105}[leaves]
     assert len(trees) == unordered * (1 if model.commutative else 2 ** (leaves - 1))
     batch = token_batch([leaves] * 3)
-    _, found = searched(model, batch, 1500)
+    _, found = searched(model, batch, 1500 if model.associative else 1000)
     check_merges(found, batch.num_tokens)
     for row, cost in enumerate(costs_of(model, batch, found).tolist()):
         copies = batch.rows(torch.full((len(trees),), row))
@@ -181,7 +181,7 @@ def test_more_evaluations_never_end_worse(rule):
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 def test_a_sample_depends_on_its_own_row_alone_and_not_on_empty_slots(rule):
-    model, sizes = model_of(rule), [3, 7, 1, 2, 9]
+    model, sizes = model_of(rule), [3, 9, 1]
     batch, wider = token_batch(sizes), token_batch(sizes, slots=12)
     numbers = torch.rand(len(sizes), 4000, generator=drawn(3), dtype=torch.float64)
 

@@ -83,7 +83,8 @@ class OfRun(Threads):
     """Data to use instead of the run's, or the same data at its new place."""
     search: int = 0
     """Proposals by which each greedy tree is improved: an exchange of two subtrees is kept where
-    the sample's own error falls."""
+    the sample's own error falls. Where the merger is known: merges whose reward is evaluated to
+    improve the tree of each sample."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

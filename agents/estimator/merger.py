@@ -56,7 +56,8 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             machine.
         merges: the budget in merges made for learning, whose result can be repeated.
         search: proposals by which every tree is improved when sets are merged: an exchange of two
-            subtrees is kept where the set's own reconstruction error falls.
+            subtrees is kept where the set's own reconstruction error falls; where the merger is
+            known, merges whose reward is evaluated.
         random_state: an int, a ``numpy.random.RandomState``, or None.
         progress_bar: show training on standard error.
         options: options of the algorithm by name, nested or dotted, such as

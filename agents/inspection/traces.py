@@ -28,7 +28,7 @@ def traces_of(
     The tokens of given data are in the order of their row, and called as there.
 
     A policy that draws, such as ``random``, draws anew for every key, so that the tree of a sample
-    does not depend on the others. ``search`` proposals improve each tree.
+    does not depend on the others. ``search`` is the budget of :func:`tree_search`.
 
     Raises ``ValueError`` for a learner that makes no trees, and for keys that the data does not
     have.

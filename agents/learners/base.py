@@ -293,7 +293,8 @@ class Learner(ABC):
             lengths: the number of tokens of each row (N,), its first ones; all if None.
             present: (N, P), True <--> there is a token; instead of ``lengths``.
             search: proposals by which each greedy tree is improved: an exchange of two subtrees is
-                kept where the set's own reconstruction error falls.
+                kept where the set's own reconstruction error falls; where the merger is known,
+                merges whose reward is evaluated to improve the tree of each set.
 
         Raises ``ValueError`` for tokens of another dimension than in training, for sets that cannot
         be read, and where the learner needs a hierarchy, or fewer tokens, than the sets have.
