@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import SimpleNamespace
 
 import pytest
@@ -76,3 +77,13 @@ def test_a_run_of_other_data_is_refused(monkeypatch, tmp_path, capsys):
 def test_the_merger_says_that_tokens_are_momenta():
     model, _ = jets.counted_model(DATA)
     assert torch.equal(model.momenta(BATCH.tokens), BATCH.tokens)
+
+
+def test_the_table_says_its_command_and_commit(tmp_path):
+    jets.main(["--jets", "3", "--fixed", "greedy", "--out", str(tmp_path)])
+    written = json.loads((tmp_path / "jets.json").read_text())
+    command = f"python -m benchmarks.jets --jets 3 --fixed greedy --out {tmp_path}"
+    assert written["machine"]["command"] == command
+    assert written["machine"]["commit"]
+    assert written["rows"][0]["jets"] == 3
+    assert command in (tmp_path / "jets.md").read_text()
