@@ -106,7 +106,7 @@ def row(entry: Entry, batch: TokenBatch, dataset: Dataset, greedy: Float[Tensor,
         "trees": entry.name,
         "log-likelihood": float(found.mean()),
         "gap to greedy": float(gaps.mean()),
-        "standard error": float(gaps.std() / jets**0.5),
+        "standard error": float(gaps.std() / jets**0.5) if jets > 1 else None,
         "evaluations a jet": (entry.evaluations.count - before) / jets,
         "processor seconds": seconds,
     }
