@@ -116,7 +116,8 @@ def test_metrics_have_every_measure_of_every_row(made):
     }
     for row, scores in metrics["rows"].items():
         generated = row in ("generated", "unrefined", "untrained")
-        assert scores.pop("plausible_stroke_lengths") is None  # these are segments
+        for name in ("plausible_stroke_lengths", "plausible_strokes"):
+            assert scores.pop(name) is None  # these are segments
         assert set(scores) == names | ({"truncated"} if generated else set())
         assert all(np.isfinite(value) for value in scores.values())
     assert metrics["rows"]["real"]["valid"] == 1.0

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from htm_env import make_dataset
 from htm_env.datasets import TreesGeometry
 from htm_env.generation.search import find_trees, forests
-from htm_env.generation.validity import check_validity, plausible_lengths
+from htm_env.generation.validity import check_validity, plausible_lengths, plausible_strokes
 
 GEOMETRIES = [
     ("HTM-Crosses-v0", {}),
@@ -73,6 +73,26 @@ def test_strokes_have_plausible_lengths_between_two_percentiles_of_training_ones
     assert plausible_lengths(data, asked, first & False) is None
     points = make_dataset("HTM-Trees-v0", "test")
     assert plausible_lengths(points, np.zeros((1, 2, 2)), np.ones((1, 2), dtype=bool)) is None
+
+
+def test_strokes_are_plausible_near_training_ones():
+    """Training strokes lie on a line, a tenth apart from each other in every coordinate.
+
+    So each is as far from its neighbour as any other, which is the limit.
+    """
+    line = np.arange(100.0)[:, None, None] / 10 * np.ones((1, 1, 4))
+    rows = line.reshape(50, 2, 4)
+    split_of = ["train"] * 50 + ["validation", "test"]
+    data = make_dataset(np.concatenate([rows, rows[:2]]), "test", kind="strokes", split_of=split_of)
+    asked = line[:4] + np.array([0.0, 0.05, -0.05, -0.15])[:, None, None]
+    asked[0, 0, 0] += 0.3  # off the line by more than the limit, 0.2
+    present = np.ones((4, 1), dtype=bool)
+    found = [plausible_strokes(data, asked[row:][:1], present[:1]) for row in range(4)]
+    assert found == [0.0, 1.0, 1.0, 1.0]
+    assert plausible_strokes(data, asked - 0.5, present) == 0.0
+    assert plausible_strokes(data, asked, present) == 0.75
+    points = make_dataset("HTM-Trees-v0", "test")
+    assert plausible_strokes(points, np.zeros((1, 2, 2)), np.ones((1, 2), dtype=bool)) is None
 
 
 def test_a_tolerance_that_makes_no_sense_is_refused():

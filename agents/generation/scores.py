@@ -9,7 +9,12 @@ from torch import Tensor
 
 from htm_env.datasets import Dataset
 from htm_env.generation.distances import TokenSets, set_measures, token_count_distance
-from htm_env.generation.validity import TOLERANCE, check_validity, plausible_lengths
+from htm_env.generation.validity import (
+    TOLERANCE,
+    check_validity,
+    plausible_lengths,
+    plausible_strokes,
+)
 from htm_env.types import TokenBatch
 
 LOOSE = 2 * TOLERANCE
@@ -52,9 +57,9 @@ class SetScores:
         """
         given, present = self.dataset.to_user(tokens.cpu()), present.cpu()
         tokens = torch.from_numpy(self.dataset.from_user(given.numpy()))
+        arrays = tokens.numpy(), present.numpy()
         strict, loose = (
-            check_validity(self.dataset, tokens.numpy(), present.numpy(), tolerance)
-            for tolerance in (TOLERANCE, LOOSE)
+            check_validity(self.dataset, *arrays, tolerance) for tolerance in (TOLERANCE, LOOSE)
         )
         counts = present.sum(dim=1)
         scores: Scores = {
@@ -62,9 +67,8 @@ class SetScores:
             "valid_with_angles": None if strict is None else float(strict.valid_with_angles.mean()),
             "valid_within_20_percent": None if loose is None else float(loose.valid.mean()),
             "undecided": None if strict is None else float(strict.undecided.mean()),
-            "plausible_stroke_lengths": plausible_lengths(
-                self.dataset, tokens.numpy(), present.numpy()
-            ),
+            "plausible_stroke_lengths": plausible_lengths(self.dataset, *arrays),
+            "plausible_strokes": plausible_strokes(self.dataset, *arrays),
             "token_count_distance": token_count_distance(
                 self.reference.num_tokens.numpy(), counts.numpy()
             ),

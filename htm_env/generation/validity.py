@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import networkx
 import numpy as np
 from jaxtyping import Bool, Float, Float64
+from scipy.spatial import KDTree
 
 from htm_env.datasets import CrossesDataset, CrossesGeometry, Dataset, TreesDataset, TreesGeometry
 from htm_env.generation.search import ROUNDING, find_trees, forests
@@ -20,6 +21,9 @@ from htm_env.generation.search import ROUNDING, find_trees, forests
 TOLERANCE = 0.1
 PLAUSIBLE = (1.0, 99.0)
 """Percentiles of the training strokes' lengths between which a length is plausible."""
+NEAR = 95.0
+"""Percentile of the training strokes' distances to each other within which a stroke is plausible.
+"""
 
 
 class Validity(NamedTuple):
@@ -71,6 +75,24 @@ def plausible_lengths(
     low, high = np.percentile(_stroke_lengths(dataset.training_tokens()), PLAUSIBLE)
     lengths = _stroke_lengths(tokens[present])
     return float(((lengths >= low) & (lengths <= high)).mean())
+
+
+def plausible_strokes(
+    dataset: Dataset, tokens: Float[np.ndarray, "B P T"], present: Bool[np.ndarray, "B P"]
+) -> float | None:
+    """The share of all strokes (raw units) that are near one of the training split: as near as 95 %
+    of its own strokes are to another one, in units of the error. About 0.95 for real ones.
+
+    None as :func:`plausible_lengths`, which independent Gaussian tokens pass as well as real ones;
+    they do not pass this.
+    """
+    if dataset.kind != "strokes" or not present.any():
+        return None
+    training, std = dataset.training_tokens(), dataset.std.numpy()
+    tree = KDTree(training / std)
+    nearest_other = tree.query(training / std, k=2)[0][:, 1]
+    nearest = tree.query(tokens[present] / std)[0]
+    return float((nearest <= np.percentile(nearest_other, NEAR)).mean())
 
 
 def _stroke_lengths(strokes: Float[np.ndarray, "N T"]) -> Float64[np.ndarray, "N"]:
