@@ -211,7 +211,10 @@ class MergeReward(Reward):
 
     @property
     def merge_costs(self) -> MergeCosts:
-        return lambda *merges: -self.of_merges(*merges)
+        return self._costs_of
+
+    def _costs_of(self, *merges: Tensor) -> Tensor:
+        return -self.of_merges(*merges)
 
     @abstractmethod
     def of_merges(

@@ -43,9 +43,9 @@ class PolicyConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     policy: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The policy's optimizer, and its critic's."""
-    scorer: str = "pointer"
-    """pointer, pair_mlp (the published method's), or merged: it reads what a pair becomes, and the
-    reward of that, where the merger is known."""
+    scorer: str | None = None
+    """pointer, pair_mlp (the published method's), or merged, which reads what a pair becomes and
+    earns, where the merger is known. If not given, merged where it is known, else pointer."""
     encoder: str = NO_ENCODER
     """The context encoder before the scorer, so that a pair's score can depend on the rest of the
     population: none, attention, glom, hierarchical or spans."""

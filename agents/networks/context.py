@@ -149,7 +149,7 @@ class ContextPolicy(MergePolicy):
 
 
 def make_policy(
-    scorer: str,
+    scorer: str | None,
     embedding_dim: int,
     hidden_dim: int,
     encoder: str = NO_ENCODER,
@@ -160,7 +160,8 @@ def make_policy(
     """The policy network of these names; ``ValueError`` with the choices for an unknown one.
 
     ``coordinates`` is ``T`` of the data, for encoders that read centroids or leaves; ``model``
-    merges its tokens, for scorers that read what pairs become.
+    merges its tokens, for scorers that read what pairs become. Without a name of a scorer, see
+    :func:`agents.networks.scorers.make_scorer`.
     """
     if encoder == NO_ENCODER:
         return make_scorer(scorer, embedding_dim, hidden_dim, model)

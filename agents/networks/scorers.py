@@ -357,8 +357,13 @@ scored."""
 
 
 def make_scorer(
-    scorer: str, embedding_dim: int, hidden_dim: int, model: TreeEncoder | None = None
+    scorer: str | None, embedding_dim: int, hidden_dim: int, model: TreeEncoder | None = None
 ) -> NodePolicy:
-    """The pair scorer of that name; ``ValueError`` with the choices if there is none."""
+    """The pair scorer of that name; ``ValueError`` with the choices if there is none.
+
+    Without a name, merged where the merger is known, else pointer.
+    """
+    if scorer is None:
+        scorer = "pointer" if model is None or model.merge_costs is None else "merged"
     check_choice("scorer", scorer, sorted(SCORERS))
     return SCORERS[scorer](embedding_dim, hidden_dim, model)

@@ -71,7 +71,10 @@ def make_ppo(
     policy_kwargs = {"encoder": encoder, **ppo_kwargs.pop("policy_kwargs", {})}
     needed = observed_by(policy_kwargs["encoder"], policy_kwargs.get("context"))
     env_kwargs["observe"] = tuple(dict.fromkeys((*env_kwargs.get("observe", ()), *needed)))
-    env = VecMonitor(HTMVecEnv(env_id, n_envs, **env_kwargs))
+    copies = HTMVecEnv(env_id, n_envs, **env_kwargs)
+    if not copies.autoencoder.decodes:
+        policy_kwargs = {"model": copies.autoencoder, **policy_kwargs}
+    env = VecMonitor(copies)
     slots = env.observation_space["active"].shape[0]  # type: ignore[index]
     form, steps = FORMS[maskable], ppo_kwargs.get("n_steps", slots - 1)
     kwargs = {
@@ -106,6 +109,7 @@ def joint_model(
             "hidden_dim": config.policy_hidden_dim,
             "encoder": config.encoder,
             "context": config.context,
+            "model": None if env.autoencoder.decodes else env.autoencoder,
             "optimizer_class": optimizer_class,
             "optimizer_kwargs": optimizer_arguments,
         },

@@ -24,6 +24,7 @@ from agents.networks.context import make_policy, observed_by
 from agents.ppo.distribution import MergeDistribution
 from agents.ppo.sharing import RecentStates, shared_forward
 from htm_env.actions import num_actions
+from htm_env.autoencoder import TreeEncoder
 
 Observation = dict[str, Tensor]
 Masks = np.ndarray | Tensor | None
@@ -39,9 +40,9 @@ class _MergeNetwork(BasePolicy):
     Args:
         observation_space, action_space: those of the environments of this project.
         lr_schedule: the learning rate by the remaining share of training, from 1 to 0.
-        scorer, hidden_dim, encoder, context: as in :func:`agents.networks.context.make_policy`; the
-            observations have to have the keys that the encoder reads
-            (:func:`agents.networks.context.observed_by`).
+        scorer, hidden_dim, encoder, context, model: as in
+            :func:`agents.networks.context.make_policy`; the observations have to have the keys that
+            the encoder reads (:func:`agents.networks.context.observed_by`).
         optimizer_class, optimizer_kwargs: as in Stable-Baselines3.
 
     Raises ``ValueError`` for other spaces, an unknown scorer or encoder, and for an encoder that
@@ -55,10 +56,11 @@ class _MergeNetwork(BasePolicy):
         observation_space: spaces.Space,
         action_space: spaces.Space,
         lr_schedule: Schedule,
-        scorer: str = "pointer",
+        scorer: str | None = None,
         hidden_dim: int = 128,
         encoder: str = NO_ENCODER,
         context: ContextConfig | None = None,
+        model: TreeEncoder | None = None,
         optimizer_class: type[torch.optim.Optimizer] = torch.optim.Adam,
         optimizer_kwargs: dict[str, Any] | None = None,
         **form: Any,
@@ -72,6 +74,7 @@ class _MergeNetwork(BasePolicy):
             "hidden_dim": hidden_dim,
             "encoder": encoder,
             "context": context,
+            "model": model,
         }
         super().__init__(
             observation_space,
