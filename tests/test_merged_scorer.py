@@ -24,7 +24,7 @@ from htm_env.datasets.jets import JetsDataset, tree_log_likelihood
 from htm_env.forest import legal_pairs
 from htm_env.jets import FourMomenta
 from htm_env.known import KnownMerger
-from htm_env.rewards import reward_on
+from htm_env.rewards import CountedReward, reward_on
 
 JETS = JetsDataset("validation")
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
@@ -95,6 +95,15 @@ def test_untrained_it_makes_the_trees_of_greedy_search_of_jets():
     expected = fixed_policy("greedy", model, JETS).plan(batch, generator())
     found, expected = (tree_log_likelihood(batch, merges) for merges in (found, expected))
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_a_tree_of_n_particles_takes_n_less_one_squared_evaluations():
+    """Every pair once: ``n (n - 1) / 2`` at first, and of every merge with what is left."""
+    counted = CountedReward(reward_on(JETS))
+    batch, model = JETS.fixed(8), jets_model(counted.merge_costs)
+    policy = make_policy("merged", 10, 16, model=model)
+    policy.plan(model, batch, generator(), greedy=True)
+    assert counted.count == int((batch.num_tokens - 1).square().sum())
 
 
 def test_it_learns_to_choose_by_the_squared_mass_of_a_pair():

@@ -26,7 +26,7 @@ from agents.rollouts.pair_scores import (
     bounded,
 )
 from agents.rollouts.rollout import Episodes
-from htm_env.autoencoder import MergeCosts, TreeEncoder
+from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest
 from htm_env.checks import check_choice
 from htm_env.types import TokenBatch
@@ -45,13 +45,13 @@ class NodePolicy(MergePolicy, PairScorer):
 
     def node_scores(
         self,
-        first: Float[Tensor, "B N H"],
-        second: Float[Tensor, "B N H"],
+        first: Float[Tensor, "B I H"],
+        second: Float[Tensor, "B J H"],
         needed: Callable[[], Tensor],
-    ) -> Float[Tensor, "B N N"]:
-        """The scores of all pairs of nodes.
+    ) -> Float[Tensor, "B I J"]:
+        """The scores of all pairs of some nodes, or of those with others (then ``I`` is not ``J``).
 
-        ``needed`` gives the pairs that are read, bool ``(B, N, N)``, to a scorer for which
+        ``needed`` gives the pairs that are read, bool ``(B, I, J)``, to a scorer for which
         it pays to leave out the others, which may then hold anything finite.
         """
         return self.scores(first, second)
@@ -237,10 +237,10 @@ class PairPolicy(NodePolicy):
 
     def node_scores(
         self,
-        first: Float[Tensor, "B N H"],
-        second: Float[Tensor, "B N H"],
+        first: Float[Tensor, "B I H"],
+        second: Float[Tensor, "B J H"],
         needed: Callable[[], Tensor],
-    ) -> Float[Tensor, "B N N"]:
+    ) -> Float[Tensor, "B I J"]:
         pairs = needed()
         sample, one, other = pairs.nonzero(as_tuple=True)
         hidden = first[sample, one] + second[sample, other]  # (pairs, H)
@@ -253,16 +253,17 @@ class KnownMerges:
     """Merges as a known merger makes them, and what they earn; no gradients."""
 
     model: TreeEncoder
-    costs: MergeCosts
 
     @torch.no_grad()
     def __call__(
         self, first: Float[Tensor, "I D"], second: Float[Tensor, "I D"]
     ) -> tuple[Float[Tensor, "I D"], Float[Tensor, "I"]]:
         """What the pairs become, and their rewards where that is no root."""
+        costs = self.model.merge_costs
+        assert costs is not None  # else there was no such policy
         merged = self.model.merger(torch.cat([first, second], dim=1))
         last = torch.zeros_like(first[:, 0], dtype=torch.bool)
-        return merged, -self.costs(first, second, merged, last).to(merged.dtype)
+        return merged, -costs(first, second, merged, last).to(merged.dtype)
 
 
 class MergedPolicy(NodePolicy):
@@ -287,7 +288,7 @@ class MergedPolicy(NodePolicy):
             )
         self.embedding_dim, self.merged_dim = embedding_dim, model.embedding_dim
         self.symmetric = model.commutative
-        self._merges = KnownMerges(model, model.merge_costs)
+        self._merges = KnownMerges(model)
         self.body = nn.Sequential(
             nn.Linear(embedding_dim + 1, hidden_dim),
             nn.SiLU(),
@@ -334,17 +335,18 @@ class MergedPolicy(NodePolicy):
 
     def node_scores(
         self,
-        first: Float[Tensor, "B N H"],
-        second: Float[Tensor, "B N H"],
+        first: Float[Tensor, "B I H"],
+        second: Float[Tensor, "B J H"],
         needed: Callable[[], Tensor],
-    ) -> Float[Tensor, "B N N"]:
+    ) -> Float[Tensor, "B I J"]:
         pairs = needed()
-        if self.symmetric:
+        twice = self.symmetric and pairs.shape[1] == pairs.shape[2]
+        if twice:
             pairs = (pairs | pairs.transpose(1, 2)).triu()
         sample, one, other = pairs.nonzero(as_tuple=True)
         found = self.paired_scores(first[sample, one], second[sample, other])
         scores = found.new_zeros(pairs.shape).index_put((sample, one, other), found)
-        return scores + scores.triu(1).transpose(1, 2) if self.symmetric else scores
+        return scores + scores.triu(1).transpose(1, 2) if twice else scores
 
 
 SCORERS: dict[str, Callable[[int, int, TreeEncoder | None], NodePolicy]] = {

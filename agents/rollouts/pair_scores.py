@@ -87,10 +87,10 @@ class PairScorer(Protocol):
 
     def node_scores(
         self,
-        first: Float[Tensor, "B N H"],
-        second: Float[Tensor, "B N H"],
+        first: Float[Tensor, "B I H"],
+        second: Float[Tensor, "B J H"],
         needed: Callable[[], Tensor],
-    ) -> Float[Tensor, "B N N"]: ...
+    ) -> Float[Tensor, "B I J"]: ...
 
     def values(
         self, pooled: Float[Tensor, "B N V"], members: Float[Tensor, "B S N"]
@@ -262,6 +262,11 @@ class PairTable:
         """The values of the rows that are running, at the positions that are occupied."""
         return self.values[: len(step.rows), : step.width, : step.width]
 
+    def others(self, step: PositionStep) -> Bool[Tensor, "R W"]:
+        """True <--> a node is at the position after the merge, and is not the parent."""
+        here = self._position[: step.width]
+        return (here < step.last[:, None]) & (here != step.low[:, None])
+
     def replace(
         self, step: PositionStep, as_first: Float[Tensor, "R W"], as_second: Float[Tensor, "R W"]
     ) -> None:
@@ -271,8 +276,7 @@ class PairTable:
         columns = (len(rows), values.shape[1], 1)
         high, last = (at[:, None, None].expand(columns) for at in (step.high, step.last))
         values.scatter_(2, high, values.gather(2, last))
-        here = self._position[:width]
-        none = (here >= step.last[:, None]) | (here == step.low[:, None])
+        none = ~self.others(step)
         values[rows, step.low, :width] = as_first.masked_fill(none, self.nothing)
         values[rows, :width, step.low] = as_second.masked_fill(none, self.nothing)
         values[rows, step.last] = self.nothing
@@ -334,8 +338,7 @@ class KeptPairScores(PairScores):
         self.halves = rows.spread(torch.cat([leaves.first, leaves.second], dim=2))
         """(B, P, 2 H) what a score needs of the token at each position: as first, as second."""
         legal = legal_pairs(present[rows.first_rows])
-        scores = policy.node_scores(leaves.first, leaves.second, lambda: legal)
-        scores = rows.spread(bounded(scores))
+        scores = rows.spread(self._scores(leaves.first, leaves.second, legal))
         self.table = PairTable(scores, present, ILLEGAL)
 
     def at(self, step: PositionStep) -> Float[Tensor, "R W W"]:
@@ -349,11 +352,15 @@ class KeptPairScores(PairScores):
         self.halves[row, step.high] = self.halves[row, step.last]
         self.halves[row, step.low] = torch.cat([new.first, new.second], dim=1)
         first, second = self.halves[: len(row), : step.width].chunk(2, dim=2)
-        as_first = bounded(self.policy.scores(new.first[:, None], second)[:, 0])
+        others = self.table.others(step)
+        as_first = self._scores(new.first[:, None], second, others[:, None])[:, 0]
         as_second = as_first
         if not self.policy.symmetric:
-            as_second = bounded(self.policy.scores(first, new.second[:, None])[..., 0])
+            as_second = self._scores(first, new.second[:, None], others[:, :, None])[..., 0]
         self.table.replace(step, as_first, as_second)
+
+    def _scores(self, first: Tensor, second: Tensor, needed: Tensor) -> Tensor:
+        return bounded(self.policy.node_scores(first, second, lambda: needed))
 
 
 class FreshScores(PairScores):
