@@ -7,7 +7,7 @@ CLIENTS := .venv-clients/bin/python
 # One thread a process is fastest for nets of this size; tests and seeds run side by side instead.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo test test-fast test-lowest test-clients lint bench clean
+.PHONY: install demo test test-fast test-adversarial test-lowest test-clients lint bench clean
 
 install: $(INSTALLED)
 
@@ -26,6 +26,10 @@ test: install
 # Most modules, for the hand.
 test-fast: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
+
+# Files that were changed, many times more than in `make test`.
+test-adversarial: install
+	$(BIN)/python -m pytest -n 2 -q -s tests/adversarial --mutations 5000
 
 # The oldest versions that pyproject.toml allows: the environments, and one short run.
 test-lowest: .venv-lowest/installed

@@ -33,21 +33,21 @@ _SLOW = """
     annealing autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
     candidate_search carried_state checkpoint cli clients compare configuration crashes
     demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy
-    env_candidates
-    env_contract estimator evaluation examples figures fixed_policies flat floor_plan
-    generate_command generation_figures glom_order hierarchical_transformer importance
-    invalid_actions jets_benchmark key_scenes known_search learning merge_rounds_benchmark page
-    plot_command plug_ins policy_losses policy_share ppo_learner ppo_make ppo_recent_states
-    ppo_vector_env predict pretrained processes recombination rendering replay_reinforce report
-    report_diverged results resume rewards rollout run_data set_distances sets single_simulator
-    stable_baselines start_up tracing training vector_env view wheel wrappers
+    env_candidates env_contract estimator evaluation examples figures fixed_policies flat
+    flipped_bytes floor_plan generate_command generation_figures glom_order
+    hierarchical_transformer importance interruption invalid_actions jets_benchmark key_scenes
+    known_search learning merge_rounds_benchmark page plot_command plug_ins policy_losses
+    policy_share ppo_learner ppo_make ppo_recent_states ppo_vector_env predict pretrained
+    processes recombination rendering replay_reinforce report report_diverged results resume
+    rewards rollout run_data set_distances sets single_simulator stable_baselines start_up
+    tracing training vector_env view wheel wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
 _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
-    diagnoses earlier_runs embed entropy generate_command glom_losses key_scenes learning
-    merge_rounds_benchmark page plot_command report view
+    diagnoses earlier_runs embed entropy flipped_bytes generate_command glom_losses key_scenes
+    learning merge_rounds_benchmark page plot_command report view
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""
@@ -60,6 +60,22 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker("slow")
         if item.get_closest_marker("slow") is not None:
             item.add_marker("no_cover")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--mutations",
+        type=int,
+        default=400,
+        help="mutations that a test of tests/adversarial makes",
+    )
+
+
+@pytest.fixture
+def mutations(request: pytest.FixtureRequest) -> int:
+    """Mutations to try: few in ``make test``, many in ``make test-adversarial``."""
+    count: int = request.config.getoption("--mutations")
+    return count
 
 
 @pytest.fixture(autouse=True, scope="module")

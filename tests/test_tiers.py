@@ -12,7 +12,7 @@ CONSTRAINTS = "".join(f"{tool}==9.{number}\n" for number, tool in enumerate(TOOL
 
 
 def test_every_slow_module_exists():
-    names = {path.stem.removeprefix("test_") for path in (ROOT / "tests").glob("test_*.py")}
+    names = {path.stem.removeprefix("test_") for path in (ROOT / "tests").rglob("test_*.py")}
     assert names > SLOW_MODULES
 
 

@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from agents.runs.interruption import Terminated, handled, raise_at_once
+from agents.runs.interruption import Terminated, handled, raise_at_once, starting_up
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,7 +17,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with handled(raise_at_once, signal.SIGINT, signal.SIGTERM):
-            from agents.cli.command import run  # takes a while, in which Ctrl-C is heard
+            with starting_up():
+                from agents.cli.command import run
 
             return run(sys.argv[1:] if arguments is None else arguments)
     except Terminated as interruption:

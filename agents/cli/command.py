@@ -40,6 +40,7 @@ from agents.config.options import OfRun
 from agents.config.plug_ins import modules_of_this_folder
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm, imported
+from agents.runs.interruption import starting_up
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "train": (TrainOptions, "agents.cli.train:train"),
@@ -69,11 +70,13 @@ def run(arguments: Sequence[str]) -> int:
         return DONE
     try:
         with modules_of_this_folder(), _short_warnings():
-            options = parse(arguments)
-            if isinstance(options, OfRun):
-                check_run(options.directory)
-            command = next(made for kind, made in COMMANDS.values() if isinstance(options, kind))
-            imported(command)(options)
+            with starting_up():
+                options = parse(arguments)
+                if isinstance(options, OfRun):
+                    check_run(options.directory)
+                kinds = COMMANDS.values()
+                command = imported(next(made for kind, made in kinds if isinstance(options, kind)))
+            command(options)
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except Exception as error:

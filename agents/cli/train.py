@@ -19,6 +19,7 @@ from agents.config.files import quoted, read_file, write_file
 from agents.config.options import OWN_DATA, check_environment, given_budget
 from agents.config.run import RunConfig
 from agents.registry import build_learner, check_algorithm, configured, file_name
+from agents.runs.interruption import starting_up
 
 if TYPE_CHECKING:
     from agents.learners.base import Learner
@@ -35,11 +36,11 @@ def train(options: TrainOptions) -> None:
     if continued is None:
         _check_complete(asked, options)
 
-    # Below here torch is loaded.
-    from agents.cli.tables import print_scores
-    from agents.comparison.problems import find_problem
-    from agents.runs.directory import RunDirectory
-    from agents.runs.session import resume_run, start_run
+    with starting_up():  # torch is loaded
+        from agents.cli.tables import print_scores
+        from agents.comparison.problems import find_problem
+        from agents.runs.directory import RunDirectory
+        from agents.runs.session import resume_run, start_run
 
     set_threads(options.threads)
     if asked.get("env") in PROBLEM_NAMES:
@@ -156,7 +157,8 @@ def _new_learner(asked: dict[str, Any], changes: dict[str, Any], options: TrainO
         config = asdict(configured(asked["algo"], merged(config, changes)))
     run = RunConfig(**asked, config=config)
     try:
-        return build_learner(run)
+        with starting_up():
+            return build_learner(run)
     except ValueError as error:
         raise UsageError(str(error)) from None
 

@@ -95,7 +95,9 @@ SCORES = ("nmse", "error_rate", "sampled_nmse", "tree_recall", "tree_f1", "mean_
 
 def run_rows(directory: RunDirectory) -> list[ResultRow]:
     """The rows of a run as far as it is: validation points, and the test row of a finished one."""
-    run = directory.load_config()
+    run, result = directory.load_config(), directory.load_result()
+    if result is not None:
+        directory.check_metrics(result)
     about: dict[str, Any] = {
         "env": run.env,
         "env_kwargs": json.dumps(run.env_kwargs, sort_keys=True),
@@ -116,9 +118,7 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
         rows.append(
             ResultRow(**about, **found, split="validation", seconds=seconds, weights_hash="")
         )
-    result = directory.load_result()
     if result is not None:
-        directory.check_metrics(result)
         counts = {name: result[name] for name in ("seconds", "merges", "updates", "weights_hash")}
         scores = {name: result["test"].get(name) for name in SCORES}
         rows.append(ResultRow(**about, split="test", **counts, **scores))

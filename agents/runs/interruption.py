@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 AGAIN_SECONDS = 0.05
@@ -40,16 +41,27 @@ def _raised(number: int) -> KeyboardInterrupt:
 
 
 def raise_at_once(number: int, frame: FrameType | None) -> None:
-    """Handler that raises ``KeyboardInterrupt`` or :class:`Terminated`, once no import is going on.
-
-    An exception in the middle of an import is lost or becomes another one, depending on the module.
-    """
+    """Handler that raises ``KeyboardInterrupt`` or :class:`Terminated`, but not in an import."""
     if _imports(frame):
         again = threading.Timer(AGAIN_SECONDS, signal.raise_signal, [number])
         again.daemon = True
         again.start()
     else:
         raise _raised(number)
+
+
+def exit_at_once(number: int, frame: FrameType | None) -> None:
+    """Handler that ends the process with one line; for a moment at which nothing is to be undone.
+
+    In the middle of loading libraries an exception may be lost, or become another one.
+    """
+    os.write(2, b"htm: interrupted\n")
+    os._exit(128 + number)
+
+
+def starting_up() -> AbstractContextManager[None]:
+    """End the process at once where a signal comes in this block, in which nothing is written."""
+    return handled(exit_at_once, signal.SIGINT, signal.SIGTERM)
 
 
 def _imports(frame: FrameType | None) -> bool:
