@@ -53,10 +53,10 @@ def generate_run(options: GenerateOptions) -> None:
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; expected a folder, or nothing yet")
     samples = RunSamples(learner, options)
-    autoencoder = learner.autoencoder.decoding()
 
     started = perf_counter()
     training = samples.encoded(learner.dataset.fixed(options.roots))
+    autoencoder = learner.autoencoder.decoding()
     scores = SetScores(learner.task.dataset("test"), options.real)
     held_out = samples.encoded(scores.others)
     mixture = _fit(training.roots, options, samples.stream(0))
