@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents.fixed import fixed_policy
-from benchmarks import jets
+from benchmarks import jets, jets_search
 from htm_env.datasets import make_dataset
 from htm_env.datasets.jets import tree_log_likelihood
 
@@ -87,3 +87,14 @@ def test_the_table_says_its_command_and_commit(tmp_path):
     assert written["machine"]["commit"]
     assert written["rows"][0]["jets"] == 3
     assert command in (tmp_path / "jets.md").read_text()
+
+
+def test_evaluations_of_a_search_are_those_of_its_start_and_at_most_its_budget(tmp_path):
+    jets_search.main(
+        ["--jets", "6", "--starts", "greedy", "--budgets", "40", "--out", str(tmp_path)]
+    )
+    rows = json.loads((tmp_path / "jets_search.json").read_text())["rows"]
+    plain, searched = [row for row in rows if row["start"] == "greedy"]
+    assert searched["evaluations a jet"] <= plain["evaluations a jet"] + 40
+    assert searched["gap to greedy"] > plain["gap to greedy"] == 0
+    assert (tmp_path / "jets_search.png").stat().st_size > 10_000
