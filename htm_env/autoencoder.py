@@ -314,6 +314,11 @@ class TreeEncoder(SavedAutoencoder):
         """True <--> :meth:`decode` gives tokens, whose error says how good a tree is."""
         return self.merge_costs is None
 
+    @property
+    def error_name(self) -> str:
+        """What the error of a tree is called: ``nmse``, or ``cost`` where nothing is decoded."""
+        return "nmse" if self.decodes else "cost"
+
     def decoding(self) -> HTMAutoencoder:
         """The same as an autoencoder that decodes; ``ValueError`` where nothing is decoded."""
         raise ValueError(NOTHING_DECODED)

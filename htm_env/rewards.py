@@ -158,11 +158,13 @@ class OneStep(Reward):
     """Minus the mean squared error of unmerging what was just merged, in embedding space.
 
     The published method's reward; an autoencoder can shrink its embeddings to please it, so it is
-    never a measure of quality.
+    never a measure of quality. Under a known merger, which is not undone, minus the merge's cost.
     """
 
     def step(self, transition: Transition) -> Float[Tensor, "B"]:
         autoencoder, before, after, first, second = transition
+        if not autoencoder.decodes:
+            return before.error - after.error
         rows = torch.arange(len(first), device=first.device)
         pairs = before.embeddings[rows[:, None], torch.stack([first, second], dim=1)]  # (B, 2, D)
         merged = after.forest.num_merges > before.forest.num_merges
@@ -170,6 +172,8 @@ class OneStep(Reward):
 
     @torch.no_grad()
     def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        if not episodes.autoencoder.decodes:
+            return episodes.error_falls
         merges, nodes = episodes.merges, episodes.nodes
         made = MadeMerges.of(merges, episodes.batch.num_tokens, nodes)
         pairs = torch.stack([made.first, made.second], dim=1)  # (I, 2, D)

@@ -36,8 +36,10 @@ _SLOW = """
     env_candidates env_contract estimator evaluation examples figures fixed_policies flat
     flipped_bytes floor_plan generate_command generation_figures glom_order
     hierarchical_transformer importance interruption invalid_actions jets_benchmark key_scenes
-    known_search learning merge_rounds_benchmark page plot_command plug_ins policy_losses
-    policy_share ppo_learner ppo_make ppo_recent_states ppo_vector_env predict pretrained
+    known_learners
+    known_search learning merge_rounds_benchmark page plot_command plug_ins
+    policy_losses policy_share ppo_learner ppo_make ppo_recent_states ppo_vector_env predict
+    pretrained
     processes recombination rendering replay_reinforce report report_diverged results resume
     rewards rollout run_data set_distances sets single_simulator stable_baselines start_up
     tracing training vector_env view wheel wrappers
@@ -47,7 +49,7 @@ SLOW_MODULES = frozenset(_SLOW.split())
 _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
     diagnoses earlier_runs embed entropy flipped_bytes generate_command glom_losses key_scenes
-    learning merge_rounds_benchmark page plot_command report view
+    known_learners learning merge_rounds_benchmark page plot_command report view
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""

@@ -425,7 +425,7 @@ class Saboteur(threading.Thread):
     def run(self) -> None:
         deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
-            if len(metrics_points(self.folder / "metrics.csv", "progress")) >= self.rows:
+            if len(metrics_points(self.folder / "metrics.csv", ("progress",))) >= self.rows:
                 self.acted = True
                 self.act()
                 return

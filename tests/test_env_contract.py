@@ -28,10 +28,11 @@ SLOTS = {
     "HTM-Digits-v0": 16,
     "HTM-Keys-v0": 9,
     "HTM-Kanji-v0": 12,
+    "HTM-Jets-v0": 20,
     "HTM-v0": 5,
 }
 IDS = tuple(SLOTS)
-TOKEN_DIMS = dict(zip(IDS, (2, 4, 6, 5, 8, 3), strict=True))
+TOKEN_DIMS = dict(zip(IDS, (2, 4, 6, 5, 8, 4, 3), strict=True))
 
 every_id = pytest.mark.parametrize("env_id", every(IDS))
 K = 3
@@ -117,7 +118,9 @@ def test_the_checker_of_stable_baselines_passes(make, env_id, pairs):
 @with_and_without_candidates
 def test_spaces(make, env_id, pairs):
     env = make(env_id, **pairs)
-    slots, dim = SLOTS[env_id], embedding_dim_of(env_id, env.unwrapped.simulator.dataset)
+    slots, dim = SLOTS[env_id], 10  # of jets, whose merger is known
+    if env_id != "HTM-Jets-v0":
+        dim = embedding_dim_of(env_id, env.unwrapped.simulator.dataset)
     assert env.action_space == gym.spaces.Discrete(slots * (K if pairs else slots - 1))
     spaces = env.observation_space.spaces
     shapes = {key: (space.shape, space.dtype) for key, space in spaces.items()}
@@ -428,7 +431,7 @@ def test_the_return_is_the_error_at_the_start_minus_the_error_at_the_end(
         assert not any(rewards[:-1])
 
 
-@every_id
+@pytest.mark.parametrize("env_id", every(name for name in IDS if name != "HTM-Jets-v0"))
 @with_and_without_candidates
 def test_the_error_is_that_of_the_plain_loop(make, env_id, pairs):
     env = make(env_id, observe=("leaves",), **pairs).unwrapped

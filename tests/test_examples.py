@@ -20,6 +20,7 @@ ARGUMENTS = {
     "own_learner.py": (["2"], "error"),
     "own_reward.py": (["2"], "paid for one merge"),
     "own_dataset.py": (["2"], "clades found"),
+    "own_merger.py": (["3"], "bits a letter, learned"),
     "known_levels.py": (["3"], "clades found: 100%"),
     "scikit_learn_pipeline.py": (["300"], "digits told apart"),
     "generate_samples.py": (["3"], "are pairs of crossing segments"),

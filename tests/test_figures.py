@@ -33,7 +33,15 @@ from htm_env.drawing.rendering import figure_to_array, merge_colours
 from htm_env.drawing.trace import Considered, Trace
 from htm_env.trees.merge_tree import MergeTree
 
-TOKEN_DIM = {"points": 2, "segments": 4, "strokes": 8, "patches": 6, "items": 5, "vectors": 3}
+TOKEN_DIM = {
+    "points": 2,
+    "segments": 4,
+    "strokes": 8,
+    "patches": 6,
+    "items": 5,
+    "particles": 4,
+    "vectors": 3,
+}
 TREE = MergeTree([[3, 1], [0, 5], [2, 4], [7, 6]], 5)
 CHARGES = np.array([0.1, 0.3, -0.2, 0.4])
 

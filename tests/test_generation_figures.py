@@ -17,7 +17,15 @@ from htm_env.drawing.rendering import figure_to_array
 from htm_env.generation.generate import Generated
 from htm_env.generation.mixture import Candidate
 
-KINDS = {"points": 2, "segments": 4, "strokes": 6, "patches": 6, "items": 5, "vectors": 3}
+KINDS = {
+    "points": 2,
+    "segments": 4,
+    "strokes": 6,
+    "patches": 6,
+    "items": 5,
+    "particles": 4,
+    "vectors": 3,
+}
 
 
 def generated(kind: str, count: int) -> Generated:

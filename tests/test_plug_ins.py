@@ -43,7 +43,7 @@ def examples(monkeypatch):
     """The examples as modules of the path; what they register is forgotten afterwards."""
     monkeypatch.syspath_prepend(str(EXAMPLES))
     yield
-    for name in ("own_learner", "own_reward", "own_dataset"):
+    for name in ("own_learner", "own_reward", "own_dataset", "own_merger"):
         sys.modules.pop(name, None)
     DATASETS.pop("Rings-v0", None)
     for name in ("Rings-v0", "Rings-Flat-v0"):

@@ -165,7 +165,7 @@ def test_merges_until_the_first_learners_end(tmp_path):
 def test_retrained_and_crossed_runs_get_their_sections(tmp_path):
     retrained = rows(TREES, "reinforce", 0, [0.3])
     crossed = [
-        CrossPlayRow(*TREES, algo, seed, other, number, error, "a", "b")
+        CrossPlayRow(*TREES[:4], algo, seed, other, number, error, "a", "b")
         for algo, seed, other, number, error in [
             ("reinforce", 0, "reinforce", 0, 0.1),
             ("reinforce", 0, "reinforce", 1, 0.8),

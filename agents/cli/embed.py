@@ -21,8 +21,8 @@ from htm_env.files import atomic_folder
 
 
 def embed(options: EmbedOptions) -> None:
-    """Write ``embeddings.npz``, ``reconstructions.npz``, ``merges.npz`` and ``trees.nwk``, and with
-    ``--pictures`` a map and ``projector/``.
+    """Write ``embeddings.npz``, ``reconstructions.npz`` (``tokens.npz`` where the merger is known),
+    ``merges.npz`` and ``trees.nwk``, and with ``--pictures`` a map and ``projector/``.
 
     Raises ``FileNotFoundError`` without a run, and ``ValueError`` for what cannot be read, drawn or
     replaced.
@@ -43,10 +43,13 @@ def embed(options: EmbedOptions) -> None:
     found.write(out)
     count, dim = found.encoded.roots.shape
     print(f"{count} root embeddings of {dim} numbers, {_source(options)}")
-    print(f"nmse      {found.encoded.errors.mean():.4g}")
+    if found.encoded.reconstruction is None:
+        print(f"return    {-found.encoded.errors.mean():.5g}")
+    else:
+        print(f"nmse      {found.encoded.errors.mean():.4g}")
     say_if_not_trained(learner)
     print(f"roots     {out / 'embeddings.npz'}")
-    print(f"tokens    {out / 'reconstructions.npz'}")
+    print(f"tokens    {out / found.tokens_file}")
     if found.has_trees:
         print(f"trees     {out / 'trees.nwk'}, {out / 'merges.npz'}")
     else:

@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from agents.cli.options import EvaluateOptions
 from agents.cli.tables import print_scores, print_table
-from agents.config.errors import as_usage_error, json_object, set_threads
+from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
 from agents.config.run import Task
-from agents.evaluation.evaluate import evaluate, reference_scores
+from agents.evaluation.evaluate import Planner, evaluate, reference_scores, sample_returns
 from agents.evaluation.search import improved
-from agents.evaluation.yardsticks import plain_yardsticks, tree_yardsticks
+from agents.evaluation.yardsticks import (
+    BY_RETURN,
+    mean_and_error,
+    plain_yardsticks,
+    planners_of_returns,
+    tree_yardsticks,
+)
 from agents.inspection.probes import errors_by_label, probed_samples, semantic_table
-from agents.inspection.trained import NOT_TRAINED, why_not_trained
+from agents.inspection.trained import (
+    NOT_TRAINED,
+    why_not_trained,
+    why_not_trained_by_return,
+)
 from agents.learners.base import Learner
 from agents.registry import algorithm, load_learner
 from htm_env.datasets import Dataset
@@ -29,6 +40,12 @@ YARDSTICKS = {
     "mean": "the mean of the training tokens",
 }
 """What the rows of the table of yardsticks are called."""
+YARDSTICKS_OF_RETURN = {
+    "own_hierarchy": "own hierarchy",
+    "greedy": "greedy by the reward",
+    "nearest": "nearest merges",
+    "random": "random merges",
+}
 SHOWN_LABELS = 20
 """Labels of the printed table, those with the largest errors."""
 
@@ -37,8 +54,9 @@ def evaluate_run(options: EvaluateOptions) -> None:
     """Print the test scores of a run's last checkpoint.
 
     Where the data has a hierarchy, the tree scores stand beside those of its own and of random
-    merges of the same samples; beneath is the error of other means. Data with labels adds what the
-    roots say of them, and the error of each.
+    merges of the same samples; beneath is the error of other means, or, where the merger is known,
+    the return of fixed orders. Data with labels adds what the roots say of them, and the error of
+    each.
     """
     set_threads(options.threads)
     learner = load_learner(options.directory, options.data, needs_data=True)
@@ -53,19 +71,16 @@ def evaluate_run(options: EvaluateOptions) -> None:
             f"tokens of this data have {dataset.token_dim} coordinates; {options.directory} was "
             f"trained on tokens of {learner.autoencoder.token_dim}"
         )
+    planner = improved(learner, options.search)
     if options.search:
-        planner = improved(learner, options.search)
         scores = evaluate(planner, learner.autoencoder, dataset, options.episodes)
     else:
         scores = learner.evaluate(dataset, options.episodes)
-    nmse = scores["nmse"]
-    assert nmse is not None  # every learner has an error
-    references, orders = {}, {}
+    references = {}
     if scores["mean_height"] is not None:  # else there are no trees
         references = reference_scores(learner.autoencoder, dataset, options.episodes)
-        orders = tree_yardsticks(learner.autoencoder, dataset, options.episodes)
-    found = orders | _plain_yardsticks(learner, task, dataset, options)
-    found = {name: found[name] for name in YARDSTICKS if name in found}
+    by_other_means = _returns if "return" in scores else _errors
+    beside, table = by_other_means(learner, planner, task, dataset, options, scores)
     episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
     about = {
         "env": task.env,
@@ -79,10 +94,6 @@ def evaluate_run(options: EvaluateOptions) -> None:
         "merge_rounds": options.merge_rounds,
         "search": options.search,
     }
-    beside: dict[str, Any] = {
-        "yardsticks": found,
-        "not_trained_enough": why_not_trained(learner, nmse, found),
-    }
     if dataset.has_labels:
         beside |= _about_labels(learner, task, dataset, options.episodes)
     if options.json:
@@ -91,16 +102,86 @@ def evaluate_run(options: EvaluateOptions) -> None:
     title = f"{task.env} {learner.algo}, {episodes} test episodes"
     # Without a hierarchy there is nothing to compare trees with but errors, which come next.
     print_scores(title, scores, about, references if dataset.has_hierarchy else None)
-    print("nmse of the same samples by other means")
-    print_table(
-        [{"": "this run", "nmse": f"{nmse:.5g}"}]
-        + [{"": YARDSTICKS[name], "nmse": f"{error:.5g}"} for name, error in found.items()],
-        show_header=False,
-    )
+    print(f"{table.what} of the same samples by other means")
+    print_table(table.rows, show_header=table.what == "return")
     if beside["not_trained_enough"] is not None:
         print(NOT_TRAINED.format(beside["not_trained_enough"]))
     if dataset.has_labels:
         _print_labels(beside)
+
+
+class OtherMeans(NamedTuple):
+    """A table of this run beside what else could be done with its samples."""
+
+    what: str
+    rows: list[dict[str, str]]
+
+
+def _errors(
+    learner: Learner,
+    planner: Planner,
+    task: Task,
+    dataset: Dataset,
+    options: EvaluateOptions,
+    scores: Mapping[str, float | None],
+) -> tuple[dict[str, Any], OtherMeans]:
+    """The ``nmse`` of fixed orders and of what has no tree."""
+    nmse, orders = scores["nmse"], {}
+    assert nmse is not None  # every learner has an error
+    if scores["mean_height"] is not None:
+        orders = tree_yardsticks(learner.autoencoder, dataset, options.episodes)
+    found = orders | _plain_yardsticks(learner, task, dataset, options)
+    found = {name: found[name] for name in YARDSTICKS if name in found}
+    about = {"yardsticks": found, "not_trained_enough": why_not_trained(learner, nmse, found)}
+    rows = [{"": "this run", "nmse": f"{nmse:.5g}"}]
+    rows += [{"": YARDSTICKS[name], "nmse": f"{error:.5g}"} for name, error in found.items()]
+    return about, OtherMeans("nmse", rows)
+
+
+def _returns(
+    learner: Learner,
+    planner: Planner,
+    task: Task,
+    dataset: Dataset,
+    options: EvaluateOptions,
+    scores: Mapping[str, float | None],
+) -> tuple[dict[str, Any], OtherMeans]:
+    """The return of fixed orders, and what this run earns more than each, sample by sample."""
+    if options.flat_merges is not None:
+        raise UsageError(
+            "--flat-merges trains an autoencoder, and nothing is decoded where the merger is known"
+        )
+    model = learner.autoencoder
+    own = sample_returns(planner, model, dataset, options.episodes)
+    found = {
+        name: sample_returns(order, model, dataset, options.episodes)
+        for name, order in planners_of_returns(model, dataset).items()
+    }
+    gains = {name: mean_and_error(own - returns) for name, returns in found.items()}
+    means = {name: float(returns.mean()) for name, returns in found.items()}
+    best = max((name for name in means if name in BY_RETURN), key=means.__getitem__)
+    about = {
+        "return_standard_error": mean_and_error(own).error,
+        "yardsticks": means,
+        "gains": {name: gain._asdict() for name, gain in gains.items()},
+        "strongest_order": best,
+        "not_trained_enough": why_not_trained_by_return(learner, float(own.mean()), means),
+    }
+    columns = "", "return", "standard error", "this run is ahead by", "standard error of that"
+    cells = [("this run", *mean_and_error(own), *[None] * 2)]
+    cells += [
+        (YARDSTICKS_OF_RETURN[name], *mean_and_error(returns), *gains[name])
+        for name, returns in found.items()
+    ]
+    shown = [
+        {name: cell if isinstance(cell, str) else _number(cell) for name, cell in row}
+        for row in (zip(columns, cells_of_row, strict=True) for cells_of_row in cells)
+    ]
+    return about, OtherMeans("return", shown)
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None else f"{value:.5g}"
 
 
 def _plain_yardsticks(
@@ -151,7 +232,8 @@ def _print_labels(found: dict[str, Any]) -> None:
     print(f"error by label ({shown})")
     print_table(
         [
-            {"label": name, "samples": str(row["samples"]), "nmse": f"{row['nmse']:.5g}"}
+            {"label": name, "samples": str(samples), error_name: f"{error:.5g}"}
             for name, row in labels[:SHOWN_LABELS]
+            for (_, samples), (error_name, error) in [row.items()]
         ]
     )

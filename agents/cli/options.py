@@ -49,7 +49,10 @@ class RunOptions(Threads):
     embedding_dim: Annotated[int | Literal["auto"] | None, _flag("INT|auto")] = None
     """Width of an embedding; the default of the data if not given."""
     mode: Annotated[Literal["joint", "frozen"] | None, _flag("joint|frozen", "joint")] = None
-    """Autoencoder: untrained and learning too, or pretrained as it is."""
+    """Autoencoder: untrained and learning too, or pretrained as it is; frozen is all that there is
+    where the merger is known."""
+    merger: _Name = None
+    """module:name of a known merger, in the place of an autoencoder."""
     seconds: _Number = None
     """Budget: seconds, evaluations included; 100 without any budget."""
     merges: _Integer = None

@@ -68,7 +68,8 @@ def _work(
             trace.tokens,
             trace.tree.merges,
             trace.reconstruction,
-            f"{trace.title or f'sample {first + number}'}\nnmse {trace.errors[-1]:.3g}",
+            f"{trace.title or f'sample {first + number}'}\n"
+            f"{trace.error_name} {trace.errors[-1]:.4g}",
         )
         for number, trace in enumerate(drawn)
     ]

@@ -112,7 +112,7 @@ def requested(options: TrainOptions) -> dict[str, Any]:
     if options.config is not None:
         with as_usage_error(f"--config {options.config}: "):
             values = checked_fields(RunConfig, read_file(options.config))
-    for name in ("env", "algo", "embedding_dim", "mode", "seed", "device"):
+    for name in ("env", "algo", "embedding_dim", "mode", "merger", "seed", "device"):
         if getattr(options, name) is not None:
             values[name] = getattr(options, name)
     if options.env_kwargs is not None:

@@ -151,7 +151,7 @@ def cross_play(
             for run, error in zip(missing, _errors(policy, missing), strict=True):
                 finite = error if math.isfinite(error) else None
                 both = weights_hash, hashes[run.key]
-                row = CrossPlayRow(*task, algo, seed, run.algo, run.seed, finite, *both)
+                row = CrossPlayRow(*task[:4], algo, seed, run.algo, run.seed, finite, *both)
                 rows[row.pair] = row
             write_table(path, CrossPlayRow, rows.values())
 
@@ -168,12 +168,15 @@ def up_to_date(path: Path, hashes: Mapping[RunKey, str]) -> list[CrossPlayRow]:
 
 
 def _with_trees(runs: Sequence[PlannedRun]) -> list[tuple[PlannedRun, str]]:
-    """The finished runs that make trees, each with the weights' hash of its autoencoder."""
+    """The finished runs that make trees and decode them, each with the weights' hash of its
+    autoencoder."""
     results = [(run, run.directory.load_result()) for run in runs]
     return [
         (run, result["weights_hash"])
         for run, result in results
-        if result is not None and result["test"]["mean_height"] is not None
+        if result is not None
+        and result["test"]["mean_height"] is not None
+        and "return" not in result["test"]
     ]
 
 

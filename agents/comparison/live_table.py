@@ -30,17 +30,22 @@ class Watched:
     directory: RunDirectory
 
     def cells(self) -> list[str]:
-        """Name, state, share of the budget, seconds, merges, latest validation error."""
-        rows = metrics_points(self.directory.metrics_path, "progress")
+        """Name, state, share of the budget, seconds, merges, latest validation score."""
+        rows = metrics_points(self.directory.metrics_path, ("progress",))
         last = rows[-1] if rows else {}
-        errors = [row["validation/nmse"] for row in rows if row.get("validation/nmse")]
+        scores = [
+            f"{float(row[tag]):.4g}"
+            for row in rows
+            for tag in ("validation/nmse", "validation/return")
+            if row.get(tag)
+        ]
         return [
             self.job.name,
             self.job.state.value,
             f"{float(last['progress']):.0%}" if last else "",
             f"{float(last['seconds']):.0f}" if last else "",
             f"{int(last['merges']):,}" if last else "",
-            f"{float(errors[-1]):.4g}" if errors else "",
+            scores[-1] if scores else "",
         ]
 
 
@@ -81,8 +86,8 @@ class LiveTable:
 
     def _print(self, runs: list[Watched]) -> None:
         for run in runs:
-            name, state, share, seconds, merges, error = run.cells()
-            course = f"  {share}  {seconds} s  {merges} merges  nmse {error}" if share else ""
+            name, state, share, seconds, merges, score = run.cells()
+            course = f"  {share}  {seconds} s  {merges} merges  validation {score}" if share else ""
             reason = f"  {run.job.reason}" if run.job.reason else ""
             print(f"{self._count()}  {name}  {state}{course}{reason}", file=sys.stderr, flush=True)
 
@@ -94,7 +99,7 @@ class LiveTable:
         runs = sorted(self._runs, key=lambda run: ORDER.index(run.job.state))
         shown = max(3, self._console.height - 8)
         table = Table(title=f"{self._title} {self._count()}")
-        for name in ("run", "state", "budget", "s", "merges", "validation nmse"):
+        for name in ("run", "state", "budget", "s", "merges", "validation"):
             table.add_column(name, justify="left" if name in ("run", "state") else "right")
         for run in runs[:shown]:
             table.add_row(*run.cells())

@@ -18,15 +18,15 @@ def table(rows: Sequence[Mapping[str, str]]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def cell(value: float, *, share: bool = False) -> str:
-    """Three digits, or whole percent; a dash for NaN."""
+def cell(value: float, *, share: bool = False, digits: int = 3) -> str:
+    """Some digits, or whole percent; a dash for NaN."""
     if math.isnan(value):
         return MISSING
-    return f"{value:.0%}" if share else f"{value:.3g}"
+    return f"{value:.0%}" if share else f"{value:.{digits}g}"
 
 
-def span(found: Estimate) -> str:
+def span(found: Estimate, digits: int = 3) -> str:
     """A single estimate with its interval, if it has one."""
-    value, low, high = (float(number) for number in found)
-    bare = math.isnan(low) or math.isnan(high)
-    return cell(value) if bare else f"{cell(value)} ({cell(low)} to {cell(high)})"
+    numbers = [float(number) for number in found]
+    value, low, high = (cell(number, digits=digits) for number in numbers)
+    return value if any(map(math.isnan, numbers[1:])) else f"{value} ({low} to {high})"

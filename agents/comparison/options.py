@@ -13,7 +13,7 @@ from agents.config.files import read_file
 from agents.config.options import check_environment
 from agents.registry import check_algorithm
 
-PROBLEM_NAMES = ("trees7", "crosses10", "trees15", "digits", "keys")
+PROBLEM_NAMES = ("trees7", "crosses10", "trees15", "digits", "keys", "jets")
 """Names of the problems; what they are is in :mod:`agents.comparison.problems`."""
 
 
@@ -29,8 +29,8 @@ class CompareOptions:
 
     envs: str = "crosses10,trees7"
     """Problems, with commas: trees7 (Trees of 7 tokens, D=6), crosses10 (five Crosses, D=24),
-    trees15 (Trees of 15 tokens, D=8), digits (D=32), keys (D=16), or environment ids, also
-    module:Id-v0."""
+    trees15 (Trees of 15 tokens, D=8), digits (D=32), keys (D=16), jets (its merger is known), or
+    environment ids, also module:Id-v0."""
     algos: str = "reinforce,replay,ppo,maskable_ppo,original,random,nearest,structure"
     """Algorithms, with commas, as for htm train; module:Class is one of your own. One may be named
     twice, with other options under a label: replay,replay:control."""
@@ -50,7 +50,7 @@ class CompareOptions:
     out: Path | None = None
     """Folder of runs, results.csv, report.md and figures; runs/compare if not given. --report needs
     one."""
-    mode: Literal["joint", "frozen"] = "joint"
+    mode: Literal["joint", "frozen"] | None = None
     """As for htm train."""
     env_kwargs: str | None = None
     """Arguments of the data by environment id, such as '{"HTM-Trees-v0": {"heights": [3]}}'."""

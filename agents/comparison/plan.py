@@ -9,7 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from agents.comparison.options import CompareOptions, names_in
-from agents.comparison.problems import PROBLEMS, Problem, find_problem, folder_name
+from agents.comparison.problems import (
+    PROBLEMS,
+    Problem,
+    find_problem,
+    folder_name,
+    merger_is_known,
+)
 from agents.comparison.results import Task, changed_options
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import flattened, merged
@@ -51,7 +57,8 @@ class PlannedRun:
     def key(self) -> RunKey:
         config, kwargs = self.config, json.dumps(self.config.env_kwargs, sort_keys=True)
         assert isinstance(config.embedding_dim, int)  # that of the learner
-        task = Task(config.env, kwargs, config.embedding_dim, config.mode)
+        mode, merger = config.mode or "joint", config.merger or ""
+        task = Task(config.env, kwargs, config.embedding_dim, mode, merger)
         return task, self.algo, self.seed
 
 
@@ -111,7 +118,9 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
             shared = problems.get(problem)
             expected = shared or runs[0].config
             data = ["env", "env_kwargs", "embedding_dim"] if shared else []
-            names = ["mode", "budget", *data]
+            # Beside other data a known merger makes runs frozen.
+            names = ["budget", *data]
+            names += [] if merger_is_known(found) != merger_is_known(expected) else ["mode"]
             own = changed_options(found)
             planned_options = options.get((problem, found.algo), own)
             if own != planned_options:
@@ -187,7 +196,7 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
 
 
 def _run_config(
-    problem: Problem, algo: str, changes: Mapping[str, Any], mode: str, budget: Budget
+    problem: Problem, algo: str, changes: Mapping[str, Any], mode: str | None, budget: Budget
 ) -> RunConfig | None:
     """The configuration of a run; None where it needs a hierarchy that the data does not have.
 

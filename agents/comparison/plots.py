@@ -16,7 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, PercentF
 from agents.comparison.problems import task_name
 from agents.comparison.results import Task
 from agents.comparison.statistics import Estimate
-from agents.comparison.table import Comparison, is_fixed
+from agents.comparison.table import ERROR, Comparison, is_fixed
 from htm_env.drawing.glyphs import COLOURS
 from htm_env.drawing.rendering import new_figure
 
@@ -44,17 +44,19 @@ def errors_figure(comparison: Comparison) -> Figure:
     style = styles(comparison.algos)
 
     def draw(axes: Axes, task: Task) -> None:
+        measure = comparison.measure(task)
         algos = sorted(
             comparison.algos_on(task), key=lambda algo: -np.median(comparison.errors(task, algo))
         )
         for row, algo in enumerate(algos):
-            errors = comparison.errors(task, algo)
+            errors = measure.sign * comparison.errors(task, algo)
             mark = {name: style[algo][name] for name in ("color", "marker")}
             axes.plot(errors, np.full(len(errors), row), linestyle="none", alpha=0.6, **mark)
             axes.plot([np.median(errors)] * 2, [row - 0.35, row + 0.35], color="black", lw=1.5)
         axes.set_yticks(range(len(algos)), algos)
-        _logarithmic(axes, horizontal=True)
-        axes.set_xlabel("held-out nmse")
+        if measure is ERROR:
+            _logarithmic(axes, horizontal=True)
+        axes.set_xlabel(f"held-out {measure.name}")
         axes.grid(axis="x", alpha=0.3)
 
     rows = max(len(comparison.algos_on(task)) for task in comparison.tasks)
@@ -66,19 +68,22 @@ def curves_figure(comparison: Comparison, along: str) -> Figure:
     style = styles(comparison.algos)
 
     def draw(axes: Axes, task: Task) -> None:
+        measure = comparison.measure(task)
         for algo in comparison.algos_on(task):
             curve = comparison.curve(task, algo, along)
             if curve is None:
                 continue
             look = style[algo] | {"markevery": (len(curve.grid) // 8, len(curve.grid) // 4)}
-            axes.plot(curve.grid, curve.median, label=algo, lw=1.5, ms=4, **look)
-            low, high = curve.runs.min(axis=0), curve.runs.max(axis=0)
+            scores = measure.sign * curve.runs
+            middle, low, high = np.median(scores, 0), scores.min(axis=0), scores.max(axis=0)
+            axes.plot(curve.grid, middle, label=algo, lw=1.5, ms=4, **look)
             axes.fill_between(curve.grid, low, high, color=look["color"], alpha=0.12, lw=0)
-        _logarithmic(axes, horizontal=False)
+        if measure is ERROR:
+            _logarithmic(axes, horizontal=False)
         if along == "merges" and _has_positive(axes.xaxis):
             axes.set_xscale("log")
         axes.set_xlabel("merges for learning" if along == "merges" else "seconds of training")
-        axes.set_ylabel("validation nmse")
+        axes.set_ylabel(f"validation {measure.name}")
         axes.grid(alpha=0.3)
 
     return _panels(_titled(comparison), draw, height=3.4, algos=comparison.algos)

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 from agents.comparison.options import PROBLEM_NAMES
 from agents.comparison.results import Task
 from agents.config.options import check_environment
-from htm_env.datasets import make_dataset
+from agents.config.run import RunConfig
+from htm_env.datasets import DATASETS, dataset_class, make_dataset
 from htm_env.datasets.width import suitable_width
-from htm_env.weights import EMBEDDING_DIMS, automatic_width
+from htm_env.weights import AUTO, EMBEDDING_DIMS, automatic_width
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,17 @@ class Problem:
     """For a person."""
     env: str
     env_kwargs: dict[str, Any] = field(default_factory=dict)
-    embedding_dim: int = 32
-    """``D``; well under the coordinates of a sample, or the merge order would hardly matter."""
+    embedding_dim: int | None = 32
+    """``D``; well under the coordinates of a sample, or the merge order would hardly matter. None
+    where the merger is known, which has its own."""
 
     def at_width(self, embedding_dim: int | str) -> Problem:
-        """The same data with another ``D``; ``"auto"``: as the data suggests."""
+        """The same data with another ``D``; ``"auto"``: as the data suggests.
+
+        Raises ``ValueError`` where the merger is known.
+        """
+        if self.embedding_dim is None:
+            raise ValueError(f"the merger of {self.name} is known; expected no width to choose")
         if automatic_width(self.env, embedding_dim):
             embedding_dim = suitable_width(make_dataset(self.env, **self.env_kwargs)).dim
         dim = int(embedding_dim)
@@ -45,6 +52,7 @@ PROBLEMS = {
         Problem("trees15", "Trees, 15 tokens", "HTM-Trees-v0", {"heights": [4]}, 8),
         Problem("digits", "Digits", "HTM-Digits-v0", {}, 32),
         Problem("keys", "Key scenes", "HTM-Keys-v0", {}, 16),
+        Problem("jets", "Particle jets", "HTM-Jets-v0", {}, None),
     )
 }
 """The named problems; every other one is an environment id with arguments of one's own."""
@@ -67,6 +75,9 @@ def find_problem(
         return PROBLEMS[name]
     env_id = check_environment(name, PROBLEM_NAMES)
     kwargs = dict(env_kwargs or {})
+    if dataset_class(env_id).default_merger is not None:
+        dim = None if embedding_dim in (None, AUTO) else int(embedding_dim)
+        return Problem(env_id, env_id, env_id, kwargs, dim)
     if automatic_width(env_id, embedding_dim):
         embedding_dim = suitable_width(make_dataset(env_id, **kwargs)).dim
     dim = EMBEDDING_DIMS[env_id] if embedding_dim is None else int(embedding_dim)
@@ -76,6 +87,14 @@ def find_problem(
 def folder_name(problem: str) -> str:
     """The problem's name as that of a folder: the id of a module has a colon, perhaps a slash."""
     return re.sub(r"[:/]+", "-", problem)
+
+
+def merger_is_known(task: Task | RunConfig) -> bool:
+    """True <--> its merges have known results, so that no autoencoder learns or is frozen."""
+    plain = task.env.rpartition(":")[2]  # no module is imported for the title of a table
+    return bool(task.merger) or (
+        plain in DATASETS and dataset_class(plain).default_merger is not None
+    )
 
 
 class Name(NamedTuple):
@@ -92,9 +111,13 @@ def task_name(task: Task) -> Name:
     short = re.sub(r"[\W_]+", "-", f"{task.env}{arguments}").strip("-") + f"-{task.embedding_dim}"
     title = f"{task.env} {arguments}".strip()
     for problem in PROBLEMS.values():
-        known = (problem.env, problem.env_kwargs, problem.embedding_dim)
-        if known == (task.env, kwargs, task.embedding_dim):
+        dim = task.embedding_dim if problem.embedding_dim is None else problem.embedding_dim
+        known = (problem.env, problem.env_kwargs, dim)
+        if known == (task.env, kwargs, task.embedding_dim) and not task.merger:
             short, title = problem.name, problem.title
+    if merger_is_known(task):
+        merger = re.sub(r"[\W_]+", "-", f"-{task.merger}") if task.merger else ""
+        return Name(short + merger, title + (f", merger {task.merger}" if task.merger else ""))
     title += f", D={task.embedding_dim}"
     if task.mode == "frozen":
         return Name(f"{short}-frozen", f"{title}, frozen autoencoder")
@@ -108,4 +131,6 @@ def data_title(task: Task) -> str:
     for problem in PROBLEMS.values():
         if (problem.env, problem.env_kwargs) == (task.env, kwargs):
             title = problem.title
+    if merger_is_known(task):
+        return title
     return f"{title}, frozen autoencoder" if task.mode == "frozen" else title

@@ -27,11 +27,12 @@ from agents.comparison.statistics import (
     first_reached,
     iqm,
     median,
+    paired_difference,
     paired_ratio,
     performance_profile,
     probability_of_improvement,
 )
-from agents.comparison.table import Comparison, is_fixed
+from agents.comparison.table import ERROR, Comparison, is_fixed
 from agents.evaluation.figures import write_figure
 from agents.registry import unlabelled
 from htm_env.files import atomic_write_text
@@ -59,6 +60,8 @@ the same held-out samples, and those of one command had the same budget: the col
 - **nmse**: mean squared error of the tokens that one root embedding decodes to, in units of each
   coordinate's variance; 1 is about "predict the mean", 0 is perfect, smaller is better. Merges are
   chosen greedily, except where *sampled* from the policy.
+- **return**: where merges have known results and nothing is decoded, the summed reward of a tree;
+  larger is better. It has no zero of its own, so such rows are compared by differences.
 - **clades found**: the share of the data's own groups that the merge trees contain; nothing rewards
   it. It is empty for data without a hierarchy.
 - **IQM**: interquartile mean, the mean of the middle half of the runs (of three, of all of them).
@@ -68,6 +71,23 @@ the same held-out samples, and those of one command had the same budget: the col
 - `flat` makes no trees: it decodes a set, whose tokens are matched to the sample's by the best
   assignment. That favours it.
 """
+AGAINST = {
+    "nmse": (
+        "Median error divided by that of other rows (95 % interval; below 1 is better than they "
+        "are; an\ninterval without 1 is a difference whose interval leaves out 0):",
+        "/",
+    ),
+    "return": (
+        "Median return less that of other rows (95 % interval; above 0 is better than they are):",
+        "less",
+    ),
+}
+"""Sentence over the table that holds rows against each other, and the sign between them."""
+PAIRED = {
+    "nmse": "The same seeds, pair by pair: geometric mean of the ratios (95 % interval, Student's t"
+    "\nof the logarithms):",
+    "return": "The same seeds, pair by pair: mean of the differences (95 % interval, Student's t):",
+}
 THRESHOLDS = 120
 """Places at which performance profiles are drawn."""
 
@@ -116,7 +136,8 @@ def _task_section(comparison: Comparison, task: Task) -> str:
     algos = sorted(
         comparison.algos_on(task), key=lambda algo: float(np.median(comparison.errors(task, algo)))
     )
-    rows = []
+    measure, rows = comparison.measure(task), []
+    name, sign, digits = measure
     categories = any(row.error_rate is not None for a in algos for row in comparison.ends(task, a))
     for algo in algos:
         ends = comparison.ends(task, algo)
@@ -126,32 +147,31 @@ def _task_section(comparison: Comparison, task: Task) -> str:
             {
                 "merges chosen by": f"`{algo}`",
                 "runs": str(len(ends)),
-                "nmse, median": cell(float(np.median(errors))),
-                "nmse, IQM (95 %)": span(estimate(iqm, errors[:, None])),
+                f"{name}, median": cell(sign * float(np.median(errors)), digits=digits),
+                f"{name}, IQM (95 %)": span(measure.of(estimate(iqm, errors[:, None])), digits),
                 **({"categories wrong": wrong} if categories else {}),
-                "nmse, sampled": cell(_median([row.sampled_nmse for row in ends])),
+                f"{name}, sampled": cell(
+                    sign * _median([row.sampled_error for row in ends]), digits=digits
+                ),
                 "clades found": cell(_median([row.tree_recall for row in ends]), share=True),
                 "tree height": cell(_median([row.mean_height for row in ends])),
             }
             | {
-                name: f"{_median([getattr(row, name) for row in ends]):,.0f}"
-                for name in ("merges", "updates", "seconds")
+                column: f"{_median([getattr(row, column) for row in ends]):,.0f}"
+                for column in ("merges", "updates", "seconds")
             }
         )
     text = f"## {task_name(task).title}\n\n{table(rows)}\n"
     against = [name for name in HELD_AGAINST if name in algos]
     against += [name for name in comparison.algos if name in algos and name != unlabelled(name)]
     if against:
-        ratios = [
+        sentence, mark = AGAINST[name]
+        held = [
             {"": f"`{algo}`"}
-            | {f"/ `{other}`": _ratio(comparison, task, algo, other) for other in against}
+            | {f"{mark} `{other}`": _held(comparison, task, algo, other) for other in against}
             for algo in algos
         ]
-        text += (
-            "\nMedian error divided by that of other rows (95 % interval; below 1 is better than "
-            "they are; an\ninterval without 1 is a difference whose interval leaves out 0):\n\n"
-            f"{table(ratios)}\n"
-        )
+        text += f"\n{sentence}\n\n{table(held)}\n"
     return text + _paired_table(comparison, task, algos, against)
 
 
@@ -160,28 +180,40 @@ def _paired_table(
 ) -> str:
     """Only rows and columns that have a cell; nothing where no two algorithms share two seeds."""
     cells: dict[str, dict[str, str]] = {}
+    measure = comparison.measure(task)
     for algo in algos:
         for other in against:
             mine, theirs = comparison.pairs(task, algo, other)
             if algo != other and len(mine) >= PAIRS:
-                cells.setdefault(algo, {})[other] = span(paired_ratio(mine, theirs))
+                found = (
+                    paired_ratio(mine, theirs)
+                    if measure is ERROR
+                    else measure.of(paired_difference(mine, theirs))
+                )
+                cells.setdefault(algo, {})[other] = span(found)
     if not cells:
         return ""
     columns = [other for other in against if any(other in row for row in cells.values())]
+    _, mark = AGAINST[measure.name]
     rows = [
-        {"": f"`{algo}`"} | {f"/ `{other}`": row.get(other, MISSING) for other in columns}
+        {"": f"`{algo}`"} | {f"{mark} `{other}`": row.get(other, MISSING) for other in columns}
         for algo, row in cells.items()
     ]
-    return (
-        "\nThe same seeds, pair by pair: geometric mean of the ratios (95 % interval, Student's t\n"
-        "of the logarithms):\n\n"
-        f"{table(rows)}\n"
-    )
+    return f"\n{PAIRED[measure.name]}\n\n{table(rows)}\n"
 
 
-def _ratio(comparison: Comparison, task: Task, algo: str, other: str) -> str:
+def _held(comparison: Comparison, task: Task, algo: str, other: str) -> str:
+    """The ratio of median errors, or the difference of median returns."""
     if algo == other:
         return MISSING
+    measure = comparison.measure(task)
+    if measure is not ERROR:
+        found = estimate(
+            lambda mine, theirs: median(mine) - median(theirs),
+            comparison.errors(task, algo)[:, None],
+            comparison.errors(task, other)[:, None],
+        )
+        return span(measure.of(found))
     with np.errstate(divide="ignore", invalid="ignore"):
         found = estimate(
             lambda mine, theirs: median(mine) / median(theirs),
@@ -231,6 +263,9 @@ little, the data is held; where the rows come together, the tree hardly matters 
 def pooled_section(comparison: Comparison, figures: Path) -> str:
     """Every algorithm's errors over a reference's: IQM, median and performance profiles."""
     pooled_tasks = comparison.pooled
+    returns = [task for task in comparison.tasks if comparison.measure(task) is not ERROR]
+    if len(returns) == len(comparison.tasks):
+        return "## All problems together\n\n"
     if not pooled_tasks:
         return "## All problems together\n\nNo run has a finite error to divide by.\n"
     reference = comparison.reference
@@ -269,7 +304,11 @@ comparable with the others.
 ![pooled](figures/pooled.png)
 
 """
-    nothing = [task_name(t).title for t in comparison.tasks if t not in pooled_tasks]
+    if returns:
+        names = "; ".join(task_name(task).title for task in returns)
+        text += f"Problems with returns, which no ratio can be made of, are left out: {names}.\n\n"
+    unpooled = [t for t in comparison.tasks if t not in (*pooled_tasks, *returns)]
+    nothing = [task_name(t).title for t in unpooled]
     if nothing:
         text += f"No run has a finite error on {'; '.join(nothing)}: left out here.\n\n"
     if everywhere and len(finite):
@@ -314,16 +353,16 @@ def improvement_section(comparison: Comparison, figures: Path) -> str:
     labels = ("a run of this ...", "... is better than one of this, with probability")
     write_figure(figures / "improvement.png", matrix_figure(values, algos, labels), dpi=None)
     return (
-        "Probability of improvement: how often a run of the row has a smaller error than one of "
-        "the\ncolumn (Mann-Whitney, ties half; mean over the problems that both have):\n\n"
+        "Probability of improvement: how often a run of the row is better than one of the\n"
+        "column (Mann-Whitney, ties half; mean over the problems that both have):\n\n"
         f"{table(rows)}\n\n"
         "![probability of improvement](figures/improvement.png)\n"
     )
 
 
 def curves_section(comparison: Comparison, figures: Path) -> str:
-    """Validation errors along merges and seconds, and merges until a goal."""
-    text = "## Along the training\n\nValidation error: median of the runs, and their range.\n\n"
+    """Validation scores along merges and seconds, and merges until a goal."""
+    text = "## Along the training\n\nValidation score: median of the runs, and their range.\n\n"
     for along in ("merges", "seconds"):
         write_figure(figures / f"{along}.png", curves_figure(comparison, along), dpi=None)
         text += f"![along {along}](figures/{along}.png)\n\n"
@@ -346,7 +385,7 @@ def curves_section(comparison: Comparison, figures: Path) -> str:
             cells[title] = "never" if reached is None else f"{reached:,.0f}{share}"
         rows.append(cells)
     return text + (
-        f"Merges until the median validation error is what `{target}` ends with (and their share "
+        f"Merges until the median validation score is what `{target}` ends with (and their share "
         f"of its merges):\n\n{table(rows)}\n"
     )
 

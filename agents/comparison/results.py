@@ -31,6 +31,7 @@ class Task(NamedTuple):
     env_kwargs: str
     embedding_dim: int
     mode: str
+    merger: str = ""
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,14 @@ class ResultRow:
     where unknown."""
     error_rate: float | None = None
     """Share of the categories that are decoded wrongly; None for data without categories."""
+    merger: str = ""
+    """``module:name`` of a known merger that the run was given; empty for none, or the data's own.
+    """
+    return_: float | None = None
+    """Greedy, the column ``return``: the summed reward where the merger is known, and nothing is
+    decoded; None for an autoencoder."""
+    sampled_return: float | None = None
+    """Sampled trees; at the end only."""
 
     def __post_init__(self) -> None:
         if self.split not in ("validation", "test"):
@@ -77,12 +86,20 @@ class ResultRow:
 
     @property
     def error(self) -> float:
-        """``nmse``; infinity where it was not finite."""
+        """``nmse``, or minus the return where nothing is decoded: smaller is better. Infinity where
+        it was not finite."""
+        if self.return_ is not None:
+            return -self.return_
         return math.inf if self.nmse is None else self.nmse
 
     @property
+    def sampled_error(self) -> float | None:
+        """The same of sampled trees; None where there is none."""
+        return self.sampled_nmse if self.sampled_return is None else -self.sampled_return
+
+    @property
     def task(self) -> Task:
-        return Task(self.env, self.env_kwargs, self.embedding_dim, self.mode)
+        return Task(self.env, self.env_kwargs, self.embedding_dim, self.mode, self.merger)
 
     @property
     def run(self) -> tuple[Task, str, str, int]:
@@ -90,7 +107,17 @@ class ResultRow:
         return self.task, self.algo, self.encoder, self.seed
 
 
-SCORES = ("nmse", "error_rate", "sampled_nmse", "tree_recall", "tree_f1", "mean_height")
+SCORES = {
+    "nmse": "nmse",
+    "return": "return_",
+    "error_rate": "error_rate",
+    "sampled_nmse": "sampled_nmse",
+    "sampled_return": "sampled_return",
+    "tree_recall": "tree_recall",
+    "tree_f1": "tree_f1",
+    "mean_height": "mean_height",
+}
+"""Scores of an evaluation, and the fields of a row that hold them."""
 
 
 def run_rows(directory: RunDirectory) -> list[ResultRow]:
@@ -108,11 +135,12 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
         "seed": run.seed,
         "budget": str(run.budget),
         "options": changed_options(run),
+        "merger": run.merger or "",
     }
     rows = []
     for point in metrics_points(directory.metrics_path):
         found: dict[str, Any]
-        found = {name: _number(point.get(f"validation/{name}", "")) for name in SCORES}
+        found = {own: _number(point.get(f"validation/{name}", "")) for name, own in SCORES.items()}
         found |= {name: int(point[name]) for name in ("merges", "updates")}
         seconds = float(point["seconds"])
         rows.append(
@@ -120,7 +148,7 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
         )
     if result is not None:
         counts = {name: result[name] for name in ("seconds", "merges", "updates", "weights_hash")}
-        scores = {name: result["test"].get(name) for name in SCORES}
+        scores = {own: result["test"].get(name) for name, own in SCORES.items()}
         rows.append(ResultRow(**about, split="test", **counts, **scores))
     return rows
 
@@ -139,8 +167,10 @@ def changed_options(run: RunConfig) -> str:
     return json.dumps(changed, sort_keys=True)
 
 
-def metrics_points(path: Path, tag: str = "validation/nmse") -> list[dict[str, str]]:
-    """The complete rows of a run's ``metrics.csv`` that have a value under ``tag``.
+def metrics_points(
+    path: Path, tags: Sequence[str] = ("validation/nmse", "validation/return")
+) -> list[dict[str, str]]:
+    """The complete rows of a run's ``metrics.csv`` that have a value under one of the tags.
 
     The run may be writing it: a row without its end is left out.
     """
@@ -148,15 +178,21 @@ def metrics_points(path: Path, tag: str = "validation/nmse") -> list[dict[str, s
         return []
     text = path.read_text()
     complete = text[: text.rfind("\n") + 1]
-    return [row for row in csv.DictReader(io.StringIO(complete)) if row.get(tag)]
+    return [
+        row for row in csv.DictReader(io.StringIO(complete)) if any(row.get(tag) for tag in tags)
+    ]
 
 
 def write_table(path: str | Path, kind: type, rows: Iterable[Any]) -> None:
-    """Write dataclass rows of one kind as a CSV, all or nothing."""
+    """Write dataclass rows of one kind as a CSV, all or nothing.
+
+    A column has the name of its field, without the underscore behind a word of Python.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(kind)], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)
+    names = [field.name for field in fields(kind)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(name.removesuffix("_") for name in names)
+    writer.writerows([getattr(row, name) for name in names] for row in rows)
     atomic_write_text(path, text.getvalue())
 
 
@@ -168,7 +204,8 @@ def read_table(path: Path, kind: type[Row], what: str) -> list[Row]:
     """
     converters: dict[str, Callable[[str], Any]]
     converters = {"str": str, "int": int, "float": float, "float | None": _number}
-    types = {name: converters[annotation] for name, annotation in kind.__annotations__.items()}
+    fields_of = {name.removesuffix("_"): name for name in kind.__annotations__}
+    types = {column: converters[kind.__annotations__[name]] for column, name in fields_of.items()}
     rows: list[Row] = []
     with open(path, newline="") as file:
         names: list[str] = []
@@ -178,7 +215,9 @@ def read_table(path: Path, kind: type[Row], what: str) -> list[Row]:
             elif values:
                 try:
                     texts = zip(names, values, strict=True)
-                    row = {name: types[name](text) for name, text in texts if name in types}
+                    row = {
+                        fields_of[name]: types[name](text) for name, text in texts if name in types
+                    }
                     rows.append(kind(**row))
                 except (KeyError, TypeError, ValueError) as error:
                     raise ValueError(f"{path} line {number} is not {what}: {error}") from error

@@ -121,6 +121,20 @@ def paired_ratio(
     return Estimate(*(np.exp(np.array(place)) for place in (mean, mean - reach, mean + reach)))
 
 
+def paired_difference(
+    first: Float[np.ndarray, "pairs"],
+    second: Float[np.ndarray, "pairs"],
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """The mean of the differences of paired scores, ``first`` less ``second``, with the interval of
+    Student's t; no interval (NaN) of a single pair."""
+    differences = first - second
+    mean, count, reach = differences.mean(), len(differences), np.nan
+    if count > 1:
+        reach = t.ppf((1 + confidence) / 2, count - 1) * differences.std(ddof=1) / np.sqrt(count)
+    return Estimate(*(np.array(place) for place in (mean, mean - reach, mean + reach)))
+
+
 def performance_profile(
     draws: Draws, thresholds: Float[np.ndarray, "K"]
 ) -> Float[np.ndarray, "S K"]:

@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 
 from agents.comparison.problems import data_title, task_name
 from agents.comparison.results import ResultRow, Task
-from agents.comparison.statistics import ratio_to_reference, step_curve
+from agents.comparison.statistics import Estimate, ratio_to_reference, step_curve
 from agents.fixed import FIXED_POLICIES
 from agents.registry import ALGORITHMS, unlabelled
 
@@ -30,6 +30,24 @@ class Curve(NamedTuple):
     @property
     def median(self) -> Float[np.ndarray, "G"]:
         return np.median(self.runs, axis=0)
+
+
+class Measure(NamedTuple):
+    """The score of a problem, made of errors, of which smaller ones are better."""
+
+    name: str
+    sign: int
+    """Times an error, it is the score."""
+    digits: int
+    """Significant digits in a table."""
+
+    def of(self, found: Estimate) -> Estimate:
+        """An estimate of errors as one of scores."""
+        value, *ends = (self.sign * number for number in found)
+        return Estimate(value, *ends[:: self.sign])
+
+
+ERROR, RETURN = Measure("nmse", 1, 3), Measure("return", -1, 5)
 
 
 class Comparison:
@@ -72,8 +90,13 @@ class Comparison:
         """The test rows of an algorithm's runs on a task, by seed; none where it was not run."""
         return self._ends.get((task, algo), [])
 
+    def measure(self, task: Task) -> Measure:
+        """What the runs of a task are ranked by: the return where nothing is decoded."""
+        ends = (row for algo in self.algos for row in self.ends(task, algo))
+        return RETURN if any(row.return_ is not None for row in ends) else ERROR
+
     def errors(self, task: Task, algo: str) -> Float[np.ndarray, "runs"]:
-        """Their ``nmse``; infinity where it was not finite."""
+        """Their ``nmse``, or minus their return; infinity where it was not finite."""
         return np.array([row.error for row in self.ends(task, algo)], dtype=float)
 
     def pairs(self, task: Task, algo: str, other: str) -> Float[np.ndarray, "2 seeds"]:
@@ -98,7 +121,8 @@ class Comparison:
         """Tasks that differ in the width of an embedding alone, narrow first, under a title."""
         groups: dict[str, list[Task]] = {}
         for task in self.tasks:
-            groups.setdefault(data_title(task), []).append(task)
+            if self.measure(task) is ERROR:
+                groups.setdefault(data_title(task), []).append(task)
         several = {title: tasks for title, tasks in groups.items() if len(tasks) > 1}
         return {
             title: sorted(tasks, key=lambda task: task.embedding_dim)
@@ -122,8 +146,15 @@ class Comparison:
 
     @property
     def pooled(self) -> list[Task]:
-        """The tasks with an error to divide by: a run that did not diverge, nor was perfect."""
-        return [task for task in self.tasks if _divisors(self._all_errors(task)).any()]
+        """The tasks with an error to divide by: a run that did not diverge, nor was perfect.
+
+        None whose measure is a return, which has no zero that a ratio could be taken by.
+        """
+        return [
+            task
+            for task in self.tasks
+            if self.measure(task) is ERROR and _divisors(self._all_errors(task)).any()
+        ]
 
     def reference_error(self, task: Task) -> float:
         """The error that the others of the task are divided by; the task is one of ``pooled``."""

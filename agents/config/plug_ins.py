@@ -49,6 +49,33 @@ def named_object(name: str, what: str) -> Any:
     return found
 
 
+def found_object(value: Any, what: str) -> Any:
+    """The object that ``module:name`` names; anything else as it is.
+
+    Raises ``ValueError``, which calls it ``what``, where there is no such module or object.
+    """
+    return named_object(value, what) if names_object(value) else value
+
+
+def saved_name(value: Any, what: str, given: str | None = None) -> str | None:
+    """What a file says of an object: the name that it was ``given`` by, or its own; text and None
+    as they are.
+
+    Raises ``ValueError``, which calls it ``what``, for an object that no run could find again.
+    """
+    if isinstance(value, str | None):
+        return value
+    own = given or name_of(value)
+    if own is None:
+        name = getattr(value, "__qualname__", repr(value))
+        raise ValueError(
+            f"the {what} {name} cannot be saved, since no run finds it again; define it in a "
+            "module of its own, by def or as a constant, not as a lambda, inside a function or in "
+            "the script itself"
+        )
+    return own
+
+
 def check_module(name: str, what: str) -> None:
     """Raise ``ValueError`` where the module of ``module:name`` is not on Python's path.
 
@@ -63,8 +90,15 @@ def check_module(name: str, what: str) -> None:
 
 
 def name_of(value: Any) -> str | None:
-    """``module:name`` of an object that is found by it, later too; None for any other."""
+    """``module:name`` of an object that is found by it, later too; None for any other.
+
+    A function or a class has a name of its own; another object that of a constant in the module of
+    its class.
+    """
     module, name = (getattr(value, about, None) for about in ("__module__", "__qualname__"))
+    if isinstance(module, str) and name is None:
+        constants = vars(sys.modules[module]) if module in sys.modules else {}
+        name = next((own for own, constant in constants.items() if constant is value), None)
     if not (isinstance(module, str) and isinstance(name, str)):
         return None
     found: Any = sys.modules.get(module)

@@ -10,6 +10,10 @@ from agents.config.budget import Budget
 if TYPE_CHECKING:
     from htm_env.datasets import Dataset
 
+    ObjectName = Any
+else:  # in a dataclass that a file or a command line may fill, which hold names only
+    ObjectName = str
+
 MODES = ("joint", "frozen")
 
 
@@ -24,12 +28,20 @@ class Task:
     embedding_dim: int | Literal["auto"] | None = None
     """``D``; ``auto``: as the data suggests; None: the environment's default, ``auto`` for
     HTM-v0."""
-    mode: str = "joint"
-    """``joint``: the autoencoder learns too, from scratch; ``frozen``: pretrained, untouched."""
+    mode: str | None = None
+    """``joint``: the autoencoder learns too, from scratch; ``frozen``: pretrained, untouched. None:
+    frozen where the merger is known, since there is none to train then, else joint."""
     seed: int = 0
     """Seed of all random numbers."""
     device: str = "cpu"
     """Device to run on: cpu, cuda, ..."""
+    merger: ObjectName | None = None
+    """A known merger (see ``htm_env/known.py``), as ``module:name`` in files; None: the data's own,
+    if it has one."""
+
+    def knows_merger(self, dataset: Dataset) -> bool:
+        """True <--> merges of this data have known results, so that no autoencoder is needed."""
+        return self.merger is not None or dataset.default_merger is not None
 
     def dataset(self, split: str) -> Dataset:
         """One split of the data; ``ValueError`` where its arguments name a split themselves."""
@@ -39,6 +51,8 @@ class Task:
             raise ValueError("env_kwargs has 'split': training and evaluation take their own")
         if "reward" in self.env_kwargs:
             raise ValueError("env_kwargs has 'reward', an option of the algorithm: --reward NAME")
+        if "merger" in self.env_kwargs:
+            raise ValueError("env_kwargs has 'merger', an option of its own: --merger module:name")
         return make_dataset(self.env, split=split, **self.env_kwargs)
 
 

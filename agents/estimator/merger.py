@@ -64,13 +64,17 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             ``{"autoencoder.hidden_dim": 64}``.
         data: what is known of the numbers of a token, by the keywords of ``HTM-v0``: of
             ``categorical``, ``weights`` and ``kind``.
+        merger: a known merger in the place of an autoencoder, or ``module:name`` of it (see
+            ``htm_env/known.py``); its reward is the option ``reward``, by such a name. A vector is
+            the merger's then, and nothing can be reconstructed.
 
     Attributes:
         learner_: the trained :class:`agents.Learner`.
         n_features_in_: T, the numbers of a token.
         embedding_dim_: D.
         roots_: (N, D), the vectors of the sets that it was fitted to.
-        nmse_: their mean reconstruction error, 1 for predicting the mean.
+        nmse_: their mean reconstruction error, 1 for predicting the mean; of a known merger the
+            mean cost of their trees.
         validation_nmse_: that of the tenth of the sets that was held out of training; None where
             there were fewer than 20, all of which train.
     """
@@ -86,6 +90,7 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         progress_bar: Any = False,
         options: Any = None,
         data: Any = None,
+        merger: Any = None,
     ) -> None:
         # Anything is taken here and checked in fit, as estimators do.
         self.algo = algo
@@ -97,6 +102,7 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         self.progress_bar = progress_bar
         self.options = options
         self.data = data
+        self.merger = merger
 
     def fit(
         self,
@@ -130,6 +136,7 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             env_kwargs={**(self.data or {}), **_own_data(sets, beside)},
             embedding_dim=None if self.embedding_dim == "auto" else self.embedding_dim,
             seed=self._seed(),
+            merger=self.merger,
             algo=self.algo,
             config=asdict(configured(self.algo, nested(self.options or {}))),
         )
@@ -186,7 +193,8 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         return self.learner_.reconstruct(sets, lengths=lengths, present=present, search=self.search)
 
     def score(self, sets: Any, y: Any = None, lengths: Any = None, present: Any = None) -> float:
-        """Minus the mean ``nmse`` of the sets' reconstructions, so that more is better."""
+        """Minus the mean ``nmse`` of the sets' reconstructions, or the mean return of their trees
+        where the merger is known: more is better."""
         return -float(self._encoded(sets, lengths, present).errors.mean())
 
     def sample(self, n: int = 1) -> list[np.ndarray]:
@@ -213,7 +221,7 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
                 f"random_state is {self.random_state!r}; a file can only hold a number or None"
             )
         self.learner_.save(directory)
-        parameters = self.get_params()
+        parameters = self.get_params() | {"merger": self.learner_.run_config().merger}
         if self.random_state is not None:
             parameters["random_state"] = int(self.random_state)
         about = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from agents.config.options import TEST_EPISODES
@@ -179,6 +179,24 @@ def _means(chunks: Sequence[dict[str, Tensor]]) -> dict[str, float | None]:
         name: mean_or_none(values) if name.startswith(shares) else float(values.mean())
         for name, values in means.items()
     }
+
+
+@torch.no_grad()
+def sample_returns(
+    planner: Planner,
+    autoencoder: TreeEncoder,
+    dataset: Dataset,
+    count: int = TEST_EPISODES,
+    seed: int = EVALUATION_SEED,
+) -> Float64[Tensor, "N"]:
+    """The return of every fixed episode of :func:`evaluate`, greedy, where the merger is known."""
+    device = autoencoder.token_mean.device
+    std, generator = dataset.std.to(device), torch.Generator(device).manual_seed(seed)
+    found = []
+    for batch in dataset.fixed(count).to(device).parts(CHUNK):
+        merges = planned(planner, batch, generator, greedy=True)
+        found.append(-root_errors(autoencoder, batch, merges, std).double())
+    return torch.cat(found).cpu()
 
 
 @torch.no_grad()

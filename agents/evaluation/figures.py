@@ -11,13 +11,13 @@ from jaxtyping import Float, Int64
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import EVALUATION_SEED, Planner
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
 from htm_env.drawing.letters import make_readable
 from htm_env.drawing.rendering import Sample, samples_figure
 from htm_env.files import atomic_write_bytes
-from htm_env.measures.metrics import nmse_per_sample
 from htm_env.types import TokenBatch
 
 SAMPLES = 6
@@ -29,32 +29,36 @@ PRINT_DPI = 200
 def learner_figure(
     planner: Planner, autoencoder: TreeEncoder, dataset: Dataset, count: int = SAMPLES
 ) -> Figure:
-    """The first fixed samples of ``dataset``: original, greedy merge tree, reconstruction."""
+    """The first fixed samples of ``dataset``: original, greedy merge tree, and reconstruction where
+    anything is decoded."""
     device = autoencoder.token_mean.device
     batch = dataset.fixed(count).to(device)
     generator = torch.Generator(device).manual_seed(EVALUATION_SEED)
     merges = planner.plan(batch, generator, greedy=True)
-    roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
-    decoded = autoencoder.decode(roots, merges, batch.present)
-    errors = nmse_per_sample(decoded, batch.tokens, batch.present, dataset.std.to(device))
-    return reconstructions_figure(batch, merges, decoded, errors, dataset)
+    encoded = Encoded.along(autoencoder, batch, merges)
+    errors = encoded.errors(dataset.std.to(device))
+    return reconstructions_figure(batch, merges, encoded.reconstruction, errors, dataset)
 
 
 def reconstructions_figure(
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],
-    decoded: Float[Tensor, "B P T"],
+    decoded: Float[Tensor, "B P T"] | None,
     errors: Float[Tensor, "B"],
     dataset: Dataset,
 ) -> Figure:
-    """A column a sample: original, the merges that were made of it, reconstruction and error."""
-    given, decoded = dataset.to_user(batch.tokens), dataset.to_user(decoded)
+    """A column a sample: original, the merges that were made of it, reconstruction and error; where
+    nothing is decoded, minus the costs ``errors``."""
+    given = dataset.to_user(batch.tokens)
+    restored = None if decoded is None else dataset.to_user(decoded)
     samples = [
         Sample(
             given[row, :tokens].cpu().numpy(),
             merges[row, merges[row, :, 0] >= 0].cpu().numpy(),
-            decoded[row, :tokens].cpu().numpy(),
-            f"nmse {float(errors[row]):.3g}",
+            None if restored is None else restored[row, :tokens].cpu().numpy(),
+            f"return {-float(errors[row]):.4g}"
+            if restored is None
+            else f"nmse {float(errors[row]):.3g}",
         )
         for row, tokens in enumerate(batch.num_tokens.tolist())
     ]

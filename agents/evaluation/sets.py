@@ -185,20 +185,25 @@ class EncodedSets:
     merges: Int64[np.ndarray, "N M 2"]
     """Of ``P`` columns: a leaf is its column, merge ``t`` makes node ``P + t``; -1 pads, and is
     everywhere where the learner makes no trees."""
-    reconstruction: Float[np.ndarray, "N P T"]
-    """The user's columns, decoded from the root alone; zeros where there is no token."""
+    reconstruction: Float[np.ndarray, "N P T"] | None
+    """The user's columns, decoded from the root alone; zeros where there is no token. None where
+    nothing is decoded."""
     present: Bool[np.ndarray, "N P"]
     errors: Float[np.ndarray, "N"]
-    """The ``nmse`` of every reconstruction."""
+    """The ``nmse`` of every reconstruction; the cost of every tree where nothing is decoded."""
 
     @classmethod
     def joined(cls, parts: Sequence[EncodedSets]) -> EncodedSets:
         """Sets of equally many columns, one part after the other."""
-        return cls(*(np.concatenate(values) for values in zip(*map(_arrays, parts), strict=True)))
+        columns = zip(*map(_arrays, parts), strict=True)
+        given = [[array for array in arrays if array is not None] for arrays in columns]
+        joined: list[Any] = [np.concatenate(arrays) if arrays else None for arrays in given]
+        return cls(*joined)
 
     def chosen(self, rows: Int64[np.ndarray, "R"]) -> EncodedSets:
         """Some of the sets, in that order."""
-        return EncodedSets(*(values[rows] for values in _arrays(self)))
+        chosen: list[Any] = [None if array is None else array[rows] for array in _arrays(self)]
+        return EncodedSets(*chosen)
 
     def tree(self, row: int) -> MergeTree:
         """One tree; its leaves are the columns of the set's tokens."""
@@ -212,7 +217,7 @@ class EncodedSets:
         return MergeTree(own, count, leaves)
 
 
-def _arrays(encoded: EncodedSets) -> list[np.ndarray]:
+def _arrays(encoded: EncodedSets) -> list[np.ndarray | None]:
     return [getattr(encoded, field.name) for field in fields(encoded)]
 
 
@@ -229,7 +234,7 @@ def encode_sets(encoder: SetEncoder, sets: PlacedSets, search: int = 0) -> Encod
     dim = to_user(sets.batch.tokens[:1]).shape[2]
     roots = np.zeros((count, encoder.autoencoder.embedding_dim), dtype=np.float32)
     merges = np.full((count, columns - 1, 2), NONE, dtype=np.int64)
-    tokens = np.zeros((count, columns, dim), dtype=np.float32)
+    tokens: np.ndarray | None = np.zeros((count, columns, dim), dtype=np.float32)
     present = np.zeros((count, columns), dtype=bool)
     errors = np.zeros(count)
     for rows in sets.parts():
@@ -243,7 +248,10 @@ def encode_sets(encoder: SetEncoder, sets: PlacedSets, search: int = 0) -> Encod
         errors[rows] = encoded.errors(encoder.std).double().cpu().numpy()
         named = _in_columns(made.cpu(), part)
         merges[rows, : named.shape[1]] = named
-        tokens[rows] = part.in_columns(to_user(encoded.reconstruction).cpu().numpy())
+        if encoded.reconstruction is None:
+            tokens = None
+        elif tokens is not None:
+            tokens[rows] = part.in_columns(to_user(encoded.reconstruction).cpu().numpy())
         present[rows] = part.in_columns(part.batch.present.numpy()[..., None])[..., 0]
     return EncodedSets(roots, merges, tokens, present, errors)
 

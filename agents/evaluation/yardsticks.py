@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.config.options import TEST_EPISODES
-from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, root_errors
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, Planner, root_errors
 from agents.fixed import fixed_policy
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
@@ -19,6 +21,8 @@ from htm_env.types import TokenBatch
 
 ORDERS = ("nearest_sorted", "nearest", "random")
 """Fixed orders whose trees go through a run's own autoencoder."""
+BY_RETURN = ("greedy", "nearest", "random")
+"""Fixed orders beside a run whose merger is known."""
 MOST_PAIRS = 2**26
 """Pairs of tokens over all samples whose trees are made, so that large sets take seconds."""
 TRAINING_SAMPLES = 4096
@@ -52,6 +56,36 @@ def tree_yardsticks(
         found = [root_errors(autoencoder, part, part.merges, std) for part in batches]
         errors["own_hierarchy"] = torch.cat(found)
     return {name: float(values.double().mean()) for name, values in errors.items()}
+
+
+class _OwnHierarchy:
+    """The merges that come with the data."""
+
+    def plan(
+        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
+    ) -> Int64[Tensor, "B M 2"]:
+        return batch.merges
+
+
+def planners_of_returns(autoencoder: TreeEncoder, dataset: Dataset) -> dict[str, Planner]:
+    """What a run is held against where the merger is known: fixed orders, and the data's own
+    hierarchy if it has one."""
+    orders: dict[str, Planner] = {name: fixed_policy(name, autoencoder) for name in BY_RETURN}
+    return {"own_hierarchy": _OwnHierarchy(), **orders} if dataset.has_hierarchy else orders
+
+
+class Mean(NamedTuple):
+    """A mean over samples."""
+
+    mean: float
+    error: float | None
+    """Its standard error; None for a single sample."""
+
+
+def mean_and_error(values: Float[Tensor, "N"]) -> Mean:
+    """The mean of samples' values, with its standard error over the samples."""
+    error = float(values.std()) / len(values) ** 0.5 if len(values) > 1 else None
+    return Mean(float(values.mean()), error)
 
 
 def bounded(count: int, dataset: Dataset) -> int:

@@ -70,7 +70,7 @@ def generate_run(options: GenerateOptions) -> None:
         "generated": _scores(scores, generated),
         "unrefined": _scores(scores, drawn),
         "real": scores.of(real, present),
-        "reconstruction": scores.of(held_out.reconstruction, present),
+        "reconstruction": scores.of(held_out.decoded(), present),
         "gaussian": scores.of(
             *gaussian_tokens(training.batch.to("cpu"), options.n, samples.stream(3))
         ),

@@ -124,20 +124,22 @@ def _chosen(samples: Samples, rows: Bool[np.ndarray, "N"]) -> Samples:
 
 @torch.no_grad()
 def errors_by_label(learner: Learner, dataset: Dataset, count: int) -> dict[str, dict[str, Any]]:
-    """The ``nmse`` of the samples of every label, the largest first, and how many they are.
+    """The ``nmse`` of the samples of every label, the largest first, and how many they are; the
+    ``cost`` of their trees where the merger is known.
 
     Of the first ``count`` fixed episodes of ``dataset``, along greedy merges. Labels go by their
     names.
     """
     labels, std = dataset.labels(dataset.fixed_keys(count)), dataset.std.to(learner.device)
-    parts = [part.errors(std) for part in _encoded(learner, dataset.fixed(count))]
-    errors = torch.cat(parts).double().cpu().numpy()
+    encoded = list(_encoded(learner, dataset.fixed(count)))
+    errors = torch.cat([part.errors(std) for part in encoded]).double().cpu().numpy()
+    name_of_error = "nmse" if encoded[0].costs is None else "cost"
     names = dataset.label_names
     found = {
         str(label) if names is None else names[label]: {
             "samples": int((labels == label).sum()),
-            "nmse": float(errors[labels == label].mean()),
+            name_of_error: float(errors[labels == label].mean()),
         }
         for label in np.unique(labels).tolist()
     }
-    return dict(sorted(found.items(), key=lambda item: -item[1]["nmse"]))
+    return dict(sorted(found.items(), key=lambda item: -item[1][name_of_error]))

@@ -44,6 +44,11 @@ class EncodedRows:
         several = self.encoded.present.sum(axis=1) > 1
         return not several.any() or bool((self.encoded.merges >= 0).any())
 
+    @property
+    def tokens_file(self) -> str:
+        """Name of the file of the tokens, with what the roots decode to if anything is decoded."""
+        return "tokens.npz" if self.encoded.reconstruction is None else "reconstructions.npz"
+
     def newick(self) -> Iterator[str]:
         """The tree of every row; leaves have the names of the tokens, or their indices."""
         for number in range(len(self.rows)):
@@ -54,17 +59,18 @@ class EncodedRows:
         """Write the files of ``htm embed`` and return their paths; those of trees where there are
         trees."""
         encoded, numbers = self.encoded, {"row": self.rows, "split": np.array(self.splits)}
+        decoded = encoded.reconstruction
         about = {"name": self.names, "label": self.labels}
         files = {
             "embeddings.npz": {
                 **numbers,
                 **{name: np.array(values) for name, values in about.items() if values is not None},
                 "root": encoded.roots,
-                "error": encoded.errors,
+                **({"return": -encoded.errors} if decoded is None else {"error": encoded.errors}),
             },
-            "reconstructions.npz": {
+            self.tokens_file: {
                 **numbers,
-                "reconstruction": encoded.reconstruction,
+                **({} if decoded is None else {"reconstruction": decoded}),
                 "tokens": self.tokens,
                 "present": encoded.present,
             },

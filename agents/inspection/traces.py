@@ -16,6 +16,7 @@ from htm_env.datasets import Dataset
 from htm_env.datasets.base import KEY_LIMIT
 from htm_env.drawing.trace import Considered, Trace
 from htm_env.measures.metrics import nmse_per_sample
+from htm_env.population import merge_costs
 from htm_env.trees.merge_tree import MergeTree
 
 
@@ -57,9 +58,13 @@ def _trace(learner: Learner, planner: Planner, dataset: Dataset, key: int) -> Tr
     made = torch.arange(tokens - 1, device=merges.device)
     forests[made >= torch.arange(tokens, device=merges.device)[:, None]] = -1
     copies = batch.rows(torch.zeros(tokens, dtype=torch.long, device=merges.device))
-    encoded = learner.autoencoder.encode(copies.tokens, copies.present, forests)
-    decoded = learner.autoencoder.decode(encoded.population, forests, copies.present)
-    errors = nmse_per_sample(decoded, copies.tokens, copies.present, learner.std)
+    model, decoded = learner.autoencoder, None
+    encoded = model.encode(copies.tokens, copies.present, forests)
+    if model.decodes:
+        decoded = model.decode(encoded.population, forests, copies.present)
+        errors = nmse_per_sample(decoded, copies.tokens, copies.present, learner.std)
+    else:
+        errors = merge_costs(model, copies, forests, encoded.nodes).sum(1)
     order, names = _given_order(dataset, key, tokens)
     slots = torch.from_numpy(order)
     leaf = torch.empty_like(slots).scatter_(0, slots, torch.arange(tokens))
@@ -68,7 +73,9 @@ def _trace(learner: Learner, planner: Planner, dataset: Dataset, key: int) -> Tr
         tokens=dataset.to_user(batch.tokens[0, :tokens]).cpu().numpy()[order],
         kind=dataset.kind,
         tree=MergeTree(named.numpy(), tokens),
-        reconstructions=dataset.to_user(decoded[:, :tokens]).cpu().numpy()[:, order],
+        reconstructions=None
+        if decoded is None
+        else dataset.to_user(decoded[:, :tokens]).cpu().numpy()[:, order],
         errors=errors.double().cpu().numpy(),
         considered=tuple(_reordered(each, leaf.numpy()) for each in considered),
         title=sample_title(dataset, key),

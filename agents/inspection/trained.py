@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from agents.config.options import TEST_EPISODES
+from agents.evaluation.evaluate import sample_returns
 from agents.evaluation.yardsticks import bounded, plain_yardsticks, tree_yardsticks
+from agents.fixed import fixed_policy
 from agents.learners.base import Learner
 
 FEW_UPDATES = 20
@@ -28,10 +30,7 @@ def why_not_trained(learner: Learner, nmse: float, yardsticks: Mapping[str, floa
         nmse: its error.
         yardsticks: errors of the same samples by name; ``random`` may be missing.
     """
-    reasons = []
-    learns = learner.task.mode == "joint" or not learner.fixed_trees
-    if learns and learner.updates < FEW_UPDATES:
-        reasons.append(f"{learner.updates} updates, where at least {FEW_UPDATES} are expected")
+    reasons = _too_few_updates(learner)
     mean, random = yardsticks["mean"], yardsticks.get("random")
     if not nmse <= NO_BETTER * mean:  # also where it is not finite
         reasons.append(f"its nmse is {nmse:.3g}, that of predicting the mean {mean:.3g}")
@@ -40,12 +39,35 @@ def why_not_trained(learner: Learner, nmse: float, yardsticks: Mapping[str, floa
     return "; ".join(reasons) or None
 
 
+def why_not_trained_by_return(
+    learner: Learner, earned: float, yardsticks: Mapping[str, float]
+) -> str | None:
+    """The same where the merger is known: few updates, or a policy that learns earns no more than
+    ``random`` merges do."""
+    reasons, random = _too_few_updates(learner), yardsticks["random"]
+    if not learner.fixed_trees and not earned > random:
+        reasons.append(f"its return is {earned:.5g}, that of random merges {random:.5g}")
+    return "; ".join(reasons) or None
+
+
+def _too_few_updates(learner: Learner) -> list[str]:
+    learns = learner.task.mode == "joint" or not learner.fixed_trees
+    if not learns or learner.updates >= FEW_UPDATES:
+        return []
+    return [f"{learner.updates} updates, where at least {FEW_UPDATES} are expected"]
+
+
 def why_not_trained_on_test(learner: Learner) -> str | None:
     """:func:`why_not_trained` by the samples of the test split that ``htm evaluate`` takes, or
     fewer of large sets."""
     dataset = learner.task.dataset("test")
     count = bounded(TEST_EPISODES, dataset)
     scores = learner.evaluate(dataset, count, sampled=False)
+    earned = scores.get("return")
+    if earned is not None:
+        model = learner.autoencoder
+        random = sample_returns(fixed_policy("random", model), model, dataset, count)
+        return why_not_trained_by_return(learner, earned, {"random": float(random.mean())})
     nmse, makes_trees = scores["nmse"], scores["mean_height"] is not None
     assert nmse is not None  # every learner has an error
     orders = ("random",) if makes_trees and not learner.fixed_trees else ()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,20 +18,20 @@ from torch import Tensor
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import check_bounds, config_from_dict
 from agents.config.options import TEST_EPISODES
-from agents.config.plug_ins import SCRIPT, imported_name, name_of, named_object, names_object
+from agents.config.plug_ins import SCRIPT, found_object, imported_name, names_object, saved_name
 from agents.config.run import MODES, RunConfig, Task
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import evaluate, planned, root_errors
 from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
-from htm_env.autoencoder import HTMAutoencoder, Policy, TreeEncoder, merge_with
+from htm_env.autoencoder import NOTHING_DECODED, HTMAutoencoder, Policy, TreeEncoder, merge_with
 from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset, environment_id
 from htm_env.datasets.sets import as_list
 from htm_env.files import load_weights
 from htm_env.forest import tree_height
 from htm_env.population import start_population
-from htm_env.rewards import reward_on
+from htm_env.rewards import Reward, RewardName, known_costs
 from htm_env.trees.merge_tree import MergeTree
 from htm_env.types import TokenBatch
 from htm_env.weights import embedding_dim_of, make_autoencoder, usable_device
@@ -45,6 +46,8 @@ class LearnerConfig:
     autoencoder: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     batch_size: int = 32
     """Samples an update."""
+    reward: RewardName | None = None
+    """See :func:`htm_env.rewards.reward_on`; the environment's own if not given."""
 
     def __post_init__(self) -> None:
         check_bounds(self, batch_size=1)
@@ -80,7 +83,7 @@ class Learner(ABC):
         env_id: an environment id (see :func:`htm_env.make_dataset`).
         config: the algorithm's frozen configuration; its defaults if None.
         task: the other fields of :class:`Task`: ``env_kwargs``, ``embedding_dim``, ``mode``,
-            ``seed``, ``device``.
+            ``seed``, ``device``, ``merger``.
 
     Raises ``ValueError`` for an unknown id, mode or device, and for data that cannot be read.
     """
@@ -91,8 +94,8 @@ class Learner(ABC):
     """All names of algorithms that are of this class; ``algo`` alone if empty."""
     fixed_trees: bool = False
     """True <--> its trees are given, not learned: the autoencoder alone is trained."""
-    reward_name: str | None = None
-    """``module:name`` of a reward that was given by this name."""
+    given_names: Mapping[str, Any] = {}
+    """``module:name`` of the reward and of the merger, where these were given by such names."""
     config_class: type = LearnerConfig
     """The frozen dataclass that configures it; its field ``autoencoder`` is used here."""
 
@@ -104,27 +107,37 @@ class Learner(ABC):
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         self.config = self.config_class() if config is None else config
         self.task = Task(environment_id(env_id), **task)
-        check_choice("mode", self.task.mode, MODES)
+        if self.task.mode is not None:
+            check_choice("mode", self.task.mode, MODES)
         self.device = usable_device(self.task.device)
         self.generator = torch.Generator(self.device).manual_seed(self.task.seed)
         self.dataset = self.task.dataset("train")
         self.std = self.dataset.std.to(self.device)
+        if self.task.mode is None:
+            known = self.task.knows_merger(self.dataset)
+            self.task = replace(self.task, mode="frozen" if known else "joint")
+        self.reward: Reward
+        """The reward that it learns from, if it learns from any."""
+        self.reward, self._costs = known_costs(
+            self.dataset, getattr(self.config, "reward", None), self.task.merger, None
+        )
         self.autoencoder = self.new_autoencoder().to(self.device)
         self.merges_made = 0
         """Merges made in the environment for learning, a greedy baseline's included."""
         self.updates = 0
 
     def new_autoencoder(self) -> TreeEncoder:
+        known = self.task.knows_merger(self.dataset)
         if self.task.mode == "frozen":
-            known = self.dataset.default_merger is not None
             return make_autoencoder(
                 self.task.env,
                 self.dataset,
                 None if known else "pretrained",
                 self.task.embedding_dim,
-                costs=reward_on(self.dataset, None).merge_costs,
+                self.task.merger,
+                self._costs,
             )
-        if self.dataset.default_merger is not None:
+        if known:
             raise ValueError(
                 f"the merger of {self.task.env} is known, so there is no autoencoder to train; "
                 "expected --mode frozen"
@@ -197,7 +210,8 @@ class Learner(ABC):
         ).merges
 
     def errors(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Float[Tensor, "B"]:
-        """The ``nmse`` of every sample, decoded from the root of its tree."""
+        """The ``nmse`` of every sample, decoded from the root of its tree; of a known merger the
+        cost of its merges."""
         return root_errors(self.autoencoder, batch, merges, self.std)
 
     def finish_update(
@@ -220,10 +234,11 @@ class Learner(ABC):
         before = float(start_population(self.autoencoder, batch, self.std).initial_error.mean())
         if self.task.mode == "joint":
             scalars |= self.trainer.update(batch, merges, progress)
-            scalars["train/nmse"] = scalars["loss/reconstruction"]
+            error = scalars["loss/reconstruction"]
         else:
-            scalars["train/nmse"] = float(self.errors(batch, merges).mean())
-        scalars["train/return"] = before - scalars["train/nmse"]
+            error = float(self.errors(batch, merges).mean())
+        scalars[f"train/{self.autoencoder.error_name}"] = error
+        scalars["train/return"] = before - error
         self.updates += 1
         return scalars
 
@@ -316,15 +331,16 @@ class Learner(ABC):
         """What the root of every set decodes to along its tree, token by token.
 
         In the form of the sets, an array or a list, with zeros where there is no token. Arguments
-        and errors are those of :meth:`embed`.
+        and errors are those of :meth:`embed`; also raises ``ValueError`` where the merger is known,
+        and nothing is decoded.
         """
         sets = as_list(sets)
-        encoded = self.encode_sets(sets, lengths, present, search)
+        decoded = self.encode_sets(sets, lengths, present, search).reconstruction
+        if decoded is None:
+            raise ValueError(NOTHING_DECODED)
         if not isinstance(sets, list | tuple):
-            return encoded.reconstruction
-        return [
-            tokens[: len(one)] for tokens, one in zip(encoded.reconstruction, sets, strict=True)
-        ]
+            return decoded
+        return [tokens[: len(one)] for tokens, one in zip(decoded, sets, strict=True)]
 
     def encode_sets(
         self, sets: Any, lengths: Any = None, present: Any = None, search: int = 0
@@ -397,35 +413,32 @@ class Learner(ABC):
                 f"the learner {type(self).__qualname__} is defined in the script itself, where no "
                 "run finds it again; move it to a module, and import it from there"
             )
-        task = vars(self.task) | {"embedding_dim": self.autoencoder.embedding_dim}
+        given = self.given_names
+        task = {
+            **vars(self.task),
+            "embedding_dim": self.autoencoder.embedding_dim,
+            "merger": saved_name(self.task.merger, "merger", given.get("merger")),
+        }
         config = asdict(self.config)
-        if not isinstance(config.get("reward", ""), str | None):
-            # By its name: the one it was given by, or that of a function of a module.
-            own = self.reward_name or name_of(self.config.reward)
-            if own is None:
-                name = getattr(self.config.reward, "__qualname__", repr(self.config.reward))
-                raise ValueError(
-                    f"the reward {name} cannot be saved, since no run finds it again; define it by "
-                    "def in a module of its own, not as a lambda, inside a function or in the "
-                    "script itself"
-                )
-            config["reward"] = own
+        if "reward" in config:
+            config["reward"] = saved_name(self.config.reward, "reward", given.get("reward"))
         return RunConfig(**task, algo=self.algo, config=config, budget=budget)
 
     @classmethod
     def from_run(cls: type[LearnerType], run: RunConfig) -> LearnerType:
         """The untrained learner of a configuration.
 
-        A reward ``module:name`` is imported. Raises ``ValueError`` for an option that does not
-        exist or is out of range.
+        A reward or a merger ``module:name`` is imported. Raises ``ValueError`` for an option that
+        does not exist or is out of range.
         """
         task = run.task
         config: Any = config_from_dict(cls.config_class, run.config)
-        reward: Any = getattr(config, "reward", None)
-        if names_object(reward):
-            config = replace(config, reward=named_object(reward, "reward"))
+        names = {"reward": getattr(config, "reward", None), "merger": run.merger}
+        task["merger"] = found_object(run.merger, "merger")
+        if names["reward"] is not None:
+            config = replace(config, reward=found_object(config.reward, "reward"))
         learner = cls(task.pop("env"), config, **task)
-        learner.reward_name = reward
+        learner.given_names = {what: name for what, name in names.items() if names_object(name)}
         learner.algo = run.algo
         return learner
 

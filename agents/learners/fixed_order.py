@@ -14,6 +14,7 @@ from agents.evaluation.evaluate import Planner
 from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AutoencoderConfig
+from htm_env.rewards import RewardName
 from htm_env.types import TokenBatch
 
 
@@ -27,6 +28,9 @@ class FixedOrderConfig:
     batch_size: int = 32
     """Trees an update, fewer of large sets (see :meth:`Dataset.affordable`); more of them are fewer
     updates, and measured worse in equal time."""
+    reward: RewardName | None = None
+    """Of known merges, whose trees it evaluates (see ``htm_env.rewards.reward_on``); the
+    environment's own if not given. An autoencoder learns from none."""
 
     def __post_init__(self) -> None:
         check_bounds(self, batch_size=1)

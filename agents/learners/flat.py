@@ -67,6 +67,11 @@ class Flat(Learner):
         self.optimizer = GuardedOptimizer("autoencoder", parameters, self.config.optimizer)
 
     def new_autoencoder(self) -> FlatAutoencoder:  # type: ignore[override]
+        if self.task.knows_merger(self.dataset):
+            raise ValueError(
+                f"flat is an autoencoder, and the merger of {self.task.env} is known, so there is "
+                "nothing to decode; expected an algorithm that merges"
+            )
         if self.task.mode == "frozen":
             raise ValueError("flat has no pretrained autoencoder to keep frozen; use mode joint")
         dim = embedding_dim_of(self.task.env, self.dataset, self.task.embedding_dim)

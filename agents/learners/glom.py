@@ -22,6 +22,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
 from htm_env.autoencoder import TreeEncoder, seeded_initialisation
 from htm_env.files import load_weights
+from htm_env.rewards import RewardName
 from htm_env.types import TokenBatch
 
 
@@ -42,6 +43,8 @@ class GlomOrderConfig:
     """Bound of nearly equal: squared distances up to this share of a scene's mean."""
     batch_size: int = 32
     """Trees an update of the autoencoder."""
+    reward: RewardName | None = None
+    """As for fixed orders."""
 
     def __post_init__(self) -> None:
         check_bounds(self, glom_share=(0, 1), glom_batch_size=1, tolerance=0, batch_size=1)

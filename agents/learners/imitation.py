@@ -35,6 +35,8 @@ selection over a tenth of the budget finds those of Crosses and Digits as well; 
 ``even_sorted`` leads then, and is overtaken. Keys has none: no fixed policy reads the key."""
 CONTESTANTS = ("nearest_sorted", "even_sorted", "balanced_sorted")
 """The demonstrators of all other data."""
+BY_COST = ("greedy",)
+"""The demonstrators under a known merger, where a merge's cost is known without decoding."""
 HEAD_START = 0.1
 """Margin by which the first demonstrator may be worse and still be selected, a logarithm: it is the
 default without a selection, and small differences early on say little about the end."""
@@ -48,9 +50,12 @@ MOST_SAMPLES, MOST_TREES = 4, 256
 """Samples that are searched and trees that are made in one call, at most."""
 
 
-def demonstrators_of(env_id: str) -> tuple[str, ...]:
-    """The default demonstrators on this id's data; perhaps none."""
-    return KNOWN.get(env_id, CONTESTANTS)
+def demonstrators_of(env_id: str, decodes: bool = True) -> tuple[str, ...]:
+    """The default demonstrators on this id's data; perhaps none.
+
+    ``decodes``: False <--> the merger is known, and with it what a pair costs.
+    """
+    return KNOWN.get(env_id, CONTESTANTS) if decodes else BY_COST
 
 
 class Selection:
@@ -60,14 +65,16 @@ class Selection:
     all of them meanwhile, reconstructs what each has merged lately. Data differ in what suits them:
     trees by distance keep what belongs together in one subtree, trees of one shape are more alike.
 
-    One alone is selected at once. Raises ``ValueError`` for an end outside [0, 1].
+    One alone is selected at once. Costs of a known merger, which have no natural zero, are no
+    ``ratios``: their mean itself counts. Raises ``ValueError`` for an end outside [0, 1].
     """
 
-    def __init__(self, names: Sequence[str], end: float) -> None:
+    def __init__(self, names: Sequence[str], end: float, *, ratios: bool = True) -> None:
         if not 0 <= end <= 1:
             raise ValueError(f"the selection ends at {end}; expected a share of the budget, 0 to 1")
         self.names = tuple(dict.fromkeys(names))
         self.end = end if len(self.names) > 1 else 0.0
+        self._ratios = ratios
         self._errors: dict[str, list[float]] = {name: [] for name in self.names}
 
     def next(self, progress: float) -> str:
@@ -87,14 +94,14 @@ class Selection:
         """
         if not self.names:
             raise ValueError("there is no demonstrator; expected at least one fixed policy")
-        first = self.names[0]
-        return min(self.names, key=lambda name: self._mean(name) - HEAD_START * (name == first))
+        first, ahead = self.names[0], HEAD_START if self._ratios else 0.0
+        return min(self.names, key=lambda name: self._mean(name) - ahead * (name == first))
 
     def report(self, name: str, error: float, progress: float) -> None:
         """The mean error of what this demonstrator has merged; after the end it changes nothing."""
         if progress < self.end:
-            finite = max(error, 1e-30) if math.isfinite(error) else BROKEN
-            self._errors[name].append(math.log(finite))
+            finite = error if math.isfinite(error) else BROKEN
+            self._errors[name].append(math.log(max(finite, 1e-30)) if self._ratios else finite)
 
     def _mean(self, name: str) -> float:
         turns = min(map(len, self._errors.values()))  # equally many of all
@@ -128,6 +135,8 @@ class Cloning:
     """Weight of the loss of the critic, which learns the returns; 0 for none."""
     discount: float = 1.0
     """Discount of those returns."""
+    error_name: str = "nmse"
+    """What the error of an episode is called (see ``TreeEncoder.error_name``)."""
 
     def due(self, progress: float) -> bool:
         """True <--> this update clones; drawn where both are possible."""
@@ -157,13 +166,13 @@ class Cloning:
             **self.optimizer.step(losses, progress),
             "policy/entropy": mean_entropy(episodes, measured, self.ordered),
             "train/return": float(rewards.sum(1).mean()),
-            "train/nmse": float(error.mean()),
+            f"train/{self.error_name}": float(error.mean()),
         }
 
     def report(self, name: str, error: float, progress: float) -> dict[str, float]:
         """Report the mean error of this update's trees to the selection; returns its scalar."""
         self.selection.report(name, error, progress)
-        return {f"demonstrations/nmse_{name}": error}
+        return {f"demonstrations/{self.error_name}_{name}": error}
 
 
 class Improvements(NamedTuple):

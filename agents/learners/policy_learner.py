@@ -32,7 +32,7 @@ from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilit
 from htm_env.candidates import Nearest, advice_on_pairs, check_candidates
 from htm_env.files import load_weights
 from htm_env.population import final_errors
-from htm_env.rewards import EncodedEpisodes, RewardName, reward_on
+from htm_env.rewards import EncodedEpisodes, RewardName
 from htm_env.types import TokenBatch
 
 
@@ -71,12 +71,12 @@ class PolicyConfig:
     """Discount of a reward one merge later."""
     failure: float = 100.0
     """A sample whose error is so many times the median is a failure: a better tree is searched for,
-    and imitated; 0 for none."""
+    and imitated; 0 for none, as under a known merger, whose costs have no natural zero."""
     demonstrations: tuple[str, ...] = ()
     """The fixed policies that are cloned at first. Several take turns, until the one is selected
     whose trees the autoencoder learns best; without any, the one that suits the environment (on
     Keys none does, and nothing is cloned), and on data of your own nearest_sorted, even_sorted and
-    balanced_sorted."""
+    balanced_sorted; where the merger is known, greedy."""
     demonstration_race: float = 0.1
     """Share of the budget after which only that one is cloned."""
     demonstration_share: Points = ((0.12, 1.0), (0.3, 0.0))
@@ -125,14 +125,13 @@ class PolicyLearner(Learner):
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
-        self.reward = reward_on(self.dataset, self.config.reward)
-        """The reward that it learns from."""
         self.nearest = self.config.nearest
         """The rule for candidates; None for all pairs."""
         self._in_rounds = False
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
-        names = self.config.demonstrations or demonstrators_of(self.task.env)
-        self.selection = Selection(names, self.config.demonstration_race)
+        decodes = self.autoencoder.decodes
+        names = self.config.demonstrations or demonstrators_of(self.task.env, decodes)
+        self.selection = Selection(names, self.config.demonstration_race, ratios=decodes)
         self.demonstrators = {
             name: fixed_policy(name, self.autoencoder, self.dataset)
             for name in self.selection.names
@@ -171,8 +170,9 @@ class PolicyLearner(Learner):
         config, falls = self.config, self.reward.is_fall_of_error
         self.policy = policy
         roll, errors_of, terms_of = self.greedy_episodes, self.errors_of, self.terms_of
-        # With other rewards a large error is no failure.
-        failure, generator = config.failure if falls else 0.0, self.generator
+        # With other rewards a large error is no failure, and costs have no zero to be times of.
+        failure = config.failure if falls and self.autoencoder.decodes else 0.0
+        generator = self.generator
         self.search = LocalSearch(failure, roll, errors_of, terms_of, generator)
         points = config.policy_share if falls and self.task.mode == "joint" else ALWAYS
         self.share = PolicyShare(points, self.search, optimizer, roll, errors_of, generator)
@@ -186,6 +186,7 @@ class PolicyLearner(Learner):
             ordered,
             value_weight,
             config.discount,
+            self.autoencoder.error_name,
         )
 
     # ------------------------------------------------------------ act
@@ -251,6 +252,11 @@ class PolicyLearner(Learner):
         trees = self.dataset.affordable(getattr(self.config, "batch_size", 1))
         trees *= getattr(self.config, "trees_per_sample", 1)
         return advice_on_pairs(self.dataset.max_tokens, self.nearest, trees)
+
+    @property
+    def skipped_updates(self) -> int:
+        """Steps of the autoencoder that were left out, since their numbers were not finite."""
+        return self.trainer.guard.skipped if self.task.mode == "joint" else 0
 
     def demonstrated_episodes(self, batch: TokenBatch, name: str) -> Episodes:
         """The episodes of a demonstrator."""

@@ -201,7 +201,7 @@ class Reinforce(PolicyLearner):
         return episodes, {
             **scalars,
             "train/return": float(rewards.sum(1).mean()),
-            "train/nmse": float(error.mean()),
+            f"train/{self.autoencoder.error_name}": float(error.mean()),
             "policy/entropy": mean_entropy(episodes, measured, config.entropy.ordered),
             **({} if target is None else {"policy/entropy_target": target}),
         }
@@ -217,7 +217,7 @@ class Reinforce(PolicyLearner):
             )
         self.updates += 1
         heights = tree_height(episodes.merges, batch.num_tokens)
-        skipped = self.optimizer.guard.skipped + self.trainer.guard.skipped
+        skipped = self.optimizer.guard.skipped + self.skipped_updates
         return {
             **scalars,
             "train/tree_height": float(heights.float().mean()),

@@ -216,7 +216,7 @@ class ReplayReinforce(Reinforce):
             {
                 **scalars,
                 "train/return": float(rewards.sum(1).mean()),
-                "train/nmse": float(error.mean()),
+                f"train/{self.autoencoder.error_name}": float(error.mean()),
                 "policy/entropy": mean_entropy(episodes, measured, config.entropy.ordered),
                 **{f"replay/{name}": value for name, value in learned.weighed.items()},
                 "replay/imitated_share": float(imitated.float().mean()),

@@ -111,7 +111,8 @@ class JointTraining(BaseCallback):
             return
         heights = tree_height(finished.merges, finished.batch.num_tokens)
         self.logger.record("train/return", float(finished.returns.mean()))
-        self.logger.record("train/nmse", float(finished.error.mean()))
+        error_name = self.env.autoencoder.error_name
+        self.logger.record(f"train/{error_name}", float(finished.error.mean()))
         self.logger.record("train/tree_height", float(heights.float().mean()))
         if self.trainer is not None:
             for tag, value in self._train(self.trainer, finished).items():

@@ -19,7 +19,7 @@ from agents.ppo.policies import network_of
 from agents.ppo.vector_env import HTMVecEnv, continue_from
 from htm_env.forest import tree_height
 
-TAGS = ("train/return", "train/nmse", "train/tree_height")
+TAGS = ("train/return", "train/nmse", "train/cost", "train/tree_height")
 OWN = ("policy/", "loss/", "gradient_norm/")
 """Tags taken from Stable-Baselines3's logger: these tags, and those that begin so."""
 
@@ -83,7 +83,7 @@ class PPOLearner(PolicyLearner):
             scalars = self.train_model(progress)
         scalars |= self.optimizer.finish_update()
         self.updates += 1
-        skipped = self.optimizer.guard.skipped + self.trainer.guard.skipped
+        skipped = self.optimizer.guard.skipped + self.skipped_updates
         return {**scalars, "train/skipped_updates": float(skipped)}
 
     def train_model(self, progress: float) -> dict[str, float]:
@@ -132,8 +132,8 @@ class PPOLearner(PolicyLearner):
             rows.append({**scalars, "train/tree_height": float(heights.float().mean())})
             if self.task.mode == "joint":
                 rows[-1] |= self.trainer.update(batch, episodes.merges, progress)
-        scalars = mean_scalars(rows)
-        return scalars | self.cloning.report(name, scalars["train/nmse"], progress)
+        scalars, error = mean_scalars(rows), self.autoencoder.error_name
+        return scalars | self.cloning.report(name, scalars[f"train/{error}"], progress)
 
     # ------------------------------------------------------------ resume
 

@@ -148,7 +148,7 @@ class RunDirectory:
             run = config_from_dict(RunConfig, own)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{self.config_path} does not describe a run: {error}") from error
-        check_outside(self.path, (run.algo, run.env, run.config.get("reward", "")))
+        check_outside(self.path, (run.algo, run.env, run.merger, run.config.get("reward", "")))
         if run.env_kwargs.get("dataset") == OWN_DATA:
             run = replace(run, env_kwargs=run.env_kwargs | {"dataset": self._own_data})
         return run

@@ -25,6 +25,7 @@ SHOWN = {
     "train/return": "return",
     "train/nmse": "nmse",
     "validation/nmse": "validation",
+    "validation/return": "validation",
     "time/merges_per_second": "merges/s",
 }
 """The scalars that are shown, and their names."""
@@ -149,7 +150,7 @@ class ProgressBar:
 
     def write(self, position: Position, scalars: Scalars) -> None:
         """Take a row: what single updates do not have."""
-        for tag in ("validation/nmse", "time/merges_per_second"):
+        for tag in ("validation/nmse", "validation/return", "time/merges_per_second"):
             value = scalars.get(tag)
             if value is not None:
                 self._values[tag] = value

@@ -29,7 +29,6 @@ from htm_env.actions import action_masks, remapped_actions
 from htm_env.autoencoder import Policy
 from htm_env.forest import action_to_pair, pair_to_action, tree_height
 from htm_env.membership import BOUND
-from htm_env.rewards import reward_on
 from htm_env.types import TokenBatch
 
 TAGS = {**SAME, "loss/model": "train/loss"}
@@ -66,7 +65,7 @@ class StableBaselinesLearner(Learner):
             self.task.env,
             self.config.n_envs,
             autoencoder=self.autoencoder,
-            reward=reward_on(self.dataset, self.config.reward),
+            reward=self.reward,
             invalid_action="remap",
             device=self.task.device,
             **self.task.env_kwargs,
@@ -111,7 +110,7 @@ class StableBaselinesLearner(Learner):
         if finished is not None:
             heights = tree_height(finished.merges, finished.batch.num_tokens)
             scalars["train/return"] = float(finished.returns.mean())
-            scalars["train/nmse"] = float(finished.error.mean())
+            scalars[f"train/{self.autoencoder.error_name}"] = float(finished.error.mean())
             scalars["train/tree_height"] = float(heights.float().mean())
             if self.task.mode == "joint":
                 scalars |= self.trainer.update_in_parts(

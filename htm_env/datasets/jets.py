@@ -196,7 +196,7 @@ class JetsDataset(GeneratedDataset):
 
     name = "HTM-Jets-v0"
     geometry_class = JetsModel
-    kind = "vectors"
+    kind = "particles"
     token_dim = 4
     default_merger = "htm_env.jets:FourMomenta"
     default_reward = "htm_env.jets:SplittingLikelihood"

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from htm_env.checks import check_choice
 
-Kind = Literal["points", "segments", "strokes", "patches", "items", "vectors"]
+Kind = Literal["points", "segments", "strokes", "patches", "items", "particles", "vectors"]
 
 
 MOST_PIXELS = 64
@@ -34,6 +34,7 @@ TOKEN_DIMS = {
         "x, y and the intensities of a square, row by row: 3, 6, 11, 18, ... numbers",
     ),
     "items": TokenDims(range(5, 6), "5 numbers"),
+    "particles": TokenDims(range(4, 5), "4 numbers (E, px, py, pz)"),
     "vectors": TokenDims(range(1, 2**31), "any number"),
 }
 """Of every kind by name: points of the plane or of space, segments, polylines, square grey images,
@@ -53,7 +54,7 @@ POLYLINES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """``(*rows, T) -> (*rows, K, 2 or 3)``: the points that a token's line goes through, in the data's
 units, of every kind that is a thing in the plane or in space. A patch is its centre."""
-OWN_KINDS = ("points", "segments", "strokes", "patches", "vectors")
+OWN_KINDS = ("points", "segments", "strokes", "patches", "particles", "vectors")
 """What the user's own tokens may be."""
 
 

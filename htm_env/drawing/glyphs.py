@@ -1,8 +1,9 @@
 """Appearance of tokens in the plane and in words, by *kind*.
 
 ``points`` (of the plane or of space), ``segments``, ``strokes`` (polylines), ``patches`` (small
-grey images), ``items`` (of a colour and a shape, with their key) and ``vectors`` (anything else);
-see :data:`KINDS`. Tokens are numpy arrays ``(n, T)`` in raw units, without padding.
+grey images), ``items`` (of a colour and a shape, with their key), ``particles`` (four-momenta) and
+``vectors`` (anything else); see :data:`KINDS`. Tokens are numpy arrays ``(n, T)`` in raw units,
+without padding.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ ITEM_MARKS: tuple[Any, ...] = tuple(
     (corners, style, 0) for style in (0, 1) for corners in (3, 4, 5, 6)
 )
 """Polygons, then stars: matplotlib's markers for the eighths of a turn that a shape can be in."""
+PARTICLE = 500
+"""Square points of a particle that has all of the energy."""
 KEY_PLACE = (-0.1, 0.5)  # beside the items, which are between 0 and 1
 
 
@@ -67,6 +70,8 @@ class Kind(NamedTuple):
     """(n, T) tokens --> (n, 2) places of their numbers; None: the positions."""
     backdrop: Callable[[Tokens], Tokens] | None = None
     """(n, T) tokens --> lines (k, 2, 2) behind all tokens; None: there are none."""
+    on_page: Callable[[Tokens], Tokens] | None = None
+    """(n, T) tokens --> (n, K) numbers that the page of ``htm view`` draws; None: the tokens."""
 
 
 def _plane(tokens: Tokens) -> Tokens:
@@ -216,6 +221,55 @@ def _draw_items(axes: Axes, tokens: Tokens, colours: Any, alpha: float, referenc
         axes.scatter(x, y, s=2 * size, c=rims[here], marker=arrow, linewidths=0, **style)
 
 
+def _directions(tokens: Tokens) -> Tokens:
+    """Angles, in radians, between the particles' directions and that of all of them together: its
+    distance from the middle is a particle's angle, whichever way it flies.
+
+    To the right is what leans most to the first axis of space, or to the second where the whole
+    flies along the first.
+    """
+    momenta = tokens[:, 1:].astype(np.float64)
+    ahead = _unit(momenta.sum(axis=0))
+    lean = np.eye(3)[int(abs(ahead[0]) > 0.9)]
+    right = _unit(lean - ahead * (lean @ ahead))
+    up = np.cross(ahead, right)
+    across = np.column_stack([momenta @ right, momenta @ up])
+    sizes = np.linalg.norm(across, axis=1)
+    angles = np.arctan2(sizes, momenta @ ahead)
+    places: Tokens = across * (angles / np.where(sizes > 0, sizes, 1.0))[:, None]
+    return places
+
+
+def _unit(vector: Tokens) -> Tokens:
+    length = np.linalg.norm(vector)
+    unit: Tokens = vector / length if length > 0 else np.array([0.0, 0.0, 1.0])
+    return unit
+
+
+def _energy_shares(tokens: Tokens) -> Tokens:
+    energies = tokens[:, 0].astype(np.float64).clip(min=0.0)
+    shares: Tokens = energies / max(float(energies.sum()), 1e-300)
+    return shares
+
+
+def _draw_particles(
+    axes: Axes, tokens: Tokens, colours: Any, alpha: float, reference: Tokens
+) -> None:
+    """Dots whose area grows with the share of the energy."""
+    x, y = _directions(tokens).T
+    sizes = PARTICLE * _energy_shares(tokens) + 6
+    axes.scatter(x, y, s=sizes, c=colours, alpha=0.85 * alpha, linewidths=0, zorder=4)
+
+
+def _directions_and_shares(tokens: Tokens) -> Tokens:
+    return np.column_stack([_directions(tokens), _energy_shares(tokens)])
+
+
+def _particle_words(token: Tokens) -> str:
+    energy, *momentum = token
+    return f"E {energy:.4g}, p {_numbers(np.array(momentum))}"
+
+
 def _numbers(token: Tokens) -> str:
     shown = ", ".join(f"{value:.4g}" for value in token[:6])
     return f"({shown}{', ...' if len(token) > 6 else ''})"
@@ -264,6 +318,14 @@ KINDS = {
     "strokes": _of_lines(_stroke_words),
     "patches": Kind(_plane, _draw_patches, _patch_words, in_the_plane=True, image=True),
     "items": Kind(_colour_and_shape, _draw_items, _item_words, in_the_plane=True, dots=True),
+    "particles": Kind(
+        _directions,
+        _draw_particles,
+        _particle_words,
+        in_the_plane=True,
+        dots=True,
+        on_page=_directions_and_shares,
+    ),
     "vectors": Kind(_plane, _draw_dots, _numbers, in_the_plane=False, dots=True),
 }
 """The kinds of tokens by name; points of the plane."""

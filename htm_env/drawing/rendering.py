@@ -47,7 +47,8 @@ class Sample(NamedTuple):
 
     tokens: Tokens
     merges: Merges
-    reconstruction: Tokens
+    reconstruction: Tokens | None
+    """None where nothing is decoded."""
     title: str = ""
 
 
@@ -119,11 +120,12 @@ def draw_reconstruction(axes: Axes, tokens: Tokens, reconstruction: Tokens, kind
 def forest_figure(
     tokens: Tokens,
     merges: Merges,
-    reconstruction: Tokens,
+    reconstruction: Tokens | None,
     kind: str,
     title: str | None = None,
 ) -> Figure:
-    """A frame of 640 x 320 pixels: tokens and forest on the left, the reconstruction beside it."""
+    """A frame of 640 x 320 pixels: tokens and forest on the left, the reconstruction beside it, or
+    the tokens alone where nothing is decoded."""
     figure = new_figure(FRAME_SIZE)
     look = kind_named(kind, tokens.shape[1])
     forest, copy = figure.subplots(1, 2)
@@ -131,10 +133,14 @@ def forest_figure(
     bottom = 0.12 if look.in_the_plane else 0.17  # ticks need room
     figure.subplots_adjust(left=0.06, right=0.98, bottom=bottom, top=top, wspace=0.05)
     draw_forest(forest, tokens, merges, kind)
-    draw_reconstruction(copy, tokens, reconstruction, kind)
+    if reconstruction is None:
+        frame_axes(copy, tokens, kind)
+        draw_tokens(copy, tokens, kind)
+    else:
+        draw_reconstruction(copy, tokens, reconstruction, kind)
     tree = MergeTree(merges, len(tokens))
     forest.set_title(f"{len(tree.merges)} of {len(tokens) - 1} merges", fontsize=8, pad=4)
-    copy.set_title("reconstruction", fontsize=8, pad=4)
+    copy.set_title("tokens" if reconstruction is None else "reconstruction", fontsize=8, pad=4)
     copy.tick_params(labelleft=False)  # the same as on the left
     if title is not None:
         figure.suptitle(title, fontsize=9, y=0.98)
@@ -145,7 +151,7 @@ def forest_figure(
         Line2D([], [], color=colours[0], label="first merge"),
         Line2D([], [], color=colours[-1], label="last merge"),
     ]
-    if not look.image:
+    if not look.image and reconstruction is not None:
         handles.append(Line2D([], [], color=FAINT, linewidth=3.5, label="original"))
         handles.append(Line2D([], [], color=VERMILION, linewidth=3, label="reconstruction"))
     figure.legend(handles=handles, loc="lower center", ncols=5, fontsize=7, frameon=False)
@@ -153,25 +159,30 @@ def forest_figure(
 
 
 def samples_figure(samples: Sequence[Sample], kind: str) -> Figure:
-    """A column for each sample: the original, its merge tree, and its reconstruction.
+    """A column for each sample: the original, its merge tree, and its reconstruction if any has
+    one.
 
     Raises ``ValueError`` without samples.
     """
     if not samples:
         raise ValueError("a figure of samples needs at least 1 sample, but got none.")
-    figure = new_figure((0.3 + 1.7 * len(samples), 5.5))
-    grid = figure.subplots(3, len(samples), squeeze=False)
+    rows: tuple[str, ...] = ("original", "merge tree", "reconstruction")
+    if all(sample.reconstruction is None for sample in samples):
+        rows = rows[:2]
+    figure = new_figure((0.3 + 1.7 * len(samples), 0.25 + 1.75 * len(rows)))
+    grid = figure.subplots(len(rows), len(samples), squeeze=False)
     left = 0.3 / (0.3 + 1.7 * len(samples))
     figure.subplots_adjust(left=left, right=0.99, bottom=0.01, top=0.95, wspace=0.05, hspace=0.05)
     for column, sample in zip(grid.T, samples, strict=True):
         frame_axes(column[0], sample.tokens, kind)
         draw_tokens(column[0], sample.tokens, kind)
         draw_forest(column[1], sample.tokens, sample.merges, kind)
-        draw_reconstruction(column[2], sample.tokens, sample.reconstruction, kind)
+        if sample.reconstruction is not None:
+            draw_reconstruction(column[2], sample.tokens, sample.reconstruction, kind)
         for axes in column:
             no_ticks(axes)
         column[0].set_title(sample.title, fontsize=8, pad=4)
-    for axes, label in zip(grid[:, 0], ("original", "merge tree", "reconstruction"), strict=True):
+    for axes, label in zip(grid[:, 0], rows, strict=True):
         axes.set_ylabel(label, fontsize=9)
     return figure
 
@@ -197,17 +208,20 @@ def figure_to_array(figure: Figure) -> NDArray[np.uint8]:
 # ---------------------------------------------------------------- text and windows
 
 
-def tree_text(tokens: Tokens, merges: Merges, kind: str, error: float) -> str:
+def tree_text(
+    tokens: Tokens, merges: Merges, kind: str, error: float, error_name: str = "nmse"
+) -> str:
     """The forest as indented text: every active node, and under it its children in order.
 
-    ``error`` is the forest's ``nmse``, in the first line.
+    ``error`` is the forest's, in the first line.
     """
     tree = MergeTree(merges, len(tokens))
     describe = kind_named(kind, tokens.shape[1]).describe
     pairs = {parent: (first, second) for parent, first, second in tree.children()}
     roots = tree.roots()
     lines = [
-        f"active {len(roots)}  tokens {len(tokens)}  merges {len(tree.merges)}  nmse {error:.4g}"
+        f"active {len(roots)}  tokens {len(tokens)}  merges {len(tree.merges)}  "
+        f"{error_name} {error:.4g}"
     ]
     # (node, prefix of its own line, prefix of its descendants' lines)
     pending = [(root, "", "") for root in reversed(roots)]

@@ -34,10 +34,11 @@ class Trace:
     """Kind of the tokens: a name of :data:`htm_env.drawing.glyphs.KINDS`."""
     tree: MergeTree
     """``n - 1`` merges."""
-    reconstructions: Numbers
-    """(n, n, T): the tokens, decoded from the active nodes after ``0 .. n-1`` merges; raw units."""
+    reconstructions: Numbers | None
+    """(n, n, T): the tokens, decoded from the active nodes after ``0 .. n-1`` merges; raw units.
+    None where nothing is decoded."""
     errors: Numbers
-    """(n,) the ``nmse`` of each of them."""
+    """(n,) the ``nmse`` of each of them; where nothing is decoded the cost of the merges so far."""
     considered: tuple[Considered, ...]
     """The policy's choice before each merge; empty for a policy without probabilities."""
     title: str = ""
@@ -64,7 +65,11 @@ class Trace:
         return np.diff(self.errors)
 
     @property
-    def reconstruction(self) -> Numbers:
-        """(n, T) the tokens that the root alone gives back."""
-        last: Numbers = self.reconstructions[-1]
-        return last
+    def reconstruction(self) -> Numbers | None:
+        """(n, T) the tokens that the root alone gives back; None where nothing is decoded."""
+        return None if self.reconstructions is None else self.reconstructions[-1]
+
+    @property
+    def error_name(self) -> str:
+        """What its errors are."""
+        return "cost" if self.reconstructions is None else "nmse"

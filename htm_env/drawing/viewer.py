@@ -27,14 +27,15 @@ class Viewer:
         present = population.batch.present[row]
         tokens = dataset.to_user(population.batch.tokens[row][present]).cpu().numpy()
         error = float(population.error[row])
+        autoencoder, restored = self.simulator.autoencoder, None
         if self.render_mode == "ansi":
-            return tree_text(tokens, merges, dataset.kind, error)
-        with torch.no_grad():
-            decoded = self.simulator.autoencoder.decode(
-                population.embeddings[row : row + 1], forest.merges[row : row + 1], present[None]
-            )
-        title = f"{int(forest.num_active[row])} active, nmse {error:.4f}"
-        restored = dataset.to_user(decoded[0][present]).cpu().numpy()
+            return tree_text(tokens, merges, dataset.kind, error, autoencoder.error_name)
+        if autoencoder.decodes:
+            active, trees = population.embeddings[row], forest.merges[row]
+            with torch.no_grad():
+                decoded = autoencoder.decode(active[None], trees[None], present[None])
+            restored = dataset.to_user(decoded[0][present]).cpu().numpy()
+        title = f"{int(forest.num_active[row])} active, {autoencoder.error_name} {error:.4f}"
         figure = forest_figure(tokens, merges, restored, dataset.kind, title)
         image: np.ndarray = figure_to_array(figure)
         if self.render_mode == "human":

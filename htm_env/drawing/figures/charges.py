@@ -63,15 +63,16 @@ def charges_figure(trace: Trace) -> Figure:
     bars.spines[["top", "right"]].set_visible(False)
     plain_numbers(bars.yaxis)
     bars.set_xlabel("merge", fontsize=8)
-    bars.set_ylabel("charge (nmse)", fontsize=8)
+    bars.set_ylabel(f"charge ({trace.error_name})", fontsize=8)
     figure.align_ylabels([dendrogram, bars])
-    plane.set_title("where the error came in", fontsize=9)
+    what = "cost" if trace.reconstructions is None else "error"
+    plane.set_title(f"where the {what} came in", fontsize=9)
     first, last = trace.errors[0], trace.errors[-1]
-    dendrogram.set_title(f"nmse: leaves {first:.2g}, root {last:.2g}", fontsize=9)
+    dendrogram.set_title(f"{trace.error_name}: leaves {first:.2g}, root {last:.3g}", fontsize=9)
     dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 7}
     handles = [
-        Line2D([], [], color=VERMILION, label="the merge added error (area: how much)", **dot),
-        Line2D([], [], color=BLUE, label="it took error away", **dot),
+        Line2D([], [], color=VERMILION, label=f"the merge added {what} (area: how much)", **dot),
+        Line2D([], [], color=BLUE, label=f"it took {what} away", **dot),
     ]
     figure.legend(handles=handles, loc="lower center", ncols=2, fontsize=7.5, frameon=False)
     return figure

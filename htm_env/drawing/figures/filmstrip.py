@@ -31,10 +31,11 @@ FRAME_MILLISECONDS, LAST_MILLISECONDS = 800, 3000
 
 
 def filmstrip_figure(trace: Trace) -> Figure:
-    """The forest after every merge, the newest in bold, and the reconstruction from the root."""
+    """The forest after every merge, the newest in bold, and the reconstruction from the root if
+    there is one."""
     merges = len(trace.tree.merges)
     made = np.unique(np.linspace(0, merges, min(merges + 1, PANELS)).round().astype(int))
-    panels = len(made) + 1
+    panels = len(made) + (trace.reconstruction is not None)
     columns = min(panels, max(4, int(np.ceil(np.sqrt(1.5 * panels)))))
     rows = -(-panels // columns)
     width, height = 0.1 + 1.55 * columns, 0.1 + 1.8 * rows
@@ -43,9 +44,10 @@ def filmstrip_figure(trace: Trace) -> Figure:
     figure.subplots_adjust(0.1 / width, 0.1 / height, 1 - 0.1 / width, 1 - 0.28 / height, 0.06, 0.2)
     for axes, count in zip(grid, made.tolist(), strict=False):
         _draw_step(axes, trace, count)
-    last = grid[len(made)]
-    draw_reconstruction(last, trace.tokens, trace.reconstruction, trace.kind)
-    last.set_title("from the root alone", fontsize=7.5, pad=3)
+    if trace.reconstruction is not None:
+        last = grid[len(made)]
+        draw_reconstruction(last, trace.tokens, trace.reconstruction, trace.kind)
+        last.set_title("from the root alone", fontsize=7.5, pad=3)
     for axes in grid[:panels]:
         no_ticks(axes)
         if not kind_named(trace.kind, trace.tokens.shape[1]).in_the_plane:
@@ -56,13 +58,13 @@ def filmstrip_figure(trace: Trace) -> Figure:
 
 
 def merges_gif(trace: Trace) -> bytes:
-    """An animated GIF that repeats: the forest after every merge beside what it decodes to."""
+    """An animated GIF that repeats: the forest after every merge beside what it decodes to, or the
+    tokens where nothing is decoded."""
     images = []
-    for made, (reconstruction, error) in enumerate(
-        zip(trace.reconstructions, trace.errors, strict=True)
-    ):
+    for made, error in enumerate(trace.errors):
         merges = trace.tree.merges[:made]
-        title = f"nmse {error:.3g}"
+        reconstruction = None if trace.reconstructions is None else trace.reconstructions[made]
+        title = f"{trace.error_name} {error:.3g}"
         figure = forest_figure(trace.tokens, merges, reconstruction, trace.kind, title)
         figure.set_dpi(GIF_DOTS_PER_INCH)
         images.append(Image.fromarray(figure_to_array(figure)))
@@ -82,7 +84,7 @@ def _draw_step(axes: Axes, trace: Trace, made: int) -> None:
     tree = MergeTree(trace.tree.merges[:made], trace.tree.num_leaves)
     draw_forest(axes, trace.tokens, tree.merges, trace.kind)
     name = f"merge {made}" if made else "tokens"
-    axes.set_title(f"{name}: nmse {trace.errors[made]:.3g}", fontsize=7.5, pad=3)
+    axes.set_title(f"{name}: {trace.error_name} {trace.errors[made]:.3g}", fontsize=7.5, pad=3)
     if made:
         look = kind_named(trace.kind, trace.tokens.shape[1])
         newest = forest_lines(tree, node_places(tree, look.positions(trace.tokens)))[-2:]

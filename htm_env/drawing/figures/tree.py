@@ -23,7 +23,8 @@ def tree_figure(trace: Trace, heights: str = "order") -> Figure:
     ``heights`` of the dendrogram: ``order``, the merge's number, or ``error``, as
     :func:`charged_heights`. Raises ``ValueError`` for anything else.
     """
-    labels = {"order": "merge", "error": "error charged up to here (nmse)"}
+    what = "cost" if trace.reconstructions is None else "error (nmse)"
+    labels = {"order": "merge", "error": f"{what} charged up to here"}
     if heights not in labels:
         raise ValueError(f"there are no heights {heights!r}: choose from {', '.join(labels)}.")
     tree = trace.tree

@@ -8,7 +8,7 @@ function chargeWords(episode, step) {
     ? ["No merge yet"]
     : [`Merge ${step} charged `,
        reading("charge", episode.charges[step - 1], signed(episode.charges[step - 1]))]; // prettier-ignore
-  return [...words, " · nmse now ", reading("error", episode.errors[step], short(episode.errors[step]))];
+  return [...words, ` · ${episode.measure} now `, reading("error", episode.errors[step], short(episode.errors[step]))];
 }
 
 /** All bars of the episode; those of merges to come are hollow. */
@@ -30,7 +30,7 @@ function chargesPicture(episode, step) {
     frame.append(svg("line", { x1: CHARGES_LEFT, x2: right, y1: at, y2: at, class: value === 0 ? "zero" : "" }));
     frame.append(svg("text", { x: CHARGES_LEFT - 6, y: at + 4, "text-anchor": "end" }, short(value / unit)));
   }
-  const axis = unit === 1 ? "charged, nmse" : `charged, ${powerOfTen(exponent)} nmse`;
+  const axis = unit === 1 ? `charged, ${episode.measure}` : `charged, ${powerOfTen(exponent)} ${episode.measure}`;
   frame.append(svg("text", { x: 2, y: 10 }, axis));
   for (const merge of numbered(episode.last)) {
     frame.append(svg("text", { x: middle(merge - 1), y: floor + 14, "text-anchor": "middle" }, String(merge)));

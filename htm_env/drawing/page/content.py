@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from htm_env.drawing.glyphs import kind_named
 from htm_env.drawing.trace import Considered, Numbers, Trace
 
 SHOWN_PAIRS = 10
@@ -31,21 +32,25 @@ def page_content(traces: Mapping[str, Trace]) -> dict[str, Any]:
 
 def _sample(name: str, trace: Trace) -> dict[str, Any]:
     _check_finite(name, trace)
-    decimals = _decimals(trace.tokens)
+    on_page = kind_named(trace.kind, trace.tokens.shape[1]).on_page
+    tokens = trace.tokens if on_page is None else on_page(trace.tokens)
+    decimals, decoded = _decimals(tokens), trace.reconstructions
     steps = enumerate(trace.tree.clades(), start=1)
     return {
         "name": name,
         "title": trace.title,
         "names": trace.names,  # of all nodes
         "kind": trace.kind,
-        "dim": trace.tokens.shape[1],
-        "tokens": _rounded(trace.tokens, decimals),  # flat, token by token
+        "dim": tokens.shape[1],
+        "tokens": _rounded(tokens, decimals),  # flat, token by token
         "merges": trace.tree.merges.tolist(),
-        "start": _rounded(trace.reconstructions[0], decimals),  # before the first merge
+        # Before the first merge; null where nothing is decoded.
+        "start": None if decoded is None else _rounded(decoded[0], decimals),
         # Of every merge, the tokens under it in ascending order.
-        "changes": [
-            _rounded(trace.reconstructions[step, sorted(clade)], decimals) for step, clade in steps
-        ],
+        "changes": []
+        if decoded is None
+        else [_rounded(decoded[step, sorted(clade)], decimals) for step, clade in steps],
+        "measure": trace.error_name,
         "errors": _significant(trace.errors),
         "charges": _significant(trace.charges),  # differences of rounded errors would be rough
         # As many as there are merges, or none at all.
@@ -77,9 +82,10 @@ def _considered(considered: Considered, chosen: tuple[int, int]) -> dict[str, An
 
 def _check_finite(name: str, trace: Trace) -> None:
     probabilities = [considered.probabilities.ravel() for considered in trace.considered]
+    decoded = trace.reconstructions
     numbers = {
         "tokens": trace.tokens,
-        "reconstructions": trace.reconstructions,
+        "reconstructions": np.zeros(0) if decoded is None else decoded,
         "errors": trace.errors,
         "probabilities": np.concatenate([*probabilities, np.zeros(0)]),
     }

@@ -16,7 +16,9 @@ class Episode {
     this.considered = sample.considered;
     this.size = this.tokens.length;
     this.last = this.merges.length;
-    this._start = rowsOf(sample.start, sample.dim);
+    this.measure = sample.measure; // what its errors are
+    this.decodes = sample.start !== null;
+    this._start = rowsOf(sample.start ?? [], sample.dim);
     this._changes = sample.changes.map((values) => rowsOf(values, sample.dim));
 
     /** The tokens under each node, in ascending order. */

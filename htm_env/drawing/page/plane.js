@@ -2,7 +2,7 @@
 
 const WIDTH = 400, HEIGHT = 315; // prettier-ignore
 const MARGINS = { points: [24, 24], segments: [24, 24], strokes: [24, 24], patches: [6, 6],
-  items: [24, 24], vectors: [44, 34] }; // prettier-ignore
+  items: [24, 24], particles: [24, 24], vectors: [44, 34] }; // prettier-ignore
 const LINES = ["segments", "strokes"];
 const GREY_SCALES = [1, 16, 255]; // usual intensities of black; patches get the least that holds them
 const OVERSHOOT = 1.25; // times black, up to which intensities count as held
@@ -185,8 +185,9 @@ class Plane {
     return pointsOf(token).map((point) => this.at(point).join(",")).join(" ");
   }
 
-  /** The size of a dot; in space the larger the nearer it is. */
+  /** The size of a dot: of a particle by its energy; in space the larger the nearer it is. */
   radius(token) {
+    if (this.kind === "particles") return 3 + 14 * Math.sqrt(token[2]); // its share of the energy
     const radius = this.size > MANY ? 3 : 5;
     return this.box === null ? radius : radius * (1 + 0.4 * Math.min(Math.max(this.nearness(token), -1), 1));
   }

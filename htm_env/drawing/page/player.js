@@ -25,12 +25,15 @@ function show() {
 
 function showPlanes(episode, step) {
   byId("forest").replaceChildren(forestPicture(episode, step));
-  byId("copy").replaceChildren(copyPicture(episode, step));
+  byId("copy").parentElement.hidden = !episode.decodes;
+  if (episode.decodes) byId("copy").replaceChildren(copyPicture(episode, step));
   const turnable = inSpace(episode.kind, episode.tokens[0]);
   for (const id of PLANES) byId(id).classList.toggle("turnable", turnable);
 }
 
 function showWords(episode, step) {
+  byId("charges-title").textContent = `${episode.decodes ? "Error" : "Cost"} charged to each merge`;
+  byId("scale").hidden = !episode.decodes;
   const active = episode.active(step);
   const nodes = active.map((node) =>
     html("button", { type: "button", class: `chip ${role(episode.next(step), node)}`, "data-node": node,
@@ -200,7 +203,7 @@ byId("sample").append(
   ...episodes.map((episode, index) => {
     const error = short(episode.errors[episode.last]);
     const title = episode.title && ` ${episode.title},`;
-    return html("option", { value: index }, `${episode.name}:${title} ${episode.size} tokens, nmse ${error}`);
+    return html("option", { value: index }, `${episode.name}:${title} ${episode.size} tokens, ${episode.measure} ${error}`);
   }),
 );
 followLink();
