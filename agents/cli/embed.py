@@ -9,11 +9,13 @@ from jaxtyping import Int64
 
 from agents.cli.options import EmbedOptions
 from agents.config.errors import set_threads
+from agents.config.files import quoted
 from agents.evaluation.figures import write_figure
 from agents.inspection.rows import EncodedRows, encode_rows
 from agents.inspection.trained import say_if_not_trained
 from agents.learners.base import Learner
 from agents.registry import load_learner
+from agents.runs.lock import locked
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from htm_env.datasets import SPLITS
 from htm_env.drawing.figures.roots import root_figure, thumbnails
@@ -37,10 +39,11 @@ def embed(options: EmbedOptions) -> None:
         raise ValueError(f"{projector} exists and is no projector log; choose another --out")
     splits = SPLITS if options.split == "all" else (options.split,)
     found = encode_rows(learner, splits, options.samples, options.search)
-    if options.pictures:
-        # The picture first: it refuses what the others would write without a word.
-        _draw(options, learner, found)
-    found.write(out)
+    with locked(out):
+        if options.pictures:
+            # The picture first: it refuses what the others would write without a word.
+            _draw(options, learner, found)
+        found.write(out)
     count, dim = found.encoded.roots.shape
     print(f"{count} root embeddings of {dim} numbers, {_source(options)}")
     if found.encoded.reconstruction is None:
@@ -56,7 +59,7 @@ def embed(options: EmbedOptions) -> None:
         print(f"trees     none: {learner.algo} makes no trees")
     if options.pictures:
         print(f"picture   {out / f'pca.{options.format}'}")
-        print(f"projector tensorboard --logdir {projector}")
+        print(f"projector tensorboard --logdir {quoted(projector)}")
 
 
 def _source(options: EmbedOptions) -> str:

@@ -17,6 +17,7 @@ import torch
 from agents.comparison.plan import RETRAINED, PlannedRun, RunKey
 from agents.comparison.results import Task, read_table, write_table
 from agents.config.dataclasses_json import check_bounds
+from agents.config.files import quoted
 from agents.config.options import TEST_EPISODES
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, Planner, root_errors
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
@@ -194,7 +195,14 @@ def _errors(policy: PlannedRun, others: Sequence[PlannedRun]) -> list[float]:
     ]
     means = []
     for other in others:
-        autoencoder = HTMAutoencoder.load(other.directory.autoencoder_path, learner.device)
+        path = other.directory.autoencoder_path
+        autoencoder = HTMAutoencoder.load(path, learner.device)
+        result = other.directory.load_result()
+        if result is not None and autoencoder.weights_hash() != result["weights_hash"]:
+            raise ValueError(
+                f"{path} is not the autoencoder that {other.directory.result_path} scores; htm train "
+                f"--resume {quoted(other.directory.path)} writes both again"
+            )
         errors = [root_errors(autoencoder, batch, merges, std) for batch, merges in planned]
         means.append(float(torch.cat(errors).double().mean()))
     return means

@@ -26,6 +26,7 @@ from agents.generation.scores import Scores, SetScores, gaussian_tokens
 from agents.inspection.trained import say_if_not_trained
 from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
+from agents.runs.lock import locked
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_bytes, atomic_write_text
 from htm_env.generation.generate import Generated
@@ -50,8 +51,11 @@ def generate_run(options: GenerateOptions) -> None:
     directory = RunDirectory(options.directory)
     learner = load_learner(options.directory, options.data, needs_data=True)
     out = directory.path / FOLDER if options.out is None else options.out
-    if out.exists() and not out.is_dir():
-        raise ValueError(f"{out} is a file; expected a folder, or nothing yet")
+    with locked(out):  # first of all, since where nothing can be written nothing is computed
+        _generate(options, learner, out)
+
+
+def _generate(options: GenerateOptions, learner: Learner, out: Path) -> None:
     samples = RunSamples(learner, options)
 
     started = perf_counter()
@@ -83,7 +87,6 @@ def generate_run(options: GenerateOptions) -> None:
     }
     seconds["measuring"] = perf_counter() - fitted - seconds["generating"]
 
-    out.mkdir(parents=True, exist_ok=True)
     mixture.save(out / "mixture.safetensors")
     given = replace(generated, tokens=learner.dataset.to_user(generated.tokens))
     _write_samples(out / "samples.npz", given)

@@ -7,22 +7,22 @@ import os
 import time
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agents.config.errors import RunWarning
 
 LOCK = ".lock"
-"""The file that is locked; it names who locked it last, and stays when the lock ends."""
+"""The file that is locked; it names who locked it, and is removed at the end."""
 
 
 @contextmanager
 def locked(folder: str | Path) -> Iterator[int]:
     """Keep all other processes from writing in a folder; gives a descriptor that holds the lock.
 
-    The folder is made, and removed again where nothing was written to it. The system ends the lock
-    with the last process that has the descriptor, however that ends: processes that inherit it keep
-    the folder locked, even if this one is killed.
+    The folder is made, and removed again where nothing was written to it. Where this process is
+    killed, the system ends the lock with the last process that has the descriptor: those that
+    inherit it keep the folder locked.
 
     Raises ``ValueError`` for a file, and naming the process that has the lock.
     """
@@ -37,11 +37,12 @@ def locked(folder: str | Path) -> Iterator[int]:
             lock = _locked_file(folder)
         yield lock
     finally:
-        if new and lock is not None and os.listdir(folder) == [LOCK]:
-            (folder / LOCK).unlink()
-            folder.rmdir()
         if lock is not None:
+            (folder / LOCK).unlink(missing_ok=True)
             os.close(lock)
+        if new:
+            with suppress(OSError):  # there is something in it
+                folder.rmdir()
 
 
 def _locked_file(folder: Path) -> int | None:
