@@ -200,8 +200,8 @@ def _errors(policy: PlannedRun, others: Sequence[PlannedRun]) -> list[float]:
         result = other.directory.load_result()
         if result is not None and autoencoder.weights_hash() != result["weights_hash"]:
             raise ValueError(
-                f"{path} is not the autoencoder that {other.directory.result_path} scores; htm train "
-                f"--resume {quoted(other.directory.path)} writes both again"
+                f"{path} is not the autoencoder that {other.directory.result_path} scores; htm "
+                f"train --resume {quoted(other.directory.path)} writes both again"
             )
         errors = [root_errors(autoencoder, batch, merges, std) for batch, merges in planned]
         means.append(float(torch.cat(errors).double().mean()))

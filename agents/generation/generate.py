@@ -24,6 +24,7 @@ from agents.generation.pictures import write_figures
 from agents.generation.samples import RunSamples
 from agents.generation.scores import Scores, SetScores, gaussian_tokens
 from agents.inspection.trained import say_if_not_trained
+from agents.learners.base import Learner
 from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
 from agents.runs.lock import locked
