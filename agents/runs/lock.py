@@ -14,6 +14,8 @@ from agents.config.errors import RunWarning
 
 LOCK = ".lock"
 """The file that is locked; it names who locked it, and is removed at the end."""
+NAMED_SECONDS = 0.1
+"""Whoever has just got the lock may take so long to write who it is."""
 
 
 @contextmanager
@@ -55,6 +57,7 @@ def _locked_file(folder: Path) -> int | None:
             os.close(lock)
             return None
     except BlockingIOError:
+        time.sleep(NAMED_SECONDS)
         holder = os.read(lock, 100).decode(errors="replace") or "another process"
         os.close(lock)
         raise ValueError(
