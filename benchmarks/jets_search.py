@@ -126,7 +126,7 @@ def draw(rows: Sequence[Row], path: Path) -> None:
     axes.set_xlabel("evaluations of a splitting, a jet")
     axes.set_ylabel("log-likelihood above greedy merging")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="lower right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
     pyplot.close(figure)
