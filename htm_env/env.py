@@ -146,6 +146,9 @@ class HTMEnv(EpisodesInProgress, gym.Env):
       tokens under the new embedding are one of them, else 0. The return is the share of the clades
       that were found, from 0 to 1. Only for data that has clades.
 
+    - of Jets: the log-likelihood of the splitting that a merge undoes. With `merger=`: an object
+      with `of_merges`, what merges of known result earn (`htm_env.rewards.MergeReward`). Nothing is
+      decoded then: `E_t` is what the merges so far have cost, minus the return.
     - `reward=` an object with `step` and `episode`, or a callable like `step`: your own, as
       `htm_env.rewards.Reward` describes it.
 
@@ -178,6 +181,7 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     | parameter | default | meaning |
     |---|---|---|
     | `autoencoder` | `"pretrained"` (`HTM-v0`: `"untrained"`) | or a path, or an `HTMAutoencoder` |
+    | `merger` | `None` (Jets: momenta add up) | or a known merger, in the autoencoder's place |
     | `embedding_dim` | by id | `D` of an untrained autoencoder; `"auto"`: as the data suggests |
     | `reward` | `"incremental"` (Keys: `"right_merges"`) | or another of the above |
     | `split` | `"train"` | or `"validation"`, `"test"` |
