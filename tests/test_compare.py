@@ -177,7 +177,7 @@ def test_another_comparison_in_the_same_folder_is_refused(finished, change, says
 
 
 def test_a_folder_in_use_is_left_alone(finished, capsys):
-    with open(finished / ".lock") as lock:
+    with open(finished / ".lock", "w") as lock:  # as a killed comparison leaves it
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert status(arguments(ALGOS, 96, finished, "--seeds", "2")) == 1
     assert "is in use" in capsys.readouterr().err

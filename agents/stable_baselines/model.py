@@ -151,7 +151,11 @@ def model_state(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
-    """Continue from what :func:`model_state` gave."""
+    """Continue from what :func:`model_state` gave; ``ValueError`` where weights are not finite."""
+    for part, values in state["parameters"].items():
+        for name, value in values.items():
+            if isinstance(value, torch.Tensor) and not value.isfinite().all():
+                raise ValueError(f"the weights {name!r} of the {part} are not finite")
     model.set_parameters(copy.deepcopy(state["parameters"]), device=model.device)
     for name, value in state["numbers"].items():
         setattr(model, name, value)
