@@ -152,7 +152,7 @@ def test_the_pairs_of_a_run_that_was_made_anew_are_computed_again(
     shutil.copytree(out, folder)
     anew = RunDirectory(folder / RUNS / "chain-0")
     autoencoder = HTMAutoencoder.load(anew.autoencoder_path)
-    autoencoder.token_mean += 1e-6
+    autoencoder.token_mean += 1.0
     autoencoder.save(anew.autoencoder_path)
     other = autoencoder.weights_hash()
     result = anew.load_result()

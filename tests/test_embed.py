@@ -342,7 +342,7 @@ def test_a_folder_is_replaced_all_or_nothing(tmp_path):
     with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "a") as folder:
         (folder / "missing" / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "old"]
-    shutil.copytree(tmp_path / "a", tmp_path / ".a.tmp")  # what a killed process left
+    shutil.copytree(tmp_path / "a", tmp_path / f".a.{2**22 + 1}-0.tmp")  # of a process that ended
     with atomic_folder(tmp_path / "a") as folder:
         (folder / "new").write_text("new")
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "new"]
