@@ -113,6 +113,7 @@ def test_every_file_of_a_run_is_known(run):
     assert files == set(READERS)
 
 
+@pytest.mark.timeout(1200)  # of the long form
 @pytest.mark.parametrize("file", READERS)
 def test_a_changed_byte_is_refused_recovered_or_of_no_consequence(run, tmp_path, file, mutations):
     shutil.copytree(run, tmp_path / "run")
