@@ -4,7 +4,8 @@
 All rows are of the same fixed test jets, and each is compared with greedy search on the same jets:
 the mean over jets depends on how many particles they have, the gap hardly does. An evaluation is
 one log-likelihood of one splitting that a planner asked for; of trees that are made without any it
-is 0. ``--runs DIR ...`` adds rows of trained runs, and ``--search N`` the same runs with a search.
+is 0. ``--runs DIR ...`` adds rows of trained runs, of every algorithm, and ``--search N`` the same
+runs with a search. Random trees are one a jet.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from agents import load
 from agents.evaluation.evaluate import Planner
 from agents.evaluation.search import improved
 from agents.fixed import fixed_policy
+from agents.runs.directory import RunDirectory
 from benchmarks.measuring import Row
 from benchmarks.table import RESULTS, origin, report
 from htm_env.autoencoder import TreeEncoder
@@ -59,7 +61,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--jets", type=int, default=JETS, help="how many of the fixed test jets")
     parser.add_argument("--fixed", nargs="*", default=FIXED, help="names of fixed orders")
     parser.add_argument("--runs", nargs="*", type=Path, default=[], help="folders of trained runs")
-    parser.add_argument("--search", type=int, default=0, help="proposals that improve runs' trees")
+    parser.add_argument("--search", type=int, default=0, help="budget that improves runs' trees")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -94,11 +96,11 @@ def group_rows(
     (reference,) = fixed_entries(dataset, [REFERENCE])
     greedy, _ = log_likelihoods(reference, jets, dataset)
     about = {"particles, at most": largest, "jets": len(jets.tokens)}
-    return [row(entry, jets, dataset, greedy) | about for entry in entries]
+    return [about | row(entry, jets, dataset, greedy) for entry in entries]
 
 
 def row(entry: Entry, batch: TokenBatch, dataset: Dataset, greedy: Float[Tensor, "B"]) -> Row:
-    """Means over jets; the standard error is that of the mean gap."""
+    """Means over jets; the standard error of the gap is over jets too."""
     before = entry.evaluations.count
     found, seconds = log_likelihoods(entry, batch, dataset)
     gaps, jets = found - greedy, len(greedy)
@@ -106,9 +108,9 @@ def row(entry: Entry, batch: TokenBatch, dataset: Dataset, greedy: Float[Tensor,
         "trees": entry.name,
         "log-likelihood": float(found.mean()),
         "gap to greedy": float(gaps.mean()),
-        "standard error": float(gaps.std() / jets**0.5) if jets > 1 else None,
+        "standard error of the gap": float(gaps.std() / jets**0.5) if jets > 1 else None,
         "evaluations a jet": (entry.evaluations.count - before) / jets,
-        "processor seconds": seconds,
+        "processor milliseconds a jet": 1000 * seconds / jets,
     }
 
 
@@ -130,18 +132,21 @@ def fixed_entries(dataset: Dataset, names: Sequence[str]) -> Iterator[Entry]:
 
 
 def run_entries(dataset: Dataset, folder: Path, search: int = 0) -> Iterator[Entry]:
-    """A trained run's own trees, and with ``search`` those that so many proposals make of them.
+    """A trained run's own trees, and with ``search`` those that a search of this budget makes.
 
+    Names have the algorithm, the seed, and the seconds of a run that has ended.
     Raises ``ValueError`` for a run of another environment.
     """
     learner = load(folder)
     if learner.task.env != ENV:
         raise ValueError(f"the run {folder} is of {learner.task.env}; expected one of {ENV}")
-    name, evaluations = f"{learner.algo}, {folder.name}", counted_reward(dataset)
+    name, evaluations = f"{learner.algo}, seed {learner.task.seed}", counted_reward(dataset)
+    if (result := RunDirectory(folder).load_result()) is not None:
+        name += f", {result['seconds']:.0f} s"
     learner.autoencoder.merge_costs = evaluations.merge_costs
-    for proposals in sorted({0, search}):
-        searched = f", search {proposals}" if proposals else ""
-        yield Entry(f"{name}{searched}", improved(learner, proposals), evaluations)
+    for budget in sorted({0, search}):
+        searched = f", search {budget}" if budget else ""
+        yield Entry(f"{name}{searched}", improved(learner, budget), evaluations)
 
 
 def counted_model(dataset: Dataset) -> tuple[TreeEncoder, CountedReward]:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from agents.fixed import fixed_policy
+from agents.runs.directory import RunDirectory
 from benchmarks import jets, jets_search
 from htm_env.datasets import make_dataset
 from htm_env.datasets.jets import tree_log_likelihood
@@ -26,7 +27,7 @@ def rows_of(*names: str) -> dict[tuple[str, int], jets.Row]:
 def test_gaps_are_to_greedy_on_the_same_jets_and_evaluations_are_of_single_splittings():
     rows = rows_of("greedy", "structure", "beam_5")
     greedy = rows["greedy", 20]
-    assert (greedy["gap to greedy"], greedy["standard error"]) == (0, 0)
+    assert (greedy["gap to greedy"], greedy["standard error of the gap"]) == (0, 0)
     assert greedy["evaluations a jet"] == pytest.approx(((BATCH.num_tokens - 1) ** 2).sum() / 12)
     truth = tree_log_likelihood(BATCH, BATCH.merges)
     assert rows["structure", 20]["log-likelihood"] == pytest.approx(float(truth.mean()))
@@ -52,15 +53,19 @@ def test_exact_is_never_below_a_beam_of_100_on_jets():
 def test_a_run_is_a_row_and_its_search_another(monkeypatch, tmp_path):
     model, _ = jets.counted_model(DATA)
     run = SimpleNamespace(
-        task=SimpleNamespace(env=jets.ENV),
+        task=SimpleNamespace(env=jets.ENV, seed=3),
         algo="reinforce",
         autoencoder=model,
         std=DATA.std,
         plan=fixed_policy("structure", model).plan,
     )
     monkeypatch.setattr(jets, "load", lambda folder: run)
+    RunDirectory(tmp_path / "one").save_result({"seconds": 120.3})
     own, searched = jets.table(BATCH, DATA, [*jets.run_entries(DATA, tmp_path / "one", 30)])[:2]
-    assert (own["trees"], searched["trees"]) == ("reinforce, one", "reinforce, one, search 30")
+    assert (own["trees"], searched["trees"]) == (
+        "reinforce, seed 3, 120 s",
+        "reinforce, seed 3, 120 s, search 30",
+    )
     assert own["evaluations a jet"] == 0
     assert searched["evaluations a jet"] > BATCH.num_tokens.double().mean()
     assert searched["log-likelihood"] > own["log-likelihood"]
@@ -90,11 +95,28 @@ def test_the_table_says_its_command_and_commit(tmp_path):
 
 
 def test_evaluations_of_a_search_are_those_of_its_start_and_at_most_its_budget(tmp_path):
-    jets_search.main(
-        ["--jets", "6", "--starts", "greedy", "--budgets", "40", "--out", str(tmp_path)]
-    )
+    jets_search.main(["--jets", "6", "--budgets", "40", "--random-budgets", "--out", str(tmp_path)])
     rows = json.loads((tmp_path / "jets_search.json").read_text())["rows"]
     plain, searched = [row for row in rows if row["start"] == "greedy"]
     assert searched["evaluations a jet"] <= plain["evaluations a jet"] + 40
     assert searched["gap to greedy"] > plain["gap to greedy"] == 0
+    sizes = BATCH.num_tokens[:6].tolist()
+    every_pair = sum((size**3 - size) // 6 for size in sizes) / 6
+    assert plain[jets_search.ANEW] == pytest.approx(every_pair)
+    proposed = sum(size - 1 + 4 * 40 for size in sizes) / 6  # 80 proposals of two merges
+    assert searched[jets_search.ANEW] == pytest.approx(every_pair + proposed)
     assert (tmp_path / "jets_search.png").stat().st_size > 10_000
+
+
+def test_pairs_of_a_beam_are_those_of_the_forests_that_there_are():
+    # Four leaves: 1 forest of 6 pairs, 6 of 3 pairs, 15 of 1 pair.
+    assert [jets_search.number_of_forests(4, trees) for trees in (4, 3, 2, 1)] == [1, 6, 15, 15]
+    assert jets_search.pairs_of_forests(4, 100) == 6 + 6 * 3 + 15
+    assert jets_search.pairs_of_forests(4, 5) == 6 + 5 * 3 + 5
+    assert jets_search.pairs_of_forests(14, 1) == (14**3 - 14) // 6
+
+
+def test_a_planner_that_evaluates_other_pairs_than_greedy_has_no_number_anew():
+    assert jets_search.anew([4, 6], 1, 0, own=17.0) == (10 + 35) / 2
+    assert jets_search.anew([4, 6], 1, 0, own=16.0) is None
+    assert jets_search.anew([4, 6], 1, 10, own=0.0) == 4 + 40
