@@ -55,6 +55,45 @@ def test_the_curve_of_the_plane_is_that_of_hilbert():
     assert walk == [*first, [0, 2], [0, 3], [1, 3], [1, 2], [2, 2], [2, 3], [3, 3], [3, 2], *last]
 
 
+def skilling(cell: list[int], bits: int) -> int:
+    """The index of one cell: AxestoTranspose of Skilling (2004), line by line."""
+    x, n, most = list(cell), len(cell), 1 << (bits - 1)
+    q = most
+    while q > 1:
+        for i in range(n):
+            if x[i] & q:
+                x[0] ^= q - 1
+            else:
+                t = (x[0] ^ x[i]) & (q - 1)
+                x[0] ^= t
+                x[i] ^= t
+        q >>= 1
+    for i in range(1, n):
+        x[i] ^= x[i - 1]
+    t, q = 0, most
+    while q > 1:
+        if x[n - 1] & q:
+            t ^= q - 1
+        q >>= 1
+    transposed = [own ^ t for own in x]
+    digits = [str(own >> level & 1) for level in range(bits - 1, -1, -1) for own in transposed]
+    return int("".join(digits), 2)
+
+
+def test_the_index_is_that_of_skilling():
+    """The example beside its program is (5, 10, 20) of five bits each, at 7865."""
+    assert curve_index(torch.tensor([5, 10, 20]), 5).item() == skilling([5, 10, 20], 5) == 7865
+    # One bit: the index is decoded from a Gray code, so 101100 is at 110111.
+    assert curve_index(torch.tensor([1, 0, 1, 1, 0, 0]), 1).item() == 0b110111
+    for dims, bits in ((3, 5), (3, 20), (6, 2), (6, 10)):
+        cells = torch.randint(2**bits, (20, dims), generator=generator(dims))
+        assert curve_index(cells, bits).tolist() == [skilling(c, bits) for c in cells.tolist()]
+    # The eight corners of a cube along a Gray code, first coordinate first.
+    corners = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0],
+                            [1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 0, 0]])  # fmt: skip
+    assert curve_index(corners, 1).tolist() == list(range(8))
+
+
 @settings(max_examples=20)
 @given(dims=st.integers(1, 20), seed=st.integers(0, 2**16))
 def test_coarser_cells_are_visited_in_the_same_order(dims, seed):

@@ -5,6 +5,7 @@ Most of it on small files that are drawn here; the counts are those of the packa
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -117,6 +118,13 @@ def test_the_groups_of_a_file(declared):
     ]
 
 
+def test_types_are_strokes_of_unicode():
+    """The character one is taken for the stroke, anything else for none."""
+    kinds = ["㇐b/㇔", "一", "６", "", "㇔㇐", "㇣", "丶"]  # noqa: RUF001
+    found = parsed(group("".join(path(n, kind) for n, kind in enumerate(kinds, 1))))
+    assert found.types == ["㇐", "㇐", "", "", "", "㇣", ""]
+
+
 def test_the_usual_form_of_the_radical_counts():
     assert parsed(group(path(1), element="a", original="b", radical="nelson")).radical == "b"
     assert parsed(group(path(1), element="a")).radical == ""
@@ -226,7 +234,24 @@ def test_files_are_parsed_once(folder, monkeypatch, capsys):
     (folder / "04e00.svg").write_bytes(svg(NESTED) + b"\n")
     assert parses(folder, monkeypatch, version="2") == 2
     captured = capsys.readouterr()
-    assert captured.out == captured.err == ""  # no terminal, no progress bar
+    assert captured.out == ""
+    line = "reading 2 characters of KanjiVG, once\n"
+    assert captured.err == 3 * line  # no terminal, no progress bar
+
+
+def test_contents_are_read_only_where_size_or_time_differs(folder, monkeypatch):
+    parses(folder, monkeypatch)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+        assert parses(folder, monkeypatch) == 0
+    file = folder / "04e00.svg"
+    os.utime(file, (1, 1))
+    assert parses(folder, monkeypatch) == 0  # read, but the contents are the same
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "read_bytes", lambda path: pytest.fail(f"{path} was read"))
+        assert parses(folder, monkeypatch) == 0
+    file.write_bytes(svg(NESTED).replace(b"c10,0 20,0 30,0", b"c10,0 20,0 30,1"))
+    assert parses(folder, monkeypatch) == 2  # of the same size
 
 
 @pytest.mark.parametrize("damage", [lambda all: all[:-100], lambda all: b"", lambda all: b"x" * 99])
@@ -260,8 +285,11 @@ def test_a_cache_whose_numbers_were_changed_is_parsed_again(folder, monkeypatch)
 
 
 def test_a_folder_that_cannot_be_written_costs_only_time(folder, monkeypatch):
-    folder.parent.joinpath("cache").write_text("a file in the way")
-    assert parses(folder, monkeypatch) == parses(folder, monkeypatch) == 2
+    cache = folder.parent / "cache"
+    cache.write_text("a file in the way")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match=rf"{cache}/kanjivg\.npz .* HTM_CACHE"):
+            assert parses(folder, monkeypatch) == 2
 
 
 def test_a_folder_without_characters_is_refused(tmp_path):
@@ -284,7 +312,8 @@ def test_without_the_package_one_line_says_what_to_install():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     said = (done.stdout + done.stderr).strip()
-    assert "HTM-Kanji-v0 needs the strokes of KanjiVG: pip install 'htm-rl[kanji]'" in said
+    assert "HTM-Kanji-v0 needs the strokes of KanjiVG: pip install 'htm-rl[kanji]', or" in said
+    assert "pip install '.[kanji]' in a checkout" in said
     assert "Traceback" not in said
 
 
@@ -316,12 +345,11 @@ def test_resampled_points_are_on_the_curve_from_end_to_end(seed, count, points):
     dense = a * (1 - t) ** 3 + 3 * b * t * (1 - t) ** 2 + 3 * c * t**2 * (1 - t) + d * t**3
     apart = np.linalg.norm(found[:, None] - dense.reshape(1, -1, 2), axis=2)
     assert apart.min(axis=1).max() < 1.0  # of 109
-    # As long a way from each to the next as anywhere else.
-    places = apart.argmin(axis=1)
-    way = np.linalg.norm(np.diff(dense.reshape(-1, 2), axis=0), axis=1).cumsum()
-    steps = np.diff(np.append(way, way[-1])[places])
-    if points == 2:
-        assert len(steps) == 1
+    # As long a way from each to the next: the point that should be there is there.
+    moves = np.linalg.norm(np.diff(dense.reshape(-1, 2), axis=0), axis=1)
+    way = np.append(0, moves.cumsum())
+    even = np.searchsorted(way, np.linspace(0, way[-1], points)).clip(max=len(way) - 1)
+    assert np.abs(found - dense.reshape(-1, 2)[even]).max() < 1.0
 
 
 # ---------------------------------------------------------------- merges
@@ -456,6 +484,10 @@ def test_components_are_held_out(small):
         ({"strokes": (1, 5)}, "strokes is 1: expected a whole number from 2 to 30"),
         ({"strokes": (5, 2)}, "the fewest and the most"),
         ({"strokes": 5}, "the fewest and the most"),
+        (
+            {"strokes": "2,12"},
+            r"strokes is '2,12': expected the fewest and the most, as in \(2, 12\)",
+        ),
         ({"strokes": (6, 9)}, r"strokes is \(6, 9\): no character has so many"),
         ({"points": 1}, "points is 1"),
         ({"split_by": "radicals"}, "unknown split_by 'radicals'"),
@@ -524,6 +556,8 @@ def test_the_characters_of_the_package():
     assert np.median(every.stroke_counts) == 12
     assert 5.45 < every.group_counts.mean() < 5.55
     assert chr(every.codes[0]) == "一" and every.codes[-1] <= 0x9FFF
+    assert set(map(len, every.types)) == {0, 1} and 11 <= (every.types == "").sum() <= 20
+    assert len(np.unique(every.types)) == 27 + 1  # and none
     radicals, counts = np.unique(every.radicals, return_counts=True)
     assert len(radicals) == 218 and (counts >= 20).sum() == 70 and "" not in radicals
     components, uses = np.unique(every.group_names, return_counts=True)
@@ -541,6 +575,31 @@ def test_its_splits():
     shares = [[size / total for size in of_rule] for of_rule in sizes.values()]
     assert shares[0] == pytest.approx([0.8, 0.1, 0.1], abs=0.015)
     assert shares[1] == pytest.approx([0.76, 0.1, 0.14], abs=0.01)
+
+
+@needs_kanji
+def test_no_training_character_has_a_component_that_is_held_out():
+    every = kanjivg.load_characters()
+    named = dict(
+        zip(
+            map(chr, every.codes),
+            np.split(every.components, np.cumsum(every.component_counts)[:-1]),
+            strict=True,
+        )
+    )
+    own = {
+        split: {
+            component
+            for character in make_dataset("HTM-Kanji-v0", split, split_by="components").row_names
+            for component in named[character]
+        }
+        for split in SPLITS
+    }
+    held_out = kanji.VALIDATION_COMPONENTS | kanji.TEST_COMPONENTS
+    assert not own["train"] & held_out
+    assert own["validation"] >= kanji.VALIDATION_COMPONENTS
+    assert not own["validation"] & kanji.TEST_COMPONENTS
+    assert own["test"] >= kanji.TEST_COMPONENTS
 
 
 @needs_kanji

@@ -131,9 +131,7 @@ def structure_tree(
     Raises ``ValueError`` naming the first sample that has no complete hierarchy.
     """
     return given_merges(
-        batch,
-        "the structure policies expected a complete hierarchy, which generated Trees and Crosses "
-        "have",
+        batch, "the structure policies expected a complete hierarchy of every sample"
     )
 
 

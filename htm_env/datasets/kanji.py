@@ -97,7 +97,8 @@ class KanjiDataset(FiniteDataset):
         for rows, own in zip(rows_of_splits, SPLITS, strict=True):
             if not len(rows):
                 raise ValueError(
-                    f"strokes is ({least}, {most}): no character of the {own} split has so many"
+                    f"strokes is ({least}, {most}): no character of the {own} split has so many, "
+                    "and every split needs one"
                 )
         facts = RowFacts(
             name=self.name,
@@ -132,7 +133,11 @@ class KanjiDataset(FiniteDataset):
 
 def _range(strokes: Any) -> tuple[int, int]:
     """The fewest and the most strokes; ``ValueError`` for anything but two such numbers."""
-    numbers = checks.whole_numbers("strokes", strokes, 2, MOST_STROKES)
+    numbers = (
+        ()
+        if isinstance(strokes, str)
+        else checks.whole_numbers("strokes", strokes, 2, MOST_STROKES)
+    )
     if len(numbers) != 2 or numbers[0] > numbers[1]:
         raise ValueError(f"strokes is {strokes!r}: expected the fewest and the most, as in (2, 12)")
     return numbers[0], numbers[1]
@@ -313,8 +318,11 @@ def _clade_labels(
 def _token_labels(
     every: Characters, chosen: Int64[np.ndarray, "N"], most: int
 ) -> tuple[list[str], Int64[np.ndarray, "N P"]]:
-    """The types of all strokes, and of each token its number among them; -1 in empty places."""
-    names, numbers = np.unique(every.types, return_inverse=True)
+    """The types of all strokes, and of each token its number among them; -1 where no type is given,
+    and in empty places."""
+    names = np.unique(every.types)
+    names = names[names != ""]
+    numbers = np.where(every.types == "", NONE, np.searchsorted(names, every.types))
     labels = np.full((len(chosen), most), NONE, dtype=np.int64)
     there = np.arange(most) < every.stroke_counts[chosen, None]
     labels[there] = numbers[_of(every.stroke_counts, chosen)]

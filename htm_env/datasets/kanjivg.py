@@ -12,10 +12,10 @@ import os
 import re
 import struct
 import sys
+import warnings
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
 from string import ascii_lowercase
@@ -28,7 +28,7 @@ from jaxtyping import Float32, Float64, Int64
 from htm_env.datasets.base import arrays_hash
 from htm_env.files import atomic_write_bytes, cache_folder
 
-FORMAT = 1
+FORMAT = 2
 """Of the cache: another number when what is made of a file changes."""
 FIRST, LAST = 0x4E00, 0x9FFF
 """Code points of the characters, ends included: the block CJK Unified Ideographs."""
@@ -37,6 +37,8 @@ MOST_STROKES = 62
 RADICAL_KINDS = ("general", "tradit", "nelson")
 """Traditions in which a group may be marked as the radical, by preference."""
 
+_TYPE = re.compile("[\u31c0-\u31ef]")  # the block CJK Strokes
+_MISTYPED = {"一": "㇐"}  # the character one, for the stroke that it is
 _NAME = re.compile(r"([0-9a-f]{5})\.svg")  # variants have more than the code point
 _DOCTYPE = re.compile(r"<!DOCTYPE[^\[>]*(\[.*?\]\s*)?>", re.DOTALL)
 _NUMBER = r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?"
@@ -66,7 +68,7 @@ class Character(NamedTuple):
     """Cubic curves of every stroke, each by its control points, in the order of writing; y grows
     downwards."""
     types: list[str]
-    """The type of every stroke, without its variant."""
+    """The type of every stroke, without its variant; empty where none is given."""
     groups: list[Group]
     """Groups of two strokes or more that are not the whole character, smaller ones first; of any
     two, one holds the other or they share nothing."""
@@ -130,13 +132,17 @@ def load_characters() -> Characters:
         package = distribution("kanjivg")
     except PackageNotFoundError:
         raise ValueError(
-            "HTM-Kanji-v0 needs the strokes of KanjiVG: pip install 'htm-rl[kanji]'"
+            "HTM-Kanji-v0 needs the strokes of KanjiVG: pip install 'htm-rl[kanji]', or "
+            "pip install '.[kanji]' in a checkout"
         ) from None
     return cached_characters(Path(str(package.locate_file("kanji"))), package.version)
 
 
 def cached_characters(folder: Path, version: str) -> Characters:
     """The characters of a folder of SVG files; parsed where the cache is of others, or damaged.
+
+    Contents are read only where names, sizes or times of change are not those that the cache was
+    made of. Where the cache cannot be written a warning says so.
 
     Raises ``ValueError`` where the folder has none, or naming a file that cannot be parsed.
     """
@@ -147,20 +153,40 @@ def cached_characters(folder: Path, version: str) -> Characters:
     }
     if not files:
         raise ValueError(f"{folder} has no characters: expected files such as 04e00.svg")
+    cache = cache_folder() / "kanjivg.npz"
+    stored = _read(cache)
+    listing = _listing(files, version)
+    if stored is not None and stored.listing == listing:
+        return stored.characters
     contents = {code: path.read_bytes() for code, path in files.items()}
     source = _source(contents, version)
-    cache = cache_folder() / "kanjivg.npz"
-    found = _read(cache, source)
-    if found is None:
+    if stored is not None and stored.source == source:
+        found = stored.characters
+    else:
         found = Characters.of(
             [parse_character(content, str(files[code]), code) for code, content in _shown(contents)]
         )
-        arrays = found._asdict()
-        content = io.BytesIO()
-        np.savez_compressed(content, source=source, sha256=arrays_hash(arrays), **arrays)
-        with suppress(OSError):  # no room, or another process has just written the same
-            atomic_write_bytes(cache, content.getvalue())
+    _write(cache, _Stored(found, listing, source))
     return found
+
+
+class _Stored(NamedTuple):
+    """What a cache holds."""
+
+    characters: Characters
+    listing: str
+    """Hash of the files' names, sizes and times of change."""
+    source: str
+    """Hash of the files' contents."""
+
+
+def _listing(files: dict[int, Path], version: str) -> str:
+    """What tells without reading a file that a cache is of the same ones."""
+    digest = hashlib.sha256(f"{FORMAT} {version}".encode())
+    for code, path in files.items():
+        about = path.stat()
+        digest.update(f" {code} {about.st_size} {about.st_mtime_ns}".encode())
+    return digest.hexdigest()
 
 
 def _source(contents: dict[int, bytes], version: str) -> str:
@@ -179,21 +205,44 @@ _DAMAGED = (
 """Whatever reading a damaged archive of arrays may raise."""
 
 
-def _read(path: Path, source: str) -> Characters | None:
-    """The characters of a cache; None where it is missing, damaged, or made of something else."""
+def _read(path: Path) -> _Stored | None:
+    """What a cache holds; None where it is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
-        if str(arrays.pop("source")) != source or str(arrays.pop("sha256")) != arrays_hash(arrays):
+        listing, source = str(arrays.pop("listing")), str(arrays.pop("source"))
+        if str(arrays.pop("sha256")) != arrays_hash(arrays):
             return None
-        return Characters(**arrays)
+        return _Stored(Characters(**arrays), listing, source)
     except _DAMAGED:
         return None
 
 
+def _write(path: Path, stored: _Stored) -> None:
+    """Write a cache, or warn that it cannot be written."""
+    arrays = stored.characters._asdict()
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        listing=stored.listing,
+        source=stored.source,
+        sha256=arrays_hash(arrays),
+        **arrays,
+    )
+    try:
+        atomic_write_bytes(path, content.getvalue())
+    except OSError as error:
+        warnings.warn(
+            f"every process has to read KanjiVG again, since {path} cannot be written: {error}; "
+            "HTM_CACHE names another folder",
+            stacklevel=2,
+        )
+
+
 def _shown(contents: dict[int, bytes]) -> Iterator[tuple[int, bytes]]:
-    """The files one after another, with a progress bar on a terminal."""
+    """The files one after another, with a progress bar on a terminal, elsewhere after one line."""
     if not sys.stderr.isatty():
+        print(f"reading {len(contents):,} characters of KanjiVG, once", file=sys.stderr)
         yield from contents.items()
         return
     from rich.console import Console  # only here, since this happens once
@@ -265,7 +314,7 @@ def _parsed(root: ElementTree.Element, code: int) -> Character:
             elif _local(child.tag) == "path":
                 own = {_local(key): value for key, value in child.attrib.items()}
                 strokes.append(parse_path(own.get("d", "")))
-                types.append(own.get("type", "").partition("/")[0].rstrip(ascii_lowercase))
+                types.append(_type(own.get("type", "")))
         component = about.get("element", "")
         part = about.get("part")
         marked[place] = _Marked(
@@ -289,6 +338,14 @@ def _parsed(root: ElementTree.Element, code: int) -> Character:
         _groups(marked, len(strokes)),
         frozenset(group.name for group in marked if group.name),
     )
+
+
+def _type(named: str) -> str:
+    """The first type that a stroke is given, without its variant: ㇐ of ``㇐b/㇔``; empty where it
+    is none."""
+    first = named.partition("/")[0].rstrip(ascii_lowercase)
+    first = _MISTYPED.get(first, first)
+    return first if _TYPE.fullmatch(first) else ""
 
 
 def _groups(marked: Sequence[_Marked], num_strokes: int) -> list[Group]:
