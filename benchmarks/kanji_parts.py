@@ -1,10 +1,10 @@
 """Agreement of trees that are not learned with the groups of strokes that experts made:
-``python -m benchmarks.kanji_parts``.
+``python -m benchmarks.kanji_parts``; ``--facts`` prints the counts of the data instead.
 
 ``recall`` is the share of a character's groups that the tree has, ``compatible`` the share of the
-tree's clades that contradict no group, both as means over all characters, with the standard error
-of the former; ``F1`` is the harmonic mean of the two. ``tree_f1`` is what runs report: the mean of
-each character's own. The last columns are of some characters alone.
+tree's clades that contradict no group, both as means over all characters; ``± of recall`` is the
+standard error of the former, ``F1`` the harmonic mean of the two. ``tree_f1`` is what runs report:
+the mean of each character's own. The last columns are of some characters alone.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import argparse
 from collections.abc import Callable
 from itertools import pairwise
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -23,6 +24,7 @@ from agents.fixed.linkage import average_update, linked, ward_update
 from benchmarks.table import report
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, make_dataset
+from htm_env.datasets.kanjivg import Characters, load_characters
 from htm_env.forest import leaf_sets, pad_merges
 from htm_env.types import TokenBatch
 
@@ -111,10 +113,32 @@ def agreement(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> dict[str, fl
     recall, share = scores["tree_recall"][known].double(), compatible(batch, merges)[known].mean()
     return {
         "recall": float(recall.mean()),
+        "± of recall": float(recall.std(correction=0)) / len(recall) ** 0.5,
         "compatible": float(share),
         "F1": float(2 * recall.mean() * share / (recall.mean() + share)),
-        "±": float(recall.std(correction=0)) / len(recall) ** 0.5,
         "tree_f1": float(scores["tree_f1"][known].mean()),
+    }
+
+
+def facts(every: Characters) -> dict[str, float]:
+    """Counts of the characters, their groups and their labels."""
+    binary = 0
+    masks = np.split(every.groups, np.cumsum(every.group_counts)[:-1])
+    for count, groups in zip(every.stroke_counts.tolist(), masks, strict=True):
+        parts = [1 << stroke for stroke in range(count)]
+        for group in groups.tolist():  # smaller ones first
+            own = [part for part in parts if part & group]
+            parts = [part for part in parts if not part & group] + [group]
+            binary += len(own) == 2
+    _, uses = np.unique(every.group_names[every.group_names != ""], return_counts=True)
+    return {
+        "characters": len(every.codes),
+        "groups": len(every.groups),
+        "share of binary groups": binary / max(len(every.groups), 1),
+        "names of groups": len(uses),
+        "names of 20 groups or more": int((uses >= 20).sum()),
+        "radicals": len(np.unique(every.radicals)),
+        "types of strokes": len(np.unique(every.types[every.types != ""])),
     }
 
 
@@ -147,7 +171,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--strokes", type=int, nargs=2, default=[4, 20], help="fewest and most")
     parser.add_argument("--points", type=int, default=8, help="of a stroke")
     parser.add_argument("--split", default="train", help="of the characters")
+    parser.add_argument("--facts", action="store_true", help="print the counts of the data")
     options = parser.parse_args(arguments)
+    if options.facts:
+        for name, value in facts(load_characters()).items():
+            print(f"{name}: {value:,}")
+        return
     torch.set_num_threads(1)
     dataset = make_dataset(
         "HTM-Kanji-v0", options.split, strokes=tuple(options.strokes), points=options.points

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
-from benchmarks.kanji_parts import adjacent_trees, agreement, compatible
+from benchmarks.kanji_parts import adjacent_trees, agreement, compatible, facts
+from htm_env.datasets.kanjivg import Character, Characters, Group
 from htm_env.types import TokenBatch
 
 
@@ -34,6 +36,24 @@ def test_only_neighbours_in_the_order_of_writing_are_joined():
     # the same strokes in other slots, and one that is empty
     merges = adjacent_trees(on_a_line(7, 1, 0, 5, 9), torch.tensor([[3, 2, 0, 1, -1]]))
     assert merges.tolist() == [[[3, 1], [2, 4], [5, 0], [-1, -1]]]
+
+
+def test_facts_by_hand():
+    """Of four strokes the groups 01 (two strokes) and 012 (a group and a stroke) are binary, of the
+    next character 012 is not."""
+    stroke = np.zeros((1, 4, 2))
+    first = [Group(0b0011, "A"), Group(0b0111, "")]
+    characters = Characters.of(
+        [
+            Character(0x4E00, "A", [stroke] * 4, ["㇐", "㇐", "㇑", ""], first, frozenset("A")),
+            Character(0x4E01, "A", [stroke] * 4, ["㇐"] * 4, [Group(0b0111, "A")], frozenset("A")),
+        ]
+    )
+    found = facts(characters)
+    assert found["characters"] == 2 and found["groups"] == 3
+    assert found["share of binary groups"] == pytest.approx(2 / 3)
+    assert found["names of groups"] == 1 and found["names of 20 groups or more"] == 0
+    assert found["radicals"] == 1 and found["types of strokes"] == 2
 
 
 def test_scores_by_hand():
