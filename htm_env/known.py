@@ -33,7 +33,8 @@ class KnownMerger(TreeEncoder):
             particles has a method ``momenta`` (see ``TreeEncoder.momenta``).
         costs: what merges cost (see ``TreeEncoder.merge_costs``); nothing if None.
 
-    Raises ``ValueError`` where the rule does not map embeddings to such embeddings.
+    Raises ``ValueError`` where the rule does not map embeddings to such embeddings, or is not
+    commutative or associative on random tokens although it says so.
     """
 
     def __init__(self, token_dim: int, rule: Any, costs: MergeCosts | None = None) -> None:
@@ -44,13 +45,15 @@ class KnownMerger(TreeEncoder):
                 "shape (merges, D)"
             )
         lift: Callable[[Tensor], Tensor] = getattr(rule, "lift", _as_it_is)
-        dim = _checked_dim(rule, lift, token_dim)
-        super().__init__({"token_dim": token_dim, "embedding_dim": dim})
+        lifted = _checked_lift(rule, lift, token_dim)
+        merged = _checked_merges(rule, lifted)
+        super().__init__({"token_dim": token_dim, "embedding_dim": lifted.shape[1]})
         self.rule, self._lift = rule, lift
         self.commutative = bool(getattr(rule, "commutative", False))
         self.associative = bool(getattr(rule, "associative", False))
+        _check_symmetries(self, lifted, merged)
         self.momenta = getattr(rule, "momenta", None)
-        self.merge_costs = costs or _free
+        self.merge_costs, self.costs_known = costs or _free, costs is not None
 
     def lifter(self, standardised: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows D"]:
         # In double precision: what standardising rounds off is not to be lost a second time.
@@ -71,22 +74,77 @@ def _free(first: Tensor, second: Tensor, merged: Tensor, last: Bool[Tensor, "I"]
     return merged.new_zeros(len(merged))
 
 
-def _checked_dim(rule: Any, lift: Callable[[Tensor], Tensor], token_dim: int) -> int:
-    """The embedding dimension; ``ValueError`` where lifting or merging changes it."""
-    tokens = torch.ones(PROBES, token_dim)
-    lifted: object = lift(tokens)
+def _name(rule: Any) -> str:
+    return str(getattr(rule, "__name__", type(rule).__name__))
+
+
+def _checked_lift(
+    rule: Any, lift: Callable[[Tensor], Tensor], token_dim: int
+) -> Float[Tensor, "I D"]:
+    """Embeddings of random tokens; ``ValueError`` where lifting them gives something else."""
+    tokens = torch.rand(PROBES, token_dim, generator=torch.Generator().manual_seed(0)) + 0.5
+    given = f"the merger {_name(rule)}'s lift"
+    lifted = _called(given, lift, tokens)
     if not isinstance(lifted, Tensor) or lifted.ndim != 2 or len(lifted) != PROBES:
         raise ValueError(
-            f"the merger's lift gave {_described(lifted)} for tokens of shape "
-            f"{tuple(tokens.shape)}; expected embeddings of shape ({PROBES}, D)"
+            f"{given} gave {_described(lifted)} for tokens of shape {tuple(tokens.shape)}; "
+            f"expected a tensor of embeddings of shape ({PROBES}, D)"
         )
-    merged: object = rule(lifted, lifted)
+    return _checked_numbers(given, lifted)
+
+
+def _checked_merges(rule: Any, lifted: Float[Tensor, "I D"]) -> Float[Tensor, "I D"]:
+    """What pairs of different embeddings become; ``ValueError`` where these are no embeddings."""
+    given = f"the merger {_name(rule)}"
+    merged = _called(given, rule, lifted, lifted.roll(1, 0))
     if not isinstance(merged, Tensor) or merged.shape != lifted.shape:
         raise ValueError(
-            f"the merger gave {_described(merged)} for pairs of shape {tuple(lifted.shape)}; "
-            "expected the same shape"
+            f"{given} gave {_described(merged)} for pairs of shape {tuple(lifted.shape)}; "
+            "expected a tensor of the same shape"
         )
-    return lifted.shape[1]
+    return _checked_numbers(given, merged)
+
+
+def _called(given: str, function: Callable[..., Any], *arguments: Tensor) -> object:
+    """What a function returns; ``ValueError`` for one of other arguments."""
+    try:
+        result: object = function(*arguments)
+    except TypeError as error:
+        expected = "(tokens)" if len(arguments) == 1 else "(first, second)"
+        raise ValueError(f"{given} does not take {expected}: {error}") from error
+    return result
+
+
+def _checked_numbers(given: str, values: Tensor) -> Tensor:
+    if values.dtype != torch.float32:
+        raise ValueError(f"{given} gave {values.dtype} for torch.float32; expected torch.float32")
+    if not values.isfinite().all():
+        found = float(values[~values.isfinite()][0])
+        raise ValueError(f"{given} gave {found} for tokens between 0.5 and 1.5; expected numbers")
+    return values
+
+
+def _check_symmetries(
+    known: KnownMerger, lifted: Float[Tensor, "I D"], merged: Float[Tensor, "I D"]
+) -> None:
+    """``ValueError`` where the order of tokens or of merges counts although it is said not to."""
+    rule, others = known.rule, lifted.roll(1, 0)
+    third = lifted.roll(2, 0)
+    if known.commutative and not _close(merged, rule(others, lifted)):
+        raise ValueError(
+            f"the merger {_name(rule)} says commutative = True, but gave other numbers for "
+            "(second, first) than for (first, second)"
+        )
+    if known.associative and not _close(rule(merged, third), rule(lifted, rule(others, third))):
+        raise ValueError(
+            f"the merger {_name(rule)} says associative = True, but three tokens became other "
+            "numbers where the second and third were merged first"
+        )
+
+
+def _close(one: Tensor, other: Tensor) -> bool:
+    """True <--> equal but for rounding, which sums of large and small numbers multiply."""
+    return torch.allclose(one, other, rtol=1e-2, atol=1e-3)
 
 
 def _described(value: object) -> str:

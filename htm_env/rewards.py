@@ -93,6 +93,8 @@ class Reward(ABC):
 
     needs_clades = False
     """True <--> the data must have a hierarchy of its own."""
+    needs_costs = False
+    """True <--> under a known merger it is minus the cost of merges, which has to be known."""
     is_fall_of_error = False
     """True <--> the return is ``E_0 - E_final``, so that a large error means a poor episode."""
 
@@ -128,6 +130,7 @@ class Incremental(Reward):
     its leaves; the return is ``E_0 - E_final`` for any order.
     """
 
+    needs_costs = True
     is_fall_of_error = True
 
     def step(self, transition: Transition) -> Float[Tensor, "B"]:
@@ -140,6 +143,7 @@ class Incremental(Reward):
 class Terminal(Reward):
     """The incremental rewards of an episode, summed and paid with the merge that ends it."""
 
+    needs_costs = True
     is_fall_of_error = True
 
     def step(self, transition: Transition) -> Float[Tensor, "B"]:
@@ -160,6 +164,8 @@ class OneStep(Reward):
     The published method's reward; an autoencoder can shrink its embeddings to please it, so it is
     never a measure of quality. Under a known merger, which is not undone, minus the merge's cost.
     """
+
+    needs_costs = True
 
     def step(self, transition: Transition) -> Float[Tensor, "B"]:
         autoencoder, before, after, first, second = transition
@@ -258,7 +264,14 @@ class RewardOfMerges(MergeReward):
 
     def of_merges(self, first: Tensor, second: Tensor, merged: Tensor, last: Tensor) -> Any:
         rewards = self._of_merges(first, second, merged, last)
-        return check_rewards(rewards, torch.ones_like(last))
+        try:
+            return check_rewards(rewards, torch.ones_like(last))
+        except ValueError as error:
+            if merged.isfinite().all():
+                raise
+            wrong = float(merged[~merged.isfinite()][0])
+            message = f"the merger returned {wrong}; expected finite numbers"
+            raise ValueError(message) from error
 
 
 class RewardOfFunctions(Reward):
@@ -364,7 +377,7 @@ def known_costs(
     Costs are minus the reward, where it is one of merges alone, else minus the data's own; None
     where neither is. An autoencoder that is given takes the place of the data's known merger, and
     then the reward that was left out is ``"incremental"``. Raises ``ValueError`` where a merger is
-    given and no reward is known.
+    given and no reward is known, or one that is made of costs that are not.
     """
     if merger is None and (autoencoder is not None or dataset.default_merger is None):
         own = ":" in dataset.default_reward  # it is about embeddings that the autoencoder has not
@@ -372,7 +385,13 @@ def known_costs(
     found, own_reward = reward_on(dataset, reward), reward_on(dataset)
     if reward is None and own_reward.merge_costs is None:
         raise ValueError("a merger is given without a reward; expected reward= beside merger=")
-    return found, found.merge_costs or own_reward.merge_costs
+    costs = found.merge_costs or own_reward.merge_costs
+    if costs is None and found.needs_costs:
+        raise ValueError(
+            f"the reward {reward} beside a merger is minus the cost of merges, and no cost is "
+            "known; expected a reward with of_merges(first, second, merged, last)"
+        )
+    return found, costs
 
 
 def _of_one_merge(function: Callable[..., Any]) -> Callable[[Transition], Any]:

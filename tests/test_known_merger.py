@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from agents.evaluation.evaluate import evaluate
+from agents.evaluation.search import tree_search
 from agents.fixed import fixed_policy
+from agents.networks.scorers import make_scorer
 from htm_env.known import KnownMerger
 from htm_env.rewards import EncodedEpisodes, MergeReward, reward_on
 from htm_env.simulator import EnvConfig, Simulator
@@ -23,6 +25,16 @@ class Sum:
 
     def __call__(self, first, second):
         return first + second
+
+
+class Rule:
+    """Neither commutative nor associative, whatever it says."""
+
+    def __init__(self, **said):
+        vars(self).update(said)
+
+    def __call__(self, first, second):
+        return first / 2 - second
 
 
 class Squares:
@@ -94,6 +106,41 @@ def test_evaluation_gives_the_return_and_no_error_of_a_reconstruction():
     assert not {"nmse", "sampled_nmse"} & set(scores)
 
 
+def ones_of_merges(before, after, first, second):
+    """One for every merge, of no known cost."""
+    return (after.forest.num_merges - before.forest.num_merges).float()
+
+
+def test_the_return_is_of_the_reward_that_is_given():
+    world = Simulator(
+        EnvConfig("HTM-v0", merger=Sum(), reward=Squares(), dataset_kwargs={"dataset": SETS})
+    )
+    planner = fixed_policy("balanced_sorted", world.autoencoder)
+    plain = evaluate(planner, world.autoencoder, world.dataset, 10, sampled=False)
+    ones = reward_on(world.dataset, ones_of_merges)
+    scores = evaluate(planner, world.autoencoder, world.dataset, 10, sampled=False, reward=ones)
+    assert scores["return"] == 4  # five tokens, so four merges
+    assert scores["cost"] == -plain["return"]
+    assert "cost" not in plain
+
+
+def test_no_search_where_no_cost_is_known():
+    data = {"dataset": SETS}
+    world = Simulator(EnvConfig("HTM-v0", merger=Sum(), reward=ones_of_merges, dataset_kwargs=data))
+    batch, generator = world.dataset.fixed(2), torch.Generator()
+    for name in ("greedy", "beam", "beam_2", "exact"):
+        with pytest.raises(ValueError, match=f"{name} cannot plan"):
+            fixed_policy(name, world.autoencoder).plan(batch, generator)
+    with pytest.raises(ValueError, match="no of_merges"):
+        tree_search(world.autoencoder, world.std, 10)
+    with pytest.raises(ValueError, match="no of_merges"):
+        make_scorer("merged", 3, 8, world.autoencoder)
+    planner = fixed_policy("random", world.autoencoder)
+    scores = evaluate(planner, world.autoencoder, world.dataset, 10, reward=world.reward)
+    assert scores["return"] == 4
+    assert "cost" not in scores
+
+
 @pytest.mark.parametrize(
     ("merger", "others", "message"),
     [
@@ -102,6 +149,14 @@ def test_evaluation_gives_the_return_and_no_error_of_a_reconstruction():
         ("sum", {}, "the merger is the name 'sum'"),
         (Sum(), {"reward": None}, "a merger is given without a reward"),
         (lambda one, other: one[:, :1], {}, r"shape \(3, 1\) for pairs of shape \(3, 3\)"),
+        (Sum(), {"reward": "incremental"}, "reward incremental .* no cost is known"),
+        (Sum(), {"reward": "terminal"}, "reward terminal .* no cost is known"),
+        (lambda one, other: one.numpy(), {}, "of type ndarray .* expected a tensor"),
+        (lambda one, other: one.double(), {}, "gave torch.float64"),
+        (lambda one, other: one / 0, {}, "gave inf"),
+        (lambda one: one, {}, r"<lambda> does not take \(first, second\)"),
+        (Rule(commutative=True), {}, "Rule says commutative = True"),
+        (Rule(associative=True), {}, "Rule says associative = True"),
         (Sum(), {"autoencoder": "untrained"}, "both a merger and an autoencoder"),
         (Sum(), {"embedding_dim": 7}, "embedding_dim is 7, but the known merger's is 3"),
     ],

@@ -73,7 +73,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
         )
     planner = improved(learner, options.search)
     if options.search:
-        scores = evaluate(planner, learner.autoencoder, dataset, options.episodes)
+        model, reward = learner.autoencoder, learner.reward
+        scores = evaluate(planner, model, dataset, options.episodes, reward=reward)
     else:
         scores = learner.evaluate(dataset, options.episodes)
     references = {}
@@ -151,10 +152,10 @@ def _returns(
         raise UsageError(
             "--flat-merges trains an autoencoder, and nothing is decoded where the merger is known"
         )
-    model = learner.autoencoder
-    own = sample_returns(planner, model, dataset, options.episodes)
+    model, reward = learner.autoencoder, learner.reward
+    own = sample_returns(planner, model, dataset, options.episodes, reward=reward)
     found = {
-        name: sample_returns(order, model, dataset, options.episodes)
+        name: sample_returns(order, model, dataset, options.episodes, reward=reward)
         for name, order in planners_of_returns(model, dataset).items()
     }
     gains = {name: mean_and_error(own - returns) for name, returns in found.items()}

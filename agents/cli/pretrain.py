@@ -21,7 +21,7 @@ from agents.optim.optimizers import OptimizerConfig
 from agents.runs.loop import Training
 from agents.runs.progress import shown
 from htm_env.autoencoder import TreeEncoder
-from htm_env.datasets import Dataset
+from htm_env.datasets import Dataset, make_dataset
 from htm_env.losses import LossWeights
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import EMBEDDING_DIMS, FOLDER, SHIPPED
@@ -89,6 +89,12 @@ def pretrain(options: PretrainOptions) -> None:
     """
     set_threads(options.threads)
     if options.env is not None and options.env not in EMBEDDING_DIMS:
+        with as_usage_error():
+            dataset = make_dataset(options.env, "train")
+        if dataset.default_merger is not None:
+            raise UsageError(
+                f"the merger of {options.env} is known, so there is no autoencoder to pretrain"
+            )
         raise UsageError(
             f"{options.env} has no pretrained weights; choose from {', '.join(EMBEDDING_DIMS)}"
         )

@@ -23,6 +23,7 @@ from htm_env.measures.metrics import (
     nmse_per_sample,
 )
 from htm_env.population import final_errors
+from htm_env.rewards import EncodedEpisodes, Reward
 from htm_env.types import TokenBatch
 
 VALIDATION_EPISODES, VALIDATION_TOKENS = 256, 2**16
@@ -80,12 +81,13 @@ def evaluate(
     seed: int = EVALUATION_SEED,
     *,
     sampled: bool = True,
+    reward: Reward | None = None,
 ) -> dict[str, float | None]:
     """Scores over the first ``count`` fixed episodes of ``dataset``, each weighing the same.
 
-    Gives ``nmse`` (merges chosen greedily; of a known merger ``return``, the summed reward, and
-    nothing else that is decoded), of data with categories ``error_rate`` (the share of
-    them that is decoded wrongly), ``sampled_nmse`` (merges drawn from the policy; left out if not
+    Gives ``nmse`` (merges chosen greedily; of a known merger ``return``, the summed ``reward``,
+    and beside it ``cost`` where the return is not minus that), of data with categories
+    ``error_rate`` (the share of them that is decoded wrongly), ``sampled_nmse`` (merges drawn from the policy; left out if not
     ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
     classifier's four accuracies (``htm_env/measures/metrics.py``). Finite data gives
     each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
@@ -109,9 +111,11 @@ def evaluate(
                 chunk["sampled_nmse"] = root_errors(autoencoder, batch, drawn, std)
             chunk |= classifier_scores(autoencoder.decoding(), batch, merges)
         else:
-            chunk = {"return": -root_errors(autoencoder, batch, merges, std)}
+            chunk = {"return": returns(autoencoder, batch, merges, std, reward)}
             if drawn is not None:
-                chunk["sampled_return"] = -root_errors(autoencoder, batch, drawn, std)
+                chunk["sampled_return"] = returns(autoencoder, batch, drawn, std, reward)
+            if not _is_minus_cost(reward) and autoencoder.costs_known:
+                chunk["cost"] = root_errors(autoencoder, batch, merges, std)
         chunks.append(chunk | tree_scores(batch, merges))
     return _means(chunks)
 
@@ -188,6 +192,7 @@ def sample_returns(
     dataset: Dataset,
     count: int = TEST_EPISODES,
     seed: int = EVALUATION_SEED,
+    reward: Reward | None = None,
 ) -> Float64[Tensor, "N"]:
     """The return of every fixed episode of :func:`evaluate`, greedy, where the merger is known."""
     device = autoencoder.token_mean.device
@@ -195,8 +200,28 @@ def sample_returns(
     found = []
     for batch in dataset.fixed(count).to(device).parts(CHUNK):
         merges = planned(planner, batch, generator, greedy=True)
-        found.append(-root_errors(autoencoder, batch, merges, std).double())
+        found.append(returns(autoencoder, batch, merges, std, reward).double())
     return torch.cat(found).cpu()
+
+
+@torch.no_grad()
+def returns(
+    autoencoder: TreeEncoder,
+    batch: TokenBatch,
+    merges: Int64[Tensor, "B M 2"],
+    std: Float[Tensor, "T"],
+    reward: Reward | None = None,
+) -> Float[Tensor, "B"]:
+    """The summed reward of every sample's tree under a known merger; minus its cost if None."""
+    if reward is None or _is_minus_cost(reward):
+        return -root_errors(autoencoder, batch, merges, std)
+    nodes = autoencoder.encode(batch.tokens, batch.present, merges).nodes
+    return reward.episode(EncodedEpisodes(autoencoder, batch, merges, nodes, std)).sum(1)
+
+
+def _is_minus_cost(reward: Reward | None) -> bool:
+    """True <--> under a known merger the return is minus the cost of the tree."""
+    return reward is None or reward.needs_costs or reward.merge_costs is not None
 
 
 @torch.no_grad()

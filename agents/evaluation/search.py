@@ -41,6 +41,11 @@ def tree_search(model: TreeEncoder, std: Float[Tensor, "T"], budget: int) -> Tre
     the proposals (see :func:`hill_climbed`). ``std`` are the units of the coordinates, by which an
     autoencoder's errors are measured.
     """
+    if not model.costs_known:
+        raise ValueError(
+            "trees are searched by what merges cost, and this merger's reward has no of_merges; "
+            "expected no search"
+        )
     if model.merge_costs is None:
         return HillClimbing(model, std, budget)
     from agents.evaluation.annealing import Annealing  # nothing that learns needs it

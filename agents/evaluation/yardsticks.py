@@ -70,7 +70,10 @@ class _OwnHierarchy:
 def planners_of_returns(autoencoder: TreeEncoder, dataset: Dataset) -> dict[str, Planner]:
     """What a run is held against where the merger is known: fixed orders, and the data's own
     hierarchy if it has one."""
-    orders: dict[str, Planner] = {name: fixed_policy(name, autoencoder) for name in BY_RETURN}
+    policies = [fixed_policy(name, autoencoder) for name in BY_RETURN]
+    orders: dict[str, Planner] = {
+        policy.rule.name: policy for policy in policies if policy.rule.suits(dataset, autoencoder)
+    }
     return {"own_hierarchy": _OwnHierarchy(), **orders} if dataset.has_hierarchy else orders
 
 

@@ -56,8 +56,14 @@ def _later(name: str) -> Shape:
 
 
 _COSTS = Need(
-    lambda model: not model.decodes and model.associative and model.commutative,
+    lambda model: (
+        not model.decodes and model.costs_known and model.associative and model.commutative
+    ),
     "a known merger that is associative and commutative, with a known reward",
+)
+_COMPARED = Need(
+    lambda model: model.costs_known,
+    "an autoencoder, or a known merger with a reward that has of_merges",
 )
 _PARTICLES = Need(
     lambda model: model.momenta is not None,
@@ -70,8 +76,8 @@ FIXED_POLICIES: dict[str, FixedRule] = {
         # These draw or choose ordered pairs themselves.
         FixedRule("random", random_tree, given_order),
         FixedRule("cosine", cosine_tree, given_order),
-        FixedRule("greedy", Beam(width=1), given_order),
-        FixedRule("beam", Beam(width=4), given_order),
+        FixedRule("greedy", Beam(width=1), given_order, need=_COMPARED),
+        FixedRule("beam", Beam(width=4), given_order, need=_COMPARED),
         # The same tree in another order is another policy.
         FixedRule("chain", chain_tree, random_order),
         FixedRule("balanced", balanced_tree, random_order),
@@ -131,4 +137,4 @@ def fixed_rule(name: str) -> FixedRule:
             f"unknown fixed policy {name!r}; choose from {sorted(FIXED_POLICIES)}, or beam_N with "
             "a width N of at least 1"
         )
-    return FixedRule(name, Beam(int(width[1])), given_order)
+    return FixedRule(name, Beam(int(width[1])), given_order, need=_COMPARED)

@@ -66,7 +66,9 @@ def why_not_trained_on_test(learner: Learner) -> str | None:
     earned = scores.get("return")
     if earned is not None:
         model = learner.autoencoder
-        random = sample_returns(fixed_policy("random", model), model, dataset, count)
+        random = sample_returns(
+            fixed_policy("random", model), model, dataset, count, reward=learner.reward
+        )
         return why_not_trained_by_return(learner, earned, {"random": float(random.mean())})
     nmse, makes_trees = scores["nmse"], scores["mean_height"] is not None
     assert nmse is not None  # every learner has an error

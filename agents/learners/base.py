@@ -356,7 +356,8 @@ class Learner(ABC):
         self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
     ) -> dict[str, float | None]:
         """Scores of policy and autoencoder together (see :func:`agents.evaluation.evaluate`)."""
-        return evaluate(self, self.autoencoder, dataset, count, sampled=sampled)
+        reward = self.reward
+        return evaluate(self, self.autoencoder, dataset, count, sampled=sampled, reward=reward)
 
     def figure(self, dataset: Dataset) -> Any:
         """A matplotlib figure: some samples of ``dataset``, their merge trees, reconstructions."""

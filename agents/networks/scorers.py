@@ -286,6 +286,11 @@ class MergedPolicy(NodePolicy):
                 "the scorer merged reads what pairs become, which an autoencoder has to learn "
                 f"first; choose from {others}, or give a merger that is known"
             )
+        if not model.costs_known:
+            raise ValueError(
+                "the scorer merged reads what merges earn, and this merger's reward has no "
+                "of_merges; choose from ['pair_mlp', 'pointer']"
+            )
         self.embedding_dim, self.merged_dim = embedding_dim, model.embedding_dim
         self.symmetric = model.commutative
         self._merges = KnownMerges(model)
@@ -363,9 +368,10 @@ def make_scorer(
 ) -> NodePolicy:
     """The pair scorer of that name; ``ValueError`` with the choices if there is none.
 
-    Without a name, merged where the merger is known, else pointer.
+    Without a name, merged where merger and costs are known, else pointer.
     """
     if scorer is None:
-        scorer = "pointer" if model is None or model.merge_costs is None else "merged"
+        known = model is not None and not model.decodes and model.costs_known
+        scorer = "merged" if known else "pointer"
     check_choice("scorer", scorer, sorted(SCORERS))
     return SCORERS[scorer](embedding_dim, hidden_dim, model)

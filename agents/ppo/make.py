@@ -88,8 +88,14 @@ def make_ppo(
 
 
 def minibatch(total: int, wanted: int) -> int:
-    """The size nearest to ``wanted`` that cuts ``total`` steps into about equal minibatches."""
-    return -(-total // max(1, round(total / wanted)))
+    """The size nearest to ``wanted`` that cuts ``total`` steps into equal minibatches, or into
+    about equal ones where none between half and twice of it does."""
+    size = -(-total // max(1, round(total / wanted)))
+    sizes = range(-(-wanted // 2), 2 * wanted + 1)
+    equal = [each for each in sizes if total % each == 0]
+    if total % size == 0 or not equal:
+        return size
+    return min(equal, key=lambda each: abs(each - wanted))
 
 
 def joint_model(

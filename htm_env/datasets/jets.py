@@ -32,6 +32,8 @@ from htm_env.types import TokenBatch
 
 _MAX_TOKENS = 1024
 _MAX_DRAWS = 2**17
+_MAX_FUTILE = 2**13
+"""Draws where none of the jets has fitted yet."""
 """Jets that are drawn for a seed until one is not too large."""
 _AT_ONCE = 2**13
 """Jets that are drawn together for the seeds whose first ones were too large."""
@@ -253,7 +255,7 @@ class JetsDataset(GeneratedDataset):
         # Two at once where there are few: one in twenty is too large by default.
         rows, each, tried = np.arange(batch), 2 if batch < 64 else 1, 0
         while len(rows):
-            if tried >= _MAX_DRAWS:
+            if tried >= (_MAX_FUTILE if len(rows) == batch else _MAX_DRAWS):
                 raise ValueError(
                     f"none of {tried} jets has {self.max_tokens} particles or fewer: expected a "
                     "larger max_tokens or cut, larger rates, or a smaller mass"
