@@ -117,7 +117,7 @@ def test_arguments_of_the_model_come_before_the_defaults():
 
 @pytest.mark.parametrize(
     ("total", "wanted", "size"),
-    [(768, 256, 256), (768, 300, 256), (10, 256, 10), (1000, 256, 250), (60, 25, 30)],
+    [(768, 256, 256), (768, 300, 256), (10, 256, 10), (1000, 256, 250), (1000, 300, 250)],
 )
 def test_minibatches_are_about_equal(total, wanted, size):
     assert minibatch(total, wanted) == size

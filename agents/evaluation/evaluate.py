@@ -88,8 +88,8 @@ def evaluate(
     Gives ``nmse`` (merges chosen greedily; of a known merger ``return``, the summed ``reward``,
     and beside it ``cost`` where the return is not minus that), of data with categories
     ``error_rate`` (the share of them that is decoded wrongly), ``sampled_nmse`` (merges drawn from
-    the policy; left out if not ``sampled``), of the greedy trees what :func:`tree_scores` gives, and the leaf
-    classifier's four accuracies (``htm_env/measures/metrics.py``). Finite data gives
+    the policy; left out if not ``sampled``), of the greedy trees what :func:`tree_scores` gives,
+    and the leaf classifier's four accuracies (``htm_env/measures/metrics.py``). Finite data gives
     each row once, so perhaps fewer episodes. ``seed`` makes everything repeatable; no other
     generator is touched.
 
