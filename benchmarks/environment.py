@@ -1,7 +1,8 @@
 """Environment steps per second with random legal actions: ``python -m benchmarks.environment``.
 
-The frozen autoencoder is untrained, one thread, and a step gives the mask of the next legal actions
-too; choosing among them is left out of the time. Ways to have copies: ``native`` (one batch),
+The frozen autoencoder is untrained (jets have none), one thread, and a step gives the mask of the
+next legal actions too; choosing among them is left out of the time. Ways to have copies: ``native``
+(one batch),
 ``sb3`` (the same behind Stable-Baselines3's interface), ``sync`` (Gymnasium's ``SyncVectorEnv`` of
 single environments), ``single`` (one) and ``plain reference`` (``plain_environment.py``: samples of
 equally many tokens, up to 128, and 256 copies at most; what is not over in time is the cheaper part
@@ -33,7 +34,7 @@ from htm_env.weights import make_autoencoder
 
 SECONDS, PATIENCE = 2.0, 4
 """Each row takes so long, and until one whole episode is over, up to ``PATIENCE`` times that."""
-TREES, CROSSES = "HTM-Trees-v0", "HTM-Crosses-v0"
+TREES, CROSSES, JETS = "HTM-Trees-v0", "HTM-Crosses-v0", "HTM-Jets-v0"
 GEOMETRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "7": (TREES, {"heights": (3,)}),
     "15": (TREES, {"heights": (4,)}),
@@ -42,12 +43,19 @@ GEOMETRIES: dict[str, tuple[str, dict[str, Any]]] = {
     "128": (CROSSES, {"num_crosses": (64,)}),
     "512": (CROSSES, {"num_crosses": (256,)}),
     "3, 7 or 15": (TREES, {"heights": (2, 3, 4)}),
+    "jets, up to 20": (JETS, {}),
 }
 """By the tokens of a sample."""
 COPIES, QUICK_COPIES = (1, 4, 16, 64, 256, 1024), (1, 16, 256)
 REWARDS = ("incremental", "terminal")
-TARGETS = {"native": 60_000, "sb3": 40_000}
-"""Steps per second of 256 copies of 15 tokens with the incremental reward."""
+KNOWN = "known"
+"""The reward of jets, whose merger is known; there is no autoencoder."""
+TARGETS = {
+    ("native", "15", 256, "incremental"): 60_000,
+    ("sb3", "15", 256, "incremental"): 40_000,
+    ("native", "jets, up to 20", 256, KNOWN): 60_000,
+}
+"""Steps per second of a way, by tokens, copies and reward."""
 Step = Callable[[np.ndarray | None], np.ndarray]
 """Takes actions, or None for the first reset; returns which slots are active, bool ``(B, P)``."""
 
@@ -146,9 +154,9 @@ def steps_per_second(
 ) -> float:
     """Steps of all copies together."""
     env_id, geometry = GEOMETRIES[tokens]
-    step = WAYS[way](
-        env_id, copies, autoencoder="untrained", reward=reward, device=device, **geometry
-    )
+    if reward != KNOWN:
+        geometry = geometry | {"autoencoder": "untrained", "reward": reward}
+    step = WAYS[way](env_id, copies, device=device, **geometry)
     generator = np.random.default_rng(0)
     active = step(None)
     for _ in range(2):  # to warm up
@@ -167,14 +175,13 @@ def measure(
     way: str, tokens: str, copies: int, reward: str, seconds: float, device: str = "cpu"
 ) -> Row:
     """One row."""
-    asked = (tokens, copies, reward) == ("15", 256, "incremental")
     return {
         "way": way,
         "tokens": tokens,
         "copies": copies,
         "reward": reward,
         "steps/s": steps_per_second(way, tokens, copies, reward, seconds, device),
-        "target": TARGETS.get(way) if asked else None,
+        "target": TARGETS.get((way, tokens, copies, reward)),
     }
 
 
@@ -196,7 +203,7 @@ def main(arguments: list[str] | None = None) -> None:
     cases = [
         (way, tokens, copies, reward, seconds, options.device)
         for tokens in all_tokens
-        for reward in options.rewards
+        for reward in ((KNOWN,) if GEOMETRIES[tokens][0] == JETS else options.rewards)
         for way in options.ways
         for copies in ((1,) if way == "single" else all_copies)
         if way != REFERENCE or (tokens in PLAIN_SIZES and copies <= MOST_PLAIN)
