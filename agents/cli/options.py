@@ -49,8 +49,7 @@ class RunOptions(Threads):
     embedding_dim: Annotated[int | Literal["auto"] | None, _flag("INT|auto")] = None
     """Width of an embedding; the default of the data if not given."""
     mode: Annotated[Literal["joint", "frozen"] | None, _flag("joint|frozen", "joint")] = None
-    """Autoencoder: untrained and learning too, or pretrained as it is; frozen is all that there is
-    where the merger is known."""
+    """Autoencoder: untrained and learning too, or as it is."""
     merger: _Name = None
     """module:name of a known merger, in the place of an autoencoder."""
     seconds: _Number = None
@@ -87,7 +86,6 @@ class RunOptions(Threads):
 @dataclass(frozen=True)
 class TrainOptions(RunOptions):
     """Train an algorithm, write its run to a folder, and evaluate it on held-out data.
-
     The options used most; with `--algo NAME`, those of that algorithm. `--help-all` lists the rest.
     """
 

@@ -21,7 +21,7 @@ from agents.optim.optimizers import OptimizerConfig
 from agents.runs.loop import Training
 from agents.runs.progress import shown
 from htm_env.autoencoder import TreeEncoder
-from htm_env.datasets import Dataset, make_dataset
+from htm_env.datasets import Dataset, dataset_class, environment_id
 from htm_env.losses import LossWeights
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import EMBEDDING_DIMS, FOLDER, SHIPPED
@@ -90,8 +90,8 @@ def pretrain(options: PretrainOptions) -> None:
     set_threads(options.threads)
     if options.env is not None and options.env not in EMBEDDING_DIMS:
         with as_usage_error():
-            dataset = make_dataset(options.env, "train")
-        if dataset.default_merger is not None:
+            data = dataset_class(environment_id(options.env))
+        if data.default_merger is not None:
             raise UsageError(
                 f"the merger of {options.env} is known, so there is no autoencoder to pretrain"
             )

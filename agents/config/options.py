@@ -63,7 +63,7 @@ class Threads:
     """The option of every command that computes."""
 
     threads: int = 1
-    """Of one operation; one is fastest for these small networks."""
+    """Of one operation; one is fastest for networks this small."""
 
     least: ClassVar[dict[str, int]] = {}
     """The least values of other options."""

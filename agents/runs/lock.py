@@ -22,16 +22,16 @@ NAMED_SECONDS = 0.1
 def locked(folder: str | Path) -> Iterator[int]:
     """Keep all other processes from writing in a folder; gives a descriptor that holds the lock.
 
-    The folder is made, and removed again where nothing was written to it. Where this process is
-    killed, the system ends the lock with the last process that has the descriptor: those that
-    inherit it keep the folder locked.
+    The folder is made, and removed again, with those above it, where nothing was written to it.
+    Where this process is killed, the system ends the lock with the last process that has the
+    descriptor: those that inherit it keep the folder locked.
 
     Raises ``ValueError`` for a file, and naming the process that has the lock.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; expected a folder, or nothing yet")
-    new = not folder.exists()
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
     lock = None
     try:
         while lock is None:
@@ -42,9 +42,9 @@ def locked(folder: str | Path) -> Iterator[int]:
         if lock is not None:
             (folder / LOCK).unlink(missing_ok=True)
             os.close(lock)
-        if new:
-            with suppress(OSError):  # there is something in it
-                folder.rmdir()
+        with suppress(OSError):  # there is something in it
+            for path in new:
+                path.rmdir()
 
 
 def _locked_file(folder: Path) -> int | None:
