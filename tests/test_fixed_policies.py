@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import permutations
 from typing import Any
 
@@ -32,6 +33,7 @@ from agents.fixed import (
 )
 from agents.fixed.order import given_order, sorted_order
 from agents.fixed.search import TOKENS_A_CALL, candidate_errors
+from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.forest import check_merges, leaf_sets, legal_pairs
 from htm_env.population import merge_pairs, start_population
@@ -190,7 +192,7 @@ def test_the_names_are_those_of_the_command_line():
         ValueError, match=r"'nearby'; choose from \['average', .*'ward'\], or beam_N"
     ):
         fixed_rule("nearby")
-    assert fixed_rule("beam_20") == FixedRule("beam_20", Beam(20), given_order)
+    assert fixed_rule("beam_20") == replace(FIXED_POLICIES["beam"], name="beam_20", shape=Beam(20))
     for name in ("beam_0", "beam_", "beam_-3", "beam_2.5"):
         with pytest.raises(ValueError, match=f"unknown fixed policy '{name}'"):
             fixed_rule(name)
