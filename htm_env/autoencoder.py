@@ -288,7 +288,7 @@ class TreeEncoder(SavedAutoencoder):
     merge_costs: MergeCosts | None = None
     """Cost of merges, where it is known; None <--> the error of what is decoded is the cost."""
     costs_known: bool = True
-    """False <--> nothing is decoded and no cost of merges is known: 0 stands for it, and no search
+    """False <--> nothing is decoded and no cost of merges is known: their cost is 0, and no search
     can compare trees."""
     commutative: bool = False
     """True <--> the order within a pair means nothing."""

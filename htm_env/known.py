@@ -1,8 +1,8 @@
 """Known mergers: what two tokens become is given by the problem, and nothing is learned or decoded.
 
 Momenta of particles add up, sets are joined, strings are concatenated: a merge of such things has a
-result that nobody has to learn. With a known reward beside it (``MergeReward`` in ``rewards.py``)
-an environment needs no autoencoder.
+result that does not have to be learned. With a known reward beside it (``MergeReward`` in
+``rewards.py``) an environment needs no autoencoder.
 """
 
 from __future__ import annotations

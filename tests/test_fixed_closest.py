@@ -99,7 +99,7 @@ def test_points_of_any_dimension_have_their_own_distances(seed):
     torch.testing.assert_close(polyline_distances(points), expected)
 
 
-# ---------------------------------------------------------------- what a token stands for
+# ---------------------------------------------------------------- the thing of a token
 
 
 def test_every_kind_says_where_its_things_are():

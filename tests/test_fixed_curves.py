@@ -89,8 +89,9 @@ def test_the_index_is_that_of_skilling():
         cells = torch.randint(2**bits, (20, dims), generator=generator(dims))
         assert curve_index(cells, bits).tolist() == [skilling(c, bits) for c in cells.tolist()]
     # The eight corners of a cube along a Gray code, first coordinate first.
-    corners = torch.tensor([[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0],
-                            [1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 0, 0]])  # fmt: skip
+    corners = torch.tensor(
+        [[0, 0, 0], [0, 0, 1], [0, 1, 1], [0, 1, 0], [1, 1, 0], [1, 1, 1], [1, 0, 1], [1, 0, 0]]
+    )
     assert curve_index(corners, 1).tolist() == list(range(8))
 
 

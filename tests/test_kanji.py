@@ -94,9 +94,19 @@ def test_a_smooth_curve_mirrors_the_last_control_point():
 
 @pytest.mark.parametrize(
     "wrong",
-    ["", "M1,1", "C1,2 3,4 5,6", "M1,1L2,2", "M1,1c1,2 3,4", "M1,1 2,2c1,2 3,4 5,6", "M1,1c1;2",
-     "M0,0c1,1 2,2 1e999,3", "1,1c1,2 3,4 5,6", "M1,1z"],
-)  # fmt: skip
+    [
+        "",
+        "M1,1",
+        "C1,2 3,4 5,6",
+        "M1,1L2,2",
+        "M1,1c1,2 3,4",
+        "M1,1 2,2c1,2 3,4 5,6",
+        "M1,1c1;2",
+        "M0,0c1,1 2,2 1e999,3",
+        "1,1c1,2 3,4 5,6",
+        "M1,1z",
+    ],
+)
 def test_any_other_path_is_refused(wrong):
     with pytest.raises(ValueError, match="path"):
         parse_path(wrong)
@@ -148,8 +158,9 @@ def test_parts_of_a_component_are_joined():
 
 
 def test_parts_of_two_copies_are_not_mixed():
-    halves = [group(path(2 * n) + path(2 * n + 1), element="A", part=str(1 + n % 2))
-              for n in range(4)]  # fmt: skip
+    halves = [
+        group(path(2 * n) + path(2 * n + 1), element="A", part=str(1 + n % 2)) for n in range(4)
+    ]
     found = parsed(group("".join(halves) + path(9))).groups
     assert found[-2:] == [(bits(0, 1, 2, 3), "A"), (bits(4, 5, 6, 7), "A")]
     numbered = [
@@ -613,9 +624,7 @@ def test_forest_of_trees():
     batch = data.episodes(keys)
     sizes = batch.clades[0].sum(1).tolist()
     names = [data.clade_label_names[label] for label in data.clade_labels(keys)[0] if label >= 0]
-    assert sorted(zip(sizes, names, strict=False)) == [
-        (4, "木"), (4, "木"), (4, "木"), (8, "林")
-    ]  # fmt: skip
+    assert sorted(zip(sizes, names, strict=False)) == [(4, "木"), (4, "木"), (4, "木"), (8, "林")]
     assert data.label_names[data.labels(keys)[0]] == "木"
     assert data.mean.shape == (8,) and (data.std > 15).all() and (data.std < 30).all()
     # The first tree, which is not part of the pair, is above the other two: y grows upwards.

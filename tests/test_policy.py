@@ -1,4 +1,4 @@
-"""The scorers against plain loops over pairs, and against what stands in empty slots."""
+"""The scorers against plain loops over pairs, and against what is in empty slots."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ programming over all merges that were evaluated, a sparse form of the trellis of
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,12 +22,10 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
+from agents.evaluation.evaluate import Numbers
 from agents.fixed.search import mixed
 from htm_env.autoencoder import TreeEncoder
 from htm_env.types import NONE, TokenBatch
-
-Numbers = Callable[[int], Tensor]
-"""``numbers(count)``: the next uniform float64 numbers in [0, 1) of each sample, ``(B, count)``."""
 
 PROPOSALS = 2
 """For each evaluation of the budget, at most; those that lead to known merges cost nothing."""

@@ -6,7 +6,6 @@ annealing (``annealing.py``) where the merger is known, and so the cost of every
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -15,13 +14,10 @@ import torch
 from jaxtyping import Float, Int64, UInt64
 from torch import Tensor
 
-from agents.evaluation.evaluate import Planner, root_errors
+from agents.evaluation.evaluate import Numbers, Planner, root_errors
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets.base import mix, uniforms
 from htm_env.types import TokenBatch
-
-Numbers = Callable[[int], Tensor]
-"""``numbers(count)``: the next uniform float64 numbers in [0, 1) of each sample, ``(B, count)``."""
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from agents.config.options import TEST_EPISODES
@@ -58,15 +58,6 @@ def tree_yardsticks(
     return {name: float(values.double().mean()) for name, values in errors.items()}
 
 
-class _OwnHierarchy:
-    """The merges that come with the data."""
-
-    def plan(
-        self, batch: TokenBatch, generator: torch.Generator, *, greedy: bool
-    ) -> Int64[Tensor, "B M 2"]:
-        return batch.merges
-
-
 def planners_of_returns(autoencoder: TreeEncoder, dataset: Dataset) -> dict[str, Planner]:
     """What a run is held against where the merger is known: fixed orders, and the data's own
     hierarchy if it has one."""
@@ -74,7 +65,9 @@ def planners_of_returns(autoencoder: TreeEncoder, dataset: Dataset) -> dict[str,
     orders: dict[str, Planner] = {
         policy.rule.name: policy for policy in policies if policy.rule.suits(dataset, autoencoder)
     }
-    return {"own_hierarchy": _OwnHierarchy(), **orders} if dataset.has_hierarchy else orders
+    if dataset.has_hierarchy:
+        return {"own_hierarchy": fixed_policy("structure_canonical", autoencoder), **orders}
+    return orders
 
 
 class Mean(NamedTuple):

@@ -203,7 +203,10 @@ class HeldOutEvaluation(BaseCallback):
         # Stable-Baselines3 may have put the model on another device than the environment's.
         device = autoencoder.token_mean.device
         self._network = copy.deepcopy(network_of(self.model.policy)).to(device)
-        scores = evaluate(self, autoencoder, self.dataset, self.episodes, sampled=False)
+        reward = self.env.copies.simulator.reward
+        scores = evaluate(
+            self, autoencoder, self.dataset, self.episodes, sampled=False, reward=reward
+        )
         for name, score in scores.items():
             if score is not None:
                 self.logger.record(f"validation/{name}", score)
