@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
+from jaxtyping import Float64
+from torch import Tensor
+
 from agents.cli.options import EvaluateOptions
 from agents.cli.tables import print_scores, print_table
 from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
 from agents.config.run import Task
-from agents.evaluation.evaluate import Planner, evaluate, reference_scores, sample_returns
+from agents.evaluation.evaluate import means, reference_scores, sample_returns, sample_scores
 from agents.evaluation.search import improved
 from agents.evaluation.yardsticks import (
     BY_RETURN,
@@ -72,16 +75,20 @@ def evaluate_run(options: EvaluateOptions) -> None:
             f"trained on tokens of {learner.autoencoder.token_dim}"
         )
     planner = improved(learner, options.search)
-    if options.search:
+    own: dict[str, Tensor] = {}  # of every sample, where that is needed
+    if options.search or learner.task.knows_merger(dataset):
         model, reward = learner.autoencoder, learner.reward
-        scores = evaluate(planner, model, dataset, options.episodes, reward=reward)
+        own = sample_scores(planner, model, dataset, options.episodes, reward=reward)
+        scores = means(own)
     else:
         scores = learner.evaluate(dataset, options.episodes)
     references = {}
     if scores["mean_height"] is not None:  # else there are no trees
         references = reference_scores(learner.autoencoder, dataset, options.episodes)
-    by_other_means = _returns if "return" in scores else _errors
-    beside, table = by_other_means(learner, planner, task, dataset, options, scores)
+    if "return" in own:
+        beside, table = _returns(learner, dataset, options, own["return"].cpu())
+    else:
+        beside, table = _errors(learner, task, dataset, options, scores)
     episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
     about = {
         "env": task.env,
@@ -120,7 +127,6 @@ class OtherMeans(NamedTuple):
 
 def _errors(
     learner: Learner,
-    planner: Planner,
     task: Task,
     dataset: Dataset,
     options: EvaluateOptions,
@@ -140,12 +146,7 @@ def _errors(
 
 
 def _returns(
-    learner: Learner,
-    planner: Planner,
-    task: Task,
-    dataset: Dataset,
-    options: EvaluateOptions,
-    scores: Mapping[str, float | None],
+    learner: Learner, dataset: Dataset, options: EvaluateOptions, own: Float64[Tensor, "N"]
 ) -> tuple[dict[str, Any], OtherMeans]:
     """The return of fixed orders, and what this run earns more than each, sample by sample."""
     if options.flat_merges is not None:
@@ -153,20 +154,19 @@ def _returns(
             "--flat-merges trains an autoencoder, and nothing is decoded where the merger is known"
         )
     model, reward = learner.autoencoder, learner.reward
-    own = sample_returns(planner, model, dataset, options.episodes, reward=reward)
     found = {
         name: sample_returns(order, model, dataset, options.episodes, reward=reward)
         for name, order in planners_of_returns(model, dataset).items()
     }
     gains = {name: mean_and_error(own - returns) for name, returns in found.items()}
-    means = {name: float(returns.mean()) for name, returns in found.items()}
-    best = max((name for name in means if name in BY_RETURN), key=means.__getitem__)
+    earned = {name: float(returns.mean()) for name, returns in found.items()}
+    best = max((name for name in earned if name in BY_RETURN), key=earned.__getitem__)
     about = {
         "return_standard_error": mean_and_error(own).error,
-        "yardsticks": means,
+        "yardsticks": earned,
         "gains": {name: gain._asdict() for name, gain in gains.items()},
         "strongest_order": best,
-        "not_trained_enough": why_not_trained_by_return(learner, float(own.mean()), means),
+        "not_trained_enough": why_not_trained_by_return(learner, float(own.mean()), earned),
     }
     columns = "", "return", "standard error", "this run is ahead by", "standard error of that"
     cells = [("this run", *mean_and_error(own), *[None] * 2)]

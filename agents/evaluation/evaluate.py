@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -99,6 +99,23 @@ def evaluate(
 
     Raises ``ValueError`` where ``count`` is less than one or the plan leaves several trees.
     """
+    return means(
+        sample_scores(planner, autoencoder, dataset, count, seed, sampled=sampled, reward=reward)
+    )
+
+
+@torch.no_grad()
+def sample_scores(
+    planner: Planner,
+    autoencoder: TreeEncoder,
+    dataset: Dataset,
+    count: int = TEST_EPISODES,
+    seed: int = EVALUATION_SEED,
+    *,
+    sampled: bool = True,
+    reward: Reward | None = None,
+) -> dict[str, Float64[Tensor, "N"]]:
+    """The scores of :func:`evaluate` for every episode."""
     device = autoencoder.token_mean.device
     std = dataset.std.to(device)
     episodes = dataset.fixed(count).to(device)
@@ -121,7 +138,7 @@ def evaluate(
             if not _is_minus_cost(reward) and autoencoder.costs_known:
                 chunk["cost"] = root_errors(autoencoder, batch, merges, std)
         chunks.append(chunk | tree_scores(batch, merges))
-    return _means(chunks)
+    return _joined(chunks)
 
 
 @torch.no_grad()
@@ -148,7 +165,7 @@ def reference_scores(
         if dataset.has_hierarchy:
             own.append(tree_scores(batch, batch.merges))
     references = {"random_merges": random, "own_hierarchy": own}
-    return {name: _means(chunks) for name, chunks in references.items() if chunks}
+    return {name: means(_joined(chunks)) for name, chunks in references.items() if chunks}
 
 
 def tree_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> dict[str, Float[Tensor, "B"]]:
@@ -176,16 +193,19 @@ def _clade_scores(batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> CladeSco
     return CladeScores(*map(torch.cat, zip(*found, strict=True)))
 
 
-def _means(chunks: Sequence[dict[str, Tensor]]) -> dict[str, float | None]:
+def _joined(chunks: Sequence[dict[str, Tensor]]) -> dict[str, Float64[Tensor, "N"]]:
+    return {name: torch.cat([chunk[name].double() for chunk in chunks]) for name in chunks[0]}
+
+
+def means(scores: Mapping[str, Float64[Tensor, "N"]]) -> dict[str, float | None]:
     """The mean over all samples of every score.
 
     A share is NaN where there is nothing to find; an error that is NaN has to be seen.
     """
     shares = ("tree_", "classifier_")
-    means = {name: torch.cat([chunk[name].double() for chunk in chunks]) for name in chunks[0]}
     return {
         name: mean_or_none(values) if name.startswith(shares) else float(values.mean())
-        for name, values in means.items()
+        for name, values in scores.items()
     }
 
 

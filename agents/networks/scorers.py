@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int, Int64
+from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
@@ -55,6 +55,17 @@ class NodePolicy(MergePolicy, PairScorer):
         it pays to leave out the others, which may then hold anything finite.
         """
         return self.scores(first, second)
+
+    def scores_where(
+        self,
+        pairs: Bool[Tensor, "B I J"],
+        first: Float[Tensor, "B I H"],
+        second: Float[Tensor, "B J H"],
+    ) -> Float[Tensor, "B I J"]:
+        """The scores of some pairs, one by one; 0 for the others."""
+        sample, one, other = pairs.nonzero(as_tuple=True)
+        found = self.paired_scores(first[sample, one], second[sample, other])
+        return found.new_zeros(pairs.shape).index_put((sample, one, other), found)
 
     def values(
         self, pooled: Float[Tensor, "B N V"], members: Float[Tensor, "B S N"]
@@ -241,11 +252,7 @@ class PairPolicy(NodePolicy):
         second: Float[Tensor, "B J H"],
         needed: Callable[[], Tensor],
     ) -> Float[Tensor, "B I J"]:
-        pairs = needed()
-        sample, one, other = pairs.nonzero(as_tuple=True)
-        hidden = first[sample, one] + second[sample, other]  # (pairs, H)
-        scores = hidden.new_zeros(pairs.shape)
-        return scores.index_put((sample, one, other), self.rest(hidden).squeeze(-1))
+        return self.scores_where(needed(), first, second)
 
 
 @dataclass(frozen=True)
@@ -348,9 +355,7 @@ class MergedPolicy(NodePolicy):
         twice = self.symmetric and pairs.shape[1] == pairs.shape[2]
         if twice:
             pairs = (pairs | pairs.transpose(1, 2)).triu()
-        sample, one, other = pairs.nonzero(as_tuple=True)
-        found = self.paired_scores(first[sample, one], second[sample, other])
-        scores = found.new_zeros(pairs.shape).index_put((sample, one, other), found)
+        scores = self.scores_where(pairs, first, second)
         return scores + scores.triu(1).transpose(1, 2) if twice else scores
 
 

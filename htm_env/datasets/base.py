@@ -223,7 +223,8 @@ class Dataset(ABC):
         return tokens
 
     def polylines(self, tokens: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows K C"]:
-        """The points of the line that each token describes: one of a point, two of a segment, all of a stroke, and the centre of a patch, in the data's units.
+        """The points of the line that each token describes: one of a point, two of a segment, all
+        of a stroke, and the centre of a patch, in the data's units.
 
         Any other token is one point, at its standardised coordinates.
         """
