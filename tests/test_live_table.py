@@ -38,7 +38,7 @@ def test_without_a_terminal_a_line_for_every_change(watched, capsys):
     table.update()
     table.update()
     assert capsys.readouterr().err.splitlines() == [
-        "[0/2]  first  running  20%  4 s  3,000 merges  nmse 0.5"
+        "[0/2]  first  running  20%  4 s  3,000 merges  validation 0.5"
     ]
     watched[0].job.state, watched[0].job.reason = State.FAILED, "killed by SIGKILL"
     table.update()
