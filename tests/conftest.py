@@ -49,7 +49,8 @@ SLOW_MODULES = frozenset(_SLOW.split())
 _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
     diagnoses earlier_runs embed entropy flipped_bytes generate_command glom_losses key_scenes
-    known_learners learning merge_rounds_benchmark page plot_command report view
+    known_learners learning merge_rounds_benchmark page plot_command plug_ins ppo_learner ppo_make
+    replay_reinforce report run_data stable_baselines view
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""

@@ -188,13 +188,13 @@ def test_stored_episodes_alone_teach_the_policy(correction):
 
 
 def test_joint_learning_with_replays():
-    assert_learns(ReplayReinforce("HTM-Trees-v0", replaying(), **TREES), 320, 0.2)
+    assert_learns(ReplayReinforce("HTM-Trees-v0", replaying(), **TREES), 200, 0.25)
 
 
-@pytest.mark.parametrize("baseline", BASELINES)
-def test_joint_learning_with_every_baseline(baseline):
+@pytest.mark.parametrize("baseline", ["leave_one_out", "value"])
+def test_joint_learning_with_and_without_a_critic(baseline):
     learner = Reinforce("HTM-Trees-v0", replace(TINY, baseline=baseline), **TREES)
-    assert_learns(learner, 320, 0.2)
+    assert_learns(learner, 240, 0.25)
 
 
 @pytest.mark.parametrize(
