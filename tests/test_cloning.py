@@ -1,47 +1,59 @@
-"""Which demonstrator is selected: turns, means and ends by hand."""
+"""Which demonstrator is selected: rounds, means and ends by hand."""
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
+import torch
 
 from agents.fixed import fixed_rule
-from agents.learners.imitation import CONTESTANTS, KNOWN, Selection, demonstrators_of
-from agents.learners.reinforce import Reinforce
+from agents.learners.reinforce import Reinforce, ReinforceConfig
+from agents.learners.selection import ORDERS, Halving
+from agents.optim.autoencoder_trainer import AutoencoderConfig
+
+SMALL = ReinforceConfig(
+    autoencoder=AutoencoderConfig(hidden_dim=8), policy_hidden_dim=8, batch_size=4
+)
 
 
-def run(selection: Selection, **errors: list[float]) -> None:
+def run(selection: Halving, **errors: list[float]) -> None:
     for lap in zip(*errors.values(), strict=True):
-        for name, error in zip(errors, lap, strict=True):
-            selection.report(name, error, 0.0)
+        selection.report(dict(zip(errors, lap, strict=True)))
 
 
-def test_every_known_demonstrator_exists_and_others_are_compared():
-    for env_id, names in KNOWN.items():
-        assert demonstrators_of(env_id) == names
-        assert [fixed_rule(name).name for name in names] == list(names)
-    assert demonstrators_of("HTM-v0") == CONTESTANTS
+def test_the_orders_need_nothing_but_tokens_and_draw_no_order():
+    rules = [fixed_rule(name) for name in ORDERS]
+    assert not any(rule.needs_hierarchy or rule.need for rule in rules)
+    assert all(name.endswith(("_sorted", "_hilbert")) for name in ORDERS)
 
 
-def test_an_id_is_known_by_its_full_name_too():
-    for env_id in ("HTM-Trees-v0", "htm_env:HTM-Trees-v0"):
-        assert list(Reinforce(env_id).demonstrators) == ["nearest_sorted"]
+@pytest.mark.parametrize("env_id", ["HTM-Trees-v0", "HTM-Digits-v0"])
+def test_the_same_orders_take_part_on_all_data(env_id):
+    learner = Reinforce(env_id, SMALL)
+    assert learner.selection.names == ORDERS
+    learner.update(0.0)
+    assert set(learner.contestants) == set(ORDERS)
 
 
-def test_demonstrators_take_turns_until_the_end():
-    selection, order = Selection(("one", "two", "three"), end=0.5), []
-    for _ in range(6):
-        order.append(selection.next(0.49))
-        selection.report(order[-1], {"one": 0.3, "two": 0.2, "three": 0.1}[order[-1]], 0.49)
-    assert order == 2 * ["one", "two", "three"]
-    assert selection.next(0.5) == selection.next(1.0) == "three"
-    selection.report("two", 1e-9, 0.5)  # too late
-    assert selection.best == "three"
+def test_half_is_left_out_at_the_end_of_each_round():
+    selection = Halving(tuple("abcdefghi"), end=0.3)
+    run(selection, **{name: [1.0 - 0.01 * place] for place, name in enumerate("abcdefghi")})
+    selection.advance(0.099)
+    assert len(selection.remaining) == 9
+    selection.advance(0.1)
+    assert selection.remaining == ["i", "h", "g", "f"]
+    run(selection, i=[0.4], h=[0.3], g=[0.2], f=[0.1])
+    selection.advance(0.2)
+    assert selection.remaining == ["f", "g"]
+    run(selection, f=[0.2], g=[0.1])
+    selection.advance(0.3)
+    assert selection.remaining == ["g"] and selection.best == "g" and not selection.open
 
 
-def test_the_last_third_counts_by_its_geometric_mean():
-    selection = Selection(("one", "two", "three"), end=1.0)
+def test_the_last_third_of_a_round_counts_by_its_geometric_mean():
+    selection = Halving(("one", "two", "three"), end=1.0)
     # Means of the last two: 0.2, 0.1 and 0.14; of all, or of their sums, others would win.
     run(
         selection,
@@ -49,66 +61,97 @@ def test_the_last_third_counts_by_its_geometric_mean():
         two=[1.0, 1.0, 1.0, 1.0, 1.0, 0.01],
         three=[1e-9, 1e-9, 1e-9, 1e-9, 0.14, 0.14],
     )
+    selection.advance(1.0)
     assert selection.best == "two"
 
 
-@pytest.mark.parametrize(("better_by", "winner"), [(0.09, "first"), (0.11, "second")])
-def test_the_first_is_selected_unless_another_is_a_tenth_better(better_by, winner):
-    selection = Selection(("first", "second"), end=1.0)
-    run(selection, first=[0.1, 0.1], second=[0.1, 0.1 * math.exp(-better_by)])
-    assert selection.best == winner
+def test_a_round_forgets_the_one_before():
+    selection = Halving(("one", "two", "three", "four"), end=1.0)
+    run(selection, one=[0.1], two=[0.2], three=[0.3], four=[0.4])
+    selection.advance(0.5)
+    run(selection, one=[0.3], two=[0.29])
+    selection.advance(1.0)
+    assert selection.best == "two"
 
 
-def test_without_a_turn_none_is_selected_but_the_first():
-    selection = Selection(("one", "two"), end=0.1)
-    assert selection.next(0.2) == "one"
-    selection.report("two", 7.0, 0.0)
-    assert selection.next(0.2) == "two"
+def test_without_a_lap_the_first_is_selected():
+    selection = Halving(("one", "two"), end=0.1)
+    selection.advance(0.2)
+    assert selection.best == "one"
 
 
 def test_one_demonstrator_is_selected_at_once():
-    selection = Selection(("one", "one"), end=1.0)
-    assert selection.names == ("one",) and selection.end == 0.0
-    selection.report("one", math.nan, 0.0)
-    assert selection.next(0.3) == selection.next(1.0) == "one"
+    selection = Halving(("one", "one"), end=1.0)
+    assert selection.names == ("one",) and not selection.open
+    assert selection.best == "one"
 
 
 @pytest.mark.parametrize("error", [0.0, 1e-9, 2.0])
-def test_whatever_is_finite_beats_what_is_not(error):
-    selection = Selection(("broken", "finite"), end=0.1)
-    run(selection, broken=[math.inf], finite=[error])
+@pytest.mark.parametrize("broken", [math.inf, math.nan])
+def test_whatever_is_finite_beats_what_is_not(error, broken):
+    selection = Halving(("broken", "finite"), end=0.1)
+    run(selection, broken=[broken], finite=[error])
+    selection.advance(0.1)
     assert selection.best == "finite"
 
 
-def test_equally_many_turns_count_of_all():
-    """The autoencoder was better by the fourth turn, which only the first demonstrator had."""
-    selection = Selection(("one", "two"), end=1.0)
-    run(selection, one=[1.0, 0.5, 0.2], two=[1.0, 0.5, 0.1])
-    selection.report("one", 0.01, 0.0)
-    assert selection.best == "two"
-
-
 def test_a_restored_selection_goes_on():
-    selection, again = Selection(("one", "two"), 1.0), Selection(("one", "two"), 1.0)
-    selection.report(selection.next(0.0), 0.5, 0.0)
+    selection, again = Halving(("one", "two"), 1.0), Halving(("one", "two"), 1.0)
+    run(selection, one=[0.5], two=[0.1])
     again.restore(selection.state())
-    selection.report("two", 0.1, 0.0)
-    assert again.next(0.0) == "two"
-    assert (selection.best, again.best) == ("two", "one")
+    again.advance(1.0)
+    assert again.best == "two"
 
 
 def test_there_may_be_no_demonstrator():
-    selection = Selection((), 0.1)
+    selection = Halving((), 0.1)
     selection.restore(selection.state())
-    for progress in (0.0, 0.5):
-        with pytest.raises(ValueError, match="no demonstrator"):
-            selection.next(progress)
+    selection.advance(0.5)
+    assert not selection.open
+    with pytest.raises(ValueError, match="no demonstrator"):
+        assert selection.best
 
 
-@pytest.mark.parametrize(
-    ("names", "end", "says"),
-    [((), 1.5, "1.5"), (("one",), math.nan, "nan")],
-)
+@pytest.mark.parametrize(("names", "end", "says"), [((), 1.5, "1.5"), (("one",), math.nan, "nan")])
 def test_an_end_outside_the_budget_is_refused(names, end, says):
     with pytest.raises(ValueError, match=says):
-        Selection(names, end)
+        Halving(names, end)
+
+
+def test_the_winners_autoencoder_goes_on_learning():
+    config = replace(SMALL, demonstrations=("nearest", "even_sorted"), demonstration_race=0.1)
+    learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)})
+    for _ in range(3):
+        learner.update(0.0)
+    kept = {name: made.trainer.autoencoder for name, made in learner.contestants.items()}
+    hashes = {name: model.weights_hash() for name, model in kept.items()}
+    assert learner.autoencoder.weights_hash() not in hashes.values()
+    assert not learner.selects(0.1)
+    assert learner.autoencoder.weights_hash() == hashes[learner.selection.best]
+    assert learner.trainer.optimizers["merger"].updates == 3
+    scalars = learner.update(0.1)
+    assert "loss/cloning" in scalars
+    assert f"demonstrations/nmse_{learner.selection.best}" in scalars
+
+
+def test_a_run_resumes_within_its_selection():
+    learner, twin = (Reinforce("HTM-Crosses-v0", SMALL, seed=1) for _ in range(2))
+    learner.update(0.0)
+    learner.update(0.05)  # some are left out
+    assert 1 < len(learner.selection.remaining) < len(ORDERS)
+    twin.restore(learner.state())
+    for progress in (0.05, 0.09, 0.11):
+        assert learner.update(progress) == twin.update(progress)
+    assert learner.autoencoder.weights_hash() == twin.autoencoder.weights_hash()
+
+
+def test_under_a_frozen_autoencoder_one_update_selects():
+    learner = Reinforce("HTM-Crosses-v0", SMALL, mode="frozen", env_kwargs={"num_crosses": (2,)})
+    before = learner.autoencoder.weights_hash()
+    scalars = learner.update(0.0)
+    errors = {tag: value for tag, value in scalars.items() if tag.startswith("demonstrations/")}
+    assert len(errors) == len(ORDERS)
+    best = min(errors, key=errors.__getitem__)
+    assert best == f"demonstrations/nmse_{learner.selection.best}" and not learner.selection.open
+    assert learner.autoencoder.weights_hash() == before
+    torch.testing.assert_close(scalars["train/nmse"], errors[best])

@@ -278,21 +278,6 @@ def test_cloning_reaches_the_demonstrators_merges():
 
 
 @pytest.mark.parametrize(
-    ("env_id", "name"),
-    [
-        ("HTM-Trees-v0", "nearest_sorted"),
-        ("HTM-Crosses-v0", "even_sorted"),
-        ("HTM-Digits-v0", "balanced_sorted"),
-    ],
-)
-def test_by_default_the_demonstrator_is_the_environments(env_id, name):
-    scalars = Reinforce(env_id, replace(TINY, demonstration_share=((0.0, 1.0),))).update(0.0)
-    assert [tag for tag in scalars if tag.startswith("demonstrations/")] == [
-        f"demonstrations/nmse_{name}"
-    ]
-
-
-@pytest.mark.parametrize(
     ("learner", "config"),
     [(Reinforce, TINY), (ReplayReinforce, ReplayConfig(**vars(TINY), replays=1))],
 )
@@ -349,10 +334,7 @@ def test_the_demonstrator_whose_trees_are_learned_best_is_cloned():
     learner = Reinforce("HTM-Trees-v0", config, env_kwargs={"heights": (3,)}, embedding_dim=6)
     scalars = train(learner, 80)
     tags = "demonstrations/nmse_random", "demonstrations/nmse_nearest_sorted"
-    assert [[tag in row for tag in tags] for row in scalars[:4]] == 2 * [
-        [True, False],
-        [False, True],
-    ]
+    assert all(tag in row for row in scalars[:40] for tag in tags)
     assert all(tags[0] not in row and tags[1] in row for row in scalars[40:])
 
 

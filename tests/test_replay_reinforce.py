@@ -14,7 +14,6 @@ from agents.learners.replay import CORRECTION_NAMES, ReplayConfig, ReplayReinfor
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.rollouts.rollout import follow
 from agents.runs.checkpoint import load_state, save_state
-from htm_env.measures.metrics import nmse_per_sample
 from replay import number_of_sequences
 
 TREES = {"env_kwargs": {"heights": (2, 3)}, "embedding_dim": 4}
@@ -89,21 +88,6 @@ def check_mixture(stored, epsilon):
     torch.testing.assert_close(
         stored.tree_log_prob[as_planned].double(), turned[as_planned], rtol=1e-4, atol=1e-4
     )
-
-
-def test_plans_are_compared_whatever_is_shown_of_them():
-    """All that is shown is random, and yet each demonstrator's error is that of its own trees."""
-    names = ("even_sorted", "balanced_sorted")
-    learner = made(demonstrations=names, demonstration_race=0.5, demonstration_epsilon=1.0)
-    batch, shown = learner.dataset.fixed(6), torch.tensor([7.0])
-    for name in names:
-        merges = fixed_policy(name, learner.autoencoder).plan(batch, torch.Generator())
-        roots = learner.autoencoder.encode(batch.tokens, batch.present, merges).roots
-        decoded = learner.autoencoder.decode(roots, merges, batch.present)
-        errors = nmse_per_sample(decoded, batch.tokens, batch.present, learner.std)
-        found = learner.plan_error(batch, name, shown, 0.0)
-        assert found == pytest.approx(float(errors.mean().detach()), rel=1e-5)
-        assert learner.plan_error(batch, name, shown, 0.5) == 7.0  # the selection is over
 
 
 @pytest.mark.parametrize("name", ["nearest_sorted", "structure", "random"])

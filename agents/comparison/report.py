@@ -64,6 +64,10 @@ the same held-out samples, and those of one command had the same budget: the col
   larger is better. It has no zero of its own, so such rows are compared by differences.
 - **clades found**: the share of the data's own groups that the merge trees contain; nothing rewards
   it. It is empty for data without a hierarchy.
+- **tree shapes**: the different shapes among the greedy trees of a learned policy on the test
+  samples, whatever the names of the leaves; **distance to the cloned**: the mean Robinson-Foulds
+  distance of these trees to those of the fixed order that was cloned, 0 the same, 1 no clade in
+  common.
 - **IQM**: interquartile mean, the mean of the middle half of the runs (of three, of all of them).
   Intervals are 95 % percentiles of a bootstrap that resamples runs within each problem (Agarwal et
   al. 2021). With few seeds they are narrower than the truth.
@@ -155,6 +159,7 @@ def _task_section(comparison: Comparison, task: Task) -> str:
                 ),
                 "clades found": cell(_median([row.tree_recall for row in ends]), share=True),
                 "tree height": cell(_median([row.mean_height for row in ends])),
+                **_diagnoses(ends),
             }
             | {
                 column: f"{_median([getattr(row, column) for row in ends]):,.0f}"
@@ -173,6 +178,14 @@ def _task_section(comparison: Comparison, task: Task) -> str:
         ]
         text += f"\n{sentence}\n\n{table(held)}\n"
     return text + _paired_table(comparison, task, algos, against)
+
+
+def _diagnoses(ends: Sequence[ResultRow]) -> dict[str, str]:
+    """What else the trees of a learned policy are like; dashes for other rows."""
+    return {
+        "tree shapes": cell(_median([row.tree_shapes for row in ends])),
+        "distance to the cloned": cell(_median([row.cloned_distance for row in ends])),
+    }
 
 
 def _paired_table(

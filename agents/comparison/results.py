@@ -77,6 +77,11 @@ class ResultRow:
     decoded; None for an autoencoder."""
     sampled_return: float | None = None
     """Sampled trees; at the end only."""
+    tree_shapes: float | None = None
+    """Different shapes among the trees; of a learned policy, at the end only, as the next one."""
+    cloned_distance: float | None = None
+    """Mean normalised Robinson-Foulds distance to the trees of the fixed order that was cloned;
+    None where none was."""
 
     def __post_init__(self) -> None:
         if self.split not in ("validation", "test"):
@@ -116,6 +121,8 @@ SCORES = {
     "tree_recall": "tree_recall",
     "tree_f1": "tree_f1",
     "mean_height": "mean_height",
+    "tree_shapes": "tree_shapes",
+    "cloned_distance": "cloned_distance",
 }
 """Scores of an evaluation, and the fields of a row that hold them."""
 

@@ -1,17 +1,15 @@
-"""Imitation: of fixed policies at first, and of better trees wherever a policy fails.
+"""Imitation: of a fixed policy at first, and of better trees wherever a policy fails.
 
-At first a policy clones a demonstrator, a fixed policy (:class:`Cloning`); where several could
-demonstrate, the one is selected whose trees the autoencoder learns best (:class:`Selection`). Later
-a local search around the greedy trees of samples on which the policy fails finds trees to imitate
+At first a policy clones a demonstrator, a fixed policy (:class:`Cloning`). Later a local search
+around the greedy trees of samples on which the policy fails finds trees to imitate
 (:class:`LocalSearch`), also in the updates that are the autoencoder's alone (:class:`PolicyShare`).
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -19,108 +17,24 @@ from torch import Tensor
 
 from agents.config.schedules import Points, piecewise_linear
 from agents.learners.baselines import discounted_returns, value_loss
+from agents.learners.selection import Halving
 from agents.likelihood.base import PolicyTerms
 from agents.optim.optimizers import PolicyOptimizer
 from agents.rollouts.rollout import Deviation, Episodes, mean_entropy
 from htm_env.types import TokenBatch
 
-KNOWN = {
-    "HTM-Trees-v0": ("nearest_sorted",),
-    "HTM-Crosses-v0": ("even_sorted",),
-    "HTM-Digits-v0": ("balanced_sorted",),
-    "HTM-Keys-v0": (),
-}
-"""The demonstrators whose trees were best for REINFORCE on the validation split in the end. A
-selection over a tenth of the budget finds those of Crosses and Digits as well; on Trees
-``even_sorted`` leads then, and is overtaken. Keys has none: no fixed policy reads the key."""
-CONTESTANTS = ("nearest_sorted", "even_sorted", "balanced_sorted")
-"""The demonstrators of all other data."""
-BY_COST = ("greedy",)
-"""The demonstrators under a known merger, where a merge's cost is known without decoding."""
-HEAD_START = 0.1
-"""Margin by which the first demonstrator may be worse and still be selected, a logarithm: it is the
-default without a selection, and small differences early on say little about the end."""
-BROKEN = 1e6
-"""Value of an error that is not finite."""
-WARM_UP = 2 / 3
-"""Share of the turns so far that do not count: early on, whatever is simplest leads."""
 RANKS = 5
 """Pairs that are tried at a merge, the second best first."""
 MOST_SAMPLES, MOST_TREES = 4, 256
 """Samples that are searched and trees that are made in one call, at most."""
 
 
-def demonstrators_of(env_id: str, decodes: bool = True) -> tuple[str, ...]:
-    """The default demonstrators on this id's data; perhaps none.
-
-    ``decodes``: False <--> the merger is known, and with it what a pair costs.
-    """
-    return KNOWN.get(env_id, CONTESTANTS) if decodes else BY_COST
-
-
-class Selection:
-    """Demonstrators that take turns until ``end``, a share of the budget; then only the best one.
-
-    What counts is the mean logarithm of the errors with which the autoencoder, which learns from
-    all of them meanwhile, reconstructs what each has merged lately. Data differ in what suits them:
-    trees by distance keep what belongs together in one subtree, trees of one shape are more alike.
-
-    One alone is selected at once. Costs of a known merger, which have no natural zero, are no
-    ``ratios``: their mean itself counts. Raises ``ValueError`` for an end outside [0, 1].
-    """
-
-    def __init__(self, names: Sequence[str], end: float, *, ratios: bool = True) -> None:
-        if not 0 <= end <= 1:
-            raise ValueError(f"the selection ends at {end}; expected a share of the budget, 0 to 1")
-        self.names = tuple(dict.fromkeys(names))
-        self.end = end if len(self.names) > 1 else 0.0
-        self._ratios = ratios
-        self._errors: dict[str, list[float]] = {name: [] for name in self.names}
-
-    def next(self, progress: float) -> str:
-        """The demonstrator with the fewest turns, or the best one after the end.
-
-        Raises ``ValueError`` where there are none.
-        """
-        if progress >= self.end:
-            return self.best
-        return min(self.names, key=lambda name: len(self._errors[name]))
-
-    @property
-    def best(self) -> str:
-        """The best so far; the first where none is better by more than its head start.
-
-        Raises ``ValueError`` where there are none.
-        """
-        if not self.names:
-            raise ValueError("there is no demonstrator; expected at least one fixed policy")
-        first, ahead = self.names[0], HEAD_START if self._ratios else 0.0
-        return min(self.names, key=lambda name: self._mean(name) - ahead * (name == first))
-
-    def report(self, name: str, error: float, progress: float) -> None:
-        """The mean error of what this demonstrator has merged; after the end it changes nothing."""
-        if progress < self.end:
-            finite = error if math.isfinite(error) else BROKEN
-            self._errors[name].append(math.log(max(finite, 1e-30)) if self._ratios else finite)
-
-    def _mean(self, name: str) -> float:
-        turns = min(map(len, self._errors.values()))  # equally many of all
-        errors = self._errors[name][:turns] if turns else self._errors[name]
-        lately = errors[int(WARM_UP * len(errors)) :]
-        return sum(lately) / len(lately) if lately else math.inf
-
-    def state(self) -> dict[str, Any]:
-        return {"errors": {name: list(errors) for name, errors in self._errors.items()}}
-
-    def restore(self, state: dict[str, Any]) -> None:
-        self._errors = {name: list(errors) for name, errors in state["errors"].items()}
-
-
 @dataclass
 class Cloning:
-    """Raises the likelihood of the merges of demonstrators in a share of the updates."""
+    """Raises the likelihood of a demonstrator's merges in a share of the updates."""
 
-    selection: Selection
+    selection: Halving
+    """Its best is the demonstrator."""
     share: Points
     """(share of the budget, probability) points of an update that clones."""
     terms_of: Callable[[TokenBatch, Episodes], PolicyTerms]
@@ -146,10 +60,8 @@ class Cloning:
         generator = self.generator
         return float(torch.rand((), generator=generator, device=generator.device)) < share
 
-    def learn(
-        self, batch: TokenBatch, episodes: Episodes, progress: float
-    ) -> tuple[Float[Tensor, "B"], dict[str, float]]:
-        """One step towards these episodes; returns their final errors, and scalars."""
+    def learn(self, batch: TokenBatch, episodes: Episodes, progress: float) -> dict[str, float]:
+        """One step towards these episodes of the demonstrator; returns scalars."""
         rewards, error = self.rewards_of(batch, episodes)
         terms = self.terms_of(batch, episodes)
         self.optimizer.zero()
@@ -162,17 +74,13 @@ class Cloning:
             returns = discounted_returns(rewards, self.discount)
             losses["value"] = value_loss(terms.values, returns, episodes.steps)
             (self.value_weight * losses["value"]).backward()
-        return error, {
+        return {
             **self.optimizer.step(losses, progress),
             "policy/entropy": mean_entropy(episodes, measured, self.ordered),
             "train/return": float(rewards.sum(1).mean()),
             f"train/{self.error_name}": float(error.mean()),
+            f"demonstrations/{self.error_name}_{self.selection.best}": float(error.mean()),
         }
-
-    def report(self, name: str, error: float, progress: float) -> dict[str, float]:
-        """Report the mean error of this update's trees to the selection; returns its scalar."""
-        self.selection.report(name, error, progress)
-        return {f"demonstrations/{self.error_name}_{name}": error}
 
 
 class Improvements(NamedTuple):

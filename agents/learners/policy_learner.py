@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -11,29 +12,30 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
+from agents.config.options import TEST_EPISODES
 from agents.config.schedules import ALWAYS, Points, check_points
 from agents.encoders import NO_ENCODER, ContextConfig
+from agents.evaluation.shapes import tree_diagnoses
 from agents.fixed import fixed_policy
 from agents.learners.base import Learner
-from agents.learners.imitation import (
-    Cloning,
-    LocalSearch,
-    PolicyShare,
-    Selection,
-    demonstrators_of,
-)
+from agents.learners.imitation import Cloning, LocalSearch, PolicyShare
+from agents.learners.selection import BY_COST, ORDERS, Contestant, Halving
 from agents.likelihood.base import PolicyTerms
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
-from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer, mean_scalars
 from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
 from agents.rollouts.greedy_search import merge_matchings
 from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilities, rollout
 from htm_env.candidates import Nearest, advice_on_pairs, check_candidates
+from htm_env.datasets import Dataset
 from htm_env.files import load_weights
 from htm_env.population import final_errors
 from htm_env.rewards import EncodedEpisodes, RewardName
 from htm_env.types import TokenBatch
+
+FROZEN_SAMPLES = 1024
+"""Training samples by which fixed orders are compared under a frozen autoencoder."""
 
 
 @dataclass(frozen=True)
@@ -73,13 +75,14 @@ class PolicyConfig:
     """A sample whose error is so many times the median is a failure: a better tree is searched for,
     and imitated; 0 for none, as under a known merger, whose costs have no natural zero."""
     demonstrations: tuple[str, ...] = ()
-    """The fixed policies that are cloned at first. Several take turns, until the one is selected
-    whose trees the autoencoder learns best; without any, the one that suits the environment (on
-    Keys none does, and nothing is cloned), and on data of your own nearest_sorted, even_sorted and
-    balanced_sorted; where the merger is known, greedy."""
+    """The fixed policies of which one is cloned at first: that whose trees an autoencoder learns
+    best. Without any, all that need no hierarchy and put pairs in an order (see
+    ``agents.learners.selection.ORDERS``); where the merger is known, greedy; and none where
+    something else than the fall of the error is rewarded."""
     demonstration_race: float = 0.1
-    """Share of the budget after which only that one is cloned."""
-    demonstration_share: Points = ((0.12, 1.0), (0.3, 0.0))
+    """Share of the budget in which that one is selected, by successive halving; where the
+    autoencoder is frozen, one update selects it."""
+    demonstration_share: Points = ((0.2, 1.0), (0.35, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
     policy_share: Points = ALWAYS
     """(share, probability) points: how many of the updates that do not clone train the policy. In
@@ -130,13 +133,17 @@ class PolicyLearner(Learner):
         self._in_rounds = False
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         decodes = self.autoencoder.decodes
-        names = self.config.demonstrations or demonstrators_of(self.task.env, decodes)
-        self.selection = Selection(names, self.config.demonstration_race, ratios=decodes)
+        usual = BY_COST if not decodes else ORDERS if self.reward.is_fall_of_error else ()
+        names = self.config.demonstrations or usual
+        self.selection = Halving(names, self.config.demonstration_race)
+        """The fixed orders of which one is selected, and cloned."""
         self.demonstrators = {
             name: fixed_policy(name, self.autoencoder, self.dataset)
             for name in self.selection.names
         }
-        if any(share > 0 for _, share in self.config.demonstration_share):
+        self.clones = bool(names) and any(share > 0 for _, share in self.config.demonstration_share)
+        """True <--> some updates clone a fixed order."""
+        if self.clones:
             # raises where a policy needs what the data does not have
             one = self.dataset.fixed(1).to(self.device)
             for demonstrator in self.demonstrators.values():
@@ -265,6 +272,64 @@ class PolicyLearner(Learner):
         self.merges_made += int(episodes.steps.sum())
         return episodes
 
+    # ------------------------------------------------------------ select what to clone
+
+    @cached_property
+    def contestants(self) -> dict[str, Contestant]:
+        """The orders that take part in the selection, each with an autoencoder of its own, all
+        with the same weights at first."""
+        made = {}
+        for name in self.selection.remaining:
+            autoencoder = copy.deepcopy(self.autoencoder)
+            trainer = AutoencoderTrainer(
+                autoencoder.decoding(), self.config.autoencoder, self.generator
+            )
+            made[name] = Contestant(fixed_policy(name, autoencoder, self.dataset), trainer)
+        return made
+
+    def selects(self, progress: float) -> bool:
+        """True <--> the demonstrator is still to be selected in this update.
+
+        When it is selected, its autoencoder becomes the learner's.
+        """
+        if not self.selection.open or not self.clones:
+            return False
+        self.selection.advance(progress)
+        if not self.selection.open and "contestants" in vars(self):
+            winner = self.contestants[self.selection.best].state()
+            load_weights(self.autoencoder, winner["autoencoder"])
+            self.trainer.restore(winner["trainer"])
+            del self.contestants
+        return self.selection.open
+
+    def select(self, progress: float) -> dict[str, float]:
+        """One lap of the selection: every order that remains merges the same samples, and its
+        autoencoder learns from them."""
+        frozen = self.task.mode == "frozen"
+        size = FROZEN_SAMPLES if frozen else self.config.trees_per_step
+        batch = self.sample(self.dataset.affordable(size))
+        errors, rows = {}, []
+        for name in self.selection.remaining:
+            if frozen:
+                merges = self.demonstrators[name].plan(batch, self.generator)
+                errors[name] = float(self.errors(batch, merges).nan_to_num(torch.inf).mean())
+            else:
+                merges, scalars = self.contestants[name].learn(batch, self.generator, progress)
+                errors[name] = scalars["loss/reconstruction"]
+                rows.append(scalars)
+            self.merges_made += int((merges[..., 0] >= 0).sum())
+        if frozen:
+            self.selection.choose(min(errors, key=errors.__getitem__))
+        else:
+            self.selection.report(errors)
+        self.updates += 1
+        tag = self.autoencoder.error_name
+        return {
+            **mean_scalars(rows),
+            f"train/{tag}": min(errors.values()),
+            **{f"demonstrations/{tag}_{name}": error for name, error in errors.items()},
+        }
+
     # ------------------------------------------------------------ learn
 
     def terms_of(self, batch: TokenBatch, episodes: Episodes) -> PolicyTerms:
@@ -282,17 +347,36 @@ class PolicyLearner(Learner):
         """The ``nmse`` where each episode ends, which alone is cheaper."""
         return final_errors(self.autoencoder, batch, episodes.merges, episodes.nodes, self.std)
 
+    # ------------------------------------------------------------ scores
+
+    def evaluate(
+        self, dataset: Dataset, count: int = TEST_EPISODES, *, sampled: bool = True
+    ) -> dict[str, float | None]:
+        """As every learner's, and with the sampled trees the diagnoses of the greedy ones (see
+        :func:`agents.evaluation.shapes.tree_diagnoses`)."""
+        scores = super().evaluate(dataset, count, sampled=sampled)
+        if not sampled:
+            return scores
+        cloned = self.demonstrators[self.selection.best] if self.clones else None
+        return scores | tree_diagnoses(self, cloned, dataset, self.device, count)
+
     # ------------------------------------------------------------ resume
 
     def state(self) -> dict[str, Any]:
+        made = vars(self).get("contestants", {})
+        left = self.selection.remaining
+        contestants = {name: made[name].state() for name in made if name in left}
         return {
             **super().state(),
             "policy": copy.deepcopy(self.policy.state_dict()),
-            "race": self.selection.state(),
+            "selection": self.selection.state(),
+            **({"contestants": contestants} if contestants else {}),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         load_weights(self.policy, state["policy"])
-        if "race" in state:  # older checkpoints have one demonstrator, and need none
-            self.selection.restore(state["race"])
+        if "selection" in state:  # earlier versions shared one autoencoder, and clone what is left
+            self.selection.restore(state["selection"])
+        for name, contestant in state.get("contestants", {}).items():
+            self.contestants[name].restore(contestant)

@@ -133,6 +133,8 @@ class Reinforce(PolicyLearner):
     # ------------------------------------------------------------ learn
 
     def update(self, progress: float) -> dict[str, float]:
+        if self.selects(progress):
+            return self.select(progress)
         batch, episodes, scalars = self.learn_from_fresh(progress)
         return scalars | self.train_autoencoder(batch, episodes, progress)
 
@@ -153,17 +155,8 @@ class Reinforce(PolicyLearner):
 
     def clone(self, batch: TokenBatch, progress: float) -> tuple[Episodes, dict[str, float]]:
         """Behaviour cloning of a demonstrator."""
-        demonstrator = self.selection.next(progress)
-        episodes = self.demonstrated_episodes(batch, demonstrator)
-        errors, scalars = self.cloning.learn(batch, episodes, progress)
-        error = self.plan_error(batch, demonstrator, errors, progress)
-        return episodes, scalars | self.cloning.report(demonstrator, error, progress)
-
-    def plan_error(
-        self, batch: TokenBatch, demonstrator: str, errors: Float[Tensor, "B"], progress: float
-    ) -> float:
-        """The mean error of the demonstrator's trees; ``errors`` are those of its episodes."""
-        return float(errors.mean())
+        episodes = self.demonstrated_episodes(batch, self.selection.best)
+        return episodes, self.cloning.learn(batch, episodes, progress)
 
     def reinforce(self, batch: TokenBatch, progress: float) -> tuple[Episodes, dict[str, float]]:
         """Policy gradients on sampled episodes."""

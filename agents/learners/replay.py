@@ -16,7 +16,6 @@ from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
 from agents.demonstrations import Demonstrator
-from agents.evaluation.evaluate import root_errors
 from agents.learners.corrections import (
     CORRECTIONS,
     Again,
@@ -72,8 +71,8 @@ class ReplayConfig(ReinforceConfig):
     ratio, before its gradient is dropped (as PPO's clip); inf for any distance, as learning from
     stored episodes alone needs it."""
     seed_episodes: int = 0
-    """Demonstrations stored before the first update. They grow old as all others do: to keep them,
-    set max_staleness to None."""
+    """Demonstrations stored before the policy's first update. They grow old as all others do: to
+    keep them, set max_staleness to None."""
     demonstration_epsilon: float = 0.02
     """Share of random episodes among the demonstrations, so that every probability is known and
     none is 0; for other policies than the nearest ones."""
@@ -160,6 +159,8 @@ class ReplayReinforce(Reinforce):
         self.limits = Limits(
             config.discount, config.rho_bar, config.c_bar, config.lambda_, config.trust
         )
+        self.seeds_left = config.seed_episodes
+        """Demonstrations that are still to be stored."""
         self.replays_left = 0
         """Updates on stored episodes until fresh ones are due."""
         self.fresh_episodes, self.replayed_episodes = 0, 0
@@ -167,7 +168,9 @@ class ReplayReinforce(Reinforce):
     # ------------------------------------------------------------ learn
 
     def update(self, progress: float) -> dict[str, float]:
-        if self.updates == 0 and self.config.seed_episodes:
+        if self.selects(progress):
+            return self.select(progress)
+        if self.seeds_left:
             self.seed_buffer()
         fresh = self.replays_left == 0 or len(self.buffer) == 0
         if fresh:
@@ -270,24 +273,13 @@ class ReplayReinforce(Reinforce):
         self.store(batch, episodes, log_prob, name, tree_log_prob)
         return episodes
 
-    @torch.no_grad()
-    def plan_error(
-        self, batch: TokenBatch, demonstrator: str, errors: Float[Tensor, "B"], progress: float
-    ) -> float:
-        """Plans are compared, not the episodes of their stochastic versions."""
-        if progress >= self.selection.end:
-            return float(errors.mean())
-        merges = self.demonstrators[demonstrator].plan(batch, self.generator)
-        return float(root_errors(self.autoencoder, batch, merges, self.std).mean())
-
     def seed_buffer(self) -> None:
-        """Fill the buffer with episodes of all demonstrators in turn, a batch at a time."""
-        names, total = self.selection.names, self.config.seed_episodes
+        """Fill the buffer with episodes of the demonstrator, a batch at a time."""
         size = self.dataset.affordable(self.config.batch_size)
-        for number, start in enumerate(range(0, total, size)):
-            count = min(size, total - start)
-            batch = self.dataset.sample(count, self.generator).to(self.device)
-            self.demonstrated_episodes(batch, names[number % len(names)])
+        while self.seeds_left:
+            batch = self.sample(min(size, self.seeds_left))
+            self.demonstrated_episodes(batch, self.selection.best)
+            self.seeds_left -= len(batch.tokens)
 
     def store(
         self,
@@ -314,6 +306,7 @@ class ReplayReinforce(Reinforce):
         return {
             **super().state(),
             "buffer": self.buffer.state(),
+            "seeds_left": self.seeds_left,
             "replays_left": self.replays_left,
             "fresh_episodes": self.fresh_episodes,
             "replayed_episodes": self.replayed_episodes,
@@ -322,6 +315,7 @@ class ReplayReinforce(Reinforce):
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
         self.buffer.restore(state["buffer"])
+        self.seeds_left = state.get("seeds_left", 0)  # earlier versions began with them
         self.replays_left = state["replays_left"]
         self.fresh_episodes = state["fresh_episodes"]
         self.replayed_episodes = state["replayed_episodes"]

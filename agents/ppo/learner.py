@@ -74,6 +74,8 @@ class PPOLearner(PolicyLearner):
     # ------------------------------------------------------------ learn
 
     def update(self, progress: float) -> dict[str, float]:
+        if self.selects(progress):
+            return self.select(progress)
         self.optimizer.progress = progress
         if self.cloning.due(progress):
             scalars = self.clone(progress)
@@ -122,18 +124,16 @@ class PPOLearner(PolicyLearner):
 
     def clone(self, progress: float) -> dict[str, float]:
         """Behaviour cloning of a demonstrator; the critic learns the returns."""
-        name = self.selection.next(progress)
         rows: list[dict[str, float]] = []
         for part in equal_parts(self.trees_per_update, self.config.trees_per_step):
             batch = self.dataset.sample(len(part), self.generator).to(self.device)
-            episodes = self.demonstrated_episodes(batch, name)
-            _, scalars = self.cloning.learn(batch, episodes, progress)
+            episodes = self.demonstrated_episodes(batch, self.selection.best)
+            scalars = self.cloning.learn(batch, episodes, progress)
             heights = tree_height(episodes.merges, batch.num_tokens)
             rows.append({**scalars, "train/tree_height": float(heights.float().mean())})
             if self.task.mode == "joint":
                 rows[-1] |= self.trainer.update(batch, episodes.merges, progress)
-        scalars, error = mean_scalars(rows), self.autoencoder.error_name
-        return scalars | self.cloning.report(name, scalars[f"train/{error}"], progress)
+        return mean_scalars(rows)
 
     # ------------------------------------------------------------ resume
 
