@@ -43,7 +43,8 @@ def test_trees_of_other_sizes_have_other_shapes_and_padding_changes_none():
 def test_as_many_shapes_as_there_are_are_found(tokens, seed):
     """The shapes of rooted binary trees without names: 1, 1, 2, 3, 6, 11, 23, 46, from two on."""
     generator = torch.Generator().manual_seed(seed)
-    batch = make_dataset("HTM-v0", dataset=torch.rand(32, tokens, 2, generator=generator).numpy()).fixed(16)
+    sets = torch.rand(32, tokens, 2, generator=generator).numpy()
+    batch = make_dataset("HTM-v0", dataset=sets).fixed(16)
     merges = fixed_policy("random", MODEL).plan(batch, generator)
     known = (1, 1, 2, 3, 6, 11, 23, 46)[tokens - 2]
     assert 1 <= len(shape_codes(merges, batch.num_tokens).unique()) <= known
