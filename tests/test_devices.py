@@ -219,7 +219,7 @@ def test_agents_predict_the_same_actions_everywhere(device, candidates):
 def learns_and_resumes(learner: Learner, again: Learner, path) -> None:
     """Updates, scores, and a twin that goes on from a file as the learner itself does."""
     device = learner.device.type
-    for progress in (0.0, 0.4, 0.7):  # the first one clones demonstrations
+    for progress in (0.0, 0.4, 0.7):  # the first one selects what is cloned
         assert all(math.isfinite(value) for value in learner.update(progress).values())
     assert {weight.device.type for weight in learner.autoencoder.parameters()} == {device}
     scores = learner.evaluate(learner.task.dataset("test"), 8)

@@ -260,6 +260,7 @@ def learner_of(algo: str, encoder: str, **changes):
         "context": {"width": 16},
         "policy_hidden_dim": 16,
         "autoencoder": {"hidden_dim": 8},
+        "demonstrations": ["nearest_sorted"],
         "demonstration_share": [[0.0, 1.0], [0.4, 1.0], [0.5, 0.0]],
         **({"n_envs": 4, "batch_size": 8} if "ppo" in algo else {"batch_size": 4}),
         **changes,

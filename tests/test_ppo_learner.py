@@ -150,6 +150,7 @@ def test_a_restored_state_continues_bit_for_bit(maskable, tmp_path):
         autoencoder=replace(SMALL, noise_std=0.1),
         n_envs=8,
         maskable=maskable,
+        demonstrations=("nearest_sorted",),
         demonstration_share=((0.0, 0.5),),
         policy_share=((0.0, 0.5),),
         failure=1.0,
@@ -229,8 +230,9 @@ def test_evaluating_does_not_touch_what_learning_draws():
 def test_it_reports_what_reinforce_reports(maskable):
     """Under the same tags, while it clones and while it learns from rewards."""
     for share in (0.0, 1.0):
-        reinforce = ReinforceConfig(autoencoder=SMALL, demonstration_share=((0.0, share),))
-        ppo = replace(TINY, maskable=maskable, demonstration_share=((0.0, share),))
+        cloned = {"demonstrations": ("even",), "demonstration_share": ((0.0, share),)}
+        reinforce = ReinforceConfig(autoencoder=SMALL, **cloned)
+        ppo = replace(TINY, maskable=maskable, **cloned)
         expected = Reinforce("HTM-Trees-v0", reinforce, **TREES).update(0.0)
         found = PPOLearner("HTM-Trees-v0", ppo, **TREES).update(0.0)
         assert set(expected) <= set(found)
