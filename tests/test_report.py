@@ -108,7 +108,7 @@ def test_the_report_says_what_the_rows_say(tmp_path):
     reinforce = line_of(report, "## Trees, 7 tokens, D=6", "reinforce")
     assert reinforce[1:3] == ["2", "0.15"]
     assert reinforce[3].startswith("0.15 (0.1 to 0.2)")
-    assert reinforce[5:] == ["50%", "3", "300", "3", "30"]
+    assert reinforce[5:] == ["50%", "3", "300", "3", "30", "-", "-"]
     assert line_of(report, "## Trees, 7 tokens, D=6", "flat")[5:7] == ["-", "-"]
     assert line_of(report, "## Digits", "nearest")[5] == "-"  # no hierarchy to find
     # 0.15 / 0.25, and 0.15 / 0.5; two runs against one and two.

@@ -159,12 +159,12 @@ def _task_section(comparison: Comparison, task: Task) -> str:
                 ),
                 "clades found": cell(_median([row.tree_recall for row in ends]), share=True),
                 "tree height": cell(_median([row.mean_height for row in ends])),
-                **_diagnoses(ends),
             }
             | {
                 column: f"{_median([getattr(row, column) for row in ends]):,.0f}"
                 for column in ("merges", "updates", "seconds")
             }
+            | _diagnoses(ends)
         )
     text = f"## {task_name(task).title}\n\n{table(rows)}\n"
     against = [name for name in HELD_AGAINST if name in algos]
