@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from agents.fixed import fixed_rule
+from agents.learners.imitation import ORDERS, Halving
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.learners.selection import ORDERS, Halving
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 
 SMALL = ReinforceConfig(

@@ -15,11 +15,17 @@ from agents.config.dataclasses_json import check_bounds
 from agents.config.options import TEST_EPISODES
 from agents.config.schedules import ALWAYS, Points, check_points
 from agents.encoders import NO_ENCODER, ContextConfig
-from agents.evaluation.shapes import tree_diagnoses
 from agents.fixed import fixed_policy
 from agents.learners.base import Learner
-from agents.learners.imitation import Cloning, LocalSearch, PolicyShare
-from agents.learners.selection import BY_COST, ORDERS, Contestant, Halving
+from agents.learners.imitation import (
+    BY_COST,
+    ORDERS,
+    Cloning,
+    Contestant,
+    Halving,
+    LocalSearch,
+    PolicyShare,
+)
 from agents.likelihood.base import PolicyTerms
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
@@ -77,7 +83,7 @@ class PolicyConfig:
     demonstrations: tuple[str, ...] = ()
     """The fixed policies of which one is cloned at first: that whose trees an autoencoder learns
     best. Without any, all that need no hierarchy and put pairs in an order (see
-    ``agents.learners.selection.ORDERS``); where the merger is known, greedy; and none where
+    ``agents.learners.imitation.ORDERS``); where the merger is known, greedy; and none where
     something else than the fall of the error is rewarded."""
     demonstration_race: float = 0.1
     """Share of the budget in which that one is selected, by successive halving; where the
@@ -357,6 +363,8 @@ class PolicyLearner(Learner):
         scores = super().evaluate(dataset, count, sampled=sampled)
         if not sampled:
             return scores
+        from agents.evaluation.shapes import tree_diagnoses  # nothing that learns needs it
+
         cloned = self.demonstrators[self.selection.best] if self.clones else None
         return scores | tree_diagnoses(self, cloned, dataset, self.device, count)
 
