@@ -20,10 +20,11 @@ from typing import Any
 import matplotlib
 import torch
 
-from agents.evaluation.annealing import PROPOSALS
 from agents.evaluation.evaluate import Planner
-from agents.evaluation.search import SearchingPlanner, tree_search
+from agents.evaluation.search import SearchingPlanner
 from agents.fixed import fixed_policy
+from agents.search import tree_search
+from agents.search.annealing import PROPOSALS
 from benchmarks.jets import (
     ENV,
     JETS,

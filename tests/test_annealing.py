@@ -11,10 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from agents.evaluation.annealing import Annealing
 from agents.evaluation.evaluate import root_errors
-from agents.evaluation.search import Numbers, improved, numbers_of
+from agents.evaluation.search import improved
 from agents.fixed import fixed_policy
+from agents.search import Numbers, numbers_of
+from agents.search.annealing import Annealing
 from htm_env.forest import check_merges
 from htm_env.known import KnownMerger
 from htm_env.rewards import CountedReward, MergeReward
@@ -100,7 +101,7 @@ def searched(
     """Random trees, and what the search makes of them."""
     start = fixed_policy("random", model).plan(batch, drawn())
     numbers = numbers or numbers_of(drawn(1), len(start))
-    return start, Annealing(model, evaluations)(batch, start, numbers)
+    return start, Annealing(model, evaluations)(batch, start[:, None], numbers).merges
 
 
 def costs_of(model: KnownMerger, batch: TokenBatch, merges: Tensor) -> Tensor:
@@ -198,7 +199,9 @@ def test_a_sample_depends_on_its_own_row_alone_and_not_on_empty_slots(rule):
     assert (padded[:, 8:] == -1).all()
     for row in range(len(sizes)):
         one, begun = batch.rows(slice(row, row + 1)), start[row : row + 1]
-        assert torch.equal(Annealing(model, 60)(one, begun, of(row))[0], together[row])
+        assert torch.equal(
+            Annealing(model, 60)(one, begun[:, None], of(row)).merges[0], together[row]
+        )
 
 
 def test_merges_of_trees_that_were_never_visited_are_put_together():

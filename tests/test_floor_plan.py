@@ -41,6 +41,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
     "replay": ({"importance", "trajectory", "tree_probability"}, {"buffer"}),
     "agents": (
         {"config", "fixed"},
+        {"search"},
         {"encoders", "evaluation", "optim"},
         {"rollouts", "runs"},
         {"likelihood"},

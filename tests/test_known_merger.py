@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from agents.evaluation.evaluate import evaluate
-from agents.evaluation.search import tree_search
 from agents.fixed import fixed_policy
 from agents.networks.scorers import make_scorer
+from agents.search import tree_search
 from htm_env.known import KnownMerger
 from htm_env.rewards import EncodedEpisodes, MergeReward, reward_on
 from htm_env.simulator import EnvConfig, Simulator

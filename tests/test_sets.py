@@ -5,16 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import small_autoencoder
 
 from agents import load
-from agents.evaluation.evaluate import root_errors
-from agents.evaluation.search import exchanged, hill_climbed
 from agents.evaluation.sets import PlacedSets
 from agents.registry import algorithm, configured
 from htm_env.datasets import make_dataset
 from htm_env.trees.merge_tree import MergeTree
-from htm_env.types import TokenBatch
 
 ALGORITHMS = ["reinforce", "maskable_ppo", "glom", "chain", "nearest", "beam"]
 
@@ -207,39 +203,6 @@ def test_a_loaded_agent_of_any_algorithm_embeds_as_before(name, own_data, sets, 
 
 
 # ---------------------------------------------------------------- search
-
-
-def test_exchanges_keep_the_tree_and_cover_its_neighbours():
-    merges = torch.tensor([[[0, 1], [2, 3], [4, 5]]]).repeat(2000, 1, 1)
-    draws = torch.rand(2000, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    found = exchanged(merges, torch.full((2000,), 4), draws)
-    trees = {MergeTree(one.numpy(), 4).newick() for one in found}
-    assert {"((0,1),(2,3));", "((1,0),(2,3));", "((2,3),(0,1));", "((2,1),(0,3));"} < trees
-    assert "(((2,3),1),0);" not in trees  # two exchanges away
-
-
-def test_search_lowers_every_error_and_never_raises_one():
-    autoencoder = small_autoencoder(token_dim=2)
-    rng = torch.Generator().manual_seed(0)
-    tokens, present = torch.randn(6, 5, 2, generator=rng), torch.ones(6, 5, dtype=torch.bool)
-    present[0, 1:] = False
-    tokens = tokens * present[..., None]
-    batch = TokenBatch(
-        tokens, present, torch.zeros(6, 0, 5, dtype=torch.bool), torch.full((6, 4, 2), -1)
-    )
-    chain = torch.tensor([[0, 1], [5, 2], [6, 3], [7, 4]]).repeat(6, 1, 1)
-    chain[0] = -1
-    draws = torch.rand(6, 40, 2, generator=rng, dtype=torch.float64)
-    found = hill_climbed(autoencoder, batch, chain, autoencoder.token_std, draws)
-    before = root_errors(autoencoder, batch, chain, autoencoder.token_std)
-    after = root_errors(autoencoder, batch, found, autoencoder.token_std)
-    assert torch.equal(found[0], chain[0])
-    assert (after <= before).all()
-    assert (after[1:] < before[1:]).all()
-    alone = hill_climbed(
-        autoencoder, batch.rows(slice(3, 4)), chain[3:4], autoencoder.token_std, draws[3:4]
-    )
-    assert torch.equal(alone[0], found[3])
 
 
 def test_search_is_an_argument(learner, sets):

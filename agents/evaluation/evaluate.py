@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -34,10 +34,6 @@ CHUNK = 256
 """Episodes evaluated at once; bounds the memory and changes no number."""
 PAIRS_AT_A_TIME = 2**22
 """And pairs of tokens whose clades are compared together."""
-
-Numbers = Callable[[int], Tensor]
-"""``numbers(count)``: the next uniform float64 numbers in [0, 1) of each sample, ``(B, count)``; a
-search draws by them."""
 
 TREE_SCORES = (*(f"tree_{name}" for name in CladeScores._fields), "mean_height")
 """Names of the scores that :func:`tree_scores` gives, in its order."""

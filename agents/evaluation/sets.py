@@ -18,7 +18,6 @@ from jaxtyping import Bool, Float, Float32, Int64, Shaped, UInt64
 from torch import Tensor
 
 from agents.evaluation.encoded import Encoded
-from agents.evaluation.search import numbers_of_seeds, tree_search
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets.base import Dataset, mix, shuffled, uniforms
 from htm_env.datasets.sets import as_list, token_sets
@@ -280,8 +279,10 @@ def _searched(
 ) -> Int64[Tensor, "B M 2"]:
     if not ((merges >= 0).any() or batch.num_tokens.max() == 1):
         raise ValueError("a learner that makes no trees has none to search from; expected search 0")
+    from agents.search import numbers_of_seeds, tree_search  # nothing that learns needs it
+
     improve = tree_search(encoder.autoencoder, encoder.std, search)
-    return improve(batch, merges, numbers_of_seeds(seeds))
+    return improve(batch, merges[:, None], numbers_of_seeds(seeds)).merges
 
 
 def _in_columns(merges: Int64[Tensor, "B M 2"], part: PlacedSets) -> Int64[np.ndarray, "B M 2"]:

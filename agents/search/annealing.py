@@ -22,8 +22,8 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 from torch.nn.functional import pad
 
-from agents.evaluation.evaluate import Numbers
 from agents.fixed.search import mixed
+from agents.search.base import Found, Numbers
 from htm_env.autoencoder import TreeEncoder
 from htm_env.types import NONE, TokenBatch
 
@@ -53,24 +53,34 @@ class Annealing:
 
     @torch.no_grad()
     def __call__(
-        self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"], numbers: Numbers
-    ) -> Int64[Tensor, "B M 2"]:
+        self, batch: TokenBatch, starts: Int64[Tensor, "B S M 2"], numbers: Numbers
+    ) -> Found:
         """Trees of at most the cost of the given ones; more evaluations never end worse.
 
         A sample's result depends on its own row alone. Trees that take more evaluations than the
-        budget has are left as they are.
+        budget has are left as they are, and their costs are NaN. Raises ``ValueError`` for more
+        than one tree a sample.
         """
+        if starts.shape[1] != 1:
+            raise ValueError(
+                f"{starts.shape[1]} trees of each sample to start from; annealing expected one"
+            )
+        merges = starts[:, 0]
         merges_made = (merges[..., 0] >= 0).sum(1)
         whole = (merges_made == batch.num_tokens - 1) & (merges_made > 0)
         rows = (whole & (merges_made <= self.evaluations)).nonzero()[:, 0]
         found = merges.clone()
+        costs = merges.new_full((len(merges), 2), torch.nan, dtype=torch.float64)
+        costs[batch.num_tokens < 2] = 0.0
         if len(rows):
             walk = _Walk(self.model, batch.rows(rows), merges[rows], self.evaluations)
             walk.run(lambda count: numbers(count).to(merges.device)[rows])
-            for row, better in zip(rows.tolist(), walk.better_trees(), strict=True):
+            costs[rows, 1] = walk.start.double()
+            for row, (cost, better) in zip(rows.tolist(), walk.best_trees(), strict=True):
+                costs[row, 0] = cost
                 if better is not None:
                     found[row, : len(better)] = torch.from_numpy(better).to(merges.device)
-        return found
+        return Found(found, costs[:, 0], costs[:, 1:])
 
 
 class _Walk:
@@ -239,23 +249,23 @@ class _Walk:
             self.known.store(rows, number, keys[new], found)
         return costs, new
 
-    def better_trees(self) -> list[Int64[np.ndarray, "K 2"] | None]:
-        """The merges of the best tree of each sample; None where no tree is better than the given
-        one."""
-        return [self._better_tree(row) for row in range(len(self.start))]
+    def best_trees(self) -> list[tuple[float, Int64[np.ndarray, "K 2"] | None]]:
+        """The cost and the merges of the best tree of each sample; no merges where no tree is
+        better than the given one."""
+        return [self._best_tree(row) for row in range(len(self.start))]
 
-    def _better_tree(self, row: int) -> Int64[np.ndarray, "K 2"] | None:
+    def _best_tree(self, row: int) -> tuple[float, Int64[np.ndarray, "K 2"] | None]:
         num_leaves, start = int(self.num_leaves[row]), float(self.start[row])
         best, enough = float(self.best[row]), 1e-12 * max(1.0, abs(start))
         if self.model.associative:
             leaves = self.leaf_keys[:num_leaves].cpu().numpy()
             children, root, total = best_of(leaves, *self.known.of_sample(row))
             if total < min(best, start - enough):
-                return in_order(children, root, num_leaves)
+                return total, in_order(children, root, num_leaves)
         if best >= start - enough:
-            return None
+            return start, None
         children = (self.best_children[row] - self.offset[row]).cpu().numpy()
-        return in_order(children, 2 * num_leaves - 2, num_leaves)
+        return best, in_order(children, 2 * num_leaves - 2, num_leaves)
 
 
 class _Merge(NamedTuple):
