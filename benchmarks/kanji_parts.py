@@ -10,8 +10,10 @@ the mean of each character's own. The last columns are of some characters alone.
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Callable
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,7 +23,7 @@ from torch import Tensor
 from agents.evaluation.evaluate import tree_scores
 from agents.fixed import fixed_policy
 from agents.fixed.linkage import average_update, linked, ward_update
-from benchmarks.table import report
+from benchmarks.table import RESULTS, origin, report
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.datasets.kanjivg import Characters, load_characters
@@ -172,6 +174,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--points", type=int, default=8, help="of a stroke")
     parser.add_argument("--split", default="train", help="of the characters")
     parser.add_argument("--facts", action="store_true", help="print the counts of the data")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
     if options.facts:
         for name, value in facts(load_characters()).items():
@@ -191,7 +194,8 @@ def main(arguments: list[str] | None = None) -> None:
         every, few = agreement(batch, merges), agreement(batch.rows(some), merges[some])
         few = {f"{score}, {options.characters}": few[score] for score in FEW}
         rows.append({"tree": name, "characters": len(keys)} | every | few)
-    report("kanji", rows)
+    given = sys.argv[1:] if arguments is None else arguments
+    report("kanji", rows, options.out, made_by=origin("benchmarks.kanji_parts", given))
 
 
 if __name__ == "__main__":
