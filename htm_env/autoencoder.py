@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from htm_env.actions import action_masks, action_slots, why_illegal
 from htm_env.candidates import Nearest, Neighbourhood, check_candidates
 from htm_env.checks import at_least, check_choice
-from htm_env.files import load_weights, read_tensors, reading, write_tensors
+from htm_env.files import check_weights, load_weights, read_tensors, reading, write_tensors
 from htm_env.forest import (
     Forest,
     Level,
@@ -273,6 +273,8 @@ class SavedAutoencoder(nn.Module):
         """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
         with reading(path, "saved autoencoder"):
             state, config = read_tensors(path, WEIGHTS_KEY)
+            with torch.device("meta"):  # of another size than the weights it would take memory
+                check_weights(cls(**config), state)
             autoencoder = cls(**config, generator=torch.Generator())  # type: ignore[call-arg]
             load_weights(autoencoder, state)
         return autoencoder.to(device)

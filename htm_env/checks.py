@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from jaxtyping import Float
 from torch import Tensor
 
@@ -21,17 +23,63 @@ else:
     # What people may pass to it: anything, since the checks below answer better than a type.
     Choices = Angles = Real = Whole = Any
 
+MOST_LETTERS, CUT = 300, " [...] "
+"""Letters of a message about a file, and what is in the place of those that are left out."""
+
 
 def at_least(low: int, **values: float | int) -> None:
     """Raise ``ValueError`` naming the first of the values that is less, or no number."""
     for name, value in values.items():
-        if not value >= low:
-            raise ValueError(f"{name} is {value}; expected at least {low:g}")
+        try:
+            enough = bool(value >= low)
+        except (TypeError, ValueError):
+            enough = False
+        if not enough:
+            raise ValueError(f"{name} is {value!r}; expected at least {low:g}")
+
+
+def brief(text: object) -> str:
+    """A text in one line of at most 300 letters, whatever a file has put into it.
+
+    What is no printable letter is written as its escape; what is too long loses its middle, so that
+    the name of a file at the start and what was expected at the end stay.
+    """
+    line = _shortened(" ".join(str(text).split()))
+    if line.isprintable():
+        return line
+    escaped = (
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in line
+    )
+    return _shortened("".join(escaped))
+
+
+def _shortened(line: str) -> str:
+    if len(line) <= MOST_LETTERS:
+        return line
+    half = (MOST_LETTERS - len(CUT)) // 2
+    return f"{line[:half]}{CUT}{line[-half:]}"
+
+
+@contextmanager
+def briefly() -> Iterator[None]:
+    """Raise a ``ValueError`` of this block with a :func:`brief` message."""
+    try:
+        yield
+    except ValueError as error:
+        text = str(error)
+        if brief(text) == text:
+            raise
+        raise ValueError(brief(text)) from error
 
 
 def check_choice(what: str, name: Any, choices: Collection[Any]) -> None:
     """Raise ``ValueError``, with the choices, for a name of ``what`` that is none of them."""
-    if name not in choices:
+    try:
+        known = name in list(choices)
+    except ValueError:  # an array is equal to nothing and to everything
+        known = False
+    if not known:
         like = did_you_mean(name, choices)
         raise ValueError(f"unknown {what} {name!r}; choose from {list(choices)}{like}")
 
@@ -52,11 +100,11 @@ def check_finite(roots: Float[Tensor, "S D"]) -> None:
 
 def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     """``value`` as a float within ``[low, high]``; raises ``ValueError`` otherwise."""
-    if isinstance(value, bool | str):
+    if isinstance(value, bool | str | bytes):
         raise ValueError(f"{name} is {value!r}: expected a number")
     try:
         result = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise ValueError(f"{name} is {value!r}: expected a number") from None
     if not math.isfinite(result) or not low <= result <= high:
         wanted = f" from {low:g} to {high:g}" if math.isfinite(high) else f" of at least {low:g}"
@@ -65,11 +113,12 @@ def number(name: str, value: Any, low: float, high: float = math.inf) -> float:
     return result
 
 
-def positive(name: str, value: Any) -> float:
-    """``value`` as a float above zero; raises ``ValueError`` otherwise."""
+def positive(name: str, value: Any, high: float = math.inf) -> float:
+    """``value`` as a float above zero, ``high`` at most; raises ``ValueError`` otherwise."""
     result = number(name, value, -math.inf)
-    if result <= 0.0:
-        raise ValueError(f"{name} is {value!r}: expected a number above 0")
+    if not 0.0 < result <= high:
+        most = f" and at most {high:g}" if math.isfinite(high) else ""
+        raise ValueError(f"{name} is {value!r}: expected a number above 0{most}")
     return result
 
 
@@ -90,9 +139,15 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
         result = operator.index(value)
     except TypeError:
         result = low - 1
-    if isinstance(value, bool) or not low <= result <= high:
+    if isinstance(value, bool | np.bool_) or not low <= result <= high:
         raise ValueError(f"{name} is {value!r}: expected a whole number from {low} to {high}")
     return result
+
+
+def seed(value: Any) -> int:
+    """The seed of a generator as an int; raises ``ValueError`` for a fraction, a text, a truth
+    value, or a number below 0."""
+    return whole_number("seed", value, 0, 2**128)
 
 
 def keywords(owner: str, given: Sequence[str], known: Sequence[str]) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.error import ResetNeeded
 
+from htm_env import checks
 from htm_env.autoencoder import TreeEncoder
 from htm_env.population import Population
 from htm_env.simulator import RENDER_MODES, EnvConfig, Simulator
@@ -229,11 +230,10 @@ class HTMEnv(EpisodesInProgress, gym.Env):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        super().reset(seed=seed)
-        key = draw_key(self.np_random)
-        if options and "key" in options:
-            key = check_key(options["key"])
-        self._population = self.simulator.start_one(key)
+        chosen = check_key(options["key"]) if options and "key" in options else None
+        super().reset(seed=None if seed is None else checks.seed(seed))
+        drawn = draw_key(self.np_random)
+        self._population = self.simulator.start_one(drawn if chosen is None else chosen)
         self._invalid_actions = 0
         self.show()
         return self.simulator.observe_one(self.population), self._info()
@@ -322,10 +322,8 @@ def draw_key(generator: np.random.Generator) -> int:
 
 
 def check_key(key: Any) -> int:
-    """The key as an integer; ``ValueError`` outside ``[0, 2**62)``."""
-    if not 0 <= int(key) < MAX_KEY:
-        raise ValueError(f"episode key {key} is outside [0, 2**62)")
-    return int(key)
+    """The key as an integer; ``ValueError`` unless it is one in ``[0, 2**62)``."""
+    return checks.whole_number("the key of an episode", key, 0, MAX_KEY - 1)
 
 
 def tree_of(population: Population, row: int) -> MergeTree:

@@ -13,15 +13,20 @@ import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from htm_env.checks import brief
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DIGEST = "digest"
 """The field of JSON that holds its digest."""
+DEEPEST, LONGEST_JSON, LONGEST_HEADER = 100, 2**26, 2**26
+"""Levels of JSON within each other, bytes of a file of it, and bytes of the header of a file of
+tensors, at most."""
 DAMAGED = "it was changed after it was written: its digest is another"
 
 
@@ -146,16 +151,28 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises ``ValueError`` for what is no object, and for one that does not have the digest that it
     names.
     """
-    try:
-        values = json.loads(Path(path).read_text())
-    except RecursionError:
-        raise ValueError("its objects are nested too deeply") from None
+    path = Path(path)
+    if path.stat().st_size > LONGEST_JSON:
+        raise ValueError(f"it is longer than {LONGEST_JSON:,} bytes")
+    values = parse_json(path.read_text(encoding="utf-8"))
     if not isinstance(values, dict):
         raise ValueError("expected an object")
     digest = values.pop(DIGEST, None)
     if digest is not None and digest != _json_digest(values):
         raise ValueError(DAMAGED)
     return values
+
+
+def parse_json(text: str) -> Any:
+    """The value of a text; ``ValueError`` for what is no JSON or more than 100 levels deep."""
+    with suppress(RecursionError):
+        level = [value := json.loads(text)]
+        for _ in range(DEEPEST):
+            within = [item.values() if isinstance(item, dict) else item for item in level]
+            level = [item for items in within for item in items if isinstance(item, dict | list)]
+            if not level:
+                return value
+    raise ValueError(f"its objects are nested more than {DEEPEST} deep")
 
 
 def _json_digest(values: Mapping[str, Any]) -> str:
@@ -185,6 +202,10 @@ def read_tensors(path: str | Path, key: str) -> tuple[dict[str, Tensor], Any]:
     """
     from safetensors import safe_open
 
+    with open(path, "rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if header > min(LONGEST_HEADER, os.path.getsize(path)):
+        raise ValueError(f"its header is said to have {header:,} bytes")
     with safe_open(path, framework="pt", device="cpu") as file:
         metadata = dict(file.metadata() or {})
         # Clones own their memory: the file may be replaced while they live.
@@ -195,7 +216,7 @@ def read_tensors(path: str | Path, key: str) -> tuple[dict[str, Tensor], Any]:
         if metadata or digest != _tensor_digest(tensors, described):
             raise ValueError(DAMAGED)
         text = described
-    return tensors, json.loads(text)
+    return tensors, parse_json(text)
 
 
 def _tensor_digest(tensors: Mapping[str, Tensor], text: str) -> str:
@@ -215,6 +236,12 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
 
     Raises ``ValueError`` naming the first that does not, or that is not finite.
     """
+    check_weights(module, weights)
+    module.load_state_dict(weights)
+
+
+def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Raise what :func:`load_weights` raises; the module may be on torch's device ``meta``."""
     own = module.state_dict()
     for name in sorted(own.keys() | weights.keys()):
         if name not in own or name not in weights:
@@ -227,21 +254,23 @@ def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             )
         if not given.isfinite().all():
             raise ValueError(f"the weights {name!r} are not finite")
-    module.load_state_dict(weights)
 
 
 @contextmanager
 def reading(path: str | Path, what: str) -> Iterator[None]:
     """Raise ``FileNotFoundError`` where there is no file, and ``ValueError`` naming the file for
     whatever is wrong with its contents in this block. ``what`` is what it should hold."""
-    from safetensors import SafetensorError
-
     if not Path(path).is_file():
         raise FileNotFoundError(f"no {what} at {path}")
     try:
         yield
-    except (SafetensorError, LookupError, RuntimeError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} does not hold a {what} that can be read: {error}") from error
+    except OSError:
+        raise
+    except Exception as error:  # libraries do not say what a damaged file may make them raise
+        told = str(error) or type(error).__name__
+        raise ValueError(
+            brief(f"{path} does not hold a {what} that can be read: {told}")
+        ) from error
 
 
 def _sync_folder(folder: Path) -> None:

@@ -94,7 +94,7 @@ ACTION_MASK = "action_mask"
 def check_extras(observe: Sequence[str]) -> tuple[str, ...]:
     """``observe`` as a tuple; ``ValueError`` with the choices unless it holds known keys."""
     choices = sorted({*EXTRAS, ACTION_MASK})
-    if isinstance(observe, str):
+    if isinstance(observe, str) or not all(isinstance(key, str) for key in observe):
         raise ValueError(f"observe is {observe!r}; expected a tuple of keys from {choices}")
     unknown = sorted(set(observe) - set(choices))
     if unknown:

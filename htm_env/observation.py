@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -69,3 +70,14 @@ def observe_extras(
     standardised = autoencoder.standardise(batch.tokens)
     membership = Membership.of(standardised, batch.present, population.forest)
     return observed_extras(membership, observe)
+
+
+def check_observation(observation: Mapping[str, Any]) -> None:
+    """Raise ``ValueError`` naming the first key whose numbers are not finite."""
+    for key, values in observation.items():
+        tensor = torch.as_tensor(values)
+        if tensor.is_floating_point() and not tensor.isfinite().all():
+            raise ValueError(
+                f"the observation has numbers in {key!r} that are not finite: expected those of an "
+                "environment"
+            )

@@ -25,7 +25,7 @@ from htm_env.actions import (
 )
 from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import advice_on_pairs, check_candidates
-from htm_env.checks import at_least, check_choice, did_you_mean
+from htm_env.checks import check_choice, did_you_mean, number, whole_number
 from htm_env.datasets import Dataset, dataset_class, environment_id, make_dataset
 from htm_env.forest import Forest
 from htm_env.membership import check_extras
@@ -88,9 +88,8 @@ class EnvConfig:
 
     def __post_init__(self) -> None:
         check_choice("invalid_action", self.invalid_action, sorted(INVALID_ACTIONS))
-        at_least(1, max_invalid_actions=self.max_invalid_actions)
-        if not math.isfinite(self.invalid_penalty):
-            raise ValueError(f"invalid_penalty is {self.invalid_penalty}; expected a finite number")
+        whole_number("max_invalid_actions", self.max_invalid_actions, 1, 2**31)
+        number("invalid_penalty", self.invalid_penalty, -math.inf)
         if self.render_mode is not None:
             check_choice("render_mode", self.render_mode, RENDER_MODES)
         object.__setattr__(self, "observe", check_extras(self.observe))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from copy import deepcopy
 from inspect import ismethod
 from typing import Any
 
@@ -13,7 +15,7 @@ from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
 
-from htm_env.checks import at_least
+from htm_env import checks
 from htm_env.env import EpisodesInProgress, HTMEnv, check_key, draw_key, tree_of
 from htm_env.forest import Forest
 from htm_env.simulator import EnvConfig, Simulator
@@ -22,6 +24,7 @@ from htm_env.types import NONE, TokenBatch
 
 METHODS = ("action_masks", "fixed_keys", "merge_tree", "render")
 """Methods of the single environment that can be called on every copy."""
+MOST_COPIES = 2**20
 FIXED = (
     *("action_space", "observation_space", "single_action_space", "single_observation_space"),
     *("autoreset_mode", "num_envs"),
@@ -46,7 +49,7 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
         autoreset_mode: AutoresetMode | str = AutoresetMode.NEXT_STEP,
         **arguments: Any,
     ) -> None:
-        at_least(1, num_envs=num_envs)
+        num_envs = checks.whole_number("num_envs", num_envs, 1, MOST_COPIES)
         config = EnvConfig.of(env_id, arguments, type(self))
         super().__init__(Simulator(config))
         self.num_envs = num_envs
@@ -77,11 +80,7 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
         """
         mask = self._reset_mask(options)
         seeds = self._seeds(seed)
-        keys = self._chosen_keys(options)
-        for copy in np.flatnonzero(mask):
-            if (own := seeds[copy]) is not None:
-                self._generators[copy] = seeding.np_random(own)[0]
-        self._start(mask, keys)
+        self._start(mask, self._chosen_keys(options), seeds)
         self.show()
         return self.simulator.observation(self.population), self._info(mask)
 
@@ -251,11 +250,12 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
     def _seeds(self, seed: int | list[int | None] | None) -> list[int | None]:
         if seed is None:
             return [None] * self.num_envs
-        if isinstance(seed, int | np.integer):
-            return [int(seed) + copy for copy in range(self.num_envs)]
+        if not isinstance(seed, Sequence | np.ndarray) or isinstance(seed, str):
+            first = checks.seed(seed)
+            return [first + copy for copy in range(self.num_envs)]
         if len(seed) != self.num_envs:
             raise ValueError(f"{len(seed)} seeds for {self.num_envs} copies; expected one a copy")
-        return [None if own is None else int(own) for own in seed]
+        return [None if own is None else checks.seed(own) for own in seed]
 
     def _chosen_keys(self, options: dict[str, Any] | None) -> np.ndarray | None:
         if not options or "key" not in options:
@@ -265,11 +265,27 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
             raise ValueError(f"{len(keys)} keys for {self.num_envs} copies; expected one a copy")
         return np.broadcast_to(keys, self.num_envs)
 
-    def _start(self, mask: np.ndarray, keys: np.ndarray | None = None) -> None:
-        """New episodes in the copies of ``mask``, drawn or with the given keys."""
+    def _start(
+        self,
+        mask: np.ndarray,
+        keys: np.ndarray | None = None,
+        seeds: Sequence[int | None] | None = None,
+    ) -> None:
+        """New episodes in the copies of ``mask``, drawn or with the given keys.
+
+        Generators are changed when the episodes are there: where data cannot be read, none is.
+        """
         copies = np.flatnonzero(mask)
-        drawn = np.array([draw_key(self._generators[copy]) for copy in copies], np.int64)
+        generators = {
+            copy: deepcopy(self._generators[copy])
+            if seeds is None or seeds[copy] is None
+            else seeding.np_random(seeds[copy])[0]
+            for copy in copies.tolist()
+        }
+        drawn = np.array([draw_key(own) for own in generators.values()], np.int64)
         fresh = self.simulator.start(drawn if keys is None else keys[copies])
+        for copy, own in generators.items():
+            self._generators[copy] = own
         if len(copies) == self.num_envs:
             self._population = fresh
         else:

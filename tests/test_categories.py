@@ -127,7 +127,8 @@ def test_a_category_is_brier_score_over_that_of_the_frequencies():
 
 
 def test_one_value_only_has_a_finite_unit():
-    data = make_dataset(np.zeros((8, 2, 1)), categorical={0: 2}, split_fractions=SPLIT)
+    tokens = np.stack([np.zeros((8, 2)), np.arange(16).reshape(8, 2)], axis=2)
+    data = make_dataset(tokens, categorical={0: 2}, split_fractions=SPLIT)
     assert data.std.isfinite().all() and (data.std > 0).all()
 
 

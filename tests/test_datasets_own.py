@@ -331,7 +331,7 @@ def test_an_array_of_ragged_sets_is_a_list_of_them() -> None:
 )
 def test_a_kind_has_the_token_dimensions_that_it_can_draw(kind: str, dims: set[int]) -> None:
     for token_dim in range(1, 9):
-        tokens = np.zeros((10, 3, token_dim))
+        tokens = np.random.default_rng(0).normal(size=(10, 3, token_dim))
         if token_dim in dims:
             assert ArrayDataset(tokens, kind=kind).kind == kind
         else:
@@ -339,7 +339,7 @@ def test_a_kind_has_the_token_dimensions_that_it_can_draw(kind: str, dims: set[i
             with pytest.raises(ValueError, match=message):
                 ArrayDataset(tokens, kind=kind)
     assert ArrayDataset(TOKENS).kind == "points"
-    assert ArrayDataset(np.zeros((10, 3, 3))).kind == "vectors"
+    assert ArrayDataset(np.eye(3)[None].repeat(10, 0)).kind == "vectors"
 
 
 def test_a_run_keeps_arrays_with_everything_beside_them(tmp_path: Path) -> None:

@@ -28,7 +28,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _interrupted(interruption: KeyboardInterrupt, status: int) -> int:
-    print(f"htm: {str(interruption) or 'interrupted'}", file=sys.stderr)
+    from agents.config.errors import one_line
+
+    print(f"htm: {one_line(str(interruption) or 'interrupted')}", file=sys.stderr)
     return status
 
 

@@ -34,7 +34,13 @@ from agents.cli.options import (
 )
 from agents.comparison.options import CompareOptions, options_from_file
 from agents.config.dataclasses_json import flattened
-from agents.config.errors import RunWarning, UsageError, as_usage_error, did_you_mean
+from agents.config.errors import (
+    RunWarning,
+    UsageError,
+    as_usage_error,
+    did_you_mean,
+    one_line,
+)
 from agents.config.files import check_run
 from agents.config.options import OfRun
 from agents.config.plug_ins import modules_of_this_folder
@@ -194,4 +200,4 @@ def _fail(message: str, status: int) -> int:
 
 
 def _say(message: str) -> None:
-    print(f"htm: {' '.join(message.split())}", file=sys.stderr)
+    print(f"htm: {one_line(message)}", file=sys.stderr)

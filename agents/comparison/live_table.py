@@ -31,20 +31,20 @@ class Watched:
 
     def cells(self) -> list[str]:
         """Name, state, share of the budget, seconds, merges, latest validation score."""
-        rows = metrics_points(self.directory.metrics_path, ("progress",))
-        last = rows[-1] if rows else {}
-        scores = [
-            f"{float(row[tag]):.4g}"
-            for row in rows
+        points = metrics_points(self.directory.metrics_path, ("progress",))
+        last = points[-1] if points else None
+        found = (
+            point.values.get(tag)
+            for point in points
             for tag in ("validation/nmse", "validation/return")
-            if row.get(tag)
-        ]
+        )
+        scores = [f"{score:.4g}" for score in found if score is not None]
         return [
             self.job.name,
             self.job.state.value,
-            f"{float(last['progress']):.0%}" if last else "",
-            f"{float(last['seconds']):.0f}" if last else "",
-            f"{int(last['merges']):,}" if last else "",
+            f"{last.progress:.0%}" if last else "",
+            f"{last.seconds:.0f}" if last else "",
+            f"{last.merges:,}" if last else "",
             scores[-1] if scores else "",
         ]
 

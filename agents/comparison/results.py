@@ -9,17 +9,19 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from agents.config.dataclasses_json import flattened
+from agents.config.dataclasses_json import check_bounds, config_from_dict, flattened
 from agents.config.run import RunConfig
 from agents.encoders import NO_ENCODER
 from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
-from htm_env.files import atomic_write_text
+from htm_env.checks import brief
+from htm_env.files import atomic_write_text, parse_json
 
 Row = TypeVar("Row")
 
@@ -86,8 +88,11 @@ class ResultRow:
     def __post_init__(self) -> None:
         if self.split not in ("validation", "test"):
             raise ValueError(f"split is {self.split!r}; expected validation or test")
-        if self.options and not isinstance(json.loads(self.options), dict):
-            raise ValueError(f"options is {self.options!r}; expected a JSON object")
+        for name in ("env_kwargs", "options"):
+            text = getattr(self, name)
+            if (text or name == "env_kwargs") and not isinstance(parse_json(text), dict):
+                raise ValueError(f"{name} is {text!r}; expected a JSON object")
+        check_bounds(self, embedding_dim=1, seed=0, seconds=0, merges=0, updates=0)
 
     @property
     def error(self) -> float:
@@ -146,18 +151,17 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
     }
     rows = []
     for point in metrics_points(directory.metrics_path):
-        found: dict[str, Any]
-        found = {own: _number(point.get(f"validation/{name}", "")) for name, own in SCORES.items()}
-        found |= {name: int(point[name]) for name in ("merges", "updates")}
-        seconds = float(point["seconds"])
-        rows.append(
-            ResultRow(**about, **found, split="validation", seconds=seconds, weights_hash="")
-        )
+        scores = {own: point.values.get(f"validation/{name}") for name, own in SCORES.items()}
+        counts = {name: getattr(point, name) for name in ("seconds", "merges", "updates")}
+        rows.append({**about, **counts, **scores, "split": "validation", "weights_hash": ""})
     if result is not None:
         counts = {name: result[name] for name in ("seconds", "merges", "updates", "weights_hash")}
         scores = {own: result["test"].get(name) for name, own in SCORES.items()}
-        rows.append(ResultRow(**about, split="test", **counts, **scores))
-    return rows
+        rows.append({**about, **counts, **scores, "split": "test"})
+    try:
+        return [config_from_dict(ResultRow, row) for row in rows]
+    except ValueError as error:
+        raise ValueError(brief(f"{directory.path} holds no run to compare: {error}")) from error
 
 
 def changed_options(run: RunConfig) -> str:
@@ -174,20 +178,38 @@ def changed_options(run: RunConfig) -> str:
     return json.dumps(changed, sort_keys=True)
 
 
+@dataclass(frozen=True)
+class MetricsPoint:
+    """A row of a run's ``metrics.csv``."""
+
+    progress: float
+    """Share of the budget."""
+    seconds: float
+    merges: int
+    updates: int
+    values: dict[str, float | None]
+    """By tag, such as ``validation/nmse``; None where there is none, or it was not finite."""
+
+
 def metrics_points(
     path: Path, tags: Sequence[str] = ("validation/nmse", "validation/return")
-) -> list[dict[str, str]]:
+) -> list[MetricsPoint]:
     """The complete rows of a run's ``metrics.csv`` that have a value under one of the tags.
 
-    The run may be writing it: a row without its end is left out.
+    The run may be writing it: a row without its end is left out. Raises ``ValueError`` naming the
+    line that is no such row.
     """
     if not path.exists():
         return []
-    text = path.read_text()
-    complete = text[: text.rfind("\n") + 1]
-    return [
-        row for row in csv.DictReader(io.StringIO(complete)) if any(row.get(tag) for tag in tags)
-    ]
+    points = []
+    for number, row in _lines(path, complete=True):
+        with _in_line(path, number, "a row of metrics"):
+            if any(row.get(tag) for tag in tags):
+                progress, seconds = (_finite(row.pop(name)) for name in ("progress", "seconds"))
+                merges, updates = (_whole(row.pop(name)) for name in ("merges", "updates"))
+                values = {tag: _number(text) for tag, text in row.items()}
+                points.append(MetricsPoint(progress, seconds, merges, updates, values))
+    return points
 
 
 def write_table(path: str | Path, kind: type, rows: Iterable[Any]) -> None:
@@ -210,25 +232,54 @@ def read_table(path: Path, kind: type[Row], what: str) -> list[Row]:
     ``ValueError`` naming the line that is not ``what``.
     """
     converters: dict[str, Callable[[str], Any]]
-    converters = {"str": str, "int": int, "float": float, "float | None": _number}
+    converters = {"str": str, "int": _whole, "float": _finite, "float | None": _number}
     fields_of = {name.removesuffix("_"): name for name in kind.__annotations__}
     types = {column: converters[kind.__annotations__[name]] for column, name in fields_of.items()}
     rows: list[Row] = []
-    with open(path, newline="") as file:
-        names: list[str] = []
-        for number, values in enumerate(csv.reader(file), start=1):
+    for number, texts in _lines(path):
+        with _in_line(path, number, what):
+            row = {
+                fields_of[name]: types[name](text) for name, text in texts.items() if name in types
+            }
+            rows.append(kind(**row))
+    return rows
+
+
+def _lines(path: Path, *, complete: bool = False) -> Iterator[tuple[int, dict[str, str]]]:
+    """The rows of a CSV by column, with their numbers; the header may come again.
+
+    With ``complete``, a last line without its end is left out. Raises ``ValueError`` naming the
+    line that cannot be read.
+    """
+    number = 0
+    names: list[str] = []
+    with _in_line(path, 1, "UTF-8"):
+        text = path.read_bytes().decode()
+    text = text[: text.rfind("\n") + 1] if complete else text
+    lines = csv.reader(io.StringIO(text, newline=""), strict=True)
+    while True:
+        number += 1
+        with _in_line(path, number, "a line of a table"):
+            values = next(lines, None)
+            if values is None:
+                return
             if number == 1 or values[:1] == names[:1]:
                 names = values
-            elif values:
-                try:
-                    texts = zip(names, values, strict=True)
-                    row = {
-                        fields_of[name]: types[name](text) for name, text in texts if name in types
-                    }
-                    rows.append(kind(**row))
-                except (KeyError, TypeError, ValueError) as error:
-                    raise ValueError(f"{path} line {number} is not {what}: {error}") from error
-    return rows
+                continue
+            if not values:
+                continue
+            row = dict(zip(names, values, strict=True))
+        yield number, row
+
+
+@contextmanager
+def _in_line(path: Path, number: int, what: str) -> Iterator[None]:
+    """Name file and line of what is wrong in this block."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, csv.Error) as error:
+        told = f"there is no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(brief(f"{path} line {number} is not {what}: {told}")) from error
 
 
 def read_results(paths: Sequence[Path]) -> list[ResultRow]:
@@ -273,3 +324,17 @@ def _one_run(versions: Sequence[list[ResultRow]]) -> list[ResultRow]:
 def _number(text: str) -> float | None:
     value = float(text) if text else math.nan
     return value if math.isfinite(value) else None
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is not finite")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if not -(2**63) <= value < 2**63:
+        raise ValueError(f"{text} has more than 64 bits")
+    return value

@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from agents.config.errors import did_you_mean
 
 Config = TypeVar("Config")
+MOST_SHOWN = 60
+"""Letters of a wrong value that an error shows."""
 JSON_WORDS = {
     int: "a whole number",
     float: "a number",
@@ -60,6 +62,7 @@ def checked_fields(config_class: type, values: dict[str, Any]) -> dict[str, Any]
         except TypeError:
             expected = " or ".join(_words(choice) for choice in _choices(hints[name]))
             shown = json.dumps(value, default=str)
+            shown = shown if len(shown) <= MOST_SHOWN else f"{shown[:MOST_SHOWN]} ..."
             raise ValueError(f"{name} is {shown}; expected {expected}") from None
     return checked
 
@@ -70,6 +73,8 @@ def _converted(hint: Any, value: Any) -> Any:
     A whole number is a number, a truth value is not. A tuple has its own length, or any where the
     annotation ends in ``...``, and may be a single string.
     """
+    if hint is Any:
+        return value
     if get_origin(hint) in (Union, UnionType):
         for choice in get_args(hint):
             with suppress(TypeError):
@@ -82,13 +87,19 @@ def _converted(hint: Any, value: Any) -> Any:
         kinds = inside[:1] * len(items) if inside[-1] is Ellipsis else inside
         if len(kinds) == len(items):
             return tuple(map(_converted, kinds, items))
+    elif kind is dict and isinstance(value, dict):
+        of_value = (*get_args(hint), Any, Any)[1]
+        return {name: _converted(of_value, item) for name, item in value.items()}
     elif kind is Literal:
-        if value in get_args(hint):
+        if isinstance(value, str | int | None) and value in get_args(hint):
             return value
     elif kind is Path and isinstance(value, str):
         return Path(value)
     elif kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        with suppress(OverflowError):
+            return float(value)
+    elif kind is int and isinstance(value, int) and not -(2**63) <= value < 2**63:
+        pass  # no library takes it
     elif isinstance(value, kind) and (kind is bool or not isinstance(value, bool)):
         return value
     raise TypeError(f"{value!r} is no {hint}")

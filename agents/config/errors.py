@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -26,6 +25,18 @@ def as_usage_error(place: str = "") -> Iterator[None]:
         raise UsageError(f"{place}{error}") from None
 
 
+def one_line(message: str) -> str:
+    """A message in one line, with escapes for what no terminal should be sent: the name of a file
+    may hold anything."""
+    line = " ".join(message.split())
+    if line.isprintable():
+        return line
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in line
+    )
+
+
 def did_you_mean(name: str, choices: Iterable[str]) -> str:
     """A question to append to a message about an unknown name; empty where none is like it."""
     lower = {choice.lower(): choice for choice in choices}
@@ -37,9 +48,11 @@ def json_object(flag: str, text: str | None) -> dict[str, Any]:
     """The JSON object behind a flag, empty without one; :class:`UsageError` for anything else."""
     if text is None:
         return {}
+    from htm_env.files import parse_json  # loads torch
+
     try:
-        values = json.loads(text)
-    except json.JSONDecodeError as error:
+        values = parse_json(text)
+    except ValueError as error:
         raise UsageError(f"{flag} {text!r} is not JSON: {error}") from None
     if not isinstance(values, dict):
         raise UsageError(f"{flag} {text!r} is not a JSON object, such as '{{\"k\": 1}}'")

@@ -25,11 +25,13 @@ def read_file(path: Path) -> dict[str, Any]:
 
     Raises :class:`UsageError` naming a file that cannot be read.
     """
-    readers = {".toml": tomllib.loads, ".json": json.loads}
+    from htm_env.files import parse_json  # loads torch
+
+    readers = {".toml": _toml, ".json": parse_json}
     if path.suffix not in readers:
         raise UsageError(f"--config {path} has no suffix .toml or .json")
     try:
-        values = readers[path.suffix](path.read_text())
+        values = readers[path.suffix](path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(f"--config {path}: there is no such file") from None
     except ValueError as error:
@@ -37,6 +39,13 @@ def read_file(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UsageError(f"--config {path} holds no fields; expected an object")
     return {name: value for name, value in values.items() if name not in RECORDED}
+
+
+def _toml(text: str) -> dict[str, Any]:
+    try:
+        return tomllib.loads(text)
+    except RecursionError:
+        raise ValueError("its values are nested too deeply") from None
 
 
 def check_run(folder: Path) -> None:

@@ -24,6 +24,7 @@ from htm_env.actions import action_slots
 from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest, candidate_mask
 from htm_env.forest import action_mask, drop_diagonal
+from htm_env.observation import check_observation
 from htm_env.types import TokenBatch
 
 
@@ -119,6 +120,7 @@ class MergePolicy(nn.Module):
                 )
         keys += ("candidates",) if "candidates" in observation else ()
         tensors = {key: torch.as_tensor(observation[key], device=generator.device) for key in keys}
+        check_observation(tensors)
         single = tensors["tokens"].ndim == 2
         if single:
             tensors = {key: value[None] for key, value in tensors.items()}

@@ -117,7 +117,7 @@ class RunData:
             )
 
     def stand_in(self) -> RunConfig:
-        """The run on four rows of zeros in the shape of its data.
+        """The run on four rows of zeros and ones in the shape of its data.
 
         A learner can be built on it, to be restored; there is nothing to learn or to evaluate.
         Raises ``FileNotFoundError`` where nothing is recorded.
@@ -128,7 +128,9 @@ class RunData:
         slots, columns = self.recorded["tokens"], self.recorded["token_dim"]
         for values in (kept.get("categorical") or {}).values():
             columns -= values - 1  # a column of so many values is as many coordinates
-        own = {"dataset": np.zeros((4, slots, columns), dtype=np.float32)}
+        rows = np.zeros((4, slots, columns), dtype=np.float32)
+        rows[:, ::2] = 1.0  # tokens have to differ
+        own = {"dataset": rows}
         return replace(self.run, env_kwargs=kept | own | {"split_fractions": (0.5, 0.25, 0.25)})
 
 

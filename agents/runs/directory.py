@@ -9,9 +9,9 @@ import math
 import os
 import platform
 import warnings
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from os import PathLike
 from pathlib import Path
@@ -27,6 +27,8 @@ from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.lock import locked
 from agents.runs.loop import Position, Scalars
+from agents.runs.records import CheckpointRecord, RunRecord, RunResult
+from htm_env.checks import brief
 from htm_env.datasets.user import BESIDE_ROWS, read_sets
 from htm_env.files import (
     atomic_folder,
@@ -45,11 +47,6 @@ LIBRARIES = ("htm-rl", "torch", "pytorch-optimizer", "numpy", "gymnasium", "safe
 """Packages whose versions are in ``config.json``."""
 KEPT = ("env", "algo", "config", "embedding_dim", "mode", "seed")
 """Fields of ``config.json`` that a checkpoint has too: both are of one run."""
-RESULT = (
-    *("env", "env_kwargs", "algo", "seed", "seconds", "merges", "updates", "test", "validation"),
-    *("mode", "embedding_dim", "weights_hash", "metrics_sha256"),
-)
-"""Fields of ``result.json``."""
 
 
 @runtime_checkable
@@ -143,11 +140,9 @@ class RunDirectory:
         ``ValueError`` too where it names a module that lies in the folder: none is read from there.
         """
         values = self._read_config()
-        try:
-            own = {name: value for name, value in values.items() if name not in RECORDED}
+        own = {name: value for name, value in values.items() if name not in RECORDED}
+        with self._describes_run():
             run = config_from_dict(RunConfig, own)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{self.config_path} does not describe a run: {error}") from error
         check_outside(self.path, (run.algo, run.env, run.merger, run.config.get("reward", "")))
         if run.env_kwargs.get("dataset") == OWN_DATA:
             run = replace(run, env_kwargs=run.env_kwargs | {"dataset": self._own_data})
@@ -155,23 +150,37 @@ class RunDirectory:
 
     def load_data_record(self) -> dict[str, Any] | None:
         """What ``config.json`` records of the data; None for generated data and older runs."""
+        self._record()
         return self._read_config().get("data")
 
     def other_versions(self) -> str | None:
         """One sentence on the versions that were others where the run began; None if none were."""
-        began, here = self._read_config().get("versions", {}), versions()
+        began, here = self._record().versions, versions()
         other = [name for name in here if began.get(name, here[name]) != here[name]]
         if not other:
             return None
         pairs = ", ".join(f"{name} {began[name]} (here {here[name]})" for name in other)
         return f"{self.path} began with {pairs}: it may end otherwise than it would have there"
 
+    def _record(self) -> RunRecord:
+        values = self._read_config()
+        names = [field.name for field in fields(RunRecord)]
+        found = {name: values[name] for name in names if name in values}
+        with self._describes_run():
+            return config_from_dict(RunRecord, found)
+
+    @contextmanager
+    def _describes_run(self) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, TypeError, AttributeError) as error:
+            message = f"{self.config_path} does not describe a run: {error}"
+            raise ValueError(brief(message)) from error
+
     def _read_config(self) -> dict[str, Any]:
         check_run(self.path)
-        try:
+        with self._describes_run():
             return read_json(self.config_path)
-        except ValueError as error:
-            raise ValueError(f"{self.config_path} does not describe a run: {error}") from error
 
     @property
     def _own_data(self) -> str:
@@ -192,13 +201,11 @@ class RunDirectory:
             return None
         try:
             result = read_json(self.result_path)
-            if unknown := sorted(set(result) - set(RESULT)):
-                raise ValueError(f"unknown field {unknown[0]!r}")
+            config_from_dict(RunResult, result)
         except ValueError as error:
-            raise ValueError(
-                f"{self.result_path} does not hold a result: {error}; htm train --resume "
-                f"{quoted(self.path)} makes it again"
-            ) from error
+            again = f"htm train --resume {quoted(self.path)} makes it again"
+            message = f"{self.result_path} does not hold a result: {error}; {again}"
+            raise ValueError(brief(message)) from error
         return result
 
     def check_metrics(self, result: Mapping[str, Any]) -> None:
@@ -261,7 +268,7 @@ class RunDirectory:
         damage = None
         for folder in (self.checkpoint, self.before):
             try:
-                state = load_state(folder / TRAINING)
+                state = _checked(load_state(folder / TRAINING), folder / TRAINING)
             except FileNotFoundError:  # between two renames, or before the first checkpoint
                 continue
             except ValueError as error:
@@ -270,7 +277,7 @@ class RunDirectory:
             if damage is not None:
                 message = f"{damage}; the checkpoint before it is used"
                 warnings.warn(message, RunWarning, stacklevel=5)
-            self._check_kept(folder / TRAINING, state.pop("run", {}))
+            self._check_kept(folder / TRAINING, state.pop("run"))
             return folder, state
         if damage is not None:
             raise damage
@@ -324,6 +331,16 @@ class CSVLogger:
         writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
         writer.writerows(rows)  # None is written as nothing
         return text.getvalue()
+
+
+def _checked(state: Any, path: Path) -> dict[str, Any]:
+    """A checkpoint's state; ``ValueError`` naming the file for that of something else."""
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} holds a {type(state).__name__}; expected a checkpoint")
+    try:
+        return dict(vars(config_from_dict(CheckpointRecord, state)))
+    except ValueError as error:
+        raise ValueError(brief(f"{path} does not hold a checkpoint: {error}")) from error
 
 
 def _without_nan(value: Any) -> Any:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -28,6 +29,7 @@ from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Train
 from agents.runs.progress import shown, waiting
 from agents.runs.tensorboard import TensorBoardLogger
 from htm_env.autoencoder import TreeEncoder
+from htm_env.checks import brief
 from htm_env.datasets import Dataset
 from htm_env.drawing.rendering import figure_to_array
 from htm_env.types import TokenBatch
@@ -145,7 +147,9 @@ def _built(
         return learner
     given = original.moved_to(data)
     dataset = given.dataset("train")
-    original.check_token_dim(dataset, len(state["learner"]["autoencoder"]["token_mean"]))
+    with _fitting(RunDirectory(original.folder)):
+        token_dim = len(state["learner"]["autoencoder"]["token_mean"])
+    original.check_token_dim(dataset, token_dim)
     differs = original.difference(dataset)
     if differs is None:  # the same, or not known
         return build(given)
@@ -258,7 +262,8 @@ def _run(
     training = Training(learner, budget, validate)
     if state is not None:
         _restore(learner, state, directory)
-        training.restore(state["training"])
+        with _fitting(directory):
+            training.restore(state["training"])
         # Of this very state, whatever an earlier release or a bad disk left there.
         learner.autoencoder.save(directory.autoencoder_path)
     table = CSVLogger(directory.metrics_path, [] if state is None else state["rows"])
@@ -316,13 +321,21 @@ def _result(learner: Agent, position: Position, directory: RunDirectory) -> dict
 
 
 def _restore(learner: Agent, state: dict[str, Any], directory: RunDirectory) -> None:
-    try:
+    with _fitting(directory):
         learner.restore(state["learner"])
+
+
+@contextmanager
+def _fitting(directory: RunDirectory) -> Iterator[None]:
+    """Name the files where a state cannot be restored."""
+    try:
+        yield
     except (LookupError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        raise ValueError(
+        message = (
             f"{directory.checkpoint_path} does not fit the learner of {directory.config_path}: "
             f"{error}"
-        ) from error
+        )
+        raise ValueError(brief(message)) from error
 
 
 def check_plan(learner: Agent) -> None:

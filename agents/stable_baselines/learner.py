@@ -29,6 +29,7 @@ from htm_env.actions import action_masks, remapped_actions
 from htm_env.autoencoder import Policy
 from htm_env.forest import action_to_pair, pair_to_action, tree_height
 from htm_env.membership import BOUND
+from htm_env.observation import check_observation
 from htm_env.types import TokenBatch
 
 TAGS = {**SAME, "loss/model": "train/loss"}
@@ -205,6 +206,7 @@ class StableBaselinesLearner(Learner):
         Every action is legal: a class that takes masks gets them, and an illegal action of another
         becomes the legal one that the environment would remap it to.
         """
+        check_observation(observation)
         active = torch.as_tensor(np.asarray(observation["active"])).bool()
         actions, memory = self._legal(
             self.model.predict,

@@ -29,6 +29,8 @@ _GOLDEN_GAMMA: Final = np.uint64(0x9E3779B97F4A7C15)
 STATISTICS_EPISODES = 4096
 """Training episodes behind ``mean`` and ``std`` of generated data."""
 _CHUNK = 256
+LARGEST_SIZE = 1e6
+"""Lengths and sides of generated pictures, at most: numbers whose squares 32 bits hold."""
 FEW = 8192
 """Tokens of a batch of large sets."""
 

@@ -11,6 +11,7 @@ from jaxtyping import Float64, UInt64
 from htm_env import checks
 from htm_env.checks import Angles, Choices, Real
 from htm_env.datasets.base import (
+    LARGEST_SIZE,
     GeneratedArrays,
     GeneratedDataset,
     Shuffle,
@@ -39,7 +40,7 @@ class CrossesGeometry:
         num_crosses = checks.whole_numbers("num_crosses", self.num_crosses, 1, _MAX_CROSSES)
         object.__setattr__(self, "num_crosses", num_crosses)
         for name in ("segment_length", "image_size"):
-            object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
+            object.__setattr__(self, name, checks.positive(name, getattr(self, name), LARGEST_SIZE))
         angles = self.angle_range
         if not isinstance(angles, Sequence) or isinstance(angles, str) or len(angles) != 2:
             raise ValueError(f"angle_range is {angles!r}: expected two angles in degrees")

@@ -1,20 +1,29 @@
 """Files of token sets as named arrays: ``.npz``, ``.npy``, and images in IDX.
 
 Each reader gives what :func:`htm_env.datasets.sets.token_sets` takes. None of them executes code of
-a file.
+a file. What a header claims is compared with the size of its file and with a limit before anything
+of that size is made, and no more of a file is read than is used.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
+import math
+import os
+import warnings
 import zipfile
 import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32
+from numpy.lib import format as npy
 
+from htm_env import checks
 from htm_env.datasets.spans import cut_spans
 
 KNOWN_FILES = "an .npz, .npy, .csv, .parquet or IDX file"
@@ -26,9 +35,78 @@ KNOWN_ARRAYS = (
 IDX_IMAGES = b"\x00\x00\x08\x03"
 """Magic number of an IDX file of unsigned bytes in three dimensions (N, rows, columns)."""
 _GZIP = b"\x1f\x8b"
+MEMORY_LIMIT = 4 * 2**30
+"""Bytes of memory that reading a file may take, where nothing else is said."""
+COPIES = 5
+"""Arrays of a data set that are in memory at the same time, at most, until it is made."""
+OF_ROW, OF_TEXT = 512, 64
+"""Bytes of memory beside the content: of a row with its views, and of a text."""
+_CHUNK = 2**20
+_ARCHIVE, _ARRAY = ".npz archive of plain arrays", ".npy file of numbers"
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_READ_HEADER: dict[tuple[int, int], Callable[[io.BufferedIOBase], tuple[Any, bool, Any]]] = {
+    (1, 0): npy.read_array_header_1_0,
+    (2, 0): npy.read_array_header_2_0,
+}
 
 Arrays = dict[str, Any]
 """Arrays, or lists of them, by their name in ``KNOWN_ARRAYS``; spans as the levels of every row."""
+
+
+class MemoryLimitError(ValueError):
+    """Reading a file would take more memory than it may."""
+
+
+class Memory:
+    """The memory that reading may still take.
+
+    Args:
+        name: what errors call the data.
+        limit: in bytes.
+
+    Raises ``ValueError`` for a limit that is no whole number above 0.
+    """
+
+    def __init__(self, name: str, limit: int = MEMORY_LIMIT) -> None:
+        self.name, self.limit = name, checks.whole_number("memory_limit", limit, 1, 2**62)
+        self.taken = 0
+
+    def take(self, size: int) -> None:
+        """Count ``size`` bytes that are about to be used; ``MemoryLimitError`` beyond the limit."""
+        self.taken += size
+        if self.taken > self.limit:
+            raise MemoryLimitError(
+                f"{self.name} takes {_bytes(self.taken)} of memory or more: expected at most "
+                f"{_bytes(self.limit)}, unless memory_limit= allows more"
+            )
+
+    def take_array(self, shape: Sequence[int], itemsize: int = 8, of_item: int = 0) -> None:
+        """Count an array and what is made of it; a dimension of 0 counts as 1, since its rows are
+        there all the same."""
+        items = math.prod(max(size, 1) for size in shape)
+        rows = shape[0] if len(shape) else 1
+        self.take(COPIES * items * (max(itemsize, 8) + of_item) + OF_ROW * rows)
+
+
+def _bytes(size: int) -> str:
+    return f"{size / 1e9:.3g} GB" if size >= 1e8 else f"{size / 1e6:.3g} MB"
+
+
+@contextmanager
+def parsing(path: Path, what: str) -> Iterator[None]:
+    """Raise ``ValueError`` naming the file for whatever a library raises in this block.
+
+    Libraries say of no format what they raise for a file that was damaged on purpose.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except MemoryLimitError:
+        raise
+    except Exception as error:
+        told = checks.brief(str(error) or type(error).__name__)
+        raise ValueError(f"{path} is not a readable {what} ({told})") from error
 
 
 def check_file(path: Path) -> None:
@@ -41,94 +119,171 @@ def check_file(path: Path) -> None:
         raise ValueError(f"{path} is empty: expected {KNOWN_FILES}")
 
 
-def read_npz(path: Path) -> Arrays:
+def read_npz(path: Path, memory: Memory) -> Arrays:
     """The arrays of an archive, its ``spans`` cut up by its ``span_counts``.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated or no archive, holds pickled objects or an array that is
-            not known, or the counts do not add up to the spans.
+            not known, needs more memory than there may be, or the counts do not add up to the
+            spans.
     """
-    check_file(path)
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path} is truncated or is not an .npz archive")
-    try:
-        # Never unpickle: object arrays raise ValueError here.
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
-    except (OSError, EOFError, ValueError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(
-            f"{path} is not a readable .npz archive of plain arrays ({error})"
-        ) from error
-    unknown = [name for name in arrays if name not in KNOWN_ARRAYS]
-    if unknown:
-        raise ValueError(
-            f"{path} has the unknown array {unknown[0]!r}: expected only {', '.join(KNOWN_ARRAYS)}"
-        )
+    arrays: Arrays = read_arrays(path, KNOWN_ARRAYS, memory)
     pair = ("spans", "span_counts")
     for name, other in (pair, pair[::-1]):
         if name in arrays and other not in arrays:
             raise ValueError(f"{path} has {name!r}, but no {other!r} beside it")
     if "spans" in arrays:
-        arrays["spans"] = cut_spans(str(path), arrays["spans"], arrays.pop("span_counts"))
+        spans, counts = arrays["spans"], arrays.pop("span_counts")
+        memory.take(OF_ROW * counts.size)
+        arrays["spans"] = cut_spans(str(path), spans, counts)
     return arrays
 
 
-def read_npy(path: Path) -> Arrays:
+def read_arrays(path: Path, known: Sequence[str], memory: Memory) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` archive by name; errors are those of :func:`read_npz`."""
+    check_file(path)
+    with parsing(path, _ARCHIVE):
+        whole = zipfile.is_zipfile(path)
+    if not whole:
+        raise ValueError(f"{path} is truncated or is not an .npz archive")
+    with parsing(path, _ARCHIVE):
+        archive = zipfile.ZipFile(path)
+    arrays: dict[str, np.ndarray] = {}
+    with archive:
+        for member in archive.infolist():
+            name = member.filename.removesuffix(".npy")
+            if name not in known or name in arrays:
+                problem = "twice the" if name in arrays else "the unknown"
+                raise ValueError(
+                    f"{path} has {problem} array {checks.brief(repr(name))}: expected only "
+                    f"{', '.join(known)}"
+                )
+            if member.compress_type not in _PACKINGS:
+                raise ValueError(
+                    f"{path} has the array {name!r} packed by method {member.compress_type}: "
+                    "expected one of numpy's, stored or deflated"
+                )
+            with parsing(path, _ARCHIVE):
+                file: Any = archive.open(member)
+            with file:
+                arrays[name] = _array(path, _ARCHIVE, file, member.file_size, memory)
+    return arrays
+
+
+def read_npy(path: Path, memory: Memory) -> Arrays:
     """The ``tokens`` of a file that holds one array.
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is truncated or is no array, or holds pickled objects.
+        ValueError: the file is truncated or is no array, holds pickled objects, or needs more
+            memory than there may be.
     """
     check_file(path)
-    try:
-        return {"tokens": np.load(path, allow_pickle=False)}
-    except (OSError, EOFError, ValueError) as error:
-        raise ValueError(f"{path} is not a readable .npy file of numbers ({error})") from error
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return {"tokens": _array(path, _ARRAY, file, size, memory)}
 
 
-def read_idx(path: Path, threshold: int) -> Arrays:
+def _array(path: Path, what: str, file: io.BufferedIOBase, size: int, memory: Memory) -> np.ndarray:
+    """The array of an ``.npy`` stream of ``size`` bytes; nothing is unpickled."""
+    with parsing(path, what):
+        version = npy.read_magic(file)
+        if version not in _READ_HEADER:
+            raise ValueError(f"format version {version}")
+        shape, in_columns, dtype = _READ_HEADER[version](file)
+        count, start = math.prod(shape), file.tell()
+    problem = None
+    if dtype.hasobject:
+        problem = "it holds pickled objects, and none is unpickled"
+    elif dtype.itemsize == 0 or min(shape, default=0) < 0:
+        problem = f"it holds {dtype} of shape {shape}"
+    elif start + count * dtype.itemsize != size:
+        problem = (
+            f"its header says {dtype} of shape {shape}, {count * dtype.itemsize} bytes, but "
+            f"{size - start} follow it"
+        )
+    if problem is not None:
+        raise ValueError(f"{path} is not a readable {what} ({checks.brief(problem)})")
+    memory.take_array(shape, dtype.itemsize, OF_TEXT if dtype.kind in "SU" else 0)
+    with parsing(path, what):
+        content = _read(file, count * dtype.itemsize)
+        if file.read(1):  # at the end of a member its checksum is compared
+            raise ValueError("it goes on after its last number")
+        return np.ndarray(shape, dtype, content, order="F" if in_columns else "C")
+
+
+def _read(file: io.BufferedIOBase, count: int) -> bytearray:
+    """``count`` bytes, or as many as there are; memory grows with what is read."""
+    content = bytearray()
+    while len(content) < count and (part := file.read(min(count - len(content), _CHUNK))):
+        content += part
+    return content
+
+
+def read_idx(path: Path, threshold: int, memory: Memory) -> Arrays:
     """Of every image of an IDX file, gzipped or not, the pixels over the threshold as ``tokens``.
+
+    Images are read one after another.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is truncated or damaged, or is not IDX images of unsigned bytes; or an
-            image has fewer than two such pixels.
+            image has fewer than two such pixels; or it needs more memory than there may be.
     """
+    check_file(path)
+    with open(path, "rb") as file:
+        if file.read(2) != _GZIP:
+            size = file.seek(0, os.SEEK_END)
+            file.seek(0)
+            return {"tokens": _sets(path, file, size, threshold, memory)}
+    with gzip.open(path) as unpacked:
+        return {"tokens": _sets(path, unpacked, None, threshold, memory)}
+
+
+def _sets(
+    path: Path, file: io.BufferedIOBase, size: int | None, threshold: int, memory: Memory
+) -> list[Float32[np.ndarray, "_ 2"]]:
+    """The sets of a stream of images; ``size`` is that of the stream where it is known."""
+    header = _images(path, file, 16)
+    if header[:4] != IDX_IMAGES:
+        raise ValueError(
+            f"{path} has magic number 0x{header[:4].hex()}: expected 0x{IDX_IMAGES.hex()} "
+            "(IDX, unsigned bytes, three dimensions), or a file name ending in .npz, .npy, .csv "
+            "or .parquet"
+        )
+    if len(header) < 16:
+        raise ValueError(f"{path} is truncated: {len(header)} bytes, expected a header of 16")
+    images, rows, columns = (int.from_bytes(header[at : at + 4], "big") for at in (4, 8, 12))
+    pixels = rows * columns
+    expected = 16 + images * pixels
+    of_images = f"expected {expected} for {images} images of {rows}x{columns}"
+    if size is not None and size != expected:
+        problem = "is truncated" if size < expected else "goes on after its last image"
+        raise ValueError(f"{path} {problem}: {size} bytes, {of_images}")
+    memory.take(pixels)
     sets = []
-    for row, image in enumerate(_images(path)):
-        y, x = np.nonzero(image > threshold)
+    for row in range(images):
+        content = _images(path, file, pixels)
+        if len(content) < pixels:
+            found = 16 + row * pixels + len(content)
+            raise ValueError(f"{path} is truncated: {found} bytes, {of_images}")
+        y, x = np.nonzero(np.frombuffer(content, np.uint8).reshape(rows, columns) > threshold)
         if len(x) < 2:
             raise ValueError(
                 f"{path}: row {row} has {len(x)} pixels over {threshold}: expected at least two"
             )
+        memory.take(OF_ROW + COPIES * 2 * 8 * len(x))
         sets.append(np.stack([x, y], axis=1).astype(np.float32))
-    return {"tokens": sets}
+    if _images(path, file, 1):
+        raise ValueError(f"{path} goes on after its last image: {of_images}")
+    return sets
 
 
-def _images(path: Path) -> UInt8[np.ndarray, "N rows columns"]:
-    check_file(path)
-    content = path.read_bytes()
-    if content.startswith(_GZIP):
-        try:
-            content = gzip.decompress(content)
-        except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is a truncated or damaged gzip file ({error})") from error
-    if content[:4] != IDX_IMAGES:
-        raise ValueError(
-            f"{path} has magic number 0x{content[:4].hex()}: expected 0x{IDX_IMAGES.hex()} "
-            "(IDX, unsigned bytes, three dimensions), or a file name ending in .npz, .npy, .csv "
-            "or .parquet"
-        )
-    if len(content) < 16:
-        raise ValueError(f"{path} is truncated: {len(content)} bytes, expected a header of 16")
-    images, rows, columns = (int.from_bytes(content[at : at + 4], "big") for at in (4, 8, 12))
-    expected = 16 + images * rows * columns
-    if len(content) != expected:
-        problem = "is truncated" if len(content) < expected else "goes on after its last image"
-        raise ValueError(
-            f"{path} {problem}: {len(content)} bytes, expected {expected} for {images} images of "
-            f"{rows}x{columns}"
-        )
-    return np.frombuffer(content, dtype=np.uint8, offset=16).reshape(images, rows, columns)
+def _images(path: Path, file: io.BufferedIOBase, count: int) -> bytearray:
+    """Bytes of a stream that may be packed by gzip; ``ValueError`` where that is damaged."""
+    try:
+        return _read(file, count)
+    except (OSError, EOFError, zlib.error) as error:  # all that gzip says that it raises
+        told = checks.brief(error)
+        raise ValueError(f"{path} is a truncated or damaged gzip file ({told})") from error

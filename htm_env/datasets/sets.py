@@ -7,11 +7,15 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Int64
 
 from htm_env.datasets.base import SPLITS, RowFacts
 
 Names = list[str]
+LARGEST, SMALLEST = 1e18, 1e-18
+"""Coordinates, at most, and their spread, at least: numbers whose squares 32 bits hold."""
+MOST_LOST = 0.01
+"""Share of the spread of a column that rounding to 32 bits may move a number by."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -20,8 +24,8 @@ class TokenSets:
 
     name: str
     """What errors call the data."""
-    rows: list[Float32[np.ndarray, "_ T"]]
-    """The tokens that are present."""
+    rows: list[Float[np.ndarray, "_ T"]]
+    """The tokens that are present, with 32 or 64 bits, as they were given."""
     places: list[Int64[np.ndarray, "_"]] | None = None
     """Place of each token in its row as given; None: the tokens are all there, in order."""
     labels: np.ndarray | None = None
@@ -50,6 +54,22 @@ class TokenSets:
             values[index, : len(row)] = row
         return values
 
+    def check_spread(self) -> None:
+        """Raise ``ValueError`` naming a column whose numbers 32 bits cannot tell apart."""
+        if all(row.dtype == np.float32 for row in self.rows):
+            return
+        values = np.concatenate(self.rows, dtype=np.float64)
+        spread, largest = values.std(axis=0), np.abs(values).max(axis=0)
+        rounded = largest * np.finfo(np.float32).epsneg
+        lost = (spread > 0) & (spread < np.maximum(rounded / MOST_LOST, SMALLEST))
+        if lost.any():
+            column = int(lost.argmax())
+            raise ValueError(
+                f"{self.name}: column {column} has numbers near {values[:, column].mean():g} that "
+                f"differ by about {spread[column]:.2g}, which 32 bits cannot tell apart: expected "
+                "them without their offset, such as less their mean, in a larger unit"
+            )
+
     def facts(self, name: str, others: Mapping[str, Any]) -> RowFacts:
         """What a dataset of these rows tells about them, labels as class numbers."""
         classes = label_values = places = None
@@ -73,7 +93,8 @@ class TokenSets:
         """The same as arrays of an ``.npz``."""
         arrays: dict[str, np.ndarray] = {}
         if self.places is None:
-            arrays |= {"values": np.concatenate(self.rows), "lengths": self.lengths}
+            values = np.concatenate(self.rows).astype(np.float32)
+            arrays |= {"values": values, "lengths": self.lengths}
         else:
             shape = (len(self.rows), 1 + max(int(places[-1]) for places in self.places))
             arrays["present"] = np.zeros(shape, dtype=bool)
@@ -178,7 +199,7 @@ def joined(name: str, shards: Sequence[TokenSets]) -> TokenSets:
 
 def _rows(
     name: str, given: Mapping[str, Any], least: int
-) -> tuple[list[Float32[np.ndarray, "_ T"]], list[Int64[np.ndarray, "_"]] | None]:
+) -> tuple[list[Float[np.ndarray, "_ T"]], list[Int64[np.ndarray, "_"]] | None]:
     """The tokens of each row, and their places unless they are all in order."""
     if "tokens" in given and "values" in given:
         raise ValueError(f"{name} has both 'tokens' and 'values': expected one of them")
@@ -206,7 +227,7 @@ def _rows(
     return _checked(name, tokens, least), None
 
 
-def _cut(name: str, given: Any, lengths: Any) -> list[Float32[np.ndarray, "_ T"]]:
+def _cut(name: str, given: Any, lengths: Any) -> list[Float[np.ndarray, "_ T"]]:
     """Values (sum of lengths, T), a row for each length."""
     values = numbers(f"{name}: 'values'", given)
     if values.ndim != 2:
@@ -269,10 +290,10 @@ def _presence(name: str, given: Any, tokens: Any) -> list[Bool[np.ndarray, "_"]]
 
 def _checked(
     name: str, ragged: Sequence[Any] | np.ndarray, least: int
-) -> list[Float32[np.ndarray, "_ T"]]:
+) -> list[Float[np.ndarray, "_ T"]]:
     if len(ragged) == 0:
         raise ValueError(f"{name} is empty: expected at least one row of tokens")
-    rows: list[Float32[np.ndarray, "_ T"]] = []
+    rows: list[Float[np.ndarray, "_ T"]] = []
     for index, given in enumerate(ragged):
         own = f"{name}: row {index}"
         row = numbers(own, given)
@@ -294,16 +315,16 @@ def _tokens(count: int) -> str:
     return {0: "no tokens", 1: "one token", 2: "two tokens"}[count]
 
 
-def _check_row(name: str, tokens: Float32[np.ndarray, "n T"], least: int) -> None:
+def _check_row(name: str, tokens: Float[np.ndarray, "n T"], least: int) -> None:
     if len(tokens) < least:
         wanted = _tokens(least).split()[0]
         raise ValueError(f"{name} has {_tokens(len(tokens))}: expected at least {wanted}")
-    finite = np.isfinite(tokens)
-    if not finite.all():
-        token, coordinate = np.argwhere(~finite)[0]
+    usable = np.abs(tokens) <= LARGEST
+    if not usable.all():
+        token, coordinate = np.argwhere(~usable)[0]
         raise ValueError(
             f"{name}, token {token} has coordinate {tokens[token, coordinate]}: "
-            "expected finite 32-bit numbers"
+            f"expected finite numbers up to {LARGEST:g}"
         )
 
 
@@ -408,13 +429,14 @@ def as_list(given: Any) -> Any:
     return list(given) if ragged else given
 
 
-def numbers(name: str, given: Any) -> Float32[np.ndarray, "*shape"]:
-    """An array of real numbers; ``ValueError`` naming it for anything else."""
+def numbers(name: str, given: Any) -> Float[np.ndarray, "*shape"]:
+    """An array of real numbers, of 32 bits where these hold all that was given, else of 64;
+    ``ValueError`` naming it for anything else."""
     array = array_of(name, given)
     if array.dtype.kind not in "biuf":
         raise ValueError(f"{name} has element type {array.dtype}: expected real numbers")
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
-        return array.astype(np.float32)
+    exact = np.can_cast(array.dtype, np.float32)
+    return array.astype(np.float32 if exact else np.float64, copy=False)
 
 
 def array_of(name: str, given: Any) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,10 +12,22 @@ from typing import Any
 
 import numpy as np
 
-from htm_env.datasets.files import Arrays, check_file
+from htm_env.datasets.files import (
+    COPIES,
+    OF_ROW,
+    OF_TEXT,
+    Arrays,
+    Memory,
+    check_file,
+    parsing,
+)
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 """Endings of the names of tables."""
+_CELLS, _HEADING = 2**20, 2**20
+"""Cells of a table that are read at a time, and bytes of its first line, at most."""
+OF_LETTER = 4
+"""Bytes of memory that a letter of a text takes while it is cut into fields."""
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|\s*")
 """What pandas calls a column without a heading."""
 
@@ -50,7 +64,7 @@ class TableColumns:
             raise ValueError(f"coordinates is {self.coordinates!r}: expected a list of columns")
 
 
-def read_table(path: Path, columns: TableColumns) -> Arrays:
+def read_table(path: Path, columns: TableColumns, memory: Memory) -> Arrays:
     """The sets of a table, their tokens in the order of its lines.
 
     Raises:
@@ -61,7 +75,7 @@ def read_table(path: Path, columns: TableColumns) -> Arrays:
             is not the same in a whole set.
     """
     check_file(path)
-    frame = _read(path, columns)
+    frame = _read(path, columns, memory)
     known = [str(column) for column in frame.columns]
     wanted: list[str | None] = [columns.set_column, *(columns.coordinates or ())]
     for asked in wanted + list(columns.optional.values()):
@@ -94,6 +108,7 @@ def read_table(path: Path, columns: TableColumns) -> Arrays:
     codes, _ = frame[sets].factorize()
     order = np.argsort(codes, kind="stable")
     lengths = np.bincount(codes)
+    memory.take(OF_ROW * len(lengths))
     starts = np.cumsum(lengths) - lengths
     arrays: Arrays = {"values": values[order], "lengths": lengths}
     arrays["column_names"] = list(coordinates)
@@ -116,27 +131,99 @@ def read_table(path: Path, columns: TableColumns) -> Arrays:
     return arrays
 
 
-def _read(path: Path, columns: TableColumns) -> Any:
+def _read(path: Path, columns: TableColumns, memory: Memory) -> Any:
+    """The table, part by part, so that no more is read than there may be memory for."""
+    in_parquet = path.suffix == ".parquet"
     try:
         import pandas
 
-        if path.suffix == ".parquet":
-            return pandas.read_parquet(path, engine="pyarrow")
-        # Names keep their zeros (007), and only an empty field is a missing value.
-        texts = {columns.set_column, "name", "split", "token_name", *columns.optional.values()}
-        texts -= {"label", columns.label_column, None, *(columns.coordinates or ())}
-        return pandas.read_csv(
-            path,
-            dtype=dict.fromkeys(texts, str),
-            keep_default_na=False,
-            na_values=[""],
-        )
+        if in_parquet:
+            from pyarrow import Table, parquet
     except ImportError as error:
         raise ValueError(
             f"{path} is a table, which needs more packages: pip install 'htm-rl[tables]' ({error})"
         ) from error
-    except (OSError, ValueError) as error:  # pandas' and pyarrow's own are among them
-        raise ValueError(f"{path} is not a readable table ({error})") from error
+    try:
+        with parsing(path, "table"):
+            if in_parquet:
+                parts, schema = _batches(path, parquet, memory)
+                return Table.from_batches(parts, schema=schema).to_pandas()
+            return _csv(path, columns, pandas, memory)
+    except ValueError:
+        memory.take(0)  # raises where the limit is what ended the text
+        raise
+
+
+def _batches(path: Path, parquet: Any, memory: Memory) -> tuple[list[Any], Any]:
+    """The parts of a table that pyarrow reads, and their schema."""
+    parts = []
+    with parquet.ParquetFile(path) as file:
+        rows = max(1, _CELLS // max(1, file.metadata.num_columns))
+        for part in file.iter_batches(batch_size=min(rows, _CELLS // 16)):
+            memory.take(COPIES * part.nbytes + OF_TEXT * part.num_rows * part.num_columns)
+            parts.append(part)
+        return parts, file.schema_arrow
+
+
+def _csv(path: Path, columns: TableColumns, pandas: Any, memory: Memory) -> Any:
+    with _text(path, memory) as text:
+        heading = text.readline(_HEADING + 1)
+    if len(heading) > _HEADING:
+        raise ValueError(f"its first line is longer than {_HEADING:,} bytes")
+    # Names keep their zeros (007), and only an empty field is a missing value.
+    texts = {columns.set_column, "name", "split", "token_name", *columns.optional.values()}
+    texts -= {"label", columns.label_column, None, *(columns.coordinates or ())}
+    parts: list[Any] = []
+    with (
+        _text(path, memory) as text,
+        pandas.read_csv(
+            text,
+            dtype=dict.fromkeys(texts, str),
+            keep_default_na=False,
+            na_values=[""],
+            low_memory=False,
+            chunksize=max(1, _CELLS // (1 + heading.count(b","))),
+        ) as reader,
+    ):
+        for part in reader:
+            strings = sum(kind.kind not in "biuf" for kind in part.dtypes)
+            used = int(part.memory_usage(deep=True).sum())
+            memory.take(COPIES * used + OF_TEXT * strings * len(part))
+            parts.append(part)
+    return pandas.concat(parts)
+
+
+def _text(path: Path, memory: Memory) -> io.BufferedReader:
+    packed = path.suffix == ".gz"
+    return io.BufferedReader(
+        _CountedText(gzip.GzipFile(path) if packed else io.FileIO(path), memory)
+    )
+
+
+class _CountedText(io.RawIOBase):
+    """A stream that ends where there is no memory for more of it.
+
+    It does not raise: pandas would hide what its parser is told while it asks for more.
+    """
+
+    def __init__(self, file: io.FileIO | gzip.GzipFile, memory: Memory) -> None:
+        super().__init__()
+        self._file, self._memory = file, memory
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        if self._memory.taken > self._memory.limit:
+            return 0
+        part = self._file.read(len(buffer))
+        buffer[: len(part)] = part
+        self._memory.taken += OF_LETTER * len(part)
+        return len(part)
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 def _numbers(path: Path, frame: Any, column: str) -> np.ndarray:

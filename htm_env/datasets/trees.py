@@ -10,6 +10,7 @@ from jaxtyping import Bool, Float64, Int64, UInt64
 from htm_env import checks
 from htm_env.checks import Choices, Real
 from htm_env.datasets.base import (
+    LARGEST_SIZE,
     GeneratedArrays,
     GeneratedDataset,
     Shuffle,
@@ -21,6 +22,8 @@ from htm_env.datasets.base import (
 
 _MAX_HEIGHT = 10
 _MAX_TREES = 1024
+_MAX_TOKENS = 8192
+_MAX_FACTOR = 10.0
 
 
 @dataclass(frozen=True)
@@ -58,8 +61,16 @@ class TreesGeometry:
                 f"heights {heights} with num_trees {num_trees} allow a sample of one token: "
                 "expected at least two"
             )
-        for name in ("distance_factor", "initial_distance", "image_size"):
-            object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
+        largest = (2 ** max(heights) - 1) * max(num_trees)
+        if largest > _MAX_TOKENS:
+            raise ValueError(
+                f"heights {heights} with num_trees {num_trees} allow a sample of {largest} tokens: "
+                f"expected at most {_MAX_TOKENS}"
+            )
+        factor = checks.positive("distance_factor", self.distance_factor, _MAX_FACTOR)
+        object.__setattr__(self, "distance_factor", factor)
+        for name in ("initial_distance", "image_size"):
+            object.__setattr__(self, name, checks.positive(name, getattr(self, name), LARGEST_SIZE))
         for name, low, high in (
             ("separation_angle", 0.0, 360.0),
             ("deviation_angle", -180.0, 180.0),

@@ -16,7 +16,7 @@ from torch import Tensor
 from htm_env import checks
 from htm_env.datasets.base import SPLITS, FiniteDataset, check_split, uniforms
 from htm_env.datasets.coordinates import Coordinates
-from htm_env.datasets.files import Arrays, read_idx, read_npy, read_npz
+from htm_env.datasets.files import MEMORY_LIMIT, Arrays, Memory, read_idx, read_npy, read_npz
 from htm_env.datasets.kinds import own_kind
 from htm_env.datasets.sets import TokenSets, joined, token_sets
 from htm_env.datasets.spans import SpanHierarchy, checked_levels
@@ -36,7 +36,7 @@ class ArrayDataset(FiniteDataset):
 
     @classmethod
     def keywords(cls) -> tuple[str, ...]:
-        own = ("dataset", "split_fractions", "threshold", *BESIDE_ROWS)
+        own = ("dataset", "split_fractions", "threshold", "memory_limit", *BESIDE_ROWS)
         return (*own, "kind", "categorical", "weights", *TableColumns.__dataclass_fields__)
 
     @classmethod
@@ -62,6 +62,7 @@ class ArrayDataset(FiniteDataset):
         weights: Any = None,
         split_fractions: Sequence[float] = (0.8, 0.1, 0.1),
         threshold: int = 130,
+        memory_limit: int = MEMORY_LIMIT,
         **columns: Any,
     ) -> None:
         """Reads, checks and splits the data.
@@ -104,11 +105,15 @@ class ArrayDataset(FiniteDataset):
                 an order that depends on their number alone, then cut.
             threshold: of IDX files, the grey value, 0 to 255, above which a pixel becomes a token
                 ``(x, y)``, its column and row.
+            memory_limit: bytes of memory that reading files may take; a file that needs more is
+                refused before it is read.
             columns: of tables, the names of their columns (see :class:`TableColumns`).
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file or an array cannot be used (the message names the file or the row),
+                a file needs more memory than it may, numbers are too near to each other for 32
+                bits, all tokens are the same,
                 a span is empty, out of range, unordered or overlaps another (the message names the
                 row, the level and the span), a row has fewer than two tokens, a split would be
                 empty, or an argument is out of range.
@@ -123,7 +128,8 @@ class ArrayDataset(FiniteDataset):
                 strict=True,
             )
         )
-        sets = read_sets(dataset, beside, threshold, TableColumns(**columns))
+        sets = read_sets(dataset, beside, threshold, TableColumns(**columns), memory_limit)
+        sets.check_spread()
         values, own_lengths = sets.padded(), sets.lengths
         self.kind = own_kind(kind, values.shape[2])
         self.coordinates = Coordinates.of(values.shape[2], categorical, weights)
@@ -131,7 +137,7 @@ class ArrayDataset(FiniteDataset):
         self.categories = self.coordinates.values
         hierarchy = _hierarchy(sets.name, own_lengths, sets.spans, values.shape[1])
         if sets.split is None:
-            rows_of_splits = split_rows(len(values), split_fractions)
+            rows_of_splits = split_rows(len(values), split_fractions, sets.name)
         else:
             rows_of_splits = _rows_as_told(sets.name, sets.split)
         facts = sets.facts(
@@ -139,6 +145,12 @@ class ArrayDataset(FiniteDataset):
             {} if hierarchy is None else hierarchy._asdict(),
         )
         super().__init__(split, values, own_lengths, rows_of_splits, facts)
+        tokens = self.training_tokens()
+        if (tokens == tokens[0]).all():
+            raise ValueError(
+                f"{sets.name} has one and the same token in all of its training rows: expected "
+                "tokens that differ"
+            )
         self.column_names = sets.column_names
         self.has_hierarchy = hierarchy is not None
         self._hierarchy = None if hierarchy is None else hierarchy.rows(self.rows)
@@ -161,9 +173,11 @@ class ArrayDataset(FiniteDataset):
 
 
 def split_rows(
-    count: int, fractions: Sequence[float] = (0.8, 0.1, 0.1)
+    count: int, fractions: Sequence[float] = (0.8, 0.1, 0.1), name: str = "dataset"
 ) -> tuple[Int64[np.ndarray, "_"], ...]:
     """The rows of each split: a fixed permutation of ``count`` rows, cut by the fractions.
+
+    ``name`` is what an error calls the data.
 
     Raises:
         ValueError: there are not three fractions above 0 with sum 1, or a split would be empty.
@@ -178,7 +192,7 @@ def split_rows(
     if min(sizes) < 1:
         found = ", ".join(f"{size} {name}" for size, name in zip(sizes, SPLITS, strict=True))
         raise ValueError(
-            f"{count} rows with split_fractions {tuple(shares)} give {found}: "
+            f"{name}: {count} rows with split_fractions {tuple(shares)} give {found}: "
             f"expected at least one row in each; {_advice(count)}"
         )
     order = np.argsort(uniforms(np.array([_SPLIT_SEED], dtype=np.uint64), count)[0], kind="stable")
@@ -209,15 +223,26 @@ def read_sets(
     beside: Mapping[str, Any],
     threshold: int = 130,
     columns: TableColumns | None = None,
+    memory_limit: int = MEMORY_LIMIT,
 ) -> TokenSets:
     """The checked token sets of any supported source; arguments and errors are as in
     :class:`ArrayDataset`, with ``beside`` the values of ``BESIDE_ROWS`` by name."""
-    columns = TableColumns() if columns is None else columns
-    if not isinstance(dataset, str | PathLike):
+    with checks.briefly():  # messages quote what a file holds
+        if isinstance(dataset, str | PathLike):
+            columns = TableColumns() if columns is None else columns
+            return _read_files(Path(dataset), beside, threshold, columns, memory_limit)
         given = {"split" if key == "split_of" else key: value for key, value in beside.items()}
         flat = given.get("lengths") is not None and getattr(dataset, "ndim", None) == 2
         return token_sets("dataset", {"values" if flat else "tokens": dataset, **given})
-    path = Path(dataset)
+
+
+def _read_files(
+    path: Path,
+    beside: Mapping[str, Any],
+    threshold: int,
+    columns: TableColumns,
+    memory_limit: int,
+) -> TokenSets:
     for key, value in beside.items():
         if value is not None:
             inside = "'split'" if key == "split_of" else f"{key!r}"
@@ -226,10 +251,18 @@ def read_sets(
                 f"{key}= goes with an array or a list, not with the file {path}: expected it "
                 f"inside an .npz, as {inside}"
             )
+    memory = Memory(str(path), memory_limit)
+
+    def read(file: Path) -> TokenSets:
+        return token_sets(str(file), _read(file, threshold, columns, memory))
+
     shards = _shards(path)
-    if shards is not None:
-        return joined(str(path), [token_sets(str(shard), _read(shard)) for shard in shards])
-    return token_sets(str(path), _read(path, threshold, columns))
+    sets = read(path) if shards is None else joined(str(path), [read(shard) for shard in shards])
+    most = int(sets.lengths.max())
+    memory.take_array((len(sets.rows), most, sets.rows[0].shape[1]))  # with padding
+    if sets.spans is not None:
+        memory.take_array((len(sets.rows), most, max(map(len, sets.spans))))
+    return sets
 
 
 def _shards(path: Path) -> list[Path] | None:
@@ -250,14 +283,14 @@ def _shards(path: Path) -> list[Path] | None:
     return found
 
 
-def _read(path: Path, threshold: int = 130, columns: TableColumns | None = None) -> Arrays:
+def _read(path: Path, threshold: int, columns: TableColumns, memory: Memory) -> Arrays:
     if path.suffix == ".npz":
-        return read_npz(path)
+        return read_npz(path, memory)
     if path.suffix == ".npy":
-        return read_npy(path)
+        return read_npy(path, memory)
     if path.name.endswith(TABLES):
-        return read_table(path, TableColumns() if columns is None else columns)
-    return read_idx(path, threshold)
+        return read_table(path, columns, memory)
+    return read_idx(path, threshold, memory)
 
 
 def _hierarchy(

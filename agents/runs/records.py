@@ -1,0 +1,78 @@
+"""What the files of a run hold beside its configuration, with the types that they have to have."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from agents.config.dataclasses_json import check_bounds
+
+Scores = dict[str, float | None]
+"""Scores by name; None where one is not finite, or does not exist for the data."""
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """The content of ``result.json``."""
+
+    env: str
+    env_kwargs: dict[str, Any]
+    algo: str
+    seed: int
+    seconds: float
+    merges: int
+    updates: int
+    test: Scores
+    validation: Scores
+    mode: str
+    embedding_dim: int
+    weights_hash: str
+    """Of the autoencoder that the scores are of."""
+    metrics_sha256: str | None = None
+    """Of ``metrics.csv`` when the run ended; None in older runs."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, seed=0, seconds=0, merges=0, updates=0, embedding_dim=1)
+
+
+@dataclass(frozen=True)
+class DataRecord:
+    """What ``config.json`` records of finite data."""
+
+    sha256: str
+    rows: int
+    tokens: int
+    token_dim: int
+    name: str
+    kind: str = "vectors"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    earlier: tuple[dict[str, Any], ...] = ()
+    """Records of other data that the run was trained on before."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, rows=1, tokens=1, token_dim=1)
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (0, self.token_dim):
+                raise ValueError(f"{name} has {len(values)} numbers; expected {self.token_dim}")
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What ``config.json`` holds beside the configuration."""
+
+    versions: dict[str, str] = field(default_factory=dict)
+    data: DataRecord | None = None
+
+
+@dataclass(frozen=True)
+class CheckpointRecord:
+    """The content of a checkpoint."""
+
+    learner: dict[str, Any]
+    training: dict[str, Any] | None
+    """None for an agent that was saved without a run."""
+    rows: tuple[Scores, ...]
+    """Those of ``metrics.csv`` by then."""
+    run: dict[str, Any] = field(default_factory=dict)
+    """Fields of the configuration that tell which run this is; none in older checkpoints."""
