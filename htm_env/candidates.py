@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from htm_env.checks import check_choice, whole_number
+from htm_env.checks import check_choice
 from htm_env.forest import leftmost_leaves, legal_pairs
 from htm_env.types import LARGE, NONE, Batched
 
@@ -248,8 +248,9 @@ def check_candidates(candidates: str, k: int, neighbours: str = "embeddings") ->
     """
     check_choice("candidates", candidates, CANDIDATES)
     check_choice("neighbours", neighbours, NEIGHBOURS)
-    k = whole_number("k", k, 1, 2**31)
-    return Nearest(k, neighbours == "centroids") if candidates == "knn" else None
+    if not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k is {k!r}; expected a whole number of at least 1")
+    return Nearest(int(k), neighbours == "centroids") if candidates == "knn" else None
 
 
 @dataclass(frozen=True)

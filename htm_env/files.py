@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 DIGEST = "digest"
 """The field of JSON that holds its digest."""
-DEEPEST, LONGEST_JSON, LONGEST_HEADER = 100, 2**26, 2**26
+DEEPEST, LONGEST_JSON, LONGEST_HEADER = 100, 2**24, 2**24
 """Levels of JSON within each other, bytes of a file of it, and bytes of the header of a file of
 tensors, at most."""
 DAMAGED = "it was changed after it was written: its digest is another"
@@ -167,11 +167,12 @@ def parse_json(text: str) -> Any:
     """The value of a text; ``ValueError`` for what is no JSON or more than 100 levels deep."""
     with suppress(RecursionError):
         level = [value := json.loads(text)]
-        for _ in range(DEEPEST):
-            within = [item.values() if isinstance(item, dict) else item for item in level]
-            level = [item for items in within for item in items if isinstance(item, dict | list)]
-            if not level:
+        for _ in range(DEEPEST + 1):
+            holders = [item for item in level if isinstance(item, dict | list)]
+            if not holders:
                 return value
+            within = (item.values() if isinstance(item, dict) else item for item in holders)
+            level = [item for items in within for item in items]
     raise ValueError(f"its objects are nested more than {DEEPEST} deep")
 
 

@@ -34,7 +34,7 @@ _SLOW = """
     candidate_search carried_state checkpoint cli clients compare configuration crashes
     demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy
     env_candidates env_contract estimator evaluation examples figures fixed_policies flat
-    flipped_bytes floor_plan hostile_files generate_command generation_figures glom_order
+    arguments bombs flipped_bytes floor_plan hostile_files tampered generate_command generation_figures glom_order
     hierarchical_transformer importance interruption invalid_actions jets_benchmark key_scenes
     known_learners
     known_search learning merge_rounds_benchmark page plot_command plug_ins
@@ -49,8 +49,8 @@ SLOW_MODULES = frozenset(_SLOW.split())
 _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
     diagnoses earlier_runs embed entropy flipped_bytes generate_command glom_losses hostile_files
-    key_scenes known_learners learning merge_rounds_benchmark page plot_command plug_ins ppo_learner ppo_make
-    replay_reinforce report run_data stable_baselines view
+    arguments bombs key_scenes known_learners learning merge_rounds_benchmark page plot_command
+    plug_ins ppo_learner ppo_make replay_reinforce report run_data stable_baselines tampered view
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""

@@ -504,9 +504,16 @@ def test_an_unknown_render_mode_lists_the_choices():
         (
             {"invalid_penalty": float("nan")},
             ValueError,
-            "invalid_penalty is nan; expected a finite",
+            "invalid_penalty is nan: expected a finite",
         ),
-        ({"max_invalid_actions": 0}, ValueError, "max_invalid_actions is 0; expected at least 1"),
+        *(
+            (
+                {"max_invalid_actions": number},
+                ValueError,
+                f"max_invalid_actions is {number}: expected",
+            )
+            for number in (0, 1.5, float("nan"), "7")
+        ),
         ({"candidates": "knn", "k": 0}, ValueError, "k is 0; expected a whole number of at least"),
         ({"k": -2}, ValueError, "k is -2; expected a whole number of at least 1"),
         ({"device": "abacus"}, ValueError, "device 'abacus' cannot be used here"),
@@ -660,8 +667,8 @@ def test_owners_say_under_which_slot_each_token_stands(make, env_id):
 
 def test_the_order_of_what_ties_is_that_of_the_first_token():
     """Tokens on one spot; slot 3, into which token 0 was merged, then comes first."""
-    points = np.zeros((1, 4, 2))
-    env = gym.make("HTM-v0", dataset=np.repeat(points, 10, axis=0), observe=("order",))
+    points = np.ones((10, 4, 2)) * np.arange(10)[:, None, None]
+    env = gym.make("HTM-v0", dataset=points, observe=("order",))
     assert env.reset(seed=0)[0]["order"].tolist() == [0, 1, 2, 3]
     assert env.step(pair_to_action(3, 0, 4))[0]["order"].tolist() == [-1, 1, 2, 0]
 

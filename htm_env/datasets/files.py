@@ -37,8 +37,9 @@ IDX_IMAGES = b"\x00\x00\x08\x03"
 _GZIP = b"\x1f\x8b"
 MEMORY_LIMIT = 4 * 2**30
 """Bytes of memory that reading a file may take, where nothing else is said."""
-COPIES = 5
-"""Arrays of a data set that are in memory at the same time, at most, until it is made."""
+COPIES = 3
+"""Arrays of 64-bit numbers for one that is read, and for that with padding, that are in memory at
+the same time at most."""
 OF_ROW, OF_TEXT = 512, 64
 """Bytes of memory beside the content: of a row with its views, and of a text."""
 _CHUNK = 2**20

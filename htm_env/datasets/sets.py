@@ -16,6 +16,8 @@ LARGEST, SMALLEST = 1e18, 1e-18
 """Coordinates, at most, and their spread, at least: numbers whose squares 32 bits hold."""
 MOST_LOST = 0.01
 """Share of the spread of a column that rounding to 32 bits may move a number by."""
+NOISE = 1e-12
+"""Numbers that differ by less, relative to their size, are one number computed in several ways."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -59,9 +61,10 @@ class TokenSets:
         if all(row.dtype == np.float32 for row in self.rows):
             return
         values = np.concatenate(self.rows, dtype=np.float64)
-        spread, largest = values.std(axis=0), np.abs(values).max(axis=0)
+        spread, largest = (values - values[:1]).std(axis=0), np.abs(values).max(axis=0)
         rounded = largest * np.finfo(np.float32).epsneg
-        lost = (spread > 0) & (spread < np.maximum(rounded / MOST_LOST, SMALLEST))
+        varies = spread > largest * NOISE
+        lost = varies & (spread < np.maximum(rounded / MOST_LOST, SMALLEST))
         if lost.any():
             column = int(lost.argmax())
             raise ValueError(

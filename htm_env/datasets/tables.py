@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from htm_env.datasets.files import (
 
 TABLES = (".csv", ".csv.gz", ".parquet")
 """Endings of the names of tables."""
-_CELLS, _HEADING = 2**20, 2**20
-"""Cells of a table that are read at a time, and bytes of its first line, at most."""
+_CELLS, _LINE = 2**18, 2**20
+"""Cells of a table that are read at a time, and bytes of a line, at most."""
 OF_LETTER = 4
 """Bytes of memory that a letter of a text takes while it is cut into fields."""
 _UNNAMED = re.compile(r"Unnamed: \d+(_level_\d+)?|\s*")
@@ -143,15 +144,32 @@ def _read(path: Path, columns: TableColumns, memory: Memory) -> Any:
         raise ValueError(
             f"{path} is a table, which needs more packages: pip install 'htm-rl[tables]' ({error})"
         ) from error
+    if in_parquet:
+        with parsing(path, "table"):
+            parts, schema = _batches(path, parquet, memory)
+            return _plain(Table.from_batches(parts, schema=schema).to_pandas())
+    text = _Text(path, memory)
     try:
         with parsing(path, "table"):
-            if in_parquet:
-                parts, schema = _batches(path, parquet, memory)
-                return Table.from_batches(parts, schema=schema).to_pandas()
-            return _csv(path, columns, pandas, memory)
+            return _plain(_csv(text, columns, pandas, memory))
     except ValueError:
-        memory.take(0)  # raises where the limit is what ended the text
+        if text.problem is not None:
+            raise text.problem from None
         raise
+
+
+def _plain(frame: Any) -> Any:
+    """The table with texts for headings; ``ValueError`` where these are not different, or where a
+    value is neither a number nor a text, a date or the like."""
+    frame.columns = [str(column) for column in frame.columns]
+    for twice in frame.columns[frame.columns.duplicated()]:
+        raise ValueError(f"it has two columns {twice!r}")
+    for name in frame.columns:
+        if frame[name].dtype.kind not in "biuf":
+            for value in frame[name].to_numpy(dtype=object):  # texts are decoded by now
+                if np.ndim(value) or not isinstance(value, Hashable):
+                    raise ValueError(f"column {name!r} holds a {type(value).__name__}")
+    return frame
 
 
 def _batches(path: Path, parquet: Any, memory: Memory) -> tuple[list[Any], Any]:
@@ -165,24 +183,26 @@ def _batches(path: Path, parquet: Any, memory: Memory) -> tuple[list[Any], Any]:
         return parts, file.schema_arrow
 
 
-def _csv(path: Path, columns: TableColumns, pandas: Any, memory: Memory) -> Any:
-    with _text(path, memory) as text:
-        heading = text.readline(_HEADING + 1)
-    if len(heading) > _HEADING:
-        raise ValueError(f"its first line is longer than {_HEADING:,} bytes")
+def _csv(text: _Text, columns: TableColumns, pandas: Any, memory: Memory) -> Any:
+    with text.stream() as stream:
+        lines = csv.reader(io.TextIOWrapper(stream, "utf-8-sig", newline=""))
+        heading = next(lines, [])
+        first = next((line for line in lines if line), heading)
+    if text.problem is None and len(first) > len(heading):  # pandas would make an index of them
+        raise ValueError(f"its first row has {len(first)} values under {len(heading)} headings")
     # Names keep their zeros (007), and only an empty field is a missing value.
     texts = {columns.set_column, "name", "split", "token_name", *columns.optional.values()}
     texts -= {"label", columns.label_column, None, *(columns.coordinates or ())}
     parts: list[Any] = []
     with (
-        _text(path, memory) as text,
+        text.stream() as stream,
         pandas.read_csv(
-            text,
+            stream,
             dtype=dict.fromkeys(texts, str),
             keep_default_na=False,
             na_values=[""],
             low_memory=False,
-            chunksize=max(1, _CELLS // (1 + heading.count(b","))),
+            chunksize=max(1, _CELLS // max(1, len(heading))),
         ) as reader,
     ):
         for part in reader:
@@ -190,35 +210,54 @@ def _csv(path: Path, columns: TableColumns, pandas: Any, memory: Memory) -> Any:
             used = int(part.memory_usage(deep=True).sum())
             memory.take(COPIES * used + OF_TEXT * strings * len(part))
             parts.append(part)
+    if text.problem is not None:
+        raise text.problem
     return pandas.concat(parts)
 
 
-def _text(path: Path, memory: Memory) -> io.BufferedReader:
-    packed = path.suffix == ".gz"
-    return io.BufferedReader(
-        _CountedText(gzip.GzipFile(path) if packed else io.FileIO(path), memory)
-    )
+class _Text:
+    """The text of a table, perhaps packed by gzip, that ends where a line gets too long or where
+    there is no memory for more."""
+
+    def __init__(self, path: Path, memory: Memory) -> None:
+        self.path, self.memory = path, memory
+        self.problem: ValueError | None = None
+        """Why it ended early; a parser would hide what is raised while it asks for more."""
+
+    def stream(self) -> io.BufferedReader:
+        """The bytes from the start on."""
+        packed = self.path.suffix == ".gz"
+        file = gzip.GzipFile(self.path) if packed else io.FileIO(self.path)
+        return io.BufferedReader(_Counted(file, self))
+
+    def count(self, size: int, line: int) -> bool:
+        """True <--> ``size`` more bytes, the last ``line`` of them in one line, may be read."""
+        try:
+            self.memory.take(OF_LETTER * size)
+            if line > _LINE:
+                raise ValueError(f"{self.path} has a line of more than {_LINE:,} bytes")
+        except ValueError as error:
+            self.problem = error
+        return self.problem is None
 
 
-class _CountedText(io.RawIOBase):
-    """A stream that ends where there is no memory for more of it.
+class _Counted(io.RawIOBase):
+    """The stream of a :class:`_Text`."""
 
-    It does not raise: pandas would hide what its parser is told while it asks for more.
-    """
-
-    def __init__(self, file: io.FileIO | gzip.GzipFile, memory: Memory) -> None:
+    def __init__(self, file: io.FileIO | gzip.GzipFile, text: _Text) -> None:
         super().__init__()
-        self._file, self._memory = file, memory
+        self._file, self._text, self._line = file, text, 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        if self._memory.taken > self._memory.limit:
-            return 0
         part = self._file.read(len(buffer))
+        end = part.rfind(b"\n") + 1
+        self._line = len(part) - end + (0 if end else self._line)
+        if not self._text.count(len(part), self._line):
+            return 0
         buffer[: len(part)] = part
-        self._memory.taken += OF_LETTER * len(part)
         return len(part)
 
     def close(self) -> None:
