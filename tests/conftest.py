@@ -34,7 +34,7 @@ _SLOW = """
     candidate_search carried_state checkpoint cli clients compare configuration crashes
     demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy
     env_candidates env_contract estimator evaluation examples figures fixed_policies flat
-    arguments bombs flipped_bytes floor_plan hostile_files tampered generate_command generation_figures glom_order
+    flipped_bytes floor_plan generate_command generation_figures glom_order
     hierarchical_transformer importance interruption invalid_actions jets_benchmark key_scenes
     known_learners
     known_search learning merge_rounds_benchmark page plot_command plug_ins
@@ -48,18 +48,23 @@ SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
 _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
-    diagnoses earlier_runs embed entropy flipped_bytes generate_command glom_losses hostile_files
-    arguments bombs key_scenes known_learners learning merge_rounds_benchmark page plot_command
-    plug_ins ppo_learner ppo_make replay_reinforce report run_data stable_baselines tampered view
+    diagnoses earlier_runs embed entropy flipped_bytes generate_command glom_losses key_scenes
+    known_learners learning merge_rounds_benchmark page plot_command plug_ins ppo_learner ppo_make
+    replay_reinforce report run_data stable_baselines view
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""
 
 
+def is_adversarial(item: Any) -> bool:
+    """True <--> a test of ``tests/adversarial``: slow, of many calls, and of wrong types too."""
+    return item.path.parent.name == "adversarial"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the tests that ``make test-fast`` leaves out, and that coverage would slow down most."""
     for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW_MODULES:
+        if item.path.stem.removeprefix("test_") in SLOW_MODULES or is_adversarial(item):
             item.add_marker("slow")
         if item.get_closest_marker("slow") is not None:
             item.add_marker("no_cover")
@@ -86,7 +91,8 @@ def checked_shapes(request: pytest.FixtureRequest) -> Iterator[None]:
     """Annotated shapes are checked at every call, but not through long runs: it takes most of
     their time."""
     jaxtyping.config.update(
-        "jaxtyping_disable", request.path.stem.removeprefix("test_") in LONG_MODULES
+        "jaxtyping_disable",
+        request.path.stem.removeprefix("test_") in LONG_MODULES or is_adversarial(request),
     )
     yield
     jaxtyping.config.update("jaxtyping_disable", False)
