@@ -8,6 +8,10 @@ from difflib import get_close_matches
 from typing import Any
 
 
+MOST_LETTERS = 500
+"""Letters of a message: enough for the choices that are listed."""
+
+
 class UsageError(Exception):
     """A command line that cannot be carried out."""
 
@@ -26,15 +30,14 @@ def as_usage_error(place: str = "") -> Iterator[None]:
 
 
 def one_line(message: str) -> str:
-    """A message in one line, with escapes for what no terminal should be sent: the name of a file
-    may hold anything."""
-    line = " ".join(message.split())
-    if line.isprintable():
-        return line
-    return "".join(
+    """A message in one line, with escapes for what no terminal should be sent, and without the
+    middle of what is too long: the name of a file or of a field may be anything."""
+    line = "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in line
+        for letter in " ".join(message.split())
     )
+    half = MOST_LETTERS // 2
+    return line if len(line) <= MOST_LETTERS else f"{line[:half]} [...] {line[-half:]}"
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

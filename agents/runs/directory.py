@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from agents.config.dataclasses_json import config_from_dict
+from agents.config.dataclasses_json import config_from_dict, flattened
 from agents.config.errors import RunWarning
 from agents.config.files import RECORDED, check_run, quoted
 from agents.config.plug_ins import check_outside
@@ -288,12 +288,17 @@ class RunDirectory:
         return {name: values.get(name) for name in KEPT}
 
     def _check_kept(self, path: Path, kept: Mapping[str, Any]) -> None:
-        for name, value in self._kept().items():
-            if kept.get(name, value) != value:
-                raise ValueError(
-                    f"{path} is of another run: its {name} is {kept[name]!r}, and that of "
-                    f"{self.config_path} is {value!r}"
+        own = self._kept()
+        here, there = (
+            flattened({name: of[name] for name in own if name in kept}) for of in (own, kept)
+        )
+        for name in dict.fromkeys([*here, *there]):
+            if here.get(name) != there.get(name):
+                message = (
+                    f"{path} is of another run: its {name} is {there.get(name)!r}, and that of "
+                    f"{self.config_path} is {here.get(name)!r}"
                 )
+                raise ValueError(brief(message))
 
 
 class CSVLogger:

@@ -104,7 +104,8 @@ def open_agent(
         usable_device(run.device)
     except ValueError as error:
         away = True
-        warnings.warn(f"{error}; {directory.path} is opened on the processor", stacklevel=3)
+        message = f"{error}; {directory.path} is opened on the processor"
+        warnings.warn(message, RunWarning, stacklevel=3)
         run = replace(run, device="cpu")
     state = directory.load_checkpoint()
     if state is None:
