@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-
 MOST_LETTERS = 500
 """Letters of a message: enough for the choices that are listed."""
 

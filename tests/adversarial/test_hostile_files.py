@@ -51,7 +51,7 @@ def archive(members: dict[str, bytes], packing: int = zipfile.ZIP_DEFLATED) -> b
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w", packing) as file:
         for name, member in members.items():
-            file.writestr(name or "/", member)
+            file.writestr(name.partition("\x00")[0] or "/", member)
     return content.getvalue()
 
 
