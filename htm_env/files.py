@@ -50,7 +50,7 @@ def atomic_write_bytes(path: str | Path, content: bytes) -> None:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    with _named(path):
+    with naming(path):
         try:
             with open(temporary, "wb") as file:
                 file.write(content)
@@ -74,7 +74,7 @@ def atomic_folder(path: str | Path, before: str | Path | None = None) -> Iterato
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _temporary(path)
-    with _named(path):
+    with naming(path):
         try:
             temporary.mkdir()
             yield temporary
@@ -125,7 +125,7 @@ def remove(path: Path) -> None:
 
 
 @contextmanager
-def _named(path: Path) -> Iterator[None]:
+def naming(path: str | Path) -> Iterator[None]:
     """Name the file in an ``OSError`` that names none, as that of a full disk."""
     try:
         yield
@@ -133,6 +133,31 @@ def _named(path: Path) -> Iterator[None]:
         if error.filename is None and error.errno is not None:
             error.filename = str(path)
         raise
+
+
+def check_name(path: str | Path) -> None:
+    """Raise ``ValueError`` for a name that is no text, which other libraries cannot write to."""
+    try:
+        os.fspath(path).encode()
+    except UnicodeEncodeError:
+        shown = os.fsencode(path).decode(errors="backslashreplace")
+        raise ValueError(f"the name {shown!r} is not UTF-8; choose another name") from None
+
+
+def check_writable(folder: str | Path) -> None:
+    """Make a folder and write a file to it, which is removed; what takes long asks this first.
+
+    Raises ``OSError`` naming what cannot be written, ``ValueError`` for a name that is no text.
+    """
+    check_name(folder)
+    attempt = Path(folder) / "writable"
+    attempt.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(attempt)
+    with naming(folder):
+        try:
+            temporary.write_bytes(b"0")
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 # ---------------------------------------------------------------- JSON

@@ -33,11 +33,11 @@ _SLOW = """
     annealing autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
     candidate_search carried_state checkpoint cli clients compare configuration crashes
     demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy
-    env_candidates env_contract estimator evaluation examples figures fixed_policies flat
+    env_candidates env_contract estimator evaluation examples figures fixed_policies flat full_disk
     flipped_bytes floor_plan generate_command generation_figures glom_order
     hierarchical_transformer importance interruption invalid_actions jets_benchmark key_scenes
     known_learners
-    known_search learning merge_rounds_benchmark page plot_command plug_ins
+    known_search learning merge_rounds_benchmark outputs page plot_command plug_ins
     policy_losses policy_share ppo_learner ppo_make ppo_recent_states ppo_vector_env predict
     pretrained
     processes recombination rendering replay_reinforce report report_diverged results resume
@@ -84,6 +84,12 @@ def mutations(request: pytest.FixtureRequest) -> int:
     """Mutations to try: few in ``make test``, many in ``make test-adversarial``."""
     count: int = request.config.getoption("--mutations")
     return count
+
+
+@pytest.fixture
+def in_full(mutations: int) -> bool:
+    """True <--> ``make test-adversarial``, where a test tries everything that it has."""
+    return mutations >= 5000
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -75,7 +75,7 @@ def without_time(value):
         return [without_time(item) for item in value]
     if not isinstance(value, dict):
         return value.numpy().tobytes() if hasattr(value, "numpy") else value
-    clock = ("seconds", "update_seconds", "metrics_sha256", "digest")
+    clock = ("seconds", "update_seconds", "spent", "metrics_sha256", "digest")
     return {
         key: without_time(item)
         for key, item in value.items()

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 
 from agents.cli.options import BenchOptions
 from agents.config.errors import as_usage_error
+from htm_env.files import check_writable
 
 
 def bench(options: BenchOptions) -> None:
@@ -29,4 +30,6 @@ def bench(options: BenchOptions) -> None:
         running.chosen(options.names, options.quick, options.device)
     if options.json is not None and not options.json.parent.is_dir():
         raise FileNotFoundError(f"there is no folder {str(options.json.parent)!r} for --json")
+    if options.json is not None:
+        check_writable(options.json.parent)
     running.run(options.names, options.quick, options.json, options.device)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import threading
 import traceback
 import warnings
 from argparse import ArgumentParser
@@ -47,6 +48,7 @@ from agents.config.plug_ins import modules_of_this_folder
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm, imported
 from agents.runs.interruption import starting_up
+from htm_env.files import naming
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "train": (TrainOptions, "agents.cli.train:train"),
@@ -75,7 +77,7 @@ def run(arguments: Sequence[str]) -> int:
         print(f"htm {version('htm-rl')}")
         return DONE
     try:
-        with modules_of_this_folder(), _short_warnings():
+        with modules_of_this_folder(), _short_warnings(), _quiet_threads():
             with starting_up():
                 options = parse(arguments)
                 if isinstance(options, OfRun):
@@ -83,6 +85,7 @@ def run(arguments: Sequence[str]) -> int:
                 kinds = COMMANDS.values()
                 command = imported(next(made for kind, made in kinds if isinstance(options, kind)))
             command(options)
+            _flush_output()
     except UsageError as error:
         return _fail(str(error), WRONG_USAGE)
     except Exception as error:
@@ -192,6 +195,32 @@ def _short_warnings() -> Iterator[None]:
 
         warnings.showwarning = shown
         yield
+
+
+@contextmanager
+def _quiet_threads() -> Iterator[None]:
+    """Print nothing of an ``OSError`` in a thread: whoever waits for the thread raises it too."""
+    before = threading.excepthook
+
+    def shown(raised: threading.ExceptHookArgs) -> None:
+        if not issubclass(raised.exc_type, OSError):
+            before(raised)
+
+    threading.excepthook = shown
+    try:
+        yield
+    finally:
+        threading.excepthook = before
+
+
+def _flush_output() -> None:
+    """Write what was printed; where it cannot be written, the system is not to try it again."""
+    try:
+        with naming("standard output"):
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _fail(message: str, status: int) -> int:

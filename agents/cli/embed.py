@@ -38,8 +38,8 @@ def embed(options: EmbedOptions) -> None:
     if options.pictures and projector.exists() and not (projector / PROJECTOR_CONFIG).is_file():
         raise ValueError(f"{projector} exists and is no projector log; choose another --out")
     splits = SPLITS if options.split == "all" else (options.split,)
-    found = encode_rows(learner, splits, options.samples, options.search)
-    with locked(out):
+    with locked(out):  # first of all, since where nothing can be written nothing is computed
+        found = encode_rows(learner, splits, options.samples, options.search)
         if options.pictures:
             # The picture first: it refuses what the others would write without a word.
             _draw(options, learner, found)
@@ -51,14 +51,14 @@ def embed(options: EmbedOptions) -> None:
     else:
         print(f"nmse      {found.encoded.errors.mean():.4g}")
     say_if_not_trained(learner)
-    print(f"roots     {out / 'embeddings.npz'}")
-    print(f"tokens    {out / found.tokens_file}")
+    print(f"roots     {quoted(out / 'embeddings.npz')}")
+    print(f"tokens    {quoted(out / found.tokens_file)}")
     if found.has_trees:
-        print(f"trees     {out / 'trees.nwk'}, {out / 'merges.npz'}")
+        print(f"trees     {quoted(out / 'trees.nwk')}, {quoted(out / 'merges.npz')}")
     else:
         print(f"trees     none: {learner.algo} makes no trees")
     if options.pictures:
-        print(f"picture   {out / f'pca.{options.format}'}")
+        print(f"picture   {quoted(out / f'pca.{options.format}')}")
         print(f"projector tensorboard --logdir {quoted(projector)}")
 
 

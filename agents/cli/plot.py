@@ -13,9 +13,11 @@ from rich.progress import track
 
 from agents.cli.options import PlotOptions
 from agents.config.errors import UsageError, set_threads
+from agents.config.files import quoted
 from agents.evaluation.figures import write_figure
 from agents.inspection.traces import traces_of
 from agents.registry import load_learner
+from agents.runs.lock import locked
 from htm_env.drawing.figures import (
     charges_figure,
     filmstrip_figure,
@@ -44,17 +46,18 @@ def plot(options: PlotOptions) -> None:
             f"--first is {options.first}, but the {options.split} split has {dataset.size} samples"
         )
     keys = dataset.fixed_keys(options.first + options.samples)[options.first :]
-    drawn = traces_of(learner, dataset, keys.tolist(), options.search)
     out = options.directory / "figures" if options.out is None else options.out
-    work = list(_work(out, options.first, drawn, options.format))
-    console = Console(file=sys.stderr)
-    for path, draw in track(work, "htm plot", console=console, disable=not console.is_terminal):
-        picture = draw()
-        if isinstance(picture, bytes):
-            atomic_write_bytes(path, picture)
-        else:
-            write_figure(path, picture)
-        print(path)
+    with locked(out):  # first of all, since where nothing can be written nothing is computed
+        drawn = traces_of(learner, dataset, keys.tolist(), options.search)
+        work = list(_work(out, options.first, drawn, options.format))
+        console = Console(file=sys.stderr)
+        for path, draw in track(work, "htm plot", console=console, disable=not console.is_terminal):
+            picture = draw()
+            if isinstance(picture, bytes):
+                atomic_write_bytes(path, picture)
+            else:
+                write_figure(path, picture)
+            print(quoted(path))
     if not all(trace.considered for trace in drawn):
         print(f"left out  probabilities over pairs: {learner.algo} has none", file=sys.stderr)
 

@@ -13,6 +13,7 @@ from agents.cli.options import PretrainOptions
 from agents.cli.tables import print_table
 from agents.config.budget import Budget
 from agents.config.errors import UsageError, as_usage_error, set_threads
+from agents.config.files import quoted
 from agents.evaluation.evaluate import VALIDATION_EPISODES, Planner, evaluate
 from agents.fixed import FIXED_POLICIES, FixedRule, fixed_policy
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
@@ -22,6 +23,7 @@ from agents.runs.loop import Training
 from agents.runs.progress import shown
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset, dataset_class, environment_id
+from htm_env.files import check_writable
 from htm_env.losses import LossWeights
 from htm_env.types import NONE, TokenBatch
 from htm_env.weights import EMBEDDING_DIMS, FOLDER, SHIPPED
@@ -104,11 +106,13 @@ def pretrain(options: PretrainOptions) -> None:
         )
     with as_usage_error():
         budget = Budget(merges=options.merges)
+    folder = FOLDER if options.out is None else options.out
+    check_writable(folder)
     for env_id in SHIPPED if options.env is None else [options.env]:
         learner = MixedOrders(env_id)
         for _ in shown(Training(learner, budget), f"{env_id} pretraining"):
             pass
-        path = (FOLDER if options.out is None else options.out) / f"{env_id}.safetensors"
+        path = folder / f"{env_id}.safetensors"
         learner.autoencoder.save(path)
         _print_report(learner, path)
 
@@ -130,4 +134,4 @@ def _print_report(learner: MixedOrders, path: Path) -> None:
         scores = evaluate(policy, autoencoder, dataset, VALIDATION_EPISODES, sampled=False)
         rows.append({"merges chosen by": name, "nmse": f"{scores['nmse']:.5g}"})
     print_table(rows)
-    print(f"weights   {path}  ({learner.autoencoder.weights_hash()})")
+    print(f"weights   {quoted(path)}  ({learner.autoencoder.weights_hash()})")

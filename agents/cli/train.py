@@ -30,7 +30,8 @@ DEFAULT_SECONDS = 100.0
 
 
 def train(options: TrainOptions) -> None:
-    """Start or resume a run; prints its test scores and where everything is."""
+    """Start or resume a run; prints its test scores, its time and where everything is."""
+    began = time.perf_counter()
     asked, changes = requested(options), nested(options.changes)
     continued = _continued(options)
     if continued is None:
@@ -76,9 +77,10 @@ def train(options: TrainOptions) -> None:
                 build_learner,
                 options.data,
                 allow_changed_data=options.allow_changed_data,
+                began=began,
             )
         else:
-            result = start_run(learner, budget, directory.path)
+            result = start_run(learner, budget, directory.path, began=began)
     except KeyboardInterrupt as interruption:
         if not directory.holds_run:
             raise
@@ -91,6 +93,8 @@ def train(options: TrainOptions) -> None:
             f"{directory.checkpoint_path.parent}"
         ) from error
     print_scores(f"{result['env']} {result['algo']}, held-out test data", result["test"], result)
+    spent = ", ".join(f"{name.replace('_', '-')} {s:.1f}" for name, s in result["spent"].items())
+    print(f"seconds   {spent}, {result['updates']} updates")
     print(f"run       {quoted(directory.path)}")
     print(f"pictures  {quoted(directory.figure_path)}")
     print(f"logs      tensorboard --logdir {quoted(directory.path)}")

@@ -7,10 +7,11 @@ import webbrowser
 
 from agents.cli.options import ViewOptions
 from agents.config.errors import UsageError, set_threads
+from agents.config.files import quoted
 from agents.inspection.traces import traces_of
 from agents.registry import load_learner
 from htm_env.drawing.page import viewer_page
-from htm_env.files import atomic_write_text
+from htm_env.files import atomic_write_text, check_name, check_writable
 
 PAGE = "view.html"
 
@@ -26,6 +27,11 @@ def view(options: ViewOptions) -> None:
         raise UsageError(
             f"--samples has {max(keys)}, but the {options.split} split has {dataset.size} samples"
         )
+    path = options.directory / PAGE if options.out is None else options.out
+    if path.is_dir():
+        path /= PAGE
+    check_name(path)
+    check_writable(path.parent)
     episodes = traces_of(learner, dataset, keys, options.search)
     about = [
         f"{options.split} split",
@@ -38,10 +44,7 @@ def view(options: ViewOptions) -> None:
         f"{learner.task.env}, {learner.algo}",
         ", ".join(about),
     )
-    path = options.directory / PAGE if options.out is None else options.out
-    if path.is_dir():
-        path /= PAGE
     atomic_write_text(path, page)
-    print(f"page      {path}")
+    print(f"page      {quoted(path)}")
     if options.open and not webbrowser.open(path.resolve().as_uri()):
         print("htm: found no browser to open the page with", file=sys.stderr)

@@ -40,14 +40,16 @@ def compare(options: CompareOptions) -> None:
         write_file(options.save_config, options.given)
         return
     if options.report:
-        report_again(options.report, _folder_of_report(options))
+        folder = _folder_of_report(options)
+        with locked(folder):
+            report_again(options.report, folder)
         return
     jobs = (os.cpu_count() or 1) if options.jobs is None else options.jobs
-    runs, left_out = plan_runs(options)
-    for line in left_out:
-        print(line, file=sys.stderr)
     try:
         with locked(options.folder) as lock:
+            runs, left_out = plan_runs(options)
+            for line in left_out:
+                print(line, file=sys.stderr)
             check_folder(runs, options.folder)
             failed = _train(runs, jobs, "htm compare", lock)
             if options.retrain:

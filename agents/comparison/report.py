@@ -33,6 +33,7 @@ from agents.comparison.statistics import (
     probability_of_improvement,
 )
 from agents.comparison.table import ERROR, Comparison, is_fixed
+from agents.config.schedules import FEWEST_UPDATES
 from agents.evaluation.figures import write_figure
 from agents.registry import unlabelled
 from htm_env.files import atomic_write_text
@@ -120,6 +121,17 @@ def write_report(
             for task, algo, _, seed in comparison.unfinished
         ]
         parts.append(f"Not finished, and so not counted: {'; '.join(names)}.\n")
+    few = [
+        f"{row.algo} seed {row.seed} on {task_name(row.task).title} ({row.updates})"
+        for row in rows
+        if row.split == "test" and row.updates < FEWEST_UPDATES
+        if row.mode == "joint" or not is_fixed(row.algo)
+    ]
+    if few:
+        parts.append(
+            f"Fewer than {FEWEST_UPDATES} updates, too few for schedules over the budget: "
+            f"{'; '.join(few)}. They say little of the algorithm.\n"
+        )
     write_figure(figures / "errors.png", errors_figure(comparison), dpi=None)
     parts.append("![held-out errors](figures/errors.png)\n")
     parts += [_task_section(comparison, task) for task in comparison.tasks]

@@ -70,4 +70,4 @@ def write_file(path: Path, values: dict[str, Any]) -> None:
     if path.suffix != ".json":
         raise UsageError(f"--save-config is {path}; expected a name that ends in .json")
     atomic_write_text(path, json.dumps(values, indent=2, default=str) + "\n")
-    print(f"written   {path}, for --config")
+    print(f"written   {quoted(path)}, for --config")

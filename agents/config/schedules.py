@@ -10,6 +10,8 @@ Points = tuple[tuple[float, float], ...]
 """(share of the budget, value), shares rising; see :func:`piecewise_linear`."""
 ALWAYS: Points = ((0.0, 1.0),)
 """1 from the beginning to the end."""
+FEWEST_UPDATES = 100
+"""With fewer over the whole budget, every update moves a schedule by more than 1 %."""
 
 
 def check_points(name: str, points: Sequence[tuple[float, float]]) -> None:
@@ -39,6 +41,16 @@ def piecewise_linear(points: Sequence[tuple[float, float]], progress: float) -> 
             return before[1] + share * (point[1] - before[1])
         before = point
     return points[-1][1]
+
+
+def too_few_updates(updates: int) -> str | None:
+    """One sentence where a run made too few updates for its schedules; None where it did not."""
+    if updates >= FEWEST_UPDATES:
+        return None
+    return (
+        f"only {updates} updates: every one moved the schedules over the budget by more than 1 %, "
+        f"so this says little of the algorithm; expected at least {FEWEST_UPDATES}"
+    )
 
 
 def cosine_decay(progress: float, floor: float = 0.0) -> float:

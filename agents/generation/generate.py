@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from agents.config.errors import UsageError, set_threads
+from agents.config.files import quoted
 from agents.evaluation.encoded import Encoded
 from agents.generation.options import GenerateOptions
 from agents.generation.pictures import write_figures
@@ -97,7 +98,7 @@ def _generate(options: GenerateOptions, learner: Learner, out: Path) -> None:
     _print(report)
     say_if_not_trained(learner)
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
-    print(f"written to {out}")
+    print(f"written to {quoted(out)}")
 
 
 def _fit(roots: Tensor, options: GenerateOptions, generator: torch.Generator) -> RootMixture:

@@ -51,8 +51,7 @@ def why_not_trained_by_return(
 
 
 def _too_few_updates(learner: Learner) -> list[str]:
-    learns = learner.task.mode == "joint" or not learner.fixed_trees
-    if not learns or learner.updates >= FEW_UPDATES:
+    if not learner.learns or learner.updates >= FEW_UPDATES:
         return []
     return [f"{learner.updates} updates, where at least {FEW_UPDATES} are expected"]
 

@@ -126,6 +126,11 @@ class Learner(ABC):
         """Merges made in the environment for learning, a greedy baseline's included."""
         self.updates = 0
 
+    @property
+    def learns(self) -> bool:
+        """False <--> an update changes nothing: given trees, and a frozen autoencoder."""
+        return self.task.mode == "joint" or not self.fixed_trees
+
     def new_autoencoder(self) -> TreeEncoder:
         known = self.task.knows_merger(self.dataset)
         if self.task.mode == "frozen":

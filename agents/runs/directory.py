@@ -34,6 +34,7 @@ from htm_env.files import (
     atomic_folder,
     atomic_write_bytes,
     atomic_write_text,
+    naming,
     read_json,
     remove,
     write_json,
@@ -87,14 +88,7 @@ class RunDirectory:
         return self.config_path.exists()
 
     def locked(self) -> AbstractContextManager[int]:
-        """Keep other processes from writing here meanwhile (see :func:`agents.runs.lock.locked`).
-
-        Raises ``ValueError`` for a name that is no text, which other libraries cannot write to.
-        """
-        try:
-            os.fspath(self.path).encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{quoted(self.path)} is not UTF-8; choose another name") from None
+        """Keep other processes from writing here (see :func:`agents.runs.lock.locked`)."""
         return locked(self.path)
 
     def check_free(self) -> None:
@@ -321,7 +315,7 @@ class CSVLogger:
         row = asdict(position) | dict(scalars)
         self.rows.append(row)
         if set(row) <= set(self._columns):
-            with open(self.path, "a", newline="") as file:
+            with naming(self.path), open(self.path, "a", newline="") as file:
                 file.write(self._lines([row]))
         else:
             self._rewrite()

@@ -11,6 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from agents.config.errors import RunWarning
+from htm_env.files import check_name, naming
 
 LOCK = ".lock"
 """The file that is locked; it names who locked it, and is removed at the end."""
@@ -26,9 +27,11 @@ def locked(folder: str | Path) -> Iterator[int]:
     Where this process is killed, the system ends the lock with the last process that has the
     descriptor: those that inherit it keep the folder locked.
 
-    Raises ``ValueError`` for a file, and naming the process that has the lock.
+    Raises ``ValueError`` for a file, for a name that is no text, and naming the process that has
+    the lock; ``OSError`` where nothing can be written.
     """
     folder = Path(folder)
+    check_name(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; expected a folder, or nothing yet")
     new = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -66,6 +69,7 @@ def _locked_file(folder: Path) -> int | None:
         ) from None
     except OSError as error:  # a file system without locks
         warnings.warn(f"{folder} cannot be locked: {error}", RunWarning, stacklevel=4)
-    os.ftruncate(lock, 0)
-    os.write(lock, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+    with naming(path):
+        os.ftruncate(lock, 0)
+        os.write(lock, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
     return lock

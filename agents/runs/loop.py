@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
@@ -25,6 +26,8 @@ ROUNDING = 1e-9
 """So that 58 / 400 of the budget is 29 log points of 200, and not 28.999."""
 CHECKPOINT_SECONDS = 60.0
 """A checkpoint is also due when the last one is older than this."""
+ACTIVITIES = ("start_up", "updates", "evaluation", "pictures", "checkpoints")
+"""What a run takes its time for; whatever else there is takes next to none."""
 Scalars = Mapping[str, float | None]
 """By TensorBoard tag; None where there is no value, such as clades of data without a hierarchy."""
 
@@ -103,6 +106,8 @@ class Training:
         self.learner, self.budget = learner, budget
         self.activity = ""
         """What takes its time now, for a person: an update, or a validation."""
+        self.spent = dict.fromkeys(ACTIVITIES, 0.0)
+        """Seconds of every activity so far, in the loop and beside it."""
         self._clock = clock
         self._validate = validate
         self._first_merge = learner.merges_made
@@ -124,6 +129,15 @@ class Training:
         progress = self.budget.progress(seconds, merges)
         return Position(progress, seconds, merges, self.learner.updates)
 
+    @contextmanager
+    def spending(self, activity: str) -> Iterator[None]:
+        """Count the seconds of this block for one of the :data:`ACTIVITIES`."""
+        started = self._clock()
+        try:
+            yield
+        finally:
+            self.spent[activity] += self._clock() - started
+
     def events(self, stop: Callable[[], bool] = lambda: False) -> Iterator[Event]:
         """Train until the budget is used, or until ``stop`` says so after an update.
 
@@ -139,7 +153,8 @@ class Training:
                 started = self._clock()
                 self.activity = f"update {position.updates + 1}"
                 updates, merges = self.learner.updates, self.learner.merges_made
-                scalars = self._numbers(self.learner.update(self.position.progress))
+                with self.spending("updates"):
+                    scalars = self._numbers(self.learner.update(self.position.progress))
                 self._update_seconds += self._clock() - started
                 self._add(scalars)
                 without = without + 1 if self.learner.merges_made == merges else 0
@@ -169,6 +184,7 @@ class Training:
             "counts": dict(self._counts),
             "update_seconds": self._update_seconds,
             "merges_at_log": self._merges_at_log,
+            "spent": dict(self.spent),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -179,6 +195,8 @@ class Training:
         self._sums, self._counts = dict(state["sums"]), dict(state["counts"])
         self._update_seconds = state["update_seconds"]
         self._merges_at_log = state["merges_at_log"]
+        for activity, seconds in state.get("spent", {}).items():  # older checkpoints have none
+            self.spent[activity] += seconds
 
     def _due(self, position: Position) -> tuple[bool, int | None]:
         """True <--> a log point was passed; beside it the number of the evaluation due, or None."""
@@ -227,7 +245,8 @@ class Training:
             row["time/merges_per_second"] = made / self._update_seconds
         if evaluation is not None and self._validate is not None:
             self.activity = "validation"
-            row |= self._validate()
+            with self.spending("evaluation"):
+                row |= self._validate()
         self._sums, self._counts = {}, {}
         self._update_seconds, self._merges_at_log = 0.0, merges
         return row

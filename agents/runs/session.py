@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
+from time import perf_counter
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -19,6 +20,7 @@ from agents.config.dataclasses_json import flattened
 from agents.config.errors import RunWarning
 from agents.config.options import OWN_DATA, TEST_EPISODES
 from agents.config.run import RunConfig, Task
+from agents.config.schedules import too_few_updates
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import validation_episodes
 from agents.evaluation.figures import write_figure
@@ -50,6 +52,9 @@ class Agent(Trainable, Protocol):
     device: torch.device
     generator: torch.Generator
     autoencoder: TreeEncoder
+
+    @property
+    def learns(self) -> bool: ...
 
     def run_config(self, budget: Budget | None = None) -> RunConfig: ...
 
@@ -166,14 +171,23 @@ def _warn(message: str | None) -> None:
 
 
 def start_run(
-    learner: Agent, budget: Budget, folder: str | Path, *, progress_bar: bool = True
+    learner: Agent,
+    budget: Budget,
+    folder: str | Path,
+    *,
+    progress_bar: bool = True,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Train from the start in a folder of its own, and return the result.
+
+    A :class:`RunWarning` says where the budget allowed too few updates. ``began`` is the moment
+    (``time.perf_counter()``) from which the time of starting up counts, if not this one.
 
     Raises ``FileExistsError`` where the folder holds a run, ``KeyboardInterrupt`` when interrupted,
     after writing the checkpoint, ``FloatingPointError`` when training does not stay finite, and
     ``ValueError`` naming the process that writes to the folder already.
     """
+    began = perf_counter() if began is None else began
     directory = RunDirectory(folder)
     with directory.locked():
         with stop_requests() as requested:
@@ -181,7 +195,7 @@ def start_run(
             check_plan(learner)
             directory.save_config(learner.run_config(budget), recorded_data(learner.dataset))
         requested.obey()
-        return _run(learner, budget, directory, None, progress_bar)
+        return _run(learner, budget, directory, None, progress_bar, began)
 
 
 def resume_run(
@@ -191,19 +205,21 @@ def resume_run(
     *,
     allow_changed_data: bool = False,
     progress_bar: bool = True,
+    began: float | None = None,
 ) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from the start if it has none, to its result.
 
     Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit;
     a :class:`RunWarning` says where versions are not those that the run began with. ``build`` makes
     the untrained learner of a configuration. ``data`` is a file to take for the run's data from now
-    on.
+    on; ``began`` is that of :func:`start_run`.
 
     Raises what :func:`start_run` raises, ``FileNotFoundError`` or ``ValueError`` where the folder
     holds no run that can be resumed, and ``ValueError`` for other data than the run began with.
     With ``allow_changed_data`` that is a :class:`RunWarning`, but for data of another shape, and
     where the budget is used.
     """
+    began = perf_counter() if began is None else began
     directory = RunDirectory(folder)
     run, recorded = directory.load_config(), directory.load_data_record()
     with directory.locked():
@@ -238,7 +254,7 @@ def resume_run(
         found = after(recorded_data(learner.dataset), recorded)
         if found != recorded or data is not None:
             directory.save_config(run, found)
-        return _run(learner, budget, directory, state, progress_bar)
+        return _run(learner, budget, directory, state, progress_bar, began)
 
 
 def _is_over(budget: Budget, state: dict[str, Any]) -> bool:
@@ -253,6 +269,7 @@ def _run(
     directory: RunDirectory,
     state: dict[str, Any] | None,
     progress_bar: bool,
+    began: float,
 ) -> dict[str, Any]:
     validation = learner.task.dataset("validation")
 
@@ -271,10 +288,12 @@ def _run(
     events = TensorBoardLogger(directory.path, None if state is None else training.position.merges)
 
     def picture(position: Position) -> None:
-        figure = learner.figure(validation)
-        write_figure(directory.figure_path, figure, dpi=None)
-        events.image("validation/merge_trees", figure_to_array(figure), position.merges)
+        with training.spending("pictures"):
+            figure = learner.figure(validation)
+            write_figure(directory.figure_path, figure, dpi=None)
+            events.image("validation/merge_trees", figure_to_array(figure), position.merges)
 
+    training.spent["start_up"] += perf_counter() - began
     try:
         with stop_requests() as requested:
             title = f"{learner.task.env} {learner.algo}"
@@ -286,13 +305,16 @@ def _run(
                         training.activity = "a picture"
                         picture(event.position)
                 elif isinstance(event, CheckpointDue):
-                    directory.save_checkpoint(
-                        learner.state(), learner.autoencoder, training.state(), table.rows
-                    )
+                    with training.spending("checkpoints"):
+                        directory.save_checkpoint(
+                            learner.state(), learner.autoencoder, training.state(), table.rows
+                        )
             requested.obey()
         with waiting(f"{title}  the last picture, test and validation scores", progress_bar):
             picture(training.position)
-            result = _result(learner, training.position, directory)
+            with training.spending("evaluation"):
+                result = _result(learner, training.position, directory)
+            result["spent"] = training.spent
         events.hyperparameters(
             flattened(directory.load_config().as_dict()),
             {f"test/{name}": value for name, value in result["test"].items()},
@@ -300,6 +322,7 @@ def _run(
     finally:
         events.close()
     directory.save_result(result)
+    _warn(result["too_few_updates"])
     return result
 
 
@@ -318,6 +341,7 @@ def _result(learner: Agent, position: Position, directory: RunDirectory) -> dict
         "mode": learner.task.mode,
         "embedding_dim": learner.autoencoder.embedding_dim,
         "weights_hash": learner.autoencoder.weights_hash(),
+        "too_few_updates": too_few_updates(position.updates) if learner.learns else None,
     }
 
 

@@ -13,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from torch.utils.tensorboard.summary import hparams
 
 from agents.runs.loop import Position, Scalars
+from htm_env.files import naming
 
 PROJECTOR_CONFIG = "projector_config.pbtxt"
 """The file that TensorBoard's projector reads first."""
@@ -25,21 +26,27 @@ class TensorBoardLogger:
         folder: where the event files go.
         resumed_at: the merges of the checkpoint that the run continues from, or None for a run from
             the start: events that an earlier process wrote after it are hidden.
+
+    An ``OSError`` names the folder.
     """
 
     def __init__(self, folder: str | Path, resumed_at: int | None = None) -> None:
         purge_step = 0 if resumed_at is None else resumed_at + 1
-        self._writer = SummaryWriter(str(folder), purge_step=purge_step)
+        self.folder = folder
+        with naming(folder):
+            self._writer = SummaryWriter(str(folder), purge_step=purge_step)
 
     def write(self, position: Position, scalars: Scalars) -> None:
-        for tag, value in scalars.items():
-            if value is not None:
-                self._writer.add_scalar(tag, value, position.merges)
-        self._writer.flush()
+        with naming(self.folder):
+            for tag, value in scalars.items():
+                if value is not None:
+                    self._writer.add_scalar(tag, value, position.merges)
+            self._writer.flush()
 
     def image(self, tag: str, pixels: UInt8[np.ndarray, "H W 3"], step: int) -> None:
         """Show a picture of the training at that number of merges."""
-        self._writer.add_image(tag, pixels, step, dataformats="HWC")
+        with naming(self.folder):
+            self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
     def hyperparameters(self, values: Mapping[str, Any], metrics: Scalars) -> None:
         """Enter the run into the table of hyperparameters, with what it reached.
@@ -54,13 +61,15 @@ class TensorBoardLogger:
         reached = {tag: value for tag, value in metrics.items() if value is not None}
         file_writer = self._writer.file_writer
         assert file_writer is not None  # only closed writers have none
-        for summary in hparams(plain, reached):
-            file_writer.add_summary(summary)
-        for tag, value in reached.items():
-            self._writer.add_scalar(tag, value)
+        with naming(self.folder):
+            for summary in hparams(plain, reached):
+                file_writer.add_summary(summary)
+            for tag, value in reached.items():
+                self._writer.add_scalar(tag, value)
 
     def close(self) -> None:
-        self._writer.close()
+        with naming(self.folder):
+            self._writer.close()
 
 
 def write_projector(
