@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agents.ppo.config import PPOConfig
     from agents.registry import load_learner as load
     from agents.stable_baselines.config import StableBaselinesConfig
+    from agents.stable_baselines.files import load_model, save_model
     from agents.stable_baselines.learner import StableBaselinesLearner
 
 __all__ = [
@@ -59,7 +60,9 @@ __all__ = [
     "__version__",
     "join_samples",
     "load",
+    "load_model",
     "make_ppo",
+    "save_model",
 ]
 _MODULES = {
     "agents.encoders.config": ("GlomConfig", "HierarchyConfig"),
@@ -83,6 +86,7 @@ _MODULES = {
     "agents.ppo": ("HTMVecEnv", "HeldOutEvaluation", "JointTraining", "PPOLearner", "make_ppo"),
     "agents.ppo.config": ("PPOConfig",),
     "agents.stable_baselines.config": ("StableBaselinesConfig",),
+    "agents.stable_baselines.files": ("load_model", "save_model"),
     "agents.stable_baselines.learner": ("StableBaselinesLearner",),
 }
 """Modules of the public names; a module is imported when one of its names is first used."""

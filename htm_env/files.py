@@ -258,16 +258,14 @@ def _tensor_digest(tensors: Mapping[str, Tensor], text: str) -> str:
 
 
 def load_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Let a module take weights that have exactly its names, shapes and types.
-
-    Raises ``ValueError`` naming the first that does not, or that is not finite.
-    """
+    """Let a module take weights; raises what :func:`check_weights` raises."""
     check_weights(module, weights)
     module.load_state_dict(weights)
 
 
 def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """Raise what :func:`load_weights` raises; the module may be on torch's device ``meta``."""
+    """Raise ``ValueError`` naming the first weight that has not exactly the name, shape and type of
+    the module's, or that is not finite; the module may be on torch's device ``meta``."""
     own = module.state_dict()
     for name in sorted(own.keys() | weights.keys()):
         if name not in own or name not in weights:

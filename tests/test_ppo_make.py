@@ -18,9 +18,10 @@ from stable_baselines3 import A2C, PPO
 from stable_baselines3.common.evaluation import evaluate_policy
 from stable_baselines3.common.logger import configure
 from stable_baselines3.common.vec_env import VecFrameStack, VecMonitor, VecNormalize
+from test_resume import without_time
 
 import htm_env
-from agents import make_ppo
+from agents import load_model, make_ppo, save_model
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.optim.optimizers import OptimizerConfig
 from agents.ppo import (
@@ -237,6 +238,67 @@ def test_a_joint_model_is_saved_with_its_autoencoder(tmp_path):
     again = HTMVecEnv("HTM-Trees-v0", 4, autoencoder=loaded.autoencoder, heights=(2,))
     loaded.set_env(again)
     loaded.learn(16, joint(again))
+
+
+@pytest.mark.parametrize("form", FORMS_OF_JOINT)
+def test_a_joint_model_has_a_form_without_pickles(form, tmp_path):
+    kind, policy = FORMS_OF_JOINT[form]
+
+    def made(seed):
+        torch.manual_seed(seed)
+        env = HTMVecEnv("HTM-Trees-v0", 4, autoencoder=untrained(), heights=(2,))
+        callback = joint(env)
+        return kind(policy, env, n_steps=4, batch_size=16, device="cpu"), env, callback
+
+    model, env, callback = made(0)
+    model.learn(2 * 16, callback)
+    path = tmp_path / "joint.safetensors"
+    save_model(path, model, callback.trainer)
+    loaded, again, other = made(1)
+    load_model(path, loaded, other.trainer)
+    assert again.autoencoder.weights_hash() == env.autoencoder.weights_hash()
+    assert loaded.num_timesteps == 32
+    np.testing.assert_array_equal(
+        loaded.policy.parameters_to_vector(), model.policy.parameters_to_vector()
+    )
+    averages = [each.trainer.state()["merger"]["optimizer"]["state"] for each in (callback, other)]
+    assert without_time(averages[0]) == without_time(averages[1])
+    np.testing.assert_array_equal(loaded._last_obs["tokens"], again.refresh()["tokens"])
+    loaded.learn(16, other)  # with its own episodes
+
+
+def test_another_model_is_refused(tmp_path):
+    def made(copies, policy=MergeActorCriticPolicy, **options):
+        env = HTMVecEnv("HTM-Trees-v0", copies, autoencoder=untrained(), heights=(2,))
+        return PPO(policy, env, **{"n_steps": 4, "batch_size": 8, "device": "cpu", **options})
+
+    path = tmp_path / "model.safetensors"
+    save_model(path, made(2))
+    before = made(2)
+    for model, message in (
+        (made(2, "MultiInputPolicy"), r"expected .*PPO', .*MultiInputActorCriticPolicy"),
+        (made(4), "its n_envs is 2; expected 4"),
+        (made(2, n_steps=8), "its n_steps is 4; expected 8"),
+        (
+            made(2, policy_kwargs={"hidden_dim": 8}),
+            r"network.body.0.weight' are .*\(128, 5\); expected .*\(8, 5\)",
+        ),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_model(path, model)
+    with pytest.raises(ValueError, match="without a trainer"):
+        load_model(path, before, joint(before.env.unwrapped).trainer)
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    fresh = made(2)
+    weights = fresh.policy.parameters_to_vector()
+    with pytest.raises(ValueError, match="it was changed after it was written"):
+        load_model(path, fresh)
+    np.testing.assert_array_equal(fresh.policy.parameters_to_vector(), weights)
+    plain = PPO("MultiInputPolicy", gym.make("HTM-Trees-v0", **SMALL), device="cpu")
+    with pytest.raises(ValueError, match="a DummyVecEnv; expected an HTMVecEnv"):
+        save_model(path, plain)
 
 
 def test_without_a_trainer_the_callback_only_logs(tmp_path):

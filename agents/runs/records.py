@@ -28,6 +28,10 @@ class RunResult:
     embedding_dim: int
     weights_hash: str
     """Of the autoencoder that the scores are of."""
+    spent: dict[str, float] = field(default_factory=dict)
+    """Seconds by activity (see ``agents.runs.loop.ACTIVITIES``); none in older runs."""
+    too_few_updates: str | None = None
+    """A sentence where there were too few for the schedules of the algorithm."""
     metrics_sha256: str | None = None
     """Of ``metrics.csv`` when the run ended; None in older runs."""
 

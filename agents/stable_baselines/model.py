@@ -139,9 +139,8 @@ def _policy(kind: type[BaseAlgorithm], config: StableBaselinesConfig) -> Any:
 
 def model_state(model: BaseAlgorithm) -> dict[str, Any]:
     """Weights, optimizers and counters, and the stored steps of a model that replays."""
-    numbers = {name: value for name, value in vars(model).items() if type(value) in (int, float)}
     state: dict[str, Any]
-    state = {"parameters": copy.deepcopy(model.get_parameters()), "numbers": numbers}
+    state = {"parameters": copy.deepcopy(model.get_parameters()), "numbers": _numbers(model)}
     buffer = getattr(model, "replay_buffer", None)
     if buffer is not None:
         state["buffer"] = {name: value[: buffer.size()] for name, value in _arrays(buffer).items()}
@@ -151,7 +150,14 @@ def model_state(model: BaseAlgorithm) -> dict[str, Any]:
 
 
 def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
-    """Continue from what :func:`model_state` gave; ``ValueError`` where weights are not finite."""
+    """Continue from what :func:`model_state` gave.
+
+    Raises ``ValueError`` where weights are not finite, and for what the model does not have.
+    """
+    if unknown := state["numbers"].keys() - _numbers(model).keys():
+        raise ValueError(f"the model has no number {min(unknown)!r}")
+    if not all(type(value) in (int, float) for value in state["numbers"].values()):
+        raise ValueError(f"the numbers of the model are {state['numbers']}; expected numbers")
     for part, values in state["parameters"].items():
         for name, value in values.items():
             if isinstance(value, torch.Tensor) and not value.isfinite().all():
@@ -164,6 +170,11 @@ def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
         buffer.pos, buffer.full = state["place"]
         for name, array in _arrays(buffer).items():
             array[: buffer.size()] = state["buffer"][name].cpu().numpy()
+
+
+def _numbers(model: BaseAlgorithm) -> dict[str, int | float]:
+    """Counters and arguments that are plain numbers, by attribute."""
+    return {name: value for name, value in vars(model).items() if type(value) in (int, float)}
 
 
 def _arrays(buffer: Any) -> dict[str, np.ndarray]:

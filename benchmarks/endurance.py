@@ -1,0 +1,428 @@
+"""Runs that are killed and interrupted at random moments: ``python -m benchmarks.endurance``.
+
+Every run is disturbed again and again, each time in a part of its work that is drawn at random, and
+continued by the same command until it is done; then everything that it left behind is compared, bit
+for bit, with a run that nothing disturbed. The commands run in copies (``fork``) of a process that
+has loaded the libraries, which would take most of the time otherwise; every tenth one starts from
+nothing. A comparison starts processes of its own: the signal goes to it, to one of them, or to all,
+and what a killed comparison leaves running ends by itself or is killed too.
+
+An ending counts as another one where a command says anything but that it was interrupted, in its
+last line and its status, or shows a traceback.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import mmap
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from agents.cli import main as htm
+from agents.runs.checkpoint import load_state
+from agents.runs.interruption import exit_at_once
+from agents.runs.loop import ACTIVITIES, Training
+from benchmarks.measuring import Row
+from benchmarks.table import RESULTS, origin, report
+
+ALGORITHMS = ("reinforce", "replay", "ppo", "maskable_ppo", "nearest")
+COMPARISON = "compare"
+KILLS = 300
+A_RUN = 12
+"""Disturbances of a run at most."""
+COMPARED = 0.5
+"""The share of a comparison in the disturbances, of that of an algorithm: each takes longer."""
+FRESH = 10
+"""Every so many commands one is started from nothing."""
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+STATUS = {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}
+"""The exit status of a command that was disturbed so."""
+TASK = [
+    *("--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}'),
+    *("--set", "autoencoder.hidden_dim=8"),
+]
+LEARNED = ["--policy-hidden-dim", "8", "--batch-size", "4", "--merges", "4000"]
+OPTIONS = {
+    "nearest": ["--batch-size", "4", "--merges", "8000"],
+    "ppo": ["--policy-hidden-dim", "8", "--n-envs", "4", "--batch-size", "8", "--merges", "4000"],
+    "maskable_ppo": [
+        *("--policy-hidden-dim", "8", "--n-envs", "4", "--batch-size", "8", "--merges", "4000")
+    ],
+}
+"""Options of algorithms that do not take those of :data:`LEARNED`."""
+OTHER = "other"
+"""What a run does between the :data:`ACTIVITIES`."""
+MOMENTS = (*ACTIVITIES, OTHER)
+UNKNOWN = "unknown"
+"""The moment of a process whose activity is not known."""
+TARGETS = ("comparison", "a run", "all")
+"""What a signal to a comparison goes to."""
+PAIR = ("nearest", "random")
+"""The algorithms of the comparison, one run each."""
+CLOCK = ("seconds", "update_seconds", "spent", "metrics_sha256", "digest", "start_time")
+"""Fields that a clock decides, or that are a digest over such."""
+LIBRARIES = (
+    *("agents.ppo.learner", "agents.learners.replay", "agents.registry", "pytorch_optimizer"),
+    *("agents.runs.session", "agents.cli.train", "agents.cli.command", "matplotlib.pyplot"),
+    *("htm_env.drawing.rendering", "torch.utils.tensorboard"),
+)
+"""What the commands import."""
+FRESH_SECONDS = 4.0
+"""Processor seconds in which a fresh process has loaded its libraries."""
+START_SECONDS = 0.8
+"""Those in which a copy has read its options and built its learner."""
+EARLY = 0.4
+"""The share of a whole run's processor time up to which a later part is waited for."""
+POLL_SECONDS = 0.001
+
+
+# ---------------------------------------------------------------- what a run leaves behind
+
+
+def course_of(folder: Path) -> dict[str, Any]:
+    """Everything that a finished run leaves behind, but for the time that it took."""
+    rows = csv.DictReader((folder / "metrics.csv").read_text().splitlines())
+    return {
+        "state": _timeless(load_state(folder / "checkpoint" / "training.safetensors")),
+        "autoencoder": (folder / "checkpoint" / "autoencoder.safetensors").read_bytes(),
+        "rows": [_timeless(row) for row in rows],
+        "result": _timeless(json.loads((folder / "result.json").read_text())),
+        "files": sorted(str(path.relative_to(folder)) for path in folder.rglob(".*")),
+    }
+
+
+def comparison_of(folder: Path) -> dict[str, Any]:
+    """The same of every run of a comparison, and its table."""
+    rows = csv.DictReader((folder / "results.csv").read_text().splitlines())
+    runs = sorted(path.parent for path in folder.glob("runs/*/*/result.json"))
+    return {
+        "runs": {str(run.relative_to(folder)): course_of(run) for run in runs},
+        "rows": [_timeless(row) for row in rows],
+    }
+
+
+def _timeless(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.numpy().tobytes()
+    if isinstance(value, list):
+        return [_timeless(item) for item in value]
+    if isinstance(value, dict):
+        return {
+            key: _timeless(item)
+            for key, item in value.items()
+            if key not in CLOCK and not str(key).startswith("time/")
+        }
+    return value
+
+
+# ---------------------------------------------------------------- one command
+
+
+class Command:
+    """A command ``htm ...`` in a process of its own, which says what it is doing.
+
+    Args:
+        arguments: of ``htm``.
+        log: gets its output.
+        fresh: start from nothing, instead of copying this process.
+    """
+
+    def __init__(self, arguments: Sequence[str], log: Path, fresh: bool = False) -> None:
+        self.fresh = fresh
+        self._activity = mmap.mmap(-1, 1)  # shared with the copy
+        with open(log, "wb") as output:
+            if fresh:
+                command = [sys.executable, "-m", "agents.cli", *arguments]
+                started = subprocess.Popen(command, stdout=output, stderr=output)
+                self.process, started.returncode = started.pid, 0  # it is waited for here
+                return
+            sys.stdout.flush()
+            sys.stderr.flush()
+            self.process = os.fork()
+            if self.process == 0:
+                os.dup2(output.fileno(), 1)
+                os.dup2(output.fileno(), 2)
+                self._run(arguments)
+
+    def _run(self, arguments: Sequence[str]) -> None:
+        """What the copy does; until :func:`agents.cli.main` has its own handlers, a signal ends it."""
+        status = 70
+        try:
+            for number in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(number, exit_at_once)
+            Training.spending = self._said()  # type: ignore[method-assign]
+            status = htm(arguments)
+        except SystemExit as error:
+            status = int(error.code or 0)
+        finally:
+            sys.stdout.flush()
+            os._exit(status)
+
+    def _said(self) -> Any:
+        """``Training.spending`` that writes to shared memory what a run is at."""
+        spending = Training.spending
+
+        @contextmanager
+        def said(training: Training, activity: str) -> Iterator[None]:
+            self._activity[0] = MOMENTS.index(activity)
+            try:
+                with spending(training, activity):
+                    yield
+            finally:
+                self._activity[0] = MOMENTS.index(OTHER)
+
+        return said
+
+    @property
+    def moment(self) -> str:
+        """What it does now."""
+        return UNKNOWN if self.fresh else MOMENTS[self._activity[0]]
+
+    @property
+    def seconds(self) -> float:
+        """Processor time that it has used, which does not depend on what else runs here."""
+        return time.clock_gettime((~self.process << 3) | 2)
+
+    @property
+    def runs(self) -> bool:
+        return os.waitid(os.P_PID, self.process, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None
+
+    def wait(self) -> int:
+        """Its exit status; minus the number of the signal that ended it."""
+        return os.waitstatus_to_exitcode(os.waitpid(self.process, 0)[1])
+
+    def seconds_to_the_end(self) -> float:
+        """The processor time that it takes; raises ``ChildProcessError`` unless all goes well."""
+        most = 0.0
+        while self.runs:
+            with suppress(OSError):
+                most = max(most, self.seconds)
+            time.sleep(0.01)
+        status = self.wait()
+        if status != 0:
+            raise ChildProcessError(f"an undisturbed command ended with status {status}")
+        return most
+
+    def disturb(
+        self, how: signal.Signals, moment: str, earliest: float, after: float
+    ) -> str | None:
+        """Send a signal in the middle of something; returns of what, None if it ended before.
+
+        It is sent so many processor seconds ``after`` the first ``moment`` at ``earliest`` seconds
+        from the start or later.
+        """
+        due = math.inf
+        while self.runs:
+            with suppress(OSError):  # it has just ended
+                seconds = self.seconds
+                if due == math.inf and seconds >= earliest and self.moment == moment:
+                    due = seconds + after
+                if seconds >= due:
+                    found = self.moment
+                    os.kill(self.process, how)
+                    return found
+            time.sleep(POLL_SECONDS)
+        return None
+
+
+def arguments_of(algo: str, folder: Path) -> list[str]:
+    """The command that starts a run or a comparison, and that continues it."""
+    if algo == COMPARISON:
+        options = {name: {"autoencoder": {"hidden_dim": 8}} for name in PAIR}
+        return [
+            *("compare", "--envs", "HTM-Trees-v0", "--algos", ",".join(PAIR), "--seeds", "1"),
+            *("--env-kwargs", '{"HTM-Trees-v0": {"heights": [2, 3]}}'),
+            *("--algo-options", json.dumps(options), "--merges", "20000", "--jobs", "2"),
+            *("--out", str(folder)),
+        ]
+    return ["train", *TASK, "--algo", algo, *OPTIONS.get(algo, LEARNED), "--resume", str(folder)]
+
+
+# ---------------------------------------------------------------- many disturbances
+
+
+class Tally:
+    """What was done to the runs of an algorithm, and what came of it."""
+
+    def __init__(self, algo: str) -> None:
+        self.algo, self.runs, self.identical = algo, 0, 0
+        self.signals: Counter[str] = Counter()
+        self.moments: Counter[str] = Counter()
+        self.others: list[str] = []
+        """Endings that should not be."""
+
+    @property
+    def disturbed(self) -> int:
+        return sum(self.signals.values())
+
+    def add(self, how: signal.Signals, moment: str, status: int, said: str) -> None:
+        """Count a disturbance, and what the command ended with; it may have been just about to."""
+        self.signals[how.name] += 1
+        self.moments[moment] += 1
+        last = (said.strip().splitlines() or [""])[-1]
+        silent = how is signal.SIGKILL or status == 0
+        if status not in (STATUS[how], 0) or not (silent or last.startswith("htm: interrupted")):
+            self.others.append(f"{how.name} at {moment} ended with {status}: {last!r}")
+        elif "Traceback" in said:
+            self.others.append(f"{how.name} at {moment} said {said!r}")
+
+    def row(self, moments: Sequence[str]) -> Row:
+        return {
+            "algorithm": self.algo,
+            "disturbed": self.disturbed,
+            **{how.name: self.signals[how.name] for how in SIGNALS},
+            **{name: self.moments[name] for name in moments},
+            "runs": self.runs,
+            "bit for bit": self.identical,
+            "other endings": len(self.others),
+        }
+
+
+def endure(algo: str, count: int, folder: Path, rng: random.Random) -> Tally:
+    """Disturb runs of an algorithm, or comparisons, ``count`` times, each until it is done."""
+    folder.mkdir(parents=True)
+    course, disturb = (
+        (comparison_of, _disturb_comparison) if algo == COMPARISON else (course_of, _disturb_run)
+    )
+    tally, whole = Tally(algo), folder / "whole"
+    started = time.monotonic()
+    seconds = Command(arguments_of(algo, whole), folder / "whole.log").seconds_to_the_end()
+    if algo == COMPARISON:  # most of it is done by others
+        seconds = time.monotonic() - started
+    expected = course(whole)
+    while tally.disturbed < count:
+        found = folder / str(tally.runs)
+        disturb(tally, found, min(A_RUN, count - tally.disturbed), seconds, rng)
+        tally.runs += 1
+        tally.identical += course(found) == expected
+        done = f"{tally.identical} of {tally.runs} bit for bit, {len(tally.others)} other endings"
+        print(f"{algo}: {tally.disturbed} of {count}, {done}", file=sys.stderr, flush=True)
+    return tally
+
+
+def _disturb_run(
+    tally: Tally, folder: Path, count: int, seconds: float, rng: random.Random
+) -> None:
+    """``seconds`` are those of a run that nothing disturbs."""
+    arguments, log = arguments_of(tally.algo, folder), folder.with_suffix(".log")
+    for _ in range(count):
+        how, fresh = rng.choice(SIGNALS), tally.disturbed % FRESH == FRESH - 1
+        command = Command(arguments, log, fresh)
+        moment, earliest = rng.choice(ACTIVITIES), rng.uniform(0.0, EARLY * seconds)
+        if fresh:
+            moment, earliest = UNKNOWN, rng.uniform(0.0, EARLY * seconds + FRESH_SECONDS)
+        elif moment == "start_up":
+            earliest = rng.uniform(0.0, START_SECONDS)
+        found = command.disturb(how, moment, earliest, after=rng.uniform(0.0, 0.05))
+        status = command.wait()
+        if found is not None:
+            tally.add(how, found, status, log.read_text(errors="replace"))
+        elif status == 0:
+            return  # it was done
+        else:
+            tally.others.append(f"undisturbed it ended with {status}: {log.read_text()!r}")
+    Command(arguments, log).seconds_to_the_end()
+
+
+def _disturb_comparison(
+    tally: Tally, folder: Path, count: int, seconds: float, rng: random.Random
+) -> None:
+    arguments, log = arguments_of(tally.algo, folder), folder.with_suffix(".log")
+    for _ in range(count):
+        how, target = rng.choice(SIGNALS), rng.choice(TARGETS)
+        command, moment = Command(arguments, log), time.monotonic() + rng.uniform(0.0, seconds)
+        while command.runs and time.monotonic() < moment:
+            time.sleep(0.01)
+        ended, runs = not command.runs, processes_of(folder)
+        hit = {"comparison": [command.process], "a run": runs[:1]}.get(
+            target, [command.process, *runs]
+        )
+        if not ended:
+            for process in hit or [command.process]:
+                with suppress(ProcessLookupError):
+                    os.kill(process, how)
+        status = command.wait()
+        left = processes_of(folder)
+        if rng.random() < 0.5:
+            for process in left:
+                with suppress(ProcessLookupError):
+                    os.kill(process, signal.SIGKILL)
+        while processes_of(folder):
+            time.sleep(0.05)
+        if ended:
+            if status == 0:
+                return
+            tally.others.append(f"undisturbed it ended with {status}: {log.read_text()!r}")
+            continue
+        said = log.read_text(errors="replace")
+        if command.process not in hit and runs and status == 1:
+            status = STATUS[how]  # it says that a run failed, and goes on with the others
+            how_said = said.replace("htm: 1 of the runs failed", "htm: interrupted")
+            tally.add(how, target, status, how_said)
+        else:
+            tally.add(how, target if hit else "comparison", status, said)
+    Command(arguments, log).seconds_to_the_end()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """The runs of a comparison that are alive, by their process."""
+    begun = f"\0--resume\0{folder}/".encode()
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with suppress(OSError):  # it has ended meanwhile
+            if begun in path.read_bytes():
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--algorithms", nargs="*", default=[*ALGORITHMS, COMPARISON], help=f"or {COMPARISON}"
+    )
+    parser.add_argument("--kills", type=int, default=KILLS, help="of all together")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
+    options = parser.parse_args(arguments)
+    for name in LIBRARIES:
+        import_module(name)
+    torch.set_num_threads(1)
+    shares = {name: COMPARED if name == COMPARISON else 1.0 for name in options.algorithms}
+    tallies = []
+    with tempfile.TemporaryDirectory() as folder:
+        for algo, share in shares.items():
+            count = math.ceil(options.kills * share / sum(shares.values()))
+            rng = random.Random(f"{options.seed} {algo}")
+            tallies.append(endure(algo, count, Path(folder).resolve() / algo, rng))
+    for tally in tallies:
+        for line in tally.others:
+            print(f"{tally.algo}: {line}", file=sys.stderr)
+    made_by = origin("benchmarks.endurance", sys.argv[1:] if arguments is None else arguments)
+    runs = [tally for tally in tallies if tally.algo != COMPARISON]
+    compared = [tally for tally in tallies if tally.algo == COMPARISON]
+    if runs:
+        rows = [tally.row((*MOMENTS, UNKNOWN)) for tally in runs]
+        report("endurance", rows, options.out, made_by=made_by)
+    if compared:
+        rows = [tally.row(TARGETS) for tally in compared]
+        report("endurance_comparison", rows, options.out, made_by=made_by)
+
+
+if __name__ == "__main__":
+    main()
