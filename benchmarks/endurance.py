@@ -161,7 +161,7 @@ class Command:
                 self._run(arguments)
 
     def _run(self, arguments: Sequence[str]) -> None:
-        """What the copy does; until :func:`agents.cli.main` has its own handlers, a signal ends it."""
+        """What the copy does; until :func:`agents.cli.main` handles signals, these end it."""
         status = 70
         try:
             for number in (signal.SIGTERM, signal.SIGINT):

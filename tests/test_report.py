@@ -105,6 +105,7 @@ def test_unfinished_runs_are_said_and_not_counted():
 def test_the_report_says_what_the_rows_say(tmp_path):
     path = write_report(tmp_path, [*ROWS, *rows(TREES, "reinforce", 9, [0.8, 0.4])[:-1]])
     report = path.read_text()
+    assert "Some runs made fewer than 100 updates" in report
     reinforce = line_of(report, "## Trees, 7 tokens, D=6", "reinforce")
     assert reinforce[1:3] == ["2", "0.15"]
     assert reinforce[3].startswith("0.15 (0.1 to 0.2)")

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agents.config.budget import Budget
+from agents.config.schedules import too_few_updates
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.loop import CheckpointDue, Logged, Training, Updated
 
@@ -97,6 +98,43 @@ def test_seconds_are_counted_across_runs_of_the_loop():
     # The tenth update ends when 90 s are used; one more starts then.
     assert again.position.seconds == 110.0
     assert learner.updates == 11
+
+
+def test_seconds_are_told_by_what_they_were_for():
+    """Every update takes three, every validation five, every picture seven."""
+    now = [0.0]
+
+    class Slow(DummyLearner):
+        def update(self, progress):
+            now[0] += 3.0
+            return super().update(progress)
+
+    def validate():
+        now[0] += 5.0
+        return {}
+
+    budget, learner = Budget(merges=40 * MERGES_PER_UPDATE), Slow()
+    loop = Training(learner, budget, validate, clock=lambda: now[0])
+    for event in loop.events(stop=lambda: learner.updates == 10):
+        if isinstance(event, Logged) and event.evaluation == 1:
+            with loop.spending("pictures"):
+                now[0] += 7.0
+    expected = {"updates": 30.0, "evaluation": 25.0, "pictures": 7.0}
+    assert loop.spent == {"start_up": 0.0, "checkpoints": 0.0, **expected}
+    assert loop.position.seconds == 62.0
+    again = Training(learner, budget, validate, clock=lambda: now[0])
+    again.spent["start_up"] += 2.0
+    again.restore(loop.state())
+    assert len([event for event in again.events() if isinstance(event, Updated)]) == 30
+    expected = {"updates": 120.0, "evaluation": 100.0, "pictures": 7.0, "start_up": 2.0}
+    assert again.spent == {"checkpoints": 0.0, **expected}
+
+
+@pytest.mark.parametrize(("updates", "says"), [(0, "only 0 updates"), (99, "only 99"), (100, None)])
+def test_few_updates_are_told(updates, says):
+    found = too_few_updates(updates)
+    assert (found is None) == (says is None)
+    assert says is None or (found.startswith(says) and "at least 100" in found)
 
 
 def test_a_later_budget_counts_from_where_the_learner_is():

@@ -121,17 +121,7 @@ def write_report(
             for task, algo, _, seed in comparison.unfinished
         ]
         parts.append(f"Not finished, and so not counted: {'; '.join(names)}.\n")
-    few = [
-        f"{row.algo} seed {row.seed} on {task_name(row.task).title} ({row.updates})"
-        for row in rows
-        if row.split == "test" and row.updates < FEWEST_UPDATES
-        if row.mode == "joint" or not is_fixed(row.algo)
-    ]
-    if few:
-        parts.append(
-            f"Fewer than {FEWEST_UPDATES} updates, too few for schedules over the budget: "
-            f"{'; '.join(few)}. They say little of the algorithm.\n"
-        )
+    parts += _few_updates(comparison)
     write_figure(figures / "errors.png", errors_figure(comparison), dpi=None)
     parts.append("![held-out errors](figures/errors.png)\n")
     parts += [_task_section(comparison, task) for task in comparison.tasks]
@@ -146,6 +136,23 @@ def write_report(
     path = out / "report.md"
     atomic_write_text(path, "\n".join(parts))
     return path
+
+
+def _few_updates(comparison: Comparison) -> list[str]:
+    """A sentence on the runs that made too few updates for their schedules, if there are any."""
+    few = []
+    for task in comparison.tasks:
+        for algo in comparison.algos_on(task):
+            updates = [row.updates for row in comparison.ends(task, algo)]
+            learns = task.mode == "joint" or not is_fixed(algo)
+            if learns and min(updates) < FEWEST_UPDATES:
+                few.append(f"`{algo}` on {task_name(task).title} ({min(updates)})")
+    if not few:
+        return []
+    return [
+        f"Some runs made fewer than {FEWEST_UPDATES} updates, too few for schedules over the "
+        f"budget, and say little of the algorithm: {'; '.join(few)}.\n"
+    ]
 
 
 def _task_section(comparison: Comparison, task: Task) -> str:
