@@ -244,7 +244,9 @@ class Course:
         return mine
 
     def _compare(self, mine: Any, theirs: Any, place: str) -> None:
-        if isinstance(theirs, dict):
+        if theirs is None or mine is None:
+            self.check(f"none {place}", theirs is mine)
+        elif isinstance(theirs, dict):
             here = theirs.get("_action_mask")
             self.check(f"keys {place}", mine.keys() == theirs.keys())
             for key in mine.keys() & theirs.keys():
@@ -256,8 +258,6 @@ class Course:
             self.check(f"length {place}", len(mine) == len(theirs))
             for own, other in zip(mine, theirs, strict=True):
                 self._compare(own, other, place)
-        elif theirs is None:
-            self.check(f"none {place}", mine is None)
         elif np.issubdtype(np.asarray(theirs).dtype, np.floating):
             mine, theirs = (np.asarray(value, np.float64) for value in (mine, theirs))
             differences = np.abs(mine - theirs) / np.maximum(1.0, np.abs(theirs))
