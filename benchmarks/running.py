@@ -34,6 +34,9 @@ QUALITY = {
     "jets_search": "what search gains on particle jets, against its evaluations",
     "kanji_parts": "how far trees that are not learned agree with experts",
     "key_scenes": "the merges that context makes right",
+    "endurance": "runs that are killed at random moments and continued",
+    "fuzzed_environment": "a million random actions, single and batched in step",
+    "resident_memory": "memory over ten minutes of training and 200,000 steps",
     "text": "hierarchies against flat models of text",
 }
 """Longer learning, or measures other than throughput."""
