@@ -57,15 +57,12 @@ TASK = [
     *("--env", "HTM-Trees-v0", "--env-kwargs", '{"heights": [2, 3]}'),
     *("--set", "autoencoder.hidden_dim=8"),
 ]
-LEARNED = ["--policy-hidden-dim", "8", "--batch-size", "4", "--merges", "4000"]
-OPTIONS = {
-    "nearest": ["--batch-size", "4", "--merges", "8000"],
-    "ppo": ["--policy-hidden-dim", "8", "--n-envs", "4", "--batch-size", "8", "--merges", "4000"],
-    "maskable_ppo": [
-        *("--policy-hidden-dim", "8", "--n-envs", "4", "--batch-size", "8", "--merges", "4000")
-    ],
-}
+LEARNED = ("--policy-hidden-dim", "8", "--batch-size", "4")
+OF_COPIES = (*LEARNED[:2], "--n-envs", "4", "--batch-size", "8")
+OPTIONS = {"nearest": LEARNED[2:], "ppo": OF_COPIES, "maskable_ppo": OF_COPIES}
 """Options of algorithms that do not take those of :data:`LEARNED`."""
+MERGES = {"nearest": 4_000, "compare": 20_000}
+"""Budgets; of all others 2,000."""
 OTHER = "other"
 """What a run does between the :data:`ACTIVITIES`."""
 MOMENTS = (*ACTIVITIES, OTHER)
@@ -156,14 +153,15 @@ class Command:
             sys.stderr.flush()
             self.process = os.fork()
             if self.process == 0:
-                os.dup2(output.fileno(), 1)
-                os.dup2(output.fileno(), 2)
-                self._run(arguments)
+                self._run(arguments, output.fileno())
 
-    def _run(self, arguments: Sequence[str]) -> None:
+    def _run(self, arguments: Sequence[str], output: int) -> None:
         """What the copy does; until :func:`agents.cli.main` handles signals, these end it."""
         status = 70
         try:
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            sys.stdout, sys.stderr = os.fdopen(1, "w"), os.fdopen(2, "w", buffering=1)
             for number in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(number, exit_at_once)
             Training.spending = self._said()  # type: ignore[method-assign]
@@ -243,15 +241,17 @@ class Command:
 
 def arguments_of(algo: str, folder: Path) -> list[str]:
     """The command that starts a run or a comparison, and that continues it."""
+    budget = ("--merges", str(MERGES.get(algo, 2_000)))
     if algo == COMPARISON:
         options = {name: {"autoencoder": {"hidden_dim": 8}} for name in PAIR}
         return [
             *("compare", "--envs", "HTM-Trees-v0", "--algos", ",".join(PAIR), "--seeds", "1"),
             *("--env-kwargs", '{"HTM-Trees-v0": {"heights": [2, 3]}}'),
-            *("--algo-options", json.dumps(options), "--merges", "20000", "--jobs", "2"),
+            *("--algo-options", json.dumps(options), *budget, "--jobs", "2"),
             *("--out", str(folder)),
         ]
-    return ["train", *TASK, "--algo", algo, *OPTIONS.get(algo, LEARNED), "--resume", str(folder)]
+    options = OPTIONS.get(algo, LEARNED)
+    return ["train", *TASK, "--algo", algo, *options, *budget, "--resume", str(folder)]
 
 
 # ---------------------------------------------------------------- many disturbances
@@ -302,13 +302,15 @@ def endure(algo: str, count: int, folder: Path, rng: random.Random) -> Tally:
     )
     tally, whole = Tally(algo), folder / "whole"
     started = time.monotonic()
-    seconds = Command(arguments_of(algo, whole), folder / "whole.log").seconds_to_the_end()
+    arguments = arguments_of(algo, whole)
+    seconds = Command(arguments, folder / "whole.log").seconds_to_the_end()
     if algo == COMPARISON:  # most of it is done by others
         seconds = time.monotonic() - started
     expected = course(whole)
     while tally.disturbed < count:
         found = folder / str(tally.runs)
-        disturb(tally, found, min(A_RUN, count - tally.disturbed), seconds, rng)
+        times = min(A_RUN, count - tally.disturbed)
+        disturb(tally, arguments_of(algo, found), found, times, seconds, rng)
         tally.runs += 1
         tally.identical += course(found) == expected
         done = f"{tally.identical} of {tally.runs} bit for bit, {len(tally.others)} other endings"
@@ -317,10 +319,15 @@ def endure(algo: str, count: int, folder: Path, rng: random.Random) -> Tally:
 
 
 def _disturb_run(
-    tally: Tally, folder: Path, count: int, seconds: float, rng: random.Random
+    tally: Tally,
+    arguments: Sequence[str],
+    folder: Path,
+    count: int,
+    seconds: float,
+    rng: random.Random,
 ) -> None:
     """``seconds`` are those of a run that nothing disturbs."""
-    arguments, log = arguments_of(tally.algo, folder), folder.with_suffix(".log")
+    log = folder.with_suffix(".log")
     for _ in range(count):
         how, fresh = rng.choice(SIGNALS), tally.disturbed % FRESH == FRESH - 1
         command = Command(arguments, log, fresh)
@@ -341,9 +348,14 @@ def _disturb_run(
 
 
 def _disturb_comparison(
-    tally: Tally, folder: Path, count: int, seconds: float, rng: random.Random
+    tally: Tally,
+    arguments: Sequence[str],
+    folder: Path,
+    count: int,
+    seconds: float,
+    rng: random.Random,
 ) -> None:
-    arguments, log = arguments_of(tally.algo, folder), folder.with_suffix(".log")
+    log = folder.with_suffix(".log")
     for _ in range(count):
         how, target = rng.choice(SIGNALS), rng.choice(TARGETS)
         command, moment = Command(arguments, log), time.monotonic() + rng.uniform(0.0, seconds)

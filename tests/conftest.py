@@ -31,26 +31,25 @@ settings.load_profile("here")
 
 _SLOW = """
     annealing autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
-    candidate_search carried_state checkpoint cli clients compare configuration crashes
-    demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders entropy
-    env_candidates env_contract estimator evaluation examples figures fixed_policies flat full_disk
-    flipped_bytes floor_plan generate_command generation_figures glom_order
+    candidate_search carried_state checkpoint cli clients clocks compare configuration crashes
+    demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders endurance
+    entropy env_candidates env_contract estimator evaluation examples figures fixed_policies flat
+    flipped_bytes floor_plan full_disk generate_command generation_figures glom_order
     hierarchical_transformer importance interruption invalid_actions jets_benchmark key_scenes
-    known_learners
-    known_search learning merge_rounds_benchmark outputs page plot_command plug_ins
+    known_learners known_search learning merge_rounds_benchmark outputs page plot_command plug_ins
     policy_losses policy_share ppo_learner ppo_make ppo_recent_states ppo_vector_env predict
-    pretrained
-    processes recombination rendering replay_reinforce report report_diverged results resume
-    rewards rollout run_data set_distances sets single_simulator stable_baselines start_up
+    pretrained processes recombination rendering replay_reinforce report report_diverged results
+    resume rewards rollout run_data set_distances sets single_simulator stable_baselines start_up
     tracing training vector_env view wheel wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
 _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
-    diagnoses earlier_runs embed entropy flipped_bytes generate_command glom_losses key_scenes
-    known_learners learning merge_rounds_benchmark page plot_command plug_ins ppo_learner ppo_make
-    replay_reinforce report run_data stable_baselines view
+    diagnoses earlier_runs embed endurance entropy flipped_bytes full_disk generate_command
+    glom_losses key_scenes known_learners learning merge_rounds_benchmark outputs page
+    plot_command plug_ins ppo_learner ppo_make replay_reinforce report run_data stable_baselines
+    view
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""
