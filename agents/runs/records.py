@@ -76,7 +76,8 @@ class CheckpointRecord:
     learner: dict[str, Any]
     training: dict[str, Any] | None
     """None for an agent that was saved without a run."""
-    rows: tuple[Scores, ...]
-    """Those of ``metrics.csv`` by then."""
+    rows: tuple[dict[str, int | float | None], ...]
+    """Those of ``metrics.csv`` by then; whole numbers stay so, and are written again as they were.
+    """
     run: dict[str, Any] = field(default_factory=dict)
     """Fields of the configuration that tell which run this is; none in older checkpoints."""
