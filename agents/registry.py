@@ -102,6 +102,7 @@ _PPO = ("agents.ppo.learner:PPOLearner", "agents.ppo.config:PPOConfig")
 
 ALGORITHMS: dict[str, Algorithm] = {
     "reinforce": Algorithm(_REINFORCE),
+    "rloo": Algorithm(_REINFORCE, "agents.learners.rloo:RLOO"),
     "replay": Algorithm("agents.learners.replay:ReplayReinforce"),
     "ppo": Algorithm(*_PPO, decided={"maskable": False}),
     "maskable_ppo": Algorithm(*_PPO, decided={"maskable": True}),

@@ -289,6 +289,9 @@ class TreeEncoder(SavedAutoencoder):
 
     merge_costs: MergeCosts | None = None
     """Cost of merges, where it is known; None <--> the error of what is decoded is the cost."""
+    observes: tuple[str, ...] = ()
+    """Extra keys that an environment with this encoder adds to its observations: those that the
+    policy that learned with it reads."""
     costs_known: bool = True
     """False <--> nothing is decoded and no cost of merges is known: their cost is 0, and no search
     can compare trees."""
@@ -522,8 +525,9 @@ class HTMAutoencoder(TreeEncoder):
         check_present(present)
         nearest = None if candidates is None else check_candidates("knn", candidates, neighbours)
         networks = self.lifter, self.merger
+        keys = tuple(dict.fromkeys((*observe, *self.observes)))
         forest = merge_with(
-            policy, self.standardise(tokens), present, *networks, generator, observe, nearest
+            policy, self.standardise(tokens), present, *networks, generator, keys, nearest
         )
         return self.decode(
             self.encode(tokens, present, forest.merges).population, forest.merges, present

@@ -147,6 +147,8 @@ class Simulator:
             env_id, self.dataset, config.autoencoder, config.embedding_dim, config.merger, costs
         )
         self.autoencoder.to(self.device)
+        observe = tuple(dict.fromkeys((*config.observe, *self.autoencoder.observes)))
+        self.config = config = replace(config, observe=observe)
         self.std = self.dataset.std.to(self.device)
         self.penalty = config.invalid_penalty / config.max_invalid_actions
         self.nearest = check_candidates(config.candidates, config.k, config.neighbours)

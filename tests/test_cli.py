@@ -57,7 +57,7 @@ def run(tmp_path_factory):
 
 
 def test_every_algorithm_of_the_contract_is_there():
-    learned = {"reinforce", "replay", "ppo", "maskable_ppo", "original", "original_policy"}
+    learned = {"reinforce", "rloo", "replay", "ppo", "maskable_ppo", "original", "original_policy"}
     names = {*learned, *FIXED_POLICIES, "flat", "glom", "retrained"}
     assert set(ALGORITHMS) == names
 

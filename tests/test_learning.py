@@ -87,8 +87,9 @@ def counting_learner(config: ReinforceConfig, learner_class: type = Reinforce) -
     merged first, each smaller number first. The autoencoder is given and stays as it is."""
     start = np.random.default_rng(0).uniform(-0.3, 0.3, size=(200, 1, 1))
     data = start + np.arange(3)[None, :, None]
+    config = replace(config, coordinates=False)  # of the autoencoder that it is made with
     learner = learner_class("HTM-v0", config, env_kwargs={"dataset": data}, embedding_dim=1)
-    learner.autoencoder = counting_autoencoder()
+    learner.autoencoder = learner.seen = counting_autoencoder()
     learner.task = replace(learner.task, mode="frozen")
     return learner
 
@@ -284,7 +285,8 @@ def test_cloning_reaches_the_demonstrators_merges():
 def test_on_keys_nobody_is_cloned_and_right_merges_pay(learner, config):
     """Random merges of nine tokens make three of the 36 pairs (a third of the tokens, as in every
     coalescent tree), so that a clade is found with probability 1/12."""
-    learner = learner("HTM-Keys-v0", replace(config, demonstration_share=((0.0, 1.0),)))
+    config = replace(config, demonstration_share=((0.0, 1.0),), coordinates=False)
+    learner = learner("HTM-Keys-v0", config)
     rows = [learner.update(0.0) for _ in range(8)]
     assert not any(tag.startswith("demonstrations/") for row in rows for tag in row)
     assert not any("loss/cloning" in row for row in rows)

@@ -59,8 +59,8 @@ def test_behaviour_is_that_of_the_policy_which_made_the_merges():
     learner.update(0.0)
     twin = made(replays=0)  # the same before its first update
     stored = learner.buffer.trajectories()
-    episodes = follow(twin.autoencoder, stored.token_batch, stored.merges)
-    seen = twin.policy.terms(twin.autoencoder, stored.token_batch, episodes).measured(True)
+    episodes = follow(twin.seen, stored.token_batch, stored.merges)
+    seen = twin.policy.terms(twin.seen, stored.token_batch, episodes).measured(True)
     torch.testing.assert_close(seen.log_prob, stored.behaviour_log_prob, rtol=1e-4, atol=1e-4)
 
 
@@ -142,8 +142,8 @@ def test_while_it_clones_stored_demonstrations_are_imitated_again(correction):
         stored = learner.buffer.trajectories()
 
         def likelihood() -> float:
-            episodes = follow(learner.autoencoder, stored.token_batch, stored.merges)
-            seen = learner.policy.terms(learner.autoencoder, stored.token_batch, episodes)
+            episodes = follow(learner.seen, stored.token_batch, stored.merges)
+            seen = learner.policy.terms(learner.seen, stored.token_batch, episodes)
             return float(seen.log_probs.sum(1).mean().detach())
 
         before = likelihood()
@@ -225,7 +225,11 @@ def test_a_bad_episode_is_skipped_and_keeps_its_priority(sampler):
 def test_trees_of_any_size_can_be_demonstrated_and_replayed():
     """31 tokens: too many forests lead to such a tree for its exact probability."""
     config = replace(
-        TINY, correction="tree", replays=2, demonstration_share=((0.0, 1.0), (1.0, 0.0))
+        TINY,
+        correction="tree",
+        replays=2,
+        demonstrations=("nearest_sorted",),
+        demonstration_share=((0.0, 1.0), (1.0, 0.0)),
     )
     learner = ReplayReinforce("HTM-Trees-v0", config, env_kwargs={"heights": (5,)}, embedding_dim=4)
     learner.update(0.0)

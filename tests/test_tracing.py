@@ -62,7 +62,7 @@ def test_probabilities_are_those_of_the_policy_network(learner, made):
             assert considered.probabilities.sum() == pytest.approx(1.0)
             assert (considered.probabilities.diagonal() == 0).all()
             tensors = {name: torch.as_tensor(value)[None] for name, value in before.items()}
-            expected = learner.policy(tensors)[0].softmax(1)[0].detach()
+            expected = learner.policy(learner.read(tensors))[0].softmax(1)[0].detach()
             assert int(expected.argmax()) == action
             for i, first in enumerate(considered.nodes.tolist()):
                 for j, second in enumerate(considered.nodes.tolist()):

@@ -86,7 +86,7 @@ def trajectory(learner, key):
             first, second = htm_env.action_to_pair(int(action), slots)
             pair = node_in[first], node_in[second]
             tensors = {name: torch.as_tensor(part)[None] for name, part in observation.items()}
-            logits, _ = learner.policy(tensors)
+            logits, _ = learner.policy(learner.read(tensors))
             probability = float(logits.detach().double().softmax(1)[0, int(action)])
             node_in[first] = slots + made
             observation, reward, _, _, info = env.step(action)

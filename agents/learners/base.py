@@ -98,6 +98,8 @@ class Learner(ABC):
     """``module:name`` of the reward and of the merger, where these were given by such names."""
     config_class: type = LearnerConfig
     """The frozen dataclass that configures it; its field ``autoencoder`` is used here."""
+    unnamed_options: Mapping[str, Any] = {}
+    """Options as they were in runs of earlier versions, which do not name them."""
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -438,7 +440,7 @@ class Learner(ABC):
         does not exist or is out of range.
         """
         task = run.task
-        config: Any = config_from_dict(cls.config_class, run.config)
+        config: Any = config_from_dict(cls.config_class, {**cls.unnamed_options, **run.config})
         names = {"reward": getattr(config, "reward", None), "merger": run.merger}
         task["merger"] = found_object(run.merger, "merger")
         if names["reward"] is not None:

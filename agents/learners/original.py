@@ -50,6 +50,7 @@ ORIGINAL = ReinforceConfig(
     baseline="moving_normaliser",
     demonstration_share=((0.0, 0.0),),
     scale_advantages=False,
+    coordinates=False,
     failure=0.0,
     entropy=EntropyConfig(
         ordered=True,

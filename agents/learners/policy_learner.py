@@ -33,6 +33,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrain
 from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
 from agents.rollouts.greedy_search import merge_matchings
 from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilities, rollout
+from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest, advice_on_pairs, check_candidates
 from htm_env.datasets import Dataset
 from htm_env.files import load_weights
@@ -134,6 +135,8 @@ class PolicyLearner(Learner):
 
     def __init__(self, env_id: str, config: Any = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
+        self.seen = self.encoder_of_policy()
+        """The encoder whose embeddings the policy reads."""
         self.nearest = self.config.nearest
         """The rule for candidates; None for all pairs."""
         self._in_rounds = False
@@ -155,12 +158,21 @@ class PolicyLearner(Learner):
             for demonstrator in self.demonstrators.values():
                 demonstrator.plan(one, torch.Generator(self.device))
 
+    def encoder_of_policy(self) -> TreeEncoder:
+        """The autoencoder itself, or one whose embeddings hold more."""
+        return self.autoencoder
+
+    def read(self, observation: dict[str, Any]) -> dict[str, Any]:
+        """An observation of the environment as the policy reads it, with the embeddings of
+        :attr:`seen`."""
+        return observation
+
     def make_policy(self) -> MergePolicy:
         """The untrained network."""
         config = self.config
         return make_policy(
             config.scorer,
-            self.autoencoder.embedding_dim,
+            self.seen.embedding_dim,
             config.policy_hidden_dim,
             config.encoder,
             config.context,
@@ -209,13 +221,13 @@ class PolicyLearner(Learner):
     ) -> Int64[Tensor, "B M 2"]:
         nearest = self.nearest
         if greedy and self._in_rounds:
-            return merge_matchings(self.autoencoder, self.policy, batch, nearest)
-        return self.policy.plan(self.autoencoder, batch, generator, greedy=greedy, nearest=nearest)
+            return merge_matchings(self.seen, self.policy, batch, nearest)
+        return self.policy.plan(self.seen, batch, generator, greedy=greedy, nearest=nearest)
 
     def pair_probabilities(
         self, batch: TokenBatch, merges: Int64[Tensor, "1 M 2"]
     ) -> list[tuple[Tensor, Tensor]]:
-        return pair_probabilities(self.policy, self.autoencoder, batch, merges, self.nearest)
+        return pair_probabilities(self.policy, self.seen, batch, merges, self.nearest)
 
     def merge_in_rounds(self) -> None:
         self._in_rounds = True
@@ -238,6 +250,7 @@ class PolicyLearner(Learner):
         generator of its own, so that acting does not change training. Raises ``ValueError`` for
         another embedding dimension, or for the observation of a single episode that has ended.
         """
+        observation = self.read(observation)
         return self.policy.act(observation, self._acting, deterministic, state, episode_start)
 
     def greedy_episodes(
@@ -248,7 +261,7 @@ class PolicyLearner(Learner):
     ) -> Episodes:
         """The episodes that the policy makes of the best pairs, but for a deviation."""
         episodes, _ = rollout(
-            self.autoencoder,
+            self.seen,
             self.policy,
             batch,
             self.generator,
@@ -274,7 +287,7 @@ class PolicyLearner(Learner):
     def demonstrated_episodes(self, batch: TokenBatch, name: str) -> Episodes:
         """The episodes of a demonstrator."""
         merges = self.demonstrators[name].plan(batch, self.generator)
-        episodes = follow(self.autoencoder, batch, merges, self.nearest)
+        episodes = follow(self.seen, batch, merges, self.nearest)
         self.merges_made += int(episodes.steps.sum())
         return episodes
 
@@ -340,18 +353,18 @@ class PolicyLearner(Learner):
 
     def terms_of(self, batch: TokenBatch, episodes: Episodes) -> PolicyTerms:
         """The terms of episodes under the policy, with gradients."""
-        return self.policy.terms(self.autoencoder, batch, episodes)
+        return self.policy.terms(self.seen, batch, episodes)
 
     def rewards_of(self, batch: TokenBatch, episodes: Episodes) -> tuple[Tensor, Tensor]:
         """The reward of every merge, 0 in padding, and the ``nmse`` where each episode ends."""
-        encoded = EncodedEpisodes(
-            self.autoencoder, batch, episodes.merges, episodes.nodes, self.std
-        )
+        nodes = episodes.nodes[..., : self.autoencoder.embedding_dim]
+        encoded = EncodedEpisodes(self.autoencoder, batch, episodes.merges, nodes, self.std)
         return self.reward.episode(encoded), encoded.error
 
     def errors_of(self, batch: TokenBatch, episodes: Episodes) -> Float[Tensor, "B"]:
         """The ``nmse`` where each episode ends, which alone is cheaper."""
-        return final_errors(self.autoencoder, batch, episodes.merges, episodes.nodes, self.std)
+        nodes = episodes.nodes[..., : self.autoencoder.embedding_dim]
+        return final_errors(self.autoencoder, batch, episodes.merges, nodes, self.std)
 
     # ------------------------------------------------------------ scores
 

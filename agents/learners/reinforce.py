@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import check_points, piecewise_linear
+from agents.encoders import NO_ENCODER
 from agents.learners.baselines import Returns, discounted_returns, make_baseline, value_loss
 from agents.learners.policy_learner import PolicyConfig, PolicyLearner
+from agents.networks.base import Placed
 from agents.optim.optimizers import GuardedOptimizer
 from agents.rollouts.rollout import Episodes, MergeTerms, mean_entropy, rollout
-from htm_env.autoencoder import seeded_initialisation
+from htm_env.autoencoder import TreeEncoder, seeded_initialisation
 from htm_env.checks import check_choice
 from htm_env.datasets import Dataset
 from htm_env.forest import tree_height
@@ -74,6 +77,10 @@ class ReinforceConfig(PolicyConfig):
     """Divide the advantages of a batch by their root mean square: rewards shrink as errors do."""
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     """Control of exploration."""
+    coordinates: bool = True
+    """Let the policy read the centroid of a token's leaves beside its embedding, which moves while
+    the autoencoder learns. Not with an encoder, which reads what it needs, among candidates, or
+    where the merger is known."""
     merges_curriculum: float = 0.0
     """Share over which episodes grow from one merge to all of them; 0 for none."""
     population_curriculum: float = 0.0
@@ -96,8 +103,9 @@ class Reinforce(PolicyLearner):
     """Policy gradients on whole episodes, an autoencoder step on the same trees after each."""
 
     algo = "reinforce"
-    algorithms: tuple[str, ...] = ("reinforce", "original", "original_policy")
+    algorithms: tuple[str, ...] = ("reinforce", "rloo", "original", "original_policy")
     config_class = ReinforceConfig
+    unnamed_options: Mapping[str, Any] = {"coordinates": False}
     config: ReinforceConfig
 
     def __init__(self, env_id: str, config: ReinforceConfig | None = None, **task: Any) -> None:
@@ -113,12 +121,25 @@ class Reinforce(PolicyLearner):
 
     # ------------------------------------------------------------ act
 
+    def encoder_of_policy(self) -> TreeEncoder:
+        config = self.config
+        if not (config.coordinates and self.autoencoder.decodes):
+            return self.autoencoder
+        if config.encoder != NO_ENCODER or config.nearest is not None:
+            return self.autoencoder
+        self.autoencoder.observes = Placed.observes
+        return Placed(self.autoencoder)
+
+    def read(self, observation: dict[str, Any]) -> dict[str, Any]:
+        seen = self.seen
+        return seen.observed(observation, self.device) if isinstance(seen, Placed) else observation
+
     def sampled_episodes(
         self, batch: TokenBatch, num_merges: Int64[Tensor, "B"]
     ) -> tuple[Episodes, MergeTerms]:
         """One episode of every sample, drawn from the policy, and the terms of its merges."""
         episodes, measured = rollout(
-            self.autoencoder,
+            self.seen,
             self.policy,
             batch,
             self.generator,

@@ -196,7 +196,7 @@ class ReplayReinforce(Reinforce):
         drawn = self.buffer.sample(self.dataset.affordable(config.replay_batch_size))
         stored = drawn.trajectories.to(self.device)
         batch = stored.token_batch
-        followed = follow(self.autoencoder, batch, stored.merges)
+        followed = follow(self.seen, batch, stored.merges)
         episodes = replace(followed, candidates=stored.candidates)
         rewards, error = self.rewards_of(batch, episodes)
         terms = self.terms_of(batch, episodes)
@@ -233,7 +233,7 @@ class ReplayReinforce(Reinforce):
         scale = scaled if config.scale_advantages else lambda advantages, steps: advantages
         if config.correction == "tree":
             log_prob = tree_log_probs(
-                self.policy.terms, self.autoencoder, again.batch, again.terms, self.generator
+                self.policy.terms, self.seen, again.batch, again.terms, self.generator
             )
             return learn_trees(again, log_prob, self.limits, scale, self.generator)
         correct, ordered = CORRECTIONS[config.correction], config.entropy.ordered
@@ -256,7 +256,7 @@ class ReplayReinforce(Reinforce):
             with torch.no_grad():
                 terms = self.terms_of(batch, episodes)
                 tree_log_prob = tree_log_probs(
-                    self.policy.terms, self.autoencoder, batch, terms, self.generator
+                    self.policy.terms, self.seen, batch, terms, self.generator
                 )
         self.store(batch, episodes, measured.log_prob, "policy", tree_log_prob)
         return episodes, measured
@@ -265,7 +265,7 @@ class ReplayReinforce(Reinforce):
         """The episodes of the stochastic version of a demonstrator, which are stored."""
         behaviour = self.stochastic_demonstrators[name].behaviour(batch, self.generator)
         merges, log_prob = behaviour.episodes(self.generator)
-        episodes = follow(self.autoencoder, batch, merges, self.nearest)
+        episodes = follow(self.seen, batch, merges, self.nearest)
         self.merges_made += int(episodes.steps.sum())
         tree_log_prob = None
         if self.config.correction == "tree":
