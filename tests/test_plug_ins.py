@@ -104,7 +104,7 @@ def test_objects_are_found_by_their_names_and_named():
 
 def test_an_option_of_other_algorithms_says_whose_it_is():
     with pytest.raises(
-        ValueError, match=r"nearest has no option 'discount'; reinforce, replay, ppo"
+        ValueError, match=r"nearest has no option 'discount'; reinforce, rloo, replay, ppo"
     ):
         configured("nearest", {"discount": 1.0})
     with pytest.raises(ValueError, match=r"'policy.learning_rate'; reinforce, .*ppo.* have it"):
