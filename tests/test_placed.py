@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from agents import Reinforce, ReinforceConfig
-from agents.networks.base import Placed
+from agents.networks.scorers import Placed
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.rollouts.rollout import follow
 from htm_env.autoencoder import HTMAutoencoder

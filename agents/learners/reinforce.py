@@ -16,7 +16,7 @@ from agents.config.schedules import check_points, piecewise_linear
 from agents.encoders import NO_ENCODER
 from agents.learners.baselines import Returns, discounted_returns, make_baseline, value_loss
 from agents.learners.policy_learner import PolicyConfig, PolicyLearner
-from agents.networks.base import Placed
+from agents.networks.scorers import Placed
 from agents.optim.optimizers import GuardedOptimizer
 from agents.rollouts.rollout import Episodes, MergeTerms, mean_entropy, rollout
 from htm_env.autoencoder import TreeEncoder, seeded_initialisation

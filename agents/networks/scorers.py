@@ -1,9 +1,11 @@
-"""The pair scorers: queries and keys, the published MLP over pairs, and what pairs become."""
+"""The pair scorers: queries and keys, the published MLP over pairs, and what pairs become; and the
+embeddings with coordinates that they may read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, Int64
@@ -33,6 +35,65 @@ from htm_env.types import TokenBatch
 
 MANY = 256
 """From so many token slots on samples are merged one by one, which then is faster than together."""
+
+
+class Placed(TreeEncoder):
+    """An encoder whose embeddings have the centroid of their leaves, and the logarithm of their
+    number, beside them: ``D + T + 1`` numbers, of which a policy reads more than embeddings.
+
+    Embeddings move while an autoencoder learns, and a policy that reads nothing else has to follow
+    them; coordinates stay.
+    """
+
+    observes = ("centroids",)
+    """Keys of an observation that it needs beside tokens and leaf counts."""
+
+    def __init__(self, encoder: TreeEncoder) -> None:
+        width = encoder.embedding_dim + encoder.token_dim + 1
+        super().__init__({"token_dim": encoder.token_dim, "embedding_dim": width})
+        self.encoder, self.inner = encoder, encoder.embedding_dim
+
+    def standardise(self, tokens: Float[Tensor, "B P T"]) -> Float[Tensor, "B P T"]:
+        return self.encoder.standardise(tokens)
+
+    def lifter(self, standardised: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows W"]:
+        """A leaf lies where its token does, and log2(1) is 0."""
+        lifted = self.encoder.lifter(standardised)
+        return torch.cat([lifted, standardised, torch.zeros_like(lifted[..., :1])], dim=-1)
+
+    def merger(self, pairs: Float[Tensor, "*rows V"]) -> Float[Tensor, "*rows W"]:
+        """The merged embedding, and the mean of the centroids by their numbers of leaves."""
+        first, second = pairs.chunk(2, dim=-1)
+        embedding, place = slice(None, self.inner), slice(self.inner, -1)
+        both = torch.cat([first[..., embedding], second[..., embedding]], dim=-1)
+        count = torch.logaddexp2(first[..., -1:], second[..., -1:])
+        share = (first[..., -1:] - count).exp2()
+        centroid = torch.lerp(second[..., place], first[..., place], share)
+        return torch.cat([self.encoder.merger(both), centroid, count], dim=-1)
+
+    def observed(self, observation: dict[str, Any], device: torch.device) -> dict[str, Any]:
+        """An observation of the environment with such embeddings for its tokens.
+
+        Raises ``ValueError`` for another embedding dimension, and for one without centroids.
+        """
+        width = observation["tokens"].shape[-1]
+        if width != self.inner:
+            raise ValueError(
+                f"the observation has embeddings of {width} numbers; this agent expects "
+                f"{self.inner}"
+            )
+        for key in self.observes:
+            if key not in observation:
+                raise ValueError(
+                    f"the observation has no {key!r}; make the environment with "
+                    f"observe={self.observes}"
+                )
+        tokens, centroids, counts = (
+            torch.as_tensor(observation[key], device=device).float()
+            for key in ("tokens", "centroids", "leaf_counts")
+        )
+        counts = counts.clamp(min=1).log2()[..., None]
+        return {**observation, "tokens": torch.cat([tokens, centroids, counts], dim=-1)}
 
 
 class NodePolicy(MergePolicy, PairScorer):
