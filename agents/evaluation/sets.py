@@ -43,6 +43,10 @@ class SetEncoder(Protocol):
 
     def encode(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Encoded: ...
 
+    def other_trees(
+        self, count: int, batch: TokenBatch, seeds: Int64[Tensor, "B"]
+    ) -> Int64[Tensor, "B S M 2"]: ...
+
 
 # ---------------------------------------------------------------- in
 
@@ -279,10 +283,10 @@ def _searched(
 ) -> Int64[Tensor, "B M 2"]:
     if not ((merges >= 0).any() or batch.num_tokens.max() == 1):
         raise ValueError("a learner that makes no trees has none to search from; expected search 0")
-    from agents.search import numbers_of_seeds, tree_search  # nothing that learns needs it
+    from agents.evaluation.search import searching  # nothing that learns needs it
+    from agents.search import numbers_of_seeds
 
-    improve = tree_search(encoder.autoencoder, encoder.std, search)
-    return improve(batch, merges[:, None], numbers_of_seeds(seeds)).merges
+    return searching(encoder, search).improve(batch, merges, numbers_of_seeds(seeds))
 
 
 def _in_columns(merges: Int64[Tensor, "B M 2"], part: PlacedSets) -> Int64[np.ndarray, "B M 2"]:

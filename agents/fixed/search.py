@@ -81,7 +81,7 @@ class Beam:
             - keys[row, second]
             + forests.mixed(keys[row, first], keys[row, second])
         )  # (B, C)
-        totals = totals.masked_fill(_repeated(outcome), torch.inf)
+        totals = totals.masked_fill(repeated(outcome), torch.inf)
         totals, kept = totals.topk(min(self.width, totals.shape[1]), dim=1, largest=False)
         # Small samples have fewer outcomes than the beam is wide: the best one fills it up, and the
         # copies go as duplicates in the next step.
@@ -329,12 +329,12 @@ def mixed(first: Tensor, second: Tensor | int) -> Tensor:
     return mixed ^ (mixed >> 31)
 
 
-def _repeated(values: Int64[Tensor, "B C"]) -> Tensor:
+def repeated(values: Int64[Tensor, "B C"]) -> Tensor:
     """True <--> the same value is further to the left in its row."""
     ordered, index = values.sort(dim=1, stable=True)
-    repeated = torch.zeros_like(ordered, dtype=torch.bool)
-    repeated[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
-    return torch.zeros_like(repeated).scatter_(1, index, repeated)
+    again = torch.zeros_like(ordered, dtype=torch.bool)
+    again[:, 1:] = ordered[:, 1:] == ordered[:, :-1]
+    return torch.zeros_like(again).scatter_(1, index, again)
 
 
 def _tokens_only(batch: TokenBatch) -> TokenBatch:

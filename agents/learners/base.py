@@ -265,6 +265,13 @@ class Learner(ABC):
         """The best merges for these samples; nothing but -1 where the algorithm makes no trees."""
         return planned(self, batch, generator, greedy=True)
 
+    def other_trees(
+        self, count: int, batch: TokenBatch, seeds: Int64[Tensor, "B"]
+    ) -> Int64[Tensor, "B S M 2"]:
+        """At most ``count`` trees of every sample beside the greedy one, which its own seed draws:
+        what a search starts from too. None unless an algorithm has several."""
+        return batch.merges[:, None][:, :0]
+
     def encode(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Encoded:
         """Roots of samples along given trees, and what these decode to."""
         return Encoded.along(self.autoencoder, batch, merges)

@@ -224,6 +224,14 @@ class PolicyLearner(Learner):
             return merge_matchings(self.seen, self.policy, batch, nearest)
         return self.policy.plan(self.seen, batch, generator, greedy=greedy, nearest=nearest)
 
+    def other_trees(
+        self, count: int, batch: TokenBatch, seeds: Int64[Tensor, "B"]
+    ) -> Int64[Tensor, "B S M 2"]:
+        """Drawn from the policy, without replacement."""
+        from agents.rollouts.distinct_trees import distinct_trees  # no update needs it
+
+        return distinct_trees(self.seen, self.policy, batch, count, seeds, self.nearest).merges
+
     def pair_probabilities(
         self, batch: TokenBatch, merges: Int64[Tensor, "1 M 2"]
     ) -> list[tuple[Tensor, Tensor]]:
