@@ -4,10 +4,12 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 LOWEST := .venv-lowest/bin/python
 CLIENTS := .venv-clients/bin/python
+PYTHONS ?= python3.11 python3.12 python3.13
 # One thread a process is fastest for nets of this size; tests and seeds run side by side instead.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo test test-fast test-adversarial test-lowest test-clients lint bench clean
+.PHONY: install demo test test-fast test-adversarial test-lowest test-pythons test-python test-clients lint bench \
+	clean
 
 install: $(INSTALLED)
 
@@ -45,6 +47,23 @@ test-lowest: .venv-lowest/installed
 	$(LOWEST) -m pip install --quiet --no-deps --editable .
 	touch .venv-lowest/installed
 
+# The same under other versions of Python, those that this machine has.
+test-pythons:
+	@for python in $(PYTHONS); do \
+		if $$python --version > /dev/null 2>&1; \
+		then $(MAKE) --no-print-directory test-python PYTHON=$$python || exit 1; \
+		else echo "$$python is not on this machine"; fi; \
+	done
+
+test-python:
+	$(PYTHON) -m venv .venv-other
+	.venv-other/bin/python -m pip install --quiet --constraint constraints.txt --editable . \
+		beartype hypothesis moviepy pytest pytest-timeout pytest-xdist
+	.venv-other/bin/python -m pytest -n 2 -q tests/test_env_contract.py
+	.venv-other/bin/python -m agents.cli train --env HTM-Trees-v0 --algo reinforce --merges 2000 \
+		--out .venv-other/run
+	rm -rf .venv-other
+
 # The examples of clients, with those libraries that are too heavy for everybody or ask for versions
 # that are not in constraints.txt.
 test-clients: .venv-clients/installed
@@ -65,4 +84,4 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .venv-lowest .venv-clients runs
+	rm -rf .venv .venv-lowest .venv-other .venv-clients runs

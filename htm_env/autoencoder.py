@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import RLock
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -130,16 +132,27 @@ ARCHITECTURES = {
 """This project's, and the published method's."""
 
 
+GLOBAL_GENERATORS = RLock()
+"""Held by the thread that has seeded the global generators, until they are as they were before."""
+if hasattr(os, "register_at_fork"):  # a copy of the process is not to wait for another's thread
+    os.register_at_fork(
+        before=GLOBAL_GENERATORS.acquire,
+        after_in_parent=GLOBAL_GENERATORS.release,
+        after_in_child=GLOBAL_GENERATORS.release,
+    )
+
+
 @contextmanager
 def seeded_initialisation(generator: torch.Generator | None) -> Iterator[None]:
     """Let torch's layers draw their initial weights from ``generator``, and from nothing else.
 
-    torch's initialisers draw from the global generator only; its state is restored.
+    torch's initialisers draw from the global generator only; its state is restored. Other threads
+    that ask for this wait meanwhile.
     """
     if generator is None:
         yield
         return
-    with torch.random.fork_rng(devices=[]):
+    with GLOBAL_GENERATORS, torch.random.fork_rng(devices=[]):
         seed = torch.randint(2**62, (), generator=generator, device=generator.device)
         torch.default_generator.manual_seed(int(seed))
         yield
