@@ -8,8 +8,8 @@ PYTHONS ?= python3.11 python3.12 python3.13
 # One thread a process is fastest for nets of this size; tests and seeds run side by side instead.
 export OMP_NUM_THREADS := 1
 
-.PHONY: install demo test test-fast test-adversarial test-lowest test-pythons test-python test-clients lint bench \
-	clean
+.PHONY: install demo test test-fast test-adversarial test-lowest test-pythons test-python \
+	test-clients lint bench clean
 
 install: $(INSTALLED)
 
@@ -29,7 +29,7 @@ test: install
 test-fast: install
 	$(BIN)/python -m pytest -n 2 --dist worksteal -q -m "not slow"
 
-# Files that were changed, many times more than in `make test`.
+# Changed files, full disks, odd names, kills and random actions, far more than in `make test`.
 test-adversarial: install
 	$(BIN)/python -m pytest -n 2 -q -s tests/adversarial --mutations 5000
 
@@ -56,6 +56,7 @@ test-pythons:
 	done
 
 test-python:
+	rm -rf .venv-other
 	$(PYTHON) -m venv .venv-other
 	.venv-other/bin/python -m pip install --quiet --constraint constraints.txt --editable . \
 		beartype hypothesis moviepy pytest pytest-timeout pytest-xdist
