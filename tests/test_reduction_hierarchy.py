@@ -8,8 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from memory import Largest
 from torch import nn
 
 from agents import HierarchyReduction, ReductionLevel, join_samples
@@ -49,10 +50,9 @@ def by_loops(
     """One sample, span by span."""
     found = []
     for number, spans in enumerate(levels):
-        values = reduction.encoders[number](values)
         vectors = []
         for start, end in spans:
-            inside = values[start:end]
+            inside = reduction.encoders[number](values[start:end], np.array([end - start]))
             if reducer == "attention":
                 query = reduction.reducers[number].query
                 scores = inside @ query / math.sqrt(len(query))
@@ -66,6 +66,7 @@ def by_loops(
 
 
 @pytest.mark.parametrize("reducer", REDUCER_NAMES)
+@settings(max_examples=20)
 @given(samples=ragged_samples(), seed=st.integers(0, 2**16))
 def test_three_ragged_levels_equal_the_loop_with_its_gradient(reducer, samples, seed):
     drawn = generator(seed)
@@ -195,9 +196,189 @@ def test_levels_that_do_not_fit_together_are_named():
     with pytest.raises(ValueError, match="level 1 has width 3 and no encoder; expected 2"):
         HierarchyReduction(2, [ReductionLevel(), ReductionLevel(width=3)])
     reduction = HierarchyReduction(2, [ReductionLevel("mean", nn.Linear(2, 5), 4)])
-    with pytest.raises(ValueError, match=r"level 0 gave shape \(3, 5\); expected \(3, 4\)"):
+    with pytest.raises(ValueError, match=r"level 0 gave shape \(1, 3, 5\); expected \(1, 3, 4\)"):
         reduction(torch.zeros(3, 2), [[(0, 3)]])
     with pytest.raises(ValueError, match=r"values have shape \(3, 4\); expected \(K, 2\)"):
         reduction(torch.zeros(3, 4), [[(0, 3)]])
     with pytest.raises(ValueError, match="spans of 2 levels; expected 1"):
         reduction(torch.zeros(3, 2), [[(0, 3)], [(0, 1)]])
+    with pytest.raises(ValueError, match="one of the two"):
+        HierarchyReduction(2, [ReductionLevel()], reducer="sum")
+    with pytest.raises(ValueError, match="width is None; expected that of the vectors"):
+        HierarchyReduction(levels=[ReductionLevel()])
+    with pytest.raises(ValueError, match="width is None; expected a number for reducer 'att"):
+        HierarchyReduction(reducer="attention")
+    with pytest.raises(ValueError, match="unknown positions 'rotary'; choose from sinusoidal, le"):
+        HierarchyReduction(2, [ReductionLevel(positions="rotary")])
+    with pytest.raises(ValueError, match=r"level 0: network.*batch_first=False; expected True"):
+        HierarchyReduction(4, [ReductionLevel(encoder=nn.TransformerEncoderLayer(4, 2, 8))])
+    learned = HierarchyReduction(2, [ReductionLevel(positions="learned")])
+    with pytest.raises(ValueError, match="a span has 600 vectors; expected at most 512"):
+        learned(torch.zeros(600, 2), [[(0, 600)]])
+    with pytest.raises(ValueError, match=r"reducer gave shape \(1, 3\) .* expected \(1, 2\)"):
+        HierarchyReduction(reducer=lambda spans: spans.mean(1))(torch.zeros(3, 2), [(0, 3)])
+
+
+# ---------------------------------------------------------------- encoders of spans
+
+
+def ragged(count: int, seed: int) -> tuple[list[torch.Tensor], list[list[list[tuple[int, int]]]]]:
+    """Samples of one to five spans of one to six vectors, and the whole sample above them."""
+    drawn = np.random.default_rng(seed)
+    values, levels = [], []
+    for _ in range(count):
+        ends = np.cumsum(drawn.integers(1, 7, size=drawn.integers(1, 6))).tolist()
+        levels.append([list(pairwise([0, *ends])), [(0, len(ends))]])
+        values.append(torch.from_numpy(drawn.normal(size=(ends[-1], 8)).astype(np.float32)))
+    return values, levels
+
+
+def with_transformers(**options) -> HierarchyReduction:
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(8, 2, 16, dropout=0.0, batch_first=True)
+    levels = [
+        ReductionLevel("mean", nn.TransformerEncoder(layer, 2), positions="sinusoidal"),
+        ReductionLevel("attention", "transformer", positions="learned"),
+    ]
+    return HierarchyReduction(8, levels, **options)
+
+
+def test_samples_at_once_are_samples_one_by_one():
+    reduction, (values, levels) = with_transformers(), ragged(64, seed=0)
+    joined = reduction(values, levels)
+    for sample in range(64):
+        alone = reduction(values[sample], levels[sample])
+        for one, other in zip(joined, alone, strict=True):
+            torch.testing.assert_close(one[sample], other, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_change_of_one_sample_changes_no_other():
+    reduction, (values, levels) = with_transformers(), ragged(64, seed=1)
+    before = reduction(values, levels)
+    values[17] = values[17] + 1.0
+    for one, other in zip(before, reduction(values, levels), strict=True):
+        different = [not torch.equal(*pair) for pair in zip(one, other, strict=True)]
+        assert [at for at, differs in enumerate(different) if differs] == [17]
+
+
+def test_spans_in_several_calls_are_spans_in_one():
+    """Also the gradients, for which the activations are computed again."""
+    values, levels = ragged(5, seed=2)
+    results = []
+    for at_once in (2**16, 7):
+        reduction = with_transformers(at_once=at_once)
+        roots = torch.cat(reduction(values, levels)[-1])
+        gradients = torch.autograd.grad(roots.square().sum(), list(reduction.parameters()))
+        results.append((roots, *gradients))
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_the_memory_of_an_encoder_is_that_of_one_call():
+    """40,000 vectors at 64 hidden units each, 1,000 at a time: none but those of width 4 are of all
+    vectors."""
+    hidden = nn.Sequential(nn.Linear(4, 64), nn.GELU(), nn.Linear(64, 4))
+    reduction = HierarchyReduction(4, [ReductionLevel("sum", hidden)], at_once=1_000)
+    values = torch.zeros(40_000, 4, requires_grad=True)
+    with Largest() as largest:
+        (sums,) = reduction(values, [[(at, at + 40) for at in range(0, 40_000, 40)]])
+        sums.sum().backward()
+    assert largest.size <= 40_040 * 4
+
+
+@pytest.mark.parametrize("positions", ["sinusoidal", "learned", nn.Embedding(3, 6)])
+def test_positions_make_order_count(positions):
+    def root(values, at):
+        reduction = HierarchyReduction(
+            6, [ReductionLevel("sum", "mlp", positions=at)], generator=generator()
+        )
+        return reduction(values, [[(0, 3)]])[0]
+
+    values = torch.randn(3, 6, generator=generator(1))
+    swapped = values[[1, 0, 2]]
+    torch.testing.assert_close(root(values, None), root(swapped, None))
+    assert (root(values, positions) - root(swapped, positions)).abs().max() > 1e-4
+
+
+def test_sinusoidal_positions_begin_anew_in_every_span():
+    reduction = HierarchyReduction(2, [ReductionLevel("sum", positions="sinusoidal")])
+    (sums,) = reduction(torch.zeros(5, 2), [[(0, 2), (3, 5)]])
+    one = [math.sin(1), 1 + math.cos(1)]  # the places 0 and 1, at rate 1
+    torch.testing.assert_close(sums, torch.tensor([one, one]))
+
+
+def test_seven_levels_of_pairs_are_sums_of_128():
+    spans = [[(at, at + 2) for at in range(0, 2**level, 2)] for level in range(7, 0, -1)]
+    levels = [ReductionLevel("sum")] * 7
+    (root,) = HierarchyReduction(1, levels)(torch.arange(128.0)[:, None], spans)[-1]
+    assert root.item() == 127 * 64
+
+
+# ---------------------------------------------------------------- one level a call
+
+
+REDUCERS_OF_ONE_CALL = {
+    "default": {},
+    "name": {"reducer": "sum"},
+    "kept dimension": {"reducer": lambda input: torch.sum(input, dim=-1, keepdim=True)},
+    "reduced dimension": {"reducer": lambda input: input.sum(-1)},
+}
+
+
+@pytest.mark.parametrize("options", REDUCERS_OF_ONE_CALL.values(), ids=REDUCERS_OF_ONE_CALL)
+def test_a_call_is_a_level(options):
+    reduction = HierarchyReduction(**options)
+    characters = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+    words = reduction(characters, [(0, 1), (1, 4)])
+    assert words.tolist() == [[1.0, 2.0], [15.0, 18.0]]
+    assert reduction(words, [(0, 2)]).tolist() == [[16.0, 20.0]]
+
+
+PACKED = {
+    "list": list,
+    "strided": lambda each: torch.nested.as_nested_tensor(each),
+    "jagged": lambda each: torch.nested.as_nested_tensor(each, layout=torch.jagged),
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
+def test_sequences_of_characters_become_sequences_of_words(pack):
+    """Three words, of which the last two are a sentence; what comes out is packed as what went
+    in, and gradients are exact."""
+    words = [torch.full((length, 2), 1.0, requires_grad=True) for length in (2, 3, 1)]
+    given = pack(words)
+    sentences = HierarchyReduction()(given, [(0, 1), (1, 3)])
+    assert type(sentences) is type(given)
+    assert isinstance(sentences, list) or sentences.layout == given.layout
+    unpacked = list(sentences) if isinstance(sentences, list) else sentences.unbind()
+    assert [one.tolist() for one in unpacked] == [[[2.0, 2.0]], [[3.0, 3.0], [1.0, 1.0]]]
+    gradients = torch.autograd.grad(sum(one.square().sum() for one in unpacked), words)
+    assert [float(gradient.unique()) for gradient in gradients] == [4.0, 6.0, 2.0]
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
+@pytest.mark.parametrize("pack", PACKED.values(), ids=PACKED)
+def test_samples_come_back_as_they_were_packed(pack):
+    values, levels = ragged(5, seed=3)
+    reduced = with_transformers()(pack(values), levels)
+    expected = with_transformers()(values, levels)
+    for found, wanted in zip(reduced, expected, strict=True):
+        unpacked = found if isinstance(found, list) else found.unbind()
+        for one, other in zip(unpacked, wanted, strict=True):
+            torch.testing.assert_close(one, other)
+
+
+def test_a_block_of_sequences_is_as_many_sequences():
+    spans = HierarchyReduction(reducer="max")(torch.arange(12.0).view(3, 2, 2), [(0, 3)])
+    assert spans.is_nested and spans.unbind()[0].tolist() == [[2, 3], [6, 7], [10, 11]]
+
+
+def test_sequences_that_cannot_be_used_are_named():
+    with pytest.raises(ValueError, match=r"shapes \[\(2, 3\), \(2, 4\)\]; expected"):
+        HierarchyReduction()([torch.zeros(2, 3), torch.zeros(2, 4)], [(0, 2)])
+    with pytest.raises(ValueError, match=r"slices, span 0, \(0, 3\), is out of range"):
+        HierarchyReduction()([torch.zeros(2, 3), torch.zeros(2, 3)], [(0, 3)])
+    with pytest.raises(ValueError, match=r"the sequences of the input, span 1, .* is empty"):
+        HierarchyReduction()([torch.zeros(2, 3), torch.zeros(0, 3)], [(0, 2)])

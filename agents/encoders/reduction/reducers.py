@@ -8,11 +8,14 @@ CPU).
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+
+from agents.encoders.reduction.spans import equal_lengths
 
 
 class Reducer(nn.Module):
@@ -65,6 +68,38 @@ class AttentionReducer(Reducer):
         return _sum(weights * values, groups, count) / total.clamp(min=1)
 
 
+class CallableReducer(Reducer):
+    """Any function of the vectors of a group, called once for all groups of one size.
+
+    It is given (s, W, size) and reduces the last dimension, which it may keep: (s, W, 1) or (s, W).
+    Raises ``ValueError`` where it gives another shape.
+    """
+
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(
+        self, values: Float[Tensor, "K W"], owners: Int[Tensor, "K"], count: int
+    ) -> Float[Tensor, "S W"]:
+        owned = (owners >= 0).nonzero().squeeze(1)
+        order = owned[owners[owned].argsort(stable=True)]
+        sizes = owners[owned].long().bincount(minlength=count).cpu().numpy()
+        result = values.new_zeros(count, values.shape[1])
+        for groups, rows in equal_lengths(sizes, sys.maxsize):
+            members = values[order[torch.from_numpy(rows).to(order.device)]].transpose(1, 2)
+            reduced = self.function(members)  # (s, W) or (s, W, 1)
+            expected = tuple(members.shape[:2])
+            if reduced.shape not in (expected, (*expected, 1)):
+                raise ValueError(
+                    f"the reducer gave shape {tuple(reduced.shape)} for {tuple(members.shape)}; "
+                    f"expected {expected} or {(*expected, 1)}"
+                )
+            index = torch.from_numpy(groups).to(values.device)
+            result = result.index_copy(0, index, reduced.reshape(expected))
+        return result
+
+
 def _sum(values: Tensor, groups: Tensor, count: int) -> Tensor:
     return values.new_zeros(count, values.shape[1]).index_add(0, groups, values)
 
@@ -93,11 +128,14 @@ _REDUCERS: dict[str, Callable[[int], Reducer]] = {
 """The constructor of every reducer, from the width of what it reduces."""
 
 
-def make_reducer(name: str, width: int) -> Reducer:
-    """The reducer of that name, called with values, owners and count.
+def make_reducer(reducer: str | Callable[[Tensor], Tensor], width: int) -> Reducer:
+    """The reducer of that name, or one made of a function (see :class:`CallableReducer`).
 
     Raises ``ValueError`` with the choices for an unknown name.
     """
-    if name not in _REDUCERS:
-        raise ValueError(f"unknown reducer {name!r}; choose from {', '.join(_REDUCERS)}")
-    return _REDUCERS[name](width)
+    if callable(reducer):
+        return CallableReducer(reducer)
+    if reducer not in _REDUCERS:
+        choices = ", ".join(_REDUCERS)
+        raise ValueError(f"unknown reducer {reducer!r}; choose from {choices}, or give a function")
+    return _REDUCERS[reducer](width)

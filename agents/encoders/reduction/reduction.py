@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -12,113 +13,198 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
 from agents.encoders.reduction.reducers import make_reducer
+from agents.encoders.reduction.spans import (
+    POSITIONS,
+    EachSpan,
+    EachVector,
+    SpanTransformer,
+    WithPositions,
+)
 from htm_env.autoencoder import seeded_initialisation
-from htm_env.datasets.spans import checked_levels, span_owners
+from htm_env.datasets.spans import checked_levels, checked_spans, span_owners
+
+Network = Callable[[Tensor], Tensor]
+"""A module or a function."""
 
 
 @dataclass(frozen=True)
 class ReductionLevel:
     """One level: what is done to its vectors, and how those of a span become one."""
 
-    reducer: str = "mean"
-    """``"sum"``, ``"mean"``, ``"max"`` or ``"attention"`` (softmax within the span, by a query that
-    the level learns)."""
-    encoder: str | nn.Module | None = None
+    reducer: str | Network = "mean"
+    """``"sum"``, ``"mean"``, ``"max"``, ``"attention"`` (softmax within the span, by a query that
+    the level learns); or a function of (s, W, length), the vectors of ``s`` spans of one length,
+    that reduces the last dimension, such as ``lambda spans: spans.amin(-1)``."""
+    encoder: str | Network | None = None
     """Applied to the vectors before they are reduced: ``"linear"``, ``"mlp"`` (one hidden layer, as
-    wide as its output), a module of your own that takes (K, W) and gives (K, width), or None."""
+    wide as its output), ``"transformer"`` (two blocks), a module of your own, or None. Your own
+    takes (s, length, W), one row a span, and gives (s, length, width); it is called with spans of
+    one length at a time, so it needs no mask: ``nn.TransformerEncoder(..)`` is one, with
+    ``batch_first=True``."""
     width: int | None = None
     """Width of the vectors that are reduced, which the encoder gives; None: as before it."""
+    positions: str | Network | None = None
+    """Added to the vectors before the encoder, by their place within the span: ``"sinusoidal"``,
+    ``"learned"`` (up to 512 places), a module that gives (M, W) for places (M,), or None. A sum or
+    mean without an encoder stays blind to order all the same."""
 
 
 class HierarchyReduction(nn.Module):
-    """Reduces vectors to vectors of spans, level by level; the structure is given, not learned.
+    """Reduces vectors to vectors of spans, level by level; the structure is given, not learned
+    (after ``HierarchyReduction1d`` of github.com/TheDiscoMole/HierarchyReduction).
 
-    All spans of all samples are reduced in one call a level, with exact gradients. Several samples
-    follow one another (see :func:`join_samples`)::
+    With levels, each with an encoder, a width and a reducer, the spans of all levels are given at
+    once, for one sample or many. Spans never see one another's vectors::
 
         reduction = HierarchyReduction(8, [ReductionLevel("attention", "mlp"), ReductionLevel()])
         words, sentences = reduction(characters, [[(0, 4), (5, 7)], [(0, 2)]])
+
+    Without, one call is one level, and any number of calls follow one another::
+
+        reduction = HierarchyReduction()  # sums; reducer=torch.amax and others are as good
+        words = reduction(characters, [(0, 4), (5, 7)])
+        sentences = reduction(words, [(0, 2)])
     """
 
     def __init__(
         self,
-        width: int,
-        levels: Sequence[ReductionLevel],
+        width: int | None = None,
+        levels: Sequence[ReductionLevel] | None = None,
         *,
+        reducer: str | Network | None = None,
+        at_once: int = 2**16,
         generator: torch.Generator | None = None,
     ) -> None:
         """Makes the networks.
 
         Args:
-            width: of the vectors that are reduced first, before their encoder.
+            width: of the vectors that are reduced first, before their encoder. Without levels it is
+                needed for ``reducer="attention"`` only.
             levels: one for each level of spans, from the finest on.
-            generator: draws the initial weights of the encoders made here; torch's own where None.
+            reducer: without levels, that of every call: a name or a function, as in
+                :class:`ReductionLevel`; None is the sum.
+            at_once: the most vectors that an encoder of spans is given in one call, which bounds
+                its memory; the activations of more than one call are computed again for gradients.
+            generator: draws the initial weights of what is made here; torch's own where None.
 
         Raises:
-            ValueError: there is no level, a width is below 1, a reducer or an encoder is unknown
-                (the message lists the choices), or a level without an encoder has another width
-                than what comes in.
+            ValueError: there is no level, levels come without a width or with a ``reducer``, a
+                width is below 1, a name is unknown (the message lists the choices), a level without
+                an encoder has another width than what comes in, or an encoder does not take the
+                batch first.
         """
         super().__init__()
-        if not levels:
+        if levels is not None and not levels:
             raise ValueError("a hierarchy reduction has no levels; expected at least one")
-        if width < 1:
+        if levels is not None and reducer is not None:
+            raise ValueError(f"the reducer is {reducer!r} beside levels; expected one of the two")
+        self.has_levels = levels is not None
+        if levels is None:
+            levels = [ReductionLevel("sum" if reducer is None else reducer)]
+            if reducer == "attention" and width is None:
+                raise ValueError("the width is None; expected a number for reducer 'attention'")
+        elif width is None:
+            raise ValueError("the width is None; expected that of the vectors, before the levels")
+        if width is not None and width < 1:
             raise ValueError(f"the width is {width}; expected at least 1")
+        if at_once < 1:
+            raise ValueError(f"at_once is {at_once}; expected at least 1")
         self.width = width
         self.widths: list[int] = []
         """Widths of the vectors that each level gives."""
-        encoders, reducers = [], []
+        positions, encoders, reducers = [], [], []
+        before = 0 if width is None else width
         with seeded_initialisation(generator):
             for number, level in enumerate(levels):
-                wide = width if level.width is None else level.width
-                if wide < 1:
+                wide = before if level.width is None else level.width
+                if self.has_levels and wide < 1:
                     raise ValueError(f"level {number} has width {wide}; expected at least 1")
-                encoders.append(_encoder(number, level.encoder, width, wide))
+                positions.append(_positions(level.positions, before))
+                encoders.append(_encoder(number, level.encoder, before, wide, at_once))
                 reducers.append(make_reducer(level.reducer, wide))
-                self.widths.append(width := wide)
+                self.widths.append(wide)
+                before = wide
+        self.positions = nn.ModuleList(positions)
         self.encoders, self.reducers = nn.ModuleList(encoders), nn.ModuleList(reducers)
 
-    def forward(
-        self, values: Float[Tensor, "K W"], levels: Sequence[Any]
-    ) -> list[Float[Tensor, "_ _"]]:
-        """The vectors of the spans of every level, (spans, width) each; the last are the roots.
+    def forward(self, input: Any, slices: Sequence[Any]) -> Any:
+        """The vectors of spans.
+
+        A span is a half-open pair ``(start, end)``; those of a level are an array (S, 2) or a list
+        of pairs, in order and without overlap. What is in no span goes no further.
 
         Args:
-            values: the vectors of all samples, one behind the other.
-            levels: the half-open spans ``(start, end)`` of each level, in order: an array (S, 2) or
-                a list of pairs. Those of the first level are over ``values``, those of every other
-                one over the spans of the level before it. What is in no span goes no further.
+            input: vectors (K, W), or several sequences of them: a nested tensor (strided or
+                jagged), a list of tensors (n, W), or a tensor (B, n, W).
+            slices: with levels, the spans of each level, those of the first over the vectors, those
+                of every other one over the spans of the level before it; for several sequences,
+                such a list for each. Without levels, the spans of one level.
+
+        Returns:
+            With levels, the vectors of each, the last being the roots: a tensor (spans, width), or
+            for several sequences what ``input`` is (nested tensors for a tensor), a sequence
+            each. Without levels, the vectors (S, W) of the spans of ``input``. Where that is
+            several sequences, each of them *is* a span, and ``slices`` cut the row of their vectors
+            into the sequences of the next level.
 
         Raises:
             ValueError: there are not as many levels as the module has, a span is empty, out of
-                range, unordered or overlaps another (the message names level and span), or vectors
-                are not as wide as expected.
+                range, unordered or overlaps another (the message names level and span), vectors
+                are not as wide as expected, or an encoder or reducer gives another shape than
+                expected.
         """
+        single = isinstance(input, Tensor) and not input.is_nested and input.ndim == 2
+        if self.has_levels and single:
+            return self._by_levels(input, slices)
+        if single:
+            return self._reduce(0, input, checked_spans("slices", _on_cpu(slices), len(input)))
+        sequences, pack = _unpacked(input)
+        if self.has_levels:
+            joined, levels = join_samples(sequences, slices)
+            counts = [[len(spans) for spans in level] for level in zip(*slices, strict=True)]
+            reduced = zip(self._by_levels(joined, levels), counts, strict=True)
+            return [pack(list(vectors.split(sizes))) for vectors, sizes in reduced]
+        ends = np.cumsum([len(vectors) for vectors in sequences])
+        spans = np.stack((np.append(0, ends[:-1]), ends), 1)
+        spans = checked_spans("the sequences of the input", spans, int(ends[-1]))
+        vectors = self._reduce(0, torch.cat(sequences), spans)
+        cuts = checked_spans("slices", _on_cpu(slices), len(vectors))
+        return pack([vectors[start:end] for start, end in cuts.tolist()])
+
+    def _by_levels(
+        self, values: Float[Tensor, "K W"], levels: Sequence[Any]
+    ) -> list[Float[Tensor, "_ _"]]:
         if len(levels) != len(self.encoders):
             raise ValueError(
                 f"there are spans of {len(levels)} levels; expected {len(self.encoders)}"
             )
-        if values.ndim != 2 or values.shape[1] != self.width:
-            raise ValueError(f"values have shape {tuple(values.shape)}; expected (K, {self.width})")
         checked = checked_levels("spans", [_on_cpu(spans) for spans in levels], len(values))
         reduced = []
         for number, spans in enumerate(checked):
-            encoded = self.encoders[number](values)
-            if encoded.shape != (len(values), self.widths[number]):
-                raise ValueError(
-                    f"the encoder of level {number} gave shape {tuple(encoded.shape)}; expected "
-                    f"{(len(values), self.widths[number])}"
-                )
-            owners = torch.from_numpy(span_owners(spans, len(values))).to(values.device)
-            values = self.reducers[number](encoded, owners, len(spans))
+            values = self._reduce(number, values, spans)
             reduced.append(values)
         return reduced
+
+    def _reduce(
+        self, number: int, values: Float[Tensor, "K _"], spans: Int64[np.ndarray, "S 2"]
+    ) -> Float[Tensor, "S _"]:
+        """One level; ``spans`` are checked."""
+        if number == 0 and self.width not in (None, values.shape[1]):
+            raise ValueError(f"values have shape {tuple(values.shape)}; expected (K, {self.width})")
+        owners = span_owners(spans, len(values))
+        inside = np.flatnonzero(owners >= 0)
+        lengths = spans[:, 1] - spans[:, 0]
+        kept = values[torch.from_numpy(inside).to(values.device)]  # (M, W)
+        encoded = self.encoders[number](self.positions[number](kept, lengths), lengths)
+        return self.reducers[number](
+            encoded, torch.from_numpy(owners[inside]).to(values.device), len(spans)
+        )
 
 
 def join_samples(
     values: Sequence[Float[Tensor, "_ W"]], levels: Sequence[Sequence[Any]]
 ) -> tuple[Float[Tensor, "K W"], list[Int64[np.ndarray, "_ 2"]]]:
-    """Many samples as one call of :class:`HierarchyReduction` takes them.
+    """Many samples as one call of :class:`HierarchyReduction` with levels takes them.
 
     Args:
         values: the vectors of each sample.
@@ -151,21 +237,57 @@ def join_samples(
     return torch.cat(list(values)), joined
 
 
-def _encoder(number: int, encoder: str | nn.Module | None, inputs: int, outputs: int) -> nn.Module:
-    if isinstance(encoder, nn.Module):
-        return encoder
+def _unpacked(sequences: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
+    """The sequences, and what packs others in the same way."""
+    if isinstance(sequences, Tensor):
+        layout = sequences.layout if sequences.is_nested else torch.strided
+        pack: Callable[[list[Tensor]], Any]
+        pack = partial(torch.nested.as_nested_tensor, layout=layout)
+        found = list(sequences.unbind())
+    else:
+        pack, found = list, list(sequences)
+    shapes = [tuple(vectors.shape) for vectors in found]
+    if not found or any(len(shape) != 2 or shape[1] != shapes[0][-1] for shape in shapes):
+        raise ValueError(
+            f"the sequences have shapes {shapes}; expected at least one, all (n, W) of one width"
+        )
+    return found, pack
+
+
+def _positions(positions: str | Network | None, width: int) -> nn.Module:
+    if positions is None:
+        return EachVector(nn.Identity())
+    if callable(positions):
+        return WithPositions(positions)
+    if positions not in POSITIONS:
+        choices = ", ".join(POSITIONS)
+        raise ValueError(f"unknown positions {positions!r}; choose from {choices}, a module, None")
+    return WithPositions(POSITIONS[positions](width))
+
+
+def _encoder(
+    number: int, encoder: str | Network | None, inputs: int, outputs: int, at_once: int
+) -> nn.Module:
+    name = f"the encoder of level {number}"
+    if callable(encoder):
+        return EachSpan(name, encoder, outputs, at_once)
     if encoder is None:
         if inputs != outputs:
             raise ValueError(
                 f"level {number} has width {outputs} and no encoder; expected {inputs}, what comes "
                 "in, or an encoder"
             )
-        return nn.Identity()
+        return EachVector(nn.Identity())
     if encoder == "linear":
-        return nn.Linear(inputs, outputs)
+        return EachVector(nn.Linear(inputs, outputs))
     if encoder == "mlp":
-        return nn.Sequential(nn.Linear(inputs, outputs), nn.GELU(), nn.Linear(outputs, outputs))
-    raise ValueError(f"unknown encoder {encoder!r}; choose from linear, mlp, a module, None")
+        hidden = nn.Linear(inputs, outputs)
+        return EachVector(nn.Sequential(hidden, nn.GELU(), nn.Linear(outputs, outputs)))
+    if encoder == "transformer":
+        return EachSpan(name, SpanTransformer(inputs, outputs), outputs, at_once)
+    raise ValueError(
+        f"unknown encoder {encoder!r}; choose from linear, mlp, transformer, a module, None"
+    )
 
 
 def _on_cpu(spans: Any) -> Any:
