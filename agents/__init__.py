@@ -7,10 +7,8 @@ if TYPE_CHECKING:
     __version__: str
     from agents.encoders.config import GlomConfig, HierarchyConfig
     from agents.encoders.glom.columns import Glom
-    from agents.encoders.hierarchical.transformer import (
-        HierarchicalTransformer,
-        HierarchicalTransformerConfig,
-    )
+    from agents.encoders.hierarchical.config import HierarchicalTransformerConfig
+    from agents.encoders.hierarchical.transformer import HierarchicalTransformer
     from agents.encoders.reduction.reduction import (
         HierarchyReduction,
         ReductionLevel,
@@ -67,10 +65,8 @@ __all__ = [
 _MODULES = {
     "agents.encoders.config": ("GlomConfig", "HierarchyConfig"),
     "agents.encoders.glom.columns": ("Glom",),
-    "agents.encoders.hierarchical.transformer": (
-        "HierarchicalTransformer",
-        "HierarchicalTransformerConfig",
-    ),
+    "agents.encoders.hierarchical.config": ("HierarchicalTransformerConfig",),
+    "agents.encoders.hierarchical.transformer": ("HierarchicalTransformer",),
     "agents.encoders.reduction.reduction": (
         "HierarchyReduction",
         "ReductionLevel",

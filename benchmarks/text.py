@@ -22,11 +22,9 @@ from torch import Tensor, nn
 
 from agents.config.schedules import cosine_decay, warm_up
 from agents.encoders.config import HierarchyConfig
-from agents.encoders.hierarchical.transformer import (
-    HierarchicalTransformer,
-    HierarchicalTransformerConfig,
-    token_loss,
-)
+from agents.encoders.hierarchical.config import HierarchicalTransformerConfig
+from agents.encoders.hierarchical.objectives import token_loss
+from agents.encoders.hierarchical.transformer import HierarchicalTransformer
 from agents.optim.optimizers import soap
 from benchmarks.table import report
 

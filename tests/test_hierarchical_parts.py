@@ -10,12 +10,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agents.encoders.config import HierarchicalConfig, HierarchyConfig
+from agents.encoders.hierarchical.config import NO_TOKEN, HierarchicalTransformerConfig
 from agents.encoders.hierarchical.layers import Merge, covered, from_strands, spread, to_strands
-from agents.encoders.hierarchical.transformer import (
-    NO_TOKEN,
-    HierarchicalTransformerConfig,
+from agents.encoders.hierarchical.objectives import (
+    ChunkSummarizer,
     RandomProjectionQuantiser,
     covered_tokens,
+    following_tokens,
+    latent_loss,
     next_code_loss,
     next_vector_loss,
     token_loss,
@@ -59,11 +61,11 @@ def test_strands_take_every_so_many_th_vector_and_come_back(strands, length):
     assert torch.equal(from_strands(split, strands, length), vectors)
 
 
-@pytest.mark.parametrize("into_all", [False, True])
-def test_a_merge_is_one_network_over_all_hierarchies_at_a_token(into_all):
+@pytest.mark.parametrize("receivers", [(0,), (1,), (0, 1)])
+def test_a_merge_is_one_network_over_all_hierarchies_at_a_token(receivers):
     drawn = torch.Generator().manual_seed(0)
     hierarchies = [HierarchyConfig(1, 1, 8, 2), HierarchyConfig(3, 3, 4, 1)]
-    merge = Merge(hierarchies, into_all)
+    merge = Merge(hierarchies, receivers, hidden=6)
     with torch.no_grad():
         for weight in merge.parameters():
             weight.normal_(generator=drawn)
@@ -73,10 +75,11 @@ def test_a_merge_is_one_network_over_all_hierarchies_at_a_token(into_all):
         here = [vectors[0][0, t], vectors[1][0, t // 3]]
         hidden = sum(merge.hidden[i](merge.norms[i](here[i])) for i in range(2))
         update = merge.output(torch.nn.functional.silu(hidden))
-        expected[0][0, t] += update[:8]
-        if into_all and t % 3 == 0:
-            expected[1][0, t // 3] += update[8:]
-    for one, other in zip(merge(vectors)[0], expected, strict=True):
+        if 0 in receivers:
+            expected[0][0, t] += update[:8]
+        if 1 in receivers and t % 3 == 0:
+            expected[1][0, t // 3] += update[-4:]
+    for one, other in zip(merge(vectors, 7)[0], expected, strict=True):
         torch.testing.assert_close(one, other)
 
 
@@ -145,18 +148,65 @@ def test_token_loss_is_the_mean_over_the_tokens_that_are_there():
 def test_next_vector_loss_is_one_minus_the_cosine_with_the_vector_ahead():
     vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [-1.0, 0.0]]], requires_grad=True)
     predicted = torch.tensor([[[0.0, 2.0], [1.0, 0.0], [5.0, 5.0]]], requires_grad=True)
-    loss = next_vector_loss(predicted, vectors, ahead=1)
+    everywhere = torch.ones(1, 3, dtype=torch.bool)
+    loss = next_vector_loss(predicted, vectors, 1, everywhere)
     assert loss.item() == pytest.approx((0 + 2) / 2)  # the same way, the opposite way
     loss.backward()
     assert vectors.grad is None
-    assert next_vector_loss(predicted, vectors, ahead=2).item() == pytest.approx(1)
+    assert next_vector_loss(predicted, vectors, 2, everywhere).item() == pytest.approx(1)
+    without_the_last = torch.tensor([[True, True, False]])
+    assert next_vector_loss(predicted, vectors, 1, without_the_last).item() == pytest.approx(0)
+
+
+def test_latent_loss_counts_a_later_step_less_where_those_before_it_are_wrong():
+    """A prediction that stays where it is, and vectors that turn by a right angle and back: the
+    first step is wrong by 0.9 + 0.1 * 1, a second one by 0."""
+    vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
+    there = torch.ones(1, 3, dtype=torch.bool)
+
+    def loss(rollouts, discount, weights=there):
+        stays = lambda vectors, summaries: vectors  # noqa: E731
+        return latent_loss(stays, vectors, vectors, weights, rollouts, discount).item()
+
+    assert loss(1, False) == pytest.approx(1)
+    assert loss(2, False) == pytest.approx((1 + 0) / 2)
+    assert loss(3, False) == 0  # there is no vector three places later
+    back = torch.tensor([[True, False, True]])
+    assert loss(1, False, back) == pytest.approx(1)
+
+    def moved(vectors, summaries):
+        return vectors.roll(1, dims=2)
+
+    # The first step is right, so that the second counts in full; the second is right too.
+    assert latent_loss(moved, vectors, vectors, there, 2, True).item() == pytest.approx(0)
+    opposite = lambda vectors, summaries: -vectors  # noqa: E731
+    first = 0.9 * 1 + 0.1 * 1  # a right angle, two numbers that are wrong by 1
+    assert latent_loss(opposite, vectors, vectors, there, 2, False).item() == pytest.approx(
+        first / 2
+    )
+    away = lambda vectors, summaries: vectors * torch.tensor([1.0, 0.0]) - 1.0  # noqa: E731
+    undiscounted, discounted = (
+        latent_loss(away, vectors, vectors, there, 2, discount).item() for discount in (False, True)
+    )
+    assert 0 < discounted < undiscounted
+
+
+def test_a_summary_is_the_mean_of_the_tokens_that_there_are():
+    summarizer = ChunkSummarizer(HierarchyConfig(4, 2, 4, 1), embedding=4)
+    tokens = torch.tensor([[[2.0], [4.0], [6.0], [8.0], [10.0]]]).expand(1, 5, 4)
+    assert summarizer(tokens)[0, :, 0].tolist() == [2, 4, 7]
+
+
+def test_the_following_tokens_are_those_after_the_last_of_a_vector():
+    tokens = torch.arange(1, 6)[None]
+    assert following_tokens(tokens, 2, 2).tolist() == [[[2, 3], [4, 5], [NO_TOKEN, NO_TOKEN]]]
 
 
 @pytest.mark.parametrize("ahead", [1, 2, 8])
 def test_without_a_next_vector_the_losses_are_zero_and_have_a_gradient(ahead):
     vectors = torch.randn(2, 1, 3, requires_grad=True)
     for loss in (
-        next_vector_loss(vectors, vectors, ahead),
+        next_vector_loss(vectors, vectors, ahead, torch.ones(2, 1, dtype=torch.bool)),
         next_code_loss(vectors, torch.zeros(2, 1, dtype=torch.long), ahead),
     ):
         assert loss.item() == 0
@@ -177,6 +227,7 @@ def test_without_a_next_vector_the_losses_are_zero_and_have_a_gradient(ahead):
         ({"window": -1}, "window is -1"),
         ({"rate": 0}, "rate is 0"),
         ({"expansion": 0.0}, "expansion is 0.0"),
+        ({"head_width": 3}, "head_width is 3; expected an even number"),
     ],
 )
 def test_a_hierarchy_that_cannot_be_is_refused(arguments, message):
@@ -190,8 +241,24 @@ def test_an_encoder_without_heads_is_refused():
 
 
 @pytest.mark.parametrize("rates", [(), (2,), (1, 1), (1, 8, 2)])
-def test_rates_rise_from_one(rates):
-    with pytest.raises(ValueError, match="expected 1 first"):
-        HierarchicalTransformerConfig(hierarchies=tuple(HierarchyConfig(rate) for rate in rates))
+def test_rates_of_the_encoder_rise_from_one(rates):
     with pytest.raises(ValueError, match="expected 1 first"):
         HierarchicalConfig(rates=rates)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"hierarchies": ()}, r"the rates are \[\]; expected at least one"),
+        ({"hierarchies": (HierarchyConfig(2),) * 2}, r"the rates are \[2, 2\]; .* all different"),
+        ({"predicting_rate": 4}, r"predicting_rate is 4; expected one of \[1, 2, 8\]"),
+        ({"hierarchies": (HierarchyConfig(2, 2),)}, "that predicts has stride 2; expected 1"),
+        ({"latent_weight": (0.1, 0.2)}, r"latent_weight is \(0.1, 0.2\); .* 3 of them"),
+        ({"next_weight": -1.0}, "next_weight is -1.0; expected a number of at least 0"),
+        ({"rollouts": 0}, "rollouts is 0"),
+        ({"longest": 0}, "longest is 0"),
+    ],
+)
+def test_a_transformer_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        HierarchicalTransformerConfig(**options)

@@ -8,10 +8,9 @@ import pytest
 import torch
 
 from agents.encoders.config import HierarchyConfig
-from agents.encoders.hierarchical.transformer import (
-    HierarchicalTransformer,
-    HierarchicalTransformerConfig,
-)
+from agents.encoders.hierarchical.config import HierarchicalTransformerConfig
+from agents.encoders.hierarchical.layers import Hierarchies
+from agents.encoders.hierarchical.transformer import HierarchicalTransformer
 
 
 def hierarchy(rate=1, stride=1, width=8, window=None, heads=2):
@@ -35,6 +34,18 @@ CONFIGS = {
             hierarchy(8, 4, width=16),
         ),
         merge_into_all=True,
+    ),
+    "any order, from all": replace(
+        FLAT,
+        hierarchies=(
+            hierarchy(8, 4, window=2),
+            replace(hierarchy(2, heads=3), head_width=2),
+            hierarchy(4, 2, width=16),
+        ),
+        predict_from_all=True,
+    ),
+    "the second receives": replace(
+        FLAT, hierarchies=(hierarchy(), hierarchy(4, width=12)), predicting_rate=4
     ),
 }
 each_config = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS.keys())
@@ -67,7 +78,7 @@ def some_tokens(length, batch=2, seed=0):
 def test_no_logit_depends_on_a_later_token(config, length):
     model = transformer(config)
     embedded = model.embed(some_tokens(length)).detach().requires_grad_()
-    logits = model.logits(model.read(embedded).ends[0])
+    logits = model.logits(model.read(embedded))
     for t in range(length):
         (gradient,) = torch.autograd.grad(logits[:, t].square().sum(), embedded, retain_graph=True)
         assert torch.equal(gradient[:, t + 1 :], torch.zeros_like(gradient[:, t + 1 :]))
@@ -88,7 +99,7 @@ def test_a_coarse_vector_is_given_from_its_last_token_on():
     config = replace(FLAT, layers=1, hierarchies=(hierarchy(window=1), hierarchy(8, 8, window=1)))
     model = transformer(config)
     embedded = model.embed(some_tokens(12, batch=1)).detach().requires_grad_()
-    logits = model.logits(model.read(embedded).ends[0])
+    logits = model.logits(model.read(embedded))
 
     def seen(t):
         (gradient,) = torch.autograd.grad(logits[:, t].square().sum(), embedded, retain_graph=True)
@@ -104,7 +115,7 @@ def test_a_window_limits_what_is_seen():
     config = replace(FLAT, layers=1, hierarchies=(hierarchy(window=4),))
     model = transformer(config)
     embedded = model.embed(some_tokens(12, batch=1)).detach().requires_grad_()
-    logits = model.logits(model.read(embedded).ends[0])
+    logits = model.logits(model.read(embedded))
     (gradient,) = torch.autograd.grad(logits[:, 10].square().sum(), embedded)
     # The window from 10 is 7, from 9 (through the shift) 6, whose own shift reaches 5.
     assert gradient.abs().sum((0, 2)).nonzero().flatten().tolist() == [5, 6, 7, 8, 9, 10]
@@ -116,7 +127,8 @@ LOSSES = {
     "vectors": {"next_weight": 0.5},
     "codes": {"next_weight": 0.5, "codes": 7},
     "reconstruction": {"reconstruction_weight": 0.5},
-    "all": {"next_weight": 0.1, "codes": 7, "reconstruction_weight": 0.2},
+    "all": {"next_weight": 0.1, "codes": 7, "reconstruction_weight": 0.2, "prophet_weight": 0.1},
+    "latent": {"latent_weight": 0.5, "rollouts": 2},
 }
 
 
@@ -131,7 +143,11 @@ def test_losses_and_gradients_are_finite_at_every_length(config, options, length
     if "next_weight" in options:
         wanted |= {f"next_{rate}" for rate in rates}
     if "reconstruction_weight" in options:
-        wanted |= {f"reconstruction_{rate}" for rate in rates[1:]}
+        wanted |= {f"reconstruction_{rate}" for rate in rates if rate > 1}
+    if "prophet_weight" in options:
+        wanted |= {f"prophet_{rate}" for rate in rates if rate > 1}
+    if "latent_weight" in options:
+        wanted |= {f"latent_{rate}" for rate in rates}
     assert set(losses) == wanted
     sum(losses.values()).backward()
     for loss in losses.values():
@@ -213,8 +229,8 @@ def test_steps_give_the_logits_of_the_whole(config):
     with torch.no_grad():
         model.read(model.embed(tokens[:, :5]), cache)
         for t in range(5, 30):
-            vector = model.layers.step(model.embed(tokens[:, t : t + 1]), cache)
-            logits = model.head(model.last_norm(vector))[:, 0]
+            ends = model.layers.step(model.embed(tokens[:, t : t + 1]), cache)
+            logits = model.logits(Hierarchies([], list(ends)))[:, 0]
             torch.testing.assert_close(logits, whole[:, t], atol=1e-12, rtol=0)
 
 

@@ -118,6 +118,8 @@ class HierarchyConfig:
     window: int | None = None
     """Attention reaches vectors less than this many places away, a place being ``rate`` tokens;
     None is all of them, 0 is no attention: then only the token shift mixes neighbours."""
+    head_width: int | None = None
+    """Numbers of one head; None: the heads share the width."""
 
     def __post_init__(self) -> None:
         check_bounds(self, rate=1, stride=1, width=4, heads=1)
@@ -126,12 +128,19 @@ class HierarchyConfig:
             raise ValueError(f"rate is {self.rate}; expected a multiple of stride {self.stride}")
         if self.width % 4:
             raise ValueError(f"width is {self.width}; expected a multiple of 4")
-        if self.width % (2 * self.heads):
+        if self.head_width is None and self.width % (2 * self.heads):
             raise ValueError(
                 f"width is {self.width}; expected {self.heads} heads of an even width each"
             )
+        if self.head_width is not None and (self.head_width < 2 or self.head_width % 2):
+            raise ValueError(f"head_width is {self.head_width}; expected an even number from 2 on")
         if self.window is not None:
             check_bounds(self, window=0)
+
+    @property
+    def of_a_head(self) -> int:
+        """Numbers of one head."""
+        return self.width // self.heads if self.head_width is None else self.head_width
 
     @property
     def strands(self) -> int:

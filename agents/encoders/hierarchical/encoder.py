@@ -29,7 +29,7 @@ class HierarchicalEncoder(ContextEncoder):
         super().__init__()
         self.needs = config.needs
         self.layers = HierarchicalLayers(
-            config.hierarchies(width), config.layers, width, causal=False, merge_into_all=False
+            config.hierarchies(width), config.layers, width, causal=False
         )
         self.last_norm = plain_norm(width)
 

@@ -81,11 +81,11 @@ def from_strands(vectors: Tensor, strands: int, length: int) -> Tensor:
 class Attention(nn.Module):
     """The projections of multi-head attention with rotary positions."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, of_a_head: int) -> None:
         super().__init__()
         self.heads = heads
-        self.query_key_value = nn.Linear(width, 3 * width, bias=False)
-        self.output = nn.Linear(width, width, bias=False)
+        self.query_key_value = nn.Linear(width, 3 * heads * of_a_head, bias=False)
+        self.output = nn.Linear(heads * of_a_head, width, bias=False)
         start_small(self.output)
 
     def project(
@@ -109,7 +109,7 @@ class HierarchyBlock(nn.Module):
         self.attention = None
         if config.window != 0:
             self.before_attention = plain_norm(config.width)
-            self.attention = Attention(config.width, config.heads)
+            self.attention = Attention(config.width, config.heads, config.of_a_head)
         hidden = round(config.expansion * config.width)
         self.before_feed_forward = plain_norm(config.width)
         self.feed_forward = nn.Sequential(
@@ -363,11 +363,14 @@ class Merge(nn.Module):
     tokens, so that a coarse hierarchy costs little.
     """
 
-    def __init__(self, hierarchies: Sequence[HierarchyConfig], into_all: bool) -> None:
+    def __init__(
+        self, hierarchies: Sequence[HierarchyConfig], receivers: Sequence[int], hidden: int
+    ) -> None:
+        """``receivers`` are the numbers of the hierarchies that the result is added to."""
         super().__init__()
         self.strides = [hierarchy.stride for hierarchy in hierarchies]
-        self.widths = [hierarchy.width for hierarchy in hierarchies][: None if into_all else 1]
-        hidden = hierarchies[0].width
+        self.receivers = tuple(receivers)
+        self.widths = [hierarchies[index].width for index in receivers]
         self.norms = nn.ModuleList(plain_norm(hierarchy.width) for hierarchy in hierarchies)
         self.hidden = nn.ModuleList(
             nn.Linear(hierarchy.width, hidden, bias=False) for hierarchy in hierarchies
@@ -380,19 +383,19 @@ class Merge(nn.Module):
         return self.hidden[index](self.norms[index](vectors))
 
     def join(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """The update of each hierarchy at every token (B, L, W), from parts (B, L, hidden)."""
+        """The update of each receiver at every token (B, L, W), from parts (B, L, hidden)."""
         return list(self.output(silu(sum(parts[1:], parts[0]))).split(self.widths, dim=2))
 
     def forward(
-        self, vectors: Sequence[Float[Tensor, "B _ _"]]
+        self, vectors: Sequence[Float[Tensor, "B _ _"]], length: int
     ) -> tuple[list[Float[Tensor, "B _ _"]], list[Float[Tensor, "B _ _"]]]:
-        """The hierarchies after the merge, and the parts before they were spread."""
-        length = vectors[0].shape[1]
+        """The hierarchies of ``length`` tokens after the merge, and the parts before they were
+        spread."""
         parts = [self.part(index, each) for index, each in enumerate(vectors)]
         strides = self.strides
         pooled = self.join([spread(p, s, length) for p, s in zip(parts, strides, strict=True)])
         merged = list(vectors)
-        for index, update in enumerate(pooled):
+        for index, update in zip(self.receivers, pooled, strict=True):
             merged[index] = merged[index] + update[:, :: strides[index]]
         return merged, parts
 
@@ -406,6 +409,8 @@ class Cache:
     """Caches of each layer and hierarchy."""
     merged: list[list[Tensor]]
     """The last part of each hierarchy in each layer's merge, (B, 1, hidden)."""
+    ends: list[Tensor] = field(init=False)
+    """The last vector of each hierarchy as it comes out of the last layer, (B, 1, width)."""
     embedded: Float[Tensor, "B _ E"] = field(init=False)
     """The last embedded tokens, as many as the coarsest vector is made of, less one."""
     count: int = 0
@@ -418,7 +423,7 @@ class Hierarchies(NamedTuple):
     starts: list[Float[Tensor, "B _ _"]]
     """As compressed from the embedded tokens."""
     ends: list[Float[Tensor, "B _ _"]]
-    """As they come out of the last layer; the first hierarchy's are the tokens'."""
+    """As they come out of the last layer."""
 
 
 class HierarchicalLayers(nn.Module):
@@ -433,8 +438,9 @@ class HierarchicalLayers(nn.Module):
         layers: int,
         embedding: int,
         causal: bool,
-        merge_into_all: bool,
+        receivers: Sequence[int] = (0,),
     ) -> None:
+        """``receivers`` are the hierarchies that what is merged is added to."""
         super().__init__()
         self.hierarchies = tuple(hierarchies)
         self.compress = nn.ModuleList(Compress(each, embedding, causal) for each in hierarchies)
@@ -444,7 +450,8 @@ class HierarchicalLayers(nn.Module):
         )
         # One hierarchy alone has nothing to merge.
         merges = layers if len(hierarchies) > 1 else 0
-        self.merges = nn.ModuleList(Merge(hierarchies, merge_into_all) for _ in range(merges))
+        hidden = hierarchies[receivers[0]].width
+        self.merges = nn.ModuleList(Merge(hierarchies, receivers, hidden) for _ in range(merges))
 
     def forward(
         self,
@@ -471,13 +478,14 @@ class HierarchicalLayers(nn.Module):
                 for block, each, mask, of in zip(blocks, vectors, there, caches, strict=True)
             ]
             if self.merges:
-                vectors, parts = self.merges[layer](vectors)
+                vectors, parts = self.merges[layer](vectors, embedded.shape[1])
                 vectors = _present_only(vectors, there)
                 if cache is not None:
                     cache.merged[layer] = [part[:, -1:] for part in parts]
         if cache is not None:
             reach = max(each.rate for each in self.hierarchies) - 1
             cache.embedded = newest(embedded, reach)
+            cache.ends = [each[:, -1:] for each in vectors]
             cache.count = embedded.shape[1]
         return Hierarchies(starts, vectors)
 
@@ -486,8 +494,8 @@ class HierarchicalLayers(nn.Module):
         blocks = [[BlockCache() for _ in self.hierarchies] for _ in self.blocks]
         return Cache(blocks, merged=[[] for _ in self.blocks])
 
-    def step(self, embedded: Float[Tensor, "B 1 E"], cache: Cache) -> Float[Tensor, "B 1 _"]:
-        """The output of ``forward`` for the next token; ``cache`` is moved on.
+    def step(self, embedded: Float[Tensor, "B 1 E"], cache: Cache) -> list[Float[Tensor, "B 1 _"]]:
+        """The last vector of each hierarchy after the next token; ``cache`` is moved on.
 
         A hierarchy works only at the tokens where it has a new vector.
         """
@@ -506,12 +514,15 @@ class HierarchicalLayers(nn.Module):
                 merge = cast(Merge, self.merges[layer])
                 for index, vector in vectors.items():
                     cache.merged[layer][index] = merge.part(index, vector)
-                for index, update in enumerate(merge.join(cache.merged[layer])):
+                updates = merge.join(cache.merged[layer])
+                for index, update in zip(merge.receivers, updates, strict=True):
                     if index in vectors:
                         vectors[index] = vectors[index] + update
         cache.embedded = tokens[:, 1:]
+        for index, vector in vectors.items():
+            cache.ends[index] = vector
         cache.count += 1
-        return vectors[0]
+        return cache.ends
 
 
 def _present_only(vectors: list[Tensor], there: Sequence[Tensor | None]) -> list[Tensor]:

@@ -1,0 +1,187 @@
+"""The options of the language model, as its own and in the words of the original package."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from agents.config.dataclasses_json import check_bounds
+from agents.encoders.config import HierarchyConfig
+
+NO_TOKEN = -1
+"""The target where there is no token."""
+
+Weights = int | float | tuple[int | float, ...]
+"""One weight for all hierarchies, or one for each."""
+Numbers = int | float | Sequence[int | float]
+"""One number for all hierarchies, or one for each."""
+
+
+@dataclass(frozen=True)
+class HierarchicalTransformerConfig:
+    """A causal language model.
+
+    The weights are those of losses beside the cross-entropy of the next token; 0 leaves a loss
+    out. Each is a number, or a tuple of one for each hierarchy.
+    """
+
+    vocabulary: int = 256
+    """Number of different tokens."""
+    layers: int = 2
+    """Each has a block for every hierarchy and a merge of them all."""
+    hierarchies: tuple[HierarchyConfig, ...] = (
+        HierarchyConfig(),
+        HierarchyConfig(rate=2),
+        HierarchyConfig(rate=8),
+    )
+    """Their rates differ, in any order."""
+    merge_into_all: bool = False
+    """True <--> what is merged goes back into every hierarchy, not only into the one that
+    predicts."""
+    next_weight: Weights = 0.0
+    """Of the first vector that shares no token with the own one."""
+    codes: int = 0
+    """0 compares with the next vector itself (cosine); otherwise the next vector's tokens are
+    quantised to one of this many codes by a frozen random projection, and the code predicted."""
+    reconstruction_weight: Weights = 0.0
+    """Of the tokens that each coarse vector is made of."""
+    prophet_weight: Weights = 0.0
+    """Of the ``rate`` tokens after each coarse vector (ProphetNet, Yan et al. 2020)."""
+    latent_weight: Weights = 0.0
+    """Of the next vector, from this one and the mean of the next vector's embedded tokens (next
+    latent prediction, Teoh et al. 2025, arXiv 2511.05963)."""
+    rollouts: int = 1
+    """Vectors ahead that the latent prediction goes, each from the prediction before it."""
+    discount_rollouts: bool = True
+    """True <--> a later step counts exp(-e), where e are the errors of the steps before it."""
+    predicting_rate: int | None = None
+    """The rate of the hierarchy that receives the others and predicts; its stride is 1. None: the
+    lowest."""
+    predict_from_all: bool = False
+    """True <--> the logits are made of the vectors of all hierarchies at a token side by side."""
+    longest: int | None = None
+    """Tokens that may be given at once; None: any number."""
+    ignored: int = NO_TOKEN
+    """The token that is no target, such as padding at the end of a row. If the vocabulary lacks it,
+    its embedding is 0."""
+
+    def __post_init__(self) -> None:
+        rates = [each.rate for each in self.hierarchies]
+        if not rates or len(set(rates)) < len(rates):
+            raise ValueError(f"the rates are {rates}; expected at least one, all different")
+        check_bounds(self, vocabulary=1, layers=1, codes=0, rollouts=1)
+        for name in ("next_weight", "reconstruction_weight", "prophet_weight", "latent_weight"):
+            weights = self.weights(name)
+            if len(weights) != len(rates) or not all(weight >= 0 for weight in weights):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}; expected a number of at least 0, or "
+                    f"{len(rates)} of them, one a hierarchy"
+                )
+        if self.longest is not None:
+            check_bounds(self, longest=1)
+        if self.predicting_rate not in (None, *rates):
+            raise ValueError(f"predicting_rate is {self.predicting_rate}; expected one of {rates}")
+        stride = self.hierarchies[self.predicts].stride
+        if stride != 1:
+            raise ValueError(f"the hierarchy that predicts has stride {stride}; expected 1")
+
+    @property
+    def predicts(self) -> int:
+        """The number of the hierarchy that predicts."""
+        rates = [each.rate for each in self.hierarchies]
+        return rates.index(min(rates) if self.predicting_rate is None else self.predicting_rate)
+
+    def weights(self, name: str) -> tuple[float, ...]:
+        """The weights of that name, one for each hierarchy."""
+        given: Weights = getattr(self, name)
+        return given if isinstance(given, tuple) else (given,) * len(self.hierarchies)
+
+    @staticmethod
+    def in_words_of_the_original(
+        *,
+        num_tokens: int,
+        dim: int | Sequence[int],
+        depth: int,
+        seq_len: int = 2048,
+        dim_head: int | Sequence[int] = 64,
+        heads: int | Sequence[int] = 8,
+        ff_mult: Numbers = 4,
+        hierarchies: int | Sequence[int] = 1,
+        window_sizes: int | Sequence[int | None] | None = None,
+        hierarchical_stride: int | Sequence[int] = 1,
+        hierarchy_merge_all: bool = False,
+        predict_hierarchy: int | None = None,
+        predict_use_all_hierarchy: bool = False,
+        recon_loss_weight: Numbers = 0.1,
+        prophet_loss_weight: Numbers = 0.0,
+        next_latent_loss_weight: Numbers = 0.25,
+        num_rollouts: int = 1,
+        dynamic_rollout_loss_weight: bool = True,
+        ignore_index: int = 0,
+        use_flash_attn: bool = False,
+    ) -> HierarchicalTransformerConfig:
+        """The words and defaults of ``simple-hierarchical-transformer`` 0.4.0 (PyPI).
+
+        A number holds for all hierarchies, a tuple has one for each.
+
+        Args:
+            num_tokens: size of the vocabulary.
+            dim: widths.
+            depth: layers.
+            seq_len: the longest input.
+            dim_head: numbers of one head.
+            heads: heads of each attention.
+            ff_mult: hidden units of the feed-forward network, as a multiple of the width.
+            hierarchies: the rates, 1 being the tokens themselves.
+            window_sizes: reach of attention, in vectors ``rate`` tokens apart; None: everywhere; 0:
+                no attention.
+            hierarchical_stride: tokens from one vector to the next.
+            hierarchy_merge_all: what is merged goes into every hierarchy.
+            predict_hierarchy: the rate that predicts; None: the lowest.
+            predict_use_all_hierarchy: predict from all hierarchies.
+            recon_loss_weight: of the tokens that a vector is made of.
+            prophet_loss_weight: of the ``rate`` tokens after a vector (versions before 0.4).
+            next_latent_loss_weight: of the next vector.
+            num_rollouts: vectors ahead.
+            dynamic_rollout_loss_weight: count a later one less where those before it are wrong.
+            ignore_index: the token that is no target; 0 by default, also where 0 is a byte.
+            use_flash_attn: changes nothing; PyTorch selects the kernel by itself.
+
+        Raises:
+            ValueError: there is neither one value nor one for each hierarchy, or as the classes do.
+        """
+        rates = tuple(hierarchies) if isinstance(hierarchies, Sequence) else (hierarchies,)
+
+        def each(name: str, value: Any) -> tuple[Any, ...]:
+            values = tuple(value) if isinstance(value, Sequence) else (value,) * len(rates)
+            if len(values) != len(rates):
+                raise ValueError(
+                    f"{name} is {value}; expected one value or {len(rates)}, one a hierarchy"
+                )
+            return values
+
+        columns = (
+            rates,
+            each("hierarchical_stride", hierarchical_stride),
+            each("dim", dim),
+            each("heads", heads),
+            tuple(map(float, each("ff_mult", ff_mult))),
+            each("window_sizes", window_sizes),
+            each("dim_head", dim_head),
+        )
+        return HierarchicalTransformerConfig(
+            vocabulary=num_tokens,
+            layers=depth,
+            hierarchies=tuple(HierarchyConfig(*row) for row in zip(*columns, strict=True)),
+            merge_into_all=hierarchy_merge_all,
+            reconstruction_weight=each("recon_loss_weight", recon_loss_weight),
+            prophet_weight=each("prophet_loss_weight", prophet_loss_weight),
+            latent_weight=each("next_latent_loss_weight", next_latent_loss_weight),
+            rollouts=num_rollouts,
+            discount_rollouts=dynamic_rollout_loss_weight,
+            predicting_rate=predict_hierarchy,
+            predict_from_all=predict_use_all_hierarchy,
+            longest=seq_len,
+            ignored=ignore_index,
+        )
