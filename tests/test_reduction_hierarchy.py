@@ -75,10 +75,11 @@ def test_three_ragged_levels_equal_the_loop_with_its_gradient(reducer, samples, 
         ReductionLevel(reducer, "mlp", 4),
         ReductionLevel(reducer, nn.Linear(4, 2), 2),
     ]
-    reduction = HierarchyReduction(3, levels, generator=drawn)
+    reduction = HierarchyReduction(3, levels, generator=drawn).double()
     for parameter in reduction.parameters():
         parameter.data.normal_(generator=drawn)
-    values = [torch.randn(count, 3, generator=drawn).requires_grad_() for count, _ in samples]
+    drawn_values = [torch.randn(count, 3, generator=drawn) for count, _ in samples]
+    values = [each.double().requires_grad_() for each in drawn_values]
     reduced = reduction(*join_samples(values, [spans for _, spans in samples]))
     assert [one.shape[1] for one in reduced] == reduction.widths == [3, 4, 2]
     alone = [
@@ -93,7 +94,7 @@ def test_three_ragged_levels_equal_the_loop_with_its_gradient(reducer, samples, 
         loss = sum((one * torch.randn(one.shape, generator=drawn)).sum() for one in found)
         gradients.append(torch.autograd.grad(loss, inputs))
     for one, other in zip((*reduced, *gradients[0]), (*expected, *gradients[1]), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(one, other, rtol=1e-10, atol=1e-10)
 
 
 LEVELS = [[(0, 3), (4, 6), (6, 7), (8, 11)], [(0, 2), (2, 4)], [(0, 2)]]
