@@ -159,36 +159,33 @@ def test_next_vector_loss_is_one_minus_the_cosine_with_the_vector_ahead():
 
 
 def test_latent_loss_counts_a_later_step_less_where_those_before_it_are_wrong():
-    """A prediction that stays where it is, and vectors that turn by a right angle and back: the
-    first step is wrong by 0.9 + 0.1 * 1, a second one by 0."""
+    """Vectors that turn by a right angle and back."""
     vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
-    there = torch.ones(1, 3, dtype=torch.bool)
 
-    def loss(rollouts, discount, weights=there):
-        stays = lambda vectors, summaries: vectors  # noqa: E731
-        return latent_loss(stays, vectors, vectors, weights, rollouts, discount).item()
+    def loss(dynamics, rollouts, discount=False, there=(True, True, True)):
+        return latent_loss(
+            dynamics, vectors, vectors, torch.tensor([there]), rollouts, discount
+        ).item()
 
-    assert loss(1, False) == pytest.approx(1)
-    assert loss(2, False) == pytest.approx((1 + 0) / 2)
-    assert loss(3, False) == 0  # there is no vector three places later
-    back = torch.tensor([[True, False, True]])
-    assert loss(1, False, back) == pytest.approx(1)
+    def stays(vectors, summaries):
+        return vectors
 
-    def moved(vectors, summaries):
+    def turns(vectors, summaries):
         return vectors.roll(1, dims=2)
 
-    # The first step is right, so that the second counts in full; the second is right too.
-    assert latent_loss(moved, vectors, vectors, there, 2, True).item() == pytest.approx(0)
-    opposite = lambda vectors, summaries: -vectors  # noqa: E731
-    first = 0.9 * 1 + 0.1 * 1  # a right angle, two numbers that are wrong by 1
-    assert latent_loss(opposite, vectors, vectors, there, 2, False).item() == pytest.approx(
-        first / 2
-    )
-    away = lambda vectors, summaries: vectors * torch.tensor([1.0, 0.0]) - 1.0  # noqa: E731
-    undiscounted, discounted = (
-        latent_loss(away, vectors, vectors, there, 2, discount).item() for discount in (False, True)
-    )
-    assert 0 < discounted < undiscounted
+    def goes_away(vectors, summaries):
+        return vectors * torch.tensor([1.0, 0.0]) - 1.0
+
+    right_angle = 0.9 * 1 + 0.1 * 1
+    assert loss(stays, 1) == pytest.approx(right_angle)
+    assert loss(stays, 1, there=(True, False, True)) == pytest.approx(right_angle)
+    assert loss(stays, 2) == pytest.approx((right_angle + 0) / 2)
+    assert loss(stays, 3) == 0  # no vector is three places later
+    assert loss(turns, 2, discount=True) == pytest.approx(0)
+    first = 0.9 * 2 + 0.1 * 2  # (0, -1) for (0, 1)
+    second = 0.9 * (1 + 0.5**0.5) + 0.1 * 2.5  # (-1, -1) for (1, 0)
+    assert loss(goes_away, 2) == pytest.approx((first + second) / 2)
+    assert loss(goes_away, 2, True) == pytest.approx((first + math.exp(-first) * second) / 2)
 
 
 def test_a_summary_is_the_mean_of_the_tokens_that_there_are():

@@ -259,7 +259,7 @@ def next_code_loss(
 
 
 def latent_loss(
-    dynamics: nn.Module,
+    dynamics: Callable[[Tensor, Tensor], Tensor],
     latents: Float[Tensor, "B m W"],
     summaries: Float[Tensor, "B m W"],
     there: Bool[Tensor, "B m"],
