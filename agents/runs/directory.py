@@ -34,6 +34,7 @@ from htm_env.files import (
     atomic_folder,
     atomic_write_bytes,
     atomic_write_text,
+    check_name,
     naming,
     read_json,
     remove,
@@ -106,11 +107,12 @@ class RunDirectory:
 
         Data in ``env_kwargs`` is kept beside it, paths become absolute. ``data`` is what
         :func:`agents.runs.data.recorded_data` gives. Raises ``ValueError`` for what JSON cannot
-        hold.
+        hold, and for data whose name is no text.
         """
         kwargs = dict(run.env_kwargs)
         if isinstance(kwargs.get("dataset"), str | PathLike):
             kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
+            check_name(kwargs["dataset"])
             if kwargs["dataset"] == self._own_data:
                 kwargs["dataset"] = OWN_DATA  # it may move with the folder
         elif "dataset" in kwargs:

@@ -8,6 +8,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 from test_cli import TINY, only_line, status
 
@@ -110,6 +111,16 @@ def test_a_shell_reads_a_printed_name_back(name):
     assert os.fsdecode(found.stdout) == f"folder/{name}"
     if name.isprintable():
         assert shlex.split(quoted(name)) == [name]
+
+
+def test_data_of_a_name_that_is_no_text_is_refused_before_training(tmp_path, capsys):
+    data, out = tmp_path / os.fsdecode(b"by\xffte.npz"), tmp_path / "out"
+    with open(data, "wb") as file:
+        np.savez(file, tokens=np.zeros((20, 3, 2)) + np.arange(20)[:, None, None])
+    arguments = ["--data", data, "--embedding-dim", 2, "--algo", "chain", "--merges", 40]
+    assert status("train", *arguments, "--out", out) == 1
+    assert "is not UTF-8; choose another name" in refused(capsys.readouterr().err)
+    assert not out.exists()
 
 
 @pytest.mark.parametrize("command", WRITERS)
