@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from htm_env.actions import action_masks, action_slots, why_illegal
 from htm_env.candidates import Nearest, Neighbourhood, check_candidates
-from htm_env.checks import at_least, check_choice
+from htm_env.checks import at_least, check_choice, whole_number
 from htm_env.files import check_weights, load_weights, read_tensors, reading, write_tensors
 from htm_env.forest import (
     Forest,
@@ -34,6 +34,8 @@ from htm_env.membership import ACTION_MASK, Membership, check_extras, observed_e
 
 AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 
+WIDEST = 2**20
+"""Width of an embedding, a token or a hidden layer, at most."""
 WEIGHTS_KEY = "htm_autoencoder"
 """The key of the configuration in a file of weights."""
 NOTHING_DECODED = "nothing can be decoded here: the merger is known, and there is no autoencoder"
@@ -457,7 +459,8 @@ class HTMAutoencoder(TreeEncoder):
     ) -> None:
         check_choice("architecture", architecture, sorted(ARCHITECTURES))
         sizes = {"token_dim": token_dim, "embedding_dim": embedding_dim, "hidden_dim": hidden_dim}
-        at_least(1, **sizes)
+        for name, size in sizes.items():
+            whole_number(name, size, 1, WIDEST)
         super().__init__({**sizes, "architecture": architecture}, categories)
         lift, merge = ARCHITECTURES[architecture]
         with seeded_initialisation(generator):

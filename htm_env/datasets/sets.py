@@ -16,7 +16,7 @@ LARGEST, SMALLEST = 1e18, 1e-18
 """Coordinates, at most, and their spread, at least: numbers whose squares 32 bits hold."""
 MOST_LOST = 0.01
 """Share of the spread of a column that rounding to 32 bits may move a number by."""
-NOISE = 1e-12
+NOISE = 1e-14
 """Numbers that differ by less, relative to their size, are one number computed in several ways."""
 
 

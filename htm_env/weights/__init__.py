@@ -7,7 +7,8 @@ from typing import Any
 
 import torch
 
-from htm_env.autoencoder import HTMAutoencoder, MergeCosts, TreeEncoder
+from htm_env import checks
+from htm_env.autoencoder import WIDEST, HTMAutoencoder, MergeCosts, TreeEncoder
 from htm_env.datasets import named_object
 from htm_env.datasets.base import Dataset
 from htm_env.datasets.width import suitable_width
@@ -40,7 +41,7 @@ def automatic_width(env_id: str, embedding_dim: int | str | None) -> bool:
 
     Raises ``ValueError`` for any other text.
     """
-    if isinstance(embedding_dim, str) and embedding_dim != AUTO:
+    if isinstance(embedding_dim, str | bytes) and embedding_dim != AUTO:
         raise ValueError(f"embedding_dim is {embedding_dim!r}; expected a whole number or {AUTO!r}")
     return embedding_dim == AUTO or (embedding_dim is None and env_id not in EMBEDDING_DIMS)
 
@@ -53,7 +54,9 @@ def embedding_dim_of(env_id: str, dataset: Dataset, embedding_dim: int | str | N
     """
     if automatic_width(env_id, embedding_dim):
         return suitable_width(dataset).dim
-    return EMBEDDING_DIMS[env_id] if embedding_dim is None else int(embedding_dim)
+    if embedding_dim is None:
+        return EMBEDDING_DIMS[env_id]
+    return checks.whole_number("embedding_dim", embedding_dim, 1, WIDEST)
 
 
 def weights_path(env_id: str) -> Path:
