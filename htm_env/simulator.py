@@ -90,6 +90,8 @@ class EnvConfig:
         check_choice("invalid_action", self.invalid_action, sorted(INVALID_ACTIONS))
         whole_number("max_invalid_actions", self.max_invalid_actions, 1, 2**31)
         number("invalid_penalty", self.invalid_penalty, -math.inf)
+        if not isinstance(self.mask_in_info, bool):
+            raise ValueError(f"mask_in_info is {self.mask_in_info!r}; expected True or False")
         if self.render_mode is not None:
             check_choice("render_mode", self.render_mode, RENDER_MODES)
         object.__setattr__(self, "observe", check_extras(self.observe))

@@ -25,7 +25,7 @@ from agents.evaluation.evaluate import evaluate, planned, root_errors
 from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from htm_env.autoencoder import NOTHING_DECODED, HTMAutoencoder, Policy, TreeEncoder, merge_with
-from htm_env.checks import at_least, check_choice
+from htm_env.checks import at_least, check_choice, whole_number
 from htm_env.datasets import Dataset, environment_id
 from htm_env.datasets.sets import as_list
 from htm_env.files import load_weights
@@ -303,7 +303,9 @@ class Learner(ABC):
         """Continue from what :meth:`state` gave; an algorithm restores its own part beside this."""
         load_weights(self.autoencoder, state["autoencoder"])
         self.generator.set_state(state["generator"])
-        self.merges_made, self.updates = state["merges_made"], state["updates"]
+        self.merges_made, self.updates = (
+            whole_number(name, state[name], 0, 2**62) for name in ("merges_made", "updates")
+        )
         if "trainer" in state:
             self.trainer.restore(state["trainer"])
 

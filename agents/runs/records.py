@@ -74,8 +74,8 @@ class CheckpointRecord:
     """The content of a checkpoint."""
 
     learner: dict[str, Any]
-    training: dict[str, Any] | None
-    """None for an agent that was saved without a run."""
+    training: dict[str, int | float | dict[str, int | float]] | None
+    """State of the loop; None for an agent that was saved without a run."""
     rows: tuple[dict[str, int | float | None], ...]
     """Those of ``metrics.csv`` by then; whole numbers stay so, and are written again as they were.
     """

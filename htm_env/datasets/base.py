@@ -30,7 +30,7 @@ STATISTICS_EPISODES = 4096
 """Training episodes behind ``mean`` and ``std`` of generated data."""
 _CHUNK = 256
 LARGEST_SIZE = 1e6
-"""Lengths and sides of generated pictures, at most: numbers whose squares 32 bits hold."""
+"""Lengths, masses and momenta of what is generated, at most: their squares have 32 bits."""
 FEW = 8192
 """Tokens of a batch of large sets."""
 

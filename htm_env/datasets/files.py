@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Bool, Float32
 from numpy.lib import format as npy
 
 from htm_env import checks
@@ -211,7 +211,16 @@ def _array(path: Path, what: str, file: io.BufferedIOBase, size: int, memory: Me
         content = _read(file, count * dtype.itemsize)
         if file.read(1):  # at the end of a member its checksum is compared
             raise ValueError("it goes on after its last number")
-        return np.ndarray(shape, dtype, content, order="F" if in_columns else "C")
+        array = np.ndarray(shape, dtype, content, order="F" if in_columns else "C")
+        if dtype.kind == "U" and not _letters(array).all():
+            raise ValueError("it holds texts of numbers that are no letters")
+        return array
+
+
+def _letters(array: np.ndarray) -> Bool[np.ndarray, "..."]:
+    """True <--> the number stands for a letter of Unicode, of all letters of all texts."""
+    codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
+    return (codes < 0xD800) | ((codes > 0xDFFF) & (codes <= 0x10FFFF))
 
 
 def _read(file: io.BufferedIOBase, count: int) -> bytearray:

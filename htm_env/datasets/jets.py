@@ -22,6 +22,7 @@ from torch import Tensor
 from htm_env import checks
 from htm_env.checks import Real, Whole
 from htm_env.datasets.base import (
+    LARGEST_SIZE,
     GeneratedArrays,
     GeneratedDataset,
     Shuffle,
@@ -61,8 +62,10 @@ class JetsModel:
     def __post_init__(self) -> None:
         """Raises ``ValueError`` naming the first constant that is out of range."""
         for name in ("mass", "root_rate", "rate", "cut"):
-            object.__setattr__(self, name, checks.positive(name, getattr(self, name)))
-        object.__setattr__(self, "momentum", checks.number("momentum", self.momentum, 0.0))
+            object.__setattr__(self, name, checks.positive(name, getattr(self, name), LARGEST_SIZE))
+        object.__setattr__(
+            self, "momentum", checks.number("momentum", self.momentum, 0.0, LARGEST_SIZE)
+        )
         if self.mass**2 <= self.cut:
             raise ValueError(
                 f"mass {self.mass:g} with cut {self.cut:g} allows no splitting: expected a mass "

@@ -366,7 +366,7 @@ def _token_names(name: str, given: Any, widths: Sequence[int]) -> list[Names]:
     """The names of each row's places, from one list for all rows or a list for each."""
     if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str) or len(given) == 0:
         raise ValueError(f"{name}: 'token_names' is {given!r}, expected strings (P,) or (N, P)")
-    if isinstance(given[0], str | bytes):
+    if np.ndim(given[0]) == 0:
         names = _strings(name, "token_names", given, len(given), of="tokens")
         if len(names) < max(widths):
             raise ValueError(
@@ -379,6 +379,8 @@ def _token_names(name: str, given: Any, widths: Sequence[int]) -> list[Names]:
         )
     found = []
     for row, (own, width) in enumerate(zip(given, widths, strict=True)):
+        if not isinstance(own, Sequence | np.ndarray) or isinstance(own, str):
+            raise ValueError(f"{name}: 'token_names' of row {row} is {own!r}, expected strings")
         names = _strings(f"{name}, row {row}", "token_names", own, len(own), of="tokens")
         if len(names) < width:
             raise ValueError(
@@ -403,7 +405,10 @@ def _of_rows(name: str, key: str, given: Any, count: int, of: str = "rows") -> n
     if array.shape != (count,):
         raise ValueError(f"{name}: {key!r} has shape {array.shape}, but there are {count} {of}")
     if array.dtype.kind == "S":
-        array = np.char.decode(array, "utf-8")
+        try:
+            array = np.char.decode(array, "utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{name}: {key!r} is not UTF-8 ({error})") from error
     elif array.dtype.kind == "O" and all(isinstance(value, str) for value in array):
         array = array.astype(np.str_)
     return array
