@@ -10,11 +10,8 @@ import hashlib
 import io
 import os
 import re
-import struct
 import sys
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
@@ -26,6 +23,7 @@ import numpy as np
 from jaxtyping import Float32, Float64, Int64
 
 from htm_env.datasets.base import arrays_hash
+from htm_env.datasets.files import Memory, read_arrays
 from htm_env.files import atomic_write_bytes, cache_folder
 
 FORMAT = 2
@@ -198,23 +196,16 @@ def _source(contents: dict[int, bytes], version: str) -> str:
     return digest.hexdigest()
 
 
-_DAMAGED = (
-    *(OSError, EOFError, LookupError, MemoryError, RuntimeError, SyntaxError, TypeError),
-    *(ValueError, zipfile.BadZipFile, zlib.error, struct.error),
-)
-"""Whatever reading a damaged archive of arrays may raise."""
-
-
 def _read(path: Path) -> _Stored | None:
     """What a cache holds; None where it is missing or damaged."""
+    known = (*Characters._fields, "listing", "source", "sha256")
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in archive.files}
+        arrays = read_arrays(path, known, Memory(str(path)))
         listing, source = str(arrays.pop("listing")), str(arrays.pop("source"))
         if str(arrays.pop("sha256")) != arrays_hash(arrays):
             return None
         return _Stored(Characters(**arrays), listing, source)
-    except _DAMAGED:
+    except (OSError, LookupError, TypeError, ValueError):
         return None
 
 
