@@ -368,9 +368,9 @@ def test_loading_a_file_that_is_not_an_autoencoder_names_it(tmp_path, autoencode
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"token_dim": 0}, "token_dim is 0; expected at least 1"),
-        ({"token_dim": 2, "embedding_dim": -1}, "embedding_dim is -1; expected at least 1"),
-        ({"token_dim": 2, "hidden_dim": 0}, "hidden_dim is 0; expected at least 1"),
+        ({"token_dim": 0}, "token_dim is 0: expected a whole number"),
+        ({"token_dim": 2, "embedding_dim": -1}, "embedding_dim is -1: expected a whole number"),
+        ({"token_dim": 2, "hidden_dim": 0}, "hidden_dim is 0: expected a whole number"),
         ({"token_dim": 2, "architecture": "deep"}, r"'deep'; choose from \['mlp', 'residual'\]"),
     ],
 )
