@@ -260,7 +260,7 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
     def _chosen_keys(self, options: dict[str, Any] | None) -> np.ndarray | None:
         if not options or "key" not in options:
             return None
-        keys = np.array([check_key(key) for key in np.ravel(options["key"])], np.int64)
+        keys = np.array([check_key(key) for key in np.ravel(options["key"]).tolist()], np.int64)
         if len(keys) not in (1, self.num_envs):
             raise ValueError(f"{len(keys)} keys for {self.num_envs} copies; expected one a copy")
         return np.broadcast_to(keys, self.num_envs)
