@@ -79,8 +79,8 @@ class ReinforceConfig(PolicyConfig):
     """Control of exploration."""
     coordinates: bool = True
     """Let the policy read the centroid of a token's leaves beside its embedding, which moves while
-    the autoencoder learns. Not with an encoder, which reads what it needs, among candidates, or
-    where the merger is known."""
+    the autoencoder learns. Not where that is frozen, with an encoder, which reads what it needs, or
+    among candidates."""
     merges_curriculum: float = 0.0
     """Share over which episodes grow from one merge to all of them; 0 for none."""
     population_curriculum: float = 0.0
@@ -123,7 +123,7 @@ class Reinforce(PolicyLearner):
 
     def encoder_of_policy(self) -> TreeEncoder:
         config = self.config
-        if not (config.coordinates and self.autoencoder.decodes):
+        if not config.coordinates or self.task.mode == "frozen":
             return self.autoencoder
         if config.encoder != NO_ENCODER or config.nearest is not None:
             return self.autoencoder

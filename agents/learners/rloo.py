@@ -11,5 +11,11 @@ from __future__ import annotations
 
 from agents.learners.reinforce import ReinforceConfig
 
-RLOO = ReinforceConfig(trees_per_sample=8, batch_growth=0.0, reward="terminal", discount=1.0)
-"""``rloo``."""
+RLOO = ReinforceConfig(
+    trees_per_sample=8,
+    batch_growth=0.0,
+    reward="terminal",
+    discount=1.0,
+    demonstration_share=((0.12, 1.0), (0.3, 0.0)),
+)
+"""``rloo``; it clones for a shorter time, since a policy that is not sure yet finds more."""
