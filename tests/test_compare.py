@@ -106,7 +106,8 @@ def test_the_table_has_a_row_for_every_run_and_evaluation(finished):
             if r["split"] == "validation" and (r["algo"], r["seed"]) == (row["algo"], row["seed"])
         ]
         # Six merges a tree and four trees an update: 4 updates, and no more evaluations than that.
-        assert [r["nmse"] for r in course] == [p["validation/nmse"] for p in points]
+        found = [point.values["validation/nmse"] for point in points]
+        assert [float(r["nmse"]) for r in course] == found
         assert len(course) == 4
     flat = next(row for row in ends if row["algo"] == "flat")
     assert flat["tree_recall"] == flat["mean_height"] == ""
