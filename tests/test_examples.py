@@ -22,6 +22,8 @@ ARGUMENTS = {
     "own_dataset.py": (["2"], "clades found"),
     "own_merger.py": (["3"], "bits a letter, learned"),
     "known_levels.py": (["3"], "clades found: 100%"),
+    "hierarchical_transformer.py": (["5"], "the same text: True"),
+    "hierarchy_reduction.py": ([], "words in each sentence: [2, 1]"),
     "scikit_learn_pipeline.py": (["300"], "digits told apart"),
     "generate_samples.py": (["3"], "are pairs of crossing segments"),
 }
@@ -56,6 +58,14 @@ def test_the_picture_of_the_idea_is_drawn(tmp_path: Path) -> None:
     script = EXAMPLES.parent / "docs" / "picture_of_the_idea.py"
     subprocess.run([sys.executable, str(script), "idea.png"], cwd=tmp_path, check=True, timeout=250)
     assert (tmp_path / "idea.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_pictures_of_the_hierarchies_are_drawn(tmp_path: Path) -> None:
+    script = EXAMPLES.parent / "docs" / "picture_of_hierarchies.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=250)
+    for name in ("hierarchical_transformer.png", "hierarchy_reduction.png"):
+        assert (tmp_path / name).stat().st_size > 10_000
 
 
 @pytest.mark.slow
