@@ -39,7 +39,7 @@ CONFIGS = {
         FLAT,
         hierarchies=(
             hierarchy(8, 4, window=2),
-            replace(hierarchy(2, heads=3), head_width=2),
+            replace(hierarchy(2), heads=3, head_width=2),
             hierarchy(4, 2, width=16),
         ),
         predict_from_all=True,
@@ -284,7 +284,7 @@ def test_a_pattern_of_period_eight_is_learned():
     [
         (lambda model: model(torch.zeros(1, 0, dtype=torch.long)), "the length is 0"),
         (lambda model: model(torch.tensor([[0, 11]])), "a token is 11; expected 0 to 10"),
-        (lambda model: model(torch.tensor([[0, -1]])), "a token is -1; expected 0 to 10"),
+        (lambda model: model(torch.tensor([[0, -2]])), "a token is -2; expected 0 to 10"),
         (lambda model: model.generate(some_tokens(2), -1), "length is -1"),
         (lambda model: model.generate(some_tokens(2), 1, temperature=-1.0), "temperature is -1"),
         (lambda model: model.generate(some_tokens(2), 1, temperature=float("nan")), "is nan"),
