@@ -127,11 +127,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of training")
     parser.add_argument("--algorithms", nargs="*", default=["reinforce"])
-    parser.add_argument("--steps", type=int, default=STEPS, help="of each environment")
+    parser.add_argument("--steps", type=int, default=STEPS, help="of each environment, 0: none")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
-    cases: list[tuple] = [(stepping, copies, options.steps) for copies in (1, COPIES)]
-    cases += [(training, algo, options.seconds) for algo in options.algorithms]
+    cases: list[tuple] = [(training, algo, options.seconds) for algo in options.algorithms]
+    cases += [(stepping, copies, options.steps) for copies in (1, COPIES) if options.steps]
     rows = one_by_one(cases, own_process)
     given = sys.argv[1:] if arguments is None else arguments
     made_by = origin("benchmarks.resident_memory", given)

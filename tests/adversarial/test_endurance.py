@@ -11,7 +11,7 @@ from benchmarks.fuzzed_environment import fuzz
 from htm_env.registration import FLAT_IDS, IDS
 
 KILLS = {"nearest": 15, "reinforce": 15, "replay": 15}
-SOME = ("HTM-Trees-v0", "HTM-v0", "HTM-Jets-Flat-v0")
+SOME = ("HTM-Trees-v0", "HTM-Jets-Flat-v0")
 
 
 @pytest.mark.timeout(1200)  # of the long form
@@ -27,7 +27,7 @@ def test_runs_that_are_disturbed_at_random_end_as_if_nothing_had_happened(tmp_pa
 @pytest.mark.timeout(1200)  # of the long form
 def test_random_actions_break_nothing(in_full):
     for env_id in (*IDS, *FLAT_IDS) if in_full else SOME:
-        found = fuzz(env_id, 3000 if in_full else 300, steps=50)
+        found = fuzz(env_id, 3000 if in_full else 200, steps=30)
         assert found.broken == []
         assert min(found.actions, found.illegal, found.episodes) > 0
         assert found.largest <= 1e-5

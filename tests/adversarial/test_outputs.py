@@ -31,7 +31,8 @@ WRITERS: dict[str, Callable[[Path, Path], list[str | Path]]] = {
     ],
 }
 """A command that writes to a folder, by its name."""
-QUICK = ("train", "view", "report")
+QUICK = ("view",)
+"""Those that are tried on a full disk in the short form of the tests."""
 NAMES = {
     "spaces": "two words",
     "quotes": "it's $HOME",
