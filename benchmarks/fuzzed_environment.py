@@ -2,8 +2,8 @@
 ``python -m benchmarks.fuzzed_environment``.
 
 A case is an id, flat ones included, with a reward, a set of candidates, a rule for illegal actions
-and an autoreset mode, drawn at random from those that the data allows. Eight copies are one batch,
-and beside them eight single environments in Gymnasium's ``SyncVectorEnv``. After every step both
+and an autoreset mode, drawn at random from those that the data allows. Sixteen copies are one batch,
+and beside them as many single environments in Gymnasium's ``SyncVectorEnv``. After every step both
 must agree (whole numbers exactly, others within ``1e-5``, or of their size where that is above 1),
 and what the environment's docstring promises must hold: who is active, what is legal, what an
 action does, when an episode ends, and what it earned.
@@ -34,7 +34,7 @@ from htm_env.vector_env import HTMVectorEnv
 from htm_env.wrappers.flat import make_flat, make_flat_vector
 
 ACTIONS = 1_000_000
-COPIES = 8
+COPIES = 16
 STEPS = 400
 """Steps of all copies in one case before the next one is drawn."""
 ILLEGAL = 0.15
@@ -77,10 +77,8 @@ class Case(NamedTuple):
         kinds: Any = (make_flat, make_flat_vector) if of != self.env_id else (HTMEnv, HTMVectorEnv)
         single, batched = kinds
         together = batched(of, num_envs=COPIES, autoreset_mode=self.mode, **arguments)
-        singles = SyncVectorEnv(
-            [partial(single, of, **arguments)] * COPIES, autoreset_mode=self.mode
-        )
-        return together, singles
+        one = partial(single, of, **arguments)
+        return together, SyncVectorEnv([one] * COPIES, copy=False, autoreset_mode=self.mode)
 
 
 def cases(env_id: str, rng: np.random.Generator) -> Iterator[Case]:
@@ -297,6 +295,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
+    given = sys.argv[1:] if arguments is None else arguments
+    made_by = origin("benchmarks.fuzzed_environment", given)
     rows = []
     for env_id in options.ids:
         started = time.process_time()
@@ -306,10 +306,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{env_id}: {found.actions} actions, {seconds:.0f} s", file=sys.stderr, flush=True)
         for line in dict.fromkeys(found.broken):
             print(f"broken: {line}", file=sys.stderr)
-    made_by = origin(
-        "benchmarks.fuzzed_environment", sys.argv[1:] if arguments is None else arguments
-    )
-    report("fuzzed_environment", rows, options.out, made_by=made_by)
+        report("fuzzed_environment", rows, options.out, made_by=made_by)  # so far
 
 
 if __name__ == "__main__":
