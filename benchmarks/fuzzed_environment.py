@@ -2,11 +2,11 @@
 ``python -m benchmarks.fuzzed_environment``.
 
 A case is an id, flat ones included, with a reward, a set of candidates, a rule for illegal actions
-and an autoreset mode, drawn at random from those that the data allows. Sixteen copies are one batch,
-and beside them as many single environments in Gymnasium's ``SyncVectorEnv``. After every step both
-must agree (whole numbers exactly, others within ``1e-5``, or of their size where that is above 1),
-and what the environment's docstring promises must hold: who is active, what is legal, what an
-action does, when an episode ends, and what it earned.
+and an autoreset mode, drawn at random from those that the data allows. Sixteen copies are one
+batch, and beside them are as many single environments in Gymnasium's ``SyncVectorEnv``. After every
+step both must agree (whole numbers exactly, others within ``1e-5``, or of their size where that is
+above 1), and what the environment's docstring promises must hold: who is active, what is legal,
+what an action does, when an episode ends, and what it earned.
 """
 
 from __future__ import annotations
