@@ -179,7 +179,7 @@ def test_a_changed_result_or_table_of_metrics(run, tmp_path, mutations):
     shutil.copytree(run, tmp_path / "run")
     directory = RunDirectory(tmp_path / "run")
     result, metrics = directory.result_path.read_bytes(), directory.metrics_path.read_text()
-    for number in range(mutations):
+    for number in range(mutations // 4):
         rng = random.Random(f"result {number}")
         directory.result_path.write_bytes(result)
         directory.metrics_path.write_text(metrics)
@@ -261,8 +261,10 @@ def test_a_changed_table_of_results(tmp_path, mutations, capsys, name):
     tally(name, outcomes)
 
 
-def test_a_comparison_with_changed_runs(tmp_path, mutations, capsys, monkeypatch):
-    """The whole command on runs of which one has a changed file."""
+def test_a_comparison_with_changed_runs(tmp_path, mutations, in_full, capsys, monkeypatch):
+    """The whole command on runs of which one has a changed file; in the long form."""
+    if not in_full:
+        pytest.skip("two runs and a report for each change")
     monkeypatch.setattr(compare, "run_jobs", run_here)
     command = arguments("chain,nearest", 40, tmp_path / "all", "--seeds", "1")
     assert status(*command) == 0
