@@ -7,8 +7,8 @@ has loaded the libraries, which would take most of the time otherwise; every ten
 nothing. A comparison starts processes of its own: the signal goes to it, to one of them, or to all,
 and what a killed comparison leaves running ends by itself or is killed too.
 
-An ending counts as another one where a command says anything but that it was interrupted, in its
-last line and its status, or shows a traceback.
+An ending counts as another one where a command does not say, in a line and in its status, that it
+was interrupted, or shows a traceback.
 """
 
 from __future__ import annotations
@@ -275,10 +275,10 @@ class Tally:
         """Count a disturbance, and what the command ended with; it may have been just about to."""
         self.signals[how.name] += 1
         self.moments[moment] += 1
-        last = (said.strip().splitlines() or [""])[-1]
         silent = how is signal.SIGKILL or status == 0
-        if status not in (STATUS[how], 0) or not (silent or last.startswith("htm: interrupted")):
-            self.others.append(f"{how.name} at {moment} ended with {status}: {last!r}")
+        told = any(line.startswith("htm: interrupted") for line in said.splitlines())
+        if status not in (STATUS[how], 0) or not (silent or told):
+            self.others.append(f"{how.name} at {moment} ended with {status}: {said[-200:]!r}")
         elif "Traceback" in said:
             self.others.append(f"{how.name} at {moment} said {said!r}")
 
