@@ -30,7 +30,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"actions"},
         {"autoencoder"},
         {"known"},
-        {"losses", "measures", "population", "weights"},
+        {"best_known", "losses", "measures", "population", "weights"},
         {"generation", "observation", "rewards"},
         {"jets"},
         {"array_networks", "simulator", "specs"},

@@ -25,6 +25,7 @@ import tyro
 
 from agents.cli.options import (
     BenchOptions,
+    BestKnownOptions,
     EmbedOptions,
     EvaluateOptions,
     PlotOptions,
@@ -58,6 +59,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "view": (ViewOptions, "agents.cli.view:view"),
     "embed": (EmbedOptions, "agents.cli.embed:embed"),
     "generate": (GenerateOptions, "agents.generation.generate:generate_run"),
+    "best-known": (BestKnownOptions, "agents.cli.best_known:show_best_known"),
     "pretrain": (PretrainOptions, "agents.cli.pretrain:pretrain"),
     "bench": (BenchOptions, "agents.cli.bench:bench"),
 }

@@ -31,6 +31,7 @@ from agents.inspection.trained import (
 )
 from agents.learners.base import Learner
 from agents.registry import algorithm, load_learner
+from htm_env.best_known import best_known
 from htm_env.datasets import Dataset
 
 YARDSTICKS = {
@@ -82,6 +83,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
         scores = means(own)
     else:
         scores = learner.evaluate(dataset, options.episodes)
+    episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
+    scores |= _against_best_known(learner, task, scores, episodes)
     references = {}
     if scores["mean_height"] is not None:  # else there are no trees
         references = reference_scores(learner.autoencoder, dataset, options.episodes)
@@ -89,7 +92,6 @@ def evaluate_run(options: EvaluateOptions) -> None:
         beside, table = _returns(learner, dataset, options, own["return"].cpu())
     else:
         beside, table = _errors(learner, task, dataset, options, scores)
-    episodes = options.episodes if dataset.size is None else min(options.episodes, dataset.size)
     about = {
         "env": task.env,
         "env_kwargs": task.env_kwargs,
@@ -116,6 +118,24 @@ def evaluate_run(options: EvaluateOptions) -> None:
         print(NOT_TRAINED.format(beside["not_trained_enough"]))
     if dataset.has_labels:
         _print_labels(beside)
+
+
+def _against_best_known(
+    learner: Learner, task: Task, scores: Mapping[str, float | None], episodes: int
+) -> dict[str, float | None]:
+    """Regret and score, where the best trees of these episodes are known for this autoencoder, or
+    for the data's own merger and reward."""
+    model = learner.autoencoder
+    if not model.decodes and (task.merger or getattr(learner.config, "reward", None)):
+        return {}
+    known = best_known(task.env, task.env_kwargs, model.weights_hash())
+    error = scores.get("nmse")
+    if error is None:
+        earned = scores.get("return")
+        error = None if earned is None else -earned
+    if known is None or error is None or episodes > len(known.errors):
+        return {}
+    return dict(known.score(error, episodes)._asdict())
 
 
 class OtherMeans(NamedTuple):

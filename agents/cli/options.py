@@ -14,7 +14,7 @@ from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
 
 import tyro
 
-from agents.config.errors import UsageError
+from agents.config.errors import UsageError, check_at_least
 from agents.config.options import TEST_EPISODES, OfRun, PictureFormat, Split, Threads
 
 
@@ -218,6 +218,43 @@ class PretrainOptions(Threads):
     """Merges that an id's autoencoder learns from; the same number gives the same weights."""
     out: Path | None = None
     """Folder of the weights; the package's own if not given."""
+
+
+@dataclass(frozen=True)
+class BestKnownOptions(Threads):
+    """Print the best trees known of the fixed test episodes of frozen environments, or search on.
+
+    A score of 1 is as good as they are, and 0 as good as random merges. --improve starts from them,
+    from the trees of all fixed orders, and from those of a run if one is given, and writes a file
+    where it finds better ones.
+    """
+
+    env: _Name = None
+    """Environment id; all that have such trees if not given."""
+    improve: bool = False
+    """Search for better ones."""
+    seconds: float = 60.0
+    """How long after the first pass over the fixed orders, in seconds of the processor."""
+    search: int = 1000
+    """Budget of one pass, for each episode: trees that are evaluated, or where the merger is known
+    merges."""
+    orders: _Name = None
+    """Fixed orders to start from, with commas; all if not given."""
+    from_run: Annotated[Path | None, _flag("DIR")] = None
+    """A run on the frozen environment whose trees are searched too."""
+    seed: int = 0
+    """Of the random numbers of this search."""
+    out: _File = None
+    """The file that is read and written; the package's own if not given."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_at_least(1, search=self.search)
+        check_at_least(0, seed=self.seed)
+        if self.improve and self.env is None:
+            raise UsageError("--improve needs --env, the environment whose trees are searched")
+        if self.out is not None and self.env is None:
+            raise UsageError("--out needs --env, the environment that the file is about")
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,14 @@ from agents.comparison.results import (
     run_rows,
     write_table,
 )
+from agents.comparison.searched import search_runs, searched_rows
 from agents.config.errors import UsageError
 from agents.config.files import quoted, write_file
 from agents.runs.directory import RunDirectory
 from agents.runs.lock import locked
 
 RESULTS, RETRAIN_RESULTS, CROSS_PLAY = "results.csv", "retrained.csv", "cross_play.csv"
+SEARCHED = "searched.csv"
 
 
 def compare(options: CompareOptions) -> None:
@@ -57,6 +59,9 @@ def compare(options: CompareOptions) -> None:
                 failed += _train(again, jobs, "retraining", lock)
             if options.cross_play:
                 cross_play(runs, options.folder / CROSS_PLAY, lambda line: print(line, flush=True))
+            if options.search:
+                path = options.folder / SEARCHED
+                search_runs(runs, path, options.search, lambda line: print(line, flush=True))
             rows = collect(options.folder)
     except KeyboardInterrupt as interruption:
         raise type(interruption)("interrupted, continue with the same command") from None
@@ -70,7 +75,9 @@ def compare(options: CompareOptions) -> None:
 
 def collect(out: Path) -> list[ResultRow]:
     """Gather the rows of all runs of a comparison into its tables; returns those of the first."""
-    rows = [row for directory in found_runs(out, RUNS) for row in run_rows(directory)]
+    runs = found_runs(out, RUNS)
+    rows = [row for directory in runs for row in run_rows(directory)]
+    rows += searched_rows(out / SEARCHED, runs)
     write_table(out / RESULTS, ResultRow, rows)
     retrained = [row for found in found_runs(out, RETRAINED) for row in _retrained_rows(found)]
     if retrained:

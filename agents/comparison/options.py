@@ -69,6 +69,9 @@ class CompareOptions:
     cross_play: bool = False
     """Also put every policy's trees through every other run's autoencoder: how far did the two
     only learn each other?"""
+    search: int = 0
+    """Also test every run with its trees searched on with this budget (see htm evaluate), as a row
+    of its own: reinforce:search100."""
     report: tuple[Path, ...] = ()
     """Train nothing: make the report of these results.csv files, or folders of comparisons."""
 
@@ -80,7 +83,7 @@ class CompareOptions:
 
     def __post_init__(self) -> None:
         check_at_least(1, jobs=1 if self.jobs is None else self.jobs, seeds=self.seeds)
-        check_at_least(0, first_seed=self.first_seed)
+        check_at_least(0, first_seed=self.first_seed, search=self.search)
         if (self.retrain or self.cross_play) and self.mode == "frozen":
             raise UsageError("--retrain and --cross-play examine joint training; --mode is frozen")
         if self.dims is not None:

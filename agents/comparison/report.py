@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -36,6 +37,7 @@ from agents.comparison.table import ERROR, Comparison, is_fixed
 from agents.config.schedules import FEWEST_UPDATES
 from agents.evaluation.figures import write_figure
 from agents.registry import unlabelled
+from htm_env.best_known import BestKnown, best_known
 from htm_env.files import atomic_write_text
 
 HELD_AGAINST = (
@@ -63,6 +65,9 @@ the same held-out samples, and those of one command had the same budget: the col
   chosen greedily, except where *sampled* from the policy.
 - **return**: where merges have known results and nothing is decoded, the summed reward of a tree;
   larger is better. It has no zero of its own, so such rows are compared by differences.
+- **regret**, **score**: on a frozen environment, the error less that of the best trees known of the
+  same samples (`htm best-known`; of returns the other way round), and `(random - error) / (random -
+  best known)`: 0 is as good as random merges, 1 as the best trees known.
 - **clades found**: the share of the data's own groups that the merge trees contain; nothing rewards
   it. It is empty for data without a hierarchy.
 - **tree shapes**: the different shapes among the greedy trees of a learned policy on the test
@@ -162,6 +167,10 @@ def _task_section(comparison: Comparison, task: Task) -> str:
     measure, rows = comparison.measure(task), []
     name, sign, digits = measure
     categories = any(row.error_rate is not None for a in algos for row in comparison.ends(task, a))
+    known = None
+    if task.mode == "frozen" and not task.merger:
+        ends = comparison.ends(task, algos[0])
+        known = best_known(task.env, json.loads(task.env_kwargs), ends[0].weights_hash)
     for algo in algos:
         ends = comparison.ends(task, algo)
         errors = comparison.errors(task, algo)
@@ -173,6 +182,7 @@ def _task_section(comparison: Comparison, task: Task) -> str:
                 f"{name}, median": cell(sign * float(np.median(errors)), digits=digits),
                 f"{name}, IQM (95 %)": span(measure.of(estimate(iqm, errors[:, None])), digits),
                 **({"categories wrong": wrong} if categories else {}),
+                **_against_best_known(ends, known),
                 f"{name}, sampled": cell(
                     sign * _median([row.sampled_error for row in ends]), digits=digits
                 ),
@@ -204,6 +214,17 @@ def _diagnoses(ends: Sequence[ResultRow]) -> dict[str, str]:
     return {
         "tree shapes": cell(_median([row.tree_shapes for row in ends])),
         "distance to the cloned": cell(_median([row.cloned_distance for row in ends])),
+    }
+
+
+def _against_best_known(ends: Sequence[ResultRow], known: BestKnown | None) -> dict[str, str]:
+    """Median regret and score of a row, where the best trees are known."""
+    if known is None:
+        return {}
+    scores = [known.score(row.error, len(known.errors)) for row in ends]
+    return {
+        "regret": cell(_median([found.regret for found in scores])),
+        "score": cell(_median([found.score for found in scores])),
     }
 
 

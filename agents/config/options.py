@@ -82,9 +82,9 @@ class OfRun(Threads):
     data: Annotated[Path | None, tyro.conf.arg(metavar="FILE", help_behavior_hint="")] = None
     """Data to use instead of the run's, or the same data at its new place."""
     search: int = 0
-    """Proposals by which each greedy tree is improved: an exchange of two subtrees is kept where
-    the sample's own error falls. Where the merger is known: merges whose reward is evaluated to
-    improve the tree of each sample."""
+    """Trees that are evaluated for each sample to find a better one than the greedy tree: others of
+    the policy, and local changes of the best. Where the merger is known: merges whose reward is
+    evaluated."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -55,9 +55,9 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         seconds: the budget of training, where ``merges`` is None; how far it gets depends on the
             machine.
         merges: the budget in merges made for learning, whose result can be repeated.
-        search: proposals by which every tree is improved when sets are merged: an exchange of two
-            subtrees is kept where the set's own reconstruction error falls; where the merger is
-            known, merges whose reward is evaluated.
+        search: trees that are evaluated for each set when sets are merged, to find one with a
+            smaller reconstruction error than the greedy tree has; where the merger is known, merges
+            whose reward is evaluated.
         random_state: an int, a ``numpy.random.RandomState``, or None.
         progress_bar: show training on standard error.
         options: options of the algorithm by name, nested or dotted, such as

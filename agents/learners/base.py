@@ -323,9 +323,9 @@ class Learner(ABC):
             sets: an array (N, P, T), or a list of arrays (n_i, T), in the data's own units.
             lengths: the number of tokens of each row (N,), its first ones; all if None.
             present: (N, P), True <--> there is a token; instead of ``lengths``.
-            search: proposals by which each greedy tree is improved: an exchange of two subtrees is
-                kept where the set's own reconstruction error falls; where the merger is known,
-                merges whose reward is evaluated to improve the tree of each set.
+            search: trees that are evaluated for each set to find one with a smaller reconstruction
+                error than the greedy tree has; where the merger is known, merges whose reward is
+                evaluated for that.
 
         Raises ``ValueError`` for tokens of another dimension than in training, for sets that cannot
         be read, and where the learner needs a hierarchy, or fewer tokens, than the sets have.
