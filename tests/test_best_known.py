@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_search import token_batch
 
 from agents.cli import main
 from agents.config.options import TEST_EPISODES
@@ -20,7 +21,6 @@ from htm_env.datasets import make_dataset
 from htm_env.forest import check_merges
 from htm_env.simulator import EnvConfig, Simulator
 from htm_env.trees.merge_tree import MergeTree
-from tests.test_search import token_batch
 
 FILES = sorted(FOLDER.glob("*.safetensors"))
 EPISODES = 100

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import json
 
+from comparisons import here
+
 from agents.cli import main
-from agents.comparison import compare
 from agents.comparison.results import read_results
 from htm_env.best_known import FOLDER, BestKnown
-from tests.comparisons import run_here
 
 
 def test_every_run_has_a_row_with_a_search_that_is_no_worse(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "run_jobs", run_here)
-    monkeypatch.setattr("agents.comparison.searched.TEST_EPISODES", 180)
+    here(monkeypatch)
     command = ["compare", "--envs", "HTM-Digits-v0", "--mode", "frozen", "--algos", "ward,chain:a"]
     command += ["--seeds", "1", "--merges", "50", "--out", str(tmp_path), "--search", "4"]
     assert main(command) == 0
@@ -26,7 +25,7 @@ def test_every_run_has_a_row_with_a_search_that_is_no_worse(tmp_path, monkeypatc
     report = (tmp_path / "report.md").read_text()
     known = BestKnown.load(FOLDER / "HTM-Digits-v0.safetensors")
     score = known.score(rows["ward"].nmse, 180).score
-    (line,) = (line for line in report.splitlines() if line.startswith("| `ward` | 1 "))
+    line = next(line for line in report.splitlines() if line.startswith("| `ward` | 1 "))
     assert f"{score:.3g}" in line
     # The same command searches nothing again; a run that was made anew is searched again.
     capsys.readouterr()
