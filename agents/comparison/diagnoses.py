@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from agents.comparison.plan import RETRAINED, PlannedRun, RunKey
-from agents.comparison.results import Task, read_table, write_table
+from agents.comparison.results import Task, check_json_object, read_table, write_table
 from agents.config.dataclasses_json import check_bounds
 from agents.config.files import quoted
 from agents.config.options import TEST_EPISODES
@@ -109,6 +109,10 @@ class CrossPlayRow:
     weights_hash: str
     """Hash of the autoencoder that the policy learned with."""
     autoencoder_weights_hash: str
+
+    def __post_init__(self) -> None:
+        check_json_object("env_kwargs", self.env_kwargs)
+        check_bounds(self, embedding_dim=1, seed=0, autoencoder_seed=0)
 
     @property
     def task(self) -> Task:

@@ -88,10 +88,8 @@ class ResultRow:
     def __post_init__(self) -> None:
         if self.split not in ("validation", "test"):
             raise ValueError(f"split is {self.split!r}; expected validation or test")
-        for name in ("env_kwargs", "options"):
-            text = getattr(self, name)
-            if (text or name == "env_kwargs") and not isinstance(parse_json(text), dict):
-                raise ValueError(f"{name} is {text!r}; expected a JSON object")
+        check_json_object("env_kwargs", self.env_kwargs)
+        check_json_object("options", self.options or "{}")
         check_bounds(self, embedding_dim=1, seed=0, seconds=0, merges=0, updates=0)
 
     @property
@@ -115,6 +113,16 @@ class ResultRow:
     def run(self) -> tuple[Task, str, str, int]:
         """Identifies a run."""
         return self.task, self.algo, self.encoder, self.seed
+
+
+def check_json_object(name: str, text: str) -> None:
+    """Raise ``ValueError`` naming a column whose text is no JSON object."""
+    try:
+        found = parse_json(text)
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise ValueError(f"{name} is {text!r}; expected a JSON object")
 
 
 SCORES = {
