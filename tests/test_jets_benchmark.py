@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from types import SimpleNamespace
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from agents.fixed import fixed_policy
 from agents.runs.directory import RunDirectory
+from agents.runs.records import RunResult
 from benchmarks import jets, jets_search
 from htm_env.datasets import make_dataset
 from htm_env.datasets.jets import tree_log_likelihood
@@ -60,7 +62,10 @@ def test_a_run_is_a_row_and_its_search_another(monkeypatch, tmp_path):
         plan=fixed_policy("structure", model).plan,
     )
     monkeypatch.setattr(jets, "load", lambda folder: run)
-    RunDirectory(tmp_path / "one").save_result({"seconds": 120.3})
+    result = RunResult(
+        jets.ENV, {}, "reinforce", 3, 120.3, 100, 5, {}, {}, "frozen", model.embedding_dim, "none"
+    )
+    RunDirectory(tmp_path / "one").save_result(asdict(result))
     own, searched = jets.table(BATCH, DATA, [*jets.run_entries(DATA, tmp_path / "one", 30)])[:2]
     assert (own["trees"], searched["trees"]) == (
         "reinforce, seed 3, 120 s",

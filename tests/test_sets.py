@@ -112,7 +112,8 @@ def test_ragged_sets_have_lengths_and_presence_too(learner, sets):
 
 
 def test_the_slots_are_filled_in_an_order_of_the_sets_own(sets):
-    placed = PlacedSets.read([sets[3], sets[3][::-1]], make_dataset(np.zeros((9, 2, 3))))
+    data = make_dataset(np.arange(54.0).reshape(9, 2, 3))
+    placed = PlacedSets.read([sets[3], sets[3][::-1]], data)
     part, seeds = placed.part(np.array([0, 1]))
     assert torch.equal(part.batch.tokens[0], part.batch.tokens[1])
     assert seeds[0] == seeds[1]
