@@ -129,7 +129,7 @@ def test_greedy_plans_can_be_made_in_rounds(candidates):
     learner.merge_in_rounds()
     rounds = learner.plan(sample, generator(), greedy=True)
     rule = Nearest(3) if candidates == "knn" else None
-    expected = merge_matchings(learner.autoencoder, learner.policy, sample, rule)
+    expected = merge_matchings(learner.seen, learner.policy, sample, rule)
     assert torch.equal(rounds, expected)
     drawn = learner.plan(sample, generator(), greedy=False)
     assert not torch.equal(drawn, rounds)

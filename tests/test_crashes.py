@@ -243,8 +243,8 @@ from agents.runs.lock import locked
 with locked(sys.argv[1]) as lock:
     child = None
     if len(sys.argv) > 2:
-        command = [sys.executable, "-c", "input()"]
-        child = subprocess.Popen(command, pass_fds=[lock], stdin=subprocess.PIPE)
+        command = [sys.executable, "-c", "import time; time.sleep(60)"]
+        child = subprocess.Popen(command, pass_fds=[lock])
     print(child.pid if child else 0, flush=True)
     input()
 """

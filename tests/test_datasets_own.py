@@ -293,7 +293,7 @@ def test_shards_may_hold_a_split_each(tmp_path: Path) -> None:
     ],
 )
 def test_few_rows_are_told_how_they_can_be_split(count: int, advice: str) -> None:
-    with pytest.raises(ValueError, match=f"^{count} rows .*; {advice}$"):
+    with pytest.raises(ValueError, match=f"^dataset: {count} rows .*; {advice}$"):
         ArrayDataset(TOKENS[:count])
 
 

@@ -23,7 +23,7 @@ from htm_env.types import TokenBatch
 from replay.tree_probability import all_sequences
 
 AUTOENCODER = small_autoencoder(token_dim=3)
-VECTORS = make_dataset(np.zeros((20, 4, 3), np.float32))
+VECTORS = make_dataset(np.arange(240.0).reshape(20, 4, 3))
 NAMES = sorted(name for name, rule in FIXED_POLICIES.items() if rule.need is None)
 SIZES = [5, 2, 7, 4, 1, 7]
 

@@ -263,7 +263,7 @@ def test_scores_compare_with_other_real_samples():
     assert copy["chamfer_nearest_neighbour_accuracy"] == 0.0
     assert copy["token_count_distance"] == 0.0
     with pytest.raises(ValueError, match="at least 4"):
-        SetScores(make_dataset(np.zeros((12, 2, 3)), split="test"), 30)
+        SetScores(make_dataset(np.arange(72.0).reshape(12, 2, 3), split="test"), 30)
 
 
 def test_gaussian_tokens_have_the_datas_mean_covariance_and_counts():

@@ -20,6 +20,8 @@ from htm_env.datasets import make_dataset
 from htm_env.datasets.width import components_holding, suitable_width
 
 HALVES = (0.5, 0.25, 0.25)
+NEARLY_CONSTANT = np.ones((20, 4, 2))
+NEARLY_CONSTANT[:, 0, 0] += np.arange(20)
 
 
 def sets_of(components, tokens=20, rows=400, seed=0):
@@ -70,7 +72,7 @@ def test_it_is_less_than_the_numbers_of_the_median_set_and_at_least_two():
     noise = list(np.random.default_rng(0).standard_normal((400, 30, 2)))
     ragged = [row[: 2 if number % 4 else 30] for number, row in enumerate(noise)]
     assert suitable_width(make_dataset(ragged)).dim == 3  # most sets have two tokens of two numbers
-    assert suitable_width(make_dataset(np.ones((20, 4, 2)))).dim == 2
+    assert suitable_width(make_dataset(NEARLY_CONSTANT)).dim == 2
 
 
 def test_few_sets_say_that_they_are_the_limit():
@@ -81,7 +83,7 @@ def test_few_sets_say_that_they_are_the_limit():
     assert width.reason.endswith(
         "; limited by the number of training sets, 6: give the width (--embedding-dim)"
     )
-    for enough in (noise, sets_of(3), noise[:12, :2], np.ones((20, 4, 2))):
+    for enough in (noise, sets_of(3), noise[:12, :2], NEARLY_CONSTANT):
         assert "limited" not in suitable_width(make_dataset(enough, split_fractions=HALVES)).reason
 
 

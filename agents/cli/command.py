@@ -49,7 +49,6 @@ from agents.config.plug_ins import modules_of_this_folder
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm, imported
 from agents.runs.interruption import starting_up
-from htm_env.files import naming
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "train": (TrainOptions, "agents.cli.train:train"),
@@ -218,9 +217,9 @@ def _quiet_threads() -> Iterator[None]:
 def _flush_output() -> None:
     """Write what was printed; where it cannot be written, the system is not to try it again."""
     try:
-        with naming("standard output"):
-            sys.stdout.flush()
-    except OSError:
+        sys.stdout.flush()
+    except OSError as error:
+        error.filename = "standard output"
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise
 

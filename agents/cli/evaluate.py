@@ -126,14 +126,16 @@ def _against_best_known(
     """Regret and score, where the best trees of these episodes are known for this autoencoder, or
     for the data's own merger and reward."""
     model = learner.autoencoder
+    known = best_known(task.env, task.env_kwargs, model.weights_hash())
+    if known is None:
+        return {}
     if not model.decodes and (task.merger or getattr(learner.config, "reward", None)):
         return {}
-    known = best_known(task.env, task.env_kwargs, model.weights_hash())
     error = scores.get("nmse")
     if error is None:
         earned = scores.get("return")
         error = None if earned is None else -earned
-    if known is None or error is None or episodes > len(known.errors):
+    if error is None or episodes > len(known.errors):
         return {}
     return dict(known.score(error, episodes)._asdict())
 
