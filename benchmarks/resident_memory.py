@@ -4,7 +4,8 @@
 Each row is one process, whose resident memory is read again and again. What a library allocates
 once is there after the first minute, or the first tenth of the steps; growth is what is added from
 then on. A run draws its first picture after a quarter of its budget, and the caches of the library
-that draws fill over the first ten (40 MB), so that as many are drawn before the first reading.
+that draws fill over the first ten (40 MB), so that as many are drawn before the first reading. A
+run's batches grow by default, and memory with them: here they have their largest size at once.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -71,7 +74,9 @@ def row(what: str, amount: str, readings: Sequence[tuple[float, float]]) -> Row:
 def training(algo: str, seconds: float) -> Row:
     """A whole run with its logs, pictures and checkpoints."""
     torch.set_num_threads(1)
-    learner = algorithm(algo).learner("HTM-Trees-v0", algorithm(algo).config)
+    config: Any = algorithm(algo).config
+    config = replace(config, batch_size=config.max_batch_size)
+    learner = algorithm(algo).learner("HTM-Trees-v0", config)
     for _ in range(PICTURES):
         figure_to_array(learner.figure(learner.task.dataset("validation")))
     began, readings = time.monotonic(), [(0.0, resident_megabytes())]
@@ -126,7 +131,9 @@ def _stepper(copies: int, rng: np.random.Generator) -> Callable[[], None]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of training")
-    parser.add_argument("--algorithms", nargs="*", default=["reinforce"])
+    parser.add_argument(
+        "--algorithms", nargs="*", default=["reinforce"], help="whose batches grow: reinforce, rloo"
+    )
     parser.add_argument("--steps", type=int, default=STEPS, help="of each environment, 0: none")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
