@@ -106,7 +106,7 @@ def test_torchrl_draws_legal_actions_only():
         data = env.rollout(steps, break_when_any_done=False)
         chosen = data["action_mask"].bool().gather(-1, data["action"][..., None])
         assert chosen.all()
-        assert data["next", "done"].sum() >= 10
+        assert data["next", "done"].sum() >= steps // 14  # an episode has 14 merges at most
 
 
 def test_torchrl(run):
