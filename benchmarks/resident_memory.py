@@ -15,9 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -25,7 +23,7 @@ import torch
 
 import htm_env  # noqa: F401  # registers the ids
 from agents.config.budget import Budget
-from agents.registry import algorithm
+from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.runs.progress import every
 from agents.runs.session import start_run
 from benchmarks.measuring import Row, one_by_one, own_process
@@ -71,12 +69,11 @@ def row(what: str, amount: str, readings: Sequence[tuple[float, float]]) -> Row:
     }
 
 
-def training(algo: str, seconds: float) -> Row:
+def training(seconds: float) -> Row:
     """A whole run with its logs, pictures and checkpoints."""
     torch.set_num_threads(1)
-    config: Any = algorithm(algo).config
-    config = replace(config, batch_size=config.max_batch_size)
-    learner = algorithm(algo).learner("HTM-Trees-v0", config)
+    config = ReinforceConfig(batch_size=ReinforceConfig.max_batch_size)
+    learner = Reinforce("HTM-Trees-v0", config)
     for _ in range(PICTURES):
         figure_to_array(learner.figure(learner.task.dataset("validation")))
     began, readings = time.monotonic(), [(0.0, resident_megabytes())]
@@ -87,7 +84,7 @@ def training(algo: str, seconds: float) -> Row:
     with tempfile.TemporaryDirectory() as folder, every(seconds / READINGS, read):
         start_run(learner, Budget(seconds), Path(folder) / "run", progress_bar=False)
     read()
-    return row(f"training, {algo}", f"{seconds:g} s", readings)
+    return row("training, reinforce", f"{seconds:g} s", readings)
 
 
 def stepping(copies: int, steps: int) -> Row:
@@ -131,13 +128,10 @@ def _stepper(copies: int, rng: np.random.Generator) -> Callable[[], None]:
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--seconds", type=float, default=SECONDS, help="of training")
-    parser.add_argument(
-        "--algorithms", nargs="*", default=["reinforce"], help="whose batches grow: reinforce, rloo"
-    )
     parser.add_argument("--steps", type=int, default=STEPS, help="of each environment, 0: none")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
-    cases: list[tuple] = [(training, algo, options.seconds) for algo in options.algorithms]
+    cases: list[tuple] = [(training, options.seconds)]
     cases += [(stepping, copies, options.steps) for copies in (1, COPIES) if options.steps]
     rows = one_by_one(cases, own_process)
     given = sys.argv[1:] if arguments is None else arguments

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -70,6 +70,25 @@ def observe_extras(
     standardised = autoencoder.standardise(batch.tokens)
     membership = Membership.of(standardised, batch.present, population.forest)
     return observed_extras(membership, observe)
+
+
+def check_keys(observation: Mapping[str, Any], keys: Sequence[str]) -> None:
+    """Raise ``ValueError`` naming the first key that is missing, and the extra ones to ask for."""
+    for key in keys:
+        if key not in observation:
+            extras = tuple(name for name in keys if name in EXTRAS)
+            raise ValueError(
+                f"the observation has no {key!r}; make the environment with observe={extras}"
+            )
+
+
+def check_width(observation: Mapping[str, Any], embedding_dim: int) -> None:
+    """Raise ``ValueError`` for embeddings of another dimension."""
+    width = observation["tokens"].shape[-1]
+    if width != embedding_dim:
+        raise ValueError(
+            f"the observation has embeddings of {width} numbers; this agent expects {embedding_dim}"
+        )
 
 
 def check_observation(observation: Mapping[str, Any]) -> None:

@@ -27,12 +27,12 @@ from agents.fixed import (
     FixedPolicy,
     FixedRule,
     all_merge_sequences,
-    exhaustive_merges,
     fixed_policy,
     fixed_rule,
 )
 from agents.fixed.order import given_order, sorted_order
 from agents.fixed.search import TOKENS_A_CALL, candidate_errors
+from agents.search.exhaustive import best_of_all
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.forest import check_merges, leaf_sets, legal_pairs
@@ -495,7 +495,7 @@ def final_errors(batch: TokenBatch, merges: torch.Tensor) -> list[float]:
 
 def test_a_wide_beam_finds_the_optimum_and_a_narrow_one_loses_something():
     batch = token_batch([4] * 12 + [3, 2, 1], seed=5)
-    optimum = final_errors(batch, exhaustive_merges(batch, AUTOENCODER))
+    optimum = final_errors(batch, best_of_all(AUTOENCODER, batch, AUTOENCODER.token_std))
     # Four tokens have 60 forests of two trees: a beam of 60 drops none.
     wide = FixedPolicy(FixedRule("wide", Beam(width=60), given_order), AUTOENCODER)
     narrow = fixed_policy("greedy", AUTOENCODER)
@@ -554,7 +554,7 @@ def test_a_diverged_autoencoder_still_gets_legal_trees(name):
     check_merges(policy.plan(batch, generator()), batch.num_tokens)
 
 
-# ---------------------------------------------------------------- the exhaustive optimum
+# ---------------------------------------------------------------- all sequences
 
 
 @pytest.mark.parametrize(("n", "count"), [(1, 1), (2, 2), (3, 12), (4, 144)])
@@ -566,9 +566,9 @@ def test_all_merge_sequences_are_different_and_legal(n, count):
         check_merges(sequences, torch.full((count,), n))
 
 
-def test_exhaustive_is_the_minimum_over_all_sequences():
+def test_the_best_of_all_trees_is_the_minimum_over_all_sequences():
     batch = token_batch([4, 3, 4, 2], seed=11)
-    found = final_errors(batch, exhaustive_merges(batch, AUTOENCODER))
+    found = final_errors(batch, best_of_all(AUTOENCODER, batch, AUTOENCODER.token_std))
     for row, n in enumerate(batch.num_tokens.tolist()):
         tokens = batch.tokens[row, :n]
         errors = [
@@ -578,8 +578,6 @@ def test_exhaustive_is_the_minimum_over_all_sequences():
         assert found[row] == pytest.approx(min(errors), rel=1e-5)
 
 
-def test_exhaustive_refuses_what_it_cannot_search():
-    with pytest.raises(ValueError, match=r"sample 1 has 5 tokens; .*most 4"):
-        exhaustive_merges(token_batch([4, 5], seed=0), AUTOENCODER)
+def test_there_are_no_sequences_over_no_tokens():
     with pytest.raises(ValueError, match="num_leaves is 0"):
         all_merge_sequences(0)

@@ -14,7 +14,7 @@ from episodes import generator
 
 from agents.config.dataclasses_json import config_from_dict
 from agents.evaluation.evaluate import evaluate
-from agents.fixed import exhaustive_merges, fixed_policy
+from agents.fixed import fixed_policy
 from agents.learners.baselines import BASELINES
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.original import ORIGINAL, ORIGINAL_POLICY
@@ -23,6 +23,7 @@ from agents.learners.replay import CORRECTION_NAMES, ReplayConfig, ReplayReinfor
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.runs.checkpoint import load_state, save_state
+from agents.search.exhaustive import best_of_all
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_to_pair, leaf_sets, merges_to_actions
@@ -99,7 +100,7 @@ def test_the_exact_problem_has_one_best_sequence():
     test = learner.task.dataset("test").fixed(20)
 
     def best(batch, generator, *, greedy):
-        return exhaustive_merges(batch, learner.autoencoder)
+        return best_of_all(learner.autoencoder, batch, learner.std)
 
     found = evaluate(
         SimpleNamespace(plan=best), learner.autoencoder, learner.task.dataset("test"), 20

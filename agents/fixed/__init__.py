@@ -18,7 +18,7 @@ from agents.fixed.linkage import (
 )
 from agents.fixed.order import given_order, hilbert_order, random_order, sorted_order
 from agents.fixed.policy import FixedPolicy, FixedRule, MeasuredRule, Need, Shape
-from agents.fixed.search import Beam, all_merge_sequences, exhaustive_merges
+from agents.fixed.search import Beam, all_merge_sequences
 from agents.fixed.slot_trees import (
     balanced_hilbert_tree,
     balanced_sorted_tree,
@@ -38,7 +38,6 @@ __all__ = [
     "FixedPolicy",
     "FixedRule",
     "all_merge_sequences",
-    "exhaustive_merges",
     "fixed_policy",
     "fixed_rule",
 ]

@@ -24,7 +24,7 @@ from htm_env.actions import action_slots
 from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest, candidate_mask
 from htm_env.forest import action_mask, drop_diagonal
-from htm_env.observation import check_observation
+from htm_env.observation import check_keys, check_observation, check_width
 from htm_env.types import TokenBatch
 
 
@@ -113,22 +113,14 @@ class MergePolicy(nn.Module):
         observation of a single episode that has ended, and for one without a key that is read.
         """
         keys = ("tokens", "active", "leaf_counts", *self.observes)
-        for key in keys:
-            if key not in observation:
-                raise ValueError(
-                    f"the observation has no {key!r}; make the environment with observe={keys[3:]}"
-                )
+        check_keys(observation, keys)
         keys += ("candidates",) if "candidates" in observation else ()
         tensors = {key: torch.as_tensor(observation[key], device=generator.device) for key in keys}
         check_observation(tensors)
         single = tensors["tokens"].ndim == 2
         if single:
             tensors = {key: value[None] for key, value in tensors.items()}
-        if tensors["tokens"].shape[2] != self.embedding_dim:
-            raise ValueError(
-                f"the observation has embeddings of {tensors['tokens'].shape[2]} numbers; this "
-                f"agent expects {self.embedding_dim}"
-            )
+        check_width(tensors, self.embedding_dim)
         ended = tensors["active"].sum(1) < 2
         if single and ended.any():
             raise ValueError("the observation has fewer than two active slots: nothing to merge")

@@ -31,6 +31,7 @@ from agents.rollouts.rollout import Episodes
 from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest
 from htm_env.checks import check_choice
+from htm_env.observation import check_keys, check_width
 from htm_env.types import TokenBatch
 
 MANY = 256
@@ -76,18 +77,8 @@ class Placed(TreeEncoder):
 
         Raises ``ValueError`` for another embedding dimension, and for one without centroids.
         """
-        width = observation["tokens"].shape[-1]
-        if width != self.inner:
-            raise ValueError(
-                f"the observation has embeddings of {width} numbers; this agent expects "
-                f"{self.inner}"
-            )
-        for key in self.observes:
-            if key not in observation:
-                raise ValueError(
-                    f"the observation has no {key!r}; make the environment with "
-                    f"observe={self.observes}"
-                )
+        check_width(observation, self.inner)
+        check_keys(observation, self.observes)
         tokens, centroids, counts = (
             torch.as_tensor(observation[key], device=device).float()
             for key in ("tokens", "centroids", "leaf_counts")

@@ -218,7 +218,7 @@ def _array(path: Path, what: str, file: io.BufferedIOBase, size: int, memory: Me
 
 
 def _letters(array: np.ndarray) -> Bool[np.ndarray, "..."]:
-    """True <--> the number stands for a letter of Unicode, of all letters of all texts."""
+    """True <--> the number is the code of a letter of Unicode, of all letters of all texts."""
     codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
     return (codes < 0xD800) | ((codes > 0xDFFF) & (codes <= 0x10FFFF))
 
