@@ -187,7 +187,8 @@ def _nearest_slots(
     points: Float[Tensor, "B P D"], active: Bool[Tensor, "B P"], k: int
 ) -> Int64[Tensor, "B P k"]:
     """The same in small populations, all samples at once; -1 where there are fewer."""
-    clean = points.masked_fill(~active[..., None], 0.0)
+    # In float32 the difference of squares would order by rounding what is nearly equally far.
+    clean = points.masked_fill(~active[..., None], 0.0).double()
     apart = torch.baddbmm(clean.square().sum(2)[:, None], clean, clean.transpose(1, 2), alpha=-2.0)
     apart = apart.nan_to_num(FARTHEST, posinf=FARTHEST, neginf=FARTHEST)
     apart.masked_fill_(~legal_pairs(active), torch.inf)
@@ -200,6 +201,7 @@ def _nearest_others(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"
     count, dimensions = points.shape
     if dimensions <= TREE_DIMENSIONS and count >= TREE_TOKENS and points.isfinite().all():
         return _by_tree(points, k)
+    points = points.double()
     squares = points.square().sum(1)
     step = max(1, min(BLOCK // count, max(FEWEST_ROWS, count // 16)))
     found = torch.empty(count, k, dtype=torch.int64, device=points.device)

@@ -84,6 +84,15 @@ def assert_same(candidates: Candidates, plain: list[PlainLists]) -> None:
                 assert math.isclose(found[slot][partner], distance, rel_tol=1e-4, abs_tol=1e-6)
 
 
+@pytest.mark.parametrize("slots", [3, LARGE])
+def test_what_is_nearer_does_not_depend_on_how_far_all_are_from_the_origin(slots):
+    steps = 100.0 * torch.arange(slots)
+    steps[:3] = torch.tensor([0.0, 0.5, 1.125])
+    places = (4096.0 + steps)[None, :, None].expand(1, slots, 5)
+    found = nearest_candidates(places, torch.ones(1, slots, dtype=torch.bool), 1).partners
+    assert found[0, :3, 0].tolist() == [1, 0, 1]
+
+
 @given(seed=st.integers(0, 10_000), k=st.integers(1, 6), dimensions=st.integers(1, 5))
 def test_lists_follow_the_rule_through_whole_episodes(seed, k, dimensions):
     drawn = generator(seed)
