@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     __version__: str
-    from agents.encoders.config import GlomConfig, HierarchyConfig
-    from agents.encoders.glom.columns import Glom
+    from agents.encoders.config import GlomConfig, GlomTrainingConfig, HierarchyConfig
+    from agents.encoders.glom.columns import Glom, ImageGlom
+    from agents.encoders.glom.islands import Islands, find_islands, island_merges
+    from agents.encoders.glom.losses import contrastive_loss, denoising_loss
+    from agents.encoders.glom.tokens import TokenGlom
     from agents.encoders.hierarchical.config import HierarchicalTransformerConfig
     from agents.encoders.hierarchical.transformer import HierarchicalTransformer
     from agents.encoders.reduction.reduction import (
@@ -17,6 +20,7 @@ if TYPE_CHECKING:
     from agents.estimator.merger import HierarchicalTokenMerger
     from agents.learners.base import Learner, LearnerConfig
     from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
+    from agents.learners.glom import GlomTrainer
     from agents.learners.reinforce import Reinforce, ReinforceConfig
     from agents.learners.replay import ReplayConfig, ReplayReinforce
     from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
@@ -35,6 +39,8 @@ __all__ = [
     "FixedOrderConfig",
     "Glom",
     "GlomConfig",
+    "GlomTrainer",
+    "GlomTrainingConfig",
     "HTMVecEnv",
     "HeldOutEvaluation",
     "HierarchicalTokenMerger",
@@ -42,6 +48,8 @@ __all__ = [
     "HierarchicalTransformerConfig",
     "HierarchyConfig",
     "HierarchyReduction",
+    "ImageGlom",
+    "Islands",
     "JointTraining",
     "Learner",
     "LearnerConfig",
@@ -55,7 +63,12 @@ __all__ = [
     "ReplayReinforce",
     "StableBaselinesConfig",
     "StableBaselinesLearner",
+    "TokenGlom",
     "__version__",
+    "contrastive_loss",
+    "denoising_loss",
+    "find_islands",
+    "island_merges",
     "join_samples",
     "load",
     "load_model",
@@ -63,8 +76,11 @@ __all__ = [
     "save_model",
 ]
 _MODULES = {
-    "agents.encoders.config": ("GlomConfig", "HierarchyConfig"),
-    "agents.encoders.glom.columns": ("Glom",),
+    "agents.encoders.config": ("GlomConfig", "GlomTrainingConfig", "HierarchyConfig"),
+    "agents.encoders.glom.columns": ("Glom", "ImageGlom"),
+    "agents.encoders.glom.islands": ("Islands", "find_islands", "island_merges"),
+    "agents.encoders.glom.losses": ("contrastive_loss", "denoising_loss"),
+    "agents.encoders.glom.tokens": ("TokenGlom",),
     "agents.encoders.hierarchical.config": ("HierarchicalTransformerConfig",),
     "agents.encoders.hierarchical.transformer": ("HierarchicalTransformer",),
     "agents.encoders.reduction.reduction": (
@@ -75,6 +91,7 @@ _MODULES = {
     "agents.estimator.merger": ("HierarchicalTokenMerger",),
     "agents.learners.base": ("Learner", "LearnerConfig"),
     "agents.learners.fixed_order": ("FixedOrder", "FixedOrderConfig"),
+    "agents.learners.glom": ("GlomTrainer",),
     "agents.learners.reinforce": ("Reinforce", "ReinforceConfig"),
     "agents.learners.replay": ("ReplayConfig", "ReplayReinforce"),
     "agents.optim.autoencoder_trainer": ("AutoencoderConfig", "AutoencoderTrainer"),

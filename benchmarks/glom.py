@@ -29,12 +29,13 @@ from jaxtyping import Bool, Float, Int64
 from scipy.cluster.hierarchy import linkage
 from torch import Tensor
 
-from agents.encoders.config import GlomConfig
+from agents.encoders.config import GlomConfig, GlomTrainingConfig
 from agents.encoders.glom.islands import island_merges
 from agents.encoders.glom.losses import draw_hidden
-from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
+from agents.encoders.glom.tokens import TokenGlom
 from agents.fixed import fixed_policy
-from agents.optim.optimizers import OptimizerConfig, ScheduledOptimizer
+from agents.learners.glom import GlomTrainer
+from agents.optim.optimizers import OptimizerConfig
 from benchmarks.table import report
 from benchmarks.wholes import WholesDataset
 from htm_env.autoencoder import HTMAutoencoder, seeded_initialisation
@@ -63,15 +64,10 @@ def train(
     generator = torch.Generator().manual_seed(seed)
     with seeded_initialisation(generator):
         model = TokenGlom(dataset.token_dim, config)
-    optimizer = ScheduledOptimizer(model.parameters(), OPTIMIZER)
+    trainer = GlomTrainer(model, generator, learning, OPTIMIZER)
     for update in range(updates):
         batch = dataset.sample(batch_size, generator)
-        tokens = (batch.tokens - dataset.mean) / dataset.std
-        losses = scene_losses(model, tokens, batch.present, learning, generator)
-        optimizer.zero()
-        torch.stack(list(losses.values())).sum().backward()
-        optimizer.clip()
-        optimizer.step(update / updates)
+        trainer.update(update / updates, (batch.tokens - dataset.mean) / dataset.std, batch.present)
     return model
 
 

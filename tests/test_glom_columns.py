@@ -11,7 +11,13 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from agents.encoders.config import GlomConfig
-from agents.encoders.glom.columns import Glom, near, similarity_attention
+from agents.encoders.glom.columns import Glom
+from agents.encoders.glom.levels import (
+    near,
+    neighbour_filters,
+    similarity_attention,
+    sinusoids,
+)
 from htm_env.autoencoder import seeded_initialisation
 
 CONFIGS = {
@@ -20,6 +26,9 @@ CONFIGS = {
     "radius": GlomConfig(level_width=8, radius=1.0),
     "deaf": GlomConfig(level_width=8, attention=False),
     "one level": GlomConfig(level_width=8, levels=1),
+    "places": GlomConfig(level_width=8, place_frequencies=2),
+    "neighbours": GlomConfig(level_width=8, neighbourhood=1.0),
+    "others": GlomConfig(level_width=8, attend_self=False, agreement_decay=0.5),
 }
 
 
@@ -29,7 +38,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def make(config: GlomConfig, width: int = 4, seed: int = 0) -> Glom:
     with seeded_initialisation(generator(seed)):
-        return Glom(width, config)
+        return Glom(width, config, coordinates=2)
 
 
 def population(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
@@ -38,6 +47,12 @@ def population(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
     active = torch.arange(6) < torch.tensor([[6], [3], [1], [0]])
     active = active.gather(1, torch.rand(4, 6, generator=drawn).argsort(1))
     return torch.randn(4, 6, 4, generator=drawn), active, torch.randn(4, 6, 2, generator=drawn)
+
+
+def attention(columns: Tensor, allowed: Tensor, sharpness: float, decay: float = 0.0) -> Tensor:
+    """Of columns (B, P, L, d)."""
+    levels = columns.permute(2, 0, 1, 3)
+    return similarity_attention(levels, allowed, sharpness, decay).permute(1, 2, 0, 3)
 
 
 def naive_attention(
@@ -79,7 +94,7 @@ def test_attention_is_that_of_plain_loops(seed, levels, decay, sharpness):
     drawn = generator(seed)
     columns = torch.randn(2, 4, levels, 3, generator=drawn, dtype=torch.float64)
     allowed = torch.rand(2, 4, 4, generator=drawn) < 0.7
-    found = similarity_attention(columns, allowed, sharpness, decay)
+    found = attention(columns, allowed, sharpness, decay)
     expected = torch.tensor(
         naive_attention(columns, allowed, sharpness, decay), dtype=torch.float64
     )
@@ -89,7 +104,7 @@ def test_attention_is_that_of_plain_loops(seed, levels, decay, sharpness):
 def test_attention_by_hand():
     """Columns 1 and -1 on one level: each hears itself e^2 times as much as the other."""
     columns = torch.tensor([1.0, -1.0]).reshape(1, 2, 1, 1)
-    heard = similarity_attention(columns, torch.ones(1, 2, 2, dtype=torch.bool), 1.0)
+    heard = attention(columns, torch.ones(1, 2, 2, dtype=torch.bool), 1.0)
     value = math.tanh(1.0)
     assert heard.flatten().tolist() == pytest.approx([value, -value], abs=1e-6)
 
@@ -152,7 +167,7 @@ def test_columns_move_with_their_tokens(name):
     torch.testing.assert_close(moved, glom(tokens, active, centroids)[:, order], atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", ["default", "agreement", "radius", "deaf"])
+@pytest.mark.parametrize("name", sorted({*CONFIGS} - {"one level"}))
 def test_gradients_reach_every_parameter_and_stay_finite(name):
     glom, (tokens, active, centroids) = make(CONFIGS[name]), population()
     columns = glom(tokens, active, centroids, 40)
@@ -192,8 +207,47 @@ def test_a_column_hears_only_what_lies_within_the_radius():
         changed = glom(tokens, active, centroids, iterations, other)[0, 0]
         unchanged = glom(tokens, active, centroids, iterations, state)[0, 0]
         assert torch.equal(changed, unchanged) is same
-    with pytest.raises(ValueError, match="a Glom with a radius needs centroids"):
+    with pytest.raises(ValueError, match="a Glom with a radius or places needs centroids"):
         glom(tokens, active)
+
+
+def test_all_states_are_those_of_fewer_iterations():
+    glom, (tokens, active, _) = make(CONFIGS["default"]), population()
+    states = glom(tokens, active, iterations=3, return_all=True)
+    assert states.shape == (4, *active.shape, 3, 8)
+    for count, state in enumerate(states):
+        assert torch.equal(state, glom(tokens, active, iterations=count))
+
+
+def test_a_column_hears_others_only():
+    """Of two columns each receives the other's level; one that is alone receives nothing."""
+    levels = torch.tensor([1.0, -3.0]).reshape(1, 1, 2, 1)
+    others = ~torch.eye(2, dtype=torch.bool)[None]
+    heard = similarity_attention(levels, others, 1.0)
+    assert heard.flatten().tolist() == pytest.approx([-3.0, 1.0])
+    alone = torch.zeros(1, 2, 2, dtype=torch.bool)
+    for decay in (0.0, 0.5):
+        assert not similarity_attention(levels, alone, 1.0, decay).any()
+
+
+def test_filters_are_the_mean_and_the_slopes():
+    """Of places 0, 1 and 3 within 2 of one another: 1 has both others, 2 on one side of it at
+    twice the distance of the other."""
+    places = torch.tensor([[[0.0], [1.0], [3.0]]])
+    mean, slope = neighbour_filters(places, torch.ones(1, 3, dtype=torch.bool), 2.0)
+    assert mean[0].tolist() == [[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]]
+    assert slope[0].tolist() == [[0, 0.5, 0], [-0.25, 0, 0.5], [0, -1, 0]]
+
+
+def test_places_are_sines_and_cosines():
+    """The slowest wave is 8 long: at 2 a quarter of it; the next 4 long: half of it."""
+    found = sinusoids(torch.tensor([[[2.0]]]), torch.ones(1, 1, dtype=torch.bool), 2)
+    assert found.flatten().tolist() == pytest.approx([1, 0, 0, -1], abs=1e-6)
+
+
+def test_places_need_their_number_of_coordinates():
+    with pytest.raises(ValueError, match="expected coordinates, found None"):
+        Glom(4, CONFIGS["places"])
 
 
 def test_a_state_of_other_columns_is_refused():
@@ -210,6 +264,8 @@ def test_a_state_of_other_columns_is_refused():
         ("sharpness", -1.0),
         ("agreement_decay", 1.5),
         ("radius", -1.0),
+        ("neighbourhood", 0.0),
+        ("place_frequencies", -1),
     ],
 )
 def test_impossible_configurations_are_named(field, value):

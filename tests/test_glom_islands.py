@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.encoders.glom.islands import island_merges, relative_distances
+from agents.encoders.glom.islands import find_islands, island_merges, relative_distances
 from htm_env.forest import check_merges, leaf_sets
 
 
@@ -74,6 +74,25 @@ def test_distances_are_shares_of_the_samples_mean():
         found = relative_distances(padded, torch.arange(slots)[None] < 3)
         assert found[0, 0, :3, :3].flatten().tolist() == pytest.approx(expected.flatten().tolist())
         assert not found[0, 1].any()
+
+
+def test_islands_are_joined_by_steps():
+    """At level 0 the first four are each near to the next, not to the one after it."""
+    columns = levels([0.0, 1.0, 2.0, 3.0, 50.0, 51.0], [0.0, 50.0, 0.0, 50.0, 50.0, 90.0])[None]
+    present = torch.ones(1, 6, dtype=torch.bool)
+    islands = find_islands(columns, present, 0.001)
+    assert islands.labels[0].tolist() == [[0, 0, 0, 0, 1, 1], [0, 1, 0, 1, 1, 2]]
+    assert islands.sizes[0].tolist() == [[4, 2, 0, 0, 0, 0], [2, 3, 1, 0, 0, 0]]
+    assert islands.counts.tolist() == [[2, 3]]
+    assert torch.equal(islands.merges, island_merges(columns, present, 0.001))
+
+
+def test_islands_of_what_is_not_there_have_no_number():
+    columns = torch.zeros(2, 4, 1, 1)
+    present = torch.tensor([[True, True, False, False], [False] * 4])
+    islands = find_islands(columns, present, 0.1)
+    assert islands.labels[:, 0].tolist() == [[0, 0, -1, -1], [-1] * 4]
+    assert islands.counts[:, 0].tolist() == [1, 0]
 
 
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([1e-3, 1.0, 1e3]))

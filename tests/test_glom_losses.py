@@ -9,9 +9,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agents.encoders.config import GlomConfig
+from agents.encoders.config import GlomConfig, GlomTrainingConfig
 from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_crops, draw_hidden
-from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
+from agents.encoders.glom.tokens import TokenGlom
 from benchmarks.glom import mean_of_neighbours, restoring, train
 from benchmarks.wholes import WholesDataset
 from htm_env.autoencoder import seeded_initialisation
@@ -154,14 +154,18 @@ def test_losses_reach_every_parameter_and_weight_nothing_is_left_out():
     model, data = make(GlomConfig(level_width=8)), WholesDataset("train")
     batch = data.fixed(8)
     tokens = (batch.tokens - data.mean) / data.std
-    losses = scene_losses(model, tokens, batch.present, GlomTrainingConfig(), generator())
+    losses = model.losses(
+        tokens, batch.present, training=GlomTrainingConfig(), generator=generator()
+    )
     assert set(losses) == {"denoising", "contrastive"}
     sum(losses.values()).backward()
     assert all(parameter.grad.any() for parameter in model.parameters())
-    again = scene_losses(model, tokens, batch.present, GlomTrainingConfig(), generator())
+    again = model.losses(
+        tokens, batch.present, training=GlomTrainingConfig(), generator=generator()
+    )
     assert all(torch.equal(losses[name], again[name]) for name in losses)
     none = GlomTrainingConfig(denoising_weight=0.0, contrastive_weight=0.0)
-    assert scene_losses(model, tokens, batch.present, none, generator()) == {}
+    assert model.losses(tokens, batch.present, training=none, generator=generator()) == {}
 
 
 def test_the_baseline_is_the_mean_of_the_nearest_whole_tokens():

@@ -112,10 +112,11 @@ def attend(
     query: Float[Tensor, "B H Q d"],
     key: Float[Tensor, "B H K d"],
     value: Float[Tensor, "B H K v"],
-    mask: Bool[Tensor, "#B #H #Q K"],
+    mask: Bool[Tensor, "#B #H #Q K"] | None,
     scale: float | None = None,
 ) -> Float[Tensor, "B H Q v"]:
-    """Softmax attention to what ``mask`` allows (True <--> allowed); 0 where nothing is.
+    """Softmax attention to what ``mask`` allows (True <--> allowed; None: all is); 0 where nothing
+    is.
 
     One padded call for all populations: measured twice as fast on CPU as ragged ones at these
     sizes.
@@ -123,4 +124,4 @@ def attend(
     attended = nn.functional.scaled_dot_product_attention(
         query, key, value, attn_mask=mask, scale=scale
     )
-    return attended.masked_fill(~mask.any(-1, keepdim=True), 0.0)
+    return attended if mask is None else attended.masked_fill(~mask.any(-1, keepdim=True), 0.0)

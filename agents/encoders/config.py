@@ -46,6 +46,14 @@ class GlomConfig:
     radius: float | None = None
     """Columns attend only to those whose centroids lie within it, in standardised coordinates;
     None: to all of them."""
+    attend_self: bool = True
+    """False <--> a column attends to others only."""
+    place_frequencies: int = 0
+    """Sinusoids of each coordinate of its centroid that a column receives, beside its token and in
+    its top-down nets; 0: it does not know its place."""
+    neighbourhood: float | None = None
+    """The bottom-up nets receive the level below of the columns whose centroids lie within it too,
+    in standardised coordinates; None: of their own column alone."""
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -56,9 +64,52 @@ class GlomConfig:
             iterations=1,
             sharpness=0,
             agreement_decay=(0, 1),
+            place_frequencies=0,
         )
         if self.radius is not None:
             check_bounds(self, radius=0)
+        if self.neighbourhood is not None:
+            check_bounds(self, neighbourhood=1e-6)
+
+    @property
+    def needs_coordinates(self) -> bool:
+        """True <--> weights depend on how many coordinates a centroid has."""
+        return self.place_frequencies > 0 or self.neighbourhood is not None
+
+    @property
+    def needs_centroids(self) -> bool:
+        """True <--> something depends on where the columns are."""
+        return self.radius is not None or self.needs_coordinates
+
+
+@dataclass(frozen=True)
+class GlomTrainingConfig:
+    """The losses of a Glom of tokens or of images."""
+
+    denoising_weight: float = 1.0
+    """Weight of restoring what is hidden."""
+    hidden_tokens: float = 0.3
+    """The share of tokens with hidden coordinates; of an image, that of its hidden region."""
+    hidden_coordinates: float = 0.5
+    """The share of such a token's coordinates that is hidden; 1 hides the whole token. A patch is
+    hidden whole."""
+    contrastive_weight: float = 0.3
+    """Weight of distinguishing scenes."""
+    crop_share: float = 0.6
+    """The share of an image that is in each of its two crops; the crops of a set are halves."""
+    temperature: float = 0.1
+    """Temperature of crops' similarities: the lower, the more the nearest scenes count."""
+
+    def __post_init__(self) -> None:
+        check_bounds(
+            self,
+            denoising_weight=0,
+            hidden_tokens=(0, 1),
+            hidden_coordinates=(0, 1),
+            contrastive_weight=0,
+            crop_share=(0, 1),
+            temperature=1e-6,
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +142,7 @@ class GlomEncoderConfig:
 
     @property
     def needs(self) -> tuple[str, ...]:
-        return () if self.glom.radius is None else ("centroids",)
+        return ("centroids",) if self.glom.needs_centroids else ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,5 @@
-"""``glom``: merges the islands of a Glom, which learns from the data's tokens alongside."""
+"""``GlomTrainer`` of a Glom of tokens or images; ``glom`` merges the islands of one that learns
+from the data's tokens alongside."""
 
 from __future__ import annotations
 
@@ -11,9 +12,10 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from agents.config.dataclasses_json import check_bounds
-from agents.encoders.config import GlomConfig
+from agents.encoders.config import GlomConfig, GlomTrainingConfig
+from agents.encoders.glom.columns import ImageGlom
 from agents.encoders.glom.islands import island_merges
-from agents.encoders.glom.tokens import GlomTrainingConfig, TokenGlom, scene_losses
+from agents.encoders.glom.tokens import TokenGlom
 from agents.evaluation.evaluate import Planner
 from agents.fixed import FixedPolicy, FixedRule
 from agents.fixed.order import sorted_order
@@ -24,6 +26,52 @@ from htm_env.autoencoder import TreeEncoder, seeded_initialisation
 from htm_env.files import load_weights
 from htm_env.rewards import RewardName
 from htm_env.types import TokenBatch
+
+
+class GlomTrainer:
+    """Updates of a Glom by its losses of scenes, without labels, trees or rewards.
+
+    Args:
+        training: the losses.
+        generator: draws what is hidden, and the crops.
+    """
+
+    def __init__(
+        self,
+        model: TokenGlom | ImageGlom,
+        generator: torch.Generator,
+        training: GlomTrainingConfig | None = None,
+        optimizer: OptimizerConfig | None = None,
+    ) -> None:
+        self.model, self.generator = model, generator
+        self.training = GlomTrainingConfig() if training is None else training
+        config = OptimizerConfig() if optimizer is None else optimizer
+        self.optimizer = GuardedOptimizer("glom", model.parameters(), config, prefix="loss/glom_")
+
+    def update(self, progress: float, *scenes: Tensor) -> dict[str, float]:
+        """One step at this share of the training on images ``(B, C, H, W)``, or on standardised
+        tokens ``(B, P, T)`` and where they are ``(B, P)``; returns the losses by their tags.
+
+        Raises ``FloatingPointError`` where they stay non-finite.
+        """
+        losses = self.model.losses(*scenes, training=self.training, generator=self.generator)
+        if not losses:
+            return {}
+        self.optimizer.zero()
+        torch.stack(list(losses.values())).sum().backward()
+        return self.optimizer.step(losses, progress)
+
+    def state(self) -> dict[str, Any]:
+        """The model's weights and the optimizer, from which :meth:`restore` continues."""
+        return {
+            "glom": copy.deepcopy(self.model.state_dict()),
+            **{f"glom_{name}": part for name, part in self.optimizer.state().items()},
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Continue from a :meth:`state`."""
+        load_weights(self.model, state["glom"])
+        self.optimizer.restore({name: state[f"glom_{name}"] for name in ("optimizer", "guard")})
 
 
 @dataclass(frozen=True)
@@ -66,8 +114,8 @@ class GlomOrder(FixedOrder):
         with seeded_initialisation(self.generator):
             model = TokenGlom(self.dataset.token_dim, self.config.glom)
         self.glom = model.to(self.device)
-        self.optimizer = GuardedOptimizer(
-            "glom", self.glom.parameters(), self.config.optimizer, prefix="loss/glom_"
+        self.columns = GlomTrainer(
+            self.glom, self.generator, self.config.training, self.config.optimizer
         )
         return FixedPolicy(FixedRule("glom", self._islands, sorted_order), self.autoencoder)
 
@@ -87,24 +135,11 @@ class GlomOrder(FixedOrder):
         """One step of the Glom, at this share of its own part of the budget."""
         batch = self.dataset.sample(self.config.glom_batch_size, self.generator).to(self.device)
         tokens = self.autoencoder.standardise(batch.tokens)
-        losses = scene_losses(
-            self.glom, tokens, batch.present, self.config.training, self.generator
-        )
-        if not losses:
-            return {}
-        total = torch.stack(list(losses.values())).sum()
-        self.optimizer.zero()
-        total.backward()
-        return self.optimizer.step(losses, progress)
+        return self.columns.update(progress, tokens, batch.present)
 
     def state(self) -> dict[str, Any]:
-        return {
-            **super().state(),
-            "glom": copy.deepcopy(self.glom.state_dict()),
-            **{f"glom_{name}": part for name, part in self.optimizer.state().items()},
-        }
+        return super().state() | self.columns.state()
 
     def restore(self, state: dict[str, Any]) -> None:
         super().restore(state)
-        load_weights(self.glom, state["glom"])
-        self.optimizer.restore({name: state[f"glom_{name}"] for name in ("optimizer", "guard")})
+        self.columns.restore(state)

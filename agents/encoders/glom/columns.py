@@ -1,44 +1,43 @@
-"""``Glom``: every token is a column of levels that iterate until they agree (Hinton 2021)."""
+"""``Glom``: every token is a column of levels that iterate until they agree (Hinton 2021);
+``ImageGlom``: the tokens are patches of images."""
 
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from agents.encoders.base import attend, without_junk
-from agents.encoders.config import GlomConfig
+from agents.encoders.base import without_junk
+from agents.encoders.config import GlomConfig, GlomTrainingConfig
+from agents.encoders.glom.images import grid, images_of, patches_of
+from agents.encoders.glom.levels import (
+    LevelNetworks,
+    Surroundings,
+    near,
+    neighbour_filters,
+    similarity_attention,
+    sinusoids,
+)
+from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_regions
 from htm_env.checks import at_least
 
 
-class LevelNetworks(nn.Module):
-    """One network with a hidden layer for each level, shared over the columns, in one product.
+class Surrounded(NamedTuple):
+    """What stays the same over the iterations."""
 
-    Its input is layer-normalised, so that it stays in range over any number of iterations.
-    """
-
-    def __init__(self, levels: int, width: int, hidden: int) -> None:
-        super().__init__()
-        self.first = nn.Parameter(torch.empty(levels, width, hidden))
-        self.first_bias = nn.Parameter(torch.empty(levels, 1, hidden))
-        self.second = nn.Parameter(torch.empty(levels, hidden, width))
-        self.second_bias = nn.Parameter(torch.empty(levels, 1, width))
-        for parameter, inputs in (
-            (self.first, width),
-            (self.first_bias, width),
-            (self.second, hidden),
-            (self.second_bias, hidden),
-        ):
-            nn.init.uniform_(parameter, -1 / math.sqrt(inputs), 1 / math.sqrt(inputs))
-
-    def forward(self, columns: Float[Tensor, "B P K d"]) -> Float[Tensor, "B P K d"]:
-        levels = nn.functional.layer_norm(columns, columns.shape[-1:])
-        levels = levels.permute(2, 0, 1, 3).flatten(1, 2)  # (K, B * P, d)
-        hidden = nn.functional.gelu(torch.baddbmm(self.first_bias, levels, self.first))
-        made = torch.baddbmm(self.second_bias, hidden, self.second)
-        return made.unflatten(1, columns.shape[:2]).permute(1, 2, 0, 3)
+    lowest: Float[Tensor, "1 B P d"]
+    """The tokens, as the lowest level receives them."""
+    active: Bool[Tensor, "B P"] | None
+    """True <--> a token is here; None: everywhere."""
+    allowed: Bool[Tensor, "#B #P P"] | None
+    """True <--> the column (second axis) may attend to this one (last axis); None: all may."""
+    place: Float[Tensor, "B P d"] | None
+    """What the top-down nets receive of where a column is."""
+    filters: Float[Tensor, "F B P P"] | None
+    """Of the columns around, for the bottom-up nets."""
 
 
 class Glom(nn.Module):
@@ -50,24 +49,42 @@ class Glom(nn.Module):
 
     Args:
         width: ``W`` of the tokens.
+        coordinates: ``T`` of their centroids, where the configuration needs them.
     """
 
-    def __init__(self, width: int, config: GlomConfig) -> None:
+    def __init__(self, width: int, config: GlomConfig, coordinates: int | None = None) -> None:
         super().__init__()
         at_least(1, width=width)
         self.config = config
         levels, size = config.levels, config.level_width
         hidden = config.expansion * size
+        if config.needs_coordinates and coordinates is None:
+            raise ValueError("places of columns are used; expected coordinates, found None")
+        places = 2 * (coordinates or 0) * config.place_frequencies
         self.from_token = nn.Sequential(
-            nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, size)
+            nn.Linear(width + places, hidden), nn.GELU(), nn.Linear(hidden, size)
         )
         self.bottom_up = LevelNetworks(levels - 1, size, hidden)
         self.top_down = LevelNetworks(levels - 1, size, hidden)
         self.fresh = nn.Parameter(torch.randn(levels, size))
-        terms = torch.full((levels, 1), 3.0 + config.attention)
+        terms = torch.full((levels, 1, 1, 1), 3.0 + config.attention)
         terms[-1] -= 1  # there is no level above the top
         self.register_buffer("terms", terms, persistent=False)
         self.terms: Tensor
+        if config.place_frequencies:
+            self.placing = nn.Linear(places, size)
+        if config.neighbourhood is not None:
+            self.surroundings = Surroundings(levels - 1, size, coordinates or 0)
+
+    @staticmethod
+    def from_image(
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int = 14,
+        channels: int = 3,
+        **words: Any,
+    ) -> ImageGlom:
+        """A Glom whose tokens are the patches of images; ``words`` as for :class:`ImageGlom`."""
+        return ImageGlom(image_size, patch_size, channels, **words)
 
     def forward(
         self,
@@ -76,86 +93,224 @@ class Glom(nn.Module):
         centroids: Float[Tensor, "B P T"] | None = None,
         iterations: int | None = None,
         state: Float[Tensor, "B P L d"] | None = None,
-    ) -> Float[Tensor, "B P L d"]:
+        return_all: bool = False,
+    ) -> Float[Tensor, "*times B P L d"]:
         """The columns after so many ``iterations`` (the configuration's if None); zeros where no
         token is.
 
         They start from ``state``, what an earlier call gave, or else all alike. ``k`` iterations
-        and ``m`` more from their columns are ``k + m`` at once, to the last bit.
+        and ``m`` more from their columns are ``k + m`` at once, to the last bit. With
+        ``return_all`` the columns before the first iteration and after each, (1 + iterations, B,
+        P, L, d).
 
-        Raises ``ValueError`` where a radius is to be kept and ``centroids`` are not given, and for
-        a state that is not of these tokens and levels.
+        Raises ``ValueError`` where ``centroids`` are needed and not given, and for a state that is
+        not of these tokens and levels.
         """
         shape = (*active.shape, self.config.levels, self.config.level_width)
         if state is not None and state.shape != shape:
             raise ValueError(f"the state has shape {tuple(state.shape)}; expected {shape}")
-        allowed = active[:, None]
-        if self.config.radius is not None:
-            if centroids is None:
-                raise ValueError("a Glom with a radius needs centroids, which were not given")
-            allowed = near(centroids, active, self.config.radius)
-        start = self.fresh.expand(*active.shape, -1, -1) if state is None else state
-        columns = start.masked_fill(~active[..., None, None], 0.0)
-        lowest = self.from_token(without_junk(tokens, active))[:, :, None]  # (B, P, 1, d)
         iterations = self.config.iterations if iterations is None else iterations
         at_least(0, iterations=iterations)
+        around = self._surrounded(tokens, active, centroids)
+        start = self.fresh.expand(shape) if state is None else state
+        # Levels first: each has networks of its own, and attends within itself.
+        columns = start.masked_fill(~active[..., None, None], 0.0).permute(2, 0, 1, 3).contiguous()
+        states = [columns]
         for _ in range(iterations):
-            columns = self._iterate(columns, lowest, active, allowed)
-        return columns
+            columns = self._iterate(columns, around)
+            states.append(columns)
+        if return_all:
+            return torch.stack(states).permute(0, 2, 3, 1, 4)
+        return columns.permute(1, 2, 0, 3)
+
+    def _surrounded(
+        self,
+        tokens: Float[Tensor, "B P W"],
+        active: Bool[Tensor, "B P"],
+        centroids: Float[Tensor, "B P T"] | None,
+    ) -> Surrounded:
+        config, full = self.config, bool(active.all())
+        tokens = without_junk(tokens, active)
+        allowed = None if full else active[:, None]
+        place = filters = None
+        if centroids is None:
+            if config.needs_centroids:
+                raise ValueError("a Glom with a radius or places needs centroids, found None")
+        else:
+            if config.radius is not None:
+                allowed = near(centroids, active, config.radius)
+            if config.place_frequencies:
+                waves = sinusoids(centroids, active, config.place_frequencies)
+                tokens, place = torch.cat([tokens, waves], dim=2), self.placing(waves)
+            if config.neighbourhood is not None:
+                filters = neighbour_filters(centroids, active, config.neighbourhood)
+        if not config.attend_self:
+            others = ~torch.eye(active.shape[1], dtype=torch.bool, device=active.device)[None]
+            allowed = others if allowed is None else allowed & others
+        lowest = self.from_token(tokens)[None]
+        return Surrounded(lowest, None if full else active, allowed, place, filters)
 
     def _iterate(
-        self,
-        columns: Float[Tensor, "B P L d"],
-        lowest: Float[Tensor, "B P 1 d"],
-        active: Bool[Tensor, "B P"],
-        allowed: Bool[Tensor, "B #P P"],
-    ) -> Float[Tensor, "B P L d"]:
-        below = torch.cat([lowest, self.bottom_up(columns[:, :, :-1])], dim=2)
-        above = nn.functional.pad(self.top_down(columns[:, :, 1:]), (0, 0, 0, 1))
+        self, columns: Float[Tensor, "L B P d"], around: Surrounded
+    ) -> Float[Tensor, "L B P d"]:
+        normal = nn.functional.layer_norm(columns, columns.shape[-1:])
+        parts, wholes = normal[:-1], normal[1:]
+        if around.filters is not None:
+            parts = parts + self.surroundings(parts, around.filters)
+        if around.place is not None:
+            wholes = wholes + around.place
+        below = torch.cat([around.lowest, self.bottom_up(parts)])
+        above = nn.functional.pad(self.top_down(wholes), (0, 0, 0, 0, 0, 0, 0, 1))
         terms = columns + below + above
         if self.config.attention:
             terms = terms + similarity_attention(
-                columns, allowed, self.config.sharpness, self.config.agreement_decay
+                columns, around.allowed, self.config.sharpness, self.config.agreement_decay
             )
-        return (terms / self.terms).masked_fill(~active[..., None, None], 0.0)
+        terms = terms / self.terms
+        if around.active is None:
+            return terms
+        return terms.masked_fill(~around.active[..., None], 0.0)
 
 
-def similarity_attention(
-    columns: Float[Tensor, "B P L d"],
-    allowed: Bool[Tensor, "B #P P"],
-    sharpness: float,
-    agreement_decay: float = 0.0,
-) -> Float[Tensor, "B P L d"]:
-    """Attention by similarity of every level of every column to the same level of the others
-    (Hinton 2021, "How to represent part-whole hierarchies in a neural network").
-
-    The values of a level are the levels themselves, ``softmax(S_l) X_l`` with
-    ``S_l = sharpness * sum_k decay^k X_{l+k} X_{l+k}^T``: columns that agree further up are part
-    of the same whole, so they attend more to one another. Without decay, k = 0 alone counts.
+class ImageGlom(nn.Module):
+    """Columns over the patches of images, row by row, in the words of ``glom-pytorch``.
 
     Args:
-        columns: anything finite where there is no column; it has no weight.
-        allowed: True <--> the column (second axis) may attend to this one (last axis).
+        image_size: side in pixels, or height and width; whole patches.
+        patch_size: side of a patch; 1: a column for every pixel.
+        channels: numbers of a pixel, best standardised.
+        dim: ``d``, numbers of a level.
+        levels: ``L``; without ``iters`` there are twice as many iterations.
+        consensus_self: False <--> a column attends to others only.
+        local_consensus_radius: how far away in patches those are that a column attends to; 0: all.
+        neighbours: how far away in patches those are whose level below the bottom-up nets receive;
+            0: their own column alone.
+        options: other fields of :class:`GlomConfig`.
+
+    Raises ``ValueError`` for images that are not of whole patches.
     """
-    levels = columns.transpose(1, 2)  # (B, L, P, d)
-    agreeing = levels
-    if agreement_decay:
-        # One wide vector a level, whose products are the sum over the levels above.
-        count, width = levels.shape[1], levels.shape[3]
-        wide = levels.new_zeros(*levels.shape[:3], count * width)
-        for level in range(count):
-            for k in range(count - level):
-                part = slice(k * width, (k + 1) * width)
-                wide[:, level, :, part] = agreement_decay ** (k / 2) * levels[:, level + k]
-        agreeing = wide
-    attended = attend(agreeing, agreeing, levels, allowed[:, None], scale=sharpness)
-    return attended.transpose(1, 2)
+
+    def __init__(
+        self,
+        image_size: int | tuple[int, int] = 224,
+        patch_size: int = 14,
+        channels: int = 3,
+        *,
+        dim: int = 512,
+        levels: int = 6,
+        consensus_self: bool = False,
+        local_consensus_radius: float | int = 0,
+        neighbours: float | int = 0,
+        **options: Any,
+    ) -> None:
+        super().__init__()
+        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
+        at_least(1, patch_size=patch_size, channels=channels, height=height, width=width)
+        if height % patch_size or width % patch_size:
+            raise ValueError(
+                f"image_size is {image_size}; expected a multiple of the patch size {patch_size}"
+            )
+        self.patch_size, self.rows, self.columns = (
+            patch_size,
+            height // patch_size,
+            width // patch_size,
+        )
+        places = grid(self.rows, self.columns)
+        spacing = 1 / max(float(places.square().mean().sqrt()), 1e-6)
+        self.register_buffer("places", spacing * places, persistent=False)
+        self.places: Tensor
+        numbers = channels * patch_size**2
+        config = {
+            "levels": levels,
+            "level_width": dim,
+            "expansion": 4,
+            "iterations": 2 * levels,
+            "attend_self": consensus_self,
+            "radius": _reach(local_consensus_radius, spacing),
+            "neighbourhood": _reach(neighbours, spacing),
+            "place_frequencies": 1 + math.ceil(math.log2(max(self.rows, self.columns))),
+        }
+        self.glom = Glom(numbers, GlomConfig(**{**config, **options}), coordinates=2)
+        self.hidden_patch = nn.Parameter(torch.zeros(numbers))
+        hidden = 4 * dim
+        self.restoring = nn.Sequential(
+            nn.Linear(levels * dim, hidden), nn.GELU(), nn.Linear(hidden, numbers)
+        )
+
+    def forward(
+        self,
+        images: Float[Tensor, "B C H W"],
+        iters: int | None = None,
+        levels: Float[Tensor, "B P L d"] | None = None,
+        return_all: bool = False,
+        *,
+        hidden: Bool[Tensor, "B P"] | None = None,
+        present: Bool[Tensor, "B P"] | None = None,
+    ) -> Float[Tensor, "*times B P L d"]:
+        """The columns of every patch after ``iters`` iterations.
+
+        Args:
+            levels: columns to start from, those of another frame for instance.
+            return_all: the columns before the first iteration and after each, ``(1 + iters, B, P,
+                L, d)``.
+            hidden: True <--> the patch is not seen; its column is there.
+            present: True <--> the patch is part of the crop: elsewhere there is no column.
+        """
+        patches = patches_of(images, self.patch_size)
+        if hidden is not None:
+            patches = torch.where(hidden[..., None], self.hidden_patch, patches)
+        if present is None:
+            present = patches.new_ones(patches.shape[:2], dtype=torch.bool)
+        places = self.places.expand(len(images), -1, -1)
+        return self.glom(patches, present, places, iters, levels, return_all)
+
+    def watch(
+        self, frames: Float[Tensor, "B F C H W"], iters: int = 2
+    ) -> Float[Tensor, "B F P L d"]:
+        """The columns after every frame of a video: a few iterations each, from the columns of the
+        frame before; the first frame has as many as an image."""
+        seen: list[Tensor] = []
+        for frame in frames.unbind(dim=1):
+            seen.append(self(frame, iters, seen[-1]) if seen else self(frame))
+        return torch.stack(seen, dim=1)
+
+    def restore(self, columns: Float[Tensor, "B P L d"]) -> Float[Tensor, "B C H W"]:
+        """The images, restored from the columns."""
+        patches = self.restoring(columns.flatten(2))
+        return images_of(patches, self.patch_size, self.rows, self.columns)
+
+    def losses(
+        self,
+        images: Float[Tensor, "B C H W"],
+        *,
+        training: GlomTrainingConfig,
+        generator: torch.Generator,
+    ) -> dict[str, Float[Tensor, ""]]:
+        """The losses of these images by name, weighted; those of weight 0 are left out.
+
+        A region of every image is to be restored from the rest, and two regions of one image are to
+        be told from those of others. ``generator`` draws them.
+        """
+        losses: dict[str, Tensor] = {}
+        places = self.places.expand(len(images), -1, -1)
+        everywhere = places.new_ones(places.shape[:2], dtype=torch.bool)
+        if training.denoising_weight:
+            hidden = draw_regions(places, everywhere, training.hidden_tokens, generator)
+            restored = self.restore(self(images, hidden=hidden))
+            first, second = (patches_of(each, self.patch_size) for each in (restored, images))
+            loss = denoising_loss(first, second, hidden[..., None].expand_as(first))
+            losses["denoising"] = training.denoising_weight * loss
+        if training.contrastive_weight:
+            crops = [
+                draw_regions(places, everywhere, training.crop_share, generator) for _ in range(2)
+            ]
+            tops = self(images.repeat(2, 1, 1, 1), present=torch.cat(crops))[:, :, -1].chunk(2)
+            losses["contrastive"] = training.contrastive_weight * contrastive_loss(
+                tops[0], crops[0], tops[1], crops[1], training.temperature
+            )
+        return losses
 
 
-def near(
-    centroids: Float[Tensor, "B P T"], active: Bool[Tensor, "B P"], radius: float
-) -> Bool[Tensor, "B P P"]:
-    """True <--> both are active, and their centroids lie within ``radius`` of each other."""
-    both = active[:, :, None] & active[:, None, :]
-    distances = (centroids[:, :, None] - centroids[:, None]).square().sum(-1)
-    return both & (distances <= radius**2)  # what is not a number is not near
+def _reach(patches: float | int, spacing: float) -> float | None:
+    """A distance in patches as one of standardised places, a little more against rounding."""
+    return 1.001 * spacing * patches if patches else None

@@ -28,7 +28,7 @@ class GlomEncoder(ContextEncoder):
         self.config, self.needs = config, config.needs
         self.carries = config.continued_iterations > 0
         self.has_losses = bool(config.denoising_weight or config.contrastive_weight)
-        self.glom = Glom(width, config.glom)
+        self.glom = Glom(width, config.glom, coordinates)
         levels, size = config.glom.levels, config.glom.level_width
         self.read_out = nn.Sequential(nn.LayerNorm(levels * size), nn.Linear(levels * size, width))
         self.summarise = nn.Sequential(

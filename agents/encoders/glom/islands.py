@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
@@ -10,6 +12,43 @@ from agents.fixed.linkage import agglomerate
 
 FAR = 1e6
 """Added for one level further up: far above any distance relative to the mean one."""
+
+
+class Islands(NamedTuple):
+    """The islands of every level, and the tree that they give."""
+
+    labels: Int64[Tensor, "B L P"]
+    """The island that each column is on, numbered from 0 in the order of their first slots; -1
+    where no column is."""
+    sizes: Int64[Tensor, "B L P"]
+    """Columns on each island, by its number; 0 where there are fewer islands."""
+    merges: Int64[Tensor, "B M 2"]
+    """See :func:`island_merges`."""
+
+    @property
+    def counts(self) -> Int64[Tensor, "B L"]:
+        """Islands of each level."""
+        return (self.sizes > 0).sum(dim=2)
+
+
+def find_islands(
+    columns: Float[Tensor, "B P L d"], present: Bool[Tensor, "B P"], tolerance: float
+) -> Islands:
+    """The islands of agreement: at every level, columns joined by steps from one to another that is
+    nearly equal there, as :func:`island_merges` has it.
+
+    ``present``: True <--> a token is here; those of a sample fill its slots ``0 .. n-1``.
+    """
+    pairs = (present[:, :, None] & present[:, None])[:, None]
+    joined = (relative_distances(columns, present) <= tolerance) & pairs  # (B, L, P, P)
+    for _ in range((present.shape[1] - 1).bit_length()):  # steps of twice the length
+        joined = (joined.float() @ joined.float()) > 0
+    first = joined.int().argmax(dim=3)  # the first slot of a column's island
+    begins = present[:, None] & (first == torch.arange(first.shape[2], device=first.device))
+    labels = (begins.cumsum(dim=2) - 1).gather(2, first).masked_fill(~present[:, None], -1)
+    numbers = torch.arange(labels.shape[2], device=labels.device)
+    sizes = (labels[..., None] == numbers).sum(dim=2)
+    return Islands(labels, sizes, island_merges(columns, present, tolerance))
 
 
 def island_merges(

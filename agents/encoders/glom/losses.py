@@ -53,6 +53,25 @@ def draw_crops(
     return first, active & ~first
 
 
+def draw_regions(
+    centroids: Float[Tensor, "B P T"],
+    active: Bool[Tensor, "B P"],
+    share: float,
+    generator: torch.Generator,
+) -> Bool[Tensor, "B P"]:
+    """A region of every sample, True <--> inside: of its active tokens the ``share`` (rounded)
+    that is nearest to a place drawn in the box around them."""
+    here = active[..., None]
+    low = centroids.masked_fill(~here, torch.inf).amin(dim=1)
+    high = centroids.masked_fill(~here, -torch.inf).amax(dim=1)
+    drawn = _uniforms(tuple(low.shape), generator, low)
+    place = torch.lerp(low, high, drawn)[:, None]  # (B, 1, T)
+    distances = (centroids - place).square().sum(dim=2).masked_fill(~active, torch.inf)
+    rank = distances.argsort(dim=1).argsort(dim=1)
+    count = (share * active.sum(dim=1, keepdim=True)).round()
+    return (rank < count) & active
+
+
 def contrastive_loss(
     first: Float[Tensor, "B P d"],
     in_first: Bool[Tensor, "B P"],
