@@ -5,7 +5,8 @@ continued by the same command until it is done; then everything that it left beh
 for bit, with a run that nothing disturbed. The commands run in copies (``fork``) of a process that
 has loaded the libraries, which would take most of the time otherwise; every tenth one starts from
 nothing. A comparison starts processes of its own: the signal goes to it, to one of them, or to all,
-and what a killed comparison leaves running ends by itself or is killed too.
+and what a killed comparison leaves running ends by itself or is killed too. At last commands get
+Ctrl-C or SIGTERM in their first seconds, before there is anything to continue.
 
 An ending counts as another one where a command does not say, in a line and in its status, that it
 was interrupted, or shows a traceback.
@@ -41,9 +42,11 @@ from agents.runs.loop import ACTIVITIES, Training
 from benchmarks.measuring import Row
 from benchmarks.table import RESULTS, origin, report
 
-ALGORITHMS = ("reinforce", "replay", "ppo", "maskable_ppo", "nearest")
+ALGORITHMS = ("reinforce", "rloo", "replay", "ppo", "maskable_ppo", "nearest")
 COMPARISON = "compare"
 KILLS = 300
+STARTS = 40
+"""Commands that get Ctrl-C or SIGTERM in their first seconds."""
 A_RUN = 12
 """Disturbances of a run at most."""
 COMPARED = 0.5
@@ -68,10 +71,11 @@ OTHER = "other"
 MOMENTS = (*ACTIVITIES, OTHER)
 UNKNOWN = "unknown"
 """The moment of a process whose activity is not known."""
-TARGETS = ("comparison", "a run", "all")
+A_RUN_OF_IT = "a run"
+TARGETS = ("comparison", A_RUN_OF_IT, "all")
 """What a signal to a comparison goes to."""
 PAIR = ("nearest", "random")
-"""The algorithms of the comparison, one run each."""
+"""The algorithms of the comparison, one run each, whose trees are searched on."""
 CLOCK = ("seconds", "update_seconds", "spent", "metrics_sha256", "digest", "start_time")
 """Fields that a clock decides, or that are a digest over such."""
 LIBRARIES = (
@@ -82,6 +86,8 @@ LIBRARIES = (
 """What the commands import."""
 FRESH_SECONDS = 4.0
 """Processor seconds in which a fresh process has loaded its libraries."""
+PYTHON_SECONDS = 0.05
+"""Those in which Python itself has started: until then it answers to signals as it likes."""
 START_SECONDS = 0.8
 """Those in which a copy has read its options and built its learner."""
 EARLY = 0.4
@@ -248,7 +254,7 @@ def arguments_of(algo: str, folder: Path) -> list[str]:
             *("compare", "--envs", "HTM-Trees-v0", "--algos", ",".join(PAIR), "--seeds", "1"),
             *("--env-kwargs", '{"HTM-Trees-v0": {"heights": [2, 3]}}'),
             *("--algo-options", json.dumps(options), *budget, "--jobs", "2"),
-            *("--out", str(folder)),
+            *("--search", "10", "--out", str(folder)),
         ]
     options = OPTIONS.get(algo, LEARNED)
     return ["train", *TASK, "--algo", algo, *options, *budget, "--resume", str(folder)]
@@ -271,13 +277,23 @@ class Tally:
     def disturbed(self) -> int:
         return sum(self.signals.values())
 
-    def add(self, how: signal.Signals, moment: str, status: int, said: str) -> None:
-        """Count a disturbance, and what the command ended with; it may have been just about to."""
+    def add(self, how: signal.Signals, moment: str | None, status: int, said: str) -> None:
+        """Count a disturbance, and what the command ended with; it may have been just about to.
+
+        ``moment`` is None where it ended before anything disturbed it. A comparison of which one
+        run was disturbed says that this run failed, and finishes the others.
+        """
+        if moment is None:
+            if status != 0:
+                self.others.append(f"undisturbed it ended with {status}: {said!r}")
+            return
         self.signals[how.name] += 1
         self.moments[moment] += 1
-        silent = how is signal.SIGKILL or status == 0
-        told = any(line.startswith("htm: interrupted") for line in said.splitlines())
-        if status not in (STATUS[how], 0) or not (silent or told):
+        expected, line = STATUS[how], "htm: interrupted"
+        if moment == A_RUN_OF_IT:
+            expected, line = 1, "htm: 1 of the runs failed"
+        told = any(each.startswith(line) for each in said.splitlines())
+        if status != 0 and (status != expected or not (told or expected == STATUS[signal.SIGKILL])):
             self.others.append(f"{how.name} at {moment} ended with {status}: {said[-200:]!r}")
         elif "Traceback" in said:
             self.others.append(f"{how.name} at {moment} said {said!r}")
@@ -297,20 +313,26 @@ class Tally:
 def endure(algo: str, count: int, folder: Path, rng: random.Random) -> Tally:
     """Disturb runs of an algorithm, or comparisons, ``count`` times, each until it is done."""
     folder.mkdir(parents=True)
-    course, disturb = (
-        (comparison_of, _disturb_comparison) if algo == COMPARISON else (course_of, _disturb_run)
+    course, disturbed = (
+        (comparison_of, disturbed_comparison) if algo == COMPARISON else (course_of, disturbed_run)
     )
     tally, whole = Tally(algo), folder / "whole"
     started = time.monotonic()
-    arguments = arguments_of(algo, whole)
-    seconds = Command(arguments, folder / "whole.log").seconds_to_the_end()
+    seconds = Command(arguments_of(algo, whole), folder / "whole.log").seconds_to_the_end()
     if algo == COMPARISON:  # most of it is done by others
         seconds = time.monotonic() - started
     expected = course(whole)
     while tally.disturbed < count:
         found = folder / str(tally.runs)
-        times = min(A_RUN, count - tally.disturbed)
-        disturb(tally, arguments_of(algo, found), found, times, seconds, rng)
+        arguments, log = arguments_of(algo, found), found.with_suffix(".log")
+        for _ in range(min(A_RUN, count - tally.disturbed)):
+            command = Command(arguments, log, fresh=tally.disturbed % FRESH == FRESH - 1)
+            how = rng.choice(SIGNALS)
+            moment, status = disturbed(command, how, seconds, rng, found)
+            tally.add(how, moment, status, log.read_text(errors="replace"))
+            if moment is None and status == 0:
+                break  # it was done
+        Command(arguments, log).seconds_to_the_end()
         tally.runs += 1
         tally.identical += course(found) == expected
         done = f"{tally.identical} of {tally.runs} bit for bit, {len(tally.others)} other endings"
@@ -318,78 +340,72 @@ def endure(algo: str, count: int, folder: Path, rng: random.Random) -> Tally:
     return tally
 
 
-def _disturb_run(
-    tally: Tally,
-    arguments: Sequence[str],
-    folder: Path,
-    count: int,
-    seconds: float,
-    rng: random.Random,
-) -> None:
-    """``seconds`` are those of a run that nothing disturbs."""
-    log = folder.with_suffix(".log")
-    for _ in range(count):
-        how, fresh = rng.choice(SIGNALS), tally.disturbed % FRESH == FRESH - 1
-        command = Command(arguments, log, fresh)
-        moment, earliest = rng.choice(ACTIVITIES), rng.uniform(0.0, EARLY * seconds)
-        if fresh:
-            moment, earliest = UNKNOWN, rng.uniform(0.0, EARLY * seconds + FRESH_SECONDS)
-        elif moment == "start_up":
-            earliest = rng.uniform(0.0, START_SECONDS)
-        found = command.disturb(how, moment, earliest, after=rng.uniform(0.0, 0.05))
-        status = command.wait()
-        if found is not None:
-            tally.add(how, found, status, log.read_text(errors="replace"))
-        elif status == 0:
-            return  # it was done
-        else:
-            tally.others.append(f"undisturbed it ended with {status}: {log.read_text()!r}")
-    Command(arguments, log).seconds_to_the_end()
+def disturbed_run(
+    command: Command, how: signal.Signals, seconds: float, rng: random.Random, folder: Path
+) -> tuple[str | None, int]:
+    """The moment of a run at which a signal reached it, None if it ended before, and its status.
+
+    ``seconds`` are those of a run that nothing disturbs.
+    """
+    moment, earliest = rng.choice(ACTIVITIES), rng.uniform(0.0, EARLY * seconds)
+    if command.fresh:
+        moment, earliest = UNKNOWN, rng.uniform(0.0, EARLY * seconds + FRESH_SECONDS)
+    elif moment == "start_up":
+        earliest = rng.uniform(0.0, START_SECONDS)
+    found = command.disturb(how, moment, earliest, after=rng.uniform(0.0, 0.05))
+    return found, command.wait()
 
 
-def _disturb_comparison(
-    tally: Tally,
-    arguments: Sequence[str],
-    folder: Path,
-    count: int,
-    seconds: float,
-    rng: random.Random,
-) -> None:
-    log = folder.with_suffix(".log")
-    for _ in range(count):
-        how, target = rng.choice(SIGNALS), rng.choice(TARGETS)
-        command, moment = Command(arguments, log), time.monotonic() + rng.uniform(0.0, seconds)
-        while command.runs and time.monotonic() < moment:
-            time.sleep(0.01)
-        ended, runs = not command.runs, processes_of(folder)
-        hit = {"comparison": [command.process], "a run": runs[:1]}.get(
-            target, [command.process, *runs]
-        )
-        if not ended:
-            for process in hit or [command.process]:
-                with suppress(ProcessLookupError):
-                    os.kill(process, how)
-        status = command.wait()
-        left = processes_of(folder)
-        if rng.random() < 0.5:
-            for process in left:
-                with suppress(ProcessLookupError):
-                    os.kill(process, signal.SIGKILL)
-        while processes_of(folder):
-            time.sleep(0.05)
-        if ended:
-            if status == 0:
-                return
-            tally.others.append(f"undisturbed it ended with {status}: {log.read_text()!r}")
-            continue
-        said = log.read_text(errors="replace")
-        if command.process not in hit and runs and status == 1:
-            status = STATUS[how]  # it says that a run failed, and goes on with the others
-            how_said = said.replace("htm: 1 of the runs failed", "htm: interrupted")
-            tally.add(how, target, status, how_said)
-        else:
-            tally.add(how, target if hit else "comparison", status, said)
-    Command(arguments, log).seconds_to_the_end()
+def disturbed_comparison(
+    command: Command, how: signal.Signals, seconds: float, rng: random.Random, folder: Path
+) -> tuple[str | None, int]:
+    """What of a comparison a signal reached, None if it ended before, and its status."""
+    target, moment = rng.choice(TARGETS), time.monotonic() + rng.uniform(0.0, seconds)
+    while command.runs and time.monotonic() < moment:
+        time.sleep(0.01)
+    ended, runs = not command.runs, processes_of(folder)
+    if not runs:
+        target = TARGETS[0]
+    hit = {"comparison": [command.process], "a run": runs[:1]}.get(target, [command.process, *runs])
+    if not ended:
+        _send(how, hit)
+    status = command.wait()
+    if rng.random() < 0.5:
+        _send(signal.SIGKILL, processes_of(folder))
+    while processes_of(folder):
+        time.sleep(0.05)
+    return None if ended else target, status
+
+
+def _send(how: signal.Signals, processes: Sequence[int]) -> None:
+    for process in processes:
+        with suppress(ProcessLookupError):
+            os.kill(process, how)
+
+
+def starts(how: signal.Signals, count: int, folder: Path, rng: random.Random) -> Row:
+    """What comes of a signal in the first seconds of a command that starts from nothing."""
+    folder.mkdir(parents=True)
+    Command(arguments_of("reinforce", folder / "whole"), folder / "log").seconds_to_the_end()
+    expected = course_of(folder / "whole")
+    outcomes: Counter[str] = Counter()
+    for number in range(count):
+        found, log = folder / str(number), folder / f"{number}.log"
+        arguments = arguments_of("reinforce", found)
+        command = Command(arguments, log, fresh=True)
+        command.disturb(how, UNKNOWN, rng.uniform(PYTHON_SECONDS, FRESH_SECONDS), after=0.0)
+        status, said = command.wait(), log.read_text(errors="replace")
+        lines = [line for line in said.splitlines() if line.startswith("htm: interrupted")]
+        told = status == STATUS[how] and len(lines) == 1 and "Traceback" not in said
+        outcomes["one line and its status"] += told
+        outcomes["no folder"] += not found.exists()
+        if found.exists():
+            Command(arguments, log).seconds_to_the_end()
+            outcomes["bit for bit when resumed"] += course_of(found) == expected
+        if not told:
+            print(f"{how.name}, {status}: {said}", file=sys.stderr)
+    columns = ("one line and its status", "no folder", "bit for bit when resumed")
+    return {"signal": how.name, "sent": count, **{name: outcomes[name] for name in columns}}
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -409,6 +425,7 @@ def main(arguments: list[str] | None = None) -> None:
         "--algorithms", nargs="*", default=[*ALGORITHMS, COMPARISON], help=f"or {COMPARISON}"
     )
     parser.add_argument("--kills", type=int, default=KILLS, help="of all together")
+    parser.add_argument("--starts", type=int, default=STARTS, help="interrupted in their start")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
@@ -422,6 +439,11 @@ def main(arguments: list[str] | None = None) -> None:
             count = math.ceil(options.kills * share / sum(shares.values()))
             rng = random.Random(f"{options.seed} {algo}")
             tallies.append(endure(algo, count, Path(folder).resolve() / algo, rng))
+        started = [
+            starts(how, options.starts // 2, Path(folder) / how.name, random.Random(how.name))
+            for how in (signal.SIGINT, signal.SIGTERM)
+            if options.starts
+        ]
     for tally in tallies:
         for line in tally.others:
             print(f"{tally.algo}: {line}", file=sys.stderr)
@@ -434,6 +456,8 @@ def main(arguments: list[str] | None = None) -> None:
     if compared:
         rows = [tally.row(TARGETS) for tally in compared]
         report("endurance_comparison", rows, options.out, made_by=made_by)
+    if started:
+        report("endurance_starts", started, options.out, made_by=made_by)
 
 
 if __name__ == "__main__":
