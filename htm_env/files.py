@@ -24,9 +24,9 @@ if TYPE_CHECKING:
 
 DIGEST = "digest"
 """The field of JSON that holds its digest."""
-DEEPEST, LONGEST_JSON, LONGEST_HEADER = 100, 2**24, 2**24
-"""Levels of JSON within each other, bytes of a file of it, and bytes of the header of a file of
-tensors, at most."""
+DEEPEST, LONGEST_JSON, LONGEST_HEADER, LONGEST_TABLE = 100, 2**24, 2**24, 2**28
+"""Levels of JSON within each other, bytes of a file of it, bytes of the header of a file of
+tensors, and bytes of a table of results, at most."""
 DAMAGED = "it was changed after it was written: its digest is another"
 
 
@@ -176,16 +176,26 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises ``ValueError`` for what is no object, and for one that does not have the digest that it
     names.
     """
-    path = Path(path)
-    if path.stat().st_size > LONGEST_JSON:
-        raise ValueError(f"it is longer than {LONGEST_JSON:,} bytes")
-    values = parse_json(path.read_text(encoding="utf-8"))
+    values = parse_json(read_text(path))
     if not isinstance(values, dict):
         raise ValueError("expected an object")
     digest = values.pop(DIGEST, None)
     if digest is not None and digest != _json_digest(values):
         raise ValueError(DAMAGED)
     return values
+
+
+def read_text(path: str | Path, longest: int = LONGEST_JSON) -> str:
+    """The text of a UTF-8 file; raises ``ValueError`` for what is no file, such as a device that
+    never ends, for a file of more than ``longest`` bytes, and for one that is not UTF-8."""
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        raise ValueError("it is not a file")
+    with open(path, "rb") as file:
+        content = file.read(longest + 1)
+    if len(content) > longest:
+        raise ValueError(f"it is longer than {longest:,} bytes")
+    return content.decode()
 
 
 def parse_json(text: str) -> Any:

@@ -26,7 +26,7 @@ from htm_env.drawing.figures import (
     probabilities_figure,
     tree_figure,
 )
-from htm_env.drawing.rendering import Sample, samples_figure
+from htm_env.drawing.rendering import Sample, plain, samples_figure
 from htm_env.drawing.trace import Trace
 from htm_env.files import atomic_write_bytes
 
@@ -71,7 +71,7 @@ def _work(
             trace.tokens,
             trace.tree.merges,
             trace.reconstruction,
-            f"{trace.title or f'sample {first + number}'}\n"
+            f"{plain(trace.title) or f'sample {first + number}'}\n"
             f"{trace.error_name} {trace.errors[-1]:.4g}",
         )
         for number, trace in enumerate(drawn)

@@ -8,6 +8,9 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
+
+from agents.config.errors import one_line
 
 Scores = dict[str, float | None]
 
@@ -44,12 +47,15 @@ def print_scores(
 
 
 def print_table(rows: Sequence[Mapping[str, str]], *, show_header: bool = True) -> None:
-    """Print rows of cells by column; the first column is text, the others are numbers."""
+    """Print rows of cells by column; the first column is text, the others are numbers.
+
+    Cells are printed as they are, without control characters: labels may be anything.
+    """
     table = Table(show_header=show_header)
     for name in rows[0]:
         table.add_column(name, justify="right" if table.columns else "left")
     for row in rows:
-        table.add_row(*row.values())
+        table.add_row(*(Text(one_line(cell)) for cell in row.values()))
     Console(file=sys.stdout).print(table)
 
 

@@ -14,7 +14,7 @@ from agents.cli.options import TrainOptions
 from agents.comparison.options import PROBLEM_NAMES
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import checked_fields, flattened, merged, nested
-from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
+from agents.config.errors import UsageError, as_usage_error, json_object, one_line, set_threads
 from agents.config.files import quoted, read_file, write_file
 from agents.config.options import OWN_DATA, check_environment, given_budget
 from agents.config.run import RunConfig
@@ -62,7 +62,8 @@ def train(options: TrainOptions) -> None:
             return
         _print_width(asked.get("embedding_dim"), learner)
         if learner.dataset.column_names is not None:
-            print(f"columns   {', '.join(learner.dataset.column_names)} are the numbers of a token")
+            columns = one_line(", ".join(learner.dataset.column_names))
+            print(f"columns   {columns} are the numbers of a token")
         advice = learner.advice()
         if advice is not None:
             print(f"advice    {advice} (--candidates knn)", file=sys.stderr)

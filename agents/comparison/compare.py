@@ -131,6 +131,7 @@ def _train(runs: Sequence[PlannedRun], workers: int, title: str, lock: int) -> l
     """Bring every run to its end; returns a line for each one that failed."""
     watched = []
     for run in runs:
+        run.directory.check_own_files()
         if not run.directory.holds_run:
             run.directory.save_config(run.config)
         # A run that has a configuration and no checkpoint starts from the beginning.

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from agents.comparison.jobs import Job, State
 from agents.comparison.results import metrics_points
+from agents.config.errors import one_line
 from agents.runs.directory import RunDirectory
 
 REFRESH_SECONDS = 1.0
@@ -88,7 +89,7 @@ class LiveTable:
         for run in runs:
             name, state, share, seconds, merges, score = run.cells()
             course = f"  {share}  {seconds} s  {merges} merges  validation {score}" if share else ""
-            reason = f"  {run.job.reason}" if run.job.reason else ""
+            reason = f"  {one_line(run.job.reason)}" if run.job.reason else ""
             print(f"{self._count()}  {name}  {state}{course}{reason}", file=sys.stderr, flush=True)
 
     def _count(self) -> str:

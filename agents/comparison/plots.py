@@ -18,7 +18,7 @@ from agents.comparison.results import Task
 from agents.comparison.statistics import Estimate
 from agents.comparison.table import ERROR, Comparison, is_fixed
 from htm_env.drawing.glyphs import COLOURS
-from htm_env.drawing.rendering import new_figure
+from htm_env.drawing.rendering import new_figure, plain
 
 MARKS = "osD^vP*X<>hp"
 DASHES = ((0, (5, 2)), (0, (1, 1.5)), (0, (5, 1.5, 1, 1.5)))
@@ -187,7 +187,7 @@ def matrix_figure(
 
 
 def _titled(comparison: Comparison) -> list[tuple[str, Task]]:
-    return [(task_name(task).title, task) for task in comparison.tasks]
+    return [(plain(task_name(task).title), task) for task in comparison.tasks]
 
 
 def _panels(

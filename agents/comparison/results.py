@@ -21,7 +21,7 @@ from agents.encoders import NO_ENCODER
 from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
 from htm_env.checks import brief
-from htm_env.files import atomic_write_text, parse_json
+from htm_env.files import LONGEST_TABLE, atomic_write_text, parse_json, read_text
 
 Row = TypeVar("Row")
 
@@ -262,7 +262,7 @@ def _lines(path: Path, *, complete: bool = False) -> Iterator[tuple[int, dict[st
     number = 0
     names: list[str] = []
     with _in_line(path, 1, "UTF-8"):
-        text = path.read_bytes().decode()
+        text = read_text(path, LONGEST_TABLE)
     text = text[: text.rfind("\n") + 1] if complete else text
     lines = csv.reader(io.StringIO(text, newline=""), strict=True)
     while True:

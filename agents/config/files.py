@@ -25,13 +25,13 @@ def read_file(path: Path) -> dict[str, Any]:
 
     Raises :class:`UsageError` naming a file that cannot be read.
     """
-    from htm_env.files import parse_json  # loads torch
+    from htm_env.files import parse_json, read_text  # loads torch
 
     readers = {".toml": _toml, ".json": parse_json}
     if path.suffix not in readers:
         raise UsageError(f"--config {path} has no suffix .toml or .json")
     try:
-        values = readers[path.suffix](path.read_text(encoding="utf-8"))
+        values = readers[path.suffix](read_text(path))
     except FileNotFoundError:
         raise UsageError(f"--config {path}: there is no such file") from None
     except ValueError as error:

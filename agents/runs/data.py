@@ -15,6 +15,7 @@ from torch import Tensor
 from agents.config.options import OWN_DATA
 from agents.config.run import RunConfig
 from htm_env.datasets import Dataset
+from htm_env.datasets.files import Memory
 from htm_env.datasets.user import BESIDE_ROWS
 from htm_env.types import TokenBatch
 
@@ -120,7 +121,8 @@ class RunData:
         """The run on four rows of zeros and ones in the shape of its data.
 
         A learner can be built on it, to be restored; there is nothing to learn or to evaluate.
-        Raises ``FileNotFoundError`` where nothing is recorded.
+        Raises ``FileNotFoundError`` where nothing is recorded, ``ValueError`` for a shape that no
+        data can have.
         """
         if self.recorded is None:
             raise FileNotFoundError(self.missing)
@@ -128,6 +130,7 @@ class RunData:
         slots, columns = self.recorded["tokens"], self.recorded["token_dim"]
         for values in (kept.get("categorical") or {}).values():
             columns -= values - 1  # a column of so many values is as many coordinates
+        Memory(f"the data that {self.folder} records").take_array((4, slots, columns))
         rows = np.zeros((4, slots, columns), dtype=np.float32)
         rows[:, ::2] = 1.0  # tokens have to differ
         own = {"dataset": rows}

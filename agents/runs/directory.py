@@ -25,7 +25,7 @@ from agents.config.files import RECORDED, check_run, quoted
 from agents.config.plug_ins import check_outside
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
-from agents.runs.lock import locked
+from agents.runs.lock import check_own_files, locked
 from agents.runs.loop import Position, Scalars
 from agents.runs.records import CheckpointRecord, RunRecord, RunResult
 from htm_env.checks import brief
@@ -89,8 +89,17 @@ class RunDirectory:
         return self.config_path.exists()
 
     def locked(self) -> AbstractContextManager[int]:
-        """Keep other processes from writing here (see :func:`agents.runs.lock.locked`)."""
+        """Keep other processes from writing here (see :func:`agents.runs.lock.locked`).
+
+        Raises ``ValueError`` too where something in the folder is a link: it may come from anybody,
+        and what a run writes and removes stays in it.
+        """
+        self.check_own_files()
         return locked(self.path)
+
+    def check_own_files(self) -> None:
+        """Raise ``ValueError`` where something in the folder is a link."""
+        check_own_files(sorted(self.path.iterdir()) if self.path.is_dir() else [])
 
     def check_free(self) -> None:
         """Raise ``FileExistsError`` if a run was started here."""

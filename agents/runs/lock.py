@@ -6,7 +6,7 @@ import fcntl
 import os
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -27,8 +27,8 @@ def locked(folder: str | Path) -> Iterator[int]:
     Where this process is killed, the system ends the lock with the last process that has the
     descriptor: those that inherit it keep the folder locked.
 
-    Raises ``ValueError`` for a file, for a name that is no text, and naming the process that has
-    the lock; ``OSError`` where nothing can be written.
+    Raises ``ValueError`` for a file, for a name that is no text, for a lock that is a link or no
+    file, and naming the process that has the lock; ``OSError`` where nothing can be written.
     """
     folder = Path(folder)
     check_name(folder)
@@ -50,10 +50,22 @@ def locked(folder: str | Path) -> Iterator[int]:
                 path.rmdir()
 
 
+def check_own_files(paths: Iterable[Path]) -> None:
+    """Raise ``ValueError`` naming the first that is a symbolic link, through which something
+    elsewhere would be written or removed, or that is neither a file nor a folder."""
+    for path in paths:
+        if path.is_symlink() or (path.exists() and not (path.is_file() or path.is_dir())):
+            raise ValueError(
+                f"{path} is a link or a device: what a process writes here are files of its own; "
+                "expected a file or a folder, or nothing yet"
+            )
+
+
 def _locked_file(folder: Path) -> int | None:
     """A descriptor of the locked file; None where another process removed it meanwhile."""
     path = folder / LOCK
-    lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    check_own_files([path])
+    lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if not path.exists() or not os.path.samestat(os.fstat(lock), path.stat()):

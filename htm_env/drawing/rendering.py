@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
 
+from htm_env.checks import brief
 from htm_env.drawing.glyphs import (
     FAINT,
     INK,
@@ -185,6 +186,11 @@ def samples_figure(samples: Sequence[Sample], kind: str) -> Figure:
     for axes, label in zip(grid[:, 0], rows, strict=True):
         axes.set_ylabel(label, fontsize=9)
     return figure
+
+
+def plain(name: str) -> str:
+    """A name as figures show it: in one line, and as no formula."""
+    return brief(name).replace("$", r"\$")
 
 
 def new_figure(

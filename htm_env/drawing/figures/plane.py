@@ -20,7 +20,13 @@ from htm_env.drawing.glyphs import (
     kind_named,
     token_anchors,
 )
-from htm_env.drawing.rendering import draw_forest, forest_lines, merge_colours, node_places
+from htm_env.drawing.rendering import (
+    draw_forest,
+    forest_lines,
+    merge_colours,
+    node_places,
+    plain,
+)
 from htm_env.drawing.trace import Trace
 from htm_env.trees.merge_tree import MergeTree
 
@@ -56,7 +62,7 @@ def draw_numbered_forest(axes: Axes, trace: Trace) -> None:
 def shown_names(trace: Trace) -> list[str]:
     """What a figure calls the nodes: their names, the long ones shortened."""
     return [
-        name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}"
+        plain(name if len(name) <= LETTERS else f"{name[: LETTERS - 1]}\N{HORIZONTAL ELLIPSIS}")
         for name in trace.names
     ]
 

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
 
 from htm_env.drawing.glyphs import COLOURS, draw_tokens, frame_axes
-from htm_env.drawing.rendering import figure_to_array, new_figure
+from htm_env.drawing.rendering import figure_to_array, new_figure, plain
 
 FEW = 12
 """Different values that are drawn as numerals; more of them are dots on a scale of colours."""
@@ -115,7 +115,7 @@ def _draw_values(
     names: Sequence[str] | None,
 ) -> None:
     values = np.unique(shows).tolist()
-    called = {value: str(value) if names is None else names[value] for value in values}
+    called = {value: str(value) if names is None else plain(names[value]) for value in values}
     if len(values) == 1:  # nothing to tell apart
         axes.scatter(places[:, 0], places[:, 1], s=9, color=COLOURS[0], linewidths=0)
         axes.set_title(f"all samples ({what}: {called[values[0]]})", fontsize=9)

@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 
 from htm_env.drawing.figures.plane import ROUND, draw_numbered_forest, plain_numbers, shown_names
 from htm_env.drawing.glyphs import MANY
-from htm_env.drawing.rendering import merge_colours, new_figure
+from htm_env.drawing.rendering import merge_colours, new_figure, plain
 from htm_env.drawing.trace import Numbers, Trace
 from htm_env.trees.merge_tree import MergeTree
 
@@ -42,7 +42,7 @@ def tree_figure(trace: Trace, heights: str = "order") -> Figure:
         dendrogram.yaxis.set_major_locator(MaxNLocator(8, integer=True))
     plain_numbers(dendrogram.yaxis)
     dendrogram.set_ylabel(labels[heights], fontsize=8)
-    what = f"{trace.title}: " if trace.title else ""
+    what = f"{plain(trace.title)}: " if trace.title else ""
     plane.set_title(f"{what}{tree.num_leaves} tokens and their tree", fontsize=9)
     dendrogram.set_title("dark: early merges, bright: late ones", fontsize=9)
     return figure
