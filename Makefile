@@ -85,4 +85,4 @@ bench: install
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf .venv .venv-lowest .venv-other .venv-clients runs
+	rm -rf .venv .venv-lowest .venv-other .venv-clients .venv-originals runs

@@ -416,6 +416,7 @@ HELPERS = {
     "matrix_products",
     "measuring",
     "neighbour_lists",  # measured by scaling
+    "originals",
     "plain_environment",
     "plain_reference",
     "running",
