@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agents.stable_baselines.config import StableBaselinesConfig
     from agents.stable_baselines.files import load_model, save_model
     from agents.stable_baselines.learner import StableBaselinesLearner
+    from htm_env.drawing.figures.islands import islands_figure, islands_gif
 
 __all__ = [
     "AutoencoderConfig",
@@ -69,6 +70,8 @@ __all__ = [
     "denoising_loss",
     "find_islands",
     "island_merges",
+    "islands_figure",
+    "islands_gif",
     "join_samples",
     "load",
     "load_model",
@@ -81,6 +84,7 @@ _MODULES = {
     "agents.encoders.glom.islands": ("Islands", "find_islands", "island_merges"),
     "agents.encoders.glom.losses": ("contrastive_loss", "denoising_loss"),
     "agents.encoders.glom.tokens": ("TokenGlom",),
+    "htm_env.drawing.figures.islands": ("islands_figure", "islands_gif"),
     "agents.encoders.hierarchical.config": ("HierarchicalTransformerConfig",),
     "agents.encoders.hierarchical.transformer": ("HierarchicalTransformer",),
     "agents.encoders.reduction.reduction": (

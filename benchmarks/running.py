@@ -31,6 +31,7 @@ QUALITY = {
     "merge_rounds": "what merging in rounds costs and saves",
     "jets": "log-likelihood of trees over particle jets, by fixed orders and searches",
     "glom": "what Glom's columns gain from hearing one another",
+    "glom_probe": "what the top level of a Glom knows of digits",
     "glom_speed": "time and memory of a Glom of images beside glom-pytorch",
     "frozen_search": "how near search comes to the best trees known, and what one shape is worth",
     "jets_search": "what search gains on particle jets, against its evaluations",

@@ -23,6 +23,7 @@ ARGUMENTS = {
     "own_merger.py": (["3"], "bits a letter, learned"),
     "known_levels.py": (["3"], "clades found: 100%"),
     "hierarchical_transformer.py": (["5"], "the same text: True"),
+    "glom.py": (["3"], "islands of two sets at the top level"),
     "hierarchy_reduction.py": ([], "words in each sentence: [2, 1]"),
     "scikit_learn_pipeline.py": (["300"], "digits told apart"),
     "generate_samples.py": (["3"], "are pairs of crossing segments"),

@@ -21,7 +21,7 @@ from agents.encoders.glom.levels import (
     similarity_attention,
     sinusoids,
 )
-from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_regions
+from agents.encoders.glom.losses import contrastive_loss, draw_regions
 from htm_env.checks import at_least
 
 
@@ -233,8 +233,9 @@ class ImageGlom(nn.Module):
         self.glom = Glom(numbers, GlomConfig(**{**config, **options}), coordinates=2)
         self.hidden_patch = nn.Parameter(torch.zeros(numbers))
         hidden = 4 * dim
+        self.restored_places = nn.Parameter(torch.randn(len(places), dim))
         self.restoring = nn.Sequential(
-            nn.Linear(levels * dim, hidden), nn.GELU(), nn.Linear(hidden, numbers)
+            nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, numbers)
         )
 
     def forward(
@@ -275,8 +276,12 @@ class ImageGlom(nn.Module):
         return torch.stack(seen, dim=1)
 
     def restore(self, columns: Float[Tensor, "B P L d"]) -> Float[Tensor, "B C H W"]:
-        """The images, restored from the columns."""
-        patches = self.restoring(columns.flatten(2))
+        """The images, each patch restored from its place and the mean of the top level over all
+        columns that are there: what the whole is."""
+        tops = columns[:, :, -1]
+        there = tops.any(dim=2, keepdim=True).sum(dim=1, keepdim=True).clamp(min=1)
+        whole = nn.functional.layer_norm(tops.sum(dim=1, keepdim=True) / there, tops.shape[-1:])
+        patches = self.restoring(whole + self.restored_places)
         return images_of(patches, self.patch_size, self.rows, self.columns)
 
     def losses(
@@ -288,17 +293,15 @@ class ImageGlom(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """The losses of these images by name, weighted; those of weight 0 are left out.
 
-        A region of every image is to be restored from the rest, and two regions of one image are to
-        be told from those of others. ``generator`` draws them.
+        Every image is to be restored while a region of it is hidden, and two regions of one image
+        are to be told from those of others. ``generator`` draws them.
         """
         losses: dict[str, Tensor] = {}
         places = self.places.expand(len(images), -1, -1)
         everywhere = places.new_ones(places.shape[:2], dtype=torch.bool)
         if training.denoising_weight:
             hidden = draw_regions(places, everywhere, training.hidden_tokens, generator)
-            restored = self.restore(self(images, hidden=hidden))
-            first, second = (patches_of(each, self.patch_size) for each in (restored, images))
-            loss = denoising_loss(first, second, hidden[..., None].expand_as(first))
+            loss = nn.functional.mse_loss(self.restore(self(images, hidden=hidden)), images)
             losses["denoising"] = training.denoising_weight * loss
         if training.contrastive_weight:
             crops = [
