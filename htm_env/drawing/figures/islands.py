@@ -98,7 +98,7 @@ def _draw(
         rows = len(np.unique(places[:, 1]))
         axes.imshow(colours.reshape(rows, -1, 4), interpolation="nearest")
         return
-    axes.scatter(*places.T, c=colours, s=18, edgecolors="0.5", linewidths=0.3)
+    axes.scatter(places[:, 0], places[:, 1], c=colours, s=18, edgecolors="0.5", linewidths=0.3)
     axes.set_aspect("equal", "datalim")
     axes.invert_yaxis()
     axes.margins(0.12)
