@@ -188,9 +188,7 @@ def test_the_names_are_those_of_the_command_line():
     }
     assert sorted(FIXED_POLICIES) == sorted([*NAMES, *OF_KNOWN_MERGERS])
     assert all(fixed_rule(name).name == name for name in FIXED_POLICIES)
-    with pytest.raises(
-        ValueError, match=r"'nearby'; choose from \['average', .*'ward'\], or beam_N"
-    ):
+    with pytest.raises(ValueError, match=r"'nearby'; choose from \['average', .*'ward'\], beam_N"):
         fixed_rule("nearby")
     assert fixed_rule("beam_20") == replace(FIXED_POLICIES["beam"], name="beam_20", shape=Beam(20))
     for name in ("beam_0", "beam_", "beam_-3", "beam_2.5"):
@@ -334,6 +332,57 @@ def test_even_gives_samples_of_one_size_trees_of_one_shape():
     merges = fixed_policy("even_sorted", AUTOENCODER).plan(batch, generator())
     sizes = leaf_sets(merges, batch.num_tokens).sum(2)[:, 11:].sort(1).values
     assert sizes.tolist() == [[2, 2, 2, 2, 2, 3, 4, 4, 7, 11]] * 30
+
+
+CONVENTIONS = [f"convention_{seed}" for seed in range(6)]
+
+
+def convention_by_loops(coordinates: np.ndarray, seed: int) -> list[list[int]]:
+    """At each step the two nodes whose weighted means are nearest, where each of their tokens costs
+    something; the one whose mean lies first along the direction comes first."""
+    weights, direction, price = fixed_rule(f"convention_{seed}").shape.drawn(coordinates.shape[1])
+    weighted = coordinates * weights.double().numpy()
+    merges = by_loops(weighted, lambda tokens, distance: distance**2 + price * tokens)
+    places = coordinates @ direction.double().numpy()
+    members = [[leaf] for leaf in range(len(coordinates))]
+    for pair in merges:
+        pair.sort(key=lambda node: places[members[node]].mean())
+        members.append(members[pair[0]] + members[pair[1]])
+    return merges
+
+
+@pytest.mark.parametrize("name", CONVENTIONS)
+@settings(max_examples=12)
+@given(sizes=st.lists(st.integers(2, 9), min_size=1, max_size=3), seed=seeds)
+def test_a_convention_equals_the_plain_loop(name, sizes, seed):
+    batch = token_batch(sizes, seed)
+    standardised = ((batch.tokens - AUTOENCODER.token_mean) / AUTOENCODER.token_std).double()
+    merges = fixed_policy(name, AUTOENCODER).plan(batch, generator())
+    for row, n in enumerate(sizes):
+        expected = convention_by_loops(standardised[row, :n].numpy(), int(name.split("_")[1]))
+        assert merges[row, : n - 1].tolist() == expected
+
+
+def test_conventions_differ_among_themselves_and_not_among_samples_of_a_grid():
+    digits = make_dataset("HTM-Digits-v0")
+    autoencoder = small_autoencoder(token_dim=digits.token_dim)
+    autoencoder.set_statistics(digits.mean, digits.std)
+    batch = digits.fixed(1)
+    turned = batch.rows(torch.zeros(8, dtype=torch.long))
+    order = torch.stack([torch.randperm(16, generator=generator(row)) for row in range(8)])
+    shuffled = turned._replace(
+        tokens=turned.tokens.gather(1, order[..., None].expand_as(turned.tokens))
+    )
+    found = set()
+    for name in CONVENTIONS:
+        merges = fixed_policy(name, autoencoder).plan(shuffled, generator())
+        alike = {
+            tuple(tuple(sorted(order[row, leaf].item() for leaf in clade)) for clade in clades)
+            for row, clades in enumerate(clades_of(tree, 16) for tree in merges)
+        }
+        assert len(alike) == 1  # whatever slots the tokens are in
+        found |= alike
+    assert len(found) == len(CONVENTIONS)
 
 
 def test_nearest_works_on_standardised_coordinates():

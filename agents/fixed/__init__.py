@@ -7,6 +7,7 @@ import re
 import torch
 from torch import Tensor
 
+from agents.fixed.convention import Convention
 from agents.fixed.linkage import (
     average_tree,
     closest_single_tree,
@@ -126,14 +127,17 @@ def fixed_policy(
 
 
 def fixed_rule(name: str) -> FixedRule:
-    """The rule of that name, or of ``beam_N``, a beam of any width ``N``; ``ValueError`` with the
-    choices if there is none."""
+    """The rule of that name, of ``beam_N``, a beam of any width ``N``, or of ``convention_N``, the
+    convention drawn with seed ``N``; ``ValueError`` with the choices if there is none."""
     if name in FIXED_POLICIES:
         return FIXED_POLICIES[name]
     width = re.fullmatch(r"beam_([1-9][0-9]*)", name)
-    if width is None:
-        raise ValueError(
-            f"unknown fixed policy {name!r}; choose from {sorted(FIXED_POLICIES)}, or beam_N with "
-            "a width N of at least 1"
-        )
-    return FixedRule(name, Beam(int(width[1])), given_order, need=_COMPARED)
+    if width is not None:
+        return FixedRule(name, Beam(int(width[1])), given_order, need=_COMPARED)
+    seed = re.fullmatch(r"convention_([0-9]{1,18})", name)
+    if seed is not None:
+        return FixedRule(name, Convention(int(seed[1])), given_order)
+    raise ValueError(
+        f"unknown fixed policy {name!r}; choose from {sorted(FIXED_POLICIES)}, beam_N with a width "
+        "N of at least 1, or convention_N with a seed N"
+    )

@@ -29,7 +29,7 @@ from agents.fixed import FixedPolicy
 from agents.learners.baselines import discounted_returns, value_loss
 from agents.likelihood.base import PolicyTerms
 from agents.optim.autoencoder_trainer import AutoencoderTrainer
-from agents.optim.optimizers import PolicyOptimizer
+from agents.optim.optimizers import GuardedOptimizer, PolicyOptimizer
 from agents.rollouts.rollout import Deviation, Episodes, mean_entropy
 from htm_env.files import load_weights
 from htm_env.types import TokenBatch
@@ -49,6 +49,9 @@ ORDERS = (
 random order is left out: an autoencoder learns the same tree in sorted order better."""
 BY_COST = ("greedy",)
 """The order under a known merger, where a merge's cost is known without decoding."""
+CONVENTIONS, DRAWN = "conventions", 16
+"""The name for orders that are drawn at random, and their number (see ``agents.fixed.convention``):
+nothing that somebody wrote is seen then."""
 BROKEN = 1e6
 """Value of an error that is not finite."""
 WARM_UP = 2 / 3
@@ -59,11 +62,19 @@ MOST_SAMPLES, MOST_TREES = 4, 256
 """Samples that are searched and trees that are made in one call, at most."""
 
 
+def order_names(names: Sequence[str], seed: int) -> tuple[str, ...]:
+    """The names of fixed orders, with those that this seed draws for ``conventions``."""
+    drawn = [f"convention_{DRAWN * seed + number}" for number in range(DRAWN)]
+    return tuple(order for name in names for order in (drawn if name == CONVENTIONS else [name]))
+
+
 class Halving:
     """Names of which the worse half is left out round by round, until one is left.
 
-    The rounds have equal shares of the budget up to ``end``. What counts is the mean logarithm of
-    the errors reported in a round, after its first laps.
+    The rounds have as many laps each, up to ``end``, a share of the budget: their time goes by how
+    many names are left. With equal times the first round, which tells the most apart, would end
+    before anything is learned. What counts is the mean logarithm of the errors reported in a round,
+    after its first laps.
 
     One alone is selected at once. Raises ``ValueError`` for an end outside [0, 1].
     """
@@ -75,7 +86,10 @@ class Halving:
         self.end = end
         self.remaining = list(self.names)
         """Those that are not left out yet, the best of the last round first."""
-        self._rounds = max(1, len(self.names).bit_length() - 1)
+        sizes = [max(1, len(self.names))]
+        while sizes[-1] >= 4:
+            sizes.append(sizes[-1] // 2)
+        self._ends = [end * sum(sizes[: last + 1]) / sum(sizes) for last in range(len(sizes))]
         self._ended = 0  # rounds
         self._laps: list[list[float]] = []  # logarithms of the errors of the remaining, in order
 
@@ -102,7 +116,7 @@ class Halving:
 
     def advance(self, progress: float) -> None:
         """End the rounds whose time is over at this share of the budget."""
-        while self.open and progress >= self.end * (self._ended + 1) / self._rounds:
+        while self.open and progress >= self._ends[self._ended]:
             self.halve()
 
     def choose(self, name: str) -> None:
@@ -162,7 +176,8 @@ class Cloning:
     """The terms of episodes under the policy that learns."""
     rewards_of: Callable[[TokenBatch, Episodes], tuple[Tensor, Tensor]]
     """The rewards ``(B, M)`` and final errors ``(B,)`` of episodes."""
-    optimizer: PolicyOptimizer
+    optimizer: GuardedOptimizer
+    """Its own."""
     generator: torch.Generator
     ordered: bool = False
     """True <--> the order within a pair counts as a choice in the logged entropy."""

@@ -25,12 +25,13 @@ from agents.learners.imitation import (
     Halving,
     LocalSearch,
     PolicyShare,
+    order_names,
 )
 from agents.likelihood.base import PolicyTerms
 from agents.networks.base import MergePolicy
 from agents.networks.context import make_policy
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer, mean_scalars
-from agents.optim.optimizers import OptimizerConfig, PolicyOptimizer
+from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig, PolicyOptimizer
 from agents.rollouts.greedy_search import merge_matchings
 from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilities, rollout
 from htm_env.autoencoder import TreeEncoder
@@ -83,7 +84,8 @@ class PolicyConfig:
     and imitated; 0 for none, as under a known merger, whose costs have no natural zero."""
     demonstrations: tuple[str, ...] = ()
     """The fixed policies of which one is cloned at first: that whose trees an autoencoder learns
-    best. Without any, all that need no hierarchy and put pairs in an order (see
+    best. ``conventions`` are sixteen that are drawn at random, so that nothing written is seen.
+    Without any, all that need no hierarchy and put pairs in an order (see
     ``agents.learners.imitation.ORDERS``); where the merger is known, greedy; and none where
     something else than the fall of the error is rewarded."""
     demonstration_race: float = 0.1
@@ -143,7 +145,7 @@ class PolicyLearner(Learner):
         self._acting = torch.Generator(self.device).manual_seed(self.task.seed)
         decodes = self.autoencoder.decodes
         usual = BY_COST if not decodes else ORDERS if self.reward.is_fall_of_error else ()
-        names = self.config.demonstrations or usual
+        names = order_names(self.config.demonstrations or usual, self.task.seed)
         self.selection = Halving(names, self.config.demonstration_race)
         """The fixed orders of which one is selected, and cloned."""
         self.demonstrators = {
@@ -190,7 +192,9 @@ class PolicyLearner(Learner):
     ) -> None:
         """Take the network and its optimizer, and make the components that train with them.
 
-        ``ordered`` and ``value_weight`` are those of :class:`Cloning`.
+        Cloning has an optimizer of its own. At its end gradients are small, and so are Adam's
+        averages of their squares: the first gradients of rewards, divided by those, would undo what
+        was cloned. ``ordered`` and ``value_weight`` are those of :class:`Cloning`.
         """
         config, falls = self.config, self.reward.is_fall_of_error
         self.policy = policy
@@ -206,7 +210,7 @@ class PolicyLearner(Learner):
             config.demonstration_share,
             terms_of,
             self.rewards_of,
-            optimizer,
+            GuardedOptimizer("policy", policy.parameters(), config.policy),
             generator,
             ordered,
             value_weight,
@@ -399,6 +403,7 @@ class PolicyLearner(Learner):
             **super().state(),
             "policy": copy.deepcopy(self.policy.state_dict()),
             "selection": self.selection.state(),
+            "cloning": self.cloning.optimizer.state(),
             **({"contestants": contestants} if contestants else {}),
         }
 
@@ -407,5 +412,7 @@ class PolicyLearner(Learner):
         load_weights(self.policy, state["policy"])
         if "selection" in state:  # earlier versions shared one autoencoder, and clone what is left
             self.selection.restore(state["selection"])
+        if "cloning" in state:  # ... and one optimizer
+            self.cloning.optimizer.restore(state["cloning"])
         for name, contestant in state.get("contestants", {}).items():
             self.contestants[name].restore(contestant)
