@@ -7,7 +7,6 @@ import re
 import torch
 from torch import Tensor
 
-from agents.fixed.convention import Convention
 from agents.fixed.linkage import (
     average_tree,
     closest_single_tree,
@@ -136,6 +135,8 @@ def fixed_rule(name: str) -> FixedRule:
         return FixedRule(name, Beam(int(width[1])), given_order, need=_COMPARED)
     seed = re.fullmatch(r"convention_([0-9]{1,18})", name)
     if seed is not None:
+        from agents.fixed.convention import Convention  # few learners draw any
+
         return FixedRule(name, Convention(int(seed[1])), given_order)
     raise ValueError(
         f"unknown fixed policy {name!r}; choose from {sorted(FIXED_POLICIES)}, beam_N with a width "
