@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 
 from agents.encoders.config import HierarchicalConfig, HierarchyConfig
 from agents.encoders.hierarchical.config import NO_TOKEN, HierarchicalTransformerConfig
-from agents.encoders.hierarchical.layers import Merge, covered, from_strands, spread, to_strands
+from agents.encoders.hierarchical.layers import (
+    HierarchicalLayers,
+    Merge,
+    covered,
+    from_strands,
+    spread,
+    to_strands,
+)
 from agents.encoders.hierarchical.objectives import (
     ChunkSummarizer,
     RandomProjectionQuantiser,
@@ -65,7 +72,7 @@ def test_strands_take_every_so_many_th_vector_and_come_back(strands, length):
 def test_a_merge_is_one_network_over_all_hierarchies_at_a_token(receivers):
     drawn = torch.Generator().manual_seed(0)
     hierarchies = [HierarchyConfig(1, 1, 8, 2), HierarchyConfig(3, 3, 4, 1)]
-    merge = Merge(hierarchies, receivers, hidden=6)
+    merge = Merge(hierarchies, receivers)
     with torch.no_grad():
         for weight in merge.parameters():
             weight.normal_(generator=drawn)
@@ -81,6 +88,79 @@ def test_a_merge_is_one_network_over_all_hierarchies_at_a_token(receivers):
             expected[1][0, t // 3] += update[-4:]
     for one, other in zip(merge(vectors, 7)[0], expected, strict=True):
         torch.testing.assert_close(one, other)
+
+
+# ---------------------------------------------------------------- what hierarchies are made of
+
+
+def of_every_rate(**options) -> HierarchicalLayers:
+    """Rates 1, 2 and 6 with overlap, one layer; no bias, so that nothing comes of nothing."""
+    compressor = options.pop("compressor", "convolution")
+    hierarchies = [
+        HierarchyConfig(rate, stride, 8, 2, compressor=compressor)
+        for rate, stride in ((6, 2), (1, 1), (2, 1))
+    ]
+    torch.manual_seed(0)
+    return HierarchicalLayers(hierarchies, 1, 8, causal=True, **options)
+
+
+MADE = {"convolution": {}, "attention": {"compressor": "attention"}, "a chain": {"chained": True}}
+
+
+@pytest.mark.parametrize("options", MADE.values(), ids=MADE)
+def test_a_vector_is_made_of_its_own_tokens_and_no_other(options):
+    layers = of_every_rate(**options)
+    tokens = torch.randn(1, 11, 8, requires_grad=True)
+    starts = layers(tokens).starts
+    for index, (rate, stride) in enumerate([(6, 2), (1, 1), (2, 1)]):
+        for j in range(starts[index].shape[1]):
+            (gradient,) = torch.autograd.grad(starts[index][0, j].sum(), tokens, retain_graph=True)
+            last = j * stride
+            wanted = list(range(max(0, last - rate + 1), last + 1))
+            assert gradient.abs().sum((0, 2)).nonzero().flatten().tolist() == wanted
+
+
+def test_the_attention_of_a_compressor_sees_the_order():
+    layers = of_every_rate(compressor="attention")
+    tokens = torch.randn(1, 6, 8)
+    swapped = tokens[:, [1, 0, 2, 3, 4, 5]]
+    first, second = (layers(each).starts[2][0, 2:] for each in (tokens, swapped))
+    assert not torch.equal(first[0], second[0]) and torch.equal(first[1:], second[1:])
+
+
+def test_a_chain_makes_a_vector_of_those_of_the_lower_rate():
+    layers = of_every_rate(chained=True)
+    starts = layers(torch.randn(1, 11, 8)).starts
+    pairs = starts[2][0, [4, 6, 8]]  # of tokens 3 and 4, 5 and 6, 7 and 8
+    torch.testing.assert_close(starts[0][0, 4], layers.compress[0].project(pairs.flatten()))
+
+
+def test_shared_attention_is_one_module_that_every_hierarchy_learns():
+    apart, shared = of_every_rate(), of_every_rate(share_attention=True)
+
+    def size(layers):
+        return sum(each.numel() for each in layers.parameters())
+
+    attention = shared.blocks[0][0].attention
+    assert all(block.attention is attention for block in shared.blocks[0])
+    assert size(apart) - size(shared) == 2 * sum(each.numel() for each in attention.parameters())
+    tokens = torch.randn(1, 11, 8)
+    for index in range(3):
+        weights = attention.output.weight
+        (gradient,) = torch.autograd.grad(shared(tokens).ends[index].square().sum(), weights)
+        assert gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("receivers", [(0,), (1, 2)])
+def test_only_receivers_depend_on_other_hierarchies(receivers):
+    layers = of_every_rate(receivers=receivers)
+    ends = layers(torch.randn(1, 11, 8)).ends
+    for own in range(3):
+        weights = [layers.compress[other].project.weight for other in (0, 2) if other != own]
+        gradients = torch.autograd.grad(
+            ends[own].square().sum(), weights, retain_graph=True, allow_unused=True
+        )
+        assert all((each is not None) is (own in receivers) for each in gradients)
 
 
 # ---------------------------------------------------------------- quantiser
@@ -225,6 +305,10 @@ def test_without_a_next_vector_the_losses_are_zero_and_have_a_gradient(ahead):
         ({"rate": 0}, "rate is 0"),
         ({"expansion": 0.0}, "expansion is 0.0"),
         ({"head_width": 3}, "head_width is 3; expected an even number"),
+        (
+            {"compressor": "pooling"},
+            "unknown compressor 'pooling'; choose from convolution, attention",
+        ),
     ],
 )
 def test_a_hierarchy_that_cannot_be_is_refused(arguments, message):
@@ -254,6 +338,19 @@ def test_rates_of_the_encoder_rise_from_one(rates):
         ({"next_weight": -1.0}, "next_weight is -1.0; expected a number of at least 0"),
         ({"rollouts": 0}, "rollouts is 0"),
         ({"longest": 0}, "longest is 0"),
+        ({"receiving_rates": (1, 4)}, r"receiving_rates has 4; expected some of \[1, 2, 8\]"),
+        ({"receiving_rates": ()}, r"receiving_rates is \(\); expected at least one"),
+        (
+            {"hierarchies": (HierarchyConfig(3), HierarchyConfig(8)), "token_autoencoder": True},
+            "rate 8 of stride 1 is above rate 3 of stride 1; expected multiples of both",
+        ),
+        (
+            {
+                "hierarchies": (HierarchyConfig(), HierarchyConfig(2, window=0)),
+                "share_attention": True,
+            },
+            r"or a window of 0; expected equal ones with attention \(share_attention\)",
+        ),
     ],
 )
 def test_a_transformer_that_cannot_be_is_refused(options, message):

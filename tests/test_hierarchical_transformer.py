@@ -33,7 +33,7 @@ CONFIGS = {
             hierarchy(3, 3, width=4, window=0, heads=1),
             hierarchy(8, 4, width=16),
         ),
-        merge_into_all=True,
+        receiving_rates=(1, 2, 3, 8),
     ),
     "any order, from all": replace(
         FLAT,
@@ -43,6 +43,25 @@ CONFIGS = {
             hierarchy(4, 2, width=16),
         ),
         predict_from_all=True,
+    ),
+    "attention compresses": replace(
+        FLAT,
+        hierarchies=tuple(
+            replace(each, compressor="attention")
+            for each in (hierarchy(), hierarchy(2), hierarchy(8, 8))
+        ),
+        share_attention=True,
+    ),
+    "a chain": replace(
+        FLAT,
+        hierarchies=(
+            hierarchy(12, 6, width=4),
+            hierarchy(),
+            hierarchy(2, 2),
+            hierarchy(6, 2, width=12),
+        ),
+        token_autoencoder=True,
+        receiving_rates=(2, 1),
     ),
     "the second receives": replace(
         FLAT, hierarchies=(hierarchy(), hierarchy(4, width=12)), predicting_rate=4
@@ -197,6 +216,27 @@ def test_equal_tokens_have_equal_codes_and_codes_are_not_learned():
     assert codes[0, 3] == codes[0, 2]
     names = {name for name, _ in model.named_parameters()}
     assert not any("quantiser" in name or "features" in name for name in names)
+
+
+def test_a_token_autoencoder_learns_to_give_the_tokens_back():
+    """Of random tokens, which nothing predicts: from vectors of two and of four."""
+    config = replace(
+        FLAT,
+        layers=1,
+        hierarchies=(hierarchy(), hierarchy(2, 2, width=16), hierarchy(4, 4, width=32)),
+        token_autoencoder=True,
+        reconstruction_weight=1.0,
+    )
+    model = HierarchicalTransformer(config, generator=seeded(0))
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-2)
+    for step in range(150):
+        losses = model.losses(some_tokens(33, batch=16, seed=step))
+        optimizer.zero_grad()
+        sum(losses.values()).backward()
+        optimizer.step()
+    assert losses["token"] > 2.3  # log 11 is 2.4
+    assert losses["reconstruction_2"] < 0.05
+    assert losses["reconstruction_4"] < 0.5
 
 
 # ---------------------------------------------------------------- generation

@@ -48,7 +48,7 @@ def test_words_mean_what_they_mean_in_the_original():
             HierarchyConfig(16, 8, 128, 8, 2.0, 0, 16),
             HierarchyConfig(1, 1, 256, 8, 4.0, None, 64),
         ),
-        merge_into_all=True,
+        receiving_rates=(16, 1),
         predict_from_all=True,
         latent_weight=(0.5, 0.25),
         prophet_weight=(0.3, 0.3),
@@ -67,8 +67,8 @@ def test_by_default_it_is_a_plain_transformer():
     logits = sum(
         each.numel() for name, each in model.named_parameters() if not name.startswith("objectives")
     )
-    attention, feed_forward = 4 * 8 * (2 * 4), 2 * 8 * 32 + 32
-    assert logits == 2 * 11 * 8 + 2 * (attention + feed_forward)
+    attention, feed_forward, norms = 4 * 8 * (2 * 4), 2 * 8 * 32 + 32, 2 * 8
+    assert logits == 2 * 11 * 8 + 2 * (attention + feed_forward + norms) + 8
 
 
 THREE = {"hierarchies": (1, 2, 8), "window_sizes": (4, 6, None)}

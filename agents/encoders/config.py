@@ -145,6 +145,10 @@ class GlomEncoderConfig:
         return ("centroids",) if self.glom.needs_centroids else ()
 
 
+COMPRESSORS = ("convolution", "attention")
+"""What makes one vector of several tokens, by name."""
+
+
 @dataclass(frozen=True)
 class HierarchyConfig:
     """One of the parallel hierarchies.
@@ -171,9 +175,14 @@ class HierarchyConfig:
     None is all of them, 0 is no attention: then only the token shift mixes neighbours."""
     head_width: int | None = None
     """Numbers of one head; None: the heads share the width."""
+    compressor: str = "convolution"
+    """What makes one vector of ``rate`` tokens: convolution or attention."""
 
     def __post_init__(self) -> None:
         check_bounds(self, rate=1, stride=1, width=4, heads=1)
+        if self.compressor not in COMPRESSORS:
+            names = ", ".join(COMPRESSORS)
+            raise ValueError(f"unknown compressor {self.compressor!r}; choose from {names}")
         check_bounds(self, expansion=1 / self.width)  # one hidden unit
         if self.rate % self.stride:
             raise ValueError(f"rate is {self.rate}; expected a multiple of stride {self.stride}")

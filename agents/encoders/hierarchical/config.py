@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 from agents.config.dataclasses_json import check_bounds
@@ -36,9 +37,14 @@ class HierarchicalTransformerConfig:
         HierarchyConfig(rate=8),
     )
     """Their rates differ, in any order."""
-    merge_into_all: bool = False
-    """True <--> what is merged goes back into every hierarchy, not only into the one that
-    predicts."""
+    receiving_rates: tuple[int, ...] | None = None
+    """The rates of the hierarchies that what is merged is added to; None: the one that predicts."""
+    token_autoencoder: bool = False
+    """True <--> a hierarchy's first vectors are made of those of the next lower rate, not of the
+    tokens: the maps of one encoder, whose decoder is that of ``reconstruction_weight``. Each rate
+    and stride is then a multiple of the lower one's."""
+    share_attention: bool = False
+    """True <--> the hierarchies of a layer have one attention; their widths and heads are equal."""
     next_weight: Weights = 0.0
     """Of the first vector that shares no token with the own one."""
     codes: int = 0
@@ -56,8 +62,7 @@ class HierarchicalTransformerConfig:
     discount_rollouts: bool = True
     """True <--> a later step counts exp(-e), where e are the errors of the steps before it."""
     predicting_rate: int | None = None
-    """The rate of the hierarchy that receives the others and predicts; its stride is 1. None: the
-    lowest."""
+    """The rate of the hierarchy that predicts; its stride is 1. None: the lowest."""
     predict_from_all: bool = False
     """True <--> the logits are made of the vectors of all hierarchies at a token side by side."""
     longest: int | None = None
@@ -82,6 +87,15 @@ class HierarchicalTransformerConfig:
             check_bounds(self, longest=1)
         if self.predicting_rate not in (None, *rates):
             raise ValueError(f"predicting_rate is {self.predicting_rate}; expected one of {rates}")
+        for rate in self.receiving_rates or ():
+            if rate not in rates:
+                raise ValueError(f"receiving_rates has {rate}; expected some of {rates}")
+        if self.receiving_rates == ():
+            raise ValueError("receiving_rates is (); expected at least one, or None")
+        if self.token_autoencoder:
+            self._check_multiples()
+        if self.share_attention:
+            self._check_equal_attention()
         stride = self.hierarchies[self.predicts].stride
         if stride != 1:
             raise ValueError(f"the hierarchy that predicts has stride {stride}; expected 1")
@@ -91,6 +105,31 @@ class HierarchicalTransformerConfig:
         """The number of the hierarchy that predicts."""
         rates = [each.rate for each in self.hierarchies]
         return rates.index(min(rates) if self.predicting_rate is None else self.predicting_rate)
+
+    @property
+    def receives(self) -> tuple[int, ...]:
+        """The numbers of the hierarchies that what is merged is added to."""
+        if self.receiving_rates is None:
+            return (self.predicts,)
+        rates = [each.rate for each in self.hierarchies]
+        return tuple(rates.index(rate) for rate in self.receiving_rates)
+
+    def _check_multiples(self) -> None:
+        rising = sorted(self.hierarchies, key=lambda each: each.rate)
+        for low, high in pairwise(rising):
+            if high.rate % low.rate or high.stride % low.stride:
+                raise ValueError(
+                    f"rate {high.rate} of stride {high.stride} is above rate {low.rate} of stride "
+                    f"{low.stride}; expected multiples of both (token_autoencoder)"
+                )
+
+    def _check_equal_attention(self) -> None:
+        found = {(each.width, each.heads, each.of_a_head) for each in self.hierarchies}
+        if len(found) > 1 or any(each.window == 0 for each in self.hierarchies):
+            raise ValueError(
+                "the hierarchies have different widths, heads, or a window of 0; expected equal "
+                "ones with attention (share_attention)"
+            )
 
     def weights(self, name: str) -> tuple[float, ...]:
         """The weights of that name, one for each hierarchy."""
@@ -120,6 +159,9 @@ class HierarchicalTransformerConfig:
         dynamic_rollout_loss_weight: bool = True,
         ignore_index: int = 0,
         use_flash_attn: bool = False,
+        compressor: str | Sequence[str] = "convolution",
+        token_autoencoder: bool = False,
+        share_attention: bool = False,
     ) -> HierarchicalTransformerConfig:
         """The words and defaults of ``simple-hierarchical-transformer`` 0.4.0 (PyPI).
 
@@ -147,6 +189,10 @@ class HierarchicalTransformerConfig:
             dynamic_rollout_loss_weight: count a later one less where those before it are wrong.
             ignore_index: the token that is no target; 0 by default, also where 0 is a byte.
             use_flash_attn: changes nothing; PyTorch selects the kernel by itself.
+            compressor: what makes one vector of several tokens, convolution or attention. This and
+                the next two are on the original's list of what is to be tried.
+            token_autoencoder: each hierarchy starts from the next lower one.
+            share_attention: one attention for all hierarchies of a layer.
 
         Raises:
             ValueError: there is neither one value nor one for each hierarchy, or as the classes do.
@@ -154,7 +200,8 @@ class HierarchicalTransformerConfig:
         rates = tuple(hierarchies) if isinstance(hierarchies, Sequence) else (hierarchies,)
 
         def each(name: str, value: Any) -> tuple[Any, ...]:
-            values = tuple(value) if isinstance(value, Sequence) else (value,) * len(rates)
+            several = isinstance(value, Sequence) and not isinstance(value, str)
+            values = tuple(value) if several else (value,) * len(rates)
             if len(values) != len(rates):
                 raise ValueError(
                     f"{name} is {value}; expected one value or {len(rates)}, one a hierarchy"
@@ -169,12 +216,15 @@ class HierarchicalTransformerConfig:
             tuple(map(float, each("ff_mult", ff_mult))),
             each("window_sizes", window_sizes),
             each("dim_head", dim_head),
+            each("compressor", compressor),
         )
         return HierarchicalTransformerConfig(
             vocabulary=num_tokens,
             layers=depth,
             hierarchies=tuple(HierarchyConfig(*row) for row in zip(*columns, strict=True)),
-            merge_into_all=hierarchy_merge_all,
+            receiving_rates=rates if hierarchy_merge_all else None,
+            token_autoencoder=token_autoencoder,
+            share_attention=share_attention,
             reconstruction_weight=each("recon_loss_weight", recon_loss_weight),
             prophet_weight=each("prophet_loss_weight", prophet_loss_weight),
             latent_weight=each("next_latent_loss_weight", next_latent_loss_weight),

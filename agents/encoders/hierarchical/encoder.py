@@ -10,7 +10,7 @@ from torch import Tensor
 
 from agents.encoders.base import Context, ContextEncoder, masked_mean, without_junk
 from agents.encoders.config import HierarchicalConfig
-from agents.encoders.hierarchical.layers import HierarchicalLayers, plain_norm
+from agents.encoders.hierarchical.layers import HierarchicalLayers, norm_before
 
 
 class HierarchicalEncoder(ContextEncoder):
@@ -31,7 +31,8 @@ class HierarchicalEncoder(ContextEncoder):
         self.layers = HierarchicalLayers(
             config.hierarchies(width), config.layers, width, causal=False
         )
-        self.last_norm = plain_norm(width)
+        self.layers.start_small()
+        self.last_norm = norm_before(width, weights=False)
 
     def forward(
         self,

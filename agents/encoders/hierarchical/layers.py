@@ -5,7 +5,7 @@ A block of one hierarchy is a token shift, attention in windows and a feed-forwa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -18,20 +18,17 @@ from agents.encoders.base import attend
 from agents.encoders.config import HierarchyConfig
 
 SHARE = 0.1
-"""Factor of initial weights: a deep model starts near the identity, and a head near the uniform
-distribution. Not 0, with which no gradient would reach what lies before."""
+"""Factor of initial weights that start small. Not 0, with which no gradient would reach what lies
+before."""
 
 
-@torch.no_grad()
-def start_small(layer: nn.Module) -> None:
-    """Shrink the initial weights of a linear layer."""
-    cast(nn.Linear, layer).weight.mul_(SHARE)
+def norm_before(width: int, weights: bool) -> nn.LayerNorm:
+    """A layer norm without a bias, so that zeros stay zeros.
 
-
-def plain_norm(width: int) -> nn.LayerNorm:
-    """A layer norm without weights, since a linear layer follows that has its own (OLMo, Groeneveld
-    et al. 2024): as good here, and half as many tensors for the optimizer."""
-    return nn.LayerNorm(width, elementwise_affine=False)
+    ``weights`` are what a language model learns faster with; an encoder of a policy does without
+    them (OLMo, Groeneveld et al. 2024), since the linear layer that follows has its own.
+    """
+    return nn.LayerNorm(width, elementwise_affine=weights, bias=False)
 
 
 @dataclass
@@ -49,6 +46,11 @@ class BlockCache:
     before_feed_forward: Float[Tensor, "B _ W"] = field(init=False)
     count: int = 0
     """Vectors read so far."""
+
+
+def moved_on(vectors: Float[Tensor, "B K _"], new: Float[Tensor, "B 1 _"]) -> Tensor:
+    """As many vectors, ``new`` behind them and the oldest gone."""
+    return torch.cat((vectors, new), 1)[:, 1:]
 
 
 def newest(vectors: Tensor, count: int, dim: int = 1) -> Tensor:
@@ -86,15 +88,15 @@ class Attention(nn.Module):
         self.heads = heads
         self.query_key_value = nn.Linear(width, 3 * heads * of_a_head, bias=False)
         self.output = nn.Linear(heads * of_a_head, width, bias=False)
-        start_small(self.output)
 
     def project(
         self, vectors: Float[Tensor, "B K W"], start: int = 0
     ) -> tuple[Float[Tensor, "B H K d"], Float[Tensor, "B H K d"], Float[Tensor, "B H K d"]]:
         """Queries, keys and values of the positions from ``start`` on."""
-        parts = self.query_key_value(vectors)
-        query, key, value = parts.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        return rotate(query, start), rotate(key, start), value
+        parts = self.query_key_value(vectors).unflatten(2, (3 * self.heads, -1)).transpose(1, 2)
+        turned, value = parts.split((2 * self.heads, self.heads), 1)
+        query, key = rotate(turned, start).chunk(2, dim=1)
+        return query, key, value
 
     def join(self, attended: Float[Tensor, "B H K d"]) -> Float[Tensor, "B K W"]:
         return self.output(attended.transpose(1, 2).flatten(2))
@@ -108,16 +110,15 @@ class HierarchyBlock(nn.Module):
         self.strands, self.window, self.causal = config.strands, config.window, causal
         self.attention = None
         if config.window != 0:
-            self.before_attention = plain_norm(config.width)
+            self.before_attention = norm_before(config.width, weights=causal)
             self.attention = Attention(config.width, config.heads, config.of_a_head)
         hidden = round(config.expansion * config.width)
-        self.before_feed_forward = plain_norm(config.width)
+        self.before_feed_forward = norm_before(config.width, weights=causal)
         self.feed_forward = nn.Sequential(
             nn.Linear(config.width, hidden),
             nn.GELU(),
             nn.Linear(hidden, config.width, bias=False),
         )
-        start_small(self.feed_forward[2])
 
     def forward(
         self,
@@ -138,8 +139,8 @@ class HierarchyBlock(nn.Module):
             present = to_strands(present, self.strands)
         vectors = to_strands(vectors, self.strands)
 
-        def shifted(norm: nn.Module) -> tuple[Tensor, Tensor]:
-            normed = norm(vectors)
+        def shifted(before: nn.Module) -> tuple[Tensor, Tensor]:
+            normed = before(vectors)
             if present is not None:
                 normed = normed.masked_fill(~present[..., None], 0.0)
             return normed, shift_back(normed) if self.causal else shift_both_ways(normed)
@@ -169,9 +170,7 @@ class HierarchyBlock(nn.Module):
         if self.attention is not None:
             normed = self.before_attention(vector)
             mixed = shift_back(normed, cache.before_attention[:, :1])
-            cache.before_attention = newest(
-                torch.cat((cache.before_attention, normed), 1), self.strands
-            )
+            cache.before_attention = moved_on(cache.before_attention, normed)
             query, key, value = self.attention.project(mixed, cache.count // self.strands)
             cache.keys = self._reached(torch.cat((cache.keys, key), 2))
             cache.values = self._reached(torch.cat((cache.values, value), 2))
@@ -182,9 +181,7 @@ class HierarchyBlock(nn.Module):
             vector = vector + self.attention.join(attended)
         normed = self.before_feed_forward(vector)
         mixed = shift_back(normed, cache.before_feed_forward[:, :1])
-        cache.before_feed_forward = newest(
-            torch.cat((cache.before_feed_forward, normed), 1), self.strands
-        )
+        cache.before_feed_forward = moved_on(cache.before_feed_forward, normed)
         cache.count += 1
         return vector + self.feed_forward(mixed)
 
@@ -312,19 +309,22 @@ def _not_both(causal: bool, present: Tensor | None) -> None:
 
 
 def covered(
-    tokens: Float[Tensor, "B L E"], rate: int, stride: int, causal: bool
+    tokens: Float[Tensor, "B L E"], rate: int, stride: int, causal: bool, apart: int = 1
 ) -> Float[Tensor, "B m _"]:
     """The tokens of each vector side by side, oldest first; zeros where there are none.
 
-    Vector ``j`` covers the ``rate`` tokens that end with token ``j * stride`` where ``causal``,
-    otherwise those that begin with it. Every length works: there are ``ceil(L / stride)``.
+    Vector ``j`` covers ``rate`` tokens, ``apart`` places from one to the next, that end with token
+    ``j * stride`` where ``causal``, otherwise that begin with it. Every length works: there are
+    ``ceil(L / stride)``.
     """
     length = tokens.shape[1]
     last = (length - 1) // stride * stride
-    around = (rate - 1, last + 1 - length) if causal else (0, last + rate - length)
+    reach = (rate - 1) * apart
+    around = (reach, last + 1 - length) if causal else (0, last + 1 + reach - length)
     padded = pad(tokens, (0, 0, *around))
     # Not unfold, whose gradient was measured 40 times as slow at rate 2 and stride 1.
-    return torch.cat([padded[:, first : first + last + 1 : stride] for first in range(rate)], 2)
+    firsts = range(0, reach + 1, apart)
+    return torch.cat([padded[:, first : first + last + 1 : stride] for first in firsts], 2)
 
 
 def spread(
@@ -337,23 +337,73 @@ def spread(
 
 
 class Compress(nn.Module):
-    """A strided convolution from embedded tokens to the vectors of one hierarchy.
+    """The first vectors of one hierarchy, each made of several embedded tokens, or of the vectors
+    of a lower hierarchy."""
 
-    The simple hierarchical transformer (P. Wang 2023, "simple-hierarchical-transformer") has two
-    layers here; the feed-forward network of the first block makes the second one needless.
-    """
-
-    def __init__(self, config: HierarchyConfig, embedding: int, causal: bool) -> None:
+    def __init__(
+        self, config: HierarchyConfig, embedding: int, causal: bool, below: HierarchyConfig | None
+    ) -> None:
+        """``below`` is the hierarchy whose vectors it takes; None: the embedded tokens."""
         super().__init__()
-        self.rate, self.stride, self.causal = config.rate, config.stride, causal
-        self.project: nn.Module = nn.Linear(config.rate * embedding, config.width, bias=False)
-        if config.rate == 1 and embedding == config.width:
+        self.causal = causal
+        self.count, self.stride, self.apart = config.rate, config.stride, 1
+        width = embedding
+        if below is not None:
+            self.count, self.stride = config.rate // below.rate, config.stride // below.stride
+            self.apart, width = below.strands, below.width
+        self.project: nn.Module
+        if self.count > 1:
+            self.project = COMPRESSORS[config.compressor](config, self.count, width)
+        elif width != config.width:
+            self.project = nn.Linear(width, config.width, bias=False)
+        else:
             self.project = nn.Identity()
 
-    def forward(self, tokens: Float[Tensor, "B L E"]) -> Float[Tensor, "B _ _"]:
-        if self.rate == 1:
-            return self.project(tokens)
-        return self.project(covered(tokens, self.rate, self.stride, self.causal))
+    @property
+    def reach(self) -> int:
+        """The places from the first to the last of what a vector is made of."""
+        return (self.count - 1) * self.apart
+
+    def forward(self, parts: Float[Tensor, "B _ _"]) -> Float[Tensor, "B _ _"]:
+        """All vectors of a sequence."""
+        if self.count == 1:
+            return self.project(parts)
+        return self.project(covered(parts, self.count, self.stride, self.causal, self.apart))
+
+    def newest(self, parts: Float[Tensor, "B _ _"]) -> Float[Tensor, "B 1 W"]:
+        """The vector that ends with the last part alone."""
+        return self.project(parts[:, -1 - self.reach :: self.apart].flatten(1)[:, None])
+
+
+def convolution(config: HierarchyConfig, count: int, width: int) -> nn.Linear:
+    """A linear layer over the parts side by side. The original has a hidden layer here; measured,
+    it learns no faster, and the feed-forward network of the first block follows anyway."""
+    return nn.Linear(count * width, config.width, bias=False)
+
+
+class Attending(nn.Module):
+    """Self-attention of the parts: the last one's query over all of them, added to it."""
+
+    def __init__(self, config: HierarchyConfig, count: int, width: int) -> None:
+        super().__init__()
+        self.count = count
+        self.norm = norm_before(width, weights=True)
+        self.attention = Attention(width, config.heads, config.of_a_head)
+        self.project = nn.Linear(width, config.width, bias=False)
+
+    def forward(self, parts: Float[Tensor, "B m _"]) -> Float[Tensor, "B m _"]:
+        chunks = parts.unflatten(2, (self.count, -1)).flatten(0, 1)  # (B * m, count, width)
+        query, key, value = self.attention.project(self.norm(chunks))
+        attended = scaled_dot_product_attention(query[:, :, -1:], key, value)
+        joined = chunks[:, -1:] + self.attention.join(attended)
+        return self.project(joined).view(*parts.shape[:2], -1)
+
+
+COMPRESSORS: dict[str, Callable[[HierarchyConfig, int, int], nn.Module]] = {
+    "convolution": convolution,
+    "attention": Attending,
+}
+"""What makes one vector of several, by name."""
 
 
 class Merge(nn.Module):
@@ -364,19 +414,22 @@ class Merge(nn.Module):
     """
 
     def __init__(
-        self, hierarchies: Sequence[HierarchyConfig], receivers: Sequence[int], hidden: int
+        self, hierarchies: Sequence[HierarchyConfig], receivers: Sequence[int], weights: bool = True
     ) -> None:
-        """``receivers`` are the numbers of the hierarchies that the result is added to."""
+        """``receivers`` are the numbers of the hierarchies that the result is added to, ``weights``
+        those of the norms."""
         super().__init__()
         self.strides = [hierarchy.stride for hierarchy in hierarchies]
         self.receivers = tuple(receivers)
         self.widths = [hierarchies[index].width for index in receivers]
-        self.norms = nn.ModuleList(plain_norm(hierarchy.width) for hierarchy in hierarchies)
+        hidden = sum(self.widths)
+        self.norms = nn.ModuleList(
+            norm_before(hierarchy.width, weights) for hierarchy in hierarchies
+        )
         self.hidden = nn.ModuleList(
             nn.Linear(hierarchy.width, hidden, bias=False) for hierarchy in hierarchies
         )
         self.output = nn.Linear(hidden, sum(self.widths), bias=False)
-        start_small(self.output)
 
     def part(self, index: int, vectors: Float[Tensor, "B m W"]) -> Float[Tensor, "B m _"]:
         """The part of hierarchy ``index`` in the hidden layer, not yet spread."""
@@ -412,7 +465,9 @@ class Cache:
     ends: list[Tensor] = field(init=False)
     """The last vector of each hierarchy as it comes out of the last layer, (B, 1, width)."""
     embedded: Float[Tensor, "B _ E"] = field(init=False)
-    """The last embedded tokens, as many as the coarsest vector is made of, less one."""
+    """The last embedded tokens, as many as a vector may be made of."""
+    starts: list[Tensor] = field(init=False)
+    """The first vectors of each hierarchy, as many as one of the next hierarchy may be made of."""
     count: int = 0
     """Tokens read so far."""
 
@@ -439,19 +494,42 @@ class HierarchicalLayers(nn.Module):
         embedding: int,
         causal: bool,
         receivers: Sequence[int] = (0,),
+        chained: bool = False,
+        share_attention: bool = False,
     ) -> None:
-        """``receivers`` are the hierarchies that what is merged is added to."""
+        """
+        Args:
+            hierarchies: their options.
+            layers: blocks of each hierarchy.
+            embedding: width of the embedded tokens.
+            causal: True <--> no vector depends on a later token.
+            receivers: the hierarchies that what is merged is added to.
+            chained: each hierarchy is made of the vectors of the next lower one.
+            share_attention: the hierarchies of a layer have one attention.
+        """
         super().__init__()
         self.hierarchies = tuple(hierarchies)
-        self.compress = nn.ModuleList(Compress(each, embedding, causal) for each in hierarchies)
+        self.rising = sorted(range(len(hierarchies)), key=lambda index: hierarchies[index].rate)
+        self.below: dict[int, int] = {}
+        if chained:
+            self.below = dict(zip(self.rising[1:], self.rising, strict=False))
+        self.compress = nn.ModuleList(
+            Compress(each, embedding, causal, hierarchies[self.below[index]])
+            if index in self.below
+            else Compress(each, embedding, causal, None)
+            for index, each in enumerate(hierarchies)
+        )
         self.blocks = nn.ModuleList(
             nn.ModuleList(HierarchyBlock(each, causal) for each in hierarchies)
             for _ in range(layers)
         )
+        if share_attention:
+            for blocks in cast("Iterable[list[HierarchyBlock]]", self.blocks):
+                for block in blocks:
+                    block.attention = blocks[0].attention
         # One hierarchy alone has nothing to merge.
         merges = layers if len(hierarchies) > 1 else 0
-        hidden = hierarchies[receivers[0]].width
-        self.merges = nn.ModuleList(Merge(hierarchies, receivers, hidden) for _ in range(merges))
+        self.merges = nn.ModuleList(Merge(hierarchies, receivers, causal) for _ in range(merges))
 
     def forward(
         self,
@@ -469,8 +547,11 @@ class HierarchicalLayers(nn.Module):
         there = [
             None if present is None else present[:, :: each.stride] for each in self.hierarchies
         ]
-        vectors = _present_only([compress(embedded) for compress in self.compress], there)
-        starts = vectors
+        made: dict[int, Tensor] = {}
+        for index in self.rising:
+            parts = made[self.below[index]] if index in self.below else embedded
+            made[index] = self.compress[index](parts)
+        vectors = starts = _present_only([made[index] for index in range(len(made))], there)
         for layer, blocks in enumerate(cast("list[list[HierarchyBlock]]", self.blocks)):
             caches = cache.blocks[layer] if cache else [None] * len(vectors)
             vectors = [
@@ -483,11 +564,22 @@ class HierarchicalLayers(nn.Module):
                 if cache is not None:
                     cache.merged[layer] = [part[:, -1:] for part in parts]
         if cache is not None:
-            reach = max(each.rate for each in self.hierarchies) - 1
-            cache.embedded = newest(embedded, reach)
+            cache.embedded = newest(embedded, self._kept(None))
+            cache.starts = [newest(each, self._kept(index)) for index, each in enumerate(starts)]
             cache.ends = [each[:, -1:] for each in vectors]
             cache.count = embedded.shape[1]
         return Hierarchies(starts, vectors)
+
+    @torch.no_grad()
+    def start_small(self) -> None:
+        """Shrink the initial weights of all that is added to vectors, so that they are nearly what
+        they started from. Good for a policy, whose gradients are noise at first; a language model
+        learns more slowly with it."""
+        for module in self.modules():
+            if isinstance(module, Attention | Merge):
+                module.output.weight.mul_(SHARE)
+            elif isinstance(module, HierarchyBlock):
+                cast(nn.Linear, module.feed_forward[2]).weight.mul_(SHARE)
 
     def empty_cache(self) -> Cache:
         """For ``forward`` to fill."""
@@ -499,14 +591,14 @@ class HierarchicalLayers(nn.Module):
 
         A hierarchy works only at the tokens where it has a new vector.
         """
-        tokens = torch.cat((cache.embedded, embedded), 1)
-        vectors = {
-            index: cast(Compress, self.compress[index]).project(
-                tokens[:, -each.rate :].flatten(1)[:, None]
-            )
-            for index, each in enumerate(self.hierarchies)
-            if cache.count % each.stride == 0
-        }
+        cache.embedded = moved_on(cache.embedded, embedded)
+        vectors: dict[int, Tensor] = {}
+        for index in self.rising:
+            if cache.count % self.hierarchies[index].stride == 0:
+                below = self.below.get(index)
+                parts = cache.embedded if below is None else cache.starts[below]
+                vectors[index] = cast(Compress, self.compress[index]).newest(parts)
+                cache.starts[index] = moved_on(cache.starts[index], vectors[index])
         for layer, blocks in enumerate(cast("list[list[HierarchyBlock]]", self.blocks)):
             for index in vectors:
                 vectors[index] = blocks[index].step(vectors[index], cache.blocks[layer][index])
@@ -518,11 +610,19 @@ class HierarchicalLayers(nn.Module):
                 for index, update in zip(merge.receivers, updates, strict=True):
                     if index in vectors:
                         vectors[index] = vectors[index] + update
-        cache.embedded = tokens[:, 1:]
         for index, vector in vectors.items():
             cache.ends[index] = vector
         cache.count += 1
         return cache.ends
+
+    def _kept(self, source: int | None) -> int:
+        """How many vectors of a hierarchy, or (None) embedded tokens, a later vector is made of."""
+        made_of = [
+            cast(Compress, compress).reach + 1
+            for index, compress in enumerate(self.compress)
+            if self.below.get(index) == source
+        ]
+        return max(made_of, default=0)
 
 
 def _present_only(vectors: list[Tensor], there: Sequence[Tensor | None]) -> list[Tensor]:

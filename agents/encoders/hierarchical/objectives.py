@@ -7,11 +7,17 @@ from collections.abc import Callable, Sequence
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn.functional import cosine_similarity, cross_entropy, normalize, pad
+from torch.nn.functional import (
+    cosine_similarity,
+    cross_entropy,
+    layer_norm,
+    normalize,
+    pad,
+)
 
 from agents.encoders.config import HierarchyConfig
 from agents.encoders.hierarchical.config import NO_TOKEN, HierarchicalTransformerConfig
-from agents.encoders.hierarchical.layers import Hierarchies, covered, plain_norm, start_small
+from agents.encoders.hierarchical.layers import Hierarchies, covered, norm_before
 from htm_env.checks import at_least
 
 FEATURES = 16
@@ -85,6 +91,8 @@ class Objectives(nn.Module):
         """Weighted losses by name; ``targets`` are ``NO_TOKEN`` where a token does not count."""
         losses = {}
         there = targets != NO_TOKEN
+        latents = [layer_norm(each, each.shape[2:]) for each in hierarchies.ends]
+        decoded = hierarchies.starts if self.config.token_autoencoder else latents
         for index, head in self.next.items():
             each, weight = self._hierarchy(index, "next_weight")
             predicted = head(hierarchies.ends[int(index)])
@@ -96,7 +104,7 @@ class Objectives(nn.Module):
             losses[f"next_{each.rate}"] = weight * loss
         for index, head in self.reconstruct.items():
             each, weight = self._hierarchy(index, "reconstruction_weight")
-            logits = head(hierarchies.starts[int(index)])
+            logits = head(decoded[int(index)])
             wanted = covered_tokens(targets, each.rate, each.stride)
             losses[f"reconstruction_{each.rate}"] = weight * chunk_loss(logits, wanted)
         for index, head in self.prophets.items():
@@ -108,15 +116,14 @@ class Objectives(nn.Module):
             each, weight = self._hierarchy(index, "latent_weight")
             tokens = embedded.detach() if self.detach_summaries else embedded
             summaries = self.summarizers[index](tokens)
-            latents = plain_norm(each.width)(hierarchies.ends[int(index)])
-            if summaries.shape != latents.shape:
+            if summaries.shape != latents[int(index)].shape:
                 raise ValueError(
                     f"the chunk summarizer of rate {each.rate} gave shape "
-                    f"{tuple(summaries.shape)}; expected {tuple(latents.shape)}"
+                    f"{tuple(summaries.shape)}; expected {tuple(latents[int(index)].shape)}"
                 )
             losses[f"latent_{each.rate}"] = weight * latent_loss(
                 dynamics,
-                latents,
+                latents[int(index)],
                 summaries,
                 there[:, :: each.stride],
                 self.config.rollouts,
@@ -147,14 +154,15 @@ class LatentDynamics(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.difference = nn.Sequential(
-            plain_norm(2 * width),
+            norm_before(2 * width, weights=True),
             nn.Linear(2 * width, width),
             nn.GELU(),
             nn.Linear(width, width),
             nn.GELU(),
-            nn.Linear(width, width),
+            (last := nn.Linear(width, width)),
         )
-        start_small(self.difference[5])
+        with torch.no_grad():
+            last.weight.mul_(0.1)
 
     def forward(
         self, vectors: Float[Tensor, "B m W"], summaries: Float[Tensor, "B m W"]

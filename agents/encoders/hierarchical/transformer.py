@@ -14,9 +14,8 @@ from agents.encoders.hierarchical.layers import (
     Cache,
     HierarchicalLayers,
     Hierarchies,
-    plain_norm,
+    norm_before,
     spread,
-    start_small,
 )
 from agents.encoders.hierarchical.objectives import Objectives, token_loss
 from htm_env.autoencoder import seeded_initialisation
@@ -102,11 +101,14 @@ class HierarchicalTransformer(nn.Module):
                 config.layers,
                 embedding,
                 causal=True,
-                receivers=everywhere if config.merge_into_all else (config.predicts,),
+                receivers=config.receives,
+                chained=config.token_autoencoder,
+                share_attention=config.share_attention,
             )
-            self.last_norms = nn.ModuleList(plain_norm(width) for width in predicting)
+            self.last_norms = nn.ModuleList(
+                norm_before(width, weights=True) for width in predicting
+            )
             self.head = nn.Linear(sum(predicting), config.vocabulary, bias=False)
-            start_small(self.head)
             self.objectives = Objectives(
                 config, embedding, summarizers, detach_summaries, generator
             )
