@@ -18,7 +18,13 @@ from agents.optim.autoencoder_trainer import (
     AutoencoderTrainer,
     has_bfloat16,
 )
-from agents.optim.optimizers import METHODS, NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
+from agents.optim.optimizers import (
+    METHODS,
+    NonFiniteGuard,
+    OptimizerConfig,
+    ScheduledOptimizer,
+    restore_optimizer,
+)
 from agents.runs.checkpoint import load_state, save_state
 from htm_env.losses import LossWeights
 
@@ -276,3 +282,18 @@ def test_a_restored_trainer_continues_bit_for_bit(autoencoder):
     training.generator.set_state(draws)
     training.update(batch, merges, 0.2)
     assert autoencoder.weights_hash() == expected
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"betas": [0.9, 5.0]}, "betas of an optimizer is"),
+        ({"lr": float("nan")}, "the learning rate of an optimizer is not finite"),
+    ],
+)
+def test_an_optimizer_with_other_options_is_refused(change, message):
+    one, other = (torch.optim.Adam([torch.nn.Parameter(torch.ones(2))]) for _ in range(2))
+    state = one.state_dict()
+    state["param_groups"][0].update(change)
+    with pytest.raises(ValueError, match=message):
+        restore_optimizer(other, state)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import subprocess
 import sys
+from math import nan
 from pathlib import Path
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -32,6 +34,7 @@ from agents.ppo import (
     MergeActorCriticPolicy,
 )
 from agents.ppo.make import minibatch
+from agents.runs.checkpoint import load_state, save_state
 from htm_env.autoencoder import HTMAutoencoder
 
 ROOT = Path(__file__).parent.parent
@@ -265,6 +268,41 @@ def test_a_joint_model_has_a_form_without_pickles(form, tmp_path):
     assert without_time(averages[0]) == without_time(averages[1])
     np.testing.assert_array_equal(loaded._last_obs["tokens"], again.refresh()["tokens"])
     loaded.learn(16, other)  # with its own episodes
+
+
+def tampered_models() -> dict[str, Any]:
+    """Changes of a saved model's state, by what a message says of them."""
+
+    def averages(model: dict[str, Any]) -> None:
+        next(iter(model["parameters"]["policy.optimizer"]["state"].values()))["exp_avg"][...] = nan
+
+    return {
+        "'exp_avg' of 'state' of the policy.optimizer is not finite": averages,
+        "betas of an optimizer": lambda model: model["parameters"]["policy.optimizer"][
+            "param_groups"
+        ][0].update(betas=[0.9, 5.0]),
+        "gamma of the model is nan": lambda model: model["numbers"].update(gamma=nan),
+    }
+
+
+@pytest.mark.parametrize("message", tampered_models())
+def test_a_model_with_a_right_digest_and_wrong_numbers_is_refused(tmp_path, message):
+    def made(seed):
+        env = HTMVecEnv("HTM-Trees-v0", 2, autoencoder=untrained(), heights=(2,))
+        options = {"n_steps": 4, "batch_size": 8, "device": "cpu", "seed": seed}
+        return PPO(MergeActorCriticPolicy, env, **options)
+
+    path = tmp_path / "model.safetensors"
+    model, other = made(0), made(1)
+    model.learn(8)
+    save_model(path, model)
+    state = load_state(path)
+    tampered_models()[message](state["model"])
+    save_state(path, state)
+    weights = other.policy.parameters_to_vector()
+    with pytest.raises(ValueError, match=message):
+        load_model(path, other)
+    np.testing.assert_array_equal(other.policy.parameters_to_vector(), weights)
 
 
 def test_another_model_is_refused(tmp_path):

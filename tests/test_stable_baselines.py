@@ -108,6 +108,29 @@ def test_every_predicted_action_is_legal(model, policy):
         observation, *_, info = env.step(action)
 
 
+@pytest.mark.parametrize(
+    ("place", "steps", "message"),
+    [
+        ([-1, False], {}, "the stored steps are at -1 of"),
+        ([10**9, False], {}, "the stored steps are at 1000000000 of"),
+        ([3, True], {}, "is not there or not of shape"),
+        (["3", False], {}, "expected a number and a bool"),
+        (None, {"rewards/": float("nan")}, "'rewards/' of the stored steps is not finite"),
+    ],
+)
+def test_stored_steps_that_no_buffer_holds_are_refused(place, steps, message):
+    one, other = (learner("sb3:DQN", seed, kwargs={"buffer_size": 80}) for seed in (0, 1))
+    one.update(0.0)
+    state = one.state()
+    state["model"]["place"] = place or state["model"]["place"]
+    for name, value in steps.items():
+        state["model"]["buffer"][name][...] = value
+    weights = [each.clone() for each in other.model.policy.parameters()]
+    with pytest.raises(ValueError, match=message):
+        other.restore(state)
+    assert all(map(torch.equal, other.model.policy.parameters(), weights))
+
+
 def test_where_the_autoencoder_is_frozen_it_stays_as_it_is():
     config = StableBaselinesConfig(model="sb3:A2C", n_envs=2)
     frozen = StableBaselinesLearner("HTM-Trees-v0", config, mode="frozen")

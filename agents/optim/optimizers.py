@@ -85,17 +85,46 @@ def make_contiguous(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 ]
 
 
+FREE_OPTIONS = {"lr", "initial_lr", "params"}
+"""Options of an optimizer that change while it is used, or that are no numbers."""
+
+
+def check_finite(value: Any, what: str) -> None:
+    """Raise ``ValueError``, which calls it ``what``, where a number in a saved state, however deep,
+    is not finite."""
+    if isinstance(value, dict):
+        for name, item in value.items():
+            check_finite(item, f"{name!r} of {what}" if isinstance(name, str) else what)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            check_finite(item, what)
+    elif isinstance(value, Tensor | float) and not torch.as_tensor(value).isfinite().all():
+        raise ValueError(f"{what} is not finite")
+
+
+def _as_saved(option: Any) -> Any:
+    return list(option) if isinstance(option, tuple) else option
+
+
 def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
     """Continue from a ``state_dict``, which stays as it is.
 
-    Raises ``ValueError`` for one of other parameters, and for averages that are not finite.
+    Raises ``ValueError`` for one of other parameters, and what :func:`check_optimizer` raises.
     """
-    for found in state["state"].values():
-        for name, value in found.items():
-            if isinstance(value, Tensor) and not value.isfinite().all():
-                raise ValueError(f"{name!r} of an optimizer is not finite")
+    check_optimizer(optimizer, state)
     # An optimizer changes its averages in place, and would change the state that it was given.
     optimizer.load_state_dict(copy.deepcopy(state))
+
+
+def check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Raise ``ValueError`` for a ``state_dict`` with other options than the optimizer's, and for
+    numbers that are not finite."""
+    check_finite(state["state"], "the state of an optimizer")
+    for own, given in zip(optimizer.param_groups, state["param_groups"], strict=True):
+        check_finite(given["lr"], "the learning rate of an optimizer")
+        for name in sorted((own.keys() & given.keys()) - FREE_OPTIONS):
+            if _as_saved(own[name]) != _as_saved(given[name]):
+                raise ValueError(f"{name} of an optimizer is {given[name]}; expected {own[name]}")
 
 
 class NonFiniteGuard:

@@ -59,8 +59,8 @@ def load_model(
         # All of it first, so that what is refused leaves the model as it was.
         check_weights(env.autoencoder, state["autoencoder"])
         check_weights(model.policy, state["model"]["parameters"]["policy"])
-        load_weights(env.autoencoder, state["autoencoder"])
         restore_model(model, state["model"])
+        load_weights(env.autoencoder, state["autoencoder"])
         if trainer is not None:
             trainer.restore(state["trainer"])
     observation = model.env.reset()  # type: ignore[union-attr]

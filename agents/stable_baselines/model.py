@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import inspect
+import math
 import sys
 from collections.abc import Mapping
+from operator import attrgetter
 from types import ModuleType
 from typing import Any
 
@@ -19,6 +21,7 @@ from stable_baselines3.common.policies import ActorCriticPolicy
 
 from agents.config.errors import did_you_mean
 from agents.config.plug_ins import named_object
+from agents.optim.optimizers import check_finite, check_optimizer
 from agents.ppo.make import minibatch
 from agents.ppo.policies import MaskableMergeActorCriticPolicy, MergeActorCriticPolicy
 from agents.ppo.vector_env import HTMVecEnv
@@ -152,24 +155,43 @@ def model_state(model: BaseAlgorithm) -> dict[str, Any]:
 def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     """Continue from what :func:`model_state` gave.
 
-    Raises ``ValueError`` where weights are not finite, and for what the model does not have.
+    Raises ``ValueError`` where a number is not finite, for what the model does not have, and for
+    other stored steps than it can hold; the model is as it was then.
     """
     if unknown := state["numbers"].keys() - _numbers(model).keys():
         raise ValueError(f"the model has no number {min(unknown)!r}")
-    if not all(type(value) in (int, float) for value in state["numbers"].values()):
-        raise ValueError(f"the numbers of the model are {state['numbers']}; expected numbers")
-    for part, values in state["parameters"].items():
-        for name, value in values.items():
-            if isinstance(value, torch.Tensor) and not value.isfinite().all():
-                raise ValueError(f"the weights {name!r} of the {part} are not finite")
+    for name, value in state["numbers"].items():
+        if type(value) not in (int, float) or math.isnan(value):
+            raise ValueError(f"{name} of the model is {value!r}; expected a number")
+    for name in model.get_parameters():
+        check_finite(state["parameters"][name], f"the {name}")
+        part = attrgetter(name)(model)
+        if isinstance(part, torch.optim.Optimizer):
+            check_optimizer(part, state["parameters"][name])
+    buffer = getattr(model, "replay_buffer", None)
+    if buffer is not None:
+        _check_steps(buffer, state["place"], state["buffer"])
     model.set_parameters(copy.deepcopy(state["parameters"]), device=model.device)
     for name, value in state["numbers"].items():
         setattr(model, name, value)
-    buffer = getattr(model, "replay_buffer", None)
     if buffer is not None:
         buffer.pos, buffer.full = state["place"]
         for name, array in _arrays(buffer).items():
             array[: buffer.size()] = state["buffer"][name].cpu().numpy()
+
+
+def _check_steps(buffer: Any, place: list[Any], steps: dict[str, torch.Tensor]) -> None:
+    position, full = place
+    if type(position) is not int or type(full) is not bool:
+        raise ValueError(f"the place in the stored steps is {place}; expected a number and a bool")
+    size = buffer.buffer_size if full else position
+    if not 0 <= position < buffer.buffer_size:
+        raise ValueError(f"the stored steps are at {position} of {buffer.buffer_size}")
+    check_finite(steps, "the stored steps")
+    for name, array in _arrays(buffer).items():
+        shape = (size, *array.shape[1:])
+        if name not in steps or steps[name].shape != shape:
+            raise ValueError(f"{name!r} of the stored steps is not there or not of shape {shape}")
 
 
 def _numbers(model: BaseAlgorithm) -> dict[str, int | float]:
