@@ -85,10 +85,6 @@ def make_contiguous(optimizer: torch.optim.Optimizer, *_: Any) -> None:
                 ]
 
 
-FREE_OPTIONS = {"lr", "initial_lr", "params"}
-"""Options of an optimizer that change while it is used, or that are no numbers."""
-
-
 def check_finite(value: Any, what: str) -> None:
     """Raise ``ValueError``, which calls it ``what``, where a number in a saved state, however deep,
     is not finite."""
@@ -122,7 +118,7 @@ def check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> 
     check_finite(state["state"], "the state of an optimizer")
     for own, given in zip(optimizer.param_groups, state["param_groups"], strict=True):
         check_finite(given["lr"], "the learning rate of an optimizer")
-        for name in sorted((own.keys() & given.keys()) - FREE_OPTIONS):
+        for name in sorted((optimizer.defaults.keys() & own.keys() & given.keys()) - {"lr"}):
             if _as_saved(own[name]) != _as_saved(given[name]):
                 raise ValueError(f"{name} of an optimizer is {given[name]}; expected {own[name]}")
 
