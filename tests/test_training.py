@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import pytest
@@ -98,6 +99,13 @@ def test_seconds_are_counted_across_runs_of_the_loop():
     # The tenth update ends when 90 s are used; one more starts then.
     assert again.position.seconds == 110.0
     assert learner.updates == 11
+
+
+@pytest.mark.parametrize("change", [{"seconds": math.nan}, {"seconds": -1}, {"logged": math.inf}])
+def test_counts_that_no_loop_reaches_are_refused(change):
+    loop = Training(DummyLearner(), Budget(seconds=1.0))
+    with pytest.raises(ValueError, match="expected a number of at least 0"):
+        loop.restore(loop.state() | change)
 
 
 def test_seconds_are_told_by_what_they_were_for():

@@ -188,7 +188,14 @@ class Training:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Continue from what :meth:`state` gave; the learner is restored beside it."""
+        """Continue from what :meth:`state` gave; the learner is restored beside it.
+
+        Raises ``ValueError`` for counts that no loop reaches: under NaN seconds every budget would
+        be used.
+        """
+        for name in ("seconds", "first_merge", "logged", "evaluated", "merges_at_log"):
+            if not 0 <= state[name] < math.inf:
+                raise ValueError(f"{name} is {state[name]}; expected a number of at least 0")
         self._seconds_before = state["seconds"]
         self._first_merge = state["first_merge"]
         self._logged, self._evaluated = state["logged"], state["evaluated"]
