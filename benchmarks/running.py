@@ -40,6 +40,7 @@ QUALITY = {
     "endurance": "runs that are killed at random moments and continued",
     "fuzzed_environment": "a million random actions, single and batched in step",
     "resident_memory": "memory over ten minutes of training and 200,000 steps",
+    "hierarchical_original": "the hierarchical transformer against the package it follows",
     "text": "hierarchies against flat models of text",
 }
 """Longer learning, or measures other than throughput."""

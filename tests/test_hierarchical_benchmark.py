@@ -1,0 +1,54 @@
+"""The comparison with the original hierarchical transformer, at tiny sizes."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from dataclasses import replace
+
+import torch
+
+from agents import HierarchicalTransformer
+from benchmarks import hierarchical_original
+from benchmarks.hierarchical_training import Job, outcome
+
+TINY = {"num_tokens": 256, "dim": 8, "depth": 1, "seq_len": 256, "dim_head": 4, "heads": 2}
+
+
+def test_a_job_says_what_came_of_it():
+    text = torch.arange(900) % 10 + 60
+    job = Job("agents", "now", TINY, steps=1, learning_rate=1e-2, written=3)
+    first, more = (outcome(each, text, text[:600]) for each in (job, replace(job, steps=15)))
+    model = HierarchicalTransformer(**TINY)
+    assert first["parameters"] == sum(each.numel() for each in model.parameters())
+    assert more["bits"] < first["bits"] < 10
+    assert set(first) == {"parameters", "seconds", "bits", "seconds of writing"}
+
+
+def test_a_training_that_is_done_is_not_repeated(monkeypatch, tmp_path):
+    calls = []
+
+    def run(command, **_):
+        calls.append(command)
+        told = json.loads(command[-1]) | {"bits": 2.0}
+        return subprocess.CompletedProcess(command, 0, f"something else\n{json.dumps(told)}\n")
+
+    monkeypatch.setattr(subprocess, "run", run)
+    file = tmp_path / "trainings.jsonl"
+    job = Job("agents", "now", TINY)
+    for trainings in (hierarchical_original.Trainings(file) for _ in range(2)):
+        assert trainings.result("python", job)["bits"] == 2.0
+    hierarchical_original.Trainings(file).result("python", replace(job, seed=1))
+    assert len(calls) == 2
+
+
+def test_the_feed_forward_network_makes_up_for_parameters():
+    words = hierarchical_original.as_large(TINY, 9000)
+    size = sum(each.numel() for each in HierarchicalTransformer(**words).parameters())
+    assert abs(size - 9000) <= 9  # a hidden unit has 8 + 8 weights and a bias
+
+
+def test_writing_is_the_same_with_and_without_a_cache():
+    with_cache, without = hierarchical_original.writing(TINY, torch.tensor([[60, 61]]), 5)
+    assert with_cache["same bytes"] and without["same bytes"]
+    assert (with_cache["bytes"], with_cache["times as long"]) == (5, 1.0)
