@@ -39,7 +39,9 @@ def digits(split: str) -> tuple[Float32[Tensor, "N 1 8 8"], np.ndarray]:
     """The images of a split, intensities of 0 to 16, and what they show."""
     dataset = make_dataset("HTM-Digits-v0", split=split)
     keys = np.arange(dataset.size, dtype=np.int64)
-    patches = dataset.episodes(keys).tokens[..., 2:]
+    tokens = dataset.episodes(keys).tokens
+    order = (tokens[..., 0] + 4 * tokens[..., 1]).argsort(dim=1)  # row by row
+    patches = tokens[..., 2:].gather(1, order[..., None].expand(-1, -1, 4))
     return images_of(patches, 2, 4, 4), dataset.labels(keys)
 
 

@@ -65,6 +65,13 @@ def content_of(page):
     return json.loads(Blocks(page).texts["application/json"])
 
 
+def test_nested_lists_are_on_the_page(trace):
+    page = viewer_page({"5": trace}, "Title", course=[(1000, ["<1>"]), (2000, ["(0, 1)"])])
+    assert "<th>sample 5</th>" in page and "<td>((2, 0), 1)</td>" in page
+    assert "<tr><td>1,000</td><td>&lt;1&gt;</td></tr><tr><td>2,000</td><td>(0, 1)</td></tr>" in page
+    assert "over the training" not in viewer_page({"5": trace}, "Title")
+
+
 def test_the_content_is_what_the_trace_says(trace):
     (sample,) = content_of(viewer_page({"5": trace}, "Title"))["samples"]
     assert sample["name"] == "5"

@@ -10,6 +10,7 @@ from agents.config.errors import UsageError, set_threads
 from agents.config.files import quoted
 from agents.inspection.traces import traces_of
 from agents.registry import load_learner
+from agents.runs.directory import RunDirectory
 from htm_env.drawing.page import viewer_page
 from htm_env.files import atomic_write_text, check_name, check_writable
 
@@ -32,6 +33,7 @@ def view(options: ViewOptions) -> None:
         path /= PAGE
     check_name(path)
     check_writable(path.parent)
+    course = RunDirectory(options.directory).load_trees()
     episodes = traces_of(learner, dataset, keys, options.search)
     about = [
         f"{options.split} split",
@@ -43,6 +45,7 @@ def view(options: ViewOptions) -> None:
         {str(key): episode for key, episode in zip(keys, episodes, strict=True)},
         f"{learner.task.env}, {learner.algo}",
         ", ".join(about),
+        list(zip(course.merges, course.lists, strict=True)),
     )
     atomic_write_text(path, page)
     print(f"page      {quoted(path)}")

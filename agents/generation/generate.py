@@ -96,7 +96,7 @@ def _generate(options: GenerateOptions, learner: Learner, out: Path) -> None:
     # The last of the files: with it the folder is complete.
     atomic_write_text(out / "metrics.json", json.dumps(report, indent=2) + "\n")
     _print(report)
-    say_if_not_trained(learner)
+    say_if_not_trained(learner, float(generated.truncated.double().mean()))
     print(", ".join(f"{name} {value:.1f} s" for name, value in seconds.items()))
     print(f"written to {quoted(out)}")
 

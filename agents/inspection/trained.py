@@ -15,6 +15,9 @@ FEW_UPDATES = 20
 thousands of merges, and with 54 of them its error was already small."""
 NO_BETTER = 0.95
 """Share of another error above which an error is no better than it."""
+MOST_CUT = 0.5
+"""Share of generated samples cut off by depth or tokens above which the leaf classifier knows
+nothing."""
 NOT_TRAINED = "not trained enough to use: {}"
 
 
@@ -77,8 +80,10 @@ def why_not_trained_on_test(learner: Learner) -> str | None:
     return why_not_trained(learner, nmse, yardsticks)
 
 
-def say_if_not_trained(learner: Learner) -> None:
-    """Print one line where :func:`why_not_trained_on_test` has a reason."""
-    why = why_not_trained_on_test(learner)
-    if why is not None:
+def say_if_not_trained(learner: Learner, cut: float = 0.0) -> None:
+    """Print one line where :func:`why_not_trained_on_test` has a reason, or where more than half
+    of its samples (the share ``cut``) did not end by themselves."""
+    reasons = [f"{cut:.0%} of the samples were cut off"] if cut > MOST_CUT else []
+    why = "; ".join(filter(None, [why_not_trained_on_test(learner), *reasons]))
+    if why:
         print(NOT_TRAINED.format(why))

@@ -27,7 +27,7 @@ from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.lock import check_own_files, locked
 from agents.runs.loop import Position, Scalars
-from agents.runs.records import CheckpointRecord, RunRecord, RunResult
+from agents.runs.records import CheckpointRecord, RunRecord, RunResult, TreeCourse
 from htm_env.checks import brief
 from htm_env.datasets.user import BESIDE_ROWS, read_sets
 from htm_env.files import (
@@ -82,6 +82,8 @@ class RunDirectory:
         self.autoencoder_path = self.checkpoint / AUTOENCODER
         """The autoencoder alone, for ``gym.make(..., autoencoder=path)``."""
         self.figure_path = self.path / "figures" / "validation.png"
+        self.trees_path = self.path / "trees.json"
+        """The trees of a few validation samples over the course of the training."""
 
     @property
     def holds_run(self) -> bool:
@@ -110,6 +112,21 @@ class RunDirectory:
             )
 
     # ------------------------------------------------------------ configuration and result
+
+    def save_trees(self, course: TreeCourse) -> None:
+        write_json(self.trees_path, asdict(course))
+
+    def load_trees(self) -> TreeCourse:
+        """The trees over the course of the training; none of older runs.
+
+        Raises ``ValueError`` for a file that was not written by a run.
+        """
+        if not self.trees_path.exists():
+            return TreeCourse()
+        try:
+            return config_from_dict(TreeCourse, read_json(self.trees_path))
+        except ValueError as error:
+            raise ValueError(brief(f"{self.trees_path}: {error}")) from error
 
     def save_config(self, run: RunConfig, data: dict[str, Any] | None = None) -> None:
         """Write ``config.json``.

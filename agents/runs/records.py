@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +38,31 @@ class RunResult:
 
     def __post_init__(self) -> None:
         check_bounds(self, seed=0, seconds=0, merges=0, updates=0, embedding_dim=1)
+
+
+@dataclass(frozen=True)
+class TreeCourse:
+    """The content of ``trees.json``: what a policy makes of the same few samples over its
+    training, as nested lists."""
+
+    merges: tuple[int, ...] = ()
+    """Merges of the run before each row."""
+    lists: tuple[tuple[str, ...], ...] = ()
+    """A row's nested lists, one a sample."""
+
+    def __post_init__(self) -> None:
+        if len(self.merges) != len(self.lists):
+            raise ValueError(f"lists has {len(self.lists)} rows; expected {len(self.merges)}")
+
+    def until(self, merges: int) -> TreeCourse:
+        """The rows up to so many merges."""
+        count = sum(made <= merges for made in self.merges)
+        return TreeCourse(self.merges[:count], self.lists[:count])
+
+    def then(self, merges: int, lists: Sequence[str]) -> TreeCourse:
+        """One row more; it takes the place of one after as many merges."""
+        before = self.until(merges - 1)
+        return TreeCourse((*before.merges, merges), (*before.lists, tuple(lists)))
 
 
 @dataclass(frozen=True)

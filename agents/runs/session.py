@@ -22,14 +22,16 @@ from agents.config.options import OWN_DATA, TEST_EPISODES
 from agents.config.run import RunConfig, Task
 from agents.config.schedules import too_few_updates
 from agents.evaluation.encoded import Encoded
-from agents.evaluation.evaluate import validation_episodes
+from agents.evaluation.evaluate import EVALUATION_SEED, validation_episodes
 from agents.evaluation.figures import write_figure
 from agents.runs.data import AbsentDataset, RunData, after, recorded_data
 from agents.runs.directory import CSVLogger, RunDirectory
 from agents.runs.interruption import stop_requests
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
 from agents.runs.progress import shown, waiting
+from agents.runs.records import TreeCourse
 from agents.runs.tensorboard import TensorBoardLogger
+from agents.runs.trees import nested_lists, over_training, side_by_side
 from htm_env.autoencoder import TreeEncoder
 from htm_env.checks import brief
 from htm_env.datasets import Dataset
@@ -39,6 +41,8 @@ from htm_env.weights import usable_device
 
 FIGURES = 4
 """Pictures of the learner over the whole budget, the last after it; divides the evaluations."""
+LISTED = 6
+"""Validation samples whose trees are written as nested lists, from the first on."""
 PICTURED = range(EVALUATIONS // FIGURES, EVALUATIONS, EVALUATIONS // FIGURES)
 
 
@@ -293,6 +297,21 @@ def _run(
             write_figure(directory.figure_path, figure, dpi=None)
             events.image("validation/merge_trees", figure_to_array(figure), position.merges)
 
+    course = directory.load_trees() if state is not None else TreeCourse()
+    course = course.until(training.position.merges)
+
+    def list_trees(position: Position) -> None:
+        nonlocal course
+        with training.spending("pictures"):
+            batch = validation.fixed(LISTED).to(learner.device)
+            generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED)
+            lists = nested_lists(batch, learner.greedy_trees(batch, generator))
+            if lists:
+                course = course.then(position.merges, lists)
+                directory.save_trees(course)
+                events.text("validation/trees", side_by_side(lists), position.merges)
+                events.text("validation/one_tree", over_training(course), position.merges)
+
     training.spent["start_up"] += perf_counter() - began
     try:
         with stop_requests() as requested:
@@ -301,6 +320,8 @@ def _run(
                 if isinstance(event, Logged):
                     table.write(event.position, event.scalars)
                     events.write(event.position, event.scalars)
+                    if event.evaluation is not None:
+                        list_trees(event.position)
                     if event.evaluation in PICTURED:
                         training.activity = "a picture"
                         picture(event.position)
@@ -312,6 +333,7 @@ def _run(
             requested.obey()
         with waiting(f"{title}  the last picture, test and validation scores", progress_bar):
             picture(training.position)
+            list_trees(training.position)
             with training.spending("evaluation"):
                 result = _result(learner, training.position, directory)
             result["spent"] = training.spent

@@ -48,6 +48,11 @@ class TensorBoardLogger:
         with naming(self.folder):
             self._writer.add_image(tag, pixels, step, dataformats="HWC")
 
+    def text(self, tag: str, markdown: str, step: int) -> None:
+        """Show a text in Markdown at that number of merges."""
+        with naming(self.folder):
+            self._writer.add_text(tag, markdown, step)
+
     def hyperparameters(self, values: Mapping[str, Any], metrics: Scalars) -> None:
         """Enter the run into the table of hyperparameters, with what it reached.
 

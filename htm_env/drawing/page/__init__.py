@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from importlib.resources import files
 
 from htm_env.drawing.page.content import page_content
+from htm_env.drawing.page.lists import Course, lists_section
 from htm_env.drawing.trace import Trace
 
 SCRIPTS = (
@@ -28,7 +29,9 @@ SCRIPTS = (
 """In the order in which they build upon each other."""
 
 
-def viewer_page(traces: Mapping[str, Trace], title: str, about: str = "") -> str:
+def viewer_page(
+    traces: Mapping[str, Trace], title: str, about: str = "", course: Course = ()
+) -> str:
     """The page as one text, to be written to a file of its own.
 
     Args:
@@ -36,6 +39,7 @@ def viewer_page(traces: Mapping[str, Trace], title: str, about: str = "") -> str
             links to a step: ``page.html#sample=NAME&step=5``.
         title: the heading.
         about: one line under the heading.
+        course: nested lists of validation samples over the training.
 
     Raises:
         ValueError: there is no sample, or one with numbers that are not finite.
@@ -46,6 +50,7 @@ def viewer_page(traces: Mapping[str, Trace], title: str, about: str = "") -> str
         "about": html.escape(about),
         "style": folder.joinpath("page.css").read_text(encoding="utf-8"),
         "script": "\n".join(folder.joinpath(name).read_text(encoding="utf-8") for name in SCRIPTS),
+        "lists": lists_section(traces, course),
         "content": _json_in_html(page_content(traces)),
     }
     template = folder.joinpath("page.html").read_text(encoding="utf-8")
