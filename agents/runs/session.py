@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
@@ -297,8 +297,10 @@ def _run(
             write_figure(directory.figure_path, figure, dpi=None)
             events.image("validation/merge_trees", figure_to_array(figure), position.merges)
 
-    course = directory.load_trees() if state is not None else TreeCourse()
-    course = course.until(training.position.merges)
+    course = TreeCourse()
+    with suppress(ValueError):  # a damaged file costs the rows before, not the run
+        if state is not None:
+            course = directory.load_trees().until(training.position.merges)
 
     def list_trees(position: Position) -> None:
         nonlocal course

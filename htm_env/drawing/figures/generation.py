@@ -11,16 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator, StrMethodFormatter
 
-from htm_env.drawing.glyphs import COLOURS, KINDS, Tokens, draw_tokens, frame_axes, no_ticks
-from htm_env.drawing.rendering import draw_forest, draw_reconstruction, new_figure
+from htm_env.drawing.figures.tree import dendrogram_places, draw_links
+from htm_env.drawing.glyphs import COLOURS, INK, KINDS, Tokens, draw_tokens, frame_axes, no_ticks
+from htm_env.drawing.rendering import draw_forest, draw_reconstruction, merge_colours, new_figure
 from htm_env.generation.generate import Generated
 from htm_env.generation.mixture import Candidate
+from htm_env.trees.merge_tree import MergeTree
 
 PANEL = 1.35
 """Side of a panel, in inches."""
+TREE = 0.6
+"""Width of the tree beside a sample, as a share of the sample's."""
 MARKS = "osD^"
 """Markers of the covariance types."""
 
@@ -64,18 +69,20 @@ def criteria_figure(candidates: Sequence[Candidate], chosen: Candidate) -> Figur
 def generated_figure(
     generated: Generated, kind: str, titles: Sequence[str], real: Tokens, columns: int = 6
 ) -> Figure:
-    """The first samples with their trees, one for each title; images have the size of a real one's
-    (n, T) parts."""
+    """The first samples, one for each title, each with its tree beside it; images have the size of
+    a real one's (n, T) parts. A token has the colour of the merge that used it."""
     rows = -(-len(titles) // columns)
-    figure = _figure(PANEL * columns, (PANEL + 0.2) * rows)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    for number, axes in enumerate(grid.flat):
+    figure = _figure(PANEL * (1 + TREE) * columns, (PANEL + 0.2) * rows)
+    grid = figure.subplots(rows, 2 * columns, squeeze=False, width_ratios=[1, TREE] * columns)
+    pairs = grid.reshape(-1, 2)
+    for number, (axes, beside) in enumerate(pairs):
         if number < len(titles):
-            _draw_sample(axes, generated, number, kind, real)
+            _draw_beside(axes, beside, generated, number, kind, real)
             axes.set_title(titles[number], fontsize=7, pad=3)
             no_ticks(axes)
         else:
             axes.set_visible(False)
+            beside.set_visible(False)
     return figure
 
 
@@ -129,6 +136,26 @@ def denoising_figure(samples: Sequence[NoisySample], kind: str, noise_std: float
     for axes, label in zip(grid[:, 0], labels, strict=True):
         axes.set_ylabel(label, fontsize=8)
     return figure
+
+
+def _draw_beside(
+    axes: Axes, beside: Axes, generated: Generated, row: int, kind: str, real: Tokens
+) -> None:
+    """The tokens, and their tree with the leaves on the left in the axes ``beside``."""
+    tokens = generated.tokens[row][generated.present[row]].cpu().numpy()
+    tree = MergeTree(generated.merges[row].cpu().numpy(), len(tokens))
+    merges = merge_colours(len(tokens))[: len(tree.merges)]
+    colours = np.tile(to_rgba(INK), (tree.num_nodes, 1))
+    colours[tree.merges] = merges[:, None]
+    frame = real if KINDS[kind].image else tokens
+    frame_axes(axes, frame, kind)
+    draw_tokens(axes, tokens, kind, colours=colours[: len(tokens)], reference=frame)
+    draw_links(beside, tree, np.arange(1.0, len(tree.merges) + 1), merges, sideways=True)
+    leaves = dendrogram_places(tree)[: len(tokens)]
+    beside.scatter(np.zeros(len(tokens)), leaves, s=6, c=colours[: len(tokens)], linewidths=0)
+    beside.set_xlim(-1, len(tree.merges) + 1)
+    beside.set_ylim(len(tokens) - 0.4, -0.6)
+    beside.axis("off")
 
 
 def _draw_sample(axes: Axes, generated: Generated, row: int, kind: str, real: Tokens) -> None:

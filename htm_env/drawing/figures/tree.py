@@ -82,6 +82,28 @@ def dendrogram_places(tree: MergeTree) -> Numbers:
     return places
 
 
+def draw_links(
+    axes: Axes, tree: MergeTree, heights: Numbers, colours: Any, *, sideways: bool = False
+) -> Numbers:
+    """The links of all merges alone; arguments and result are those of :func:`draw_dendrogram`."""
+    along = dendrogram_places(tree)
+    of_node = np.concatenate([np.zeros(tree.num_leaves), heights])
+    parents = np.arange(tree.num_leaves, tree.num_nodes)
+    first, second = tree.merges.T
+    corners = [(first, first), (first, parents), (second, parents), (second, second)]
+    lines = np.stack(
+        [np.column_stack([along[place], of_node[height]]) for place, height in corners], axis=1
+    )  # (M, 4, 2)
+    spots = np.column_stack([along, of_node])[tree.num_leaves :]
+    if sideways:
+        lines, spots = lines[..., ::-1], spots[:, ::-1]
+    width = 1.6 if tree.num_leaves <= MANY else 0.8
+    axes.add_collection(
+        LineCollection(list(lines), colors=colours, linewidths=width, joinstyle="miter")
+    )
+    return spots
+
+
 def draw_dendrogram(
     axes: Axes, trace: Trace, heights: Numbers, colours: Any, *, sideways: bool = False
 ) -> Numbers:
@@ -98,23 +120,9 @@ def draw_dendrogram(
         (M, 2) where the merges are in the axes.
     """
     tree = trace.tree
-    along = dendrogram_places(tree)
-    of_node = np.concatenate([np.zeros(tree.num_leaves), heights])
-    parents = np.arange(tree.num_leaves, tree.num_nodes)
-    first, second = tree.merges.T
-    corners = [(first, first), (first, parents), (second, parents), (second, second)]
-    lines = np.stack(
-        [np.column_stack([along[place], of_node[height]]) for place, height in corners], axis=1
-    )  # (M, 4, 2)
-    spots = np.column_stack([along, of_node])[tree.num_leaves :]
-    if sideways:
-        lines, spots = lines[..., ::-1], spots[:, ::-1]
-    width = 1.6 if tree.num_leaves <= MANY else 0.8
-    axes.add_collection(
-        LineCollection(list(lines), colors=colours, linewidths=width, joinstyle="miter")
-    )
+    spots = draw_links(axes, tree, heights, colours, sideways=sideways)
     across, highest = (-0.6, tree.num_leaves - 0.4), float(max(heights, default=1.0)) or 1.0
-    ticks = along[: tree.num_leaves]
+    ticks = dendrogram_places(tree)[: tree.num_leaves]
     names = shown_names(trace)[: tree.num_leaves]
     size = 7 if tree.num_leaves <= MANY else 4
     if sideways:
