@@ -63,8 +63,11 @@ def test_every_kind_of_token_can_be_drawn(kind):
     samples = generated(kind, 8)
     titles = [f"sample {row}" for row in range(8)]
     figure = generated_figure(samples, kind, titles, samples.tokens[2].numpy())
-    shown = [axes.get_title() for axes in figure.axes if axes.get_visible()]
-    assert shown == titles
+    shown = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in shown[::2]] == titles
+    for beside, merges in zip(shown[1::2], samples.merges, strict=True):
+        links = len(beside.collections[0].get_paths())
+        assert links == int((merges[:, 0] >= 0).sum())  # its tree is beside it
     pictures = [figure, interpolation_figure([samples, samples], kind, samples.tokens[2].numpy())]
     clean = samples.tokens[2].numpy()
     column = NoisySample(clean, clean + 0.1, clean, 0.25, 0.0)
