@@ -15,6 +15,7 @@ from agents.inspection.rows import EncodedRows, encode_rows
 from agents.inspection.trained import say_if_not_trained
 from agents.learners.base import Learner
 from agents.registry import load_learner
+from agents.runs.directory import RunDirectory
 from agents.runs.lock import locked
 from agents.runs.tensorboard import PROJECTOR_CONFIG, write_projector
 from htm_env.datasets import SPLITS
@@ -33,6 +34,8 @@ def embed(options: EmbedOptions) -> None:
     learner = load_learner(options.directory, options.data, needs_data=True)
     if options.merge_rounds:
         learner.merge_in_rounds()
+    if options.out is None:
+        RunDirectory(options.directory).check_own_files()
     out = options.directory / "embeddings" if options.out is None else options.out
     projector = out / "projector"
     if options.pictures and projector.exists() and not (projector / PROJECTOR_CONFIG).is_file():

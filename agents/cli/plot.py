@@ -17,6 +17,7 @@ from agents.config.files import quoted
 from agents.evaluation.figures import write_figure
 from agents.inspection.traces import traces_of
 from agents.registry import load_learner
+from agents.runs.directory import RunDirectory
 from agents.runs.lock import locked
 from htm_env.drawing.figures import (
     charges_figure,
@@ -46,6 +47,8 @@ def plot(options: PlotOptions) -> None:
             f"--first is {options.first}, but the {options.split} split has {dataset.size} samples"
         )
     keys = dataset.fixed_keys(options.first + options.samples)[options.first :]
+    if options.out is None:
+        RunDirectory(options.directory).check_own_files()
     out = options.directory / "figures" if options.out is None else options.out
     with locked(out):  # first of all, since where nothing can be written nothing is computed
         drawn = traces_of(learner, dataset, keys.tolist(), options.search)

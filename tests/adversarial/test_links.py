@@ -55,6 +55,16 @@ def test_nothing_is_removed_through_a_link_in_a_run_folder(run, tmp_path, capsys
     assert (home / ".profile").read_text() == "kept"
 
 
+@pytest.mark.parametrize(("command", "name"), [("plot", "figures"), ("embed", "embeddings")])
+def test_what_is_made_of_a_run_stays_in_its_folder(run, tmp_path, command, name, capsys):
+    (tmp_path / "elsewhere").mkdir()
+    shutil.rmtree(run / name, ignore_errors=True)
+    (run / name).symlink_to(tmp_path / "elsewhere")
+    assert status(command, run, "--samples", 4) == 1
+    assert str(run / name) in refused(capsys.readouterr().err)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 def test_a_comparison_writes_through_no_link(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(compare, "run_jobs", run_here)
     command = arguments("nearest", 40, tmp_path / "compared", "--seeds", "1")
