@@ -28,9 +28,7 @@ from htm_env.measures.semantics import Labelled, principal_components, semantic_
 
 WIDTH = 32
 COLUMNS = {"dim": WIDTH, "levels": 2, "expansion": 2, "iterations": 4}
-LEARNING = GlomTrainingConfig(
-    hidden_tokens=0.15, contrastive_weight=0.03, crop_share=0.6, temperature=0.1
-)
+LEARNING = GlomTrainingConfig(hidden_tokens=0.15, contrastive_weight=0.0)
 OPTIMIZER = OptimizerConfig(method="soap", learning_rate=1e-2, warm_up_updates=50)
 BATCH = 64
 
@@ -102,7 +100,7 @@ def rows_of(updates: int, seeds: range, validate: bool) -> list[Row]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--updates", type=int, default=1500, help="of each Glom")
+    parser.add_argument("--updates", type=int, default=1000, help="of each Glom")
     parser.add_argument("--seeds", type=int, default=3, help="Gloms")
     parser.add_argument("--first-seed", type=int, default=0, help="that of the first")
     parser.add_argument("--validate", action="store_true", help="score the validation split")

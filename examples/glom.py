@@ -30,7 +30,7 @@ digits = load_digits()
 images = torch.tensor(digits.images, dtype=torch.float32)[:, None] / 8 - 1
 train, test = train_test_split(range(len(images)), test_size=0.1, random_state=0)
 model = Glom.from_image(8, 2, 1, dim=32, levels=2, expansion=2)  # 16 columns of two levels
-learn("digits", model, GlomTrainingConfig(1.0, 0.15, contrastive_weight=0.03), [images[train]])
+learn("digits", model, GlomTrainingConfig(1.0, 0.15, contrastive_weight=0.0), [images[train]])
 with torch.no_grad():
     columns = model(images)
 counts = find_islands(columns[:5], torch.ones(5, 16, dtype=torch.bool), 0.2).counts
