@@ -31,7 +31,7 @@ def search_runs(
 
     ``budget`` is that of ``htm evaluate --search``. Rows that the table has are not computed again,
     unless their run was made anew; it is written after each run, so that the work can be
-    interrupted. ``tell`` gets a line for each run.
+    interrupted, and sorted, so that this makes no difference. ``tell`` gets a line for each run.
     """
     rows = {row.run: row for row in searched_rows(path, [run.directory for run in runs])}
     for run in runs:
@@ -53,7 +53,7 @@ def search_runs(
             continue
         tell(f"search: {run.name}, budget {budget}")
         rows[found.run] = replace(found, **_scores(run, budget))
-        write_table(path, ResultRow, rows.values())
+        write_table(path, ResultRow, sorted(rows.values(), key=lambda row: row.run))
 
 
 def searched_rows(path: Path, runs: Sequence[RunDirectory]) -> list[ResultRow]:
