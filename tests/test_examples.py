@@ -70,6 +70,14 @@ def test_the_pictures_of_the_hierarchies_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_picture_of_islands_is_drawn(tmp_path: Path) -> None:
+    script = EXAMPLES.parent / "docs" / "picture_of_glom.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path), "2"], check=True, timeout=250)
+    assert (tmp_path / "glom.png").stat().st_size > 10_000
+    assert (tmp_path / "glom.gif").stat().st_size > 1_000
+
+
+@pytest.mark.slow
 def test_the_demo_shows_scores_and_pictures(tmp_path: Path) -> None:
     finished = subprocess.run(
         [sys.executable, str(EXAMPLES / "demo.py"), "--merges", "2000", "--out", "demo"],
