@@ -71,6 +71,7 @@ READERS: dict[str, Reader] = {
     "config.json": configuration,
     "result.json": RunDirectory.load_result,
     "metrics.csv": run_rows,
+    "trees.json": RunDirectory.load_trees,
     "dataset.npz": data,
     "checkpoint/training.safetensors": state,
     "checkpoint/autoencoder.safetensors": weights("checkpoint"),
