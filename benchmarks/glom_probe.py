@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 from time import process_time
 
 import numpy as np
@@ -21,7 +22,7 @@ from torch import Tensor
 from agents import Glom, GlomTrainer, GlomTrainingConfig, ImageGlom, OptimizerConfig
 from agents.encoders.glom.images import images_of
 from benchmarks.measuring import Row
-from benchmarks.table import origin, report
+from benchmarks.table import RESULTS, origin, report
 from htm_env.autoencoder import seeded_initialisation
 from htm_env.datasets import make_dataset
 from htm_env.measures.semantics import Labelled, principal_components, semantic_scores
@@ -43,11 +44,13 @@ def digits(split: str) -> tuple[Float32[Tensor, "N 1 8 8"], np.ndarray]:
     return images_of(patches, 2, 4, 4), dataset.labels(keys)
 
 
-def train(images: Float32[Tensor, "N 1 8 8"], updates: int, seed: int) -> ImageGlom:
+def train(
+    images: Float32[Tensor, "N 1 8 8"], updates: int, seed: int, agreement_decay: float
+) -> ImageGlom:
     """A Glom that has learned from so many batches of standardised images."""
     generator = torch.Generator().manual_seed(seed)
     with seeded_initialisation(generator):
-        model = Glom.from_image(8, 2, 1, **COLUMNS)
+        model = Glom.from_image(8, 2, 1, **COLUMNS, agreement_decay=agreement_decay)
     trainer = GlomTrainer(model, generator, LEARNING, OPTIMIZER)
     for update in range(updates):
         chosen = torch.randint(len(images), (BATCH,), generator=generator)
@@ -62,7 +65,7 @@ def top_level(model: ImageGlom, images: Float32[Tensor, "N 1 8 8"]) -> np.ndarra
     return torch.cat(tops).double().numpy()
 
 
-def rows_of(updates: int, seeds: range, validate: bool) -> list[Row]:
+def rows_of(updates: int, seeds: range, validate: bool, agreement_decay: float) -> list[Row]:
     """A row for every Glom, and for what is had without learning."""
     splits = [digits(split) for split in ("train", "validation", "test")]
     if validate:
@@ -89,7 +92,7 @@ def rows_of(updates: int, seeds: range, validate: bool) -> list[Row]:
     rows = []
     for seed in seeds:
         started = process_time()
-        model = train(standardised[0], updates, seed)
+        model = train(standardised[0], updates, seed, agreement_decay)
         seconds = process_time() - started
         embeddings = [top_level(model, images) for images in standardised]
         rows.append(row(f"top level, seed {seed}", embeddings, seconds))
@@ -104,11 +107,16 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="Gloms")
     parser.add_argument("--first-seed", type=int, default=0, help="that of the first")
     parser.add_argument("--validate", action="store_true", help="score the validation split")
+    parser.add_argument(
+        "--agreement-decay", type=float, default=0.0, help="agreement further up that counts"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
-    rows = rows_of(options.updates, seeds, options.validate)
-    report("glom_probe", rows, made_by=origin("benchmarks.glom_probe", sys.argv[1:]))
+    rows = rows_of(options.updates, seeds, options.validate, options.agreement_decay)
+    made_by = origin("benchmarks.glom_probe", sys.argv[1:])
+    report("glom_probe", rows, options.out, made_by=made_by)
 
 
 if __name__ == "__main__":

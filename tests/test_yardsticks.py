@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import small_autoencoder
 
-from agents import FixedOrder, FixedOrderConfig, Reinforce
+from agents import FixedOrder, FixedOrderConfig, Reinforce, ReinforceConfig
 from agents.cli import main
 from agents.evaluation.evaluate import evaluate
 from agents.evaluation.yardsticks import plain_yardsticks, tree_yardsticks
@@ -83,6 +83,16 @@ def test_a_run_is_held_against_its_updates_the_mean_and_chance(nmse, updates, ya
     learner.updates = updates
     found = why_not_trained(learner, nmse, yardsticks)
     assert found is None if says is None else says in found
+
+
+def test_many_updates_of_few_steps_are_not_enough():
+    learner = Reinforce("HTM-Trees-v0", ReinforceConfig(batch_size=4), **SMALL)
+    learner.update(0.9)
+    learner.updates = 1000
+    steps = learner.trainer.optimizers["merger"].updates
+    assert f"{steps} steps of its autoencoder" in why_not_trained(learner, 0.1, ENOUGH)
+    learner.trainer.optimizers["merger"].updates = learner.config.autoencoder.merger.warm_up_updates
+    assert why_not_trained(learner, 0.1, ENOUGH) is None
 
 
 def test_given_trees_are_not_held_against_chance_and_frozen_ones_against_nothing():

@@ -24,9 +24,10 @@ NOT_TRAINED = "not trained enough to use: {}"
 def why_not_trained(learner: Learner, nmse: float, yardsticks: Mapping[str, float]) -> str | None:
     """Why a run is not trained enough to use; None where nothing says so.
 
-    It has few updates, its error is no better than that of predicting the ``mean``, or a policy
-    that learns is no better than ``random`` merges through its own autoencoder. What is neither
-    trained nor chosen, a frozen autoencoder or given trees, is not asked.
+    It has few updates, or its autoencoder fewer steps than its learning rate takes to rise, its
+    error is no better than that of predicting the ``mean``, or a policy that learns is no better
+    than ``random`` merges through its own autoencoder. What is neither trained nor chosen, a frozen
+    autoencoder or given trees, is not asked.
 
     Args:
         learner: the run's.
@@ -54,9 +55,16 @@ def why_not_trained_by_return(
 
 
 def _too_few_updates(learner: Learner) -> list[str]:
-    if not learner.learns or learner.updates >= FEW_UPDATES:
+    if not learner.learns:
         return []
-    return [f"{learner.updates} updates, where at least {FEW_UPDATES} are expected"]
+    if learner.updates < FEW_UPDATES:
+        return [f"{learner.updates} updates, where at least {FEW_UPDATES} are expected"]
+    if "trainer" not in vars(learner):  # its autoencoder is frozen, or another one
+        return []
+    steps, warm_up = learner.trainer.steps, learner.config.autoencoder.merger.warm_up_updates
+    if steps >= warm_up:
+        return []
+    return [f"{steps} steps of its autoencoder, whose learning rate rises for {warm_up}"]
 
 
 def why_not_trained_on_test(learner: Learner) -> str | None:

@@ -86,6 +86,11 @@ class AutoencoderTrainer:
         self.device = autoencoder.token_mean.device
         self.precision = usable_precision(config.precision, self.device)
 
+    @property
+    def steps(self) -> int:
+        """Gradient steps so far, without those that were skipped."""
+        return self.optimizers["merger"].updates
+
     def update(
         self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"], progress: float
     ) -> dict[str, float]:
