@@ -413,6 +413,7 @@ def test_copies_go_from_all_tokens_to_one_and_start_again(way):
 HELPERS = {
     "__init__",
     "__main__",
+    "glyph_outlines",  # data of a comparison
     "hierarchical_training",  # one training of hierarchical_original
     "matrix_products",
     "measuring",
