@@ -327,6 +327,10 @@ def test_unusable_arrays_are_named(data: Any, message: str) -> None:
             "length -1 of row 1, expected none below 0",
         ),
         (
+            {"values": np.zeros((4, 2)), "lengths": np.array([2**62, 2**62, 2**62, 2**62, 4])},
+            "length 4611686018427387904 of row 0, expected at most 2147483647",
+        ),
+        (
             {"values": np.zeros((4, 2)), "lengths": np.array([2.0, 2.0])},
             "'lengths' is float64",
         ),

@@ -20,10 +20,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float32
+from jaxtyping import Float32
 from numpy.lib import format as npy
 
 from htm_env import checks
+from htm_env.datasets.sets import are_letters
 from htm_env.datasets.spans import cut_spans
 
 KNOWN_FILES = "an .npz, .npy, .csv, .parquet or IDX file"
@@ -212,15 +213,9 @@ def _array(path: Path, what: str, file: io.BufferedIOBase, size: int, memory: Me
         if file.read(1):  # at the end of a member its checksum is compared
             raise ValueError("it goes on after its last number")
         array = np.ndarray(shape, dtype, content, order="F" if in_columns else "C")
-        if dtype.kind == "U" and not _letters(array).all():
+        if dtype.kind == "U" and not are_letters(array).all():
             raise ValueError("it holds texts of numbers that are no letters")
         return array
-
-
-def _letters(array: np.ndarray) -> Bool[np.ndarray, "..."]:
-    """True <--> the number is the code of a letter of Unicode, of all letters of all texts."""
-    codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
-    return (codes < 0xD800) | ((codes > 0xDFFF) & (codes <= 0x10FFFF))
 
 
 def _read(file: io.BufferedIOBase, count: int) -> bytearray:

@@ -14,6 +14,8 @@ from htm_env.datasets.base import SPLITS, RowFacts
 Names = list[str]
 LARGEST, SMALLEST = 1e18, 1e-18
 """Coordinates, at most, and their spread, at least: numbers whose squares 32 bits hold."""
+LONGEST = 2**31 - 1
+"""Tokens of a row, at most: the sum of so many lengths has no more than 64 bits."""
 MOST_LOST = 0.01
 """Share of the spread of a column that rounding to 32 bits may move a number by."""
 NOISE = 1e-14
@@ -264,9 +266,11 @@ def _lengths(name: str, given: Any) -> Int64[np.ndarray, "N"]:
         raise ValueError(
             f"{name}: 'lengths' is {lengths.dtype} {lengths.shape}, expected whole numbers (N,)"
         )
-    if (lengths < 0).any():
-        row = int(np.argmax(lengths < 0))
-        raise ValueError(f"{name}: length {lengths[row]} of row {row}, expected none below 0")
+    wrong = (lengths < 0) | (lengths > LONGEST)
+    if wrong.any():
+        row = int(wrong.argmax())
+        wanted = "none below 0" if lengths[row] < 0 else f"at most {LONGEST}"
+        raise ValueError(f"{name}: length {lengths[row]} of row {row}, expected {wanted}")
     return lengths.astype(np.int64)
 
 
@@ -348,6 +352,13 @@ def _labels(name: str, given: Any, count: int) -> np.ndarray:
             )
     elif labels.dtype.kind not in "biu":
         raise ValueError(f"{name}: 'labels' is {labels.dtype}, expected whole numbers or strings")
+    if labels.dtype.kind in "fu":
+        wrong = (labels >= 2.0**63) | (labels < -(2.0**63))
+        if wrong.any():
+            row = int(wrong.argmax())
+            raise ValueError(
+                f"{name}: label {labels[row]} of row {row}, expected whole numbers of 64 bits"
+            )
     return labels.astype(np.int64)
 
 
@@ -411,7 +422,21 @@ def _of_rows(name: str, key: str, given: Any, count: int, of: str = "rows") -> n
             raise ValueError(f"{name}: {key!r} is not UTF-8 ({error})") from error
     elif array.dtype.kind == "O" and all(isinstance(value, str) for value in array):
         array = array.astype(np.str_)
+    if array.dtype.kind == "U" and not are_letters(array).all():
+        row = int(are_letters(array).reshape(count, -1).all(axis=1).argmin())
+        raise ValueError(
+            f"{name}: number {row} of {key!r} is a text of numbers that are no letters, such as "
+            "half of a pair of surrogates: expected text that UTF-8 can hold"
+        )
     return array
+
+
+def are_letters(array: np.ndarray) -> Bool[np.ndarray, "..."]:
+    """True <--> the number is the code of a letter of Unicode, of all letters of all texts."""
+    if not array.dtype.itemsize:
+        return np.ones(0, dtype=bool)
+    codes = np.ascontiguousarray(array).reshape(-1).view(array.dtype.str[0] + "u4")
+    return (codes < 0xD800) | ((codes > 0xDFFF) & (codes <= 0x10FFFF))
 
 
 # ---------------------------------------------------------------- arrays

@@ -106,10 +106,10 @@ def cut_spans(
             f"{name}: 'span_counts' is {span_counts.dtype} {span_counts.shape}, expected whole "
             "numbers (N, levels) of at least 0"
         )
-    if int(span_counts.sum()) != len(spans):
+    if (span_counts > len(spans)).any() or int(span_counts.sum()) != len(spans):
         raise ValueError(
-            f"{name}: 'span_counts' add up to {span_counts.sum()}, but 'spans' has {len(spans)} "
-            "rows"
+            f"{name}: 'span_counts' add up to {sum(span_counts.ravel().tolist())}, but 'spans' "
+            f"has {len(spans)} rows"
         )
     parts = np.split(spans.astype(np.int64), np.cumsum(span_counts.ravel())[:-1])
     levels = span_counts.shape[1]

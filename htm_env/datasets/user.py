@@ -120,6 +120,7 @@ class ArrayDataset(FiniteDataset):
         """
         check_split(split)
         checks.whole_number("threshold", threshold, 0, 255)
+        Memory("dataset", memory_limit)
         checks.keywords("HTM-v0", tuple(columns), tuple(TableColumns.__dataclass_fields__))
         beside = dict(
             zip(
