@@ -47,8 +47,8 @@ flat = HierarchicalTransformer(**words, window_sizes=4)
 coarse = HierarchicalTransformer(
     **words, hierarchies=rates, hierarchical_stride=strides, window_sizes=(4, 4, None)
 )
-figure = Figure(figsize=(11, 3.2), layout="constrained")
-left, middle, right = figure.subplots(1, 3, width_ratios=(1.7, 1, 1))
+figure = Figure(figsize=(11, 3.6), layout="constrained")
+left, middle, right = figure.subplots(1, 3, width_ratios=(1.4, 1, 1))
 draw_rates(left, length, rates, strides)
 left.set_title("vectors, and the tokens that each is made of")
 for axes, model, title in (

@@ -103,6 +103,12 @@ def checked_shapes(request: pytest.FixtureRequest) -> Iterator[None]:
     jaxtyping.config.update("jaxtyping_disable", False)
 
 
+@pytest.fixture
+def unchecked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annotations are not checked, as at a user's: what does not fit is passed to the functions."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     # beartype dislikes how Gymnasium spells the base class of its Dict space.
     config.addinivalue_line(

@@ -105,6 +105,76 @@ def test_images_are_of_whole_patches():
         make(9)
 
 
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ({"size": "8"}, "image_size is '8': expected a whole number"),
+        ({"size": (8, 8, 8)}, "expected a side, or height and width"),
+        ({"patch": 1.5}, "patch_size is 1.5: expected a whole number"),
+        ({"dim": 0}, "dim is 0: expected a whole number from 1"),
+        ({"local_consensus_radius": -1}, "local_consensus_radius is -1; expected at least 0"),
+        ({"neighbours": -1}, "neighbours is -1; expected at least 0"),
+        ({"depth": 3}, "ImageGlom has no keyword 'depth': expected image_size,"),
+        ({"radius": 2}, "no keyword 'radius'"),
+    ],
+)
+def test_impossible_words_are_named(words, said):
+    with pytest.raises(ValueError, match=said):
+        make(**words)
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "shape", [(5, 1, 9, 9), (5, 1, 16, 16), (5, 3, 8, 8), (1, 8, 8), (5, 1, 1, 8, 8), (8,)]
+)
+def test_images_of_another_shape_are_refused(shape):
+    model, said = make(), r"expected \(B, C, H, W\) = \(.*1, 8, 8\) of floats"
+    with pytest.raises(ValueError, match=said):
+        model(torch.zeros(shape))
+    learning = GlomTrainingConfig(denoising_weight=0.0)
+    with pytest.raises(ValueError, match=said):
+        model.losses(torch.zeros(shape), training=learning, generator=generator())
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_images_of_whole_numbers_are_refused():
+    with pytest.raises(ValueError, match=r"of torch.uint8; expected .* of floats"):
+        make()(torch.zeros(5, 1, 8, 8, dtype=torch.uint8))
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_frames_of_another_shape_are_refused():
+    with pytest.raises(ValueError, match=r"\(B, F, C, H, W\) = \(5, 1, 1, 8, 8\)"):
+        make().watch(images(5, 1, 8, 8))
+    with pytest.raises(ValueError, match="frames is 0; expected at least 1"):
+        make().watch(images(5, 0, 1, 8, 8))
+
+
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("name", ["hidden", "present"])
+def test_masks_of_another_shape_are_refused(name):
+    for mask in (torch.ones(5, 9, dtype=torch.bool), torch.ones(5, 16)):
+        with pytest.raises(ValueError, match=rf"{name} has .*\(B, P\) = \(5, 16\) of truth"):
+            make()(images(5, 1, 8, 8), **{name: mask})
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_iterations_are_a_whole_number():
+    for iters in (1.5, -1):
+        with pytest.raises(ValueError, match=f"iters is {iters}: expected a whole number from 0"):
+            make()(images(5, 1, 8, 8), iters)
+
+
+def test_a_trainer_names_what_its_model_takes():
+    image = images(5, 1, 8, 8)
+    with pytest.raises(ValueError, match="the scenes are 2 tensors; expected images"):
+        GlomTrainer(make(), generator()).update(0.0, image, image)
+    tokens = TokenGlom(2, GlomConfig(level_width=8))
+    with pytest.raises(ValueError, match="the scenes are 1 tensors; expected tokens and active"):
+        GlomTrainer(tokens, generator()).update(0.0, images(6, 5, 2))
+
+
 @pytest.mark.parametrize("kind", ["images", "tokens"])
 def test_a_trainer_continues_from_its_state(kind):
     def trainer() -> GlomTrainer:

@@ -95,6 +95,22 @@ def test_islands_of_what_is_not_there_have_no_number():
     assert islands.counts[:, 0].tolist() == [1, 0]
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_islands_of_what_does_not_fit_are_refused():
+    columns, present = torch.zeros(2, 4, 3, 5), torch.ones(2, 4, dtype=torch.bool)
+    for tolerance in (-1, torch.nan):
+        with pytest.raises(ValueError, match=r"tolerance is .*; expected at least 0"):
+            find_islands(columns, present, tolerance)
+    for wrong in ((columns[None], present), (columns, present[:, :3]), (columns, present.float())):
+        with pytest.raises(ValueError, match=r"expected \(B, P, L, d\) and \(B, P\) of truth"):
+            find_islands(*wrong, 0.1)
+    columns[1, 3] = torch.nan
+    with pytest.raises(ValueError, match="columns hold numbers that are not finite"):
+        find_islands(columns, present, 0.1)
+    present[1, 3] = False  # what is not there may be anything
+    assert find_islands(columns, present, 0.1).counts.tolist() == [[1, 1, 1]] * 2
+
+
 @given(seed=st.integers(0, 1000), scale=st.sampled_from([1e-3, 1.0, 1e3]))
 def test_trees_know_no_slots_no_scale_and_no_junk(seed, scale):
     drawn = torch.Generator().manual_seed(seed)

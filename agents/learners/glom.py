@@ -52,8 +52,12 @@ class GlomTrainer:
         """One step at this share of the training on images ``(B, C, H, W)``, or on standardised
         tokens ``(B, P, T)`` and where they are ``(B, P)``; returns the losses by their tags.
 
-        Raises ``FloatingPointError`` where they stay non-finite.
+        Raises ``FloatingPointError`` where they stay non-finite, ``ValueError`` for scenes that the
+        model does not take.
         """
+        if len(scenes) != len(self.model.takes):
+            expected = " and ".join(self.model.takes)
+            raise ValueError(f"the scenes are {len(scenes)} tensors; expected {expected}")
         losses = self.model.losses(*scenes, training=self.training, generator=self.generator)
         if not losses:
             return {}

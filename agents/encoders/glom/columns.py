@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,17 @@ from agents.encoders.glom.levels import (
     sinusoids,
 )
 from agents.encoders.glom.losses import contrastive_loss, draw_regions
-from htm_env.checks import at_least
+from htm_env.checks import at_least, keywords, whole_number, whole_numbers
+
+MOST = 2**31
+"""Largest size and number of iterations that people may ask for."""
+WORDS = {
+    "level_width": "dim",
+    "attend_self": "consensus_self",
+    "radius": "local_consensus_radius",
+    "neighbourhood": "neighbours",
+}
+"""What :class:`ImageGlom` calls fields of :class:`GlomConfig`; the others have the same names."""
 
 
 class Surrounded(NamedTuple):
@@ -108,9 +119,11 @@ class Glom(nn.Module):
         """
         shape = (*active.shape, self.config.levels, self.config.level_width)
         if state is not None and state.shape != shape:
-            raise ValueError(f"the state has shape {tuple(state.shape)}; expected {shape}")
+            raise ValueError(
+                f"the columns to start from have shape {tuple(state.shape)}; expected {shape}"
+            )
         iterations = self.config.iterations if iterations is None else iterations
-        at_least(0, iterations=iterations)
+        whole_number("iterations", iterations, 0, MOST)
         around = self._surrounded(tokens, active, centroids)
         start = self.fresh.expand(shape) if state is None else state
         # Levels first: each has networks of its own, and attends within itself.
@@ -187,8 +200,11 @@ class ImageGlom(nn.Module):
             0: their own column alone.
         options: other fields of :class:`GlomConfig`.
 
-    Raises ``ValueError`` for images that are not of whole patches.
+    Raises ``ValueError`` for images that are not of whole patches, and for unknown options.
     """
+
+    takes = ("images",)
+    """What :meth:`losses` are of."""
 
     def __init__(
         self,
@@ -204,12 +220,20 @@ class ImageGlom(nn.Module):
         **options: Any,
     ) -> None:
         super().__init__()
-        height, width = (image_size,) * 2 if isinstance(image_size, int) else image_size
-        at_least(1, patch_size=patch_size, channels=channels, height=height, width=width)
+        known = [WORDS.get(field.name, field.name) for field in fields(GlomConfig)]
+        keywords("ImageGlom", list(options), ["image_size", "patch_size", "channels", *known])
+        sides = whole_numbers("image_size", image_size, 1, MOST)
+        if len(sides) > 2:
+            raise ValueError(f"image_size is {image_size}; expected a side, or height and width")
+        height, width = sides[0], sides[-1]
+        for name, value in (("patch_size", patch_size), ("channels", channels), ("dim", dim)):
+            whole_number(name, value, 1, MOST)
+        at_least(0, local_consensus_radius=local_consensus_radius, neighbours=neighbours)
         if height % patch_size or width % patch_size:
             raise ValueError(
                 f"image_size is {image_size}; expected a multiple of the patch size {patch_size}"
             )
+        self.image_shape = (channels, height, width)
         self.patch_size, self.rows, self.columns = (
             patch_size,
             height // patch_size,
@@ -256,7 +280,20 @@ class ImageGlom(nn.Module):
                 L, d)``.
             hidden: True <--> the patch is not seen; its column is there.
             present: True <--> the patch is part of the crop: elsewhere there is no column.
+
+        Raises ``ValueError`` for images of another shape than the model's, and for what does not
+        fit to them.
         """
+        self._check_images(images, "B, C, H, W")
+        if iters is not None:
+            whole_number("iters", iters, 0, MOST)
+        patches_shape = (len(images), len(self.places))
+        for name, mask in (("hidden", hidden), ("present", present)):
+            if mask is not None and (mask.shape != patches_shape or mask.dtype != torch.bool):
+                raise ValueError(
+                    f"{name} has shape {tuple(mask.shape)} of {mask.dtype}; "
+                    f"expected (B, P) = {patches_shape} of truth values"
+                )
         patches = patches_of(images, self.patch_size)
         if hidden is not None:
             patches = torch.where(hidden[..., None], self.hidden_patch, patches)
@@ -269,7 +306,12 @@ class ImageGlom(nn.Module):
         self, frames: Float[Tensor, "B F C H W"], iters: int = 2
     ) -> Float[Tensor, "B F P L d"]:
         """The columns after every frame of a video: a few iterations each, from the columns of the
-        frame before; the first frame has as many as an image."""
+        frame before; the first frame has as many as an image.
+
+        Raises ``ValueError`` for frames of another shape than the model's images, and for none.
+        """
+        self._check_images(frames, "B, F, C, H, W")
+        at_least(1, frames=frames.shape[1])
         seen: list[Tensor] = []
         for frame in frames.unbind(dim=1):
             seen.append(self(frame, iters, seen[-1]) if seen else self(frame))
@@ -307,11 +349,21 @@ class ImageGlom(nn.Module):
             crops = [
                 draw_regions(places, everywhere, training.crop_share, generator) for _ in range(2)
             ]
-            tops = self(images.repeat(2, 1, 1, 1), present=torch.cat(crops))[:, :, -1].chunk(2)
+            tops = self(torch.cat([images, images]), present=torch.cat(crops))[:, :, -1].chunk(2)
             losses["contrastive"] = training.contrastive_weight * contrastive_loss(
                 tops[0], crops[0], tops[1], crops[1], training.temperature
             )
         return losses
+
+    def _check_images(self, images: Tensor, axes: str) -> None:
+        """Raise ``ValueError`` where the images are not of these axes and of the model's shape."""
+        batch = images.shape[: axes.count(",") - 2]
+        expected = (*batch, *self.image_shape)
+        if images.shape != expected or not images.is_floating_point():
+            raise ValueError(
+                f"the images have shape {tuple(images.shape)} of {images.dtype}; "
+                f"expected ({axes}) = {expected} of floats"
+            )
 
 
 def _reach(patches: float | int, spacing: float) -> float | None:

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.fixed.linkage import agglomerate
+from htm_env.checks import at_least
 
 FAR = 1e6
 """Added for one level further up: far above any distance relative to the mean one."""
@@ -38,7 +39,18 @@ def find_islands(
     nearly equal there, as :func:`island_merges` has it.
 
     ``present``: True <--> a token is here; those of a sample fill its slots ``0 .. n-1``.
+
+    Raises ``ValueError`` for columns that are not finite where a token is, for shapes that do not
+    fit, and for a tolerance below 0.
     """
+    at_least(0, tolerance=tolerance)
+    if columns.ndim != 4 or present.shape != columns.shape[:2] or present.dtype != torch.bool:
+        raise ValueError(
+            f"columns have shape {tuple(columns.shape)} and present {tuple(present.shape)} of "
+            f"{present.dtype}; expected (B, P, L, d) and (B, P) of truth values"
+        )
+    if not columns[present].isfinite().all():
+        raise ValueError("columns hold numbers that are not finite; expected finite ones")
     pairs = (present[:, :, None] & present[:, None])[:, None]
     joined = (relative_distances(columns, present) <= tolerance) & pairs  # (B, L, P, P)
     for _ in range((present.shape[1] - 1).bit_length()):  # steps of twice the length

@@ -19,6 +19,9 @@ class TokenGlom(nn.Module):
         coordinates: ``T`` of the tokens, which should be standardised.
     """
 
+    takes = ("tokens", "active")
+    """What :meth:`losses` are of."""
+
     def __init__(self, coordinates: int, config: GlomConfig) -> None:
         super().__init__()
         self.glom = Glom(2 * coordinates, config, coordinates)
