@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +26,7 @@ from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.runs.checkpoint import load_state
 from agents.runs.directory import RunDirectory
 from agents.runs.lock import locked
-from agents.runs.session import resume_run, start_run
+from agents.runs.session import open_agent, resume_run, start_run
 from htm_env.autoencoder import HTMAutoencoder, tensors_hash
 
 CALLS = ("fsync", "replace", "rename", "mkdir", "rmdir", "unlink")
@@ -209,6 +211,48 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before(tmp_path, undisturbed)
                 HTMAutoencoder.load(path)
             resume(folder)
         assert course_of(folder) == undisturbed[0]
+
+
+def test_saving_that_is_killed_leaves_the_agent_as_it_was_before_or_after(tmp_path):
+    learner, calls = build(), []
+    learner.save(tmp_path / "agent")
+    hashes = {learner.autoencoder.weights_hash()}
+    learner.train(merges=70)
+    hashes.add(learner.autoencoder.weights_hash())
+    shutil.copytree(tmp_path / "agent", tmp_path / "whole")
+    with killed_at(0, calls):
+        learner.save(tmp_path / "whole")
+    for moment in [number for number, name in enumerate(calls, start=1) if name == "replace"]:
+        folder = tmp_path / str(moment)
+        shutil.copytree(tmp_path / "agent", folder)
+
+        def killed(folder=folder, moment=moment):
+            with killed_at(moment, []):
+                learner.save(folder)
+
+        assert in_a_child(killed) == 9, calls[moment - 1]
+        check_consistent(folder)
+        assert open_agent(folder, build).autoencoder.weights_hash() in hashes
+    learner.save(folder)
+    assert open_agent(folder, build).updates == learner.updates
+
+
+def test_an_agent_is_saved_over_no_run_and_over_no_other_agent(tmp_path):
+    learner, other = build(), build()
+    other.task = replace(other.task, seed=1)
+    train(tmp_path / "run")
+    learner.save(tmp_path / "agent")
+    for folder, agent, message in (
+        ("run", learner, "run holds a run with its result; save the agent to another folder"),
+        ("agent", other, "agent holds another agent; save this one to another folder"),
+    ):
+        before = files_of(tmp_path / folder)
+        with pytest.raises(FileExistsError, match=message):
+            agent.save(tmp_path / folder)
+        assert files_of(tmp_path / folder) == before
+    shutil.rmtree(tmp_path / "agent" / "checkpoint")  # as killed before the first was whole
+    other.save(tmp_path / "agent")
+    assert RunDirectory(tmp_path / "agent").load_config().seed == 1
 
 
 def test_what_is_no_state_of_this_run_is_refused(tmp_path):

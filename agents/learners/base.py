@@ -460,17 +460,21 @@ class Learner(ABC):
         return learner
 
     def save(self, directory: str | Path) -> None:
-        """Write the agent to a folder, as JSON and safetensors; what it had before is replaced.
+        """Write the agent to a folder, as JSON and safetensors.
 
-        Raises ``ValueError`` for ``env_kwargs`` that JSON cannot hold, for a class or a reward that
-        is defined in the script itself, and for a folder that another process writes to.
+        An earlier state of the same agent is replaced, at once. Raises ``FileExistsError`` for a
+        folder that holds a run or another agent, and ``ValueError`` for ``env_kwargs`` that JSON
+        cannot hold, for a class or a reward that is defined in the script itself, and for a folder
+        that another process writes to.
         """
         from agents.runs.data import recorded_data
         from agents.runs.directory import RunDirectory
 
         folder = RunDirectory(directory)
         with folder.locked():
-            folder.save_config(self.run_config(), recorded_data(self.dataset))
+            run, data = self.run_config(), recorded_data(self.dataset)
+            folder.check_same_agent(run, data)
+            folder.save_config(run, data)
             folder.save_checkpoint(self.state(), self.autoencoder)
 
     @classmethod

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 import math
 import os
 import platform
@@ -31,12 +32,14 @@ from agents.runs.records import CheckpointRecord, RunRecord, RunResult, TreeCour
 from htm_env.checks import brief
 from htm_env.datasets.user import BESIDE_ROWS, read_sets
 from htm_env.files import (
+    LONGEST_TABLE,
     atomic_folder,
     atomic_write_bytes,
     atomic_write_text,
     check_name,
     naming,
     read_json,
+    read_text,
     remove,
     write_json,
 )
@@ -47,8 +50,9 @@ OWN_DATA = "dataset.npz"
 """Data that a learner was given as arrays, kept with its run."""
 LIBRARIES = ("htm-rl", "torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
 """Packages whose versions are in ``config.json``."""
-KEPT = ("env", "algo", "config", "embedding_dim", "mode", "seed")
-"""Fields of ``config.json`` that a checkpoint has too: both are of one run."""
+KEPT = ("env", "algo", "config", "embedding_dim", "mode", "seed", "merger", "env_kwargs")
+"""Fields of ``config.json`` that a checkpoint has too: both are of one run. Of ``env_kwargs`` those
+beside the data, which may move to another file."""
 
 
 @runtime_checkable
@@ -135,6 +139,45 @@ class RunDirectory:
         :func:`agents.runs.data.recorded_data` gives. Raises ``ValueError`` for what JSON cannot
         hold, and for data whose name is no text.
         """
+        kwargs, arrays = self._kept_kwargs(run)
+        if arrays is not None:
+            content = io.BytesIO()
+            np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
+            atomic_write_bytes(self.path / OWN_DATA, content.getvalue())
+        described = replace(run, env_kwargs=kwargs).as_dict()
+        try:
+            write_json(self.config_path, described | {"versions": versions(), "data": data})
+        except TypeError as error:
+            raise ValueError(
+                f"this run cannot be described in {self.config_path}: {error}"
+            ) from None
+
+    def check_same_agent(self, run: RunConfig, data: dict[str, Any] | None = None) -> None:
+        """Raise ``FileExistsError`` where a run was started here, or where another agent was saved.
+
+        The arguments are those of :meth:`save_config`. An agent is replaced by a state of the same
+        agent alone, whose checkpoint is all that differs and takes its place at once.
+        """
+        if not self.holds_run:
+            return
+        if self.load_config().budget is not None:
+            raise FileExistsError(
+                f"{self.path} holds a run with its result; save the agent to another folder"
+            )
+        if not (self.checkpoint.exists() or self.before.exists()):
+            return  # its first checkpoint was never whole
+        found = self._read_config()
+        described = replace(run, env_kwargs=self._kept_kwargs(run)[0]).as_dict()
+        this = json.loads(json.dumps(described, default=str))
+        hashes = [(record or {}).get("sha256") for record in (found.get("data"), data)]
+        if _kept(found) != _kept(this) or hashes[0] != hashes[1]:
+            raise FileExistsError(
+                f"{self.path} holds another agent; save this one to another folder, or remove that "
+                "one first"
+            )
+
+    def _kept_kwargs(self, run: RunConfig) -> tuple[dict[str, Any], dict[str, np.ndarray] | None]:
+        """``env_kwargs`` as ``config.json`` has them, and the arrays that are kept beside it."""
         kwargs = dict(run.env_kwargs)
         if isinstance(kwargs.get("dataset"), str | PathLike):
             kwargs["dataset"] = str(Path(kwargs["dataset"]).resolve())
@@ -144,17 +187,8 @@ class RunDirectory:
         elif "dataset" in kwargs:
             beside = {key: kwargs.pop(key, None) for key in BESIDE_ROWS}
             arrays = read_sets(kwargs["dataset"], beside).arrays()
-            content = io.BytesIO()
-            np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
-            atomic_write_bytes(self.path / OWN_DATA, content.getvalue())
-            kwargs["dataset"] = OWN_DATA
-        described = replace(run, env_kwargs=kwargs).as_dict()
-        try:
-            write_json(self.config_path, described | {"versions": versions(), "data": data})
-        except TypeError as error:
-            raise ValueError(
-                f"this run cannot be described in {self.config_path}: {error}"
-            ) from None
+            return kwargs | {"dataset": OWN_DATA}, arrays
+        return kwargs, None
 
     def load_config(self) -> RunConfig:
         """Read ``config.json``; ``FileNotFoundError`` or ``ValueError`` naming it.
@@ -242,7 +276,11 @@ class RunDirectory:
     def _metrics_hash(self) -> str | None:
         if not self.metrics_path.exists():
             return None
-        return hashlib.sha256(self.metrics_path.read_bytes()).hexdigest()
+        try:
+            text = read_text(self.metrics_path, LONGEST_TABLE)
+        except ValueError as error:
+            raise ValueError(brief(f"{self.metrics_path} holds no table: {error}")) from error
+        return hashlib.sha256(text.encode()).hexdigest()
 
     # ------------------------------------------------------------ checkpoints
 
@@ -260,7 +298,7 @@ class RunDirectory:
         """
         about = {"learner": state, "training": training, "rows": list(rows)}
         with atomic_folder(self.checkpoint, self.before) as folder:
-            save_state(folder / TRAINING, {"run": self._kept(), **about})
+            save_state(folder / TRAINING, {"run": _kept(self._read_config()), **about})
             autoencoder.save(folder / AUTOENCODER)
 
     def load_checkpoint(self) -> dict[str, Any] | None:
@@ -305,12 +343,8 @@ class RunDirectory:
             raise damage
         return None, None
 
-    def _kept(self) -> dict[str, Any]:
-        values = self._read_config()
-        return {name: values.get(name) for name in KEPT}
-
     def _check_kept(self, path: Path, kept: Mapping[str, Any]) -> None:
-        own = self._kept()
+        own = _kept(self._read_config())
         here, there = (
             flattened({name: of[name] for name in own if name in kept}) for of in (own, kept)
         )
@@ -358,6 +392,13 @@ class CSVLogger:
         writer = csv.DictWriter(text, self._columns, restval="", lineterminator="\n")
         writer.writerows(rows)  # None is written as nothing
         return text.getvalue()
+
+
+def _kept(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a configuration by which two are known to be of one run."""
+    data = {"dataset", *BESIDE_ROWS}
+    kwargs = {name: arg for name, arg in values.get("env_kwargs", {}).items() if name not in data}
+    return {name: values.get(name) for name in KEPT} | {"env_kwargs": kwargs}
 
 
 def _checked(state: Any, path: Path) -> dict[str, Any]:

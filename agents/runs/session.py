@@ -225,8 +225,9 @@ def resume_run(
     """
     began = perf_counter() if began is None else began
     directory = RunDirectory(folder)
-    run, recorded = directory.load_config(), directory.load_data_record()
+    directory.load_config()  # before the lock, which makes the folder where there is none
     with directory.locked():
+        run, recorded = directory.load_config(), directory.load_data_record()
         state = directory.recover()
         budget = run.budget
         if budget is None or (state is not None and state["training"] is None):
