@@ -16,6 +16,7 @@ from agents.encoders.hierarchical.layers import (
     Merge,
     covered,
     from_strands,
+    rotate,
     spread,
     to_strands,
 )
@@ -236,6 +237,19 @@ def test_next_vector_loss_is_one_minus_the_cosine_with_the_vector_ahead():
     assert next_vector_loss(predicted, vectors, 2, everywhere).item() == pytest.approx(1)
     without_the_last = torch.tensor([[True, True, False]])
     assert next_vector_loss(predicted, vectors, 1, without_the_last).item() == pytest.approx(0)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.half])
+def test_positions_are_exact_in_few_bits(dtype):
+    """Neighbours have the same product at place 1,000 as at place 5."""
+    query, key = torch.randn(2, 1, 1, 1, 64, generator=torch.Generator().manual_seed(0)).to(dtype)
+
+    def product(place):
+        turned = rotate(query, place).float() * rotate(key, place - 1).float()
+        return turned.sum().item()
+
+    size = (query.float().norm() * key.float().norm()).item()
+    assert product(1_000) == pytest.approx(product(5), abs=torch.finfo(dtype).eps * size)
 
 
 def test_latent_loss_counts_a_later_step_less_where_those_before_it_are_wrong():

@@ -147,7 +147,7 @@ LOSSES = {
     "codes": {"next_weight": 0.5, "codes": 7},
     "reconstruction": {"reconstruction_weight": 0.5},
     "all": {"next_weight": 0.1, "codes": 7, "reconstruction_weight": 0.2, "prophet_weight": 0.1},
-    "latent": {"latent_weight": 0.5, "rollouts": 2},
+    "latent": {"latent_weight": 0.5},
 }
 
 
@@ -188,6 +188,13 @@ def test_token_loss_is_that_of_the_logits():
     log_probs = model(tokens).log_softmax(2)
     plain = [-log_probs[b, t, tokens[b, t + 1]] for b in range(2) for t in range(8)]
     torch.testing.assert_close(model.losses(tokens)["token"], torch.stack(plain).mean())
+
+
+def test_rollouts_beyond_the_vectors_are_refused():
+    model = transformer(replace(CONFIGS["strided"], latent_weight=0.5, rollouts=2))
+    assert model.losses(some_tokens(17))["latent_8"] > 0  # of three vectors
+    with pytest.raises(ValueError, match=r"2 rollouts .* of 2 vectors of rate 8; expected fewer"):
+        model.losses(some_tokens(13))
 
 
 def test_weights_scale_the_losses():
@@ -296,6 +303,18 @@ def test_generation_repeats_with_its_generator():
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
+@pytest.mark.parametrize("cached", [True, False])
+def test_each_row_of_a_list_goes_on_from_its_own_last_token(cached):
+    model = transformer(CONFIGS["strided"])
+    rows = [some_tokens(length, batch=1)[0] for length in (9, 4, 9)]
+    written = model.generate(rows, 12, temperature=0.0, cached=cached)
+    assert written.shape == (3, 12)
+    for row, tokens in zip(rows, written, strict=True):
+        assert torch.equal(model.generate(row[None], 12, temperature=0.0)[0], tokens)
+    numbers = [row.tolist() for row in rows]
+    assert torch.equal(model.generate(numbers, 12, temperature=0.0), written)
+
+
 def test_generating_nothing_gives_nothing():
     assert transformer(FLAT).generate(some_tokens(3), 0).shape == (2, 0)
 
@@ -325,11 +344,24 @@ def test_a_pattern_of_period_eight_is_learned():
         (lambda model: model(torch.zeros(1, 0, dtype=torch.long)), "the length is 0"),
         (lambda model: model(torch.tensor([[0, 11]])), "a token is 11; expected 0 to 10"),
         (lambda model: model(torch.tensor([[0, -2]])), "a token is -2; expected 0 to 10"),
+        (lambda model: model(some_tokens(3)[0]), r"have the shape \(3,\); expected \(batch, len"),
+        (lambda model: model.generate(some_tokens(3)[0], 2), r"have the shape \(3,\); expected"),
+        (lambda model: model([]), r"the shapes \[\]; expected at least one"),
+        (lambda model: model([[1, 2], []]), r"the shapes \[\(2,\), \(0,\)\]; expected at least"),
+        (lambda model: model(["ab"]), "the tokens are no rows of whole numbers"),
+        (lambda model: model(some_tokens(3).float()), "are torch.float32; expected whole numbers"),
+        (lambda model: model(some_tokens(3) > 0), "are torch.bool; expected whole numbers"),
+        (lambda model: model([[1.5]]), "are torch.float32; expected whole numbers"),
         (lambda model: model.generate(some_tokens(2), -1), "length is -1"),
+        (lambda model: model.generate(some_tokens(2), 2.5), "length is 2.5; expected a whole"),
+        (lambda model: model.generate(some_tokens(2), 2, top_k=1.5), "top_k is 1.5; expected a w"),
+        (
+            lambda model: model.generate(torch.tensor([[1, -1], [1, 2]]), 2),
+            "the prompt has the token -1, which is padding; expected a list of rows",
+        ),
         (lambda model: model.generate(some_tokens(2), 1, temperature=-1.0), "temperature is -1"),
         (lambda model: model.generate(some_tokens(2), 1, temperature=float("nan")), "is nan"),
     ],
-    ids=["no tokens", "too large", "negative", "length", "temperature", "nan"],
 )
 def test_bad_input_is_named(call, message):
     with pytest.raises(ValueError, match=message):

@@ -227,12 +227,14 @@ def rotate(vectors: Float[Tensor, "B H K d"], start: int = 0) -> Float[Tensor, "
     "RoFormer: Enhanced Transformer with Rotary Position Embedding").
 
     A product of two turned vectors depends on the distance of their positions, not on ``start``.
+    Angles have at least 32 bits: in bfloat16 neighbouring positions above 256 would be the same.
     """
     length, half = vectors.shape[2], vectors.shape[3] // 2
-    positions = torch.arange(start, start + length, device=vectors.device, dtype=vectors.dtype)
-    exponents = torch.arange(half, device=vectors.device, dtype=vectors.dtype) / half
+    exact, device = torch.promote_types(vectors.dtype, torch.float32), vectors.device
+    positions = torch.arange(start, start + length, device=device, dtype=exact)
+    exponents = torch.arange(half, device=device, dtype=exact) / half
     angles = positions[:, None] * 10_000.0**-exponents  # (K, d / 2)
-    cosine, sine = angles.cos(), angles.sin()
+    cosine, sine = angles.cos().to(vectors.dtype), angles.sin().to(vectors.dtype)
     first, second = vectors.chunk(2, dim=3)
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), 3)
 

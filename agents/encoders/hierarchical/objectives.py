@@ -88,7 +88,11 @@ class Objectives(nn.Module):
         embedded: Float[Tensor, "B L E"],
         hierarchies: Hierarchies,
     ) -> dict[str, Float[Tensor, ""]]:
-        """Weighted losses by name; ``targets`` are ``NO_TOKEN`` where a token does not count."""
+        """Weighted losses by name; ``targets`` are ``NO_TOKEN`` where a token does not count.
+
+        Raises ``ValueError`` where a summarizer gives another shape than that of the vectors, or
+        the rollouts of the latent prediction are beyond them.
+        """
         losses = {}
         there = targets != NO_TOKEN
         latents = [layer_norm(each, each.shape[2:]) for each in hierarchies.ends]
@@ -114,6 +118,7 @@ class Objectives(nn.Module):
             losses[f"prophet_{each.rate}"] = weight * chunk_loss(logits, wanted)
         for index, dynamics in self.dynamics.items():
             each, weight = self._hierarchy(index, "latent_weight")
+            self._check_rollouts(each.rate, latents[int(index)].shape[1])
             tokens = embedded.detach() if self.detach_summaries else embedded
             summaries = self.summarizers[index](tokens)
             if summaries.shape != latents[int(index)].shape:
@@ -138,6 +143,15 @@ class Objectives(nn.Module):
         tokens = covered_tokens(targets, each.rate, each.stride)
         codes = self.quantisers[str(index)](self.features[tokens].flatten(2))
         return codes.masked_fill(tokens[:, :, -1] == NO_TOKEN, NO_TOKEN)
+
+    def _check_rollouts(self, rate: int, count: int) -> None:
+        """One step ahead is always allowed: a single vector has no next one, as a single token has
+        none."""
+        if 1 < self.config.rollouts >= count:
+            raise ValueError(
+                f"there are {self.config.rollouts} rollouts (num_rollouts) of {count} vectors of "
+                f"rate {rate}; expected fewer rollouts, or more tokens"
+            )
 
     def _hierarchy(self, index: str, name: str) -> tuple[HierarchyConfig, float]:
         return self.config.hierarchies[int(index)], self.config.weights(name)[int(index)]

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int64, Integer
@@ -19,7 +19,13 @@ from agents.encoders.hierarchical.layers import (
 )
 from agents.encoders.hierarchical.objectives import Objectives, token_loss
 from htm_env.autoencoder import seeded_initialisation
-from htm_env.checks import at_least
+from htm_env.checks import Whole, at_least, whole_at_least
+
+if TYPE_CHECKING:
+    Tokens = Integer[Tensor, "B L"] | Sequence[Tensor] | Sequence[Sequence[int]]
+else:
+    # Anything, since the checks below answer better than a type.
+    Tokens = Any
 
 
 class LossParts(NamedTuple):
@@ -48,10 +54,10 @@ class HierarchicalTransformer(nn.Module):
         logits = model(ids)  # (B, L, 256)
         text = model.generate(ids[:, :16], 100, temperature=0.8, top_p=0.9)
 
-    Tokens are whole numbers of any type, ``uint8`` among them: (B, L), or a list of rows (L,) of
-    different lengths. Any length of at least one token works. A coarse vector is given to the
-    tokens from its last one on, so that nothing at token ``t`` depends on a token after ``t``, nor
-    on padding behind the row.
+    Tokens are whole numbers of any type, ``uint8`` among them: (B, L), or a list of rows (tensors
+    or lists of numbers) of different lengths. Any length of at least one token works. A coarse
+    vector is given to the tokens from its last one on, so that nothing at token ``t`` depends on a
+    token after ``t``, nor on padding behind the row.
     """
 
     def __init__(
@@ -73,7 +79,8 @@ class HierarchicalTransformer(nn.Module):
             generator: draws all weights; without one, torch's own does.
             words: those of :meth:`HierarchicalTransformerConfig.in_words_of_the_original`.
 
-        Raises ``ValueError`` for a config beside words, or not as many summarizers as hierarchies.
+        Raises ``ValueError`` for a config beside words, not as many summarizers as hierarchies, or
+        one of a hierarchy whose weight of the latent prediction is 0.
         """
         super().__init__()
         if words and config is not None:
@@ -90,6 +97,13 @@ class HierarchicalTransformer(nn.Module):
                 f"there are {len(summarizers)} chunk summarizers; expected {len(hierarchies)}, one "
                 "a hierarchy"
             )
+        weights = config.weights("latent_weight")
+        for each, summarizer, weight in zip(hierarchies, summarizers, weights, strict=True):
+            if summarizer is not None and not weight:
+                raise ValueError(
+                    f"there is a chunk summarizer of rate {each.rate}, whose latent weight "
+                    "(next_latent_loss_weight) is 0; expected None, or a weight above 0"
+                )
         everywhere = tuple(range(len(hierarchies)))
         self.predicting = everywhere if config.predict_from_all else (config.predicts,)
         embedding = max(each.width for each in hierarchies)
@@ -114,11 +128,12 @@ class HierarchicalTransformer(nn.Module):
             )
 
     def forward(
-        self, ids: Integer[Tensor, "B L"] | Sequence[Tensor], return_loss: bool = False
+        self, ids: Tokens, return_loss: bool = False
     ) -> Float[Tensor, "B L V"] | tuple[Float[Tensor, ""], LossParts]:
         """Logits of the token that follows each; with ``return_loss`` the loss and its parts.
 
-        The loss is that of ``ids`` themselves, every token but the first being a target.
+        The loss is that of ``ids`` themselves, every token but the first being a target. Raises
+        ``ValueError`` where the tokens are no whole numbers, have another shape, or are too many.
         """
         tokens = self._tokens(ids)
         if not return_loss:
@@ -142,9 +157,6 @@ class HierarchicalTransformer(nn.Module):
 
     def embed(self, tokens: Integer[Tensor, "B L"]) -> Float[Tensor, "B L E"]:
         """Raises ``ValueError`` where there is no token, or one that the vocabulary lacks."""
-        if tokens.ndim != 2 or len(tokens) == 0:
-            shape = tuple(tokens.shape)
-            raise ValueError(f"the tokens have the shape {shape}; expected (batch, length)")
         if tokens.shape[1] == 0:
             raise ValueError("the length is 0; expected at least one token")
         last = self.config.vocabulary - 1
@@ -168,9 +180,7 @@ class HierarchicalTransformer(nn.Module):
         ends = [spread(hierarchies.ends[i], strides[i], length) for i in self.predicting]
         return self._logits(ends)
 
-    def losses(
-        self, ids: Integer[Tensor, "B L"] | Sequence[Tensor]
-    ) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, ids: Tokens) -> dict[str, Float[Tensor, ""]]:
         """Losses by name, weighted, to be added up.
 
         ``token`` is the cross-entropy in nats of every token but the first; ``next_R``,
@@ -188,12 +198,12 @@ class HierarchicalTransformer(nn.Module):
     @torch.no_grad()
     def generate(
         self,
-        prompt: Integer[Tensor, "B L"],
-        length: int,
+        prompt: Tokens,
+        length: Whole,
         temperature: float = 1.0,
         filter_thres: float | None = None,
         *,
-        top_k: int | None = None,
+        top_k: Whole | None = None,
         top_p: float | None = None,
         generator: torch.Generator | None = None,
         cached: bool = True,
@@ -201,7 +211,8 @@ class HierarchicalTransformer(nn.Module):
         """The ``length`` tokens that follow the prompt.
 
         Args:
-            prompt: at least one token; of more than ``config.longest``, the last of them.
+            prompt: at least one token; of more than ``config.longest``, the last of them. Rows of
+                different lengths are a list, and each goes on from its own last token.
             length: how many tokens to add; together they may be more than ``config.longest``.
             temperature: divides the logits; 0 takes the most likely token.
             filter_thres: the share of the vocabulary, the least likely tokens, that is left out.
@@ -211,8 +222,12 @@ class HierarchicalTransformer(nn.Module):
             generator: draws the tokens.
             cached: keep keys, values and whatever else is needed of earlier tokens, so that a new
                 one costs one step; otherwise everything is computed again. The tokens are the same.
+
+        Raises ``ValueError`` for an option that is out of range, or a prompt with tokens that the
+        vocabulary lacks: padding, which nothing could follow, among them.
         """
-        at_least(0, length=length, temperature=temperature)
+        whole_at_least(0, length=length)
+        at_least(0, temperature=temperature)
         if filter_thres is not None and top_k is not None:
             raise ValueError(f"filter_thres is beside top_k {top_k}; expected one of the two")
         for name, share in (("filter_thres", filter_thres), ("top_p", top_p)):
@@ -221,15 +236,45 @@ class HierarchicalTransformer(nn.Module):
         if filter_thres is not None:
             top_k = max(1, int((1 - filter_thres) * self.config.vocabulary))
         if top_k is not None:
-            at_least(1, top_k=top_k)
+            whole_at_least(1, top_k=top_k)
+
+        def choose(logits: Float[Tensor, "B V"]) -> Int64[Tensor, "B 1"]:
+            return _choose(
+                nucleus(likeliest(logits, top_k), top_p, temperature), temperature, generator
+            )
+
+        if isinstance(prompt, Tensor):
+            return self._go_on(self._tokens(prompt), length, choose, cached)
+        rows = self._rows(prompt)
+        lengths = torch.tensor([len(row) for row in rows])
+        written = torch.empty(len(rows), length, dtype=torch.long, device=rows[0].device)
+        for equal in lengths.unique():
+            places = (lengths == equal).nonzero().flatten().tolist()
+            together = torch.stack([rows[place] for place in places])
+            written[places] = self._go_on(together, length, choose, cached)
+        return written
+
+    def _go_on(
+        self,
+        prompt: Int64[Tensor, "B L"],
+        length: int,
+        choose: Callable[[Float[Tensor, "B V"]], Int64[Tensor, "B 1"]],
+        cached: bool,
+    ) -> Int64[Tensor, "B {length}"]:
+        """The tokens that are chosen one after the other behind rows of one length."""
+        ignored = self.config.ignored
+        if not 0 <= ignored < self.config.vocabulary and (prompt == ignored).any():
+            raise ValueError(
+                f"the prompt has the token {ignored}, which is padding; expected a list of rows "
+                "without it"
+            )
         if self.config.longest is not None:
             prompt = prompt[:, -self.config.longest :]
-        tokens = prompt.long()
+        tokens = prompt
         cache = self.layers.empty_cache() if cached else None
         logits = self.logits(self.read(self.embed(tokens), cache))[:, -1]
         for added in range(length):
-            kept = nucleus(likeliest(logits, top_k), top_p, temperature)
-            tokens = torch.cat((tokens, _choose(kept, temperature, generator)), 1)
+            tokens = torch.cat((tokens, choose(logits)), 1)
             if added + 1 == length:
                 break
             if cache is None:
@@ -243,19 +288,46 @@ class HierarchicalTransformer(nn.Module):
         normed = [norm(each) for norm, each in zip(self.last_norms, ends, strict=True)]
         return self.head(torch.cat(normed, 2))
 
-    def _tokens(self, ids: Integer[Tensor, "B L"] | Sequence[Tensor]) -> Int64[Tensor, "B L"]:
+    def _tokens(self, ids: Tokens) -> Int64[Tensor, "B L"]:
         """Rows of different lengths are filled with the ignored token, which is no input that
         another token depends on."""
-        if isinstance(ids, Tensor):
-            return ids.long()
-        rows = [row.long() for row in ids]
-        return nn.utils.rnn.pad_sequence(rows, True, padding_value=self.config.ignored)
+        if not isinstance(ids, Tensor):
+            rows = self._rows(ids)
+            return nn.utils.rnn.pad_sequence(rows, True, padding_value=self.config.ignored)
+        if ids.ndim != 2 or len(ids) == 0:
+            shape = tuple(ids.shape)
+            raise ValueError(f"the tokens have the shape {shape}; expected (batch, length)")
+        return _whole(ids)
+
+    def _rows(self, ids: Any) -> list[Int64[Tensor, "_"]]:
+        """Rows of different lengths, checked."""
+        try:
+            rows = [
+                row
+                if isinstance(row, Tensor)
+                else torch.tensor(row, device=self.head.weight.device)
+                for row in ids
+            ]
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ValueError("the tokens are no rows of whole numbers") from error
+        shapes = [tuple(row.shape) for row in rows]
+        if not rows or any(len(shape) != 1 or shape == (0,) for shape in shapes):
+            raise ValueError(
+                f"the rows of tokens have the shapes {shapes}; expected at least one, all (length,)"
+            )
+        return [_whole(row) for row in rows]
 
     def _check_length(self, length: int) -> None:
         if self.config.longest is not None and length > self.config.longest:
             raise ValueError(
                 f"the length is {length}; expected at most {self.config.longest} (seq_len)"
             )
+
+
+def _whole(tokens: Tensor) -> Int64[Tensor, "*shape"]:
+    if tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool:
+        raise ValueError(f"the tokens are {tokens.dtype}; expected whole numbers")
+    return tokens.long()
 
 
 AHEAD = ("next", "prophet", "latent")
