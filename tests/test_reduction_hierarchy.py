@@ -186,9 +186,9 @@ def test_samples_that_do_not_fit_together_are_named():
 def test_levels_that_do_not_fit_together_are_named():
     with pytest.raises(ValueError, match="has no levels"):
         HierarchyReduction(2, [])
-    with pytest.raises(ValueError, match="the width is 0; expected at least 1"):
+    with pytest.raises(ValueError, match="width is 0; expected a whole number of at least 1"):
         HierarchyReduction(0, [ReductionLevel()])
-    with pytest.raises(ValueError, match="level 1 has width 0; expected at least 1"):
+    with pytest.raises(ValueError, match="the width of level 1 is 0; expected a whole"):
         HierarchyReduction(2, [ReductionLevel(), ReductionLevel(encoder="mlp", width=0)])
     with pytest.raises(ValueError, match="unknown reducer 'mode'"):
         HierarchyReduction(2, [ReductionLevel("mode")])
@@ -213,6 +213,19 @@ def test_levels_that_do_not_fit_together_are_named():
         HierarchyReduction(2, [ReductionLevel(positions="rotary")])
     with pytest.raises(ValueError, match=r"level 0: network.*batch_first=False; expected True"):
         HierarchyReduction(4, [ReductionLevel(encoder=nn.TransformerEncoderLayer(4, 2, 8))])
+    with pytest.raises(ValueError, match=r"network.0 is a BatchNorm1d, which mixes the spans"):
+        HierarchyReduction(4, [ReductionLevel(encoder=nn.Sequential(nn.BatchNorm1d(3)))])
+    gru = HierarchyReduction(2, [ReductionLevel(encoder=nn.GRU(2, 2, batch_first=True))])
+    with pytest.raises(ValueError, match=r"level 0 gave a tuple; expected \(1, 3, 2\)"):
+        gru(torch.zeros(3, 2), [[(0, 3)]])
+    for levels in (["mean"], "mean", ReductionLevel()):
+        with pytest.raises(ValueError, match="expected a list of ReductionLevel"):
+            HierarchyReduction(2, levels)
+    for width in (2.5, "a", True):
+        with pytest.raises(ValueError, match=r"width is .*; expected a whole number"):
+            HierarchyReduction(width)
+    with pytest.raises(ValueError, match="and 'sum'; expected one of the two"):
+        HierarchyReduction(torch.sum, reducer="sum")
     learned = HierarchyReduction(2, [ReductionLevel(positions="learned")])
     with pytest.raises(ValueError, match="a span has 600 vectors; expected at most 512"):
         learned(torch.zeros(600, 2), [[(0, 600)]])
@@ -327,6 +340,12 @@ REDUCERS_OF_ONE_CALL = {
 }
 
 
+def test_a_function_may_come_first():
+    """As in the original."""
+    reduction = HierarchyReduction(lambda input: torch.sum(input, dim=-1, keepdim=True))
+    assert reduction(torch.ones(3, 2), [(0, 1), (1, 3)]).tolist() == [[1.0, 1.0], [2.0, 2.0]]
+
+
 @pytest.mark.parametrize("options", REDUCERS_OF_ONE_CALL.values(), ids=REDUCERS_OF_ONE_CALL)
 def test_a_call_is_a_level(options):
     reduction = HierarchyReduction(**options)
@@ -379,6 +398,15 @@ def test_a_block_of_sequences_is_as_many_sequences():
 def test_sequences_that_cannot_be_used_are_named():
     with pytest.raises(ValueError, match=r"shapes \[\(2, 3\), \(2, 4\)\]; expected"):
         HierarchyReduction()([torch.zeros(2, 3), torch.zeros(2, 4)], [(0, 2)])
+    with pytest.raises(
+        ValueError, match=r"input has shape \(3,\); expected \(K, W\) or \(B, n, W\)"
+    ):
+        HierarchyReduction()(torch.zeros(3), [(0, 2)])
+    for wrong, kind in ((None, "NoneType"), ([[1.0]], "list")):
+        with pytest.raises(
+            ValueError, match=f"the input is a {kind}; expected a tensor, or a list"
+        ):
+            HierarchyReduction()(wrong, [(0, 2)])
     with pytest.raises(ValueError, match=r"slices, span 0, \(0, 3\), is out of range"):
         HierarchyReduction()([torch.zeros(2, 3), torch.zeros(2, 3)], [(0, 3)])
     with pytest.raises(ValueError, match=r"the sequences of the input, span 1, .* is empty"):

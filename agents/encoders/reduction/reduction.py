@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from agents.encoders.reduction.spans import (
     WithPositions,
 )
 from htm_env.autoencoder import seeded_initialisation
+from htm_env.checks import Whole, whole_at_least
 from htm_env.datasets.spans import checked_levels, checked_spans, span_owners
 
 Network = Callable[[Tensor], Tensor]
@@ -41,12 +42,19 @@ class ReductionLevel:
     takes (s, length, W), one row a span, and gives (s, length, width); it is called with spans of
     one length at a time, so it needs no mask: ``nn.TransformerEncoder(..)`` is one, with
     ``batch_first=True``."""
-    width: int | None = None
+    width: Whole | None = None
     """Width of the vectors that are reduced, which the encoder gives; None: as before it."""
     positions: str | Network | None = None
     """Added to the vectors before the encoder, by their place within the span: ``"sinusoidal"``,
     ``"learned"`` (up to 512 places), a module that gives (M, W) for places (M,), or None. A sum or
     mean without an encoder stays blind to order all the same."""
+
+
+if TYPE_CHECKING:
+    Levels = Sequence[ReductionLevel]
+else:
+    # Anything, since the checks below answer better than a type.
+    Levels = Any
 
 
 class HierarchyReduction(nn.Module):
@@ -61,15 +69,15 @@ class HierarchyReduction(nn.Module):
 
     Without, one call is one level, and any number of calls follow one another::
 
-        reduction = HierarchyReduction()  # sums; reducer=torch.amax and others are as good
+        reduction = HierarchyReduction()  # sums; or reducer="max", or a function
         words = reduction(characters, [(0, 4), (5, 7)])
         sentences = reduction(words, [(0, 2)])
     """
 
     def __init__(
         self,
-        width: int | None = None,
-        levels: Sequence[ReductionLevel] | None = None,
+        width: Whole | Network | None = None,
+        levels: Levels | None = None,
         *,
         reducer: str | Network | None = None,
         at_once: int = 2**16,
@@ -79,7 +87,8 @@ class HierarchyReduction(nn.Module):
 
         Args:
             width: of the vectors that are reduced first, before their encoder. Without levels it is
-                needed for ``reducer="attention"`` only.
+                needed for ``reducer="attention"`` only. A function in its place is the reducer, as
+                in the original.
             levels: one for each level of spans, from the finest on.
             reducer: without levels, that of every call: a name or a function, as in
                 :class:`ReductionLevel`; None is the sum.
@@ -89,13 +98,22 @@ class HierarchyReduction(nn.Module):
 
         Raises:
             ValueError: there is no level, levels come without a width or with a ``reducer``, a
-                width is below 1, a name is unknown (the message lists the choices), a level without
-                an encoder has another width than what comes in, or an encoder does not take the
-                batch first.
+                width is no whole number from 1 on, a name is unknown (the message lists the
+                choices), a level without an encoder has another width than what comes in, or an
+                encoder would mix the spans.
         """
         super().__init__()
+        if callable(width):
+            if reducer is not None:
+                raise ValueError(
+                    f"the reducer is {width!r} and {reducer!r}; expected one of the two"
+                )
+            width, reducer = None, width
         if levels is not None and not levels:
             raise ValueError("a hierarchy reduction has no levels; expected at least one")
+        listed = levels is None or isinstance(levels, Sequence)
+        if not listed or not all(isinstance(level, ReductionLevel) for level in levels or ()):
+            raise ValueError(f"the levels are {levels!r}; expected a list of ReductionLevel")
         if levels is not None and reducer is not None:
             raise ValueError(f"the reducer is {reducer!r} beside levels; expected one of the two")
         self.has_levels = levels is not None
@@ -105,10 +123,9 @@ class HierarchyReduction(nn.Module):
                 raise ValueError("the width is None; expected a number for reducer 'attention'")
         elif width is None:
             raise ValueError("the width is None; expected that of the vectors, before the levels")
-        if width is not None and width < 1:
-            raise ValueError(f"the width is {width}; expected at least 1")
-        if at_once < 1:
-            raise ValueError(f"at_once is {at_once}; expected at least 1")
+        if width is not None:
+            whole_at_least(1, width=width)
+        whole_at_least(1, at_once=at_once)
         self.width = width
         self.widths: list[int] = []
         """Widths of the vectors that each level gives."""
@@ -117,8 +134,8 @@ class HierarchyReduction(nn.Module):
         with seeded_initialisation(generator):
             for number, level in enumerate(levels):
                 wide = before if level.width is None else level.width
-                if self.has_levels and wide < 1:
-                    raise ValueError(f"level {number} has width {wide}; expected at least 1")
+                if self.has_levels:
+                    whole_at_least(1, **{f"the width of level {number}": wide})
                 positions.append(_positions(level.positions, before))
                 encoders.append(_encoder(number, level.encoder, before, wide, at_once))
                 reducers.append(make_reducer(level.reducer, wide))
@@ -240,12 +257,18 @@ def join_samples(
 def _unpacked(sequences: Any) -> tuple[list[Tensor], Callable[[list[Tensor]], Any]]:
     """The sequences, and what packs others in the same way."""
     if isinstance(sequences, Tensor):
+        if not sequences.is_nested and sequences.ndim != 3:
+            shape = tuple(sequences.shape)
+            raise ValueError(f"the input has shape {shape}; expected (K, W) or (B, n, W)")
         layout = sequences.layout if sequences.is_nested else torch.strided
         pack: Callable[[list[Tensor]], Any]
         pack = partial(torch.nested.as_nested_tensor, layout=layout)
         found = list(sequences.unbind())
-    else:
+    elif isinstance(sequences, Sequence) and all(isinstance(one, Tensor) for one in sequences):
         pack, found = list, list(sequences)
+    else:
+        kind = type(sequences).__name__
+        raise ValueError(f"the input is a {kind}; expected a tensor, or a list of tensors (n, W)")
     shapes = [tuple(vectors.shape) for vectors in found]
     if not found or any(len(shape) != 2 or shape[1] != shapes[0][-1] for shape in shapes):
         raise ValueError(

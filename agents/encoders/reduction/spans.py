@@ -51,6 +51,10 @@ class EachVector(nn.Module):
         return self.network(values)
 
 
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+"""Modules that mix the samples of a batch."""
+
+
 class EachSpan(nn.Module):
     """A network of sequences, called with the spans of one length after the other.
 
@@ -58,8 +62,9 @@ class EachSpan(nn.Module):
     so it needs no mask. Where the vectors are more than ``at_once``, its activations are computed
     again in the backward pass, so that those of one group at a time are in memory.
 
-    Raises ``ValueError`` where a part of the network does not take the batch first, and would
-    therefore mix the spans; or where it gives another shape.
+    Raises ``ValueError`` where a part of the network would mix the spans, since it does not take
+    the batch first or normalises over the batch; or where the network gives another shape. Of a
+    function the parts are unknown, and their weights are none of this module's.
     """
 
     def __init__(
@@ -71,6 +76,11 @@ class EachSpan(nn.Module):
             if not getattr(part, "batch_first", True):
                 raise ValueError(
                     f"{name}: {path} has batch_first=False; expected True, since its rows are spans"
+                )
+            if isinstance(part, BATCH_NORMS):
+                raise ValueError(
+                    f"{name}: {path} is a {type(part).__name__}, which mixes the spans; expected "
+                    "another norm, such as LayerNorm"
                 )
 
     def forward(self, values: Float[Tensor, "M W"], lengths: Lengths) -> Float[Tensor, "M _"]:
@@ -84,10 +94,10 @@ class EachSpan(nn.Module):
                 else self.network(spans)
             )
             expected = (*rows.shape, self.width)
-            if encoded.shape != expected:
-                raise ValueError(
-                    f"{self.name} gave shape {tuple(encoded.shape)}; expected {expected}"
-                )
+            shape = getattr(encoded, "shape", None)
+            if shape != expected:
+                gave = f"a {type(encoded).__name__}" if shape is None else f"shape {tuple(shape)}"
+                raise ValueError(f"{self.name} gave {gave}; expected {expected}")
             parts.append(encoded.flatten(0, 1))
             places.append(rows.ravel())
         back = np.argsort(np.concatenate(places))
