@@ -9,7 +9,7 @@ import pytest
 from comparisons import DIGITS, TREES, line_of, rows
 
 from agents.comparison.diagnoses import CrossPlayRow
-from agents.comparison.markdown import cell, span, table
+from agents.comparison.markdown import cell, code, plain, span, table
 from agents.comparison.plots import COLOURS, MARKS, styles
 from agents.comparison.problems import task_name
 from agents.comparison.report import cross_play_matrix, write_report
@@ -210,6 +210,10 @@ def test_no_two_rows_look_the_same():
 
 def test_numbers_in_tables():
     assert table([{"a": "x", "b": "1"}]) == "| a | b |\n| --- | ---: |\n| x | 1 |"
+    assert table([{"a|b": "`x|y`"}]).splitlines()[2] == "| `x\\|y` |"
+    assert (code("a"), code("a`b``c")) == ("`a`", "``` a`b``c ```")
+    assert plain('A {"heights": [3]}, D=8') == 'A {"heights": [3]}, D=8'
+    assert plain("<b>*[x](y)`") == "\\<b>\\*[x\\](y)\\`"
     assert (cell(0.012345), cell(float("nan")), cell(0.5, share=True)) == ("0.0123", "-", "50%")
     estimate = Estimate(*(np.array(number) for number in (0.5, 0.25, float("inf"))))
     assert span(estimate) == "0.5 (0.25 to inf)"

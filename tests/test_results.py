@@ -159,3 +159,21 @@ def test_points_are_sorted_by_position(tmp_path):
     whole = rows(TREES, "replay", 0, [0.9, 0.5, 0.4, 0.2])
     mixed = table(tmp_path / "a.csv", [whole[3], whole[2], whole[0], whole[1], whole[0]])
     assert read_results([mixed]) == whole
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"algo": "\x1b[31mred"}, "algo is .*expected printable letters"),
+        ({"budget": "30\nseconds"}, "budget is .*expected printable letters"),
+        ({"nmse": -1.0}, "nmse is -1.0; expected at least 0"),
+        ({"nmse": 1e308}, "nmse is 1e[+]308; expected at least 0 and at most"),
+        ({"tree_f1": 1e300}, "tree_f1 is 1e[+]300; expected at least 0 and at most 1"),
+        ({"return_": -1e308}, "return_ is -1e[+]308"),
+        ({"seconds": 1e308}, "seconds is 1e[+]308"),
+    ],
+)
+def test_a_row_has_printable_texts_and_scores_within_their_bounds(change, message):
+    (row,) = rows(TREES, "reinforce", 0, [0.5])
+    with pytest.raises(ValueError, match=message):
+        replace(row, **change)

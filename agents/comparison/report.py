@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Float
 
 from agents.comparison.diagnoses import CrossPlayRow
-from agents.comparison.markdown import MISSING, cell, span, table
+from agents.comparison.markdown import MISSING, cell, code, plain, span, table
 from agents.comparison.plots import (
     curves_figure,
     errors_figure,
@@ -122,7 +122,7 @@ def write_report(
     ]
     if comparison.unfinished:
         names = [
-            f"{algo} seed {seed} on {task_name(task).title}"
+            f"{plain(algo)} seed {seed} on {plain(task_name(task).title)}"
             for task, algo, _, seed in comparison.unfinished
         ]
         parts.append(f"Not finished, and so not counted: {'; '.join(names)}.\n")
@@ -151,7 +151,7 @@ def _few_updates(comparison: Comparison) -> list[str]:
             updates = [row.updates for row in comparison.ends(task, algo)]
             learns = task.mode == "joint" or not is_fixed(algo)
             if learns and min(updates) < FEWEST_UPDATES:
-                few.append(f"`{algo}` on {task_name(task).title} ({min(updates)})")
+                few.append(f"{code(algo)} on {plain(task_name(task).title)} ({min(updates)})")
     if not few:
         return []
     return [
@@ -177,7 +177,7 @@ def _task_section(comparison: Comparison, task: Task) -> str:
         wrong = cell(_median([row.error_rate for row in ends]), share=True)
         rows.append(
             {
-                "merges chosen by": f"`{algo}`",
+                "merges chosen by": code(algo),
                 "runs": str(len(ends)),
                 f"{name}, median": cell(sign * float(np.median(errors)), digits=digits),
                 f"{name}, IQM (95 %)": span(measure.of(estimate(iqm, errors[:, None])), digits),
@@ -195,14 +195,14 @@ def _task_section(comparison: Comparison, task: Task) -> str:
             }
             | _diagnoses(ends)
         )
-    text = f"## {task_name(task).title}\n\n{table(rows)}\n"
+    text = f"## {plain(task_name(task).title)}\n\n{table(rows)}\n"
     against = [name for name in HELD_AGAINST if name in algos]
     against += [name for name in comparison.algos if name in algos and name != unlabelled(name)]
     if against:
         sentence, mark = AGAINST[name]
         held = [
-            {"": f"`{algo}`"}
-            | {f"{mark} `{other}`": _held(comparison, task, algo, other) for other in against}
+            {"": code(algo)}
+            | {f"{mark} {code(other)}": _held(comparison, task, algo, other) for other in against}
             for algo in algos
         ]
         text += f"\n{sentence}\n\n{table(held)}\n"
@@ -249,7 +249,7 @@ def _paired_table(
     columns = [other for other in against if any(other in row for row in cells.values())]
     _, mark = AGAINST[measure.name]
     rows = [
-        {"": f"`{algo}`"} | {f"{mark} `{other}`": row.get(other, MISSING) for other in columns}
+        {"": code(algo)} | {f"{mark} {code(other)}": row.get(other, MISSING) for other in columns}
         for algo, row in cells.items()
     ]
     return f"\n{PAIRED[measure.name]}\n\n{table(rows)}\n"
@@ -299,7 +299,7 @@ little, the data is held; where the rows come together, the tree hardly matters 
 """
     for title, tasks in comparison.widths.items():
         rows = [
-            {"merges chosen by": f"`{algo}`"}
+            {"merges chosen by": code(algo)}
             | {
                 f"D={task.embedding_dim}": cell(float(np.median(comparison.errors(task, algo))))
                 if comparison.ends(task, algo)
@@ -309,7 +309,7 @@ little, the data is held; where the rows come together, the tree hardly matters 
             for algo in comparison.algos
             if any(comparison.ends(task, algo) for task in tasks)
         ]
-        text += f"\n{title}:\n\n{table(rows)}\n"
+        text += f"\n{plain(title)}:\n\n{table(rows)}\n"
     return text
 
 
@@ -322,7 +322,7 @@ def pooled_section(comparison: Comparison, figures: Path) -> str:
     if not pooled_tasks:
         return "## All problems together\n\nNo run has a finite error to divide by.\n"
     reference = comparison.reference
-    unit = "all runs that did not diverge" if reference is None else f"`{reference}`"
+    unit = "all runs that did not diverge" if reference is None else code(reference)
     label = f"error / {unit.strip('`')}"
     ratios: dict[str, Estimate] = {}
     rows: dict[str, dict[str, str]] = {}
@@ -334,7 +334,7 @@ def pooled_section(comparison: Comparison, figures: Path) -> str:
         pooled, middle = estimate(iqm, scores), median(by_task(scores))
         ratios[algo] = Estimate(*(10.0**number for number in pooled))
         rows[algo] = {
-            "merges chosen by": f"`{algo}`",
+            "merges chosen by": code(algo),
             "problems": f"{len(tasks)} of {len(pooled_tasks)}",
             "IQM of ratios (95 %)": span(ratios[algo]),
             "median ratio": cell(10.0 ** float(middle[0])),
@@ -358,10 +358,10 @@ comparable with the others.
 
 """
     if returns:
-        names = "; ".join(task_name(task).title for task in returns)
+        names = "; ".join(plain(task_name(task).title) for task in returns)
         text += f"Problems with returns, which no ratio can be made of, are left out: {names}.\n\n"
     unpooled = [t for t in comparison.tasks if t not in (*pooled_tasks, *returns)]
-    nothing = [task_name(t).title for t in unpooled]
+    nothing = [plain(task_name(t).title) for t in unpooled]
     if nothing:
         text += f"No run has a finite error on {'; '.join(nothing)}: left out here.\n\n"
     if everywhere and len(finite):
@@ -388,9 +388,9 @@ def improvement_section(comparison: Comparison, figures: Path) -> str:
     values = np.full((len(algos), len(algos)), np.nan)
     rows = []
     for row, algo in enumerate(algos):
-        cells = {"": f"`{algo}`"}
+        cells = {"": code(algo)}
         for column, other in enumerate(algos):
-            cells[f"`{other}`"] = MISSING
+            cells[code(other)] = MISSING
             shared = [t for t in comparison.tasks_of(algo) if t in comparison.tasks_of(other)]
             if row == column or not shared:
                 continue
@@ -401,7 +401,7 @@ def improvement_section(comparison: Comparison, figures: Path) -> str:
             )
             values[row, column] = found.value
             interval = "" if np.isnan(found.low) else f" ({found.low:.2f} to {found.high:.2f})"
-            cells[f"`{other}`"] = f"{found.value:.2f}{interval}"
+            cells[code(other)] = f"{found.value:.2f}{interval}"
         rows.append(cells)
     labels = ("a run of this ...", "... is better than one of this, with probability")
     write_figure(figures / "improvement.png", matrix_figure(values, algos, labels), dpi=None)
@@ -425,9 +425,9 @@ def curves_section(comparison: Comparison, figures: Path) -> str:
     target = learned[0]
     rows = []
     for algo in comparison.algos:
-        cells = {"": f"`{algo}`"}
+        cells = {"": code(algo)}
         for task in comparison.tasks:
-            title = task_name(task).title
+            title = plain(task_name(task).title)
             curve = comparison.curve(task, algo, "merges")
             goal = comparison.curve(task, target, "merges")
             if curve is None or goal is None:
@@ -438,8 +438,8 @@ def curves_section(comparison: Comparison, figures: Path) -> str:
             cells[title] = "never" if reached is None else f"{reached:,.0f}{share}"
         rows.append(cells)
     return text + (
-        f"Merges until the median validation score is what `{target}` ends with (and their share "
-        f"of its merges):\n\n{table(rows)}\n"
+        f"Merges until the median validation score is what {code(target)} ends with (and their "
+        f"share of its merges):\n\n{table(rows)}\n"
     )
 
 
@@ -464,14 +464,14 @@ above 1: policy and autoencoder had adapted to each other.
             again = float(np.median(retrained.errors(task, algo)))
             rows.append(
                 {
-                    "merges chosen by": f"`{algo}`",
+                    "merges chosen by": code(algo),
                     "runs": str(len(seeds)),
                     "nmse, own": cell(middle),
                     "nmse, retrained": cell(again),
                     "ratio": cell(again / middle),
                 }
             )
-        text += f"\n{task_name(task).title}:\n\n{table(rows)}\n"
+        text += f"\n{plain(task_name(task).title)}:\n\n{table(rows)}\n"
     return text
 
 
@@ -494,12 +494,12 @@ language.
         figure = matrix_figure(values, algos, labels, logarithmic=True)
         write_figure(figures / f"cross_play-{name.short}.png", figure, dpi=None)
         lines = [
-            {"trees of": f"`{algo}`"}
-            | {f"`{other}`": cell(value) for other, value in zip(algos, row, strict=True)}
+            {"trees of": code(algo)}
+            | {code(other): cell(value) for other, value in zip(algos, row, strict=True)}
             | {"other seeds": cell(_median(others[algo]))}
             for algo, row in zip(algos, values, strict=True)
         ]
-        text += f"\n{name.title}:\n\n{table(lines)}\n\n"
+        text += f"\n{plain(name.title)}:\n\n{table(lines)}\n\n"
         text += f"![cross-play](figures/cross_play-{name.short}.png)\n"
     return text
 

@@ -36,6 +36,19 @@ class Task(NamedTuple):
     merger: str = ""
 
 
+LARGEST_SCORE = 1e39
+"""Above all numbers of 32 bits, in which errors and rewards are computed."""
+_ERROR, _SHARE, _RETURN = (0, LARGEST_SCORE), (0, 1 + 1e-6), (-LARGEST_SCORE, LARGEST_SCORE)
+BOUNDS = {
+    **dict.fromkeys(("nmse", "sampled_nmse", "mean_height", "tree_shapes"), _ERROR),
+    **dict.fromkeys(("return_", "sampled_return"), _RETURN),
+    **dict.fromkeys(("tree_recall", "tree_f1", "error_rate", "cloned_distance"), _SHARE),
+}
+"""The least and the largest value of every score; a share of 1 may be rounded up."""
+TEXTS = ("env", "env_kwargs", "algo", "encoder", "mode", "budget", "weights_hash", "merger")
+"""The columns that are shown as they are."""
+
+
 @dataclass(frozen=True)
 class ResultRow:
     """Scores of one run at one moment."""
@@ -90,7 +103,12 @@ class ResultRow:
             raise ValueError(f"split is {self.split!r}; expected validation or test")
         check_json_object("env_kwargs", self.env_kwargs)
         check_json_object("options", self.options or "{}")
-        check_bounds(self, embedding_dim=1, seed=0, seconds=0, merges=0, updates=0)
+        for name in TEXTS:
+            if not getattr(self, name).isprintable():
+                raise ValueError(f"{name} is {getattr(self, name)!r}; expected printable letters")
+        check_bounds(self, embedding_dim=1, seed=0, seconds=(0, LARGEST_SCORE), merges=0, updates=0)
+        known = {name: BOUNDS[name] for name in BOUNDS if getattr(self, name) is not None}
+        check_bounds(self, **known)
 
     @property
     def error(self) -> float:
