@@ -177,3 +177,17 @@ def test_under_a_frozen_autoencoder_one_update_selects():
     assert best == f"demonstrations/nmse_{learner.selection.best}" and not learner.selection.open
     assert learner.autoencoder.weights_hash() == before
     torch.testing.assert_close(scalars["train/nmse"], errors[best])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"ended": -5}, {"ended": True}, {"ended": 9}, {"laps": [[0.0]]}, {"laps": [[0.0, True]]}],
+)
+def test_a_selection_that_no_rounds_lead_to_is_refused(change):
+    selection = Halving(("one", "two"), end=0.1)
+    selection.report({"one": 1.0, "two": 2.0})
+    before = selection.state()
+    with pytest.raises(ValueError, match="of the selection"):
+        selection.restore(before | change)
+    assert selection.state() == before
+    selection.restore(before)

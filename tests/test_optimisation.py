@@ -289,6 +289,8 @@ def test_a_restored_trainer_continues_bit_for_bit(autoencoder):
     [
         ({"betas": [0.9, 5.0]}, "betas of an optimizer is"),
         ({"lr": float("nan")}, "the learning rate of an optimizer is not finite"),
+        ({"lr": 1e30}, "the learning rate of an optimizer is 1e\\+30"),
+        ({"lr": -1.0}, "the learning rate of an optimizer is -1.0"),
     ],
 )
 def test_an_optimizer_with_other_options_is_refused(change, message):
@@ -297,3 +299,22 @@ def test_an_optimizer_with_other_options_is_refused(change, message):
     state["param_groups"][0].update(change)
     with pytest.raises(ValueError, match=message):
         restore_optimizer(other, state)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_averages_of_another_shape_or_type_are_refused(method):
+    one, other = (
+        ScheduledOptimizer([nn.Parameter(torch.ones(3, 2))], OptimizerConfig(method))
+        for _ in range(2)
+    )
+    one.parameters[0].grad = torch.ones(3, 2)
+    one.step(0.0)
+    other.restore(one.state())
+    places = ["exp_avg", "Q"] if method == "soap" else ["exp_avg"]
+    for name in places:
+        for wrong in (torch.zeros(5), torch.zeros(3, 2, dtype=torch.int64)):
+            state = one.state()
+            kept = state["optimizer"]["state"][0]
+            kept[name] = [wrong, wrong] if name == "Q" else wrong
+            with pytest.raises(ValueError, match=f"{name} of an optimizer is torch"):
+                other.restore(state)

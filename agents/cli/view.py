@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import webbrowser
+from contextlib import nullcontext
 
 from agents.cli.options import ViewOptions
 from agents.config.errors import UsageError, set_threads
@@ -11,6 +12,7 @@ from agents.config.files import quoted
 from agents.inspection.traces import traces_of
 from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
+from agents.runs.lock import locked
 from htm_env.drawing.page import viewer_page
 from htm_env.files import atomic_write_text, check_name, check_writable
 
@@ -32,6 +34,8 @@ def view(options: ViewOptions) -> None:
     if path.is_dir():
         path /= PAGE
     check_name(path)
+    if options.out is None:
+        RunDirectory(options.directory).check_own_files()
     check_writable(path.parent)
     course = RunDirectory(options.directory).load_trees()
     episodes = traces_of(learner, dataset, keys, options.search)
@@ -47,7 +51,8 @@ def view(options: ViewOptions) -> None:
         ", ".join(about),
         list(zip(course.merges, course.lists, strict=True)),
     )
-    atomic_write_text(path, page)
+    with locked(path.parent) if options.out is None else nullcontext():
+        atomic_write_text(path, page)
     print(f"page      {quoted(path)}")
     if options.open and not webbrowser.open(path.resolve().as_uri()):
         print("htm: found no browser to open the page with", file=sys.stderr)

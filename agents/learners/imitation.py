@@ -137,8 +137,17 @@ class Halving:
         return {"remaining": list(self.remaining), "ended": self._ended, "laps": laps}
 
     def restore(self, state: dict[str, Any]) -> None:
-        self.remaining, self._ended = list(state["remaining"]), state["ended"]
-        self._laps = [list(errors) for errors in state["laps"]]
+        """Continue from what :meth:`state` gave; ``ValueError`` for what no selection can be in."""
+        remaining, ended, laps = state["remaining"], state["ended"], state["laps"]
+        rounds = len(self._ends) - (len(remaining) > 1)
+        if type(ended) is not int or not 0 <= ended <= rounds:
+            raise ValueError(f"rounds of the selection are {ended}; expected 0 to {rounds}")
+        for errors in laps:
+            finite = [type(error) is float and math.isfinite(error) for error in errors]
+            if len(remaining) > 1 and (len(errors) != len(remaining) or not all(finite)):
+                raise ValueError("a lap of the selection is not one number of each that remains")
+        self.remaining, self._ended = list(remaining), ended
+        self._laps = [list(errors) for errors in laps]
 
 
 @dataclass

@@ -20,6 +20,13 @@ WIDEST = 64
 """The longest side of a weight that SOAP turns: at the default sizes those of embeddings, and none
 of a hidden layer, whose bases would cost more than they save."""
 
+HIGHEST_RATE = 1e6
+"""The highest learning rate that is accepted."""
+AVERAGES = ("exp_avg", "exp_avg_sq", "max_exp_avg_sq", "square_avg", "momentum_buffer")
+"""What optimizers keep in the shape of a parameter, where they keep it."""
+MATRICES = ("GG", "Q")
+"""What SOAP keeps of each side of a parameter."""
+
 
 @dataclass(frozen=True)
 class OptimizerConfig:
@@ -43,7 +50,7 @@ class OptimizerConfig:
         check_choice("method", self.method, METHODS)
         check_bounds(
             self,
-            learning_rate=(0, 1e6),
+            learning_rate=(0, HIGHEST_RATE),
             warm_up_updates=0,
             final_share=(0, 1),
             clip_norm=0,
@@ -113,14 +120,36 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Raise ``ValueError`` for a ``state_dict`` with other options than the optimizer's, and for
-    numbers that are not finite."""
+    """Raise ``ValueError`` for a ``state_dict`` with other options than the optimizer's, for
+    averages of another shape or type than their parameter's, and for numbers that are not finite.
+    """
     check_finite(state["state"], "the state of an optimizer")
+    parameters = [one for group in optimizer.param_groups for one in group["params"]]
+    for index, kept in state["state"].items():
+        _check_averages(parameters[index], kept)
     for own, given in zip(optimizer.param_groups, state["param_groups"], strict=True):
         check_finite(given["lr"], "the learning rate of an optimizer")
+        if not 0 <= given["lr"] <= HIGHEST_RATE:
+            raise ValueError(f"the learning rate of an optimizer is {given['lr']}")
         for name in sorted((optimizer.defaults.keys() & own.keys() & given.keys()) - {"lr"}):
             if _as_saved(own[name]) != _as_saved(given[name]):
                 raise ValueError(f"{name} of an optimizer is {given[name]}; expected {own[name]}")
+
+
+def _check_averages(parameter: Tensor, kept: dict[str, Any]) -> None:
+    """Raise ``ValueError`` where what an optimizer keeps of a parameter does not have its type, or
+    not its shape; SOAP's lists have a square matrix for a side, or nothing."""
+    expected = [(name, kept[name], parameter.shape) for name in AVERAGES if name in kept]
+    for name in MATRICES:
+        for side, matrix in zip(parameter.shape, kept.get(name, []), strict=False):
+            if isinstance(matrix, Tensor):
+                expected.append((name, matrix, torch.Size((side, side))))
+    for name, value, shape in expected:
+        if (value.shape, value.dtype) != (shape, parameter.dtype):
+            raise ValueError(
+                f"{name} of an optimizer is {value.dtype} {tuple(value.shape)}; expected "
+                f"{parameter.dtype} {tuple(shape)}"
+            )
 
 
 class NonFiniteGuard:
