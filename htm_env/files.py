@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from htm_env.checks import brief
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 DIGEST = "digest"
@@ -288,6 +289,24 @@ def check_weights(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
             )
         if not given.isfinite().all():
             raise ValueError(f"the weights {name!r} are not finite")
+
+
+def check_tensors(
+    tensors: Mapping[str, Tensor], expected: Mapping[str, tuple[torch.dtype, int]]
+) -> None:
+    """Raise ``ValueError`` where these are not exactly the expected names, each of its type and its
+    number of dimensions, none of them 0, and where a number is not finite."""
+    if tensors.keys() != expected.keys():
+        raise ValueError(f"it has the tensors {sorted(tensors)}; expected {sorted(expected)}")
+    for name, (dtype, dimensions) in expected.items():
+        given = tensors[name]
+        if (given.dtype, given.ndim) != (dtype, dimensions) or not given.numel():
+            raise ValueError(
+                f"{name} is {given.dtype} {tuple(given.shape)}; expected {dtype} of {dimensions} "
+                "dimensions above 0"
+            )
+        if not given.isfinite().all():
+            raise ValueError(f"{name} has numbers that are not finite")
 
 
 @contextmanager

@@ -14,10 +14,12 @@ from agents.config.options import TEST_EPISODES
 from agents.evaluation.best_known import Improvement, exact_errors
 from agents.evaluation.evaluate import EVALUATION_SEED
 from agents.fixed import fixed_policy
+from agents.runs.lock import locked
 from agents.search.exhaustive import all_trees, best_of_all
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.best_known import FOLDER, BestKnown, best_known
+from htm_env.best_known import FOLDER, KEY, BestKnown, best_known
 from htm_env.datasets import make_dataset
+from htm_env.files import read_tensors, write_tensors
 from htm_env.forest import check_merges
 from htm_env.simulator import EnvConfig, Simulator
 from htm_env.trees.merge_tree import MergeTree
@@ -107,6 +109,39 @@ def test_a_score_is_0_for_random_merges_and_1_for_the_best_known(tmp_path):
         BestKnown.load(tmp_path / "known")
 
 
+def test_what_no_search_writes_is_refused(tmp_path, capsys):
+    known, path = of([1.0, 3.0], [5.0, 7.0]), tmp_path / "known"
+    known.save(path)
+    tensors, about = read_tensors(path, KEY)
+    for changes, message in (
+        ({"errors": known.errors * torch.nan}, "errors has numbers that are not finite"),
+        ({"errors": known.errors.float()}, "errors is torch.float32"),
+        ({"random_errors": known.errors[:1]}, "expected as many episodes of each"),
+        ({"proven": known.proven.long()}, "proven is torch.int64"),
+        ({"merges": tensors["merges"] + 3}, "have no pairs of tokens and subtrees"),
+        ({"source": tensors["source"] - 1}, "source is -1 to -1; there are 1 sources"),
+        ({"colour": known.errors}, "it has the tensors .*colour"),
+    ):
+        write_tensors(path, KEY, tensors | changes, about)
+        with pytest.raises(ValueError, match=f"known does not hold a file.*{message}"):
+            BestKnown.load(path)
+    for changes, message in (
+        ({"sources": []}, "source is 0 to 0; there are 0 sources"),
+        ({"sources": [{"command": 3, "version": "1"}]}, "not each a command and a version"),
+        ({"sources": [{"command": "a"}]}, "not each a command and a version"),
+        ({"weights_hash": 3}, "expected env, weights_hash and sources"),
+    ):
+        write_tensors(path, KEY, tensors, about | changes)
+        with pytest.raises(ValueError, match=f"known does not hold a file.*{message}"):
+            BestKnown.load(path)
+    source = {"command": "\x1b[31mred", "version": "\x07"}
+    replace(known, env="\x1b[2J", sources=(source,)).save(path)
+    assert status("best-known", "--env", "HTM-Crosses-v0", "--out", path) == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown and "\x07" not in shown
+    assert "\\x1b[31mred" in shown
+
+
 def test_they_are_about_the_data_and_the_weights_of_their_id():
     digest = Simulator(EnvConfig("HTM-Digits-v0")).autoencoder.weights_hash()
     assert best_known("HTM-Digits-v0", {}, digest) is not None
@@ -176,7 +211,19 @@ def test_the_command_shows_and_writes_a_file_where_something_is_better(tmp_path,
     assert status("best-known") == 0
     assert "HTM-Digits-v0" in capsys.readouterr().out
     assert status("best-known", "--improve") == 2
+    for seconds in ("nan", "inf", -1):
+        assert status(*command, "--improve", "--seconds", seconds) == 2
+        assert f"--seconds is {float(seconds)}" in capsys.readouterr().err
     assert status("best-known", "--env", "HTM-Kanji-v0", "--improve") == 2
+
+
+def test_a_search_asks_first_whether_it_can_write(tmp_path, capsys):
+    improve = ("best-known", "--env", "HTM-Digits-v0", "--improve")
+    with locked(tmp_path):
+        assert status(*improve, "--out", tmp_path / "digits.safetensors") == 1
+    assert "is in use by process" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+    assert status(*improve, "--out", "/proc/none/digits.safetensors") == 1
 
 
 def test_evaluate_reports_regret_and_score(tmp_path, capsys):

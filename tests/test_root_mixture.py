@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from sklearn.mixture import GaussianMixture
 
-from htm_env.generation.mixture import COVARIANCE_TYPES, Candidate, RootMixture
+from htm_env.files import read_tensors, write_tensors
+from htm_env.generation.mixture import COVARIANCE_TYPES, KEY, Candidate, RootMixture
 
 
 def random(seed: int = 0) -> torch.Generator:
@@ -157,3 +158,33 @@ def test_saving_and_loading_changes_nothing(tmp_path):
     save_file({"weights": torch.ones(1)}, path)
     with pytest.raises(ValueError, match="does not hold a root mixture"):
         RootMixture.load(path)
+
+
+def test_what_no_fit_makes_is_refused(tmp_path):
+    mixture = RootMixture.fit(clusters(), random(), [2])
+    path = tmp_path / "mixture.safetensors"
+    mixture.save(path)
+    arrays, about = read_tensors(path, KEY)
+    lopsided = mixture.covariances.clone()
+    lopsided[0, 0, 1] += 1.0
+    for name, value, message in (
+        ("weights", -mixture.weights, "weights add up to -1"),
+        ("weights", mixture.weights.float(), "weights is torch.float32"),
+        ("weights", mixture.weights.long(), "weights is torch.int64"),
+        ("means", mixture.means * torch.nan, "means has numbers that are not finite"),
+        ("means", mixture.means[:1], "are not of one mixture"),
+        ("covariances", mixture.covariances[:, :1], "are not of one mixture"),
+        ("covariances", -mixture.covariances, "are not symmetric and positive definite"),
+        ("covariances", lopsided, "are not symmetric and positive definite"),
+    ):
+        write_tensors(path, KEY, arrays | {name: value}, about)
+        with pytest.raises(ValueError, match=f"mixture.safetensors does not hold.*{message}"):
+            RootMixture.load(path)
+    for change, message in (
+        ({"components": "2"}, "no candidate of a mixture"),
+        ({"covariance_type": "round"}, "no candidate of a mixture"),
+        ({"components": 3}, "not the candidate"),
+    ):
+        write_tensors(path, KEY, arrays, about | {"chosen": about["chosen"] | change})
+        with pytest.raises(ValueError, match=f"mixture.safetensors does not hold.*{message}"):
+            RootMixture.load(path)

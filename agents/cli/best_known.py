@@ -15,11 +15,13 @@ from torch import Tensor
 
 from agents.cli.options import BestKnownOptions
 from agents.cli.tables import print_table
-from agents.config.errors import UsageError, as_usage_error, set_threads
+from agents.config.errors import UsageError, as_usage_error, one_line, set_threads
+from agents.config.files import quoted
 from agents.config.run import Task
 from agents.evaluation.best_known import Improvement
 from agents.fixed import FIXED_POLICIES, fixed_policy, fixed_rule
 from agents.registry import load_learner
+from agents.runs.lock import check_own_files, locked
 from htm_env.best_known import FOLDER, BestKnown, best_known_path
 from htm_env.datasets import environment_id
 from htm_env.rewards import known_costs
@@ -40,14 +42,18 @@ def show_best_known(options: BestKnownOptions) -> None:
             env = environment_id(options.env)
         paths = [best_known_path(env) if options.out is None else options.out]
         if options.improve:
-            _improve(options, env, paths[0])
+            # First of all, since where nothing can be written nothing is searched.
+            with locked(paths[0].absolute().parent):
+                check_own_files(paths)
+                _improve(options, env, paths[0])
     print_table([_row(BestKnown.load(path)) for path in paths])
     for path in paths:
         known = BestKnown.load(path)
-        print(f"{known.env}: who found how many")
+        print(f"{one_line(known.env)}: who found how many")
         found = Counter(known.source.tolist())
         for number, source in enumerate(known.sources):
-            print(f"{found[number]:6d}  {source['command']}  ({source['version']})")
+            told = one_line(f"{source['command']}  ({source['version']})")
+            print(f"{found[number]:6d}  {told}")
 
 
 def _row(known: BestKnown) -> dict[str, str]:
@@ -85,19 +91,28 @@ def _improve(options: BestKnownOptions, env: str, path: Path) -> None:
     proven = improvement.prove()
     if proven:
         print(f"{proven} episodes have the best of all their trees now")
+    written = _written(improvement, before, path)
     for name, trees in _starts(improvement, options):
         improvement.take(trees)
         found = improvement.search(trees, options.search)
         print(f"from {name}: {found} better, {improvement.mean:.6g}", flush=True)
+        written = _written(improvement, written, path)
     end = time.process_time() + options.seconds
     while len(improvement.open) and time.process_time() < end:
         found = improvement.search(None, options.search)
         print(f"from the best known: {found} better, {improvement.mean:.6g}", flush=True)
+        written = _written(improvement, written, path)
     if improvement.known is before:
         print("nothing better was found, and nothing is written")
     else:
+        print(f"written   {quoted(path)}")
+
+
+def _written(improvement: Improvement, before: BestKnown | None, path: Path) -> BestKnown:
+    """The trees known now, which are written where they are others than before."""
+    if improvement.known is not before:
         improvement.known.save(path)
-        print(f"written   {path}")
+    return improvement.known
 
 
 def _starts(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import math
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args, get_type_hints
@@ -251,6 +252,8 @@ class BestKnownOptions(Threads):
         super().__post_init__()
         check_at_least(1, search=self.search)
         check_at_least(0, seed=self.seed)
+        if not 0 <= self.seconds < math.inf:
+            raise UsageError(f"--seconds is {self.seconds}; expected a finite number of at least 0")
         if self.improve and self.env is None:
             raise UsageError("--improve needs --env, the environment whose trees are searched")
         if self.out is not None and self.env is None:

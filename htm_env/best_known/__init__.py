@@ -7,19 +7,29 @@ it finds better ones.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
-from htm_env.files import read_tensors, reading, write_tensors
+from htm_env.files import check_tensors, read_tensors, reading, write_tensors
+from htm_env.types import NONE
 
 FOLDER = Path(__file__).parent
 KEY = "htm_best_known"
 """The key of the description in a file."""
+TENSORS = {
+    "merges": (torch.int16, 3),
+    "errors": (torch.float64, 1),
+    "proven": (torch.bool, 1),
+    "random_errors": (torch.float64, 1),
+    "source": (torch.int16, 1),
+}
+"""The tensors of a file: their types and numbers of dimensions."""
 
 
 class Score(NamedTuple):
@@ -72,7 +82,8 @@ class BestKnown:
             "merges": self.merges.short(),
             "errors": self.errors,
             "proven": self.proven,
-            "random_errors": self.random_errors,
+            # Where nothing better is known yet, these are the errors, and no file shares memory.
+            "random_errors": self.random_errors.clone(),
             "source": self.source.short(),
         }
         about = {"env": self.env, "weights_hash": self.weights_hash, "sources": self.sources}
@@ -83,11 +94,36 @@ class BestKnown:
         """Read what :meth:`save` wrote; ``FileNotFoundError`` or ``ValueError`` naming the file."""
         with reading(path, "file of best known trees"):
             tensors, about = read_tensors(path, KEY)
-            columns: dict[str, Any] = {name: tensors[name] for name in ("errors", "random_errors")}
-            columns["merges"] = tensors["merges"].long()
-            columns["source"], columns["proven"] = tensors["source"].long(), tensors["proven"]
+            _check(tensors, about)
+            columns: dict[str, Any] = dict(tensors)
+            columns |= {name: tensors[name].long() for name in ("merges", "source")}
             sources = tuple(about["sources"])
             return cls(about["env"], about["weights_hash"], sources=sources, **columns)
+
+
+def _check(tensors: Mapping[str, Tensor], about: Any) -> None:
+    """Raise ``ValueError`` for what no :meth:`BestKnown.save` writes."""
+    check_tensors(tensors, TENSORS)
+    lengths = {name: len(tensor) for name, tensor in tensors.items()}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(f"it has {lengths}; expected as many episodes of each")
+    merges = tensors["merges"]
+    if merges.shape[2] != 2 or merges.min() < NONE or merges.max() > 2 * merges.shape[1]:
+        raise ValueError(f"merges {tuple(merges.shape)} have no pairs of tokens and subtrees")
+    texts = {"env", "weights_hash"}
+    if not (_has_texts(about, texts, {"sources"}) and isinstance(about["sources"], list)):
+        raise ValueError(f"its description is {about!r}; expected env, weights_hash and sources")
+    if not all(_has_texts(source, {"command", "version"}) for source in about["sources"]):
+        raise ValueError("its sources are not each a command and a version")
+    source, count = tensors["source"], len(about["sources"])
+    if source.min() < 0 or source.max() >= count:
+        raise ValueError(f"source is {source.min()} to {source.max()}; there are {count} sources")
+
+
+def _has_texts(values: Any, texts: set[str], other: Iterable[str] = ()) -> bool:
+    """True <--> an object of these texts, and of other fields."""
+    fields = isinstance(values, dict) and values.keys() == texts.union(other)
+    return fields and all(isinstance(values[name], str) for name in texts)
 
 
 def best_known_path(env_id: str) -> Path:
@@ -101,7 +137,7 @@ def best_known(env_id: str, env_kwargs: Mapping[str, Any], weights_hash: str) ->
     Their episodes are those of the id with its default arguments.
     """
     path = best_known_path(env_id)
-    if env_kwargs or not path.is_file():
+    if env_kwargs or path.parent != FOLDER or not path.is_file():
         return None
     found = BestKnown.load(path)
     return found if found.weights_hash == weights_hash else None

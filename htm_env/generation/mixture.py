@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,14 +19,16 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from htm_env.checks import at_least, check_finite
-from htm_env.files import read_tensors, reading, write_tensors
+from htm_env.files import check_tensors, read_tensors, reading, write_tensors
 
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 REGULARISATION = 1e-6
 """Added to the variances of standardised roots."""
 _ITERATIONS = 200
-_DESCRIPTION = "htm_root_mixture"
+_ROUNDING = 1e-6
+KEY = "htm_root_mixture"
+"""The key of the description in a file."""
 
 
 class Candidate(NamedTuple):
@@ -135,7 +137,7 @@ class RootMixture:
             "chosen": self.chosen._asdict(),
             "candidates": [candidate._asdict() for candidate in self.candidates],
         }
-        write_tensors(path, _DESCRIPTION, arrays, about)
+        write_tensors(path, KEY, arrays, about)
 
     @classmethod
     def load(cls, path: str | Path) -> RootMixture:
@@ -144,9 +146,42 @@ class RootMixture:
         Raises ``FileNotFoundError`` where there is no file, ``ValueError`` for any other file.
         """
         with reading(path, "root mixture"):
-            arrays, about = read_tensors(path, _DESCRIPTION)
-            candidates = tuple(Candidate(**values) for values in about["candidates"])
-            return cls(**arrays, chosen=Candidate(**about["chosen"]), candidates=candidates)
+            arrays, about = read_tensors(path, KEY)
+            _check_arrays(arrays)
+            candidates = tuple(_candidate(values) for values in about["candidates"])
+            chosen = _candidate(about["chosen"])
+            if chosen not in candidates or chosen.components != len(arrays["weights"]):
+                raise ValueError(f"{chosen} is not the candidate that the mixture was made of")
+            return cls(**arrays, chosen=chosen, candidates=candidates)
+
+
+def _check_arrays(arrays: Mapping[str, Tensor]) -> None:
+    """Raise ``ValueError`` where these are not the arrays of a mixture that can be drawn from."""
+    dimensions = {"weights": 1, "means": 2, "covariances": 3}
+    check_tensors(arrays, {name: (torch.float64, count) for name, count in dimensions.items()})
+    weights, means, covariances = (arrays[name] for name in dimensions)
+    (count,), dim = weights.shape, means.shape[1]
+    if len(means) != count or covariances.shape != (count, dim, dim):
+        raise ValueError(
+            f"weights {tuple(weights.shape)}, means {tuple(means.shape)} and covariances "
+            f"{tuple(covariances.shape)} are not of one mixture"
+        )
+    if weights.min() < 0 or abs(float(weights.sum()) - 1) > _ROUNDING:
+        raise ValueError(f"weights add up to {float(weights.sum())}; expected shares of 1")
+    deviations = covariances.diagonal(dim1=1, dim2=2).clamp(min=0).sqrt()
+    size = deviations[:, :, None] * deviations[:, None]  # (K, D, D)
+    symmetric = ((covariances - covariances.mT).abs() <= _ROUNDING * size).all()
+    if not symmetric or torch.linalg.cholesky_ex(covariances).info.any():
+        raise ValueError("covariances are not symmetric and positive definite")
+
+
+def _candidate(values: Mapping[str, Any]) -> Candidate:
+    """A candidate from JSON; raises ``ValueError`` for one of other types."""
+    candidate = Candidate(**values)
+    kinds = tuple(map(type, candidate))
+    if kinds != (int, str, float, float, bool) or candidate.covariance_type not in COVARIANCE_TYPES:
+        raise ValueError(f"{candidate} is no candidate of a mixture")
+    return candidate
 
 
 def _fitted(
