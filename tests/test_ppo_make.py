@@ -438,3 +438,25 @@ def test_importing_agents_does_not_import_stable_baselines():
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert done.stdout.split() == ["[]", "True"]
+
+
+def test_a_model_whose_numbers_or_trainer_are_refused_stays_as_it_was(tmp_path):
+    env = HTMVecEnv("HTM-Trees-v0", 2, autoencoder=untrained(), heights=(2,))
+    model = PPO(MergeActorCriticPolicy, env, n_steps=4, batch_size=8, device="cpu")
+    trainer, path = joint(env).trainer, tmp_path / "model.safetensors"
+    save_model(path, model, trainer)
+    weights = model.policy.parameters_to_vector()
+    for name, value in (("gamma", np.inf), ("n_epochs", -3), ("_n_updates", 2.5), ("trainer", {})):
+        state = load_state(path)
+        state["model"]["parameters"]["policy"] = {
+            key: each + 1 for key, each in state["model"]["parameters"]["policy"].items()
+        }
+        if name == "trainer":
+            state["trainer"] = value
+        else:
+            state["model"]["numbers"][name] = value
+        save_state(tmp_path / "bad.safetensors", state)
+        with pytest.raises(ValueError, match=name if name != "trainer" else "lifter"):
+            load_model(tmp_path / "bad.safetensors", model, trainer)
+        np.testing.assert_array_equal(model.policy.parameters_to_vector(), weights)
+    load_model(path, model, trainer)

@@ -42,7 +42,7 @@ def load_model(
 
     So does the autoencoder of its environment, which begins new episodes; nothing in the file is
     executed. Raises ``FileNotFoundError`` where there is none, and ``ValueError`` naming it for one
-    that cannot be read, and for a model or a trainer that was made otherwise.
+    that cannot be read, and for a model or a trainer that was made otherwise; all stays as it was.
     """
     state, env = load_state(path), _environment(model)
     with reading(path, "saved model of this kind"):
@@ -59,10 +59,16 @@ def load_model(
         # All of it first, so that what is refused leaves the model as it was.
         check_weights(env.autoencoder, state["autoencoder"])
         check_weights(model.policy, state["model"]["parameters"]["policy"])
-        restore_model(model, state["model"])
+        before = None if trainer is None else trainer.state()
+        try:
+            if trainer is not None:
+                trainer.restore(state["trainer"])
+            restore_model(model, state["model"])
+        except Exception:
+            if trainer is not None and before is not None:
+                trainer.restore(before)
+            raise
         load_weights(env.autoencoder, state["autoencoder"])
-        if trainer is not None:
-            trainer.restore(state["trainer"])
     observation = model.env.reset()  # type: ignore[union-attr]
     continue_from(model, observation)  # type: ignore[arg-type]
 

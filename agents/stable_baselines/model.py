@@ -41,6 +41,8 @@ OF_THE_RUN = {
     "device": "by the option device of the run",
 }
 """Arguments of a class that are not for ``kwargs``, and where they come from."""
+FREE = {"verbose", "seed"}
+"""Arguments that need not be those of a saved model, and stay as they are."""
 TARGET_UPDATE = 1_000
 """Steps between copies to a target network."""
 
@@ -155,14 +157,19 @@ def model_state(model: BaseAlgorithm) -> dict[str, Any]:
 def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
     """Continue from what :func:`model_state` gave.
 
-    Raises ``ValueError`` where a number is not finite, for what the model does not have, and for
-    other stored steps than it can hold; the model is as it was then.
+    Raises ``ValueError`` where a number is not finite or was given otherwise, for what the model
+    does not have, and for other stored steps than it can hold; the model is as it was then.
     """
-    if unknown := state["numbers"].keys() - _numbers(model).keys():
+    own, given = _numbers(model), _arguments(type(model))
+    if unknown := state["numbers"].keys() - own.keys():
         raise ValueError(f"the model has no number {min(unknown)!r}")
     for name, value in state["numbers"].items():
-        if type(value) not in (int, float) or math.isnan(value):
+        if type(value) not in (int, float) or not math.isfinite(value):
             raise ValueError(f"{name} of the model is {value!r}; expected a number")
+        if name.removeprefix("_") in given and value != own[name]:
+            raise ValueError(f"{name} of the model is {value!r}; expected {own[name]!r}")
+        if type(own[name]) is int and name not in given and (value < 0 or value % 1):
+            raise ValueError(f"{name} of the model is {value!r}; expected a count")
     for name in model.get_parameters():
         check_finite(state["parameters"][name], f"the {name}")
         part = attrgetter(name)(model)
@@ -173,11 +180,18 @@ def restore_model(model: BaseAlgorithm, state: dict[str, Any]) -> None:
         _check_steps(buffer, state["place"], state["buffer"])
     model.set_parameters(copy.deepcopy(state["parameters"]), device=model.device)
     for name, value in state["numbers"].items():
-        setattr(model, name, value)
+        if name not in given | FREE:
+            setattr(model, name, value)
     if buffer is not None:
         buffer.pos, buffer.full = state["place"]
         for name, array in _arrays(buffer).items():
             array[: buffer.size()] = state["buffer"][name].cpu().numpy()
+
+
+def _arguments(kind: type[BaseAlgorithm]) -> set[str]:
+    """What a class and those that it is made of take as arguments, but for the :data:`FREE`."""
+    makers = (each.__init__ for each in kind.__mro__ if "__init__" in vars(each))  # type: ignore[misc]
+    return {name for maker in makers for name in inspect.signature(maker).parameters} - FREE
 
 
 def _check_steps(buffer: Any, place: list[Any], steps: dict[str, torch.Tensor]) -> None:
