@@ -202,3 +202,15 @@ def test_a_comparison_can_be_a_file(tmp_path, capsys):
         options_from_file(file)
     assert options_from_file(saved, with_budget=False).seconds is None
     assert CompareOptions().given == {}
+
+
+def test_numbers_beyond_64_bits_name_their_option():
+    with pytest.raises(UsageError, match=r"--seed is 99999999999999999999; expected .*64 bits"):
+        TrainOptions(seed=99999999999999999999)
+    with pytest.raises(UsageError, match=r"--threads is 99999999999999999999; expected .*64 bits"):
+        TrainOptions(threads=99999999999999999999)
+
+
+def test_a_setting_that_is_nested_too_deeply_is_a_text():
+    deep = "[" * 100_000
+    assert TrainOptions(set=(f"x={deep}",)).changes == {"x": deep}

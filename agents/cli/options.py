@@ -7,7 +7,6 @@ a command loads anything.
 from __future__ import annotations
 
 import inspect
-import json
 import math
 from dataclasses import dataclass, make_dataclass
 from pathlib import Path
@@ -76,6 +75,7 @@ class RunOptions(Threads):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_at_least(-(2**63), seed=self.seed)
         if self.resume is not None and self.save_config is not None:
             raise UsageError("--save-config is for new runs; a run to resume has its config.json")
         if self.allow_changed_data and self.resume is None:
@@ -140,7 +140,9 @@ ALGORITHM_FLAGS["learning_rate"] = "policy.learning_rate"
 
 def _value(text: str) -> Any:
     """JSON, a number such as ``inf``, or the text itself."""
-    for read in (json.loads, float):
+    from htm_env.files import parse_json  # loads torch
+
+    for read in (parse_json, float):
         try:
             return read(text)
         except ValueError:

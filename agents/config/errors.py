@@ -62,11 +62,12 @@ def json_object(flag: str, text: str | None) -> dict[str, Any]:
 
 
 def check_at_least(least: int, **options: int | None) -> None:
-    """Raise :class:`UsageError` naming the first option below ``least``; None is not given."""
+    """Raise :class:`UsageError` naming the first option below ``least``, or beyond 64 bits, which
+    no library takes; None is not given."""
     for name, value in options.items():
-        if value is not None and value < least:
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} is {value}; expected at least {least}")
+        if value is not None and not least <= value < 2**63:
+            wanted = f"at least {least}" if value < least else "a number of 64 bits"
+            raise UsageError(f"--{name.replace('_', '-')} is {value}; expected {wanted}")
 
 
 def set_threads(count: int) -> None:
