@@ -14,11 +14,11 @@ Course = Sequence[tuple[int, Sequence[str]]]
 
 
 def lists_section(traces: Mapping[str, Trace], course: Course = ()) -> str:
-    """The section of the page, in HTML: the trees of the first samples, and under it the course."""
+    """What opens on the page, in HTML: the trees of the first samples, and under it the course."""
     shown = list(traces.items())[:SHOWN]
     parts = [
-        '<section class="lists" aria-labelledby="lists-title">',
-        '<h2 id="lists-title">Trees as nested lists</h2>',
+        '<details class="lists">',  # closed, so that all else fits on a screen
+        "<summary>Trees as nested lists</summary>",
         _table([f"sample {name}" for name, _ in shown], [[str(trace.tree) for _, trace in shown]]),
     ]
     if course:
@@ -28,7 +28,7 @@ def lists_section(traces: Mapping[str, Trace], course: Course = ()) -> str:
             "<h2>The same validation samples over the training</h2>",
             _table(["merges made", *names], rows),
         ]
-    return "\n".join([*parts, "</section>"])
+    return "\n".join([*parts, "</details>"])
 
 
 def _table(names: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
