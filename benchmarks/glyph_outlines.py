@@ -1,4 +1,4 @@
-"""Outlines of the letters and digits in matplotlib's own fonts, as data that nobody tuned on:
+"""Outlines of the letters and digits in matplotlib's own fonts, as data that nothing is tuned on:
 ``python -m benchmarks.glyph_outlines glyphs.npz``.
 
 A set is the outline of a glyph, a token is a point of it ``(x, y)``; the points are equally far

@@ -38,14 +38,6 @@ def at_least(low: int, **values: float | int) -> None:
             raise ValueError(f"{name} is {value!r}; expected at least {low:g}")
 
 
-def whole_at_least(low: int, **values: Any) -> None:
-    """Raise ``ValueError`` naming the first of the values that is less, or not whole."""
-    for name, value in values.items():
-        whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-        if not whole or value < low:
-            raise ValueError(f"{name} is {value!r}; expected a whole number of at least {low}")
-
-
 def brief(text: object) -> str:
     """A text in one line of at most 300 letters, whatever a file has put into it.
 

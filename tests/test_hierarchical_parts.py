@@ -321,7 +321,7 @@ def test_without_a_next_vector_the_losses_are_zero_and_have_a_gradient(ahead):
         ({"head_width": 3}, "head_width is 3; expected an even number"),
         (
             {"compressor": "pooling"},
-            "unknown compressor 'pooling'; choose from convolution, attention",
+            r"unknown compressor 'pooling'; choose from \['convolution', 'attention'\]",
         ),
     ],
 )

@@ -353,8 +353,14 @@ def test_a_pattern_of_period_eight_is_learned():
         (lambda model: model(some_tokens(3) > 0), "are torch.bool; expected whole numbers"),
         (lambda model: model([[1.5]]), "are torch.float32; expected whole numbers"),
         (lambda model: model.generate(some_tokens(2), -1), "length is -1"),
-        (lambda model: model.generate(some_tokens(2), 2.5), "length is 2.5; expected a whole"),
-        (lambda model: model.generate(some_tokens(2), 2, top_k=1.5), "top_k is 1.5; expected a w"),
+        (
+            lambda model: model.generate(some_tokens(2), 2.5),
+            "length is 2.5: expected a whole number from 0",
+        ),
+        (
+            lambda model: model.generate(some_tokens(2), 2, top_k=1.5),
+            "top_k is 1.5: expected a whole number from 1",
+        ),
         (
             lambda model: model.generate(torch.tensor([[1, -1], [1, 2]]), 2),
             "the prompt has the token -1, which is padding; expected a list of rows",

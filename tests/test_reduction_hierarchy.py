@@ -186,9 +186,9 @@ def test_samples_that_do_not_fit_together_are_named():
 def test_levels_that_do_not_fit_together_are_named():
     with pytest.raises(ValueError, match="has no levels"):
         HierarchyReduction(2, [])
-    with pytest.raises(ValueError, match="width is 0; expected a whole number of at least 1"):
+    with pytest.raises(ValueError, match="width is 0: expected a whole number from 1"):
         HierarchyReduction(0, [ReductionLevel()])
-    with pytest.raises(ValueError, match="the width of level 1 is 0; expected a whole"):
+    with pytest.raises(ValueError, match="the width of level 1 is 0: expected a whole"):
         HierarchyReduction(2, [ReductionLevel(), ReductionLevel(encoder="mlp", width=0)])
     with pytest.raises(ValueError, match="unknown reducer 'mode'"):
         HierarchyReduction(2, [ReductionLevel("mode")])
@@ -222,7 +222,7 @@ def test_levels_that_do_not_fit_together_are_named():
         with pytest.raises(ValueError, match="expected a list of ReductionLevel"):
             HierarchyReduction(2, levels)
     for width in (2.5, "a", True):
-        with pytest.raises(ValueError, match=r"width is .*; expected a whole number"):
+        with pytest.raises(ValueError, match=r"width is .*: expected a whole number from 1"):
             HierarchyReduction(width)
     with pytest.raises(ValueError, match="and 'sum'; expected one of the two"):
         HierarchyReduction(torch.sum, reducer="sum")

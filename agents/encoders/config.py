@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from agents.config.dataclasses_json import check_bounds
+from htm_env.checks import check_choice
 
 
 @dataclass(frozen=True)
@@ -180,9 +181,7 @@ class HierarchyConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, rate=1, stride=1, width=4, heads=1)
-        if self.compressor not in COMPRESSORS:
-            names = ", ".join(COMPRESSORS)
-            raise ValueError(f"unknown compressor {self.compressor!r}; choose from {names}")
+        check_choice("compressor", self.compressor, COMPRESSORS)
         check_bounds(self, expansion=1 / self.width)  # one hidden unit
         if self.rate % self.stride:
             raise ValueError(f"rate is {self.rate}; expected a multiple of stride {self.stride}")

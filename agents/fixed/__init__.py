@@ -137,7 +137,8 @@ def fixed_rule(name: str) -> FixedRule:
     if seed is not None:
         from agents.fixed.convention import Convention  # few learners draw any
 
-        return FixedRule(name, Convention(int(seed[1])), given_order)
+        convention = Convention(int(seed[1]))
+        return FixedRule(name, convention, convention.order)
     raise ValueError(
         f"unknown fixed policy {name!r}; choose from {sorted(FIXED_POLICIES)}, beam_N with a width "
         "N of at least 1, or convention_N with a seed N"

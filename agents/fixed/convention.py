@@ -2,8 +2,8 @@
 
 A convention is what many fixed orders are, with its numbers drawn: the nearest two tokens are
 merged, in a metric in which some coordinates count more than others and larger tokens lie farther
-away, and of a pair the one that lies first along some direction comes first. Nobody wrote it for
-any data; which one an autoencoder learns well, a race tells
+away, and of a pair the one that lies first along some direction comes first. It was written for no
+data; which one an autoencoder learns well is found by successive halving
 (:class:`agents.learners.imitation.Halving`).
 """
 
@@ -17,7 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.fixed.linkage import centroid_update, linked
-from agents.fixed.order import TIE, node_centroids
+from agents.fixed.order import TIE, pairs_of_centroids, turned
 from agents.fixed.slot_trees import in_slots
 from htm_env.autoencoder import TreeEncoder
 from htm_env.types import TokenBatch
@@ -38,7 +38,7 @@ class Convention:
     def __call__(
         self, batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
     ) -> Int64[Tensor, "B M 2"]:
-        """One tree a sample, its pairs in the convention's order."""
+        """One tree a sample; the pairs are in no order that means anything."""
         weights, direction, price = self.drawn(batch.tokens.shape[-1])
         tokens = autoencoder.standardise(batch.tokens).double()
         # Along the direction, so that where distances tie no tree depends on the slots.
@@ -49,7 +49,7 @@ class Convention:
         distances = (weighted[:, :, None] - weighted[:, None]).square().sum(dim=-1)
         present = batch.present[rows, order]
         merges = linked(distances, present, centroid_update, price)
-        return self._ordered(in_slots(merges, order, batch.num_tokens), batch, autoencoder)
+        return in_slots(merges, order, batch.num_tokens)
 
     def drawn(self, token_dim: int) -> tuple[Float[Tensor, "T"], Float[Tensor, "T"], float]:
         """Its weights of the coordinates, the direction of its order, and the price of a token."""
@@ -59,13 +59,15 @@ class Convention:
         price = math.exp(low + (high - low) * float(torch.rand((), generator=generator)))
         return (SPREAD * weights).exp(), direction * (SPREAD * sizes).exp(), price
 
-    def _ordered(
-        self, merges: Int64[Tensor, "B M 2"], batch: TokenBatch, autoencoder: TreeEncoder
+    def order(
+        self,
+        merges: Int64[Tensor, "B M 2"],
+        batch: TokenBatch,
+        autoencoder: TreeEncoder,
+        generator: torch.Generator,
     ) -> Int64[Tensor, "B M 2"]:
-        """The same trees, the child whose centroid lies first along the direction first."""
-        centroids = node_centroids(merges, batch, autoencoder)
-        places = centroids @ self.drawn(batch.tokens.shape[-1])[1].to(centroids)
-        rows = torch.arange(len(merges), device=merges.device)[:, None, None]
-        first, second = places[rows, merges.clamp(min=0)].unbind(-1)
-        turned = (first > second + TIE)[..., None]
-        return torch.where(turned, merges.flip(-1), merges)
+        """The child first whose centroid lies first along the direction."""
+        centroids = pairs_of_centroids(merges, batch, autoencoder)
+        direction = self.drawn(batch.tokens.shape[-1])[1]
+        first, second = (centroids @ direction.to(centroids)).unbind(-1)
+        return turned(merges, first > second + TIE)

@@ -31,7 +31,7 @@ def random_order(
     generator: torch.Generator,
 ) -> Int64[Tensor, "B M 2"]:
     """Each pair turned with probability 1/2."""
-    return _turned(merges, _coins(merges, generator))
+    return turned(merges, _coins(merges, generator))
 
 
 def sorted_order(
@@ -45,9 +45,9 @@ def sorted_order(
     Where all coordinates tie, a coin decides: the order that the merges came in may tell more than
     the coordinates do.
     """
-    pairs = _pairs_of_centroids(merges, batch, autoencoder)
+    pairs = pairs_of_centroids(merges, batch, autoencoder)
     comes = compare(pairs[:, :, 0], pairs[:, :, 1])
-    return _turned(merges, torch.where(comes == 0, _coins(merges, generator), comes > 0))
+    return turned(merges, torch.where(comes == 0, _coins(merges, generator), comes > 0))
 
 
 def hilbert_order(
@@ -62,16 +62,17 @@ def hilbert_order(
     Sorted order goes by one coordinate and hardly minds the others, so that near neighbours are far
     apart in it, the more so the more coordinates there are (arXiv:2605.11008).
     """
-    pairs = _pairs_of_centroids(merges, batch, autoencoder)
+    pairs = pairs_of_centroids(merges, batch, autoencoder)
     index = hilbert_index(pairs)  # (B, M, 2)
     comes = (index[..., 0] - index[..., 1]).sign()
     comes = torch.where(comes == 0, compare(pairs[:, :, 0], pairs[:, :, 1]), comes)
-    return _turned(merges, torch.where(comes == 0, _coins(merges, generator), comes > 0))
+    return turned(merges, torch.where(comes == 0, _coins(merges, generator), comes > 0))
 
 
-def _pairs_of_centroids(
+def pairs_of_centroids(
     merges: Int64[Tensor, "B M 2"], batch: TokenBatch, autoencoder: TreeEncoder
 ) -> Float[Tensor, "B M 2 T"]:
+    """The centroids of both children of every merge, standardised; anything finite in padding."""
     centroids = node_centroids(merges, batch, autoencoder)
     rows = torch.arange(len(merges), device=merges.device)[:, None, None]
     return centroids[rows, merges.clamp(min=0)]
@@ -158,5 +159,6 @@ def _coins(merges: Tensor, generator: torch.Generator) -> Bool[Tensor, "B M"]:
     return (drawn < 0.5).to(merges.device)
 
 
-def _turned(merges: Int64[Tensor, "B M 2"], turn: Bool[Tensor, "B M"]) -> Int64[Tensor, "B M 2"]:
+def turned(merges: Int64[Tensor, "B M 2"], turn: Bool[Tensor, "B M"]) -> Int64[Tensor, "B M 2"]:
+    """The pairs, turned where this is True."""
     return torch.where(turn[..., None], merges.flip(-1), merges)

@@ -97,7 +97,7 @@ class RunDirectory:
     def locked(self) -> AbstractContextManager[int]:
         """Keep other processes from writing here (see :func:`agents.runs.lock.locked`).
 
-        Raises ``ValueError`` too where something in the folder is a link: it may come from anybody,
+        Raises ``ValueError`` too where something in the folder is a link: others may have made it,
         and what a run writes and removes stays in it.
         """
         self.check_own_files()

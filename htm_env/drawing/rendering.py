@@ -8,7 +8,8 @@ nothing here touches pyplot, except :class:`Window`.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from io import BytesIO
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -21,6 +22,7 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import NDArray
+from PIL import Image
 
 from htm_env.checks import brief
 from htm_env.drawing.glyphs import (
@@ -209,6 +211,26 @@ def figure_to_array(figure: Figure) -> NDArray[np.uint8]:
         canvas = FigureCanvasAgg(figure)
     canvas.draw()
     return np.array(canvas.buffer_rgba(), dtype=np.uint8)[..., :3].copy()
+
+
+def repeating_gif(
+    figures: Iterable[Figure], dots_per_inch: int, frame_milliseconds: int, last_milliseconds: int
+) -> bytes:
+    """An animated GIF that repeats, with a figure a frame; the last one stays longer."""
+    frames = []
+    for figure in figures:
+        figure.set_dpi(dots_per_inch)
+        frames.append(Image.fromarray(figure_to_array(figure)))
+    content = BytesIO()
+    frames[0].save(
+        content,
+        format="GIF",
+        save_all=True,
+        append_images=frames[1:],
+        duration=[frame_milliseconds] * (len(frames) - 1) + [last_milliseconds],
+        loop=0,
+    )
+    return content.getvalue()
 
 
 # ---------------------------------------------------------------- text and windows

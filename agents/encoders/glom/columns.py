@@ -25,8 +25,6 @@ from agents.encoders.glom.levels import (
 from agents.encoders.glom.losses import contrastive_loss, draw_regions
 from htm_env.checks import at_least, keywords, whole_number, whole_numbers
 
-MOST = 2**31
-"""Largest size and number of iterations that people may ask for."""
 WORDS = {
     "level_width": "dim",
     "attend_self": "consensus_self",
@@ -123,7 +121,7 @@ class Glom(nn.Module):
                 f"the columns to start from have shape {tuple(state.shape)}; expected {shape}"
             )
         iterations = self.config.iterations if iterations is None else iterations
-        whole_number("iterations", iterations, 0, MOST)
+        whole_number("iterations", iterations, 0, 2**31)
         around = self._surrounded(tokens, active, centroids)
         start = self.fresh.expand(shape) if state is None else state
         # Levels first: each has networks of its own, and attends within itself.
@@ -222,12 +220,12 @@ class ImageGlom(nn.Module):
         super().__init__()
         known = [WORDS.get(field.name, field.name) for field in fields(GlomConfig)]
         keywords("ImageGlom", list(options), ["image_size", "patch_size", "channels", *known])
-        sides = whole_numbers("image_size", image_size, 1, MOST)
+        sides = whole_numbers("image_size", image_size, 1, 2**31)
         if len(sides) > 2:
             raise ValueError(f"image_size is {image_size}; expected a side, or height and width")
         height, width = sides[0], sides[-1]
         for name, value in (("patch_size", patch_size), ("channels", channels), ("dim", dim)):
-            whole_number(name, value, 1, MOST)
+            whole_number(name, value, 1, 2**31)
         at_least(0, local_consensus_radius=local_consensus_radius, neighbours=neighbours)
         if height % patch_size or width % patch_size:
             raise ValueError(
@@ -286,7 +284,7 @@ class ImageGlom(nn.Module):
         """
         self._check_images(images, "B, C, H, W")
         if iters is not None:
-            whole_number("iters", iters, 0, MOST)
+            whole_number("iters", iters, 0, 2**31)
         patches_shape = (len(images), len(self.places))
         for name, mask in (("hidden", hidden), ("present", present)):
             if mask is not None and (mask.shape != patches_shape or mask.dtype != torch.bool):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from agents.fixed.linkage import agglomerate
@@ -52,7 +52,8 @@ def find_islands(
     if not columns[present].isfinite().all():
         raise ValueError("columns hold numbers that are not finite; expected finite ones")
     pairs = (present[:, :, None] & present[:, None])[:, None]
-    joined = (relative_distances(columns, present) <= tolerance) & pairs  # (B, L, P, P)
+    distances = relative_distances(columns, present)
+    joined = (distances <= tolerance) & pairs  # (B, L, P, P)
     for _ in range((present.shape[1] - 1).bit_length()):  # steps of twice the length
         joined = (joined.float() @ joined.float()) > 0
     first = joined.int().argmax(dim=3)  # the first slot of a column's island
@@ -60,7 +61,7 @@ def find_islands(
     labels = (begins.cumsum(dim=2) - 1).gather(2, first).masked_fill(~present[:, None], -1)
     numbers = torch.arange(labels.shape[2], device=labels.device)
     sizes = (labels[..., None] == numbers).sum(dim=2)
-    return Islands(labels, sizes, island_merges(columns, present, tolerance))
+    return Islands(labels, sizes, _merges(distances, present, tolerance))
 
 
 def island_merges(
@@ -77,8 +78,14 @@ def island_merges(
 
     ``present``: True <--> a token is here; those of a sample fill its slots ``0 .. n-1``.
     """
-    distances = relative_distances(columns, present)
-    rows = torch.arange(len(columns), device=columns.device)
+    return _merges(relative_distances(columns, present), present, tolerance)
+
+
+def _merges(
+    distances: Float64[Tensor, "B L P P"], present: Bool[Tensor, "B P"], tolerance: float
+) -> Int64[Tensor, "B M 2"]:
+    """The tree of these distances, which are used up."""
+    rows = torch.arange(len(distances), device=distances.device)
     counts = present.double()
 
     def joined(current: Tensor, first: Tensor, second: Tensor) -> Tensor:

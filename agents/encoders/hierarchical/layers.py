@@ -5,7 +5,7 @@ A block of one hierarchy is a token shift, attention in windows and a feed-forwa
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -355,7 +355,8 @@ class Compress(nn.Module):
             self.apart, width = below.strands, below.width
         self.project: nn.Module
         if self.count > 1:
-            self.project = COMPRESSORS[config.compressor](config, self.count, width)
+            compressor = Attending if config.compressor == "attention" else convolution
+            self.project = compressor(config, self.count, width)
         elif width != config.width:
             self.project = nn.Linear(width, config.width, bias=False)
         else:
@@ -399,13 +400,6 @@ class Attending(nn.Module):
         attended = scaled_dot_product_attention(query[:, :, -1:], key, value)
         joined = chunks[:, -1:] + self.attention.join(attended)
         return self.project(joined).view(*parts.shape[:2], -1)
-
-
-COMPRESSORS: dict[str, Callable[[HierarchyConfig, int, int], nn.Module]] = {
-    "convolution": convolution,
-    "attention": Attending,
-}
-"""What makes one vector of several, by name."""
 
 
 class Merge(nn.Module):

@@ -17,7 +17,7 @@ from torch.nn.functional import (
 
 from agents.encoders.config import HierarchyConfig
 from agents.encoders.hierarchical.config import NO_TOKEN, HierarchicalTransformerConfig
-from agents.encoders.hierarchical.layers import Hierarchies, covered, norm_before
+from agents.encoders.hierarchical.layers import SHARE, Hierarchies, covered, norm_before
 from htm_env.checks import at_least
 
 FEATURES = 16
@@ -176,7 +176,7 @@ class LatentDynamics(nn.Module):
             (last := nn.Linear(width, width)),
         )
         with torch.no_grad():
-            last.weight.mul_(0.1)
+            last.weight.mul_(SHARE)
 
     def forward(
         self, vectors: Float[Tensor, "B m W"], summaries: Float[Tensor, "B m W"]

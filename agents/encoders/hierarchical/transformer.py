@@ -19,7 +19,7 @@ from agents.encoders.hierarchical.layers import (
 )
 from agents.encoders.hierarchical.objectives import Objectives, token_loss
 from htm_env.autoencoder import seeded_initialisation
-from htm_env.checks import Whole, at_least, whole_at_least
+from htm_env.checks import Whole, at_least, whole_number
 
 if TYPE_CHECKING:
     Tokens = Integer[Tensor, "B L"] | Sequence[Tensor] | Sequence[Sequence[int]]
@@ -226,7 +226,7 @@ class HierarchicalTransformer(nn.Module):
         Raises ``ValueError`` for an option that is out of range, or a prompt with tokens that the
         vocabulary lacks: padding, which nothing could follow, among them.
         """
-        whole_at_least(0, length=length)
+        whole_number("length", length, 0, 2**31)
         at_least(0, temperature=temperature)
         if filter_thres is not None and top_k is not None:
             raise ValueError(f"filter_thres is beside top_k {top_k}; expected one of the two")
@@ -236,7 +236,7 @@ class HierarchicalTransformer(nn.Module):
         if filter_thres is not None:
             top_k = max(1, int((1 - filter_thres) * self.config.vocabulary))
         if top_k is not None:
-            whole_at_least(1, top_k=top_k)
+            whole_number("top_k", top_k, 1, 2**31)
 
         def choose(logits: Float[Tensor, "B V"]) -> Int64[Tensor, "B 1"]:
             return _choose(

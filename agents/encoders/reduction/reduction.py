@@ -21,7 +21,7 @@ from agents.encoders.reduction.spans import (
     WithPositions,
 )
 from htm_env.autoencoder import seeded_initialisation
-from htm_env.checks import Whole, whole_at_least
+from htm_env.checks import Whole, whole_number
 from htm_env.datasets.spans import checked_levels, checked_spans, span_owners
 
 Network = Callable[[Tensor], Tensor]
@@ -124,8 +124,8 @@ class HierarchyReduction(nn.Module):
         elif width is None:
             raise ValueError("the width is None; expected that of the vectors, before the levels")
         if width is not None:
-            whole_at_least(1, width=width)
-        whole_at_least(1, at_once=at_once)
+            whole_number("width", width, 1, 2**31)
+        whole_number("at_once", at_once, 1, 2**31)
         self.width = width
         self.widths: list[int] = []
         """Widths of the vectors that each level gives."""
@@ -135,7 +135,7 @@ class HierarchyReduction(nn.Module):
             for number, level in enumerate(levels):
                 wide = before if level.width is None else level.width
                 if self.has_levels:
-                    whole_at_least(1, **{f"the width of level {number}": wide})
+                    whole_number(f"the width of level {number}", wide, 1, 2**31)
                 positions.append(_positions(level.positions, before))
                 encoders.append(_encoder(number, level.encoder, before, wide, at_once))
                 reducers.append(make_reducer(level.reducer, wide))

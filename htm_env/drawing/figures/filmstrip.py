@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-from io import BytesIO
-
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
-from PIL import Image
 
 from htm_env.drawing.glyphs import kind_named, no_ticks
 from htm_env.drawing.rendering import (
     draw_forest,
     draw_reconstruction,
-    figure_to_array,
     forest_figure,
     forest_lines,
     merge_colours,
     new_figure,
     node_places,
+    repeating_gif,
 )
 from htm_env.drawing.trace import Trace
 from htm_env.trees.merge_tree import MergeTree
@@ -60,24 +57,15 @@ def filmstrip_figure(trace: Trace) -> Figure:
 def merges_gif(trace: Trace) -> bytes:
     """An animated GIF that repeats: the forest after every merge beside what it decodes to, or the
     tokens where nothing is decoded."""
-    images = []
-    for made, error in enumerate(trace.errors):
+
+    def after(made: int) -> Figure:
         merges = trace.tree.merges[:made]
         reconstruction = None if trace.reconstructions is None else trace.reconstructions[made]
-        title = f"{trace.error_name} {error:.3g}"
-        figure = forest_figure(trace.tokens, merges, reconstruction, trace.kind, title)
-        figure.set_dpi(GIF_DOTS_PER_INCH)
-        images.append(Image.fromarray(figure_to_array(figure)))
-    content = BytesIO()
-    images[0].save(
-        content,
-        format="GIF",
-        save_all=True,
-        append_images=images[1:],
-        duration=[FRAME_MILLISECONDS] * (len(images) - 1) + [LAST_MILLISECONDS],
-        loop=0,
-    )
-    return content.getvalue()
+        title = f"{trace.error_name} {trace.errors[made]:.3g}"
+        return forest_figure(trace.tokens, merges, reconstruction, trace.kind, title)
+
+    figures = map(after, range(len(trace.errors)))
+    return repeating_gif(figures, GIF_DOTS_PER_INCH, FRAME_MILLISECONDS, LAST_MILLISECONDS)
 
 
 def _draw_step(axes: Axes, trace: Trace, made: int) -> None:

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from io import BytesIO
 
 import numpy as np
 from jaxtyping import Float, Int64
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
 
 from htm_env.drawing.glyphs import no_ticks
-from htm_env.drawing.rendering import figure_to_array, new_figure
+from htm_env.drawing.rendering import new_figure, repeating_gif
 
 PANEL = 1.35
 """Side of a panel, in inches."""
@@ -61,21 +59,11 @@ def islands_gif(
     image: np.ndarray | None = None,
 ) -> bytes:
     """An animated GIF that repeats: the islands of one scene after every iteration."""
-    frames = []
-    for iteration, labels in enumerate(states):
-        figure = islands_figure([(places, labels, image)], [f"iteration {iteration}"])
-        figure.set_dpi(DOTS_PER_INCH)
-        frames.append(Image.fromarray(figure_to_array(figure)))
-    content = BytesIO()
-    frames[0].save(
-        content,
-        format="GIF",
-        save_all=True,
-        append_images=frames[1:],
-        duration=[FRAME_MILLISECONDS] * (len(frames) - 1) + [LAST_MILLISECONDS],
-        loop=0,
+    figures = (
+        islands_figure([(places, labels, image)], [f"iteration {iteration}"])
+        for iteration, labels in enumerate(states)
     )
-    return content.getvalue()
+    return repeating_gif(figures, DOTS_PER_INCH, FRAME_MILLISECONDS, LAST_MILLISECONDS)
 
 
 def island_colours(labels: Int64[np.ndarray, "P"]) -> Float[np.ndarray, "P 4"]:
