@@ -25,7 +25,7 @@ import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor
 
-from htm_env.checks import check_choice
+from htm_env.checks import check_choice, whole_number
 from htm_env.forest import leftmost_leaves, legal_pairs
 from htm_env.types import LARGE, NONE, Batched
 
@@ -77,7 +77,7 @@ def nearest_candidates(
 ) -> Candidates:
     """The lists of populations whose tokens are at ``points``: the ``k`` nearest of each.
 
-    ``active``: True <--> a token is in the slot. Raises ``ValueError`` for ``k`` below 1.
+    ``active``: True <--> a token is in the slot. Raises ``ValueError`` for ``k`` out of range.
     """
     if k < 1:
         raise ValueError(f"k is {k}; expected at least 1 candidate a token")
@@ -232,6 +232,8 @@ def _by_tree(points: Float[Tensor, "n D"], k: int) -> Int64[Tensor, "n k"]:
 
 CANDIDATES = ("all", "knn")
 NEIGHBOURS = ("embeddings", "centroids")
+MOST_PARTNERS = 2**16
+"""Candidates of a slot, at most; so many columns are made, however few tokens there are."""
 
 
 @dataclass(frozen=True)
@@ -250,9 +252,8 @@ def check_candidates(candidates: str, k: int, neighbours: str = "embeddings") ->
     """
     check_choice("candidates", candidates, CANDIDATES)
     check_choice("neighbours", neighbours, NEIGHBOURS)
-    if not isinstance(k, int | np.integer) or k < 1:
-        raise ValueError(f"k is {k!r}; expected a whole number of at least 1")
-    return Nearest(int(k), neighbours == "centroids") if candidates == "knn" else None
+    k = whole_number("k", k, 1, MOST_PARTNERS)
+    return Nearest(k, neighbours == "centroids") if candidates == "knn" else None
 
 
 @dataclass(frozen=True)

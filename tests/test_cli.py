@@ -270,6 +270,28 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
         ),
         (["train", *TINY, "--algo", "chain", "--threads", "0"], "--threads is 0"),
         (["evaluate", "nowhere", "--threads", "-1"], "--threads is -1"),
+        *(
+            (
+                [
+                    "train",
+                    *TINY,
+                    "--algo",
+                    "reinforce",
+                    f"--{name.replace('_', '-')}",
+                    "4000000000",
+                ],
+                f"{name} is 4000000000; expected at least 1 and at most 1048576",
+            )
+            for name in ("policy_hidden_dim", "trees_per_sample", "batch_size")
+        ),
+        (
+            ["train", *TINY, "--algo", "reinforce", "--candidates", "knn", "--k", "70000"],
+            "k is 70000: expected a whole number from 1 to 65536",
+        ),
+        (
+            ["train", *TINY, "--algo", "chain", "--device", "meta"],
+            "device 'meta' cannot be used here: its tensors hold no numbers",
+        ),
     ],
 )
 def test_wrong_usage_exits_2(arguments, says, capsys, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import traceback
 import warnings
 from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from dataclasses import asdict, fields
 from importlib.metadata import version
 from io import StringIO
@@ -42,6 +42,7 @@ from agents.config.errors import (
     as_usage_error,
     did_you_mean,
     one_line,
+    printable,
 )
 from agents.config.files import check_run
 from agents.config.options import OfRun
@@ -67,6 +68,17 @@ DESCRIPTION = "Learn to merge sets of tokens into trees. htm --version prints th
 PACKAGES = ("agents", "benchmarks", "htm_env", "replay")
 """Where the errors of this project are raised."""
 DONE, FAILED, WRONG_USAGE = 0, 1, 2
+SIZES = {
+    "train": "--batch-size, --trees-per-sample, --policy-hidden-dim or another size, or choose "
+    "--candidates knn",
+    "evaluate": "--episodes or --search",
+    "compare": "--jobs, or sizes of the algorithms in --config",
+    **dict.fromkeys(("plot", "view", "embed"), "--samples or --search"),
+    "generate": "--n, --real or --roots",
+}
+"""What a command may be given less of where memory ends."""
+OUT_OF_MEMORY = "out of memory|enough memory|allocate memory|size calculation overflowed|bad_alloc"
+"""In the errors of torch where memory ends."""
 
 
 def run(arguments: Sequence[str]) -> int:
@@ -92,6 +104,9 @@ def run(arguments: Sequence[str]) -> int:
     except Exception as error:
         if os.environ.get("HTM_TRACEBACK"):
             traceback.print_exc()
+        if _is_out_of_memory(error):
+            sizes = SIZES.get(next(iter(arguments), ""), "what is asked for")
+            return _fail(f"memory is not enough{_wanted(error)}; lower {sizes}", FAILED)
         return _fail(_told(error), FAILED)
     return DONE
 
@@ -142,14 +157,26 @@ def _check_flags(arguments: Sequence[str], algo: str) -> None:
 
 
 def _cli(kind: Any, program: str, arguments: Sequence[str], about: str | None, **how: Any) -> Any:
-    """The arguments as an object of ``kind``; the parser exits for help and for errors."""
-    return tyro.cli(
-        kind,
-        prog=program,
-        description=about,
-        args=list(arguments),
-        **{"config": (tyro.conf.FlagCreatePairsOff,), **how},
-    )
+    """The arguments as an object of ``kind``; the parser exits for help and for errors.
+
+    Its errors repeat what was given. Where that is not printable they are made again of its
+    escapes; the arguments themselves may be odd, since a file may have any name.
+    """
+
+    def parsed(given: Sequence[str]) -> Any:
+        kinds = {"config": (tyro.conf.FlagCreatePairsOff,), **how}
+        return tyro.cli(kind, prog=program, description=about, args=list(given), **kinds)
+
+    escaped = [printable(argument) for argument in arguments]
+    if escaped == list(arguments):
+        return parsed(arguments)
+    try:
+        with redirect_stderr(StringIO()):
+            return parsed(arguments)
+    except SystemExit as refused:
+        if refused.code:
+            parsed(escaped)
+        raise
 
 
 def _train_options(algo: str, in_full: bool) -> type[TrainOptions]:
@@ -170,6 +197,18 @@ def _train_options(algo: str, in_full: bool) -> type[TrainOptions]:
         print(re.sub("^( +)--", r"\1", text.getvalue(), flags=re.MULTILINE), end="")
         sys.exit(DONE)
     return shown
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """True <--> no memory was given, by torch or by others."""
+    by_torch = isinstance(error, RuntimeError) and re.search(OUT_OF_MEMORY, str(error))
+    return bool(by_torch) or isinstance(error, MemoryError)
+
+
+def _wanted(error: Exception) -> str:
+    """What an error says of the memory that was asked for, in brackets, if anything."""
+    said = re.split(r"\.?\s*\n|\. ", str(error).rpartition("Allocator: ")[2])[0]
+    return f" ({said})" if said else ""
 
 
 def _told(error: Exception) -> str:

@@ -16,7 +16,7 @@ import torch
 
 from agents.comparison.plan import RETRAINED, PlannedRun, RunKey
 from agents.comparison.results import Task, check_json_object, read_table, write_table
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.config.files import quoted
 from agents.config.options import TEST_EPISODES
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, Planner, root_errors
@@ -38,7 +38,7 @@ class RetrainedConfig:
     """Trees an update, as for fixed orders."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, batch_size=1)
+        check_bounds(self, batch_size=(1, LARGEST))
 
 
 class Retrained(FixedOrder):

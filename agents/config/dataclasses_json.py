@@ -14,6 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from agents.config.errors import did_you_mean
 
 Config = TypeVar("Config")
+LARGEST = 2**20
+"""Bound of the options that memory grows with: widths, samples, trees and copies of an update."""
 MOST_SHOWN = 60
 """Letters of a wrong value that an error shows."""
 JSON_WORDS = {
@@ -168,5 +170,6 @@ def check_bounds(config: Any, **bounds: float | int | tuple[float | int, float |
         if name in whole and not isinstance(value, int):
             raise ValueError(f"{name} is {value}; expected a whole number")
         if not (isinstance(value, int | float) and low <= value <= high):
-            upper = f" and at most {high:g}" if math.isfinite(high) else ""
+            most = str(high) if isinstance(high, int) else f"{high:g}"
+            upper = f" and at most {most}" if math.isfinite(high) else ""
             raise ValueError(f"{name} is {value}; expected at least {low:g}{upper}")

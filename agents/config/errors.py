@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-MOST_LETTERS = 500
-"""Letters of a message: enough for the choices that are listed."""
+MOST_LETTERS, CUT = 300, " [...] "
+"""Letters of a message, as in ``htm_env.checks``, whose import loads torch."""
 
 
 class UsageError(Exception):
@@ -31,12 +31,17 @@ def as_usage_error(place: str = "") -> Iterator[None]:
 def one_line(message: str) -> str:
     """A message in one line, with escapes for what no terminal should be sent, and without the
     middle of what is too long: the name of a file or of a field may be anything."""
-    line = "".join(
+    line = printable(" ".join(message.split()))
+    half = (MOST_LETTERS - len(CUT)) // 2
+    return line if len(line) <= MOST_LETTERS else f"{line[:half]}{CUT}{line[-half:]}"
+
+
+def printable(text: str) -> str:
+    """A text with escapes for the letters that no terminal should be sent."""
+    return "".join(
         letter if letter.isprintable() else letter.encode("unicode_escape").decode()
-        for letter in " ".join(message.split())
+        for letter in text
     )
-    half = MOST_LETTERS // 2
-    return line if len(line) <= MOST_LETTERS else f"{line[:half]} [...] {line[-half:]}"
 
 
 def did_you_mean(name: str, choices: Iterable[str]) -> str:

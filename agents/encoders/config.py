@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from htm_env.checks import check_choice
 
 
@@ -23,7 +23,8 @@ class AttentionConfig:
     """Hidden units of the feed-forward network, as a multiple of the width."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, layers=1, heads=1, expansion=1)
+        size = (1, LARGEST)
+        check_bounds(self, layers=size, heads=size, expansion=size)
 
 
 @dataclass(frozen=True)
@@ -59,13 +60,13 @@ class GlomConfig:
     def __post_init__(self) -> None:
         check_bounds(
             self,
-            levels=1,
-            level_width=1,
-            expansion=1,
+            levels=(1, LARGEST),
+            level_width=(1, LARGEST),
+            expansion=(1, LARGEST),
             iterations=1,
             sharpness=0,
             agreement_decay=(0, 1),
-            place_frequencies=0,
+            place_frequencies=(0, LARGEST),
         )
         if self.radius is not None:
             check_bounds(self, radius=0)
@@ -180,9 +181,10 @@ class HierarchyConfig:
     """What makes one vector of ``rate`` tokens: convolution or attention."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, rate=1, stride=1, width=4, heads=1)
+        size = (1, LARGEST)
+        check_bounds(self, rate=size, stride=size, width=(4, LARGEST), heads=size)
         check_choice("compressor", self.compressor, COMPRESSORS)
-        check_bounds(self, expansion=1 / self.width)  # one hidden unit
+        check_bounds(self, expansion=(1 / self.width, LARGEST))  # one hidden unit at least
         if self.rate % self.stride:
             raise ValueError(f"rate is {self.rate}; expected a multiple of stride {self.stride}")
         if self.width % 4:
@@ -238,7 +240,7 @@ class HierarchicalConfig:
     grows with ``P * window``; None is all of them, 0 is no attention."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, layers=1, heads=1)
+        check_bounds(self, layers=(1, LARGEST), heads=(1, LARGEST))
         if self.order not in ORDERS:
             raise ValueError(f"unknown order {self.order!r}; choose from {list(ORDERS)}")
         check_hierarchies(self.hierarchies(8 * self.heads))
@@ -272,7 +274,7 @@ class SpanConfig:
     """Hidden units of the networks, as a multiple of the width."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, expansion=1)
+        check_bounds(self, expansion=(1, LARGEST))
         if not self.reducers:
             raise ValueError("reducers is (); expected at least one")
         for name in (*self.reducers, self.summary):
@@ -292,4 +294,4 @@ class ContextConfig:
     spans: SpanConfig = field(default_factory=SpanConfig)
 
     def __post_init__(self) -> None:
-        check_bounds(self, width=1)
+        check_bounds(self, width=(1, LARGEST))

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.config.budget import Budget
-from agents.config.dataclasses_json import check_bounds, config_from_dict
+from agents.config.dataclasses_json import LARGEST, check_bounds, config_from_dict
 from agents.config.options import TEST_EPISODES
 from agents.config.plug_ins import SCRIPT, found_object, imported_name, names_object, saved_name
 from agents.config.run import MODES, RunConfig, Task
@@ -50,7 +50,7 @@ class LearnerConfig:
     """See :func:`htm_env.rewards.reward_on`; the environment's own if not given."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, batch_size=1)
+        check_bounds(self, batch_size=(1, LARGEST))
 
 
 class Learner(ABC):

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.evaluation.evaluate import Planner
 from agents.fixed import FIXED_POLICIES, fixed_policy
 from agents.learners.base import Learner
@@ -33,7 +33,7 @@ class FixedOrderConfig:
     environment's own if not given. An autoencoder learns from none."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, batch_size=1)
+        check_bounds(self, batch_size=(1, LARGEST))
 
 
 class FixedOrder(Learner):

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.config.options import TEST_EPISODES
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import CHUNK, TREE_SCORES, decoded_scores
@@ -42,7 +42,7 @@ class FlatConfig:
     """Samples an update."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, hidden_dim=1, batch_size=1)
+        check_bounds(self, hidden_dim=(1, LARGEST), batch_size=(1, LARGEST))
 
 
 class Flat(Learner):

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.encoders.config import GlomConfig, GlomTrainingConfig
 from agents.encoders.glom.columns import ImageGlom
 from agents.encoders.glom.islands import island_merges
@@ -99,7 +99,8 @@ class GlomOrderConfig:
     """As for fixed orders."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, glom_share=(0, 1), glom_batch_size=1, tolerance=0, batch_size=1)
+        size = (1, LARGEST)
+        check_bounds(self, glom_share=(0, 1), glom_batch_size=size, tolerance=0, batch_size=size)
 
 
 class GlomOrder(FixedOrder):

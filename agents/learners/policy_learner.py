@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.config.options import TEST_EPISODES
 from agents.config.schedules import ALWAYS, Points, check_points
 from agents.encoders import NO_ENCODER, ContextConfig
@@ -102,8 +102,8 @@ class PolicyConfig:
     def __post_init__(self) -> None:
         check_bounds(
             self,
-            policy_hidden_dim=1,
-            trees_per_step=1,
+            policy_hidden_dim=(1, LARGEST),
+            trees_per_step=(1, LARGEST),
             discount=(0, 1),
             failure=0,
             demonstration_race=(0, 1),

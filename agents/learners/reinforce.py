@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.config.schedules import check_points, piecewise_linear
 from agents.encoders import NO_ENCODER
 from agents.learners.baselines import Returns, discounted_returns, make_baseline, value_loss
@@ -90,10 +90,10 @@ class ReinforceConfig(PolicyConfig):
         super().__post_init__()
         check_bounds(
             self,
-            batch_size=1,
-            trees_per_sample=1,
-            batch_growth=0,
-            max_batch_size=1,
+            batch_size=(1, LARGEST),
+            trees_per_sample=(1, LARGEST),
+            batch_growth=(0, LARGEST),
+            max_batch_size=(1, LARGEST),
             merges_curriculum=(0, 1),
             population_curriculum=(0, 1),
         )

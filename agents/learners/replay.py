@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.demonstrations import Demonstrator
 from agents.learners.corrections import (
     CORRECTIONS,
@@ -86,7 +86,7 @@ class ReplayConfig(ReinforceConfig):
         check_bounds(
             self,
             replays=0,
-            replay_batch_size=1,
+            replay_batch_size=(1, LARGEST),
             capacity=1,
             seed_episodes=0,
             c_bar=0,

@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor, nn
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.config.schedules import check_points, piecewise_linear
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
 from htm_env.autoencoder import HTMAutoencoder
@@ -57,7 +57,7 @@ class AutoencoderConfig:
     """Leaf classifier."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, hidden_dim=1, noise_std=0)
+        check_bounds(self, hidden_dim=(1, LARGEST), noise_std=0)
         check_choice("precision", self.precision, PRECISIONS)
         check_points("subtree_share", self.subtree_share)
         check_points("transport_interpolation", self.transport_interpolation)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.config.schedules import Points
 from agents.learners.policy_learner import PolicyConfig
 
@@ -44,9 +44,9 @@ class PPOConfig(PolicyConfig):
         positive = (0, 1e6)
         check_bounds(
             self,
-            n_envs=1,
-            rollout_episodes=1,
-            batch_size=1,
+            n_envs=(1, LARGEST),
+            rollout_episodes=(1, LARGEST),
+            batch_size=(1, LARGEST),
             n_epochs=1,
             gae_lambda=(0, 1),
             clip_range=positive,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from htm_env.rewards import RewardName
 
@@ -31,4 +31,4 @@ class StableBaselinesConfig:
     """Arguments of the class, such as kwargs.learning_rate=0.001."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, n_envs=1, trees_per_step=1)
+        check_bounds(self, n_envs=(1, LARGEST), trees_per_step=(1, LARGEST))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -74,13 +75,17 @@ def pretrained_autoencoder(env_id: str) -> HTMAutoencoder:
 
 
 def usable_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``ValueError`` where torch has no such device."""
+    """The device of that name; ``ValueError`` where torch has none, or one without data."""
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, TypeError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"device {str(name)!r} cannot be used here: {reason}") from error
+        number = torch.zeros(1, device=device)
+        if number.is_meta:
+            raise ValueError("its tensors hold no numbers")
+        number.item()  # which some devices cannot give back
+    except Exception as error:  # a kind of its own for every kind of device
+        reason = re.split(r"[.!]?\s*\n|[.!] ", str(error))[0]
+        message = f"device {str(name)!r} cannot be used here: {reason}"
+        raise ValueError(checks.brief(message)) from error
     return device
 
 

@@ -224,6 +224,7 @@ def test_no_action_for_numbers_that_are_not_finite(wrong):
 
 # ---------------------------------------------------------------- names
 
+LONGEST = len("htm: ") + 300
 NAMES = ("a\nb.npz", "\x1b[31mred\x1b[0m.npz", "\r\x08x.npz", "\u202eabc.npz", "a b'\"$(x).npz")
 
 
@@ -241,8 +242,25 @@ def test_odd_names_are_printed_in_one_line_of_letters(name, tmp_path, capsys):
                 path.write_bytes(content)
             assert status(*command) in (1, 2)
             line = only_line(capsys.readouterr().err)
-            assert line.isprintable() and len(line) <= 510 and "HTM_TRACEBACK" not in line
+            assert line.isprintable() and len(line) <= LONGEST and "HTM_TRACEBACK" not in line
             path.unlink(missing_ok=True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ["evaluate", "x", "--\x1b[31mred"],
+        ["plot", "x", "--format", "\x1b[2J\u202e"],
+        ["train", "--algo", "chain", "--mode", "\x1b[2J"],
+        ["\x1b]0;title\x07"],
+        ["bench", "\x1b[31mred"],
+    ],
+)
+def test_what_is_no_option_is_printed_with_escapes(command, capsys):
+    assert status(*command) == 2
+    captured = capsys.readouterr()
+    assert captured.out == "" and r"\x1b" in captured.err
+    assert all(line.isprintable() for line in captured.err.splitlines())
 
 
 def test_words_of_a_file_are_not_sent_to_the_terminal(tmp_path, capsys):
@@ -250,7 +268,7 @@ def test_words_of_a_file_are_not_sent_to_the_terminal(tmp_path, capsys):
     command = ["train", "--data", tmp_path / "own.npz", "--algo", "chain", "--merges", "40"]
     assert status(*command) == 2
     line = only_line(capsys.readouterr().err)
-    assert line.isprintable() and len(line) <= 310 and "row 9 is of split" in line
+    assert line.isprintable() and len(line) <= LONGEST and "row 9 is of split" in line
 
 
 def test_a_folder_of_another_kind_is_no_run(tmp_path):

@@ -18,6 +18,8 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save
+from test_cli import TINY, status
+from test_crashes import in_a_child
 from test_hostile_files import images, npy
 
 from htm_env.autoencoder import HTMAutoencoder
@@ -193,6 +195,25 @@ FITTING: dict[str, Callable[[], bytes]] = {
     ),
 }
 """Data that is read within the limit, and nearly takes it."""
+
+
+def test_a_command_whose_memory_ends_says_what_to_lower(tmp_path, capfd, in_full):
+    def act(algo: str, size: str) -> None:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        most = pages * resource.getpagesize() + 2**30
+        resource.setrlimit(resource.RLIMIT_AS, (most, most))
+        arguments = [*TINY, "--algo", algo, size, 2**20, "--merges", 40]
+        os._exit(status("train", *arguments, "--out", tmp_path / "run"))
+
+    sizes = (("reinforce", "--policy-hidden-dim"), ("chain", "--batch-size"))
+    for algo, size in sizes if in_full else sizes[:1]:
+        capfd.readouterr()
+        assert in_a_child(lambda given=(algo, size): act(*given)) == 1
+        line = capfd.readouterr().err.splitlines()[-1]
+        assert line.startswith("htm: memory is not enough (") and len(line) <= 305
+        assert "allocate" in line and "; lower --batch-size, " in line and size in line
 
 
 @pytest.mark.timeout(280)

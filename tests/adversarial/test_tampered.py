@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from comparisons import arguments, run_here
+from test_arguments import LONGEST
 from test_cli import status
 from test_hostile_files import any_bytes
 
@@ -106,7 +107,7 @@ def told(code: int, captured: str) -> str:
     """What a command came to; ``done`` or ``refused`` where it said so in good order."""
     lines = captured.strip().splitlines()
     for line in lines:
-        if len(line) > 520 or not line.isprintable() or not line.startswith("htm: "):
+        if len(line) > LONGEST or not line.isprintable() or not line.startswith("htm: "):
             return f"not a line of ours: {line[:300]!r}"
         if "HTM_TRACEBACK" in line:
             return line

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from agents.config.dataclasses_json import check_bounds
+from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.encoders.config import HierarchyConfig
 
 NO_TOKEN = -1
@@ -75,7 +75,8 @@ class HierarchicalTransformerConfig:
         rates = [each.rate for each in self.hierarchies]
         if not rates or len(set(rates)) < len(rates):
             raise ValueError(f"the rates are {rates}; expected at least one, all different")
-        check_bounds(self, vocabulary=1, layers=1, codes=0, rollouts=1)
+        size = (1, LARGEST)
+        check_bounds(self, vocabulary=size, layers=size, codes=(0, LARGEST), rollouts=size)
         for name in ("next_weight", "reconstruction_weight", "prophet_weight", "latent_weight"):
             weights = self.weights(name)
             if len(weights) != len(rates) or not all(weight >= 0 for weight in weights):
