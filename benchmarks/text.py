@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -26,7 +27,7 @@ from agents.encoders.hierarchical.config import HierarchicalTransformerConfig
 from agents.encoders.hierarchical.objectives import token_loss
 from agents.encoders.hierarchical.transformer import HierarchicalTransformer
 from agents.optim.optimizers import soap
-from benchmarks.table import report
+from benchmarks.table import RESULTS, origin, report
 
 LENGTH, BATCH, BYTES = 128, 8, 256
 HIERARCHIES = HierarchicalTransformerConfig(
@@ -184,6 +185,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each model")
     parser.add_argument("--first-seed", type=int, default=0, help="the others follow")
     parser.add_argument("--validate", action="store_true", help="score training bytes held out")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
     text = Text.load(options.validate)
@@ -205,7 +207,8 @@ def main() -> None:
         steps = round(options.steps * seconds["rates 1, 2, 8"] / seconds[name])
         trained = [Training(configs[name], text, seed, steps).finish() for seed in seeds]
         rows.append(row(f"{name}, equal time", configs[name], trained))
-    report("text", rows + [bigram_row(text, added) for added in (1.0, 0.1)])
+    rows += [bigram_row(text, added) for added in (1.0, 0.1)]
+    report("text", rows, options.out, made_by=origin("benchmarks.text", sys.argv[1:]))
 
 
 if __name__ == "__main__":
