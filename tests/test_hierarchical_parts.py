@@ -21,7 +21,9 @@ from agents.encoders.hierarchical.layers import (
     to_strands,
 )
 from agents.encoders.hierarchical.objectives import (
+    ERRORS,
     ChunkSummarizer,
+    LatentDynamics,
     RandomProjectionQuantiser,
     covered_tokens,
     following_tokens,
@@ -256,10 +258,9 @@ def test_latent_loss_counts_a_later_step_less_where_those_before_it_are_wrong():
     """Vectors that turn by a right angle and back."""
     vectors = torch.tensor([[[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]]])
 
-    def loss(dynamics, rollouts, discount=False, there=(True, True, True)):
-        return latent_loss(
-            dynamics, vectors, vectors, torch.tensor([there]), rollouts, discount
-        ).item()
+    def loss(dynamics, rollouts, decay=0.0, there=(True, True, True)):
+        weights = (1 / rollouts,) * rollouts
+        return latent_loss(dynamics, vectors, vectors, torch.tensor([there]), weights, decay).item()
 
     def stays(vectors, summaries):
         return vectors
@@ -275,11 +276,32 @@ def test_latent_loss_counts_a_later_step_less_where_those_before_it_are_wrong():
     assert loss(stays, 1, there=(True, False, True)) == pytest.approx(right_angle)
     assert loss(stays, 2) == pytest.approx((right_angle + 0) / 2)
     assert loss(stays, 3) == 0  # no vector is three places later
-    assert loss(turns, 2, discount=True) == pytest.approx(0)
+    assert loss(turns, 2, decay=1.0) == pytest.approx(0)
     first = 0.9 * 2 + 0.1 * 2  # (0, -1) for (0, 1)
     second = 0.9 * (1 + 0.5**0.5) + 0.1 * 2.5  # (-1, -1) for (1, 0)
     assert loss(goes_away, 2) == pytest.approx((first + second) / 2)
-    assert loss(goes_away, 2, True) == pytest.approx((first + math.exp(-first) * second) / 2)
+    for decay in (1.0, 0.5):
+        expected = (first + math.exp(-decay * first) * second) / 2
+        assert loss(goes_away, 2, decay) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("mse", (4 + 0.25) / 2), ("smooth_l1", (2 - 0.5 + 0.5 * 0.25) / 2)],
+)
+def test_errors_of_a_predicted_vector_by_name(name, expected):
+    """Differences of 2 and 1/2."""
+    errors = ERRORS[name](torch.tensor([[[3.0, 1.0]]]), torch.tensor([[[1.0, 0.5]]]))
+    assert errors.mean().item() == pytest.approx(expected)
+
+
+def test_the_network_of_the_next_vector_has_so_many_layers():
+    """Of width 4: 8 to 6, 6 to 6, 6 to 4, each with a bias, behind a norm of 8; one is 8 to 4."""
+    sizes = [
+        sum(each.numel() for each in LatentDynamics(4, hidden, layers).parameters())
+        for hidden, layers in ((6, 3), (None, 2), (6, 1))
+    ]
+    assert sizes == [8 + 54 + 42 + 28, 8 + 36 + 20, 8 + 36]
 
 
 def test_a_summary_is_the_mean_of_the_tokens_that_there_are():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
@@ -168,9 +170,84 @@ def test_words_that_do_not_fit_together_are_named(words, message):
         transformer(**words)
 
 
-def test_an_unknown_word_is_an_error():
-    with pytest.raises(TypeError, match="num_heads"):
-        transformer(num_heads=3)
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ({"head": 3}, r"no keyword 'head': expected num_tokens, .*\(did you mean 'heads'\?\)"),
+        ({"hierarchy": 2}, r"\(did you mean 'hierarchies'\?\)"),
+        ({"chunk_summarisers": None}, r"\(did you mean 'chunk_summarizers'\?\)"),
+        ({"rq_codebook_size": 64}, "'rq_codebook_size': expected codes of Hierarch"),
+        ({"next_latent_loss_type": "mae"}, r"unknown latent_error 'mae'; choose from \['mse_and"),
+        ({"dynamics_num_layers": 0}, "dynamics_layers is 0; expected at least 1"),
+        ({"dynamics_hidden_dim": 0}, "dynamics_hidden is 0; expected at least 1"),
+        ({"dynamic_loss_decay": -1.0}, "rollout_decay is -1.0; expected at least 0"),
+        ({"rollout_weights": (1, 2)}, r"rollout_weights is \(1, 2\); expected 1 \(rollouts\)"),
+        ({"num_rollouts": 2, "rollout_weights": (0, 0)}, r"expected 2 \(rollouts\), not all 0"),
+        ({"num_rollouts": 2, "rollout_weights": (1, -2)}, r"rollout_weights\[1\] is -2; expected"),
+    ],
+)
+def test_a_word_that_cannot_be_is_named(words, message):
+    with pytest.raises(ValueError, match=message):
+        transformer(**words)
+
+
+def test_a_missing_word_is_named():
+    with pytest.raises(ValueError, match="has no depth: expected num_tokens, dim, depth, or a con"):
+        HierarchicalTransformer(num_tokens=11, dim=8)
+
+
+def test_words_of_the_latent_prediction():
+    """One layer, no hidden one; errors by a function; a step ahead that counts three times."""
+    ids = some_ids(12)
+
+    def loss(**words) -> float:
+        return float(transformer(dynamics_num_layers=1, **words).losses(ids)["latent_1"].detach())
+
+    def always_two(predicted, target):
+        return torch.full_like(predicted[..., :1], 2.0)
+
+    assert loss(next_latent_loss_type=always_two) == pytest.approx(0.25 * 2)
+    two = {"next_latent_loss_type": always_two, "num_rollouts": 2}
+    assert loss(**two) == pytest.approx(0.25 * (1 + math.exp(-2)))
+    assert loss(**two, dynamic_loss_decay=0.5) == pytest.approx(0.25 * (1 + math.exp(-1)))
+    assert loss(**two, rollout_weights=[1, 3]) == pytest.approx(0.25 * (0.5 + 1.5 * math.exp(-2)))
+    assert loss(**two, dynamic_rollout_loss_weight=False) == pytest.approx(0.25 * 2)
+    with pytest.raises(ValueError, match=r"\(next_latent_loss_type\) has shape \(\); expected one"):
+        loss(next_latent_loss_type=nn.functional.mse_loss)
+
+
+def test_what_a_call_returns():
+    """Vectors before and after the layers, those that predict as the head receives them."""
+    model, ids = transformer(**THREE, hierarchical_stride=(1, 1, 8)), some_ids(20)
+    starts = model(ids, return_hierarchical_token_embeds=True)
+    assert [tuple(each.shape) for each in starts] == [(2, 20, 8), (2, 20, 8), (2, 3, 8)]
+    assert torch.equal(starts[0], model.embed(ids))
+    logits, ends = model(ids, return_logits_and_embeds=True)
+    assert torch.equal(logits, model(ids)) and torch.equal(model.head(ends[0]), logits)
+    again = model(ids, return_hierarchical_embeds=True)
+    assert all(torch.equal(one, other) for one, other in zip(ends, again, strict=True))
+    assert ends[2].mean(2).abs().max() < 1e-5  # normalised
+    with pytest.raises(ValueError, match="there are return_loss, return_hierarchical_embeds; exp"):
+        model(ids, return_loss=True, return_hierarchical_embeds=True)
+
+
+def test_without_the_merge_a_hierarchy_is_by_itself():
+    model, ids = transformer(**THREE), some_ids(20)
+    alone = model(ids, ablate_hierarchical_merge=True)
+    assert not torch.equal(alone, model(ids))
+    with torch.no_grad():
+        for merge in model.layers.merges:
+            merge.output.weight.zero_()
+    assert torch.equal(alone, model(ids))
+    loss, _ = model(ids, return_loss=True)
+    ablated, _ = model(ids, return_loss=True, ablate_hierarchical_merge=True)
+    assert torch.equal(loss, ablated)
+
+
+def test_where_it_is_and_how_much_it_takes():
+    model = transformer(seq_len=8)
+    assert (model.seq_len, model.device) == (8, torch.device("cpu"))
+    assert HierarchicalTransformer().seq_len is None
 
 
 def test_more_tokens_than_seq_len_are_refused_and_a_longer_prompt_is_cut():

@@ -2,13 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+from torch import Tensor
+
 from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.encoders.config import HierarchyConfig
+from htm_env.checks import at_least, check_choice, keywords
+
+LATENT_ERRORS = ("mse_and_cosine_sim", "mse", "smooth_l1")
+"""The errors of a predicted vector, by name."""
+
+ELSEWHERE = {
+    "hierarchical_ar_loss_weight": "next_weight of HierarchicalTransformerConfig",
+    "prophet_loss_use_quantized": "next_weight and codes of HierarchicalTransformerConfig",
+    "prophet_quantized_use_embed": "next_weight and codes of HierarchicalTransformerConfig",
+    "rq_codebook_size": "codes of HierarchicalTransformerConfig",
+    "rq_codebook_dim": "codes of HierarchicalTransformerConfig",
+    "rq_num_codebooks": "codes of HierarchicalTransformerConfig",
+}
+"""Words of versions before 0.4 that are no words here, and what is closest to them."""
 
 NO_TOKEN = -1
 """The target where there is no token."""
@@ -59,8 +76,18 @@ class HierarchicalTransformerConfig:
     latent prediction, Teoh et al. 2025, arXiv 2511.05963)."""
     rollouts: int = 1
     """Vectors ahead that the latent prediction goes, each from the prediction before it."""
-    discount_rollouts: bool = True
-    """True <--> a later step counts exp(-e), where e are the errors of the steps before it."""
+    rollout_weights: tuple[int | float, ...] | None = None
+    """One for each of these vectors ahead, as shares of their sum; None: all alike."""
+    rollout_decay: float = 1.0
+    """A later step counts exp(-decay * e), where e are the errors of the steps before it."""
+    latent_error: str | Callable[[Tensor, Tensor], Tensor] = "mse_and_cosine_sim"
+    """Of a predicted vector: mse_and_cosine_sim (nine tenths of one minus the cosine and a tenth of
+    the mean square), mse, smooth_l1, or a function of prediction and target (B, m, W) that gives
+    (B, m, W) or (B, m, 1)."""
+    dynamics_hidden: int | None = None
+    """Hidden units of the network that predicts the next vector; None: the hierarchy's width."""
+    dynamics_layers: int = 3
+    """Its linear layers."""
     predicting_rate: int | None = None
     """The rate of the hierarchy that predicts; its stride is 1. None: the lowest."""
     predict_from_all: bool = False
@@ -77,6 +104,12 @@ class HierarchicalTransformerConfig:
             raise ValueError(f"the rates are {rates}; expected at least one, all different")
         size = (1, LARGEST)
         check_bounds(self, vocabulary=size, layers=size, codes=(0, LARGEST), rollouts=size)
+        check_bounds(self, rollout_decay=0, dynamics_layers=size)
+        if self.dynamics_hidden is not None:
+            check_bounds(self, dynamics_hidden=size)
+        if not callable(self.latent_error):
+            check_choice("latent_error", self.latent_error, LATENT_ERRORS)
+        self._check_rollout_weights()
         for name in ("next_weight", "reconstruction_weight", "prophet_weight", "latent_weight"):
             weights = self.weights(name)
             if len(weights) != len(rates) or not all(weight >= 0 for weight in weights):
@@ -114,6 +147,16 @@ class HierarchicalTransformerConfig:
             return (self.predicts,)
         rates = [each.rate for each in self.hierarchies]
         return tuple(rates.index(rate) for rate in self.receiving_rates)
+
+    def _check_rollout_weights(self) -> None:
+        given = self.rollout_weights
+        if given is None:
+            return
+        at_least(0, **{f"rollout_weights[{index}]": each for index, each in enumerate(given)})
+        if len(given) != self.rollouts or not sum(given) > 0:
+            raise ValueError(
+                f"rollout_weights is {given}; expected {self.rollouts} (rollouts), not all 0"
+            )
 
     def _check_multiples(self) -> None:
         rising = sorted(self.hierarchies, key=lambda each: each.rate)
@@ -156,8 +199,13 @@ class HierarchicalTransformerConfig:
         recon_loss_weight: Numbers = 0.1,
         prophet_loss_weight: Numbers = 0.0,
         next_latent_loss_weight: Numbers = 0.25,
+        next_latent_loss_type: str | Callable[[Tensor, Tensor], Tensor] = "mse_and_cosine_sim",
         num_rollouts: int = 1,
+        rollout_weights: Sequence[int | float] | None = None,
         dynamic_rollout_loss_weight: bool = True,
+        dynamic_loss_decay: float = 1.0,
+        dynamics_hidden_dim: int | None = None,
+        dynamics_num_layers: int = 3,
         ignore_index: int = 0,
         use_flash_attn: bool = False,
         compressor: str | Sequence[str] = "convolution",
@@ -186,8 +234,13 @@ class HierarchicalTransformerConfig:
             recon_loss_weight: of the tokens that a vector is made of.
             prophet_loss_weight: of the ``rate`` tokens after a vector (versions before 0.4).
             next_latent_loss_weight: of the next vector.
+            next_latent_loss_type: the error of a predicted vector, by name or as a function.
             num_rollouts: vectors ahead.
+            rollout_weights: one for each of them.
             dynamic_rollout_loss_weight: count a later one less where those before it are wrong.
+            dynamic_loss_decay: how much less.
+            dynamics_hidden_dim: hidden units of the network that predicts the next vector.
+            dynamics_num_layers: its linear layers.
             ignore_index: the token that is no target; 0 by default, also where 0 is a byte.
             use_flash_attn: changes nothing; PyTorch selects the kernel by itself.
             compressor: what makes one vector of several tokens, convolution or attention. This and
@@ -230,9 +283,36 @@ class HierarchicalTransformerConfig:
             prophet_weight=each("prophet_loss_weight", prophet_loss_weight),
             latent_weight=each("next_latent_loss_weight", next_latent_loss_weight),
             rollouts=num_rollouts,
-            discount_rollouts=dynamic_rollout_loss_weight,
+            rollout_weights=None if rollout_weights is None else tuple(rollout_weights),
+            rollout_decay=dynamic_loss_decay if dynamic_rollout_loss_weight else 0.0,
+            latent_error=next_latent_loss_type,
+            dynamics_hidden=dynamics_hidden_dim,
+            dynamics_layers=dynamics_num_layers,
             predicting_rate=predict_hierarchy,
             predict_from_all=predict_use_all_hierarchy,
             longest=seq_len,
             ignored=ignore_index,
         )
+
+
+_SIGNATURE = inspect.signature(HierarchicalTransformerConfig.in_words_of_the_original).parameters
+WORDS = tuple(_SIGNATURE)
+"""The words of the original package that are words here."""
+NEEDED = tuple(word for word, each in _SIGNATURE.items() if each.default is each.empty)
+"""Those without a default."""
+
+
+def check_words(given: Collection[str], others: Sequence[str]) -> None:
+    """Raise ``ValueError`` for a word that is neither one of :data:`WORDS` nor of the ``others``,
+    with what is closest to it, and for a needed word that is not there."""
+    for word in given:
+        if word in ELSEWHERE:
+            raise ValueError(
+                f"HierarchicalTransformer has no keyword {word!r}: expected {ELSEWHERE[word]}"
+            )
+    keywords("HierarchicalTransformer", list(given), [*WORDS, *others])
+    for word in NEEDED:
+        if word not in given:
+            raise ValueError(
+                f"HierarchicalTransformer has no {word}: expected {', '.join(NEEDED)}, or a config"
+            )

@@ -532,13 +532,15 @@ class HierarchicalLayers(nn.Module):
         embedded: Float[Tensor, "B L E"],
         present: Bool[Tensor, "B L"] | None = None,
         cache: Cache | None = None,
+        merging: bool = True,
     ) -> Hierarchies:
         """All tokens at once.
 
         Args:
             embedded: the tokens; zeros where there is none.
             present: True <--> a token is there; each row's come first. None is everywhere.
-            cache: an empty one is filled for ``step`` to go on from.
+            cache: an empty one is filled for ``step`` to go on from, which merges.
+            merging: False <--> nothing is merged, every hierarchy is by itself.
         """
         there = [
             None if present is None else present[:, :: each.stride] for each in self.hierarchies
@@ -554,7 +556,7 @@ class HierarchicalLayers(nn.Module):
                 block(each, mask, of)
                 for block, each, mask, of in zip(blocks, vectors, there, caches, strict=True)
             ]
-            if self.merges:
+            if self.merges and merging:
                 vectors, parts = self.merges[layer](vectors, embedded.shape[1])
                 vectors = _present_only(vectors, there)
                 if cache is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import pairwise
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -11,8 +13,10 @@ from torch.nn.functional import (
     cosine_similarity,
     cross_entropy,
     layer_norm,
+    mse_loss,
     normalize,
     pad,
+    smooth_l1_loss,
 )
 
 from agents.encoders.config import HierarchyConfig
@@ -57,12 +61,15 @@ class Objectives(nn.Module):
         def tokens(each: HierarchyConfig) -> nn.Module:
             return nn.Linear(each.width, each.rate * config.vocabulary)
 
+        def dynamics(each: HierarchyConfig) -> nn.Module:
+            return LatentDynamics(each.width, config.dynamics_hidden, config.dynamics_layers)
+
         self.next = of(
             "next_weight", lambda each: nn.Linear(each.width, config.codes or each.width)
         )
         self.reconstruct = of("reconstruction_weight", tokens)
         self.prophets = of("prophet_weight", tokens)
-        self.dynamics = of("latent_weight", lambda each: LatentDynamics(each.width))
+        self.dynamics = of("latent_weight", dynamics)
         self.summarizers = nn.ModuleDict(
             {
                 index: summarizers[int(index)]
@@ -70,6 +77,10 @@ class Objectives(nn.Module):
                 for index in self.dynamics
             }
         )
+        weights = config.rollout_weights or (1.0,) * config.rollouts
+        self.rollout_weights = tuple(weight / sum(weights) for weight in weights)
+        error = config.latent_error
+        self.latent_error = error if callable(error) else ERRORS[error]
         self.quantisers = nn.ModuleDict()
         self.features: Tensor
         if config.codes and self.next:
@@ -131,8 +142,9 @@ class Objectives(nn.Module):
                 latents[int(index)],
                 summaries,
                 there[:, :: each.stride],
-                self.config.rollouts,
-                self.config.discount_rollouts,
+                self.rollout_weights,
+                self.config.rollout_decay,
+                self.latent_error,
             )
         return losses
 
@@ -163,20 +175,18 @@ EVERY_RATE = ("next_weight", "latent_weight")
 
 class LatentDynamics(nn.Module):
     """The next vector from this one and the tokens that come to it (Teoh et al. 2025): a network
-    with two hidden layers gives the difference, close to 0 at first."""
+    of so many linear ``layers`` gives the difference, close to 0 at first."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, hidden: int | None = None, layers: int = 3) -> None:
         super().__init__()
-        self.difference = nn.Sequential(
-            norm_before(2 * width, weights=True),
-            nn.Linear(2 * width, width),
-            nn.GELU(),
-            nn.Linear(width, width),
-            nn.GELU(),
-            (last := nn.Linear(width, width)),
-        )
+        inner = [width if hidden is None else hidden] * (layers - 1)
+        modules: list[nn.Module] = [norm_before(2 * width, weights=True)]
+        for inputs, outputs in pairwise([2 * width, *inner]):
+            modules += [nn.Linear(inputs, outputs), nn.GELU()]
+        last = nn.Linear([2 * width, *inner][-1], width)
         with torch.no_grad():
             last.weight.mul_(SHARE)
+        self.difference = nn.Sequential(*modules, last)
 
     def forward(
         self, vectors: Float[Tensor, "B m W"], summaries: Float[Tensor, "B m W"]
@@ -280,32 +290,55 @@ def next_code_loss(
     return token_loss(logits[:, :count], codes[:, ahead:])
 
 
+def mse_and_cosine_sim(
+    predicted: Float[Tensor, "B m W"], target: Float[Tensor, "B m W"]
+) -> Float[Tensor, "B m 1"]:
+    """Nine tenths of one minus the cosine and a tenth of the mean square."""
+    square = (predicted - target).square().mean(2)
+    return (0.9 * (1 - cosine_similarity(predicted, target, dim=2)) + 0.1 * square)[..., None]
+
+
+ERRORS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "mse_and_cosine_sim": mse_and_cosine_sim,
+    "mse": partial(mse_loss, reduction="none"),
+    "smooth_l1": partial(smooth_l1_loss, reduction="none"),
+}
+"""Errors of predicted vectors, (B, m, W) or (B, m, 1)."""
+
+
 def latent_loss(
     dynamics: Callable[[Tensor, Tensor], Tensor],
     latents: Float[Tensor, "B m W"],
     summaries: Float[Tensor, "B m W"],
     there: Bool[Tensor, "B m"],
-    rollouts: int,
-    discount: bool,
+    weights: Sequence[float],
+    decay: float,
+    error_of: Callable[[Tensor, Tensor], Tensor] = mse_and_cosine_sim,
 ) -> Float[Tensor, ""]:
-    """Mean error of the vectors up to ``rollouts`` places later, predicted one from the other.
+    """The errors of the vectors 1 to ``len(weights)`` places later, predicted one from the other:
+    the sum of their means, weighted.
 
-    The error is nine tenths of one minus the cosine and a tenth of the mean square. With
-    ``discount`` a step counts ``exp(-e)``, ``e`` being the errors of the steps before it. No
-    gradient reaches the targets.
+    A step counts ``exp(-decay * e)``, ``e`` being the errors of the steps before it. No gradient
+    reaches the targets. Raises ``ValueError`` where ``error_of`` gives another shape than (B, m, W)
+    or (B, m, 1).
     """
-    count = max(latents.shape[1] - rollouts, 0)
+    count = max(latents.shape[1] - len(weights), 0)
     vectors, before = latents[:, :count], latents.new_zeros(len(latents), count)
     total = latents.new_zeros(())
-    for ahead in range(1, rollouts + 1):
+    for ahead, weight in enumerate(weights, start=1):
         target = latents[:, ahead : ahead + count].detach()
         vectors = dynamics(vectors, summaries[:, ahead : ahead + count])
-        square = (vectors - target).square().mean(2)
-        error = 0.9 * (1 - cosine_similarity(vectors, target, dim=2)) + 0.1 * square
-        total = total + masked_mean(before.neg().exp() * error, there[:, ahead : ahead + count])
-        if discount:
-            before = before + error.detach()
-    return total / rollouts
+        errors = error_of(vectors, target)
+        if errors.ndim != 3 or errors.shape[:2] != target.shape[:2]:
+            raise ValueError(
+                f"the error of predicted vectors (next_latent_loss_type) has shape "
+                f"{tuple(errors.shape)}; expected one number a feature, {tuple(target.shape)}"
+            )
+        error = errors.mean(2)
+        counted = (-decay * before).exp() * error
+        total = total + weight * masked_mean(counted, there[:, ahead : ahead + count])
+        before = before + error.detach()
+    return total
 
 
 def masked_mean(errors: Float[Tensor, "B m"], there: Bool[Tensor, "B m"]) -> Float[Tensor, ""]:

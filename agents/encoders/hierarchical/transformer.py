@@ -8,8 +8,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from jaxtyping import Float, Int64, Integer
 from torch import Tensor, nn
+from torch.nn.functional import layer_norm
 
-from agents.encoders.hierarchical.config import NO_TOKEN, HierarchicalTransformerConfig
+from agents.encoders.hierarchical.config import (
+    NO_TOKEN,
+    HierarchicalTransformerConfig,
+    check_words,
+)
 from agents.encoders.hierarchical.layers import (
     Cache,
     HierarchicalLayers,
@@ -79,13 +84,15 @@ class HierarchicalTransformer(nn.Module):
             generator: draws all weights; without one, torch's own does.
             words: those of :meth:`HierarchicalTransformerConfig.in_words_of_the_original`.
 
-        Raises ``ValueError`` for a config beside words, not as many summarizers as hierarchies, or
-        one of a hierarchy whose weight of the latent prediction is 0.
+        Raises ``ValueError`` for a config beside words, a word that there is not or that is
+        missing, not as many summarizers as hierarchies, or one of a hierarchy whose weight of the
+        latent prediction is 0.
         """
         super().__init__()
         if words and config is not None:
             raise ValueError(f"there is a config beside {sorted(words)}; expected one of the two")
         if words:
+            check_words(words, ("config", "chunk_summarizers", "detach_summaries", "generator"))
             config = HierarchicalTransformerConfig.in_words_of_the_original(**words)
         self.config = config = config or HierarchicalTransformerConfig()
         hierarchies = config.hierarchies
@@ -127,19 +134,67 @@ class HierarchicalTransformer(nn.Module):
                 config, embedding, summarizers, detach_summaries, generator
             )
 
-    def forward(
-        self, ids: Tokens, return_loss: bool = False
-    ) -> Float[Tensor, "B L V"] | tuple[Float[Tensor, ""], LossParts]:
-        """Logits of the token that follows each; with ``return_loss`` the loss and its parts.
+    @property
+    def seq_len(self) -> int | None:
+        """Tokens that may be given at once; None: any number."""
+        return self.config.longest
 
-        The loss is that of ``ids`` themselves, every token but the first being a target. Raises
-        ``ValueError`` where the tokens are no whole numbers, have another shape, or are too many.
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.head.weight.device
+
+    def forward(
+        self,
+        ids: Tokens,
+        return_loss: bool = False,
+        return_hierarchical_token_embeds: bool = False,
+        return_hierarchical_embeds: bool = False,
+        return_logits_and_embeds: bool = False,
+        ablate_hierarchical_merge: bool = False,
+    ) -> (
+        Float[Tensor, "B L V"]
+        | tuple[Float[Tensor, ""], LossParts]
+        | list[Tensor]
+        | tuple[Float[Tensor, "B L V"], list[Tensor]]
+    ):
+        """Logits of the token that follows each, unless something else is asked for.
+
+        Args:
+            return_loss: the loss and its parts. It is that of ``ids`` themselves, every token but
+                the first being a target.
+            return_hierarchical_token_embeds: the vectors of each hierarchy as they enter the
+                layers, (B, ceil(L / stride), width).
+            return_hierarchical_embeds: those that come out of the last layer, normalised.
+            return_logits_and_embeds: both the logits and these.
+            ablate_hierarchical_merge: nothing is merged, so that each hierarchy is by itself.
+
+        Raises ``ValueError`` where the tokens are no whole numbers, have another shape, or are too
+        many, and where more than one result is asked for.
         """
+        wanted = {
+            "return_loss": return_loss,
+            "return_hierarchical_token_embeds": return_hierarchical_token_embeds,
+            "return_hierarchical_embeds": return_hierarchical_embeds,
+            "return_logits_and_embeds": return_logits_and_embeds,
+        }
+        if sum(wanted.values()) > 1:
+            found = ", ".join(word for word, is_wanted in wanted.items() if is_wanted)
+            raise ValueError(f"there are {found}; expected at most one of them")
         tokens = self._tokens(ids)
-        if not return_loss:
-            self._check_length(tokens.shape[1])
-            return self.logits(self.read(self.embed(tokens)))
-        losses = self.losses(tokens)
+        merging = not ablate_hierarchical_merge
+        if return_loss:
+            return self._loss(self.losses(tokens, merging=merging))
+        self._check_length(tokens.shape[1])
+        hierarchies = self.read(self.embed(tokens), merging=merging)
+        if return_hierarchical_token_embeds:
+            return hierarchies.starts
+        if return_hierarchical_embeds:
+            return self._normalised(hierarchies)
+        logits = self.logits(hierarchies)
+        return (logits, self._normalised(hierarchies)) if return_logits_and_embeds else logits
+
+    def _loss(self, losses: dict[str, Float[Tensor, ""]]) -> tuple[Float[Tensor, ""], LossParts]:
         zero = losses["token"].new_zeros(())
         rates = [each.rate for each in self.config.hierarchies]
         ahead = [
@@ -155,6 +210,13 @@ class HierarchicalTransformer(nn.Module):
         )
         return torch.stack(parts[:3]).sum(), parts
 
+    def _normalised(self, hierarchies: Hierarchies) -> list[Tensor]:
+        """The last vectors of each hierarchy: those that predict as the head receives them."""
+        normed = [layer_norm(each, each.shape[2:]) for each in hierarchies.ends]
+        for index, norm in zip(self.predicting, self.last_norms, strict=True):
+            normed[index] = norm(hierarchies.ends[index])
+        return normed
+
     def embed(self, tokens: Integer[Tensor, "B L"]) -> Float[Tensor, "B L E"]:
         """Raises ``ValueError`` where there is no token, or one that the vocabulary lacks."""
         if tokens.shape[1] == 0:
@@ -169,9 +231,11 @@ class HierarchicalTransformer(nn.Module):
         embedded = self.embedding(tokens.masked_fill(empty, 0))
         return embedded.masked_fill(empty[..., None], 0.0)
 
-    def read(self, embedded: Float[Tensor, "B L E"], cache: Cache | None = None) -> Hierarchies:
-        """The vectors of every hierarchy."""
-        return self.layers(embedded, None, cache)
+    def read(
+        self, embedded: Float[Tensor, "B L E"], cache: Cache | None = None, merging: bool = True
+    ) -> Hierarchies:
+        """The vectors of every hierarchy; without ``merging`` each is by itself."""
+        return self.layers(embedded, None, cache, merging)
 
     def logits(self, hierarchies: Hierarchies) -> Float[Tensor, "B L V"]:
         """From the last vectors of the hierarchy that predicts, or of all."""
@@ -180,18 +244,18 @@ class HierarchicalTransformer(nn.Module):
         ends = [spread(hierarchies.ends[i], strides[i], length) for i in self.predicting]
         return self._logits(ends)
 
-    def losses(self, ids: Tokens) -> dict[str, Float[Tensor, ""]]:
+    def losses(self, ids: Tokens, merging: bool = True) -> dict[str, Float[Tensor, ""]]:
         """Losses by name, weighted, to be added up.
 
         ``token`` is the cross-entropy in nats of every token but the first; ``next_R``,
         ``prophet_R``, ``latent_R`` and ``reconstruction_R``, where asked for, are those of the
-        hierarchy of rate ``R``.
+        hierarchy of rate ``R``. Without ``merging`` each hierarchy is by itself.
         """
         tokens = self._tokens(ids)
         self._check_length(tokens.shape[1] - 1)
         targets = tokens.masked_fill(tokens == self.config.ignored, NO_TOKEN)
         embedded = self.embed(tokens)
-        hierarchies = self.read(embedded)
+        hierarchies = self.read(embedded, merging=merging)
         token = token_loss(self.logits(hierarchies)[:, :-1], targets[:, 1:])
         return {"token": token, **self.objectives(targets, embedded, hierarchies)}
 
