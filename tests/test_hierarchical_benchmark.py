@@ -9,7 +9,7 @@ from dataclasses import replace
 import torch
 
 from agents import HierarchicalTransformer
-from benchmarks import hierarchical_original
+from benchmarks import hierarchical_original, hierarchical_readme
 from benchmarks.hierarchical_training import Job, outcome
 
 TINY = {"num_tokens": 256, "dim": 8, "depth": 1, "seq_len": 256, "dim_head": 4, "heads": 2}
@@ -52,3 +52,38 @@ def test_writing_is_the_same_with_and_without_a_cache():
     with_cache, without = hierarchical_original.writing(TINY, torch.tensor([[60, 61]]), 5)
     assert with_cache["same bytes"] and without["same bytes"]
     assert (with_cache["bytes"], with_cache["times as long"]) == (5, 1.0)
+
+
+README = """
+```python
+from simple_hierarchical_transformer import HierarchicalTransformer
+
+model = HierarchicalTransformer(
+    num_tokens = 11, dim = 8, depth = 1, seq_len = 32, dim_head = 4, heads = 2,
+    hierarchies = (1, 4)
+).cuda()
+```
+```python
+model = HierarchicalTransformer(
+    ...,
+    depth = 2
+)
+```
+```python
+model = HierarchicalTransformer(num_tokens = 11, dim = 8, depth = 1, seq_len = 16)
+```
+"""
+
+
+def test_blocks_of_the_readme_run_with_our_import():
+    code = hierarchical_readme.blocks(README)
+    assert len(code) == 2  # one has a placeholder
+    first, second = hierarchical_readme.checked(code, generated=3)
+    assert (first["hierarchies"], second["hierarchies"]) == ("1 4", "1")
+    assert (first["shape of the logits"], second["shape of the logits"]) == (
+        "1 x 32 x 11",
+        "1 x 16 x 11",
+    )
+    for row in (first, second):
+        assert row["largest gradient of later tokens"] == 0.0
+        assert row["same tokens with a cache"]
