@@ -95,6 +95,25 @@ def test_islands_of_what_is_not_there_have_no_number():
     assert islands.counts[:, 0].tolist() == [1, 0]
 
 
+@given(seed=st.integers(0, 1000))
+def test_slots_without_a_column_may_be_anywhere(seed):
+    """The same columns in the first slots and spread over more: the same islands and trees."""
+    drawn = torch.Generator().manual_seed(seed)
+    columns = torch.randn(2, 4, 2, 3, generator=drawn)
+    full = torch.ones(2, 4, dtype=torch.bool)
+    slots = torch.stack([torch.randperm(9, generator=drawn)[:4].sort().values for _ in range(2)])
+    rows = torch.arange(2)[:, None]
+    spread = torch.full((2, 9, 2, 3), torch.nan)
+    spread[rows, slots] = columns
+    present = torch.zeros(2, 9, dtype=torch.bool)
+    present[rows, slots] = True
+    packed, found = find_islands(columns, full, 0.2), find_islands(spread, present, 0.2)
+    assert torch.equal(found.merges[:, :3], packed.merges) and (found.merges[:, 3:] == -1).all()
+    assert torch.equal(found.labels.transpose(1, 2)[rows, slots], packed.labels.transpose(1, 2))
+    assert (found.labels.transpose(1, 2)[~present] == -1).all()
+    assert torch.equal(found.sizes[..., :4], packed.sizes)
+
+
 @pytest.mark.usefixtures("unchecked")
 def test_islands_of_what_does_not_fit_are_refused():
     columns, present = torch.zeros(2, 4, 3, 5), torch.ones(2, 4, dtype=torch.bool)

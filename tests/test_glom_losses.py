@@ -45,6 +45,20 @@ def test_hidden_shares_are_as_asked():
     assert draw_hidden(active, 2, 0.3, 1.0, generator()).all(2).any()
 
 
+@given(seed=st.integers(0, 1000), share=st.sampled_from([0.0, 0.5, 1.0]))
+def test_hidden_tokens_of_a_region_are_neighbours_and_one_token_stays_whole(seed, share):
+    """Of points in a row no hidden one lies beyond one that is not, seen from any hidden one."""
+    active = torch.arange(6) < torch.tensor([[6], [2], [1], [0]])
+    order = torch.randperm(6, generator=generator(seed))
+    places = order[None, :, None].expand(4, 6, 1).float()
+    hidden = draw_hidden(active, 3, share, 0.5, generator(seed), places).any(2)
+    assert not hidden[~active].any()
+    assert hidden.sum(1).tolist() == {0.0: [0] * 4, 0.5: [3, 1, 0, 0], 1.0: [5, 1, 0, 0]}[share]
+    in_a_row = hidden[0][order.argsort()].nonzero().flatten()
+    if len(in_a_row):
+        assert in_a_row[-1] - in_a_row[0] == len(in_a_row) - 1
+
+
 def test_only_hidden_coordinates_cost():
     restored, tokens = torch.tensor([[[3.0, 9.0]]]), torch.tensor([[[1.0, 0.0]]])
     assert float(denoising_loss(restored, tokens, torch.tensor([[[True, False]]]))) == 4.0
@@ -148,6 +162,29 @@ def test_hidden_coordinates_are_not_seen():
     assert torch.equal(model(tokens, active, hidden), model(other, active, hidden))
     at_the_mean = tokens.masked_fill(hidden, 0.0)  # hidden is not the same as zero
     assert not torch.equal(model(tokens, active, hidden), model(at_the_mean, active))
+
+
+def test_crops_of_a_set_are_regions_where_asked_for(monkeypatch):
+    """Two places in the corners of the plane: a crop of half of the tokens has one place's alone,
+    where halves drawn at random have both."""
+    seen = []
+
+    def remember(first, in_first, second, in_second, temperature):
+        seen.extend([in_first, in_second])
+        return first.sum()
+
+    monkeypatch.setattr("agents.encoders.glom.tokens.contrastive_loss", remember)
+    model = make(GlomConfig(level_width=8))
+    tokens = torch.tensor([-1.0, -1, -1, 1, 1, 1])[None, :, None].repeat(16, 1, 2)
+    active = torch.ones(16, 6, dtype=torch.bool)
+    for regions in (True, False):
+        seen.clear()
+        training = GlomTrainingConfig(0.0, crop_share=0.5, regions=regions)
+        model.losses(tokens, active, training=training, generator=generator())
+        crops = torch.cat(seen)
+        assert (crops.sum(1) == 3).all()
+        of_one_place = crops[:, :3].all(1) | crops[:, 3:].all(1)
+        assert bool(of_one_place.all()) is regions
 
 
 def test_losses_reach_every_parameter_and_weight_nothing_is_left_out():

@@ -97,8 +97,11 @@ class GlomTrainingConfig:
     hidden whole."""
     contrastive_weight: float = 0.3
     """Weight of distinguishing scenes."""
+    regions: bool = False
+    """True <--> of a set, as always of an image, what is hidden and what is cropped are tokens near
+    to one another; False: any tokens are hidden, and the crops are two halves drawn at random."""
     crop_share: float = 0.6
-    """The share of an image that is in each of its two crops; the crops of a set are halves."""
+    """The share of a scene that is in each of its two crops, where these are regions."""
     temperature: float = 0.1
     """Temperature of crops' similarities: the lower, the more the nearest scenes count."""
 

@@ -44,6 +44,8 @@ def agglomerate(
 
     The parent takes the place of the first of the pair, which is the one in the lower place unless
     a generator is given: then each pair is turned with probability 1/2 *before* ``joined`` sees it.
+    The leaves are numbered in the order of the slots that are present, which need not be the first
+    ones.
     Each step reads all distances of few slots, ``O(P^3)`` a sample; of many only those of the rows
     whose nearest was one of the pair, which are few, and mostly ``O(P^2)`` a sample.
     """
@@ -52,7 +54,7 @@ def agglomerate(
     rows = torch.arange(samples, device=device)
     active = present.clone()
     distances = _known(distances).masked_fill(~legal_pairs(active), torch.inf)
-    nodes = torch.arange(slots, device=device).repeat(samples, 1)
+    nodes = present.cumsum(dim=1) - 1
     merges = nodes.new_full((samples, slots - 1, 2), NONE)
     coins = None
     if turn is not None:

@@ -22,7 +22,7 @@ from agents.encoders.glom.levels import (
     similarity_attention,
     sinusoids,
 )
-from agents.encoders.glom.losses import contrastive_loss, draw_regions
+from agents.encoders.glom.losses import contrastive_loss, draw_regions, draw_two_regions
 from htm_env.checks import at_least, keywords, whole_number, whole_numbers
 
 WORDS = {
@@ -344,9 +344,7 @@ class ImageGlom(nn.Module):
             loss = nn.functional.mse_loss(self.restore(self(images, hidden=hidden)), images)
             losses["denoising"] = training.denoising_weight * loss
         if training.contrastive_weight:
-            crops = [
-                draw_regions(places, everywhere, training.crop_share, generator) for _ in range(2)
-            ]
+            crops = draw_two_regions(places, everywhere, training.crop_share, generator)
             tops = self(torch.cat([images, images]), present=torch.cat(crops))[:, :, -1].chunk(2)
             losses["contrastive"] = training.contrastive_weight * contrastive_loss(
                 tops[0], crops[0], tops[1], crops[1], training.temperature

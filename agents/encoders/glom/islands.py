@@ -38,7 +38,7 @@ def find_islands(
     """The islands of agreement: at every level, columns joined by steps from one to another that is
     nearly equal there, as :func:`island_merges` has it.
 
-    ``present``: True <--> a token is here; those of a sample fill its slots ``0 .. n-1``.
+    ``present``: True <--> a token is here.
 
     Raises ``ValueError`` for columns that are not finite where a token is, for shapes that do not
     fit, and for a tolerance below 0.
@@ -76,7 +76,8 @@ def island_merges(
     distances at the top do. The pairs are in no order that means anything. (Islands of agreement as
     parse trees: Hinton 2021.)
 
-    ``present``: True <--> a token is here; those of a sample fill its slots ``0 .. n-1``.
+    ``present``: True <--> a token is here. The leaves are the columns that are, numbered from 0 in
+    the order of their slots.
     """
     return _merges(relative_distances(columns, present), present, tolerance)
 

@@ -18,17 +18,22 @@ def draw_hidden(
     token_share: float,
     coordinate_share: float,
     generator: torch.Generator,
+    centroids: Float[Tensor, "B P D"] | None = None,
 ) -> Bool[Tensor, "B P T"]:
     """The coordinates to hide, True <--> hidden: of about ``token_share`` of the active tokens
     about ``coordinate_share`` of the ``coordinates``, one at least.
 
-    One token of every population stays whole, so that there is something to restore from.
+    Where ``centroids`` are given, the tokens are those of a region (:func:`draw_regions`). One
+    token of every population stays whole, so that there is something to restore from.
     """
-    tokens = _uniforms((*active.shape, 1), generator, active)
+    if centroids is None:
+        tokens = _uniforms((*active.shape, 1), generator, active)
+        ranks = tokens.masked_fill(~active[..., None], -1.0)
+        spared = ranks == ranks.amax(dim=1, keepdim=True)
+        hide = (tokens < token_share) & active[..., None] & ~spared  # (B, P, 1)
+    else:
+        hide = draw_regions(centroids, active, token_share, generator, spared=1)[..., None]
     each = _uniforms((*active.shape, coordinates), generator, active)
-    ranks = tokens.masked_fill(~active[..., None], -1.0)
-    spared = ranks == ranks.amax(dim=1, keepdim=True)
-    hide = (tokens < token_share) & active[..., None] & ~spared  # (B, P, 1)
     return ((each < coordinate_share) | (each == each.amin(dim=2, keepdim=True))) & hide
 
 
@@ -58,9 +63,10 @@ def draw_regions(
     active: Bool[Tensor, "B P"],
     share: float,
     generator: torch.Generator,
+    spared: int = 0,
 ) -> Bool[Tensor, "B P"]:
     """A region of every sample, True <--> inside: of its active tokens the ``share`` (rounded)
-    that is nearest to a place drawn in the box around them."""
+    that is nearest to a place drawn in the box around them; ``spared`` of them at least are not."""
     here = active[..., None]
     low = centroids.masked_fill(~here, torch.inf).amin(dim=1)
     high = centroids.masked_fill(~here, -torch.inf).amax(dim=1)
@@ -68,8 +74,21 @@ def draw_regions(
     place = torch.lerp(low, high, drawn)[:, None]  # (B, 1, T)
     distances = (centroids - place).square().sum(dim=2).masked_fill(~active, torch.inf)
     rank = distances.argsort(dim=1).argsort(dim=1)
-    count = (share * active.sum(dim=1, keepdim=True)).round()
+    there = active.sum(dim=1, keepdim=True)
+    count = (share * there).round().minimum((there - spared).clamp(min=0))
     return (rank < count) & active
+
+
+def draw_two_regions(
+    centroids: Float[Tensor, "B P T"],
+    active: Bool[Tensor, "B P"],
+    share: float,
+    generator: torch.Generator,
+) -> tuple[Bool[Tensor, "B P"], Bool[Tensor, "B P"]]:
+    """Two crops of every sample, each a region by itself (:func:`draw_regions`), so that they may
+    have tokens in common."""
+    first, second = (draw_regions(centroids, active, share, generator) for _ in range(2))
+    return first, second
 
 
 def contrastive_loss(

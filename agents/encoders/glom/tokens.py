@@ -9,7 +9,13 @@ from torch import Tensor, nn
 from agents.encoders.base import without_junk
 from agents.encoders.config import GlomConfig, GlomTrainingConfig
 from agents.encoders.glom.columns import Glom
-from agents.encoders.glom.losses import contrastive_loss, denoising_loss, draw_crops, draw_hidden
+from agents.encoders.glom.losses import (
+    contrastive_loss,
+    denoising_loss,
+    draw_crops,
+    draw_hidden,
+    draw_two_regions,
+)
 
 
 class TokenGlom(nn.Module):
@@ -60,18 +66,24 @@ class TokenGlom(nn.Module):
     ) -> dict[str, Float[Tensor, ""]]:
         """The losses of these scenes by name, weighted; those of weight 0 are left out.
 
-        ``generator`` draws what is hidden, and the crops.
+        ``generator`` draws what is hidden, and the crops: regions of the tokens as places, where
+        the ``training`` says so.
         """
         losses: dict[str, Tensor] = {}
         tokens = without_junk(tokens, active)
         if training.denoising_weight:
             shares = training.hidden_tokens, training.hidden_coordinates
-            hidden = draw_hidden(active, tokens.shape[2], *shares, generator)
+            places = tokens if training.regions else None
+            hidden = draw_hidden(active, tokens.shape[2], *shares, generator, places)
             restored = self.restore(self(tokens, active, hidden))
             loss = denoising_loss(restored, tokens, hidden)
             losses["denoising"] = training.denoising_weight * loss
         if training.contrastive_weight:
-            crops = torch.stack(draw_crops(active, generator))  # (2, B, P)
+            if training.regions:
+                drawn = draw_two_regions(tokens, active, training.crop_share, generator)
+            else:
+                drawn = draw_crops(active, generator)
+            crops = torch.stack(drawn)  # (2, B, P)
             tops = self(tokens.repeat(2, 1, 1), crops.flatten(0, 1))[:, :, -1].chunk(2)
             losses["contrastive"] = training.contrastive_weight * contrastive_loss(
                 tops[0], crops[0], tops[1], crops[1], training.temperature
