@@ -41,6 +41,8 @@ QUALITY = {
     "fuzzed_environment": "a million random actions, single and batched in step",
     "resident_memory": "memory over ten minutes of training and 200,000 steps",
     "hierarchical_original": "the hierarchical transformer against the package it follows",
+    "hierarchical_readme": "the README of that package with our import, at full size",
+    "reduction": "time and memory of a hierarchy reduction, and samples at once and one by one",
     "text": "hierarchies against flat models of text",
 }
 """Longer learning, or measures other than throughput."""
