@@ -1,7 +1,7 @@
 """Time and memory of a hierarchy reduction: ``python -m benchmarks.reduction``.
 
-Seven levels of spans over 0.5, 1 and 2 million vectors of 16 numbers, eight in each span but two or
-four in the lowest where there are fewer; forward and backward on one thread, sums alone and with a
+Seven levels of spans over 0.5, 1 and 2 million vectors of 16 numbers, eight in each span but the one
+at the top, which has two, four and eight; forward and backward on one thread, sums alone and with a
 transformer at the two lowest levels. Each row is a process of its own; memory is the most that it
 holds beyond what it held before, the vectors, their gradients and the spans included.
 
@@ -30,10 +30,10 @@ Spans = list[tuple[int, int]]
 
 
 def spans_over(count: int) -> list[Tensor]:
-    """Spans of each level, (S, 2): of eight, in the lowest of as many as leave 8^6 results."""
+    """Spans of each level, (S, 2): of eight, at the top of all that is left."""
     levels = []
-    for level in reversed(range(LEVELS)):
-        results = SPAN**level
+    for level in range(LEVELS):
+        results = count // SPAN if level + 1 < LEVELS else 1
         ends = torch.arange(1, results + 1) * (count // results)
         levels.append(torch.stack((ends - count // results, ends), 1))
         count = results
