@@ -1,9 +1,9 @@
 """Time and memory of a hierarchy reduction: ``python -m benchmarks.reduction``.
 
-Seven levels of spans over 0.5, 1 and 2 million vectors of 16 numbers, eight in each span but the one
-at the top, which has two, four and eight; forward and backward on one thread, sums alone and with a
-transformer at the two lowest levels. Each row is a process of its own; memory is the most that it
-holds beyond what it held before, the vectors, their gradients and the spans included.
+Seven levels of spans over 0.5, 1 and 2 million vectors of 16 numbers, eight in each span but the
+one at the top, which has two, four and eight; forward and backward on one thread, sums alone and
+with a transformer at the two lowest levels. Each row is a process of its own; memory is the most
+that it holds beyond what it held before, the vectors, their gradients and the spans included.
 
 And the second table: 64 ragged samples with a transformer at two levels, all at once and one by
 one, the largest difference between the two, and how much other samples move when one changes.
