@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 from unittest import SkipTest
 
 import numpy as np
 import pytest
-from safetensors import safe_open
 from scipy.sparse import issparse
 from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
@@ -14,9 +14,11 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import check_estimator, parametrize_with_checks
+from test_crashes import check_consistent, in_a_child, killed_at
 
-from agents import HierarchicalTokenMerger, load
+from agents import FixedOrder, HierarchicalTokenMerger, load
 from agents.cli import main
+from agents.runs.directory import RunDirectory
 
 SMALL = {"autoencoder.hidden_dim": 8}
 
@@ -201,8 +203,6 @@ def test_it_is_saved_without_pickle(fitted, sets, tmp_path, capsys):
     fitted.save(tmp_path)
     kinds = {path.suffix for path in tmp_path.rglob("*") if path.is_file()}
     assert kinds == {".json", ".npz", ".safetensors"}
-    with safe_open(tmp_path / "estimator.safetensors", "np") as file:
-        assert list(file.keys()) == ["roots"]
     back = HierarchicalTokenMerger.load(tmp_path)
     assert back.get_params() == fitted.get_params()
     assert np.array_equal(back.transform(sets), fitted.transform(sets))
@@ -213,8 +213,54 @@ def test_it_is_saved_without_pickle(fitted, sets, tmp_path, capsys):
     capsys.readouterr()
     with pytest.raises(ValueError, match="a file can only hold a number or None"):
         clone(fitted).set_params(random_state=np.random.RandomState(0)).fit(sets).save(tmp_path)
-    with pytest.raises(FileNotFoundError, match="no saved estimator"):
+    with pytest.raises(FileNotFoundError, match="holds no run"):
         HierarchicalTokenMerger.load(tmp_path / "checkpoint")
+    FixedOrder("HTM-Trees-v0", embedding_dim=3).save(tmp_path / "learner")
+    with pytest.raises(FileNotFoundError, match="no saved estimator at"):
+        HierarchicalTokenMerger.load(tmp_path / "learner")
+
+
+def test_saving_that_is_killed_leaves_one_estimator(fitted, sets, tmp_path):
+    longer, calls = merger(merges=300, search=2).fit(sets), []
+    fitted.save(tmp_path / "saved")
+    shutil.copytree(tmp_path / "saved", tmp_path / "whole")
+    with killed_at(0, calls):
+        longer.save(tmp_path / "whole")
+    found = set()
+    for moment in [number for number, name in enumerate(calls, start=1) if name == "replace"]:
+        folder = shutil.copytree(tmp_path / "saved", tmp_path / str(moment))
+
+        def killed(folder=folder, moment=moment):
+            with killed_at(moment, []):
+                longer.save(folder)
+
+        assert in_a_child(killed) == 9, calls[moment - 1]
+        check_consistent(folder)
+        back = HierarchicalTokenMerger.load(folder)
+        whole = fitted if back.merges == 200 else longer
+        assert back.get_params() == whole.get_params()
+        assert np.array_equal(back.roots_, whole.roots_) and back.nmse_ == whole.nmse_
+        assert back.learner_.autoencoder.weights_hash() == whole.learner_.autoencoder.weights_hash()
+        found.add(back.merges)
+    assert found == {200, 300}
+
+
+def test_what_no_estimator_saves_is_refused(fitted, tmp_path):
+    fitted.save(tmp_path)
+    state = RunDirectory(tmp_path).load_checkpoint()["learner"]
+    about, roots = state["saved_with"]["estimator"], state["saved_with"]["roots"]
+    for wrong, message in (
+        ({"estimator": about}, "roots"),
+        ({"estimator": about, "roots": roots[0]}, "roots is torch.float32 .3,.; expected"),
+        ({"estimator": about, "roots": roots * np.nan}, "not finite"),
+        ({"estimator": about | {"nmse": "low"}, "roots": roots}, 'nmse is "low"'),
+        ({"estimator": about | {"parameters": {"colour": 1}}, "roots": roots}, "colour"),
+    ):
+        learner = load(tmp_path)
+        learner.saved_with = wrong
+        learner.save(tmp_path)
+        with pytest.raises(ValueError, match=f"holds no saved estimator .*{message}"):
+            HierarchicalTokenMerger.load(tmp_path)
 
 
 # ---------------------------------------------------------------- scikit-learn's own checks

@@ -11,7 +11,6 @@ import pytest
 from test_cli import only_line, status
 
 import agents
-from agents.config.budget import Budget
 from agents.config.errors import RunWarning
 from agents.registry import algorithm, build_learner, load_learner
 from agents.runs.directory import RunDirectory
@@ -52,13 +51,20 @@ def run(files, tmp_path_factory):
     return out
 
 
-def edit(folder, budget: int | None = None, **env_kwargs):
-    """Give a run other arguments of its data, or more merges, as if it had begun with them."""
+def edit(folder, **env_kwargs):
+    """Give a run other arguments of its data, as if it had begun with them."""
     directory = RunDirectory(folder)
     run, data = directory.load_config(), directory.load_data_record()
-    budget = run.budget if budget is None else Budget(merges=budget)
-    run = replace(run, budget=budget, env_kwargs=run.env_kwargs | env_kwargs)
+    run = replace(run, env_kwargs=run.env_kwargs | env_kwargs)
     directory.save_config(run, data)
+
+
+def back_to_the_middle(folder):
+    """Take a run back to the checkpoint before its last one, as a kill in between leaves it."""
+    directory = RunDirectory(folder)
+    shutil.rmtree(directory.checkpoint)
+    directory.result_path.unlink()
+    assert 0 < directory.load_checkpoint()["learner"]["merges_made"] < 300
 
 
 @pytest.fixture
@@ -127,14 +133,14 @@ def test_scores_are_the_same_wherever_run_and_data_are(run, moved, files, capsys
 
 
 def test_a_moved_run_resumes_with_its_data_and_remembers_the_place(moved, files, capsys):
-    edit(moved, budget=400)
+    back_to_the_middle(moved)
     assert status("train", "--resume", moved) == 1
     assert "--data FILE" in capsys.readouterr().err
     assert status("train", "--resume", moved, "--data", files / "renamed.npz") == 0
     assert "was trained on" not in capsys.readouterr().err
     config = json.loads((moved / "config.json").read_text())
     assert config["env_kwargs"]["dataset"] == str(files / "renamed.npz")
-    assert json.loads((moved / "result.json").read_text())["merges"] >= 400
+    assert json.loads((moved / "result.json").read_text())["merges"] >= 300
 
 
 def test_arrays_move_with_the_folder(tmp_path, own_data):
@@ -172,7 +178,7 @@ def test_tokens_of_another_dimension_are_refused(run, moved, files, capsys):
 
 
 def test_a_run_resumes_with_other_data_of_its_shape_where_that_is_allowed(moved, files, capsys):
-    edit(moved, budget=400)
+    back_to_the_middle(moved)
     with pytest.raises(ValueError, match=r"up to 9 tokens; .* up to 6"):
         resume_run(moved, build_learner, files / "longer.npz", progress_bar=False)
     before = (moved / "config.json").read_text()
@@ -191,11 +197,30 @@ def test_a_run_resumes_with_other_data_of_its_shape_where_that_is_allowed(moved,
 def test_a_file_that_was_replaced_is_refused(moved, files, tmp_path):
     (tmp_path / "gone").mkdir()
     shutil.copy(files / "other.npz", tmp_path / "gone" / "mine.npz")
-    edit(moved, budget=400)
+    back_to_the_middle(moved)
     with pytest.raises(ValueError, match=r"other data.*--allow-changed-data"):
         resume_run(moved, build_learner, progress_bar=False)
     with pytest.warns(RunWarning, match="trained on other data"):
         resume_run(moved, build_learner, allow_changed_data=True, progress_bar=False)
+
+
+@pytest.mark.parametrize("with_digest", [True, False])
+def test_a_run_is_not_extended_by_an_edited_budget(run, tmp_path, capsys, with_digest):
+    """Schedules follow the budget, so what was trained on another one is no such run."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    values = read_json(folder / "config.json")
+    values["budget"]["merges"] = 400
+    if with_digest:
+        write_json(folder / "config.json", values)
+    else:
+        (folder / "config.json").write_text(json.dumps(values))
+    result = (folder / "result.json").read_bytes()
+    for command in (["train", "--resume", folder], ["evaluate", folder]):
+        assert status(*command) == 1
+        line = only_line(capsys.readouterr().err)
+        assert "of another run: its budget.merges is 300, and that of" in line
+        assert line.endswith("is 400")
+    assert (folder / "result.json").read_bytes() == result
 
 
 def test_a_finished_run_does_not_become_one_of_other_data(moved, files):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import numbers
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +14,19 @@ from sklearn.utils import check_array, check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from agents.config.budget import Budget
-from agents.config.dataclasses_json import nested
+from agents.config.dataclasses_json import config_from_dict, nested
 from agents.config.run import RunConfig
 from agents.evaluation.sets import EncodedSets
 from agents.inspection.rows import encode_rows
 from agents.registry import build_learner, configured, load_learner
-from htm_env.checks import keywords, whole_number
+from htm_env.checks import brief, keywords, whole_number
 from htm_env.datasets import SPLITS
 from htm_env.datasets.sets import as_list
-from htm_env.files import read_tensors, reading, write_tensors
+from htm_env.files import check_tensors
 from htm_env.generation.generate import generate, refine
 from htm_env.generation.mixture import COMPONENTS, RootMixture
 from htm_env.trees.merge_tree import MergeTree
 
-FILE, DESCRIPTION = "estimator.safetensors", "htm_estimator"
 HELD_OUT = (0.9, 0.05, 0.05)
 """Shares of the sets that train, that validate, and that are kept for ``htm evaluate``."""
 ENOUGH_TO_HOLD_OUT = 20
@@ -36,6 +35,20 @@ ROOTS_A_COMPONENT, REFINEMENTS = 20, 3
 """Of :meth:`HierarchicalTokenMerger.sample`, as in ``htm generate``."""
 OF_TOKENS = ("categorical", "weights", "kind")
 """Keywords of ``HTM-v0`` that say what the numbers of a token are."""
+
+
+@dataclass(frozen=True)
+class SavedEstimator:
+    """What an estimator saves with its learner, beside the roots."""
+
+    parameters: dict[str, Any]
+    n_features_in: int
+    nmse: float
+    validation_nmse: float | None
+
+    def __post_init__(self) -> None:
+        known = HierarchicalTokenMerger._get_param_names()
+        keywords("the estimator", tuple(self.parameters), known)
 
 
 class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
@@ -220,18 +233,13 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
             raise ValueError(
                 f"random_state is {self.random_state!r}; a file can only hold a number or None"
             )
-        self.learner_.save(directory)
         parameters = self.get_params() | {"merger": self.learner_.run_config().merger}
         if self.random_state is not None:
             parameters["random_state"] = int(self.random_state)
-        about = {
-            "parameters": parameters,
-            "n_features_in": self.n_features_in_,
-            "nmse": self.nmse_,
-            "validation_nmse": self.validation_nmse_,
-        }
-        roots = {"roots": torch.from_numpy(self.roots_)}
-        write_tensors(Path(directory) / FILE, DESCRIPTION, roots, about)
+        about = SavedEstimator(parameters, self.n_features_in_, self.nmse_, self.validation_nmse_)
+        roots = torch.from_numpy(self.roots_)
+        self.learner_.saved_with = {"estimator": asdict(about), "roots": roots}
+        self.learner_.save(directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> HierarchicalTokenMerger:
@@ -240,15 +248,21 @@ class HierarchicalTokenMerger(ClassNamePrefixFeaturesOutMixin, TransformerMixin,
         Raises ``FileNotFoundError`` where there is none, ``ValueError`` for files that cannot be
         read.
         """
-        path = Path(directory) / FILE
-        with reading(path, "saved estimator"):
-            tensors, about = read_tensors(path, DESCRIPTION)
-            merger = cls(**about["parameters"])
-            merger.roots_ = tensors["roots"].numpy()
-            merger.n_features_in_ = about["n_features_in"]
-            merger.nmse_, merger.validation_nmse_ = about["nmse"], about["validation_nmse"]
-        merger.learner_ = load_learner(directory)
-        merger.embedding_dim_ = merger.learner_.autoencoder.embedding_dim
+        learner = load_learner(directory)
+        if not learner.saved_with:
+            raise FileNotFoundError(f"no saved estimator at {directory}, but a learner alone")
+        try:
+            about, roots = (learner.saved_with[name] for name in ("estimator", "roots"))
+            check_tensors({"roots": roots}, {"roots": (torch.float32, 2)})
+            saved = config_from_dict(SavedEstimator, about)
+        except (LookupError, AttributeError, TypeError, ValueError) as error:
+            message = f"{directory} holds no saved estimator that can be read: {error}"
+            raise ValueError(brief(message)) from error
+        merger = cls(**saved.parameters)
+        merger.learner_, merger.roots_ = learner, roots.numpy()
+        merger.n_features_in_ = saved.n_features_in
+        merger.nmse_, merger.validation_nmse_ = saved.nmse, saved.validation_nmse
+        merger.embedding_dim_ = learner.autoencoder.embedding_dim
         return merger
 
     def __sklearn_tags__(self) -> Any:

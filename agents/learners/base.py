@@ -127,6 +127,8 @@ class Learner(ABC):
         self.merges_made = 0
         """Merges made in the environment for learning, a greedy baseline's included."""
         self.updates = 0
+        self.saved_with: dict[str, Any] = {}
+        """What whoever made the learner saves with it, nested as a state is; none by itself."""
 
     @property
     def learns(self) -> bool:
@@ -297,6 +299,8 @@ class Learner(ABC):
         }
         if "trainer" in vars(self):  # it has been used
             state["trainer"] = self.trainer.state()
+        if self.saved_with:
+            state["saved_with"] = self.saved_with
         return state
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -308,6 +312,7 @@ class Learner(ABC):
         )
         if "trainer" in state:
             self.trainer.restore(state["trainer"])
+        self.saved_with = state.get("saved_with", {})
 
     # ------------------------------------------------------------ token sets in, arrays out
 

@@ -50,9 +50,11 @@ OWN_DATA = "dataset.npz"
 """Data that a learner was given as arrays, kept with its run."""
 LIBRARIES = ("htm-rl", "torch", "pytorch-optimizer", "numpy", "gymnasium", "safetensors")
 """Packages whose versions are in ``config.json``."""
-KEPT = ("env", "algo", "config", "embedding_dim", "mode", "seed", "merger", "env_kwargs")
-"""Fields of ``config.json`` that a checkpoint has too: both are of one run. Of ``env_kwargs`` those
-beside the data, which may move to another file."""
+KEPT = (
+    *("env", "algo", "config", "embedding_dim", "mode", "seed", "merger", "env_kwargs", "budget"),
+)
+"""Fields of ``config.json`` that a checkpoint has too: both are of one run, whose schedules follow
+its budget. Of ``env_kwargs`` those beside the data, which may move to another file."""
 
 
 @runtime_checkable
