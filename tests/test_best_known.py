@@ -96,6 +96,7 @@ def test_a_score_is_0_for_random_merges_and_1_for_the_best_known(tmp_path):
     assert known.score(6.0, 2) == (4.0, 0.0)
     assert known.score(2.0, 2) == (0.0, 1.0)
     assert known.score(3.0, 2) == (1.0, 0.75)
+    assert of([1.0, 3.0], [3.0, 1.0]).score(2.5, 2) == (0.5, None)  # of the same mean
     with pytest.raises(ValueError, match=r"4 episodes of HTM-Crosses-v0.*first 3"):
         known.score(1.0, 4)
     known.save(tmp_path / "known")

@@ -288,6 +288,7 @@ def test_own_data_through_env_kwargs(tmp_path, capsys, monkeypatch):
             ["train", *TINY, "--algo", "reinforce", "--candidates", "knn", "--k", "70000"],
             "k is 70000: expected a whole number from 1 to 65536",
         ),
+        (["train", *TINY, "--algo", "chain", "--seed", "-1"], "--seed is -1; expected at least 0"),
         (
             ["train", *TINY, "--algo", "chain", "--device", "meta"],
             "device 'meta' cannot be used here: its tensors hold no numbers",

@@ -227,7 +227,8 @@ def test_saving_that_is_killed_leaves_one_estimator(fitted, sets, tmp_path):
     with killed_at(0, calls):
         longer.save(tmp_path / "whole")
     found = set()
-    for moment in [number for number, name in enumerate(calls, start=1) if name == "replace"]:
+    renames = [number for number, name in enumerate(calls, start=1) if name == "replace"]
+    for moment in (*renames, len(calls)):  # each before the call; the last one removes the lock
         folder = shutil.copytree(tmp_path / "saved", tmp_path / str(moment))
 
         def killed(folder=folder, moment=moment):

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shutil
 from functools import cache
 from typing import NamedTuple
 
@@ -20,6 +22,7 @@ from agents import Reinforce
 from agents.cli import main
 from agents.inspection.traces import traces_of
 from agents.registry import algorithm
+from agents.runs.lock import locked
 from htm_env.drawing.page import viewer_page
 from htm_env.drawing.trace import Trace
 from htm_env.trees.merge_tree import MergeTree
@@ -409,6 +412,25 @@ def test_what_cannot_be_shown_fails_in_one_line(tmp_path, capsys):
     assert main(["view", str(tmp_path), "--samples", "0,180"]) == 2
     assert "--samples has 180, but the test split has 180 samples" in capsys.readouterr().err
     assert not (tmp_path / "view.html").exists()
+
+
+def test_a_page_in_a_run_that_trains_is_refused_before_it_is_made(
+    run, tmp_path, monkeypatch, capsys
+):
+    """Beside the run it needs no lock; inside it does, whatever way the folder is named."""
+    folder = shutil.copytree(run, tmp_path / "run")
+    before = sorted(folder.rglob("*"))
+    with locked(folder):
+        monkeypatch.setattr("agents.cli.view.traces_of", None)  # would be another error
+        for out in ([], ["--out", str(folder)], ["--out", str(folder / ".." / "run" / "a.html")]):
+            assert main(["view", str(folder), "--samples", "1", *out]) == 1
+            assert f"run is in use by process {os.getpid()} since" in capsys.readouterr().err
+        monkeypatch.undo()
+        beside = tmp_path / "page.html"
+        assert main(["view", str(folder), "--samples", "1", "--out", str(beside)]) == 0
+    assert beside.exists() and sorted(folder.rglob("*")) == before
+    assert main(["view", str(folder), "--samples", "1"]) == 0
+    assert set(folder.rglob("*")) == {*before, folder / "view.html"}
 
 
 def test_a_browser_opens_where_it_is_asked_for(run, tmp_path, monkeypatch, capsys):

@@ -75,7 +75,7 @@ class RunOptions(Threads):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_at_least(-(2**63), seed=self.seed)
+        check_at_least(0, seed=self.seed)
         if self.resume is not None and self.save_config is not None:
             raise UsageError("--save-config is for new runs; a run to resume has its config.json")
         if self.allow_changed_data and self.resume is None:

@@ -12,7 +12,6 @@ from agents.config.files import quoted
 from agents.inspection.traces import traces_of
 from agents.registry import load_learner
 from agents.runs.directory import RunDirectory
-from agents.runs.lock import locked
 from htm_env.drawing.page import viewer_page
 from htm_env.files import atomic_write_text, check_name, check_writable
 
@@ -34,24 +33,25 @@ def view(options: ViewOptions) -> None:
     if path.is_dir():
         path /= PAGE
     check_name(path)
-    if options.out is None:
-        RunDirectory(options.directory).check_own_files()
-    check_writable(path.parent)
-    course = RunDirectory(options.directory).load_trees()
-    episodes = traces_of(learner, dataset, keys, options.search)
-    about = [
-        f"{options.split} split",
-        f"{learner.autoencoder.embedding_dim} numbers an embedding",
-        f"seed {learner.task.seed}",
-        f"weights {learner.autoencoder.weights_hash()}",
-    ]
-    page = viewer_page(
-        {str(key): episode for key, episode in zip(keys, episodes, strict=True)},
-        f"{learner.task.env}, {learner.algo}",
-        ", ".join(about),
-        list(zip(course.merges, course.lists, strict=True)),
-    )
-    with locked(path.parent) if options.out is None else nullcontext():
+    directory = RunDirectory(options.directory)
+    within = path.parent.resolve() == directory.path.resolve()
+    # First of all, since where nothing can be written nothing is computed.
+    with directory.locked() if within else nullcontext():
+        check_writable(path.parent)
+        course = directory.load_trees()
+        episodes = traces_of(learner, dataset, keys, options.search)
+        about = [
+            f"{options.split} split",
+            f"{learner.autoencoder.embedding_dim} numbers an embedding",
+            f"seed {learner.task.seed}",
+            f"weights {learner.autoencoder.weights_hash()}",
+        ]
+        page = viewer_page(
+            {str(key): episode for key, episode in zip(keys, episodes, strict=True)},
+            f"{learner.task.env}, {learner.algo}",
+            ", ".join(about),
+            list(zip(course.merges, course.lists, strict=True)),
+        )
         atomic_write_text(path, page)
     print(f"page      {quoted(path)}")
     if options.open and not webbrowser.open(path.resolve().as_uri()):

@@ -85,7 +85,8 @@ class Learner(ABC):
         task: the other fields of :class:`Task`: ``env_kwargs``, ``embedding_dim``, ``mode``,
             ``seed``, ``device``, ``merger``.
 
-    Raises ``ValueError`` for an unknown id, mode or device, and for data that cannot be read.
+    Raises ``ValueError`` for an unknown id, mode or device, for a seed below 0, and for data that
+    cannot be read.
     """
 
     algo: str
@@ -111,6 +112,7 @@ class Learner(ABC):
         self.task = Task(environment_id(env_id), **task)
         if self.task.mode is not None:
             check_choice("mode", self.task.mode, MODES)
+        whole_number("seed", self.task.seed, 0, 2**63 - 1)
         self.device = usable_device(self.task.device)
         self.generator = torch.Generator(self.device).manual_seed(self.task.seed)
         self.dataset = self.task.dataset("train")

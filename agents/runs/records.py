@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -38,6 +39,19 @@ class RunResult:
 
     def __post_init__(self) -> None:
         check_bounds(self, seed=0, seconds=0, merges=0, updates=0, embedding_dim=1)
+        _check_finite("the run", {"seconds": self.seconds})
+        _check_finite("spent", self.spent)
+        for name, scores in (("test", self.test), ("validation", self.validation)):
+            if not {"nmse", "return"} & scores.keys():
+                raise ValueError(f"{name} has {sorted(scores)}; expected nmse or return among them")
+            _check_finite(name, scores)
+
+
+def _check_finite(name: str, values: Mapping[str, float | None]) -> None:
+    """Raise ``ValueError`` naming the first number that is not finite; None is none."""
+    for key, value in values.items():
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{key} of {name} is {value}; expected a finite number")
 
 
 @dataclass(frozen=True)

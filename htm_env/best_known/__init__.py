@@ -37,9 +37,9 @@ class Score(NamedTuple):
 
     regret: float
     """Its mean error less the best known one; of returns, the best known return less its own."""
-    score: float
+    score: float | None
     """0 as good as random merges, 1 as the best known trees; below 0 and above 1 where it is worse
-    and better than they are."""
+    and better than they are. None where random merges are as good as the best known trees."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,8 @@ class BestKnown:
             )
         best = float(self.errors[:episodes].mean())
         chance = float(self.random_errors[:episodes].mean())
-        return Score(error - best, (chance - error) / (chance - best))
+        score = None if chance == best else (chance - error) / (chance - best)
+        return Score(error - best, score)
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, all or nothing."""

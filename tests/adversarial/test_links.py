@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -15,7 +16,15 @@ from test_outputs import refused
 
 from agents import load
 from agents.comparison import compare
+from agents.comparison.compare import collect
+from agents.comparison.jobs import Job
+from agents.comparison.live_table import Watched
+from agents.comparison.results import run_rows
+from agents.runs.directory import RunDirectory
 from agents.runs.lock import locked
+from htm_env.autoencoder import HTMAutoencoder
+from htm_env.best_known import BestKnown
+from htm_env.datasets import make_dataset
 from htm_env.files import DIGEST, write_json
 
 
@@ -105,6 +114,40 @@ def test_a_file_that_never_ends_is_refused(run, tmp_path, name, kind, capsys):
     }.get(name, ["compare", "--report", path, "--out", compared])
     assert status(*command) in (1, 2)
     assert str(path) in refused(capsys.readouterr().err)
+
+
+@pytest.mark.timeout(60)
+def test_a_pipe_in_the_place_of_metrics_hangs_no_reader(run, tmp_path, capsys):
+    """Who opens one for reading waits until somebody writes to it, which nobody does."""
+    directory, job = RunDirectory(run), Job("mine", ("true",), run / "log.txt")
+    directory.metrics_path.unlink()
+    os.mkfifo(directory.metrics_path)
+    compared = tmp_path / "compared" / "runs" / "trees"
+    compared.mkdir(parents=True)
+    for finished in (True, False):
+        if not finished:
+            directory.result_path.unlink()
+        for read in (lambda: run_rows(directory), Watched(job, directory).cells):
+            with pytest.raises(ValueError, match=r"metrics\.csv .*it is not a file"):
+                read()
+        shutil.copytree(run, compared / "mine", ignore=shutil.ignore_patterns("metrics.csv"))
+        os.mkfifo(compared / "mine" / "metrics.csv")
+        with pytest.raises(ValueError, match=r"metrics\.csv .*it is not a file"):
+            collect(tmp_path / "compared")
+        shutil.rmtree(compared / "mine")
+    assert status("evaluate", run, "--episodes", 1) == 0  # it reads no metrics
+    capsys.readouterr()
+    assert status("train", "--resume", run) == 1
+    assert str(directory.metrics_path) in refused(capsys.readouterr().err)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("name", ["own.npz", "own.npy", "own-idx3-ubyte", "own.csv", "own.parquet"])
+def test_a_pipe_in_the_place_of_data_or_weights_hangs_no_reader(tmp_path, name):
+    os.mkfifo(tmp_path / name)
+    for read in (lambda path: make_dataset(str(path)), HTMAutoencoder.load, BestKnown.load):
+        with pytest.raises((ValueError, FileNotFoundError), match=re.escape(name)):
+            read(tmp_path / name)
 
 
 def test_a_shape_that_no_data_has_is_refused(tmp_path):

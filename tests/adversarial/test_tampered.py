@@ -216,6 +216,29 @@ def test_an_empty_result_is_not_an_end(run, tmp_path, capsys):
     assert directory.load_result()["merges"] >= 40
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"test": {}}, r"test has \[\]; expected nmse or return among them"),
+        ({"test": {"tree_f1": 1.0}}, r"test has \['tree_f1'\]; expected nmse or return among them"),
+        ({"test": {"nmse": float("nan")}}, "nmse of test is nan; expected a finite number"),
+        ({"validation": {"nmse": float("inf")}}, "nmse of validation is inf; expected a finite"),
+        ({"spent": {"updates": float("nan")}}, "updates of spent is nan; expected a finite number"),
+        ({"seconds": float("inf")}, "seconds of the run is inf; expected a finite number"),
+        ({"seconds": float("nan")}, "seconds is nan; expected at least 0"),
+    ],
+)
+def test_numbers_that_no_run_writes_are_no_result(run, tmp_path, change, says):
+    directory = RunDirectory(shutil.copytree(run, tmp_path / "run"))
+    write_json(directory.result_path, directory.load_result() | change)
+    with pytest.raises(ValueError, match=rf"result\.json does not hold a result: {says}"):
+        directory.load_result()
+    unknown = {"test": {"nmse": None, "tree_f1": None}}  # not finite, and not known
+    shutil.copy(run / "result.json", directory.result_path)
+    write_json(directory.result_path, directory.load_result() | unknown)
+    assert directory.load_result()["test"] == unknown["test"]
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("form", [".json", ".toml"])
 def test_a_changed_file_of_options(run, data, tmp_path, mutations, capsys, form):
