@@ -182,7 +182,7 @@ def test_wrong_values_of_every_option_of_every_algorithm(mutations):
 
 @pytest.mark.parametrize("seed", [-1, 2**63, 1.5, True, "1"])
 def test_a_seed_that_no_result_could_hold_is_refused(seed):
-    with pytest.raises(ValueError, match="seed is .*: expected a whole number from 0"):
+    with pytest.raises(ValueError, match=r"seed is .*: expected a whole number from 0"):
         Reinforce("HTM-Trees-v0", embedding_dim=4, seed=seed)
 
 

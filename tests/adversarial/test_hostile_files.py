@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import json
+import math
 import random
 import struct
 import zipfile
@@ -15,10 +16,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.best_known import KEY as BEST_KNOWN
+from htm_env.best_known import BestKnown
 from htm_env.datasets import ArrayDataset
 from htm_env.files import read_tensors, write_tensors
+from htm_env.generation.mixture import KEY as ROOT_MIXTURE
+from htm_env.generation.mixture import RootMixture
+
+AUTOENCODER = "htm_autoencoder"
+"""The key of the description in a file of weights."""
 
 LIMIT = 2**26
 """Bytes of memory that reading one of them may take."""
@@ -313,27 +322,68 @@ def test_changed_data_is_refused_in_one_line_or_usable(name, tmp_path, mutations
     assert outcomes["refused"] > 0
 
 
-# ---------------------------------------------------------------- weights
+# ---------------------------------------------------------------- files of tensors
+
+VALUES = (
+    *(None, -1, 0, 1.5, 10**9, 2**62, 10**30, "x", "\x1b", [], {}, True, float("nan")),
+    *([None], {"a": [1]}, "Ω" * 500, float("inf"), -1e300),
+)
+KINDS = (torch.float32, torch.float64, torch.int16, torch.int64, torch.bool, torch.uint8)
 
 
-def changed_weights(path: Path, rng: random.Random) -> None:
-    """A file of weights with other tensors, another configuration, another header or bytes."""
-    small = HTMAutoencoder(3, 4, 8, generator=None)
-    small.save(path)
-    if rng.random() < 0.5:
-        state, config = read_tensors(path, "htm_autoencoder")
+def other_tensor(tensor: torch.Tensor, rng: random.Random) -> torch.Tensor:
+    """Another type, shape or content."""
+    match rng.randrange(6):
+        case 0:
+            return tensor.to(rng.choice(KINDS))
+        case 1:
+            return tensor[rng.randrange(len(tensor)) :]
+        case 2:
+            return tensor.reshape(rng.choice([(-1,), (1, *tensor.shape), (*tensor.shape, 1)]))
+        case 3:
+            return tensor.new_zeros(rng.choice([0, (2, 2), (0, 2), tensor.shape]))
+        case 4:
+            return tensor.flip(0).T.contiguous() if tensor.ndim == 2 else -tensor.double()
+    changed = tensor.clone().reshape(-1)
+    value = torch.tensor(rng.choice([-1.0, 3e4, 1e39, float("nan"), float("inf")]))
+    whole = not tensor.is_floating_point()
+    changed[rng.randrange(len(changed))] = (
+        value.nan_to_num(0, 9, -9).clamp(-9, 9) if whole else value
+    )
+    return changed.reshape(tensor.shape)
+
+
+def other_json(value: Any, rng: random.Random) -> Any:
+    """A description in which one thing is another, gone, or beside what belongs there."""
+    if isinstance(value, dict | list | tuple) and value and rng.random() < 0.8:
+        copied: Any = dict(value) if isinstance(value, dict) else list(value)
+        key = rng.choice(list(copied) if isinstance(copied, dict) else range(len(copied)))
+        if rng.random() < 0.2:
+            del copied[key]
+        elif rng.random() < 0.1 and isinstance(copied, dict):
+            copied[rng.choice(["other", "", "\x1b"])] = rng.choice(VALUES)
+        else:
+            copied[key] = other_json(copied[key], rng)
+        return copied
+    return json.loads("[" * 900 + "]" * 900) if rng.random() < 0.02 else rng.choice(VALUES)
+
+
+def change_tensors(path: Path, key: str, rng: random.Random) -> None:
+    """Change a file in place: its tensors or description with a right digest, its header with a
+    right length, or any of its bytes."""
+    if rng.random() < 0.6:
+        state, described = read_tensors(path, key)
         name = rng.choice(sorted(state))
-        values = (None, -1, 0, 1.5, 10**9, 2**62, 10**30, "x", "\x1b", [], {}, True, float("nan"))
         match rng.randrange(4):
             case 0:
                 del state[name]
-            case 1:
-                state[name] = state[name].new_full((2, 2), float("nan"))
-            case 2:
-                config[rng.choice([*config, "other"])] = rng.choice(values)
+            case 1 | 2:
+                state[name] = other_tensor(state[name], rng)
             case 3:
-                config = rng.choice([*values, [config], json.loads("[" * 900 + "]" * 900)])
-        write_tensors(path, "htm_autoencoder", state, config)
+                described = other_json(described, rng)
+        if rng.random() < 0.1:
+            state[rng.choice(["other", "", "\x1b[31m"])] = torch.ones(2)
+        write_tensors(path, key, state, described)
         return
     content = path.read_bytes()
     if rng.random() < 0.7:
@@ -344,14 +394,57 @@ def changed_weights(path: Path, rng: random.Random) -> None:
         path.write_bytes(any_bytes(content, rng))
 
 
+def best_trees() -> BestKnown:
+    """Trees of four tokens, two of them from a source of their own."""
+    merges = torch.tensor([[[0, 1], [4, 2], [5, 3]], [[2, 3], [0, 1], [-1, -1]]])
+    errors = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    sources = tuple({"command": f"htm {name}", "version": "0"} for name in ("a", "b"))
+    proven = torch.tensor([True, False])
+    return BestKnown(
+        "HTM-Trees-v0", "abc", merges, errors, proven, 2 * errors, torch.arange(2), sources
+    )
+
+
+def mixture() -> RootMixture:
+    generator = torch.Generator().manual_seed(0)
+    return RootMixture.fit(torch.randn(60, 3, generator=generator), generator, [1, 2])
+
+
+def read_best_trees(path: Path) -> None:
+    known = BestKnown.load(path)
+    score = known.score(1.5, len(known.errors))
+    assert all(value is None or math.isfinite(value) for value in score)
+    assert known.source.max() < len(known.sources)
+
+
+def read_mixture(path: Path) -> None:
+    found = RootMixture.load(path)
+    roots = found.sample(5, torch.Generator().manual_seed(0))
+    assert found.log_density(roots).isfinite().all()
+
+
+TENSORS: dict[str, tuple[Callable[[], Any], str, Callable[[Path], Any]]] = {
+    "weights": (lambda: HTMAutoencoder(3, 4, 8, generator=None), AUTOENCODER, HTMAutoencoder.load),
+    "best_known": (best_trees, BEST_KNOWN, read_best_trees),
+    "mixture": (mixture, ROOT_MIXTURE, read_mixture),
+}
+"""What is saved, the key of its description, and how it is read and used."""
+
+
 @pytest.mark.timeout(1200)
-def test_changed_weights_are_refused_in_one_line_or_usable(tmp_path, mutations):
+@pytest.mark.parametrize("kind", TENSORS)
+def test_changed_tensors_are_refused_in_one_line_or_usable(kind, tmp_path, mutations):
+    make, key, read = TENSORS[kind]
     path, outcomes = tmp_path / "own.safetensors", Counter()
+    make().save(path)
+    content = path.read_bytes()
     first: dict[str, int] = {}
     for number in range(mutations // 4):
-        changed_weights(path, random.Random(number))
-        found = outcome(lambda: HTMAutoencoder.load(path), path.name)
+        path.write_bytes(content)
+        change_tensors(path, key, random.Random(f"{kind} {number}"))
+        found = outcome(lambda: read(path), path.name)
         first.setdefault(found, number)
         outcomes[found] += 1
-    print("weights", dict(outcomes))
+    print(kind, dict(outcomes))  # shown by pytest -s
     assert set(outcomes) <= {"refused", "usable"}, first
+    assert outcomes["refused"] > 0
