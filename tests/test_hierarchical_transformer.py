@@ -63,6 +63,19 @@ CONFIGS = {
         token_autoencoder=True,
         receiving_rates=(2, 1),
     ),
+    "hourglass": replace(
+        FLAT, hierarchies=(hierarchy(), hierarchy(4, 4, width=12)), layers=(3, 2), hourglass=True
+    ),
+    "hourglass of three": replace(
+        FLAT,
+        hierarchies=(
+            hierarchy(12, 6, width=4, heads=1),
+            hierarchy(1, window=3),
+            hierarchy(4, 2, width=16, window=2),
+        ),
+        hourglass=True,
+        predict_from_all=True,
+    ),
     "the second receives": replace(
         FLAT, hierarchies=(hierarchy(), hierarchy(4, width=12)), predicting_rate=4
     ),
@@ -128,6 +141,61 @@ def test_a_coarse_vector_is_given_from_its_last_token_on():
     assert seen(7) == [0, 5, 6, 7]
     assert seen(8) == [0, 1, 2, 3, 4, 5, 6, 7, 8]
     assert seen(11) == [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]
+
+
+def test_an_hourglass_is_a_plain_transformer_with_coarse_vectors_in_its_middle():
+    """Three blocks of tokens, one before the coarse ones: with nothing that comes back, those three
+    alone; a coarse vector comes back to the tokens from its last one on, and reaches the others by
+    the attention of the blocks behind."""
+    fine = hierarchy(window=0)  # beside the token shift of one place a block
+    config = replace(FLAT, hierarchies=(fine, hierarchy(4, 4)), layers=(3, 1), hourglass=True)
+    model = transformer(config)
+    assert [len(each) for each in model.layers.before] == [1, 1]
+    assert [len(each) for each in model.layers.after] == [2, 0]
+    plain = HierarchicalTransformer(replace(FLAT, hierarchies=(fine,), layers=3))
+    flat = [*model.layers.before[0], *model.layers.after[0]]
+    for block, source in zip(plain.layers.blocks, flat, strict=True):
+        block[0].load_state_dict(source.state_dict())
+    for name in ("embedding", "head", "last_norms"):
+        getattr(plain, name).load_state_dict(getattr(model, name).state_dict())
+    tokens = some_tokens(16)
+    torch.testing.assert_close(
+        model(tokens, ablate_hierarchical_merge=True), plain(tokens), atol=1e-5, rtol=1e-5
+    )
+    changed = tokens.clone()
+    changed[:, 2] += 1 - 2 * (changed[:, 2] == 10).long()
+    differs = (model(tokens) != model(changed)).any(2).any(0)
+    # 2 and the three after it by the shifts; all from 4 on, where the vector of 1 to 4 ends
+    assert differs.tolist() == [False, False] + [True] * 14
+    alone = model(tokens, ablate_hierarchical_merge=True) != model(
+        changed, ablate_hierarchical_merge=True
+    )
+    assert alone.any(2).any(0).tolist() == [False] * 2 + [True] * 4 + [False] * 10
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"layers": (1, 1)}, r"layers is \(1, 1\); expected a number, or an hourglass"),
+        ({"layers": (1,), "hourglass": True}, r"layers is \(1,\); expected a number or 2 of them"),
+        ({"layers": (0, 1), "hourglass": True}, "layers is 0: expected"),
+        ({"hourglass": True, "predicting_rate": 4}, "predicting_rate is 4; expected none in an ho"),
+        ({"hourglass": True, "share_attention": True}, "share_attention is True; expected none"),
+        ({"hourglass": True, "receiving_rates": (1,)}, r"receiving_rates is \(1,\); expected none"),
+        (
+            {"hourglass": True, "token_autoencoder": True},
+            "token_autoencoder is True; expected none",
+        ),
+    ],
+)
+def test_an_hourglass_that_cannot_be_is_refused(options, message):
+    with pytest.raises(ValueError, match=message):
+        replace(FLAT, **{"hierarchies": (hierarchy(), hierarchy(4))} | options)
+
+
+def test_rates_of_an_hourglass_are_multiples():
+    with pytest.raises(ValueError, match=r"rate 3 of stride 1 is above rate 2 .* \(hourglass\)"):
+        replace(FLAT, hierarchies=(hierarchy(2), hierarchy(3)), hourglass=True)
 
 
 def test_a_window_limits_what_is_seen():

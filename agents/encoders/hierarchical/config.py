@@ -12,7 +12,7 @@ from torch import Tensor
 
 from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.encoders.config import HierarchyConfig
-from htm_env.checks import at_least, check_choice, keywords
+from htm_env.checks import at_least, check_choice, keywords, whole_numbers
 
 LATENT_ERRORS = ("mse_and_cosine_sim", "mse", "smooth_l1")
 """The errors of a predicted vector, by name."""
@@ -46,8 +46,9 @@ class HierarchicalTransformerConfig:
 
     vocabulary: int = 256
     """Number of different tokens."""
-    layers: int = 2
-    """Each has a block for every hierarchy and a merge of them all."""
+    layers: int | tuple[int, ...] = 2
+    """Each has a block for every hierarchy and a merge of them all. In an hourglass, the blocks of
+    every hierarchy, or of each."""
     hierarchies: tuple[HierarchyConfig, ...] = (
         HierarchyConfig(),
         HierarchyConfig(rate=2),
@@ -56,6 +57,10 @@ class HierarchicalTransformerConfig:
     """Their rates differ, in any order."""
     receiving_rates: tuple[int, ...] | None = None
     """The rates of the hierarchies that what is merged is added to; None: the one that predicts."""
+    hourglass: bool = False
+    """True <--> not side by side: a hierarchy is between the blocks of the next lower one, whose
+    vectors it is made of and to which it is added (Nawrot et al. 2021). The lowest predicts; each
+    rate and stride is a multiple of the lower one's."""
     token_autoencoder: bool = False
     """True <--> a hierarchy's first vectors are made of those of the next lower rate, not of the
     tokens: the maps of one encoder, whose decoder is that of ``reconstruction_weight``. Each rate
@@ -103,7 +108,7 @@ class HierarchicalTransformerConfig:
         if not rates or len(set(rates)) < len(rates):
             raise ValueError(f"the rates are {rates}; expected at least one, all different")
         size = (1, LARGEST)
-        check_bounds(self, vocabulary=size, layers=size, codes=(0, LARGEST), rollouts=size)
+        check_bounds(self, vocabulary=size, codes=(0, LARGEST), rollouts=size)
         check_bounds(self, rollout_decay=0, dynamics_layers=size)
         if self.dynamics_hidden is not None:
             check_bounds(self, dynamics_hidden=size)
@@ -126,13 +131,23 @@ class HierarchicalTransformerConfig:
                 raise ValueError(f"receiving_rates has {rate}; expected some of {rates}")
         if self.receiving_rates == ():
             raise ValueError("receiving_rates is (); expected at least one, or None")
+        self._check_layers()
+        if self.hourglass:
+            self._check_hourglass()
         if self.token_autoencoder:
-            self._check_multiples()
+            self._check_multiples("token_autoencoder")
         if self.share_attention:
             self._check_equal_attention()
         stride = self.hierarchies[self.predicts].stride
         if stride != 1:
             raise ValueError(f"the hierarchy that predicts has stride {stride}; expected 1")
+
+    @property
+    def blocks(self) -> tuple[int, ...]:
+        """Of each hierarchy."""
+        if isinstance(self.layers, tuple):
+            return self.layers
+        return (self.layers,) * len(self.hierarchies)
 
     @property
     def predicts(self) -> int:
@@ -158,13 +173,36 @@ class HierarchicalTransformerConfig:
                 f"rollout_weights is {given}; expected {self.rollouts} (rollouts), not all 0"
             )
 
-    def _check_multiples(self) -> None:
+    def _check_layers(self) -> None:
+        blocks = whole_numbers("layers", self.layers, 1, LARGEST)
+        if isinstance(self.layers, tuple) and not self.hourglass:
+            raise ValueError(f"layers is {self.layers}; expected a number, or an hourglass")
+        if isinstance(self.layers, tuple) and len(blocks) != len(self.hierarchies):
+            raise ValueError(
+                f"layers is {self.layers}; expected a number or {len(self.hierarchies)} of them, "
+                "one a hierarchy"
+            )
+
+    def _check_hourglass(self) -> None:
+        self._check_multiples("hourglass")
+        lowest = min(each.rate for each in self.hierarchies)
+        refused = {
+            "receiving_rates": self.receiving_rates is not None,
+            "token_autoencoder": self.token_autoencoder,
+            "share_attention": self.share_attention,
+            "predicting_rate": self.predicting_rate not in (None, lowest),
+        }
+        for name, given in refused.items():
+            if given:
+                raise ValueError(f"{name} is {getattr(self, name)}; expected none in an hourglass")
+
+    def _check_multiples(self, reason: str) -> None:
         rising = sorted(self.hierarchies, key=lambda each: each.rate)
         for low, high in pairwise(rising):
             if high.rate % low.rate or high.stride % low.stride:
                 raise ValueError(
                     f"rate {high.rate} of stride {high.stride} is above rate {low.rate} of stride "
-                    f"{low.stride}; expected multiples of both (token_autoencoder)"
+                    f"{low.stride}; expected multiples of both ({reason})"
                 )
 
     def _check_equal_attention(self) -> None:
@@ -185,7 +223,7 @@ class HierarchicalTransformerConfig:
         *,
         num_tokens: int,
         dim: int | Sequence[int],
-        depth: int,
+        depth: int | Sequence[int],
         seq_len: int = 2048,
         dim_head: int | Sequence[int] = 64,
         heads: int | Sequence[int] = 8,
@@ -209,6 +247,7 @@ class HierarchicalTransformerConfig:
         ignore_index: int = 0,
         use_flash_attn: bool = False,
         compressor: str | Sequence[str] = "convolution",
+        hourglass: bool = False,
         token_autoencoder: bool = False,
         share_attention: bool = False,
     ) -> HierarchicalTransformerConfig:
@@ -219,7 +258,7 @@ class HierarchicalTransformerConfig:
         Args:
             num_tokens: size of the vocabulary.
             dim: widths.
-            depth: layers.
+            depth: layers; in an hourglass also one number a hierarchy.
             seq_len: the longest input.
             dim_head: numbers of one head.
             heads: heads of each attention.
@@ -243,6 +282,8 @@ class HierarchicalTransformerConfig:
             dynamics_num_layers: its linear layers.
             ignore_index: the token that is no target; 0 by default, also where 0 is a byte.
             use_flash_attn: changes nothing; PyTorch selects the kernel by itself.
+            hourglass: a hierarchy between the blocks of the next lower one, not beside them; no
+                word of the original.
             compressor: what makes one vector of several tokens, convolution or attention. This and
                 the next two are on the original's list of what is to be tried.
             token_autoencoder: each hierarchy starts from the next lower one.
@@ -274,9 +315,10 @@ class HierarchicalTransformerConfig:
         )
         return HierarchicalTransformerConfig(
             vocabulary=num_tokens,
-            layers=depth,
+            layers=tuple(depth) if isinstance(depth, Sequence) else depth,
             hierarchies=tuple(HierarchyConfig(*row) for row in zip(*columns, strict=True)),
             receiving_rates=rates if hierarchy_merge_all else None,
+            hourglass=hourglass,
             token_autoencoder=token_autoencoder,
             share_attention=share_attention,
             reconstruction_weight=each("recon_loss_weight", recon_loss_weight),

@@ -15,6 +15,7 @@ from agents.encoders.hierarchical.config import (
     HierarchicalTransformerConfig,
     check_words,
 )
+from agents.encoders.hierarchical.hourglass import HourglassLayers
 from agents.encoders.hierarchical.layers import (
     Cache,
     HierarchicalLayers,
@@ -117,15 +118,19 @@ class HierarchicalTransformer(nn.Module):
         predicting = [hierarchies[index].width for index in self.predicting]
         with seeded_initialisation(generator):
             self.embedding = nn.Embedding(config.vocabulary, embedding)
-            self.layers = HierarchicalLayers(
-                hierarchies,
-                config.layers,
-                embedding,
-                causal=True,
-                receivers=config.receives,
-                chained=config.token_autoencoder,
-                share_attention=config.share_attention,
-            )
+            self.layers: HierarchicalLayers | HourglassLayers
+            if config.hourglass:
+                self.layers = HourglassLayers(hierarchies, config.blocks, embedding)
+            else:
+                self.layers = HierarchicalLayers(
+                    hierarchies,
+                    config.blocks[0],
+                    embedding,
+                    causal=True,
+                    receivers=config.receives,
+                    chained=config.token_autoencoder,
+                    share_attention=config.share_attention,
+                )
             self.last_norms = nn.ModuleList(
                 norm_before(width, weights=True) for width in predicting
             )
@@ -235,7 +240,7 @@ class HierarchicalTransformer(nn.Module):
         self, embedded: Float[Tensor, "B L E"], cache: Cache | None = None, merging: bool = True
     ) -> Hierarchies:
         """The vectors of every hierarchy; without ``merging`` each is by itself."""
-        return self.layers(embedded, None, cache, merging)
+        return self.layers(embedded, cache=cache, merging=merging)
 
     def logits(self, hierarchies: Hierarchies) -> Float[Tensor, "B L V"]:
         """From the last vectors of the hierarchy that predicts, or of all."""
