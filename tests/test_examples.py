@@ -70,6 +70,13 @@ def test_the_pictures_of_the_hierarchies_are_drawn(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_the_picture_of_nested_lists_is_drawn(tmp_path: Path) -> None:
+    script = EXAMPLES.parent / "docs" / "picture_of_nested_lists.py"
+    subprocess.run([sys.executable, str(script), str(tmp_path), "1000"], check=True, timeout=250)
+    assert (tmp_path / "nested_lists.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_the_picture_of_islands_is_drawn(tmp_path: Path) -> None:
     script = EXAMPLES.parent / "docs" / "picture_of_glom.py"
     subprocess.run([sys.executable, str(script), str(tmp_path), "2"], check=True, timeout=250)
