@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 
 from agents.cli import main
 from agents.comparison import compare
-from agents.comparison.jobs import State
 from agents.comparison.results import ResultRow, Task
+from agents.engines import Progress, UnitState
 from agents.learners.base import Learner
 from agents.learners.flat import Flat
 
@@ -50,19 +50,20 @@ def arguments(algos: str, merges: int, out: Path, *more: str) -> list[str]:
     ]
 
 
-def run_here(jobs, workers, watch=lambda: None, keep_open=()) -> None:
-    """In place of ``run_jobs``: the same commands, one after the other, in this process."""
-    for job in jobs:
-        if job.state is State.WAITING:
-            status = main(list(job.command[3:]))  # behind python -m agents.cli
-            job.state = State.FAILED if status else State.DONE
-            job.reason = f"exit status {status}" if status else ""
-            watch()
+def run_here(units, engine, watch=lambda progress: None) -> dict[str, Progress]:
+    """In place of ``run_units``: the same commands, one after the other, in this process."""
+    ends: dict[str, Progress] = {}
+    for unit in units:
+        status = main(unit.command()[3:])  # behind python -m agents.cli
+        state = UnitState.FAILED if status else UnitState.DONE
+        ends[unit.name] = Progress(state, f"exit status {status}" if status else "")
+        watch(ends)
+    return ends
 
 
 def here(patch: pytest.MonkeyPatch) -> None:
     """Let comparisons run in this process, and draw nothing of the single runs."""
-    patch.setattr(compare, "run_jobs", run_here)
+    patch.setattr(compare, "run_units", run_here)
     for learner in (Learner, Flat):
         patch.setattr(learner, "figure", lambda self, dataset: Figure(figsize=(0.1, 0.1)))
 

@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,7 @@ from agents.comparison.results import (
 )
 from agents.learners.replay import ReplayConfig
 from agents.registry import ALGORITHMS, build_learner
+from agents.runs.lock import locked
 from benchmarks.full_comparison import commands
 
 ALGOS = "nearest,flat"
@@ -142,6 +144,26 @@ def test_more_algorithms_and_seeds_can_follow(finished, tmp_path):
     assert "`chain`" in (out / "report.md").read_text()
 
 
+def test_the_engine_may_be_another_one_each_time(finished, tmp_path):
+    """The same runs as those of ``finished``, half of them by each of two engines."""
+    for seeds, engine in (("1", "local"), ("2", "folder")):
+        given = arguments(ALGOS, 96, tmp_path / "out", "--seeds", seeds, "--engine", engine)
+        assert main(given) == 0
+    found, expected = (
+        [replace(row, seconds=0.0) for row in read_results([out / "results.csv"])]
+        for out in (tmp_path / "out", finished)
+    )
+    assert found == expected
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_a_folder_that_is_shared_is_no_place_for_other_engines(finished, capsys):
+    with locked(finished, shared=True):
+        assert main(arguments(ALGOS, 96, finished, "--seeds", "2", "--engine", "folder")) == 0
+        assert main(arguments(ALGOS, 96, finished, "--seeds", "2")) == 1
+    assert "is in use by process" in capsys.readouterr().err
+
+
 def test_more_seeds_with_other_options_need_a_label(finished, capsys):
     before = contents(finished)
     given = arguments("nearest", 96, finished, "--seeds", "1", "--first-seed", "7")
@@ -238,6 +260,10 @@ def test_two_runs_of_one_seed_do_not_go_together(finished, tmp_path):
         (["--seeds", "0"], "--seeds is 0"),
         (["--jobs", "0"], "--jobs is 0"),
         (["--mode", "frozen", "--cross-play"], "joint training"),
+        (["--engine", "loca"], "unknown engine 'loca' (did you mean 'local'?)"),
+        (["--engine", "no_such_module:Mine"], "there is no module 'no_such_module'"),
+        (["--engine", "folder", "--engine-options", '{"speed": 3}'], "has no field 'speed'"),
+        (["--address", "auto"], "the options of the engine local: NoOptions has no field"),
     ],
 )
 def test_wrong_usage_exits_2_and_writes_nothing(given, says, capsys, tmp_path):

@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 
 LIST = Path(__file__).with_name("public_names.txt")
-PACKAGES = ("htm_env", "htm_env.wrappers", "replay", "agents", "agents.ppo")
+PACKAGES = ("htm_env", "htm_env.wrappers", "replay", "agents", "agents.engines", "agents.ppo")
 METHODS = (
     *("train", "predict", "plan", "evaluate", "figure", "update", "state", "restore"),
     *("save", "load", "add", "sample", "fit", "generate", "losses"),
     *("encode", "decode", "reconstruct", "standardise", "unmerge", "weights_hash"),
     *("embed", "trees", "transform", "inverse_transform", "score"),
+    *("submit", "poll", "cancel", "command"),
     *("nested", "newick", "to_networkx", "to_linkage", "clades", "rows", "pad"),
 )
 PLAIN = (str, int, float, bool, tuple, type(None))

@@ -8,15 +8,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+import torch
 from comparisons import TREES, rows
 
-from agents.comparison.results import ResultRow, changed_options, read_results, write_table
+from agents.comparison.report import check_processors
+from agents.comparison.results import (
+    ResultRow,
+    changed_options,
+    read_results,
+    run_rows,
+    write_table,
+)
 from agents.comparison.table import Comparison
 from agents.config.run import RunConfig
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.reinforce import ReinforceConfig
 from agents.learners.replay import ReplayConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.registry import ALGORITHMS
+from agents.runs.directory import RunDirectory
+from agents.runs.host import Host
 
 COMMITTED = sorted(Path(__file__).parents[1].glob("docs/comparison/*/results.csv"))
 CONTROL = '{"max_staleness": 0}'
@@ -43,6 +54,55 @@ def old_table(path: Path, found: list[ResultRow]) -> Path:
         writer.writeheader()
         writer.writerows(asdict(row) for row in found)
     return path
+
+
+# ---------------------------------------------------------------- hosts
+
+
+XEON, EPYC = Host("Xeon", "2.13.0", 1, 50.0), Host("EPYC", "2.13.0", 1, 70.0)
+
+
+def test_a_row_tells_on_what_the_run_ran(finished_run):
+    run = RunDirectory(finished_run)
+    (host,) = run.load_hosts()
+    assert (host.threads, host.torch) == (1, torch.__version__)
+    run.add_host(EPYC)
+    run.add_host(EPYC)  # a second part on the same machine
+    assert [each.processor for each in run.load_hosts()] == [host.processor, "EPYC"]
+    end = run_rows(run)[-1]
+    assert end.processor == f"{host.processor} + EPYC"
+    assert (end.threads, end.gigaflops) == (1, 70.0)
+    run.hosts_path.write_text("{")
+    with pytest.raises(ValueError, match=r"hosts\.json"):
+        run.load_hosts()
+    run.add_host(XEON)
+    assert run.load_hosts() == (XEON,)
+
+
+@pytest.fixture
+def finished_run(tmp_path) -> Path:
+    config = FixedOrderConfig(batch_size=4)
+    agent = FixedOrder("HTM-Trees-v0", config, env_kwargs={"heights": [2]}, embedding_dim=3)
+    agent.train(merges=8, out=tmp_path / "run")
+    return tmp_path / "run"
+
+
+def test_seconds_of_different_processors_are_not_pooled(tmp_path):
+    seconds = [
+        replace(row, processor=name)
+        for seed, name in enumerate(("Xeon", "EPYC"))
+        for row in rows(TREES, "nearest", seed, [0.5, 0.4])
+    ]
+    with pytest.raises(ValueError, match=r"EPYC; Xeon.*compare them under --merges"):
+        check_processors(seconds)
+    check_processors([replace(row, budget="300 merges") for row in seconds])
+    check_processors([replace(row, processor="Xeon") for row in seconds])
+    check_processors([replace(row, processor="") for row in seconds])  # not known of older runs
+    read = read_results([table(tmp_path / "both.csv", seconds)])
+    assert [(row.processor, row.threads) for row in read] == [
+        *[("Xeon", None)] * 2,
+        *[("EPYC", None)] * 2,
+    ]
 
 
 # ---------------------------------------------------------------- options

@@ -6,7 +6,13 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from agents.runs.interruption import Terminated, handled, raise_at_once, starting_up
+from agents.runs.interruption import (
+    Terminated,
+    follow_owner,
+    handled,
+    raise_at_once,
+    starting_up,
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -17,6 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     try:
         with handled(raise_at_once, signal.SIGINT, signal.SIGTERM):
+            follow_owner()
             with starting_up():
                 from agents.cli.command import run
 

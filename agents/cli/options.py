@@ -64,6 +64,8 @@ class RunOptions(Threads):
     """Continue the run in this folder, with all its settings."""
     device: Annotated[str | None, _flag("NAME", "cpu")] = None
     """Where to run: cpu, cuda, ..."""
+    calibrate: Annotated[bool, _flag("")] = False
+    """Time this machine's products of matrices, 2 s a day, as htm compare does."""
     config: _File = None
     """TOML or JSON to start from, as a run's config.json; flags win."""
     save_config: _File = None
@@ -157,7 +159,9 @@ def shown_options(config: dict[str, Any]) -> type[TrainOptions]:
         config: the algorithm's configuration, flat, by dotted paths.
     """
     hints = get_type_hints(TrainOptions, include_extras=True)
-    changed = []
+    changed: list[tuple[str, Any, Any]] = [
+        ("calibrate", Annotated[bool, tyro.conf.Suppress], False)  # for comparisons
+    ]
     for flag, path in ALGORITHM_FLAGS.items():
         kind, shown = get_args(hints[flag])
         value = config.get(path)

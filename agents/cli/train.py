@@ -79,9 +79,12 @@ def train(options: TrainOptions) -> None:
                 options.data,
                 allow_changed_data=options.allow_changed_data,
                 began=began,
+                calibrate=options.calibrate,
             )
         else:
-            result = start_run(learner, budget, directory.path, began=began)
+            result = start_run(
+                learner, budget, directory.path, began=began, calibrate=options.calibrate
+            )
     except KeyboardInterrupt as interruption:
         if not directory.holds_run:
             raise

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import sys
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from agents.comparison.diagnoses import CrossPlayRow, cross_play, retrained_runs, up_to_date
-from agents.comparison.jobs import Job, State, run_jobs
 from agents.comparison.live_table import LiveTable, Watched
 from agents.comparison.options import CompareOptions
 from agents.comparison.plan import RETRAINED, RUNS, PlannedRun, check_folder, found_runs, plan_runs
@@ -22,13 +22,17 @@ from agents.comparison.results import (
     write_table,
 )
 from agents.comparison.searched import search_runs, searched_rows
-from agents.config.errors import UsageError
+from agents.config.errors import UsageError, as_usage_error, json_object
 from agents.config.files import quoted, write_file
+from agents.engines import Progress, Site, Unit, UnitState, make_engine, run_units
+from agents.engines.registry import check_options, engine_class
 from agents.runs.directory import RunDirectory
 from agents.runs.lock import locked
 
 RESULTS, RETRAIN_RESULTS, CROSS_PLAY = "results.csv", "retrained.csv", "cross_play.csv"
 SEARCHED = "searched.csv"
+TURN = ".turn"
+"""The lock of what one process at a time does in a folder that several share."""
 
 
 def compare(options: CompareOptions) -> None:
@@ -46,31 +50,49 @@ def compare(options: CompareOptions) -> None:
         with locked(folder):
             report_again(options.report, folder)
         return
-    jobs = (os.cpu_count() or 1) if options.jobs is None else options.jobs
+    folder = options.folder
     try:
-        with locked(options.folder) as lock:
-            runs, left_out = plan_runs(options)
-            for line in left_out:
-                print(line, file=sys.stderr)
-            check_folder(runs, options.folder)
-            failed = _train(runs, jobs, "htm compare", lock)
+        with engine_of(options, folder) as engine:
+            with engine.turn():
+                runs, left_out = plan_runs(options)
+                for line in left_out:
+                    print(line, file=sys.stderr)
+                check_folder(runs, folder)
+            failed = engine.train(runs, "htm compare")
             if options.retrain:
-                again = retrained_runs(runs, options.folder)
-                failed += _train(again, jobs, "retraining", lock)
-            if options.cross_play:
-                cross_play(runs, options.folder / CROSS_PLAY, lambda line: print(line, flush=True))
-            if options.search:
-                path = options.folder / SEARCHED
-                search_runs(runs, path, options.search, lambda line: print(line, flush=True))
-            rows = collect(options.folder)
+                failed += engine.train(retrained_runs(runs, folder), "retraining")
+            with engine.turn():
+                if options.cross_play:
+                    cross_play(runs, folder / CROSS_PLAY, lambda line: print(line, flush=True))
+                if options.search:
+                    path = folder / SEARCHED
+                    search_runs(runs, path, options.search, lambda line: print(line, flush=True))
+                rows = collect(folder)
+                if any(row.split == "test" for row in rows):
+                    report_again([folder], folder)
     except KeyboardInterrupt as interruption:
         raise type(interruption)("interrupted, continue with the same command") from None
-    if any(row.split == "test" for row in rows):
-        report_again([options.folder], options.folder)
     if failed:
         raise ChildProcessError(
             f"{len(failed)} of the runs failed, the same command tries again: {'; '.join(failed)}"
         )
+
+
+@contextmanager
+def engine_of(options: CompareOptions, folder: Path) -> Iterator[Workshop]:
+    """The engine of a folder, which is locked meanwhile: alone, or with others of the same engine.
+
+    Raises :class:`UsageError` for an engine that does not exist or whose library is missing, and
+    for options that it does not have; ``ValueError`` for a folder that is in use.
+    """
+    given = json_object("--engine-options", options.engine_options)
+    if options.address is not None:
+        given["address"] = options.address
+    with as_usage_error():
+        check_options(options.engine, given)
+    shared = not engine_class(options.engine).exclusive
+    with locked(folder, shared=shared) as lock:
+        yield Workshop(options.engine, given, Site(folder.resolve(), options.jobs, (lock,)))
 
 
 def collect(out: Path) -> list[ResultRow]:
@@ -127,28 +149,54 @@ def _folder_of_report(options: CompareOptions) -> Path:
     return options.out
 
 
-def _train(runs: Sequence[PlannedRun], workers: int, title: str, lock: int) -> list[str]:
-    """Bring every run to its end; returns a line for each one that failed."""
-    watched = []
-    for run in runs:
+@dataclass(frozen=True)
+class Workshop:
+    """How the runs of a folder are brought to their end: an engine, and the locks of the folder."""
+
+    name: str
+    """Of the engine."""
+    options: dict[str, Any]
+    site: Site
+
+    @contextmanager
+    def turn(self) -> Iterator[None]:
+        """Keep others that share the folder waiting: what is in the block, one process does."""
+        if engine_class(self.name).exclusive:
+            yield
+        else:
+            with locked(self.site.folder, TURN, waits=True):
+                yield
+
+    def train(self, runs: Sequence[PlannedRun], title: str) -> list[str]:
+        """Bring every run to its end; returns a line for each one that failed."""
+        with self.turn():
+            watched = [self._prepared(run) for run in runs]
+        units = [
+            Unit(run.name, run.directory.path.resolve())
+            for run in watched
+            if not run.progress.state.ended
+        ]
+        if not units:
+            return []
+        engine = make_engine(self.name, self.site, self.options)
+        table = LiveTable(title, watched)
+        try:
+            ends = run_units(units, engine, table.update)
+        finally:
+            table.close()
+        return [
+            f"{name} ({end.reason})" for name, end in ends.items() if end.state is UnitState.FAILED
+        ]
+
+    @staticmethod
+    def _prepared(run: PlannedRun) -> Watched:
+        """A run that can be started: with its configuration. One that has no checkpoint beside it
+        starts from the beginning."""
         run.directory.check_own_files()
         if not run.directory.holds_run:
             run.directory.save_config(run.config)
-        # A run that has a configuration and no checkpoint starts from the beginning.
-        folder = str(run.directory.path)
-        command = (sys.executable, "-m", "agents.cli", "train", "--resume", folder)
-        job = Job(run.name, command, run.directory.path / "log.txt")
-        if run.finished:
-            job.state = State.DONE
-        watched.append(Watched(job, run.directory))
-    jobs = [run.job for run in watched]
-    if any(job.state is State.WAITING for job in jobs):
-        table = LiveTable(title, watched)
-        try:
-            run_jobs(jobs, workers, table.update, keep_open=[lock])
-        finally:
-            table.close()
-    return [f"{job.name} ({job.reason})" for job in jobs if job.state is State.FAILED]
+        state = UnitState.DONE if run.finished else UnitState.WAITING
+        return Watched(run.name, run.directory, Progress(state))
 
 
 def _retrained_rows(directory: RunDirectory) -> list[ResultRow]:

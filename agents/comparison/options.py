@@ -11,6 +11,7 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.config.errors import UsageError, as_usage_error, check_at_least
 from agents.config.files import read_file
 from agents.config.options import check_environment
+from agents.engines.registry import check_engine
 from agents.registry import check_algorithm
 
 PROBLEM_NAMES = ("trees7", "crosses10", "trees15", "digits", "keys", "jets")
@@ -46,7 +47,14 @@ class CompareOptions:
     merges: int | None = None
     """Budget of a run: merges made for learning."""
     jobs: int | None = None
-    """Runs at a time; one a core if not given."""
+    """Runs at a time; one a core if not given, and on a cluster as many as there is place for."""
+    engine: str = "local"
+    """Where runs run: local, this machine; folder, all machines that give the same command on a
+    shared OUT; ray; slurm; module:Class of your own. It may be another one each time."""
+    engine_options: str | None = None
+    """Options of the engine, such as '{"num_gpus": 0.5}'."""
+    address: str | None = None
+    """Of a running Ray cluster, such as auto or 10.0.0.1:6379; ray starts one here if not given."""
     out: Path | None = None
     """Folder of runs, results.csv, report.md and figures; runs/compare if not given. --report needs
     one."""
@@ -94,6 +102,8 @@ class CompareOptions:
                     raise UsageError(
                         f"--dims has {name!r}; expected whole numbers above 0, or auto"
                     )
+        with as_usage_error("--engine: "):
+            check_engine(self.engine)
         with as_usage_error("--envs: "):
             for name in names_in("--envs", self.envs):
                 check_environment(name, PROBLEM_NAMES)
@@ -138,7 +148,7 @@ def options_from_file(path: Path, *, with_budget: bool = True) -> CompareOptions
     for name, value in values.items():
         if name in ("envs", "algos", "encoders", "dims") and isinstance(value, list):
             values[name] = ",".join(map(str, value))
-        elif name in ("env_kwargs", "embedding_dim", "algo_options"):
+        elif name in ("env_kwargs", "embedding_dim", "algo_options", "engine_options"):
             values[name] = value if isinstance(value, str) else json.dumps(value)
     if not with_budget:
         values = {name: value for name, value in values.items() if name not in BUDGETS}

@@ -110,8 +110,10 @@ def write_report(
 ) -> Path:
     """Write ``report.md`` and ``figures/`` to a folder; returns the report's path.
 
-    Raises ``ValueError`` where no run is finished.
+    Raises ``ValueError`` where no run is finished, and where runs that were given seconds ran on
+    different processors.
     """
+    check_processors(rows)
     comparison = Comparison(rows)
     if not comparison.tasks:
         raise ValueError(f"none of the {len(comparison.unfinished)} runs is finished; no report")
@@ -141,6 +143,22 @@ def write_report(
     path = out / "report.md"
     atomic_write_text(path, "\n".join(parts))
     return path
+
+
+def check_processors(rows: Iterable[ResultRow]) -> None:
+    """Raise ``ValueError`` where finished runs on one problem had a budget of seconds on different
+    processors: what a second is worth is not the same on them."""
+    found: dict[Task, set[str]] = {}
+    for row in rows:
+        if row.split == "test" and row.budget.endswith("seconds") and row.processor:
+            found.setdefault(row.task, set()).add(row.processor)
+    for task, processors in found.items():
+        if len(processors) > 1:
+            raise ValueError(
+                f"the runs on {task_name(task).title} had a budget of seconds on different "
+                f"processors ({'; '.join(sorted(processors))}), whose seconds are not the same; "
+                "compare them under --merges, or report each processor's runs by themselves"
+            )
 
 
 def _few_updates(comparison: Comparison) -> list[str]:

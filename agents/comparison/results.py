@@ -20,6 +20,7 @@ from agents.config.run import RunConfig
 from agents.encoders import NO_ENCODER
 from agents.registry import algorithm
 from agents.runs.directory import RunDirectory
+from agents.runs.host import Host
 from htm_env.checks import brief
 from htm_env.files import LONGEST_TABLE, atomic_write_text, parse_json, read_text
 
@@ -42,10 +43,14 @@ _ERROR, _SHARE, _RETURN = (0, LARGEST_SCORE), (0, 1 + 1e-6), (-LARGEST_SCORE, LA
 BOUNDS = {
     **dict.fromkeys(("nmse", "sampled_nmse", "mean_height", "tree_shapes"), _ERROR),
     **dict.fromkeys(("return_", "sampled_return"), _RETURN),
+    "gigaflops": _ERROR,
     **dict.fromkeys(("tree_recall", "tree_f1", "error_rate", "cloned_distance"), _SHARE),
 }
 """The least and the largest value of every score; a share of 1 may be rounded up."""
-TEXTS = ("env", "env_kwargs", "algo", "encoder", "mode", "budget", "weights_hash", "merger")
+TEXTS = (
+    *("env", "env_kwargs", "algo", "encoder", "mode", "budget", "weights_hash", "merger"),
+    *("processor", "torch"),
+)
 """The columns that are shown as they are."""
 
 
@@ -97,6 +102,15 @@ class ResultRow:
     cloned_distance: float | None = None
     """Mean normalised Robinson-Foulds distance to the trees of the fixed order that was cloned;
     None where none was."""
+    processor: str = ""
+    """Model of the processor that it ran on; all, with `` + `` between them, where it went on
+    elsewhere; empty where unknown, as of older runs. So are the next three."""
+    torch: str = ""
+    """Version of PyTorch, or several."""
+    threads: int | None = None
+    """Of one operation, the most."""
+    gigaflops: float | None = None
+    """Speed of the slowest in products of matrices, as it was measured there."""
 
     def __post_init__(self) -> None:
         if self.split not in ("validation", "test"):
@@ -107,6 +121,8 @@ class ResultRow:
             if not getattr(self, name).isprintable():
                 raise ValueError(f"{name} is {getattr(self, name)!r}; expected printable letters")
         check_bounds(self, embedding_dim=1, seed=0, seconds=(0, LARGEST_SCORE), merges=0, updates=0)
+        if self.threads is not None:
+            check_bounds(self, threads=1)
         known = {name: BOUNDS[name] for name in BOUNDS if getattr(self, name) is not None}
         check_bounds(self, **known)
 
@@ -174,6 +190,7 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
         "budget": str(run.budget),
         "options": changed_options(run),
         "merger": run.merger or "",
+        **_where(directory.load_hosts()),
     }
     rows = []
     for point in metrics_points(directory.metrics_path):
@@ -188,6 +205,19 @@ def run_rows(directory: RunDirectory) -> list[ResultRow]:
         return [config_from_dict(ResultRow, row) for row in rows]
     except ValueError as error:
         raise ValueError(brief(f"{directory.path} holds no run to compare: {error}")) from error
+
+
+def _where(hosts: Sequence[Host]) -> dict[str, Any]:
+    """The columns that tell on what a run ran."""
+    if not hosts:
+        return {}
+    speeds = [host.gigaflops for host in hosts if host.gigaflops is not None]
+    return {
+        "processor": " + ".join(dict.fromkeys(host.processor for host in hosts)),
+        "torch": " + ".join(dict.fromkeys(host.torch for host in hosts)),
+        "threads": max(host.threads for host in hosts),
+        "gigaflops": min(speeds, default=None),
+    }
 
 
 def changed_options(run: RunConfig) -> str:
@@ -259,6 +289,7 @@ def read_table(path: Path, kind: type[Row], what: str) -> list[Row]:
     """
     converters: dict[str, Callable[[str], Any]]
     converters = {"str": str, "int": _whole, "float": _finite, "float | None": _number}
+    converters["int | None"] = _whole_or_none
     fields_of = {name.removesuffix("_"): name for name in kind.__annotations__}
     types = {column: converters[kind.__annotations__[name]] for column, name in fields_of.items()}
     rows: list[Row] = []
@@ -357,6 +388,10 @@ def _finite(text: str) -> float:
     if not math.isfinite(value):
         raise ValueError(f"{text} is not finite")
     return value
+
+
+def _whole_or_none(text: str) -> int | None:
+    return _whole(text) if text else None
 
 
 def _whole(text: str) -> int:

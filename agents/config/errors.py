@@ -10,6 +10,9 @@ from typing import Any
 MOST_LETTERS, CUT = 300, " [...] "
 """Letters of a message, as in ``htm_env.checks``, whose import loads torch."""
 
+IN_USE = "is in use by process"
+"""What the message about a folder that another process has locked says."""
+
 
 class UsageError(Exception):
     """A command line that cannot be carried out."""

@@ -11,7 +11,7 @@ import os
 import platform
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from importlib.metadata import version
 from os import PathLike
@@ -26,9 +26,10 @@ from agents.config.files import RECORDED, check_run, quoted
 from agents.config.plug_ins import check_outside
 from agents.config.run import RunConfig
 from agents.runs.checkpoint import load_state, save_state
+from agents.runs.host import Host
 from agents.runs.lock import check_own_files, locked
 from agents.runs.loop import Position, Scalars
-from agents.runs.records import CheckpointRecord, RunRecord, RunResult, TreeCourse
+from agents.runs.records import CheckpointRecord, HostCourse, RunRecord, RunResult, TreeCourse
 from htm_env.checks import brief
 from htm_env.datasets.user import BESIDE_ROWS, read_sets
 from htm_env.files import (
@@ -90,6 +91,8 @@ class RunDirectory:
         self.figure_path = self.path / "figures" / "validation.png"
         self.trees_path = self.path / "trees.json"
         """The trees of a few validation samples over the course of the training."""
+        self.hosts_path = self.path / "hosts.json"
+        """The hosts that the run ran on, in their order."""
 
     @property
     def holds_run(self) -> bool:
@@ -133,6 +136,26 @@ class RunDirectory:
             return config_from_dict(TreeCourse, read_json(self.trees_path))
         except ValueError as error:
             raise ValueError(brief(f"{self.trees_path}: {error}")) from error
+
+    def add_host(self, host: Host) -> None:
+        """Write that the run goes on here; a damaged list is begun anew."""
+        hosts: tuple[Host, ...] = ()
+        with suppress(ValueError):
+            hosts = self.load_hosts()
+        if not hosts or hosts[-1].key != host.key:
+            write_json(self.hosts_path, {"hosts": [asdict(each) for each in (*hosts, host)]})
+
+    def load_hosts(self) -> tuple[Host, ...]:
+        """The hosts that the run ran on, each as often as it went on there; none of older runs.
+
+        Raises ``ValueError`` for a file that was not written by a run.
+        """
+        if not self.hosts_path.exists():
+            return ()
+        try:
+            return config_from_dict(HostCourse, read_json(self.hosts_path)).hosts
+        except ValueError as error:
+            raise ValueError(brief(f"{self.hosts_path}: {error}")) from error
 
     def save_config(self, run: RunConfig, data: dict[str, Any] | None = None) -> None:
         """Write ``config.json``.

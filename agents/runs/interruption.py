@@ -5,12 +5,19 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 
 AGAIN_SECONDS = 0.05
 """A signal that comes in the middle of an import is sent again after so long."""
+
+STOP_SECONDS = 60.0
+"""Seconds that an interrupted run may take for its checkpoint."""
+OWNER = "HTM_OWNER"
+"""The environment variable that names the descriptor of a pipe: its other end is in the process
+that owns this one."""
 
 
 class Terminated(KeyboardInterrupt):
@@ -62,6 +69,26 @@ def exit_at_once(number: int, frame: FrameType | None) -> None:
 def starting_up() -> AbstractContextManager[None]:
     """End the process at once where a signal comes in this block, in which nothing is written."""
     return handled(exit_at_once, signal.SIGINT, signal.SIGTERM)
+
+
+def follow_owner() -> None:
+    """Get SIGTERM when the process that :data:`OWNER` tells of has ended, in whatever way.
+
+    A process that does not end within :data:`STOP_SECONDS` of it is ended without a checkpoint.
+    """
+    descriptor = os.environ.pop(OWNER, "")
+    if descriptor.isdecimal():
+        threading.Thread(target=_follow, args=[int(descriptor)], daemon=True).start()
+
+
+def _follow(descriptor: int) -> None:
+    try:
+        os.read(descriptor, 1)  # nothing is ever written: it returns at the end of the pipe
+    except OSError:
+        return  # the variable was left by another process, and tells of no pipe of this one
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(STOP_SECONDS)
+    os._exit(128 + signal.SIGTERM)
 
 
 def _imports(frame: FrameType | None) -> bool:

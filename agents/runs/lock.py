@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from agents.config.errors import RunWarning
+from agents.config.errors import IN_USE, RunWarning
 from htm_env.files import check_name, naming
 
 LOCK = ".lock"
@@ -19,13 +19,25 @@ NAMED_SECONDS = 0.1
 """Whoever has just got the lock may take so long to write who it is."""
 
 
+WAIT_SECONDS = 0.2
+"""Seconds between two attempts to get a lock that is waited for."""
+
+
 @contextmanager
-def locked(folder: str | Path) -> Iterator[int]:
+def locked(
+    folder: str | Path, name: str = LOCK, *, shared: bool = False, waits: bool = False
+) -> Iterator[int]:
     """Keep all other processes from writing in a folder; gives a descriptor that holds the lock.
 
     The folder is made, and removed again, with those above it, where nothing was written to it.
     Where this process is killed, the system ends the lock with the last process that has the
     descriptor: those that inherit it keep the folder locked.
+
+    Args:
+        folder: what is locked.
+        name: of the file that is locked; locks of other names are other locks.
+        shared: with all others that share it, where nobody has it alone.
+        waits: wait as long as another process has it, instead of raising.
 
     Raises ``ValueError`` for a file, for a name that is no text, for a lock that is a link or no
     file, and naming the process that has the lock; ``OSError`` where nothing can be written.
@@ -39,11 +51,12 @@ def locked(folder: str | Path) -> Iterator[int]:
     try:
         while lock is None:
             folder.mkdir(parents=True, exist_ok=True)
-            lock = _locked_file(folder)
+            lock = _locked_file(folder / name, shared, waits)
         yield lock
     finally:
         if lock is not None:
-            (folder / LOCK).unlink(missing_ok=True)
+            if not shared or _is_last(lock):
+                (folder / name).unlink(missing_ok=True)
             os.close(lock)
         with suppress(OSError):  # there is something in it
             for path in new:
@@ -61,27 +74,39 @@ def check_own_files(paths: Iterable[Path]) -> None:
             )
 
 
-def _locked_file(folder: Path) -> int | None:
-    """A descriptor of the locked file; None where another process removed it meanwhile."""
-    path = folder / LOCK
+def _is_last(lock: int) -> bool:
+    """True <--> nobody shares the lock any more; it is this process's alone then."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _locked_file(path: Path, shared: bool, waits: bool) -> int | None:
+    """A descriptor of the locked file; None where it is to be tried again."""
     check_own_files([path])
     lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         if not path.exists() or not os.path.samestat(os.fstat(lock), path.stat()):
             os.close(lock)
             return None
     except BlockingIOError:
+        if waits:
+            os.close(lock)
+            time.sleep(WAIT_SECONDS)
+            return None
         time.sleep(NAMED_SECONDS)
-        holder = os.read(lock, 100).decode(errors="replace") or "another process"
+        holder = os.read(lock, 100).decode(errors="replace") or "unknown"
         os.close(lock)
         raise ValueError(
-            f"{folder} is in use by {holder}, or by one that it started and left; expected a "
+            f"{path.parent} {IN_USE} {holder}, or by one that it started and left; expected a "
             "folder that no other process writes to"
         ) from None
     except OSError as error:  # a file system without locks
-        warnings.warn(f"{folder} cannot be locked: {error}", RunWarning, stacklevel=4)
+        warnings.warn(f"{path.parent} cannot be locked: {error}", RunWarning, stacklevel=4)
     with naming(path):
         os.ftruncate(lock, 0)
-        os.write(lock, f"process {os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
+        os.write(lock, f"{os.getpid()} since {time.strftime('%Y-%m-%d %H:%M:%S')}".encode())
     return lock

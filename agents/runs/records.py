@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from agents.config.dataclasses_json import check_bounds
+from agents.runs.host import Host
 
 Scores = dict[str, float | None]
 """Scores by name; None where one is not finite, or does not exist for the data."""
@@ -77,6 +78,13 @@ class TreeCourse:
         """One row more; it takes the place of one after as many merges."""
         before = self.until(merges - 1)
         return TreeCourse((*before.merges, merges), (*before.lists, tuple(lists)))
+
+
+@dataclass(frozen=True)
+class HostCourse:
+    """The content of ``hosts.json``."""
+
+    hosts: tuple[Host, ...] = ()
 
 
 @dataclass(frozen=True)

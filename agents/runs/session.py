@@ -26,6 +26,7 @@ from agents.evaluation.evaluate import EVALUATION_SEED, validation_episodes
 from agents.evaluation.figures import write_figure
 from agents.runs.data import AbsentDataset, RunData, after, recorded_data
 from agents.runs.directory import CSVLogger, RunDirectory
+from agents.runs.host import this_host
 from agents.runs.interruption import stop_requests
 from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
 from agents.runs.progress import shown, waiting
@@ -181,11 +182,14 @@ def start_run(
     *,
     progress_bar: bool = True,
     began: float | None = None,
+    calibrate: bool = False,
 ) -> dict[str, Any]:
     """Train from the start in a folder of its own, and return the result.
 
     A :class:`RunWarning` says where the budget allowed too few updates. ``began`` is the moment
-    (``time.perf_counter()``) from which the time of starting up counts, if not this one.
+    (``time.perf_counter()``) from which the time of starting up counts, if not this one. With
+    ``calibrate``, the speed of this machine is measured where it was not today (see
+    :func:`agents.runs.host.this_host`).
 
     Raises ``FileExistsError`` where the folder holds a run, ``KeyboardInterrupt`` when interrupted,
     after writing the checkpoint, ``FloatingPointError`` when training does not stay finite, and
@@ -199,7 +203,7 @@ def start_run(
             check_plan(learner)
             directory.save_config(learner.run_config(budget), recorded_data(learner.dataset))
         requested.obey()
-        return _run(learner, budget, directory, None, progress_bar, began)
+        return _run(learner, budget, directory, None, progress_bar, began, calibrate)
 
 
 def resume_run(
@@ -210,13 +214,14 @@ def resume_run(
     allow_changed_data: bool = False,
     progress_bar: bool = True,
     began: float | None = None,
+    calibrate: bool = False,
 ) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from the start if it has none, to its result.
 
     Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit;
     a :class:`RunWarning` says where versions are not those that the run began with. ``build`` makes
     the untrained learner of a configuration. ``data`` is a file to take for the run's data from now
-    on; ``began`` is that of :func:`start_run`.
+    on; ``began`` and ``calibrate`` are those of :func:`start_run`.
 
     Raises what :func:`start_run` raises, ``FileNotFoundError`` or ``ValueError`` where the folder
     holds no run that can be resumed, and ``ValueError`` for other data than the run began with.
@@ -259,7 +264,7 @@ def resume_run(
         found = after(recorded_data(learner.dataset), recorded)
         if found != recorded or data is not None:
             directory.save_config(run, found)
-        return _run(learner, budget, directory, state, progress_bar, began)
+        return _run(learner, budget, directory, state, progress_bar, began, calibrate)
 
 
 def _is_over(budget: Budget, state: dict[str, Any]) -> bool:
@@ -275,7 +280,9 @@ def _run(
     state: dict[str, Any] | None,
     progress_bar: bool,
     began: float,
+    calibrate: bool,
 ) -> dict[str, Any]:
+    directory.add_host(this_host(learner.device, calibrate=calibrate))
     validation = learner.task.dataset("validation")
 
     def validate() -> dict[str, float | None]:

@@ -17,7 +17,6 @@ from test_outputs import refused
 from agents import load
 from agents.comparison import compare
 from agents.comparison.compare import collect
-from agents.comparison.jobs import Job
 from agents.comparison.live_table import Watched
 from agents.comparison.results import run_rows
 from agents.runs.directory import RunDirectory
@@ -75,7 +74,7 @@ def test_what_is_made_of_a_run_stays_in_its_folder(run, tmp_path, command, name,
 
 
 def test_a_comparison_writes_through_no_link(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "run_jobs", run_here)
+    monkeypatch.setattr(compare, "run_units", run_here)
     command = arguments("nearest", 40, tmp_path / "compared", "--seeds", "1")
     assert status(*command) == 0
     (own,) = (tmp_path / "compared" / "runs").glob("*/*")
@@ -119,7 +118,7 @@ def test_a_file_that_never_ends_is_refused(run, tmp_path, name, kind, capsys):
 @pytest.mark.timeout(60)
 def test_a_pipe_in_the_place_of_metrics_hangs_no_reader(run, tmp_path, capsys):
     """Who opens one for reading waits until somebody writes to it, which nobody does."""
-    directory, job = RunDirectory(run), Job("mine", ("true",), run / "log.txt")
+    directory = RunDirectory(run)
     directory.metrics_path.unlink()
     os.mkfifo(directory.metrics_path)
     compared = tmp_path / "compared" / "runs" / "trees"
@@ -127,7 +126,7 @@ def test_a_pipe_in_the_place_of_metrics_hangs_no_reader(run, tmp_path, capsys):
     for finished in (True, False):
         if not finished:
             directory.result_path.unlink()
-        for read in (lambda: run_rows(directory), Watched(job, directory).cells):
+        for read in (lambda: run_rows(directory), Watched("mine", directory).cells):
             with pytest.raises(ValueError, match=r"metrics\.csv .*it is not a file"):
                 read()
         shutil.copytree(run, compared / "mine", ignore=shutil.ignore_patterns("metrics.csv"))

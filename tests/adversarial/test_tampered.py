@@ -289,7 +289,7 @@ def test_a_comparison_with_changed_runs(tmp_path, mutations, in_full, capsys, mo
     """The whole command on runs of which one has a changed file; in the long form."""
     if not in_full:
         pytest.skip("two runs and a report for each change")
-    monkeypatch.setattr(compare, "run_jobs", run_here)
+    monkeypatch.setattr(compare, "run_units", run_here)
     command = arguments("chain,nearest", 40, tmp_path / "all", "--seeds", "1")
     assert status(*command) == 0
     outcomes: dict[str, list[int]] = {}

@@ -1,0 +1,86 @@
+"""``slurm``, by submitit's own processes on this machine."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("submitit")
+
+from agents.engines import Engine, Site, Unit, UnitState, make_engine, run_units
+
+FINISHES = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{}')"
+STOPS = """
+import signal, sys, time
+def stop(*_):
+    print("saved", flush=True); sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+time.sleep(60)
+"""
+RESUMES = f"""
+import os, sys
+if os.path.exists(sys.argv[1] + "/began"):
+    {FINISHES}
+    sys.exit()
+open(sys.argv[1] + "/began", "w")
+{STOPS}
+"""
+"""Needs to be stopped once."""
+
+
+def unit(folder: Path, name: str, program: str) -> Unit:
+    (folder / name).mkdir()
+    return Unit(name, folder / name, ("-c", program))
+
+
+@pytest.fixture
+def engine(tmp_path) -> Engine:
+    return make_engine("slurm", Site(tmp_path, 2), {"cluster": "local", "signal_delay_s": 30})
+
+
+def test_units_are_jobs_that_end_fail_or_are_queued_again(tmp_path, engine):
+    """A job that gets Slurm's SIGTERM has its unit write a checkpoint, and is queued again."""
+    units = [
+        unit(tmp_path, "fine", FINISHES),
+        unit(tmp_path, "preempted", RESUMES),
+        unit(tmp_path, "failing", "raise SystemExit('htm: no such data')"),
+    ]
+    signalled = []
+
+    def watch(progress):
+        log = units[1].log
+        if not signalled and log.exists() and log.read_text() == "ready\n":
+            host = progress["preempted"].host
+            if host:
+                signalled.append(host)
+                os.kill(int(host.rpartition(":")[2]), signal.SIGTERM)
+
+    ends = run_units(units, engine, watch)
+    assert [end.state.value for end in ends.values()] == ["done", "done", "failed"]
+    assert ends["failing"].reason == "exit status 1: no such data"
+    assert units[1].log.read_text() == "ready\nsaved\n"
+    (kept,) = (tmp_path / "slurm").iterdir()  # with the output of the job that failed
+    assert json.loads((kept / "2.json").read_text())["state"] == "failed"
+
+
+def test_an_interruption_stops_jobs_with_their_checkpoints(tmp_path, engine):
+    units = [unit(tmp_path, str(number), STOPS) for number in range(3)]
+
+    def watch(progress):
+        logs = [one.log.read_text() for one in units[:2] if one.log.exists()]
+        running = sum(one.state is UnitState.RUNNING for one in progress.values())
+        if logs == ["ready\n", "ready\n"] and running == 2:
+            raise KeyboardInterrupt
+
+    began = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        run_units(units, engine, watch)
+    assert [one.log.read_text() for one in units[:2]] == ["ready\nsaved\n"] * 2
+    assert not units[2].log.exists()  # there were two places
+    assert time.monotonic() - began < 30
