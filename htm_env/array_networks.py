@@ -20,14 +20,18 @@ ArrayFunction = Callable[[np.ndarray], np.ndarray]
 """From ``(rows, inputs)`` to ``(rows, outputs)``."""
 
 
-def array_function(network: nn.Module) -> ArrayFunction:
+def array_function(network: Callable[[Tensor], Tensor]) -> ArrayFunction:
     """The function of a network on the processor, with its weights as they are now.
 
     Views are kept for as long as the weights are where they were.
     """
-    make = _MAKERS.get(type(network), _through_torch)
-    if make is not _residual:
-        return make(network)
+    if type(network) is ResidualNetwork:
+        return _kept(network)
+    make: Callable[..., ArrayFunction] = _MAKERS.get(type(network), _through_torch)
+    return make(network)
+
+
+def _kept(network: ResidualNetwork) -> ArrayFunction:
     places = [  # past the attributes of modules, each of which takes a microsecond
         weight.data_ptr()
         for layer in network._modules.values()
@@ -36,7 +40,7 @@ def array_function(network: nn.Module) -> ArrayFunction:
     ]
     made = _MADE.get(network)
     if made is None or made[0] != places:
-        made = _MADE[network] = places, make(network)
+        made = _MADE[network] = places, _residual(network)
     return made[1]
 
 
@@ -48,10 +52,7 @@ def _residual(network: ResidualNetwork) -> ArrayFunction:
     def function(rows: np.ndarray) -> np.ndarray:
         half = rows.dot(value)
         half += value_bias
-        half *= 0.5
-        hidden = np.tanh(half)
-        hidden *= half
-        hidden += half  # silu(v) = v sigmoid(v) = v / 2 + v / 2 tanh(v / 2), without overflow
+        hidden = silu(half)
         opened = rows.dot(gate)
         opened += gate_bias
         hidden *= np.tanh(opened, out=opened)
@@ -63,8 +64,41 @@ def _residual(network: ResidualNetwork) -> ArrayFunction:
     return function
 
 
+def packed_function(network: Callable[[Tensor], Tensor]) -> ArrayFunction:
+    """The same of weights that stay as they are for as long as the function is used: some are
+    copied, so that what is multiplied with the inputs is multiplied at once.
+
+    A network that is none of torch's may say what it is on arrays by a method ``on_arrays``.
+    """
+    if type(network) is ResidualNetwork:
+        return _packed(network)
+    own: Callable[[], ArrayFunction] | None = getattr(network, "on_arrays", None)
+    return array_function(network) if own is None else own()
+
+
+def _packed(network: ResidualNetwork) -> ArrayFunction:
+    layers = network.value, network.gate, network.skip
+    weight = np.concatenate([_view(layer.weight) for layer in layers]).T.copy()
+    bias = np.concatenate([_view(layer.bias) for layer in layers])
+    last, units = _view(network.last.weight).T, len(_view(network.value.bias))
+
+    def function(rows: np.ndarray) -> np.ndarray:
+        made = rows.dot(weight)
+        made += bias
+        hidden = silu(made[:, :units])
+        hidden *= np.tanh(made[:, units : 2 * units])
+        outputs: np.ndarray = hidden.dot(last)
+        outputs += made[:, 2 * units :]
+        return outputs
+
+    return function
+
+
 def _affine(layer: nn.Linear) -> ArrayFunction:
-    weight, bias = _view(layer.weight).T, _view(layer.bias)
+    weight = _view(layer.weight).T
+    if layer.bias is None:
+        return lambda rows: rows @ weight
+    bias = _view(layer.bias)
     return lambda rows: rows @ weight + bias
 
 
@@ -83,7 +117,20 @@ def _relu(network: nn.ReLU) -> ArrayFunction:
     return lambda rows: np.maximum(rows, 0.0)
 
 
-def _through_torch(network: nn.Module) -> ArrayFunction:
+def _silu(network: nn.SiLU) -> ArrayFunction:
+    return silu
+
+
+def silu(values: np.ndarray) -> np.ndarray:
+    """``v sigmoid(v) = v / 2 + v / 2 tanh(v / 2)``, which does not overflow."""
+    half = values * 0.5
+    found: np.ndarray = np.tanh(half)
+    found *= half
+    found += half
+    return found
+
+
+def _through_torch(network: Callable[[Tensor], Tensor]) -> ArrayFunction:
     @torch.no_grad()
     def function(rows: np.ndarray) -> np.ndarray:
         outputs: np.ndarray = network(torch.from_numpy(rows)).numpy()
@@ -99,9 +146,9 @@ def _view(weight: Tensor) -> np.ndarray:
 
 _MADE: WeakKeyDictionary[nn.Module, tuple[list[int], ArrayFunction]] = WeakKeyDictionary()
 _MAKERS: dict[type, Callable[..., ArrayFunction]] = {
-    ResidualNetwork: _residual,
     nn.Linear: _affine,
     nn.Sequential: _sequence,
     nn.ReLU: _relu,
+    nn.SiLU: _silu,
 }
 """By the class of the network, exactly: a subclass may compute something else."""

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
@@ -19,15 +20,18 @@ from agents.networks.base import MergePolicy
 from agents.rollouts.candidates import CandidateLists, KeptListedScores
 from agents.rollouts.greedy_search import merge_greedily
 from agents.rollouts.pair_scores import (
+    ArrayScorer,
     Features,
     KeptPairScores,
     NodeTables,
     PairScorer,
     PairScores,
     Positions,
+    ThroughTorch,
     bounded,
 )
 from agents.rollouts.rollout import Episodes
+from htm_env.array_networks import ArrayFunction, array_function, packed_function
 from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest
 from htm_env.checks import check_choice
@@ -36,6 +40,41 @@ from htm_env.types import TokenBatch
 
 MANY = 256
 """From so many token slots on samples are merged one by one, which then is faster than together."""
+
+
+class PlacedMerger:
+    """The merged embedding, the mean of the centroids by their numbers of leaves, and the logarithm
+    of how many these are together."""
+
+    def __init__(self, merger: Callable[[Tensor], Tensor], dim: int) -> None:
+        self.merger = merger
+        self.embedding, self.place = slice(None, dim), slice(dim, -1)
+
+    def __call__(self, pairs: Float[Tensor, "*rows V"]) -> Float[Tensor, "*rows W"]:
+        first, second = pairs.chunk(2, dim=-1)
+        both = torch.cat([first[..., self.embedding], second[..., self.embedding]], dim=-1)
+        count = torch.logaddexp2(first[..., -1:], second[..., -1:])
+        share = (first[..., -1:] - count).exp2()
+        centroid = torch.lerp(second[..., self.place], first[..., self.place], share)
+        return torch.cat([self.merger(both), centroid, count], dim=-1)
+
+    def on_arrays(self) -> ArrayFunction:
+        """The same on numpy arrays, with the weights as they are now."""
+        merger = packed_function(self.merger)
+
+        def function(pairs: np.ndarray) -> np.ndarray:
+            first, second = pairs[:, : pairs.shape[1] // 2], pairs[:, pairs.shape[1] // 2 :]
+            both = np.concatenate([first[:, self.embedding], second[:, self.embedding]], axis=1)
+            counts = np.exp2(pairs[:, [first.shape[1] - 1, -1]])
+            total = counts.sum(1, keepdims=True)
+            share = counts[:, :1] / total
+            made = np.empty_like(first)
+            made[:, self.embedding] = merger(both)
+            made[:, self.place] = share * first[:, self.place] + (1 - share) * second[:, self.place]
+            np.log2(total, out=made[:, -1:])
+            return made
+
+        return function
 
 
 class Placed(TreeEncoder):
@@ -53,6 +92,7 @@ class Placed(TreeEncoder):
         width = encoder.embedding_dim + encoder.token_dim + 1
         super().__init__({"token_dim": encoder.token_dim, "embedding_dim": width})
         self.encoder, self.inner = encoder, encoder.embedding_dim
+        self.merger = PlacedMerger(encoder.merger, encoder.embedding_dim)
 
     def standardise(self, tokens: Float[Tensor, "B P T"]) -> Float[Tensor, "B P T"]:
         return self.encoder.standardise(tokens)
@@ -61,16 +101,6 @@ class Placed(TreeEncoder):
         """A leaf lies where its token does, and log2(1) is 0."""
         lifted = self.encoder.lifter(standardised)
         return torch.cat([lifted, standardised, torch.zeros_like(lifted[..., :1])], dim=-1)
-
-    def merger(self, pairs: Float[Tensor, "*rows V"]) -> Float[Tensor, "*rows W"]:
-        """The merged embedding, and the mean of the centroids by their numbers of leaves."""
-        first, second = pairs.chunk(2, dim=-1)
-        embedding, place = slice(None, self.inner), slice(self.inner, -1)
-        both = torch.cat([first[..., embedding], second[..., embedding]], dim=-1)
-        count = torch.logaddexp2(first[..., -1:], second[..., -1:])
-        share = (first[..., -1:] - count).exp2()
-        centroid = torch.lerp(second[..., place], first[..., place], share)
-        return torch.cat([self.encoder.merger(both), centroid, count], dim=-1)
 
     def observed(self, observation: dict[str, Any], device: torch.device) -> dict[str, Any]:
         """An observation of the environment with such embeddings for its tokens.
@@ -181,6 +211,9 @@ class NodePolicy(MergePolicy, PairScorer):
         """This network; None in a subclass that makes logits or values in a way of its own."""
         return self
 
+    def on_arrays(self) -> ArrayScorer:
+        return ThroughTorch(self)
+
     def pair_scores(self, tables: NodeTables, positions: Positions) -> PairScores:
         return KeptPairScores(self, tables)
 
@@ -255,6 +288,51 @@ class PointerPolicy(NodePolicy):
         self, first: Float[Tensor, "*pairs H"], second: Float[Tensor, "*pairs H"]
     ) -> Float[Tensor, "*pairs"]:
         return torch.linalg.vecdot(first, second)
+
+    def on_arrays(self) -> ArrayScorer:
+        """In a subclass that makes features or scores in a way of its own, by these."""
+        own = (getattr(type(self), name) for name in ("features", "scores", "node_scores"))
+        here = PointerPolicy.features, PointerPolicy.scores, PointerPolicy.node_scores
+        return PointerOnArrays(self) if tuple(own) == here else super().on_arrays()
+
+
+class PointerOnArrays:
+    """A pointer policy on numpy arrays."""
+
+    symmetric = False
+
+    def __init__(self, policy: PointerPolicy) -> None:
+        self._body, self._residual, self._head, self._skip = (
+            array_function(layer)
+            for layer in (policy.body, policy.residual, policy.head, policy.distance_skip)
+        )
+        self._keys, self._places = policy.key_dim, policy.distance_dim
+
+    def features(
+        self, embeddings: np.ndarray, leaf_counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        keys, places = self._keys, self._places
+        counts = np.log2(leaf_counts, dtype=embeddings.dtype)[:, None]
+        hidden = self._body(np.concatenate([embeddings, counts], axis=1))
+        hidden += self._residual(hidden)
+        head = self._head(hidden)
+        first = np.empty((len(head), keys + places + 2), head.dtype)
+        second = np.empty_like(first)
+        place, order = head[:, 2 * keys : -1], head[:, -1]
+        place += self._skip(embeddings)
+        near = np.einsum("rd,rd->r", place, place)
+        np.multiply(head[:, :keys], keys**-0.5, out=first[:, :keys])
+        np.add(place, place, out=first[:, keys:-2])
+        np.subtract(order, near, out=first[:, -2])
+        first[:, -1] = 1.0
+        second[:, :keys] = head[:, keys : 2 * keys]
+        second[:, keys:-2] = place
+        second[:, -2] = 1.0
+        np.negative(near + order, out=second[:, -1])
+        return first, second
+
+    def scores(self, first: np.ndarray, second: np.ndarray, needed: np.ndarray) -> np.ndarray:
+        return first @ second.transpose(0, 2, 1)
 
 
 class PairPolicy(NodePolicy):

@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int, Int64
 from torch import Tensor, nn
@@ -62,6 +63,55 @@ class Features:
 
 
 @runtime_checkable
+class ArrayScorer(Protocol):
+    """A pair scorer on numpy arrays."""
+
+    symmetric: bool
+    """True <--> the order within a pair changes no score."""
+
+    def features(
+        self, embeddings: np.ndarray, leaf_counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features of tokens, ``(R, D)`` with ``(R,)`` leaves, as first and as second of a pair:
+        ``(R, H)`` each."""
+
+    def scores(self, first: np.ndarray, second: np.ndarray, needed: np.ndarray) -> np.ndarray:
+        """Scores of ``(R, I, H)`` with ``(R, J, H)``, as ``(R, I, J)``; anything finite where they
+        are not ``needed``, bool of the same shape."""
+
+
+class ThroughTorch:
+    """Any pair scorer on arrays, by its own functions of tensors."""
+
+    def __init__(self, policy: PairScorer) -> None:
+        self.policy, self.symmetric = policy, policy.symmetric
+
+    def features(
+        self, embeddings: np.ndarray, leaf_counts: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        found = self.policy.features(torch.from_numpy(embeddings), torch.from_numpy(leaf_counts))
+        return found.first.numpy(), found.second.numpy()
+
+    def scores(self, first: np.ndarray, second: np.ndarray, needed: np.ndarray) -> np.ndarray:
+        tensors = torch.from_numpy(first), torch.from_numpy(second)
+        found = self.policy.node_scores(*tensors, lambda: torch.from_numpy(needed))
+        scores: np.ndarray = found.numpy()
+        return scores
+
+
+class PairArrays(NamedTuple):
+    """Features and scores of all pairs of positions before the first merge, on arrays."""
+
+    scorer: ArrayScorer
+    first: np.ndarray
+    """(B, P, H) features of the token at each position as first of a pair."""
+    second: np.ndarray
+    """(B, P, H) the same as second."""
+    scores: np.ndarray
+    """(B, P, P) illegal ones at ``ILLEGAL``."""
+
+
+@runtime_checkable
 class PairScorer(Protocol):
     """A network that gives a token the same features in every population."""
 
@@ -91,6 +141,9 @@ class PairScorer(Protocol):
         second: Float[Tensor, "B J H"],
         needed: Callable[[], Tensor],
     ) -> Float[Tensor, "B I J"]: ...
+
+    def on_arrays(self) -> ArrayScorer:
+        """The same scorer on numpy arrays, with its weights as they are now."""
 
     def values(
         self, pooled: Float[Tensor, "B N V"], members: Float[Tensor, "B S N"]
@@ -195,16 +248,18 @@ class Positions:
         self.merges = self.here.new_full((size, slots - 1, 2), NONE)
         self.active = self.here.new_full((size, slots - 1, slots), NONE)
         """The active nodes before each merge, by position; -1 pads."""
+        self.running = running_rows(to_make, slots - 1)
+        """Numbers of episodes that make a merge at each step."""
+        self.most = int(self.num_leaves.max())
+        """Tokens of the largest sample."""
         self._rows = torch.arange(size, device=device)
-        self._running = running_rows(to_make, slots - 1)
-        self._most = int(self.num_leaves.max())
 
     def steps(self) -> Iterator[PositionStep]:
         """The merges to make; each has to be made with :meth:`merge` before the next."""
-        for time, running in enumerate(self._running):
+        for time, running in enumerate(self.running):
             rows, last = self._rows[:running], self.num_leaves[:running] - time - 1
             self.active[:running, time] = self.here[:running]
-            yield PositionStep(time, rows, self._most - time, rows, rows, last)
+            yield PositionStep(time, rows, self.most - time, rows, rows, last)
 
     def merge(
         self, step: PositionStep, first: Int64[Tensor, "R"], second: Int64[Tensor, "R"]
@@ -323,6 +378,10 @@ class PairScores(ABC):
     def after(self, step: Any, children: Int64[Tensor, "R 2"], parent: Int64[Tensor, "R"]) -> None:
         """Follow the merge; embedding and leaf count of ``parent`` are known."""
 
+    def on_arrays(self) -> PairArrays | None:
+        """What a rollout on arrays goes on from; None where it has to be on tensors."""
+        return None
+
 
 class KeptPairScores(PairScores):
     """Scores of a pair scorer, kept from step to step.
@@ -358,6 +417,12 @@ class KeptPairScores(PairScores):
         if not self.policy.symmetric:
             as_second = self._scores(first, new.second[:, None], others[:, :, None])[..., 0]
         self.table.replace(step, as_first, as_second)
+
+    def on_arrays(self) -> PairArrays | None:
+        if self.halves.device.type != "cpu":
+            return None
+        first, second = (half.contiguous().numpy() for half in self.halves.chunk(2, dim=2))
+        return PairArrays(self.policy.on_arrays(), first, second, self.table.values.numpy())
 
     def _scores(self, first: Tensor, second: Tensor, needed: Tensor) -> Tensor:
         return bounded(self.policy.node_scores(first, second, lambda: needed))

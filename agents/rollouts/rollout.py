@@ -13,8 +13,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from agents.rollouts.array_rollout import ArrayRollout, Choices
 from agents.rollouts.candidates import CandidateLists, candidates_along
 from agents.rollouts.pair_scores import ILLEGAL, NodeTables, PairScores, Positions
+from htm_env.array_networks import packed_function
 from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import CandidatePairs, Nearest
 from htm_env.forest import forest_levels, leaf_counts
@@ -158,30 +160,33 @@ def probabilities(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
 
 
 def choose_pairs(
-    probability: Float[Tensor, "R W C"], generator: torch.Generator, greedy: bool
+    probability: Float[Tensor, "R W C"], uniform: Float[Tensor, "R 2"], greedy: bool
 ) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
     """A row and a column a sample, drawn by probability, and its logarithm.
 
     Sampled in two stages, the first position and then the second given the first, so that a step
-    draws ``2 W`` random numbers a sample instead of ``W^2``.
+    needs two numbers in [0, 1) a sample (:func:`uniform_numbers`).
     """
     rows = torch.arange(len(probability), device=probability.device)
     if greedy:
         pair, width = probability.flatten(1).argmax(1), probability.shape[2]
         first, second = pair // width, pair % width
     else:
-        first = _drawn(probability.sum(2), generator)
-        second = _drawn(probability[rows, first], generator)
+        first = _inverted(probability.sum(2), uniform[:, 0])
+        second = _inverted(probability[rows, first], uniform[:, 1])
     return first, second, probability[rows, first, second].log()
 
 
-def _drawn(weights: Float[Tensor, "R C"], generator: torch.Generator) -> Int64[Tensor, "R"]:
-    """A column a row, by weight: of clocks with these rates, the one that rings first.
+def _inverted(weights: Float[Tensor, "R C"], uniform: Float[Tensor, "R"]) -> Int64[Tensor, "R"]:
+    """A column a row, by weight: where the running sum first exceeds its share ``uniform``."""
+    sums = weights.double().cumsum(1)
+    return (sums <= (uniform * sums[:, -1])[:, None]).sum(1)
 
-    What ``torch.multinomial`` does, without its checks, which take longer than the draw.
-    """
-    clocks = torch.empty_like(weights).exponential_(generator=generator)
-    return weights.div(clocks).argmax(1)
+
+def uniform_numbers(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
+    """Numbers in [0, 1) whose share of a sum is below the sum, after rounding too."""
+    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
+    return drawn.mul_(1 - 2.0**-50)
 
 
 def most_entropy(num_active: Int64[Tensor, "*batch"], ordered: bool) -> Float[Tensor, "*batch"]:
@@ -251,25 +256,62 @@ def rollout(
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
     batch, to_make, back = batch.rows(order), to_make[order], order.argsort()
-    deviation = None if deviation is None else deviation.rows(order)
+    size, slots = batch.present.shape
+    drawn = (size, slots - 1, 2)
+    uniform = torch.zeros(drawn) if greedy else uniform_numbers(drawn, generator)
     tables = NodeTables.of_leaves(autoencoder, batch)
-    nodes, counts = tables.embeddings, tables.leaf_counts  # written in place; the scores read them
     board: Positions | CandidateLists
+    arrays = None
     if nearest is None:
-        board = Positions(batch.present, to_make)
-        scores = network.pair_scores(tables, board)
+        board = positions = Positions(batch.present, to_make)
+        scores = network.pair_scores(tables, positions)
+        arrays = scores.on_arrays() if deviation is None else None
     else:
-        board = CandidateLists(nearest, tables.standardised, nodes, batch.present, to_make)
+        place = tables.standardised, tables.embeddings
+        board = CandidateLists(nearest, *place, batch.present, to_make)
         scores = network.candidate_scores(tables, board)
     ordered = ordered_entropy or nearest is not None
-    log_prob, score, turned, spread = nodes.new_zeros(4, *board.merges.shape[:2]).unbind()
+    if arrays is not None:
+        rolled = ArrayRollout(packed_function(autoencoder.merger), arrays, tables, positions)
+        chosen = rolled.run(uniform.numpy(), greedy, measure_entropy, ordered)
+    else:
+        deviation = None if deviation is None else deviation.rows(order)
+        chosen = _merge(
+            autoencoder, tables, board, scores, uniform, greedy, measure_entropy, ordered, deviation
+        )
+    log_prob, log_total, turned, nats = chosen
+    if not measure_entropy:
+        nats = -log_prob
+        if not ordered:
+            nats = (nats - (turned - log_prob).exp().log1p()).clamp(min=0.0)
+    made = Episodes(board.merges, tables.embeddings, tables.leaf_counts, *board.history())
+    terms = MergeTerms(log_prob, log_total, nats / made.most_entropy(ordered_entropy))
+    return made.rows(back), terms.rows(back)
+
+
+def _merge(
+    autoencoder: TreeEncoder,
+    tables: NodeTables,
+    board: Positions | CandidateLists,
+    scores: PairScores,
+    uniform: Float[Tensor, "B M 2"],
+    greedy: bool,
+    measure_entropy: bool,
+    ordered: bool,
+    deviation: Deviation | None,
+) -> Choices:
+    """Make all merges of the board, on tensors."""
+    nodes, counts = tables.embeddings, tables.leaf_counts  # written in place; the scores read them
+    log_prob, score, turned, nats = nodes.new_zeros(4, *board.merges.shape[:2]).unbind()
     for step in board.steps():
         now, row, running = scores.at(step), step.rows, len(step.rows)
         if measure_entropy:
-            probability, spread[:running, step.time] = choices(now, ordered)
+            probability, nats[:running, step.time] = choices(now, ordered)
         else:  # it follows from the scores of what was drawn, after the last step
             probability = probabilities(now)
-        first, second, log_prob[:running, step.time] = choose_pairs(probability, generator, greedy)
+        first, second, log_prob[:running, step.time] = choose_pairs(
+            probability, uniform[:running, step.time], greedy
+        )
         if deviation is not None:
             first, second = deviation.chosen(step.time, now, first, second)
         score[:running, step.time] = now[row, first, second]
@@ -279,13 +321,8 @@ def rollout(
         nodes[row, parent] = autoencoder.merger(nodes[row[:, None], children].flatten(1))
         counts[row, parent] = counts[:running].gather(1, children).sum(1)
         scores.after(step, children, parent)
-    if not measure_entropy:
-        spread = -log_prob
-        if not ordered:
-            spread = (spread - (turned - score).exp().log1p()).clamp(min=0.0)
-    made = Episodes(board.merges, nodes, counts, *board.history())
-    terms = MergeTerms(log_prob, score - log_prob, spread / made.most_entropy(ordered_entropy))
-    return made.rows(back), terms.rows(back)
+    log_total = score - log_prob
+    return Choices(log_prob, log_total, turned - log_total, nats)
 
 
 @torch.no_grad()
