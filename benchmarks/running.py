@@ -43,6 +43,7 @@ QUALITY = {
     "hierarchical_original": "the hierarchical transformer against the package it follows",
     "hierarchical_readme": "the README of that package with our import, at full size",
     "reduction": "time and memory of a hierarchy reduction, and samples at once and one by one",
+    "rollout_speed": "rollouts alone, on arrays and on tensors",
     "text": "hierarchies against flat models of text",
 }
 """Longer learning, or measures other than throughput."""
@@ -56,6 +57,7 @@ QUICK: dict[str, list[str]] = {
     "joint_training": ["--seconds", "0.5", "--most", "15"],
     "time_to_error": ["--seconds", "10", "--problems", "trees7"],
     "merge_rounds": ["--seconds", "10", "--most", "6"],
+    "rollout_speed": ["--seconds", "0.5"],
     "scaling": ["--most", "512", "--seconds", "0.2"],
 }
 """Options of the short form; the others have none."""

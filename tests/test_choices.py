@@ -26,7 +26,9 @@ def test_probabilities_are_the_softmax_of_the_scores():
 def test_sampled_pairs_come_as_often_as_their_probabilities_say():
     count = 20_000
     probability, _ = choices(SCORES.expand(count, 3, 3), ordered=True)
-    first, second, log_prob = choose_pairs(probability, uniform_numbers((count, 2), generator()), greedy=False)
+    first, second, log_prob = choose_pairs(
+        probability, uniform_numbers((count, 2), generator()), greedy=False
+    )
     expected = SCORES.flatten().softmax(0)
     torch.testing.assert_close(log_prob.exp(), expected[first * 3 + second])
     observed = torch.bincount(first * 3 + second, minlength=9)
