@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from htm_env.actions import legal_actions, remapped_actions, why_illegal
-from htm_env.array_networks import array_function
-from htm_env.autoencoder import HTMAutoencoder
+from htm_env.autoencoder import HTMAutoencoder, array_function
 from htm_env.candidates import Nearest, candidate_pair
 from htm_env.forest import Forest, action_to_pair
 from htm_env.membership import ACTION_MASK, BOUND

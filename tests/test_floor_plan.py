@@ -33,7 +33,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"best_known", "losses", "measures", "population", "weights"},
         {"generation", "observation", "rewards"},
         {"jets"},
-        {"array_networks", "simulator", "specs"},
+        {"simulator", "specs"},
         {"drawing", "single_simulator"},
         {"env"},
         {"vector_env"},

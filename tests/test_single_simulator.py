@@ -10,8 +10,7 @@ import torch
 from conftest import small_autoencoder
 from torch import nn
 
-from htm_env.array_networks import array_function
-from htm_env.autoencoder import HTMAutoencoder, ResidualNetwork
+from htm_env.autoencoder import HTMAutoencoder, ResidualNetwork, array_function
 from htm_env.env import HTMEnv
 from htm_env.vector_env import HTMVectorEnv
 

@@ -31,8 +31,7 @@ from agents.rollouts.pair_scores import (
     bounded,
 )
 from agents.rollouts.rollout import Episodes
-from htm_env.array_networks import ArrayFunction, array_function, packed_function
-from htm_env.autoencoder import TreeEncoder
+from htm_env.autoencoder import ArrayFunction, TreeEncoder, array_function, packed_function
 from htm_env.candidates import Nearest
 from htm_env.checks import check_choice
 from htm_env.observation import check_keys, check_width
