@@ -10,10 +10,9 @@ from episodes import generator
 from scipy.stats import chisquare
 
 from agents.rollouts.pair_scores import ILLEGAL
-from agents.rollouts.rollout import choices, choose_pairs, most_entropy, uniform_numbers
+from agents.rollouts.rollout import choices, choose_pairs, most_entropy
 
 SCORES = torch.tensor([[ILLEGAL, 0.0, 1.0], [0.5, ILLEGAL, -1.0], [1.5, 0.2, ILLEGAL]])
-NOTHING_DRAWN = torch.zeros(1, 2)
 
 
 def test_probabilities_are_the_softmax_of_the_scores():
@@ -26,9 +25,7 @@ def test_probabilities_are_the_softmax_of_the_scores():
 def test_sampled_pairs_come_as_often_as_their_probabilities_say():
     count = 20_000
     probability, _ = choices(SCORES.expand(count, 3, 3), ordered=True)
-    first, second, log_prob = choose_pairs(
-        probability, uniform_numbers((count, 2), generator()), greedy=False
-    )
+    first, second, log_prob = choose_pairs(probability, generator(), greedy=False)
     expected = SCORES.flatten().softmax(0)
     torch.testing.assert_close(log_prob.exp(), expected[first * 3 + second])
     observed = torch.bincount(first * 3 + second, minlength=9)
@@ -40,7 +37,7 @@ def test_sampled_pairs_come_as_often_as_their_probabilities_say():
 
 
 def test_greedy_takes_the_most_likely_pair():
-    first, second, log_prob = choose_pairs(choices(SCORES[None], True)[0], NOTHING_DRAWN, True)
+    first, second, log_prob = choose_pairs(choices(SCORES[None], True)[0], generator(), greedy=True)
     assert (first.tolist(), second.tolist()) == ([2], [0])
     assert float(log_prob) == pytest.approx(float(SCORES.flatten().log_softmax(0)[6]))
 

@@ -16,7 +16,7 @@ from agents.fixed.slot_trees import random_tree
 from agents.likelihood.among_all import sequence_log_probs
 from agents.likelihood.trees import MOST_STATES, SEQUENCES, exact_tree_log_probs
 from agents.rollouts.pair_scores import ILLEGAL, PairTable, Positions, bounded
-from agents.rollouts.rollout import choose_pairs, probabilities, uniform_numbers
+from agents.rollouts.rollout import choose_pairs, probabilities
 from htm_env.autoencoder import TreeEncoder
 from htm_env.forest import are_clades, leaf_sets
 from htm_env.types import TokenBatch
@@ -178,12 +178,10 @@ class SoftNearest(Behaviour):
             self._scores(centroids[:, :, None], centroids[:, None]), batch.present, ILLEGAL
         )
         positions = Positions(batch.present, batch.num_tokens - 1)
-        uniform = uniform_numbers((*positions.merges.shape[:2], 2), generator)
         log_prob = torch.zeros_like(batch.tokens[:, 1:, 0])
         for step in positions.steps():
             now, rows = scores.view(step), step.rows
-            drawn = uniform[: len(rows), step.time]
-            first, second, _ = choose_pairs(probabilities(now), drawn, False)
+            first, second, _ = choose_pairs(probabilities(now), generator, False)
             chosen = now[rows, first, second] - now.flatten(1).logsumexp(1)
             log_prob[rows, step.time] = chosen.clamp(max=0.0).to(log_prob.dtype)
             positions.merge(step, first, second)

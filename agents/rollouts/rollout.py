@@ -159,33 +159,30 @@ def probabilities(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
 
 
 def choose_pairs(
-    probability: Float[Tensor, "R W C"], uniform: Float[Tensor, "R 2"], greedy: bool
+    probability: Float[Tensor, "R W C"], generator: torch.Generator, greedy: bool
 ) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
     """A row and a column a sample, drawn by probability, and its logarithm.
 
     Sampled in two stages, the first position and then the second given the first, so that a step
-    needs two numbers in [0, 1) a sample (:func:`uniform_numbers`).
+    draws ``2 W`` random numbers a sample instead of ``W^2``.
     """
     rows = torch.arange(len(probability), device=probability.device)
     if greedy:
         pair, width = probability.flatten(1).argmax(1), probability.shape[2]
         first, second = pair // width, pair % width
     else:
-        first = _inverted(probability.sum(2), uniform[:, 0])
-        second = _inverted(probability[rows, first], uniform[:, 1])
+        first = _drawn(probability.sum(2), generator)
+        second = _drawn(probability[rows, first], generator)
     return first, second, probability[rows, first, second].log()
 
 
-def _inverted(weights: Float[Tensor, "R C"], uniform: Float[Tensor, "R"]) -> Int64[Tensor, "R"]:
-    """A column a row, by weight: where the running sum first exceeds its share ``uniform``."""
-    sums = weights.double().cumsum(1)
-    return (sums <= (uniform * sums[:, -1])[:, None]).sum(1)
+def _drawn(weights: Float[Tensor, "R C"], generator: torch.Generator) -> Int64[Tensor, "R"]:
+    """A column a row, by weight: of clocks with these rates, the one that rings first.
 
-
-def uniform_numbers(shape: tuple[int, ...], generator: torch.Generator) -> Tensor:
-    """Numbers in [0, 1) whose share of a sum is below the sum, after rounding too."""
-    drawn = torch.rand(shape, generator=generator, device=generator.device, dtype=torch.float64)
-    return drawn.mul_(1 - 2.0**-50)
+    What ``torch.multinomial`` does, without its checks, which take longer than the draw.
+    """
+    clocks = torch.empty_like(weights).exponential_(generator=generator)
+    return weights.div(clocks).argmax(1)
 
 
 def most_entropy(num_active: Int64[Tensor, "*batch"], ordered: bool) -> Float[Tensor, "*batch"]:
@@ -268,9 +265,6 @@ def rollout(
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
     batch, to_make, back = batch.rows(order), to_make[order], order.argsort()
-    size, slots = batch.present.shape
-    drawn = (size, slots - 1, 2)
-    uniform = torch.zeros(drawn) if greedy else uniform_numbers(drawn, generator)
     tables = NodeTables.of_leaves(autoencoder, batch)
     board: Positions | CandidateLists
     arrays = None
@@ -285,11 +279,19 @@ def rollout(
     ordered = ordered_entropy or nearest is not None
     if arrays is not None:
         rolled = ArrayRollout(packed_function(autoencoder.merger), arrays, tables, positions)
-        chosen = rolled.run(uniform.numpy(), greedy, measure_entropy, ordered)
+        chosen = rolled.run(generator, greedy, measure_entropy, ordered)
     else:
         deviation = None if deviation is None else deviation.rows(order)
         chosen = _merge(
-            autoencoder, tables, board, scores, uniform, greedy, measure_entropy, ordered, deviation
+            autoencoder,
+            tables,
+            board,
+            scores,
+            generator,
+            greedy,
+            measure_entropy,
+            ordered,
+            deviation,
         )
     log_prob, log_total, turned, nats = chosen
     if not measure_entropy:
@@ -306,7 +308,7 @@ def _merge(
     tables: NodeTables,
     board: Positions | CandidateLists,
     scores: PairScores,
-    uniform: Float[Tensor, "B M 2"],
+    generator: torch.Generator,
     greedy: bool,
     measure_entropy: bool,
     ordered: bool,
@@ -321,9 +323,7 @@ def _merge(
             probability, nats[:running, step.time] = choices(now, ordered)
         else:  # it follows from the scores of what was drawn, after the last step
             probability = probabilities(now)
-        first, second, log_prob[:running, step.time] = choose_pairs(
-            probability, uniform[:running, step.time], greedy
-        )
+        first, second, log_prob[:running, step.time] = choose_pairs(probability, generator, greedy)
         if deviation is not None:
             first, second = deviation.chosen(step.time, now, first, second)
         score[:running, step.time] = now[row, first, second]
@@ -376,17 +376,20 @@ class ArrayRollout:
         self._weights = np.zeros_like(scores)
         self._weigh(self._row, scores)
 
-    def run(self, uniform: np.ndarray, greedy: bool, measured: bool, ordered: bool) -> Choices:
-        """Make all merges.
+    def run(
+        self, generator: torch.Generator, greedy: bool, measured: bool, ordered: bool
+    ) -> Choices:
+        """Make all merges, drawn or the best.
 
-        ``uniform`` is ``(B, M, 2)`` in [0, 1), what is drawn; ``greedy`` takes the best pair
-        instead. Entropies are ``measured``, with the order within a pair a choice if ``ordered``.
+        Entropies are ``measured``, with the order within a pair a choice if ``ordered``.
         """
         # A diverged autoencoder gives infinities, and legal merges all the same.
         with np.errstate(all="ignore"):
-            return self._run(uniform, greedy, measured, ordered)
+            return self._run(generator, greedy, measured, ordered)
 
-    def _run(self, uniform: np.ndarray, greedy: bool, measured: bool, ordered: bool) -> Choices:
+    def _run(
+        self, generator: torch.Generator, greedy: bool, measured: bool, ordered: bool
+    ) -> Choices:
         chosen, turned, total, shift, nats = np.zeros((5, *self.merges.shape[:2]))
         for time, rows in enumerate(self.positions.running):
             width, row = self.positions.most - time, self._row[:rows]
@@ -396,8 +399,8 @@ class ArrayRollout:
                 one = weights.max(2).argmax(1)
                 other = weights[row, one].argmax(1)
             else:
-                one = inverted(sums, uniform[:rows, time, 0])
-                other = inverted(weights[row, one], uniform[:rows, time, 1])
+                one = drawn(sums, generator)
+                other = drawn(weights[row, one], generator)
             chosen[:rows, time] = weights[row, one, other]
             if measured:
                 nats[:rows, time] = _entropy(weights, total[:rows, time], ordered)
@@ -492,10 +495,10 @@ def bounded(scores: np.ndarray) -> np.ndarray:
     return np.nan_to_num(scores, nan=0.0).clip(ILLEGAL / 10, -ILLEGAL / 10)
 
 
-def inverted(weights: np.ndarray, uniform: np.ndarray) -> np.ndarray:
-    """A column a row, by weight: where the running sum first exceeds its share ``uniform``."""
-    sums = weights.cumsum(1, dtype=np.float64)
-    found: np.ndarray = (sums <= (uniform * sums[:, -1])[:, None]).sum(1)
+def drawn(weights: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """A column a row, by weight: from the random numbers of rollouts on tensors."""
+    clocks = torch.empty(weights.shape, dtype=torch.float32).exponential_(generator=generator)
+    found: np.ndarray = (weights / clocks.numpy()).argmax(1)
     return found
 
 
