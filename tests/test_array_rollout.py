@@ -131,4 +131,9 @@ def test_all_sequences_of_four_tokens_come_as_often_as_they_are_likely(autoencod
     made, _ = rollout(autoencoder, policy, many, generator(3))
     observed = (made.merges[:, None] == sequences).all(3).all(2).sum(0)
     chances = expected / expected.sum() * count
-    assert chisquare(observed.numpy(), chances.numpy()).pvalue > 0.001
+    often = chances > 5  # the others are counted together
+    compared = [
+        torch.cat([values[often], values[~often].sum()[None]]).numpy()
+        for values in (observed, chances)
+    ]
+    assert chisquare(*compared).pvalue > 0.001
