@@ -20,7 +20,8 @@ from test_cli import status
 from test_hostile_files import any_bytes
 
 from agents.comparison import compare
-from agents.comparison.results import run_rows
+from agents.comparison.diagnoses import read_cross_play
+from agents.comparison.results import read_results, run_rows
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.directory import RunDirectory
 from htm_env.files import DIGEST, write_json
@@ -264,10 +265,13 @@ def test_a_changed_file_of_options(run, data, tmp_path, mutations, capsys, form)
     tally(f"--config {form}", outcomes)
 
 
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("name", ["results.csv", "cross_play.csv"])
-def test_a_changed_table_of_results(tmp_path, mutations, capsys, name):
-    outcomes: dict[str, list[int]] = {}
+TABLES = {"results.csv": lambda path: read_results([path]), "cross_play.csv": read_cross_play}
+"""How ``htm compare --report`` reads each of its tables."""
+
+
+@pytest.fixture
+def compared(tmp_path) -> Path:
+    """The tables of a small comparison."""
     kept = (EXAMPLES / "full_joint" / "results.csv").read_text().splitlines()
     chosen = [line for line in kept if ",test," in line and '"{""heights"": [3]}"' in line]
     source = tmp_path / "source"
@@ -275,12 +279,36 @@ def test_a_changed_table_of_results(tmp_path, mutations, capsys, name):
     (source / "results.csv").write_text("\n".join([kept[0], *chosen[:8]]) + "\n")
     crossed = (EXAMPLES / "full_joint" / "cross_play.csv").read_text().splitlines()
     (source / "cross_play.csv").write_text("\n".join(crossed[:9]) + "\n")
-    text = (source / name).read_text()
-    for number in range(mutations // 100):
-        rng = random.Random(f"{name} {number}")
-        (source / name).write_text(changed_table(text, rng) if number else text)
+    return source
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_changed_table_is_read_or_refused_in_one_line(compared, mutations, name):
+    outcomes: dict[str, list[int]] = {}
+    text = (compared / name).read_text()
+    for number in range(mutations // 4):
+        (compared / name).write_text(changed_table(text, random.Random(f"{name} {number}")))
+        try:
+            TABLES[name](compared / name)
+        except ValueError as error:
+            good = len(str(error)) <= 300 and str(error).isprintable() and name in str(error)
+            outcome = "refused" if good else f"{error!r}"
+        else:
+            outcome = "done"
+        outcomes.setdefault(outcome, []).append(number)
+    tally(name, outcomes)
+
+
+@pytest.mark.timeout(1200)
+@pytest.mark.parametrize("name", TABLES)
+def test_a_report_of_a_changed_table(compared, tmp_path, mutations, in_full, capsys, name):
+    """The whole command, whose figures take long; in the short form of one changed table."""
+    outcomes: dict[str, list[int]] = {}
+    text = (compared / name).read_text()
+    for number in range(mutations // 100 if in_full else 1):
+        (compared / name).write_text(changed_table(text, random.Random(f"{name} {number}")))
         capsys.readouterr()
-        code = status("compare", "--report", source, "--out", tmp_path / "report")
+        code = status("compare", "--report", compared, "--out", tmp_path / "report")
         outcomes.setdefault(told(code, capsys.readouterr().err), []).append(number)
     tally(name, outcomes)
 
