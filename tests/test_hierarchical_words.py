@@ -42,6 +42,8 @@ def test_words_mean_what_they_mean_in_the_original():
         prophet_loss_weight=0.3,
         hierarchy_merge_all=True,
         predict_use_all_hierarchy=True,
+        next_weight=(0.2, 0.0),
+        codes=32,
     )
     assert config == HierarchicalTransformerConfig(
         256,
@@ -52,6 +54,8 @@ def test_words_mean_what_they_mean_in_the_original():
         ),
         receiving_rates=(16, 1),
         predict_from_all=True,
+        next_weight=(0.2, 0.0),
+        codes=32,
         latent_weight=(0.5, 0.25),
         prophet_weight=(0.3, 0.3),
         reconstruction_weight=(0.1, 0.1),
@@ -173,10 +177,11 @@ def test_words_that_do_not_fit_together_are_named(words, message):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ({"head": 3}, r"no keyword 'head': expected num_tokens, .*\(did you mean 'heads'\?\)"),
+        ({"head": 3}, r"no keyword 'head'; expected those .*original \(did you mean 'heads'\?\)$"),
         ({"hierarchy": 2}, r"\(did you mean 'hierarchies'\?\)"),
         ({"chunk_summarisers": None}, r"\(did you mean 'chunk_summarizers'\?\)"),
-        ({"rq_codebook_size": 64}, "'rq_codebook_size': expected codes of Hierarch"),
+        ({"rq_codebook_size": 64}, r"'rq_codebook_size'; .* \(did you mean codes\?\)"),
+        ({"colour": 1}, "no keyword 'colour'; expected those of .*in_words_of_the_original$"),
         ({"next_latent_loss_type": "mae"}, r"unknown latent_error 'mae'; choose from \['mse_and"),
         ({"dynamics_num_layers": 0}, "dynamics_layers is 0; expected"),
         ({"dynamics_hidden_dim": 0}, "dynamics_hidden is 0; expected"),

@@ -12,20 +12,20 @@ from torch import Tensor
 
 from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.encoders.config import HierarchyConfig
-from htm_env.checks import at_least, check_choice, keywords, whole_numbers
+from htm_env.checks import at_least, check_choice, did_you_mean, whole_numbers
 
 LATENT_ERRORS = ("mse_and_cosine_sim", "mse", "smooth_l1")
 """The errors of a predicted vector, by name."""
 
-ELSEWHERE = {
-    "hierarchical_ar_loss_weight": "next_weight of HierarchicalTransformerConfig",
-    "prophet_loss_use_quantized": "next_weight and codes of HierarchicalTransformerConfig",
-    "prophet_quantized_use_embed": "next_weight and codes of HierarchicalTransformerConfig",
-    "rq_codebook_size": "codes of HierarchicalTransformerConfig",
-    "rq_codebook_dim": "codes of HierarchicalTransformerConfig",
-    "rq_num_codebooks": "codes of HierarchicalTransformerConfig",
+EARLIER = {
+    "hierarchical_ar_loss_weight": "next_weight",
+    "prophet_loss_use_quantized": "next_weight and codes",
+    "prophet_quantized_use_embed": "next_weight and codes",
+    "rq_codebook_size": "codes",
+    "rq_codebook_dim": "codes",
+    "rq_num_codebooks": "codes",
 }
-"""Words of versions before 0.4 that are no words here, and what is closest to them."""
+"""Words of versions before 0.4 that are no words here, and those that are closest to them."""
 
 NO_TOKEN = -1
 """The target where there is no token."""
@@ -236,6 +236,8 @@ class HierarchicalTransformerConfig:
         predict_use_all_hierarchy: bool = False,
         recon_loss_weight: Numbers = 0.1,
         prophet_loss_weight: Numbers = 0.0,
+        next_weight: Numbers = 0.0,
+        codes: int = 0,
         next_latent_loss_weight: Numbers = 0.25,
         next_latent_loss_type: str | Callable[[Tensor, Tensor], Tensor] = "mse_and_cosine_sim",
         num_rollouts: int = 1,
@@ -272,7 +274,9 @@ class HierarchicalTransformerConfig:
             predict_use_all_hierarchy: predict from all hierarchies.
             recon_loss_weight: of the tokens that a vector is made of.
             prophet_loss_weight: of the ``rate`` tokens after a vector (versions before 0.4).
-            next_latent_loss_weight: of the next vector.
+            next_weight, codes: of the next vector that shares no token with the own one, or of its
+                code by a random projection. No words of the original.
+            next_latent_loss_weight: of the next vector, from this one and the tokens between them.
             next_latent_loss_type: the error of a predicted vector, by name or as a function.
             num_rollouts: vectors ahead.
             rollout_weights: one for each of them.
@@ -323,6 +327,8 @@ class HierarchicalTransformerConfig:
             share_attention=share_attention,
             reconstruction_weight=each("recon_loss_weight", recon_loss_weight),
             prophet_weight=each("prophet_loss_weight", prophet_loss_weight),
+            next_weight=each("next_weight", next_weight),
+            codes=codes,
             latent_weight=each("next_latent_loss_weight", next_latent_loss_weight),
             rollouts=num_rollouts,
             rollout_weights=None if rollout_weights is None else tuple(rollout_weights),
@@ -347,12 +353,15 @@ NEEDED = tuple(word for word, each in _SIGNATURE.items() if each.default is each
 def check_words(given: Collection[str], others: Sequence[str]) -> None:
     """Raise ``ValueError`` for a word that is neither one of :data:`WORDS` nor of the ``others``,
     with what is closest to it, and for a needed word that is not there."""
+    known = [*WORDS, *others]
     for word in given:
-        if word in ELSEWHERE:
+        if word not in known:
+            like = f" (did you mean {EARLIER[word]}?)" if word in EARLIER else ""
             raise ValueError(
-                f"HierarchicalTransformer has no keyword {word!r}: expected {ELSEWHERE[word]}"
+                f"HierarchicalTransformer has no keyword {word!r}; expected those of "
+                "HierarchicalTransformerConfig.in_words_of_the_original"
+                + (like or did_you_mean(word, known))
             )
-    keywords("HierarchicalTransformer", list(given), [*WORDS, *others])
     for word in NEEDED:
         if word not in given:
             raise ValueError(
