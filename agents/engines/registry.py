@@ -13,9 +13,10 @@ from agents.engines.base import Engine, Site
 ENGINES = {
     "local": "agents.engines.local:LocalEngine",
     "folder": "agents.engines.folder:FolderEngine",
+    "ray": "agents.engines.on_ray:RayEngine",
     "slurm": "agents.engines.on_slurm:SlurmEngine",
 }
-NEEDED = {"slurm": "submitit"}
+NEEDED = {"ray": "ray", "slurm": "submitit"}
 """The library of an engine; the extra that installs it has the engine's name."""
 
 

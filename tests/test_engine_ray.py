@@ -1,0 +1,104 @@
+"""``ray``, on a cluster of two nodes of this machine."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("agents.engines.on_ray")  # before Ray, which it prepares
+
+from agents.engines import Engine, Site, Unit, UnitState, make_engine, run_units
+
+ADDRESS = "127.0.0.1"
+FINISHES = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{}')"
+THREADS = "import os; print(os.environ['OMP_NUM_THREADS'])"
+STOPS = """
+import signal, sys, time
+from agents.runs.interruption import follow_owner
+def stop(*_):
+    print("saved", flush=True); sys.exit(143)
+signal.signal(signal.SIGTERM, stop)
+follow_owner()
+print("ready", flush=True)
+time.sleep(60)
+"""
+RESUMES = f"""
+import os, sys
+if os.path.exists(sys.argv[1] + "/began"):
+    {FINISHES}
+    sys.exit()
+open(sys.argv[1] + "/began", "w").write("x" * {5 * 2**20})
+{STOPS}
+"""
+"""Needs to be stopped once; what it writes then takes two pieces to bring home."""
+
+
+def unit(folder: Path, name: str, program: str) -> Unit:
+    (folder / name).mkdir(parents=True)
+    return Unit(name, folder / name, ("-c", program))
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a cluster of two nodes with one core each."""
+    from ray.cluster_utils import Cluster
+
+    node = {"num_cpus": 1, "object_store_memory": 75 * 2**20, "node_ip_address": ADDRESS}
+    cluster = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+    cluster.add_node(**node)
+    yield cluster.address
+    cluster.shutdown()
+
+
+def engine(folder: Path, address: str, **options) -> Engine:
+    return make_engine("ray", Site(folder), {"address": address, **options})
+
+
+def test_units_are_tasks_and_those_of_killed_workers_go_on(tmp_path, address):
+    """Folders are copied to the tasks and back, as if the nodes shared none."""
+    units = [
+        unit(tmp_path, "fine", f"{THREADS}; {FINISHES}"),
+        unit(tmp_path, "killed", RESUMES),
+        unit(tmp_path, "failing", "raise SystemExit('htm: no such data')"),
+    ]
+    killed = []
+
+    def watch(progress):
+        began = units[1].folder / "began"
+        host = progress["killed"].host
+        if not killed and host and began.exists() and began.stat().st_size:
+            killed.append(host)
+            os.kill(int(host.rpartition(":")[2]), signal.SIGKILL)
+
+    ends = run_units(units, engine(tmp_path, address, shared=False), watch)
+    assert [end.state.value for end in ends.values()] == ["done", "done", "failed"]
+    assert ends["failing"].reason == "exit status 1: no such data"
+    assert units[0].log.read_text() == "1\n"
+    assert all(one.done for one in units[:2])
+    assert (units[1].folder / "began").stat().st_size == 5 * 2**20
+    assert len(killed) == 1
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_an_interruption_stops_tasks_with_their_checkpoints(tmp_path, address):
+    units = [unit(tmp_path, str(number), STOPS) for number in range(3)]
+
+    def watch(progress):
+        running = [one.state is UnitState.RUNNING for one in progress.values()]
+        logs = [one.log.read_text() for one in units if one.log.exists()]
+        if sum(running) == 2 and logs == ["ready\n", "ready\n"]:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_units(units, engine(tmp_path, address), watch)
+    logs = [one.log.read_text() for one in units if one.log.exists()]
+    assert logs == ["ready\nsaved\n"] * 2  # there were two cores
+
+
+def test_where_there_is_no_cluster_one_line_says_so(tmp_path):
+    with pytest.raises(ConnectionError, match="no Ray at nowhere: "):
+        run_units([unit(tmp_path, "one", FINISHES)], engine(tmp_path, "nowhere"))
