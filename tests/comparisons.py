@@ -9,7 +9,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from agents.cli import main
-from agents.comparison import compare
+from agents.comparison import workshop
 from agents.comparison.results import ResultRow, Task
 from agents.engines import Progress, UnitState
 from agents.learners.base import Learner
@@ -63,7 +63,7 @@ def run_here(units, engine, watch=lambda progress: None) -> dict[str, Progress]:
 
 def here(patch: pytest.MonkeyPatch) -> None:
     """Let comparisons run in this process, and draw nothing of the single runs."""
-    patch.setattr(compare, "run_units", run_here)
+    patch.setattr(workshop, "run_units", run_here)
     for learner in (Learner, Flat):
         patch.setattr(learner, "figure", lambda self, dataset: Figure(figsize=(0.1, 0.1)))
 

@@ -33,23 +33,24 @@ _SLOW = """
     annealing autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
     candidate_search carried_state checkpoint cli clients clocks compare configuration crashes
     demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders endurance
-    engine_slurm engines entropy env_candidates env_contract estimator evaluation examples figures
-    fixed_policies flat flipped_bytes floor_plan full_disk generate_command generation_figures
-    glom_order hierarchical_transformer importance interruption invalid_actions jets_benchmark
-    key_scenes known_learners known_search learning merge_rounds_benchmark outputs page plot_command
-    plug_ins policy_losses policy_share ppo_learner ppo_make ppo_recent_states ppo_vector_env
-    predict pretrained processes_and_threads recombination rendering replay_reinforce report
-    report_diverged results resume rewards rollout run_data set_distances sets single_simulator
-    stable_baselines start_up tracing training vector_env view wheel wrappers
+    engine_ray engine_slurm engines entropy env_candidates env_contract estimator evaluation
+    examples figures fixed_policies flat flipped_bytes floor_plan full_disk generate_command
+    generation_figures glom_order hierarchical_transformer importance interruption invalid_actions
+    jets_benchmark key_scenes known_learners known_search learning merge_rounds_benchmark outputs
+    page plot_command plug_ins policy_losses policy_share ppo_learner ppo_make ppo_recent_states
+    ppo_vector_env predict pretrained processes_and_threads recombination rendering replay_reinforce
+    report report_diverged results resume rewards rollout run_data set_distances sets
+    single_simulator stable_baselines start_up tracing training tuning vector_env view wheel
+    wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
 _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
     diagnoses earlier_runs embed endurance entropy flipped_bytes full_disk generate_command
-    glom_losses key_scenes known_learners learning merge_rounds_benchmark outputs page
-    plot_command plug_ins ppo_learner ppo_make processes_and_threads replay_reinforce report
-    run_data stable_baselines view
+    glom_losses key_scenes known_learners learning merge_rounds_benchmark outputs page plot_command
+    plug_ins ppo_learner ppo_make processes_and_threads replay_reinforce report run_data
+    stable_baselines tuning view
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""

@@ -142,5 +142,5 @@ def test_the_zoo(run, algo, option):
 
 
 def test_rllib(run):
-    needed("ray")
+    needed("ray.rllib")
     last_return(run("with_rllib", "--steps", 128))

@@ -53,6 +53,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"registry"},
         {"engines"},
         {"comparison", "estimator", "generation"},
+        {"tuning"},
         {"cli"},
     ),
 }

@@ -50,11 +50,13 @@ from agents.config.plug_ins import modules_of_this_folder
 from agents.generation.options import GenerateOptions
 from agents.registry import algorithm, imported
 from agents.runs.interruption import starting_up
+from agents.tuning.options import TuneOptions
 
 COMMANDS: dict[str, tuple[type, str]] = {
     "train": (TrainOptions, "agents.cli.train:train"),
     "evaluate": (EvaluateOptions, "agents.cli.evaluate:evaluate_run"),
     "compare": (CompareOptions, "agents.comparison.compare:compare"),
+    "tune": (TuneOptions, "agents.tuning.tune:tune"),
     "plot": (PlotOptions, "agents.cli.plot:plot"),
     "view": (ViewOptions, "agents.cli.view:view"),
     "embed": (EmbedOptions, "agents.cli.embed:embed"),

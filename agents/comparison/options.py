@@ -11,7 +11,7 @@ from agents.config.dataclasses_json import config_from_dict
 from agents.config.errors import UsageError, as_usage_error, check_at_least
 from agents.config.files import read_file
 from agents.config.options import check_environment
-from agents.engines.registry import check_engine
+from agents.engines.options import EngineOptions
 from agents.registry import check_algorithm
 
 PROBLEM_NAMES = ("trees7", "crosses10", "trees15", "digits", "keys", "jets")
@@ -19,7 +19,7 @@ PROBLEM_NAMES = ("trees7", "crosses10", "trees15", "digits", "keys", "jets")
 
 
 @dataclass(frozen=True)
-class CompareOptions:
+class CompareOptions(EngineOptions):
     """Train every algorithm on every problem for every seed, and report which is better.
 
     Each run is a process of its own under OUT/runs, trained with the same budget and tested on the
@@ -46,15 +46,6 @@ class CompareOptions:
     """Budget of a run: seconds of training, evaluations included; 22 if no budget is given."""
     merges: int | None = None
     """Budget of a run: merges made for learning."""
-    jobs: int | None = None
-    """Runs at a time; one a core if not given, and on a cluster as many as there is place for."""
-    engine: str = "local"
-    """Where runs run: local, this machine; folder, all machines that give the same command on a
-    shared OUT; ray; slurm; module:Class of your own. It may be another one each time."""
-    engine_options: str | None = None
-    """Options of the engine, such as '{"num_gpus": 0.5}'."""
-    address: str | None = None
-    """Of a running Ray cluster, such as auto or 10.0.0.1:6379; ray starts one here if not given."""
     out: Path | None = None
     """Folder of runs, results.csv, report.md and figures; runs/compare if not given. --report needs
     one."""
@@ -90,7 +81,8 @@ class CompareOptions:
     """Write the options to this JSON file, and train nothing."""
 
     def __post_init__(self) -> None:
-        check_at_least(1, jobs=1 if self.jobs is None else self.jobs, seeds=self.seeds)
+        super().__post_init__()
+        check_at_least(1, seeds=self.seeds)
         check_at_least(0, first_seed=self.first_seed, search=self.search)
         if (self.retrain or self.cross_play) and self.mode == "frozen":
             raise UsageError("--retrain and --cross-play examine joint training; --mode is frozen")
@@ -102,8 +94,6 @@ class CompareOptions:
                     raise UsageError(
                         f"--dims has {name!r}; expected whole numbers above 0, or auto"
                     )
-        with as_usage_error("--engine: "):
-            check_engine(self.engine)
         with as_usage_error("--envs: "):
             for name in names_in("--envs", self.envs):
                 check_environment(name, PROBLEM_NAMES)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     left_out = []
     for problem in problems:
         for algo, encoder in changes.items():
-            config = _run_config(
+            config = run_config(
                 problem, algo, merged(encoder, given.get(algo, {})), options.mode, budget
             )
             if config is None:
@@ -128,16 +128,31 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
                     f"{directory.path} has the options {own} and not {planned_options}; runs of "
                     "one name are pooled, so use a label or choose another --out"
                 )
-        mine, other = (  # as JSON reads them back, with lists for tuples
-            flattened(json.loads(json.dumps({name: run.as_dict()[name] for name in names})))
-            for run in (expected, found)
-        )
-        for name in dict.fromkeys([*mine, *other]):
-            if mine.get(name) != other.get(name):
-                raise ValueError(
-                    f"{directory.path} belongs to another comparison, its {name} is "
-                    f"{other.get(name)!r} and not {mine.get(name)!r}; choose another --out"
-                )
+        _check_same(directory, found, expected, names, "comparison")
+
+
+def check_same_runs(runs: Sequence[PlannedRun], what: str) -> None:
+    """Raise ``ValueError`` where the folder of a planned run holds another one: it belongs to
+    another ``what``."""
+    names = [field.name for field in fields(RunConfig)]
+    for run in runs:
+        if run.directory.holds_run:
+            _check_same(run.directory, run.directory.load_config(), run.config, names, what)
+
+
+def _check_same(
+    directory: RunDirectory, found: RunConfig, expected: RunConfig, names: list[str], what: str
+) -> None:
+    mine, other = (  # as JSON reads them back, with lists for tuples
+        flattened(json.loads(json.dumps({name: run.as_dict()[name] for name in names})))
+        for run in (expected, found)
+    )
+    for name in dict.fromkeys([*mine, *other]):
+        if mine.get(name) != other.get(name):
+            raise ValueError(
+                f"{directory.path} belongs to another {what}, its {name} is "
+                f"{other.get(name)!r} and not {mine.get(name)!r}; choose another --out"
+            )
 
 
 def found_runs(out: Path, folder: str) -> list[RunDirectory]:
@@ -195,7 +210,7 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
     return rows
 
 
-def _run_config(
+def run_config(
     problem: Problem, algo: str, changes: Mapping[str, Any], mode: str | None, budget: Budget
 ) -> RunConfig | None:
     """The configuration of a run; None where it needs a hierarchy that the data does not have.

@@ -15,7 +15,7 @@ from test_cli import TINY, status
 from test_outputs import refused
 
 from agents import load
-from agents.comparison import compare
+from agents.comparison import workshop
 from agents.comparison.compare import collect
 from agents.comparison.live_table import Watched
 from agents.comparison.results import run_rows
@@ -74,7 +74,7 @@ def test_what_is_made_of_a_run_stays_in_its_folder(run, tmp_path, command, name,
 
 
 def test_a_comparison_writes_through_no_link(tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "run_units", run_here)
+    monkeypatch.setattr(workshop, "run_units", run_here)
     command = arguments("nearest", 40, tmp_path / "compared", "--seeds", "1")
     assert status(*command) == 0
     (own,) = (tmp_path / "compared" / "runs").glob("*/*")

@@ -19,7 +19,7 @@ from test_arguments import LONGEST
 from test_cli import status
 from test_hostile_files import any_bytes
 
-from agents.comparison import compare
+from agents.comparison import workshop
 from agents.comparison.diagnoses import read_cross_play
 from agents.comparison.results import read_results, run_rows
 from agents.runs.checkpoint import load_state, save_state
@@ -317,7 +317,7 @@ def test_a_comparison_with_changed_runs(tmp_path, mutations, in_full, capsys, mo
     """The whole command on runs of which one has a changed file; in the long form."""
     if not in_full:
         pytest.skip("two runs and a report for each change")
-    monkeypatch.setattr(compare, "run_units", run_here)
+    monkeypatch.setattr(workshop, "run_units", run_here)
     command = arguments("chain,nearest", 40, tmp_path / "all", "--seeds", "1")
     assert status(*command) == 0
     outcomes: dict[str, list[int]] = {}

@@ -1,0 +1,1 @@
+"""Searching for good options of an algorithm."""
