@@ -213,7 +213,7 @@ class HierarchicalTransformerConfig:
                 "ones with attention (share_attention)"
             )
 
-    def weights(self, name: str) -> tuple[float, ...]:
+    def weights(self, name: str) -> tuple[int | float, ...]:
         """The weights of that name, one for each hierarchy."""
         given: Weights = getattr(self, name)
         return given if isinstance(given, tuple) else (given,) * len(self.hierarchies)

@@ -165,7 +165,7 @@ class Objectives(nn.Module):
                 f"rate {rate}; expected fewer rollouts, or more tokens"
             )
 
-    def _hierarchy(self, index: str, name: str) -> tuple[HierarchyConfig, float]:
+    def _hierarchy(self, index: str, name: str) -> tuple[HierarchyConfig, int | float]:
         return self.config.hierarchies[int(index)], self.config.weights(name)[int(index)]
 
 
