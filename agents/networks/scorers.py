@@ -290,9 +290,9 @@ class PointerPolicy(NodePolicy):
 
     def on_arrays(self) -> ArrayScorer:
         """In a subclass that makes features or scores in a way of its own, by these."""
-        own = (getattr(type(self), name) for name in ("features", "scores", "node_scores"))
-        here = PointerPolicy.features, PointerPolicy.scores, PointerPolicy.node_scores
-        return PointerOnArrays(self) if tuple(own) == here else super().on_arrays()
+        names = "features", "scores", "node_scores", "paired_scores"
+        own = all(getattr(type(self), name) is getattr(PointerPolicy, name) for name in names)
+        return PointerOnArrays(self) if own else super().on_arrays()
 
 
 class PointerOnArrays:
@@ -332,6 +332,10 @@ class PointerOnArrays:
 
     def scores(self, first: np.ndarray, second: np.ndarray, needed: np.ndarray) -> np.ndarray:
         return first @ second.transpose(0, 2, 1)
+
+    def paired_scores(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        scores: np.ndarray = np.einsum("nh,nh->n", first, second)
+        return scores
 
 
 class PairPolicy(NodePolicy):

@@ -1,32 +1,38 @@
 """Merging large populations with a policy that is done learning: no more is kept than is needed.
 
 Both functions choose among candidates, one sample after the other. :func:`merge_greedily` takes the
-best pair at every step. :func:`merge_matchings` merges a whole matching a round: every pair that is
-the best of both its tokens, the best of all pairs among them, so that ``P`` tokens need about
-``log P`` rounds. Populations are made smaller, and their lists anew, whenever half of the tokens
-are gone; no table of all pairs, and no history, is ever held.
+best pair at every step, on numpy arrays: what one merge computes is too little for the calls of
+torch, and for an accelerator. :func:`merge_matchings` merges a whole matching a round: every pair
+that is the best of both its tokens, the best of all pairs among them, so that ``P`` tokens need
+about ``log P`` rounds. Populations are made smaller, and their lists anew, whenever half of the
+tokens are gone; no table of all pairs, and no history, is ever held.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.rollouts.pair_scores import (
+    ArrayScorer,
     PairScorer,
     StateScorer,
-    bounded,
+    bounded_array,
     population_observation,
 )
-from htm_env.autoencoder import TreeEncoder
-from htm_env.candidates import Nearest, nearest_candidates, squared_distances
+from htm_env.autoencoder import ArrayFunction, TreeEncoder, packed_function
+from htm_env.candidates import FARTHEST, Nearest, nearest_candidates
 from htm_env.types import NONE, TokenBatch
 
 GONE = -torch.inf
+ROUNDING = 1e-5
+"""Share of the squares of two points by which a distance may be wrong that a product gives."""
 
 
 class _Tokens(NamedTuple):
@@ -73,17 +79,22 @@ class _Tokens(NamedTuple):
 def merge_greedily(
     autoencoder: TreeEncoder, policy: PairScorer, batch: TokenBatch, nearest: Nearest
 ) -> Int64[Tensor, "B M 2"]:
-    """The merges of the best candidate at every step, down to one root."""
+    """The merges of the best candidate at every step, down to one root; made on the processor."""
+    where, batch = batch.tokens.device, batch.to("cpu")
+    if where.type != "cpu":
+        autoencoder = copy.deepcopy(autoencoder).cpu()
+        policy = copy.deepcopy(policy).cpu()  # type: ignore[attr-defined]
+    merger, scorer = packed_function(autoencoder.merger), policy.on_arrays()
     merges = torch.full_like(batch.merges, NONE)
     for row, leaves in enumerate(batch.num_tokens.tolist()):
         tokens, made = _Tokens.of(autoencoder, batch.tokens[row, :leaves]), 0
         while len(tokens.node) > 1:
-            lists = _Lists(policy, tokens, nearest)
+            lists = _Lists(merger, scorer, tokens, nearest)
             for _ in range(len(tokens.node) - max(1, len(tokens.node) // 2)):
-                merges[row, made] = lists.merge_best(autoencoder, leaves + made)
+                merges[row, made, 0], merges[row, made, 1] = lists.merge_best(leaves + made)
                 made += 1
-            tokens = lists.tokens.only(lists.alive)
-    return merges
+            tokens = lists.left()
+    return merges.to(where)
 
 
 @torch.no_grad()
@@ -178,68 +189,114 @@ class _Under:
 
 
 class _Lists:
-    """The candidates of one sample's tokens, with their scores; changed in place.
+    """The candidates of one sample's tokens, with their scores, on arrays that change in place.
 
     Every list keeps its farthest distance and its best score, so that a merge touches few lists.
     """
 
-    def __init__(self, policy: PairScorer, tokens: _Tokens, nearest: Nearest) -> None:
-        self.policy, self.nearest = policy, nearest
-        self.tokens = _Tokens(*(values.clone() for values in tokens))
-        self.alive = torch.ones_like(tokens.node, dtype=torch.bool)
-        self.partners, self.distances = tokens.candidates(nearest)
-        features = policy.features(tokens.embedding, tokens.leaf_counts)
-        # Of copies: they are written to, and may be the embeddings themselves.
-        self.first, self.second = features.first.clone(), features.second.clone()
-        row, place = (self.partners >= 0).nonzero(as_tuple=True)
-        self.scores = self.first.new_full(self.partners.shape, GONE)
-        self.scores[row, place] = self._score(row, self.partners[row, place])
-        self.farthest, self.best = self.distances.amax(1), self.scores.amax(1)
+    def __init__(
+        self, merger: ArrayFunction, scorer: ArrayScorer, tokens: _Tokens, nearest: Nearest
+    ) -> None:
+        self.merger, self.scorer, self.k = merger, scorer, min(nearest.k, len(tokens.node))
+        # (k, n): what is asked of many lists at once runs along the tokens.
+        lists = [found.numpy().T.copy() for found in tokens.candidates(nearest)]
+        self.partners, self.distances = lists[0].astype(np.int32), lists[1]
+        copies = _Tokens(*(values.clone() for values in tokens))
+        self.node, self.embedding, self.counts, self.centroid = (v.numpy() for v in copies)
+        self.places = self.centroid if nearest.by_centroids else self.embedding
+        self.squares = np.einsum("nd,nd->n", self.places, self.places)
+        self.alive = np.ones(len(self.node), bool)
+        features = scorer.features(self.embedding, self.counts)
+        # Copies: they are written to, and may be the embeddings themselves.
+        self.first, self.second = (values.copy() for values in features)
+        spot, token = (self.partners >= 0).nonzero()
+        scores = scorer.paired_scores(self.first[token], self.second[self.partners[spot, token]])
+        self.scores = np.full(self.partners.shape, GONE, scores.dtype)
+        self.scores[spot, token] = bounded_array(scores)
+        self.farthest, self.best = self.distances.max(0), self.scores.max(0)
 
-    def merge_best(self, autoencoder: TreeEncoder, node: int) -> Int64[Tensor, "2"]:
+    def merge_best(self, node: int) -> tuple[int, int]:
         """Merge the best pair into ``node``; returns its two nodes."""
-        first = self.best.argmax()[None]
-        second = self.partners[first, self.scores[first].argmax(1)]
-        tokens = self.tokens
-        pair = torch.cat([tokens.node[first], tokens.node[second]])
-        parent = tokens.merged(autoencoder, first, second, node)
-        for values, new in zip(tokens, parent, strict=True):
-            values[first] = new
-        self.alive[second] = False
-        features = self.policy.features(parent.embedding, parent.leaf_counts)
-        self.first[first], self.second[first] = features.first, features.second
-        self._replace(first, second, parent.places(self.nearest))
+        first = int(self.best.argmax())
+        second = int(self.partners[self.scores[:, first].argmax(), first])
+        pair = int(self.node[first]), int(self.node[second])
+        share = self.counts[first] / (self.counts[first] + self.counts[second])
+        here, other = self.centroid[first], self.centroid[second]
+        self.centroid[first] = share * here + (1 - share) * other
+        both = np.concatenate([self.embedding[first], self.embedding[second]])
+        self.embedding[first] = self.merger(both[None])[0]
+        with np.errstate(over="ignore"):
+            self.squares[first] = self.places[first] @ self.places[first]
+        self.counts[first] += self.counts[second]
+        self.node[first], self.alive[second] = node, False
+        new = slice(first, first + 1)
+        self.first[new], self.second[new] = self.scorer.features(
+            self.embedding[new], self.counts[new]
+        )
+        self._replace(first, second)
         return pair
 
-    def _replace(self, parent: Tensor, gone: Tensor, place: Float[Tensor, "1 D"]) -> None:
+    def left(self) -> _Tokens:
+        """The tokens that are left."""
+        columns = self.node, self.embedding, self.counts, self.centroid
+        return _Tokens(*(torch.from_numpy(values[self.alive]) for values in columns))
+
+    def _replace(self, parent: int, gone: int) -> None:
         """The lists forget the children, and take up the parent (see ``candidates.py``)."""
-        named = (self.partners == parent) | (self.partners == gone)
-        row, spot = named.nonzero(as_tuple=True)
-        self._forget(row, spot)
-        self._forget(torch.cat([parent, gone]), slice(None))
-        apart = squared_distances(self.tokens.places(self.nearest), place)
-        apart.masked_fill_(~self.alive, torch.inf)
-        apart[parent] = torch.inf
-        near, who = apart.topk(min(self.partners.shape[1], len(apart)), largest=False)
-        who = who[near < torch.inf]
-        self._enter(parent.expand(len(who)), torch.arange(len(who), device=who.device), who, near)
-        self.farthest[row] = torch.inf
-        slot = (apart < self.farthest).nonzero()[:, 0]
-        spot = self.distances[slot].argmax(1)
-        self._enter(slot, spot, parent.expand(len(slot)), apart[slot])
-        changed = torch.cat([row, slot, parent])
-        self.farthest[changed] = self.distances[changed].amax(1)
-        self.best[changed] = self.scores[changed].amax(1)
-        self.best[gone], self.farthest[gone] = GONE, GONE
+        count = len(self.node)
+        flat = self.partners.reshape(-1)
+        named = ((flat == parent) | (flat == gone)).nonzero()[0]
+        flat[named] = NONE
+        self.distances.reshape(-1)[named], self.scores.reshape(-1)[named] = np.inf, GONE
+        for token in (parent, gone):
+            self.partners[:, token] = NONE
+            self.distances[:, token], self.scores[:, token] = np.inf, GONE
+        shortened = named % count
 
-    def _forget(self, row: Tensor, spot: Tensor | slice) -> None:
-        self.partners[row, spot] = NONE
-        self.distances[row, spot], self.scores[row, spot] = torch.inf, GONE
+        self.farthest[shortened] = np.inf
+        slot, apart = self._around(parent)
+        near = np.arange(len(slot))
+        if len(near) > self.k:
+            near = np.argpartition(apart, self.k - 1)[: self.k]
+        near = near[np.argsort(apart[near], kind="stable")]
+        self.partners[: len(near), parent] = slot[near]
+        self.distances[: len(near), parent] = apart[near]
+        self.scores[: len(near), parent] = self._scores([parent], slot[near])[0]
+        nearer = apart < self.farthest[slot]
+        slot, apart = slot[nearer], apart[nearer]
+        spot = self.distances.take(slot, axis=1).argmax(0)
+        self.partners[spot, slot], self.distances[spot, slot] = parent, apart
+        self.scores[spot, slot] = self._scores(slot, [parent])[:, 0]
+        changed = np.concatenate([shortened, slot, [parent]])
+        self.farthest[changed] = self.distances.take(changed, axis=1).max(0)
+        self.best[changed] = self.scores.take(changed, axis=1).max(0)
+        self.best[gone] = self.farthest[gone] = GONE
 
-    def _enter(self, row: Tensor, spot: Tensor, partner: Tensor, distance: Tensor) -> None:
-        self.partners[row, spot] = partner
-        self.distances[row, spot] = distance[: len(row)]
-        self.scores[row, spot] = self._score(row, partner)
+    def _around(self, parent: int) -> tuple[np.ndarray, np.ndarray]:
+        """The tokens that may be among the nearest of the parent, or the parent among theirs, and
+        how far they are."""
+        place = self.places[parent]
+        others = self.alive.copy()
+        others[parent] = False
+        if np.isfinite(self.squares).all():
+            # Found by a product, whose rounding is allowed for; what is kept is the exact distance.
+            sums = self.squares + self.squares[parent]
+            rough = sums - 2 * (self.places @ place) - ROUNDING * sums
+            few = rough[others]
+            bound = np.inf
+            if len(few) > self.k:  # no more than these are nearer than that
+                most = few + 2 * ROUNDING * sums[others]
+                bound = np.partition(most, self.k - 1)[self.k - 1]
+            others &= rough <= np.maximum(self.farthest, bound)
+        slot = others.nonzero()[0]
+        away = self.places.take(slot, axis=0)
+        away -= place
+        apart = np.einsum("nd,nd->n", away, away)
+        apart[~(apart < FARTHEST)] = FARTHEST
+        return slot, apart
 
-    def _score(self, first: Tensor, second: Tensor) -> Tensor:
-        return bounded(self.policy.paired_scores(self.first[first], self.second[second]))
+    def _scores(self, first: Any, second: Any) -> np.ndarray:
+        """Scores of all pairs of these tokens."""
+        one, other = self.first.take(first, axis=0)[None], self.second.take(second, axis=0)[None]
+        needed = np.ones((1, one.shape[1], other.shape[1]), bool)
+        return bounded_array(self.scorer.scores(one, other, needed)[0])

@@ -40,6 +40,13 @@ def bounded(scores: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     return scores.nan_to_num(0.0).clamp(ILLEGAL / 10, -ILLEGAL / 10)
 
 
+def bounded_array(scores: np.ndarray) -> np.ndarray:
+    """The same of an array."""
+    if np.isfinite(scores.sum()):  # as long as nothing diverges; else large ones are bounded too
+        return scores
+    return np.nan_to_num(scores, nan=0.0).clip(ILLEGAL / 10, -ILLEGAL / 10)
+
+
 # ---------------------------------------------------------------- what policy networks offer
 
 
@@ -79,6 +86,9 @@ class ArrayScorer(Protocol):
         """Scores of ``(R, I, H)`` with ``(R, J, H)``, as ``(R, I, J)``; anything finite where they
         are not ``needed``, bool of the same shape."""
 
+    def paired_scores(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        """Scores of ``(N, H)`` each with the one in its place, as ``(N,)``."""
+
 
 class ThroughTorch:
     """Any pair scorer on arrays, by its own functions of tensors."""
@@ -95,6 +105,11 @@ class ThroughTorch:
     def scores(self, first: np.ndarray, second: np.ndarray, needed: np.ndarray) -> np.ndarray:
         tensors = torch.from_numpy(first), torch.from_numpy(second)
         found = self.policy.node_scores(*tensors, lambda: torch.from_numpy(needed))
+        scores: np.ndarray = found.numpy()
+        return scores
+
+    def paired_scores(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
+        found = self.policy.paired_scores(torch.from_numpy(first), torch.from_numpy(second))
         scores: np.ndarray = found.numpy()
         return scores
 

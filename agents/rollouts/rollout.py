@@ -15,7 +15,14 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from agents.rollouts.candidates import CandidateLists, candidates_along
-from agents.rollouts.pair_scores import ILLEGAL, NodeTables, PairArrays, PairScores, Positions
+from agents.rollouts.pair_scores import (
+    ILLEGAL,
+    NodeTables,
+    PairArrays,
+    PairScores,
+    Positions,
+    bounded_array,
+)
 from htm_env.autoencoder import ArrayFunction, TreeEncoder, packed_function
 from htm_env.candidates import CandidatePairs, Nearest
 from htm_env.forest import forest_levels, leaf_counts
@@ -461,7 +468,7 @@ class ArrayRollout:
         """Weights of the scores of each row of episodes, 0 where they are not legal."""
         shift = self._shift[row].reshape(-1, *[1] * (scores.ndim - 1))
         # Of a score far above all before it is infinite; the sum shows it, and all are renewed.
-        weights = np.exp(bounded(scores) - shift)
+        weights = np.exp(bounded_array(scores) - shift)
         return np.where(legal & (weights > RAREST), weights, 0.0)
 
     def _weigh(self, row: np.ndarray, scores: np.ndarray) -> None:
@@ -483,16 +490,9 @@ class ArrayRollout:
         )
         there = here >= 0
         legal = there[:, :, None] & there[:, None, :] & ~np.eye(width, dtype=bool)
-        scores = bounded(self.scorer.scores(first, second, legal))
+        scores = bounded_array(self.scorer.scores(first, second, legal))
         self._weigh(row, np.where(legal, scores, ILLEGAL))
         return self._sums(rows, width)
-
-
-def bounded(scores: np.ndarray) -> np.ndarray:
-    """As :func:`agents.rollouts.pair_scores.bounded`, of an array."""
-    if np.isfinite(scores.sum()):  # as long as nothing diverges; else large ones are bounded too
-        return scores
-    return np.nan_to_num(scores, nan=0.0).clip(ILLEGAL / 10, -ILLEGAL / 10)
 
 
 def drawn(weights: np.ndarray, generator: torch.Generator) -> np.ndarray:
