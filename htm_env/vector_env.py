@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from inspect import ismethod
 from typing import Any
 
@@ -273,18 +272,23 @@ class HTMVectorEnv(EpisodesInProgress, VectorEnv):
     ) -> None:
         """New episodes in the copies of ``mask``, drawn or with the given keys.
 
-        Generators are changed when the episodes are there: where data cannot be read, none is.
+        Where data cannot be read, every generator is left as it was.
         """
         copies = np.flatnonzero(mask)
-        generators = {
-            copy: deepcopy(self._generators[copy])
-            if seeds is None or seeds[copy] is None
-            else seeding.np_random(seeds[copy])[0]
-            for copy in copies.tolist()
-        }
-        drawn = np.array([draw_key(own) for own in generators.values()], np.int64)
-        fresh = self.simulator.start(drawn if keys is None else keys[copies])
-        for copy, own in generators.items():
+        generators = [self._generators[copy] for copy in copies.tolist()]
+        before = [own.bit_generator.state for own in generators]
+        if seeds is not None:
+            for at, copy in enumerate(copies.tolist()):
+                if seeds[copy] is not None:
+                    generators[at] = seeding.np_random(seeds[copy])[0]
+        try:
+            drawn = np.array([draw_key(own) for own in generators], np.int64)
+            fresh = self.simulator.start(drawn if keys is None else keys[copies])
+        except BaseException:
+            for copy, state in zip(copies.tolist(), before, strict=True):
+                self._generators[copy].bit_generator.state = state
+            raise
+        for copy, own in zip(copies.tolist(), generators, strict=True):
             self._generators[copy] = own
         if len(copies) == self.num_envs:
             self._population = fresh
