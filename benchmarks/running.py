@@ -38,6 +38,7 @@ QUALITY = {
     "kanji_parts": "how far trees that are not learned agree with experts",
     "key_scenes": "the merges that context makes right",
     "endurance": "runs that are killed at random moments and continued",
+    "engines": "the same comparison on every engine, undisturbed and killed",
     "fuzzed_environment": "a million random actions, single and batched in step",
     "resident_memory": "memory over ten minutes of training and 200,000 steps",
     "hierarchical_original": "the hierarchical transformer against the package it follows",

@@ -95,6 +95,7 @@ class RayEngine(Engine):
         self._tasks: dict[Any, str] = {}
         self._attempts: dict[str, int] = {}
         self._memory: dict[str, int | None] = {}
+        self._work = ray.remote(_work)  # once: each is sent to the cluster
         self._desk: Any = None
         self._hosts: Any = None  # the desk's answer that is due
         self._next_hosts = 0.0
@@ -134,7 +135,7 @@ class RayEngine(Engine):
             self._probe.unlink(missing_ok=True)
 
     def _start(self, name: str) -> None:
-        work = ray.remote(_work).options(
+        work = self._work.options(
             name=name,
             num_cpus=self.config.num_cpus,
             num_gpus=self.config.num_gpus,

@@ -35,7 +35,8 @@ STOP = "stop"
 SILENT_LOOKS = 10
 """Looks after which a job that is over, and whose report has no end, has failed."""
 LOOK_SECONDS = 1.0
-"""Jobs look for that file, and this process for the reports of jobs, as often as this."""
+"""Jobs look for that file, and this process for the reports of jobs on other machines, as often as
+this."""
 STOPPED = Progress(UnitState.FAILED, "stopped")
 
 
@@ -104,7 +105,8 @@ class SlurmEngine(Engine):
             name, unit_job = self._waiting.popleft()
             self._jobs[name] = self._executor.submit(unit_job)
         if time.monotonic() >= self._next_look:
-            self._next_look = time.monotonic() + LOOK_SECONDS
+            here = self.config.cluster == "local"
+            self._next_look = time.monotonic() + (POLL_SECONDS if here else LOOK_SECONDS)
             for name, job in list(self._jobs.items()):
                 self._look(name, job)
         return self._progress
