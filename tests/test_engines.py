@@ -185,6 +185,14 @@ def test_what_is_no_engine_is_refused(tmp_path, name, options, says):
         make_engine(name, Site(tmp_path), options)
 
 
+@pytest.mark.parametrize(("name", "library"), [("ray", "ray"), ("slurm", "submitit")])
+def test_without_its_extra_an_engine_says_what_to_install(tmp_path, monkeypatch, name, library):
+    monkeypatch.setitem(sys.modules, library, None)  # as if it were not installed
+    says = f"the engine {name} needs {library}: pip install 'htm-rl[{name}]'"
+    with pytest.raises(ValueError, match=re.escape(says)):
+        make_engine(name, Site(tmp_path))
+
+
 # ---------------------------------------------------------------- claims
 
 

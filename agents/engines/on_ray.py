@@ -15,7 +15,9 @@ import os
 import platform
 import secrets
 import shutil
+import signal
 import tempfile
+import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
@@ -199,6 +201,7 @@ class RayEngine(Engine):
 def _connect(address: str | None, jobs: int | None) -> None:
     """Join a cluster, or start one on this machine; raises ``ConnectionError`` in one line."""
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "error"}
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         if address is None:
             ray.init(
@@ -214,6 +217,10 @@ def _connect(address: str | None, jobs: int | None) -> None:
     except (ConnectionError, RuntimeError, ValueError) as error:
         where = "on this machine" if address is None else f"at {address}"
         raise ConnectionError(f"no Ray {where}: {_first_line(error)}") from None
+    finally:
+        # Ray's own ends this process without stopping units.
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _versions() -> dict[str, str]:
