@@ -49,8 +49,8 @@ _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
     diagnoses earlier_runs embed endurance entropy flipped_bytes full_disk generate_command
     glom_losses key_scenes known_learners learning merge_rounds_benchmark outputs page plot_command
-    plug_ins ppo_learner ppo_make processes_and_threads replay_reinforce report run_data
-    stable_baselines tuning view
+    plug_ins ppo_learner ppo_make processes_and_threads replay_reinforce report resume
+    run_data stable_baselines tuning view
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""

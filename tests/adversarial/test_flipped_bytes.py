@@ -72,6 +72,7 @@ READERS: dict[str, Reader] = {
     "result.json": RunDirectory.load_result,
     "metrics.csv": run_rows,
     "trees.json": RunDirectory.load_trees,
+    "hosts.json": RunDirectory.load_hosts,
     "dataset.npz": data,
     "checkpoint/training.safetensors": state,
     "checkpoint/autoencoder.safetensors": weights("checkpoint"),
