@@ -121,7 +121,7 @@ def test_a_policy_is_drawn_to_the_target(autoencoder, control, ordered, change):
     price = EntropyControl(EntropyConfig(control=control, target=((0.0, target),), ordered=ordered))
     optimizer = torch.optim.Adam(policy.parameters(), lr=3e-3)
     means = []
-    for _ in range(300):
+    for _ in range(220):
         made, terms = roll()
         means.append(mean_entropy(made, terms, ordered))
         optimizer.zero_grad()

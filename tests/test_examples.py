@@ -107,10 +107,10 @@ def test_the_demo_shows_scores_and_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_row_of_the_demo_ends_at_the_cap(tmp_path: Path) -> None:
-    options = Namespace(merges=4_000_000, cap=20.0, seed=0, out=tmp_path)
+    options = Namespace(merges=1_000_000, cap=15.0, seed=0, out=tmp_path)
     scores, cut = demo().train("nearest", options)
     assert cut
-    assert 0 < scores["merges"] < 4_000_000
+    assert 0 < scores["merges"] < 1_000_000
     assert 0 < scores["nmse"] < 2
 
 

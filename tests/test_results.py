@@ -159,11 +159,13 @@ def test_committed_tables_are_read_and_joined(path, tmp_path):
     found = read_results([path])
     with open(path, newline="") as file:
         assert len(found) == len(list(csv.DictReader(file)))
-    known = [row if row.options else replace(row, options="{}") for row in found]
-    new = table(tmp_path / "new.csv", known)
-    again = read_results([path, new])
+    first = set(list(dict.fromkeys(row.run for row in found))[:20])
+    some = [row for row in found if row.run in first]
+    known = [row if row.options else replace(row, options="{}") for row in some]
+    old, new = table(tmp_path / "old.csv", some), table(tmp_path / "new.csv", known)
+    again = read_results([old, new])
     assert again == known
-    assert Comparison(again).algos == Comparison(found).algos
+    assert Comparison(again).algos == Comparison(some).algos
 
 
 def test_one_run_has_one_kind_of_options(tmp_path):
