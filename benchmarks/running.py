@@ -45,6 +45,7 @@ QUALITY = {
     "hierarchical_readme": "the README of that package with our import, at full size",
     "reduction": "time and memory of a hierarchy reduction, and samples at once and one by one",
     "rollout_speed": "rollouts alone, on arrays and on tensors",
+    "shards": "training on shards beside the same data in memory",
     "text": "hierarchies against flat models of text",
 }
 """Longer learning, or measures other than throughput."""

@@ -31,6 +31,7 @@ from benchmarks import (
     neighbour_lists,
     running,
     scaling,
+    shards,
     time_to_error,
 )
 from benchmarks.__main__ import main as bench_main
@@ -536,3 +537,15 @@ def test_rows_are_shown_as_soon_as_they_are_there(capsys):
 def test_a_row_whose_process_is_killed_is_an_error_and_no_endless_wait():
     with pytest.raises(BrokenProcessPool):
         measuring.own_process(os._exit, 9)
+
+
+@pytest.mark.slow
+def test_training_on_shards_is_measured_beside_the_array(tmp_path):
+    options = ["--tokens", "3000", "--of-shard", "1000", "--seconds", "0.1", "--turn", "0.1"]
+    shards.main([*options, "--out", str(tmp_path)])
+    rows = json.loads((tmp_path / "shards.json").read_text())["rows"]
+    array, in_shards, first = rows
+    assert array["merges per second, times the array"] == 1.0
+    assert in_shards["merges"] > 0 and in_shards["GB resident at most"] > 0
+    assert first["merges"] is None
+    assert 3000 / 20 <= array["sets"] <= 3000 / 12 + 3

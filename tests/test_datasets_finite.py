@@ -24,7 +24,7 @@ from htm_env.datasets import (
     TreesDataset,
     make_dataset,
 )
-from htm_env.datasets.user import split_rows
+from htm_env.datasets.splits import split_rows
 from htm_env.types import TokenBatch
 
 # --- Digits ----------------------------------------------------------------------------------

@@ -142,5 +142,5 @@ def distinct(names: Sequence[str]) -> list[str]:
     return [name if times[name] == 1 else f"{name}#{index}" for index, name in enumerate(names)]
 
 
-def _picked(names: list[Any] | None, keys: Keys) -> list[Any] | None:
+def _picked(names: Sequence[Any] | None, keys: Keys) -> list[Any] | None:
     return None if names is None else [names[key] for key in keys]

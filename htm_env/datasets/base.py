@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Final, NamedTuple
@@ -70,7 +70,7 @@ class Dataset(ABC):
     # Where episodes come from; None of it for generated data.
     rows: Int64[np.ndarray, "_"] | None = None
     """Rows of the data as given, in this split's own order: key ``k`` is row ``rows[k % size]``."""
-    row_names: list[str] | None = None
+    row_names: Sequence[str] | None = None
     """Name of each of ``rows``, in the same order; None where the data has no names."""
     token_names: list[list[str]] | None = None
     """Names of the tokens of each of ``rows``, by their place in the row as given (see
@@ -190,6 +190,14 @@ class Dataset(ABC):
         For the analysis of results only, as :meth:`labels`, and raises what that does.
         """
         raise ValueError(f"{self.name} has no labels of tokens")
+
+    def of_rank(self, rank: int, ranks: int) -> Dataset:
+        """The part of this split that process ``rank`` of ``ranks`` draws from when they train
+        together; all of it here, since each has keys of its own.
+
+        Statistics, fingerprint and shape are those of all data.
+        """
+        return self
 
     def places(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B P"] | None:
         """The place that each slot's token has in its row as given; -1 in empty slots.
@@ -370,23 +378,114 @@ class RowFacts:
     """More arrays by name that tell this data from other data."""
 
 
+class ArraysDigest:
+    """The sha256 of named arrays of numbers, taken up in the order of their names.
+
+    An array comes as a whole, or as its header and then its parts along the first dimension.
+    """
+
+    def __init__(self) -> None:
+        self._digest = hashlib.sha256()
+
+    def begin(self, name: str, dtype: np.dtype, shape: tuple[int, ...]) -> None:
+        """The header of an array, whose parts follow."""
+        self._digest.update(f"{name} {dtype.newbyteorder('<').str} {shape} ".encode())
+
+    def part(self, array: np.ndarray) -> None:
+        """The next rows of the array."""
+        array = np.ascontiguousarray(array)
+        self._digest.update(array.astype(array.dtype.newbyteorder("<"), copy=False).data)
+
+    def hexdigest(self) -> str:
+        """64 hex digits."""
+        return self._digest.hexdigest()
+
+
 def arrays_hash(arrays: Mapping[str, Any]) -> str:
     """The sha256 of named arrays of numbers, in the order of their names, as 64 hex digits."""
-    digest = hashlib.sha256()
+    digest = ArraysDigest()
     for name in sorted(arrays):
         array = np.ascontiguousarray(arrays[name])
-        array = array.astype(array.dtype.newbyteorder("<"), copy=False)
-        digest.update(f"{name} {array.dtype.str} {array.shape} ".encode())
-        digest.update(array.data)
+        digest.begin(name, array.dtype, array.shape)
+        digest.part(array)
     return digest.hexdigest()
 
 
-class FiniteDataset(Dataset):
-    """Rows that were given rather than drawn; key ``k`` is row ``k % size``, shuffled by ``k``."""
+class GivenDataset(Dataset):
+    """Rows that were given rather than drawn; key ``k`` is row ``k % size``, shuffled by ``k``.
+
+    A subclass sets ``rows`` and ``size``, and says what is in the rows of its split.
+    """
 
     has_hierarchy = False
     size: int
     rows: Int64[np.ndarray, "_"]
+
+    @abstractmethod
+    def lengths_of(self, rows: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
+        """The tokens of these rows of the split."""
+
+    @abstractmethod
+    def ordered(
+        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
+    ) -> Float32[np.ndarray, "B P T"]:
+        """The tokens of these rows, slot by slot from the place in the row that ``order`` names;
+        anything from a place that has no token."""
+
+    def places_of(
+        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
+    ) -> Int64[np.ndarray, "B P"]:
+        """The place in the row as given of each of these tokens; here all are there, in order."""
+        return order
+
+    def classes_of(self, rows: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
+        """The class numbers of these rows; asked for where ``has_labels``."""
+        raise NotImplementedError
+
+    def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
+        rows, present, order = self._order(keys)
+        tokens = self.ordered(rows, order)  # (B, P, T)
+        clades, merges = self.hierarchy(rows, order)
+        return TokenBatch(
+            tokens=torch.from_numpy(np.where(present[:, :, None], tokens, np.float32(0))),
+            present=torch.from_numpy(present),
+            clades=torch.from_numpy(clades),
+            merges=torch.from_numpy(merges),
+        )
+
+    def _order(
+        self, keys: Int64[np.ndarray, "B"]
+    ) -> tuple[Int64[np.ndarray, "B"], Bool[np.ndarray, "B P"], Int64[np.ndarray, "B P"]]:
+        """Rows of the split, occupied slots, and the token of its row that fills each slot."""
+        check_keys(keys)
+        rows = keys % self.size
+        present = np.arange(self.max_tokens) < self.lengths_of(rows)[:, None]
+        order = shuffled(uniforms(split_keys(keys, self.split), self.max_tokens), present)
+        return rows, present, order
+
+    def places(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B P"]:
+        rows, present, order = self._order(keys)
+        return np.where(present, self.places_of(rows, order), NONE)
+
+    def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
+        if not self.has_labels:
+            return super().labels(keys)
+        check_keys(keys)
+        return self.classes_of(keys % self.size)
+
+    def hierarchy(
+        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
+    ) -> tuple[Bool[np.ndarray, "B C P"], Int64[np.ndarray, "B M 2"]]:
+        """Clades and merges of these rows of the split; none here.
+
+        ``order`` is the place in its row that each slot was filled from.
+        """
+        clades = np.zeros((len(rows), 0, self.max_tokens), dtype=bool)
+        return clades, empty_merges(len(rows), self.max_tokens)
+
+
+class FiniteDataset(GivenDataset):
+    """Rows in memory."""
 
     def __init__(
         self,
@@ -436,51 +535,28 @@ class FiniteDataset(Dataset):
             "name": facts.name,
         }
 
-    def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
-        rows, present, order = self._order(keys)
-        tokens = self._values[rows[:, None], order]  # (B, P, T)
-        clades, merges = self.hierarchy(rows, order)
-        return TokenBatch(
-            tokens=torch.from_numpy(np.where(present[:, :, None], tokens, np.float32(0))),
-            present=torch.from_numpy(present),
-            clades=torch.from_numpy(clades),
-            merges=torch.from_numpy(merges),
-        )
+    def lengths_of(self, rows: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
+        lengths: np.ndarray = self._lengths[rows]
+        return lengths
 
-    def _order(
-        self, keys: Int64[np.ndarray, "B"]
-    ) -> tuple[Int64[np.ndarray, "B"], Bool[np.ndarray, "B P"], Int64[np.ndarray, "B P"]]:
-        """Rows of the split, occupied slots, and the token of its row that fills each slot."""
-        check_keys(keys)
-        rows = keys % self.size
-        present = np.arange(self.max_tokens) < self._lengths[rows, None]
-        order = shuffled(uniforms(split_keys(keys, self.split), self.max_tokens), present)
-        return rows, present, order
+    def ordered(
+        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
+    ) -> Float32[np.ndarray, "B P T"]:
+        tokens: np.ndarray = self._values[rows[:, None], order]
+        return tokens
 
-    def places(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B P"]:
-        rows, present, order = self._order(keys)
-        places = order if self._places is None else self._places[rows[:, None], order]
-        return np.where(present, places, NONE)
+    def places_of(
+        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
+    ) -> Int64[np.ndarray, "B P"]:
+        return order if self._places is None else self._places[rows[:, None], order]
 
-    def labels(self, keys: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
-        if self._classes is None:
-            return super().labels(keys)
-        check_keys(keys)
-        labels: np.ndarray = self._classes[keys % self.size]
-        return labels
+    def classes_of(self, rows: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
+        assert self._classes is not None
+        classes: np.ndarray = self._classes[rows]
+        return classes
 
     def fingerprint(self) -> dict[str, Any]:
         return dict(self._fingerprint)
-
-    def hierarchy(
-        self, rows: Int64[np.ndarray, "B"], order: Int64[np.ndarray, "B P"]
-    ) -> tuple[Bool[np.ndarray, "B C P"], Int64[np.ndarray, "B M 2"]]:
-        """Clades and merges of these rows of the split; none here.
-
-        ``order`` is the place in its row that each slot was filled from.
-        """
-        clades = np.zeros((len(rows), 0, self.max_tokens), dtype=bool)
-        return clades, empty_merges(len(rows), self.max_tokens)
 
     def training_sets(
         self, count: int

@@ -17,7 +17,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float32
@@ -65,12 +65,14 @@ class Memory:
     Args:
         name: what errors call the data.
         limit: in bytes.
+        further: what else a person can do beyond it, for the error.
 
     Raises ``ValueError`` for a limit that is no whole number above 0.
     """
 
-    def __init__(self, name: str, limit: int = MEMORY_LIMIT) -> None:
-        self.name, self.limit = name, checks.whole_number("memory_limit", limit, 1, 2**62)
+    def __init__(self, name: str, limit: int = MEMORY_LIMIT, further: str | None = None) -> None:
+        self.name, self.further = name, "" if further is None else f", {further}"
+        self.limit = checks.whole_number("memory_limit", limit, 1, 2**62)
         self.taken = 0
 
     def take(self, size: int) -> None:
@@ -79,7 +81,7 @@ class Memory:
         if self.taken > self.limit:
             raise MemoryLimitError(
                 f"{self.name} takes {_bytes(self.taken)} of memory or more: expected at most "
-                f"{_bytes(self.limit)}, unless memory_limit= allows more"
+                f"{_bytes(self.limit)}, unless memory_limit= allows more{self.further}"
             )
 
     def take_array(self, shape: Sequence[int], itemsize: int = 8, of_item: int = 0) -> None:
@@ -142,35 +144,99 @@ def read_npz(path: Path, memory: Memory) -> Arrays:
     return arrays
 
 
-def read_arrays(path: Path, known: Sequence[str], memory: Memory) -> dict[str, np.ndarray]:
-    """The arrays of an ``.npz`` archive by name; errors are those of :func:`read_npz`."""
+def read_arrays(
+    path: Path, known: Sequence[str], memory: Memory, left_out: Sequence[str] = ()
+) -> dict[str, np.ndarray]:
+    """The arrays of an ``.npz`` archive by name, without those to be left out; errors are those of
+    :func:`read_npz`."""
+    arrays: dict[str, np.ndarray] = {}
+    with _archive(path) as archive:
+        for member, name in _members(path, archive, known):
+            if name in left_out:
+                continue
+            with parsing(path, _ARCHIVE):
+                file: Any = archive.open(member)
+            with file:
+                arrays[name] = _array(path, _ARCHIVE, file, member.file_size, memory)
+    return arrays
+
+
+def _archive(path: Path) -> zipfile.ZipFile:
     check_file(path)
     with parsing(path, _ARCHIVE):
         whole = zipfile.is_zipfile(path)
     if not whole:
         raise ValueError(f"{path} is truncated or is not an .npz archive")
     with parsing(path, _ARCHIVE):
-        archive = zipfile.ZipFile(path)
-    arrays: dict[str, np.ndarray] = {}
-    with archive:
-        for member in archive.infolist():
-            name = member.filename.removesuffix(".npy")
-            if name not in known or name in arrays:
-                problem = "twice the" if name in arrays else "the unknown"
-                raise ValueError(
-                    f"{path} has {problem} array {checks.brief(repr(name))}: expected only "
-                    f"{', '.join(known)}"
-                )
-            if member.compress_type not in _PACKINGS:
-                raise ValueError(
-                    f"{path} has the array {name!r} packed by method {member.compress_type}: "
-                    "expected one of numpy's, stored or deflated"
-                )
-            with parsing(path, _ARCHIVE):
-                file: Any = archive.open(member)
-            with file:
-                arrays[name] = _array(path, _ARCHIVE, file, member.file_size, memory)
-    return arrays
+        return zipfile.ZipFile(path)
+
+
+def _members(
+    path: Path, archive: zipfile.ZipFile, known: Sequence[str]
+) -> Iterator[tuple[zipfile.ZipInfo, str]]:
+    """The arrays of an archive with their names; ``ValueError`` for one that is not known, is there
+    twice, or is packed by a method that is none of numpy's."""
+    found: set[str] = set()
+    for member in archive.infolist():
+        name = member.filename.removesuffix(".npy")
+        if name not in known or name in found:
+            problem = "twice the" if name in found else "the unknown"
+            raise ValueError(
+                f"{path} has {problem} array {checks.brief(repr(name))}: expected only "
+                f"{', '.join(known)}"
+            )
+        if member.compress_type not in _PACKINGS:
+            raise ValueError(
+                f"{path} has the array {name!r} packed by method {member.compress_type}: "
+                "expected one of numpy's, stored or deflated"
+            )
+        found.add(name)
+        yield member, name
+
+
+class ArrayPlace(NamedTuple):
+    """An array that lies in a file as it is in memory, row by row."""
+
+    offset: int
+    """Bytes of the file before its first number."""
+    dtype: str
+    shape: tuple[int, ...]
+
+    def map(self, path: Path) -> np.ndarray:
+        """The array, read-only; only the parts that are used are read. ``OSError`` or
+        ``ValueError`` where the file got shorter."""
+        mapped = np.memmap(path, np.dtype(self.dtype), "r", self.offset, self.shape)
+        return mapped.view(np.ndarray)
+
+
+def places_of_arrays(path: Path, known: Sequence[str]) -> dict[str, ArrayPlace | None]:
+    """Where the arrays of an ``.npz`` or ``.npy`` lie, by name; None for one that is packed or in
+    the order of columns. Errors are those of :func:`read_npz`; nothing but headers is read."""
+    if path.suffix == ".npy":
+        check_file(path)
+        with open(path, "rb") as file:
+            return {"tokens": _place(path, _ARRAY, file, os.fstat(file.fileno()).st_size)}
+    found: dict[str, ArrayPlace | None] = {}
+    with _archive(path) as archive, open(path, "rb") as file:
+        for member, name in _members(path, archive, known):
+            found[name] = None
+            if member.compress_type == zipfile.ZIP_STORED:
+                # 26 bytes into the local header are the lengths of two fields that end it.
+                file.seek(member.header_offset + 26)
+                fields = file.read(4)
+                before = 30 + sum(int.from_bytes(fields[at : at + 2], "little") for at in (0, 2))
+                file.seek(member.header_offset + before)
+                found[name] = _place(path, _ARCHIVE, file, member.file_size)
+    return found
+
+
+def _place(path: Path, what: str, file: io.BufferedIOBase, size: int) -> ArrayPlace | None:
+    start = file.tell()
+    shape, in_columns, dtype = _header(path, what, file, size)
+    offset = file.tell()
+    if offset - start + math.prod(shape) * dtype.itemsize > file.seek(0, os.SEEK_END) - start:
+        raise ValueError(f"{path} is truncated: expected a whole {what}")
+    return None if in_columns else ArrayPlace(offset, dtype.str, tuple(shape))
 
 
 def read_npy(path: Path, memory: Memory) -> Arrays:
@@ -187,14 +253,18 @@ def read_npy(path: Path, memory: Memory) -> Arrays:
         return {"tokens": _array(path, _ARRAY, file, size, memory)}
 
 
-def _array(path: Path, what: str, file: io.BufferedIOBase, size: int, memory: Memory) -> np.ndarray:
-    """The array of an ``.npy`` stream of ``size`` bytes; nothing is unpickled."""
+def _header(
+    path: Path, what: str, file: io.BufferedIOBase, size: int
+) -> tuple[tuple[int, ...], bool, np.dtype]:
+    """Shape, order (True <--> by columns) and type of the array of an ``.npy`` stream of ``size``
+    bytes, which is left at its first number; ``ValueError`` for objects and for another size."""
+    begin = file.tell()
     with parsing(path, what):
         version = npy.read_magic(file)
         if version not in _READ_HEADER:
             raise ValueError(f"format version {version}")
         shape, in_columns, dtype = _READ_HEADER[version](file)
-        count, start = math.prod(shape), file.tell()
+        count, start = math.prod(shape), file.tell() - begin
     problem = None
     if dtype.hasobject:
         problem = "it holds pickled objects, and none is unpickled"
@@ -207,6 +277,13 @@ def _array(path: Path, what: str, file: io.BufferedIOBase, size: int, memory: Me
         )
     if problem is not None:
         raise ValueError(f"{path} is not a readable {what} ({checks.brief(problem)})")
+    return shape, in_columns, dtype
+
+
+def _array(path: Path, what: str, file: io.BufferedIOBase, size: int, memory: Memory) -> np.ndarray:
+    """The array of an ``.npy`` stream of ``size`` bytes; nothing is unpickled."""
+    shape, in_columns, dtype = _header(path, what, file, size)
+    count = math.prod(shape)
     memory.take_array(shape, dtype.itemsize, OF_TEXT if dtype.kind in "SU" else 0)
     with parsing(path, what):
         content = _read(file, count * dtype.itemsize)

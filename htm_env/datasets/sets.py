@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float, Float32, Float64, Int64
 
 from htm_env.datasets.base import SPLITS, RowFacts
 
@@ -60,20 +60,10 @@ class TokenSets:
 
     def check_spread(self) -> None:
         """Raise ``ValueError`` naming a column whose numbers 32 bits cannot tell apart."""
-        if all(row.dtype == np.float32 for row in self.rows):
-            return
-        values = np.concatenate(self.rows, dtype=np.float64)
-        spread, largest = (values - values[:1]).std(axis=0), np.abs(values).max(axis=0)
-        rounded = largest * np.finfo(np.float32).epsneg
-        varies = spread > largest * NOISE
-        lost = varies & (spread < np.maximum(rounded / MOST_LOST, SMALLEST))
-        if lost.any():
-            column = int(lost.argmax())
-            raise ValueError(
-                f"{self.name}: column {column} has numbers near {values[:, column].mean():g} that "
-                f"differ by about {spread[column]:.2g}, which 32 bits cannot tell apart: expected "
-                "them without their offset, such as less their mean, in a larger unit"
-            )
+        if any(row.dtype != np.float32 for row in self.rows):
+            spread = Spread()
+            spread.add(np.concatenate(self.rows))
+            spread.check(self.name)
 
     def facts(self, name: str, others: Mapping[str, Any]) -> RowFacts:
         """What a dataset of these rows tells about them, labels as class numbers."""
@@ -122,6 +112,93 @@ class TokenSets:
         return arrays
 
 
+class Moments:
+    """Mean and standard deviation of numbers that come in parts, in 64 bits.
+
+    Parts are joined as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for
+    computing sample variances", 1979.
+    """
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: Any = np.float64(0.0)
+        self._squares: Any = np.float64(0.0)
+
+    def add(self, values: Float[np.ndarray, "n T"]) -> None:
+        """Take in more numbers; none is as good as no call."""
+        if not len(values):
+            return
+        values = values.astype(np.float64)
+        mean, count = values.mean(axis=0), self.count + len(values)
+        apart = mean - self.mean
+        self._squares = (
+            self._squares
+            + ((values - mean) ** 2).sum(axis=0)
+            + apart**2 * (self.count * len(values) / count)
+        )
+        self.mean = self.mean + apart * (len(values) / count)
+        self.count = count
+
+    @property
+    def std(self) -> Float64[np.ndarray, "T"]:
+        """0 where all numbers are the same."""
+        found: np.ndarray = np.sqrt(self._squares / self.count)
+        return found
+
+
+class Spread:
+    """How far the numbers of each column are apart, beside their size."""
+
+    def __init__(self) -> None:
+        self._first: Any = None
+        self._largest: Any = np.float64(0.0)
+        self._moments = Moments()
+        """Of the numbers less those of the first token, which keeps their digits."""
+
+    def add(self, values: Float[np.ndarray, "n T"]) -> None:
+        """Take in tokens, one or more."""
+        values = values.astype(np.float64)
+        self._first = values[0] if self._first is None else self._first
+        self._largest = np.maximum(self._largest, np.abs(values).max(axis=0))
+        self._moments.add(values - self._first)
+
+    def check(self, name: str) -> None:
+        """Raise ``ValueError`` naming a column whose numbers 32 bits cannot tell apart."""
+        if self._first is None:
+            return
+        spread, largest = self._moments.std, self._largest
+        rounded = largest * np.finfo(np.float32).epsneg
+        varies = spread > largest * NOISE
+        lost = varies & (spread < np.maximum(rounded / MOST_LOST, SMALLEST))
+        if lost.any():
+            column = int(lost.argmax())
+            mean = (self._first + self._moments.mean)[column]
+            raise ValueError(
+                f"{name}: column {column} has numbers near {mean:g} that differ by about "
+                f"{spread[column]:.2g}, which 32 bits cannot tell apart: expected them without "
+                "their offset, such as less their mean, in a larger unit"
+            )
+
+
+class BesideRows(NamedTuple):
+    """What comes beside the tokens of rows, checked; None is what there is not."""
+
+    labels: np.ndarray | None
+    """(N,) whole numbers or strings."""
+    names: Names | None
+    split: Int64[np.ndarray, "N"] | None
+    """Index in ``SPLITS`` of each row's split."""
+
+
+def beside_rows(name: str, given: Mapping[str, Any], count: int) -> BesideRows:
+    """Labels, names and splits of ``count`` rows; errors are those of :func:`token_sets`."""
+    return BesideRows(
+        _labels(name, given["labels"], count) if "labels" in given else None,
+        _strings(name, "names", given["names"], count) if "names" in given else None,
+        _split(name, given["split"], count) if "split" in given else None,
+    )
+
+
 def token_sets(name: str, given: Mapping[str, Any], least: int = 2) -> TokenSets:
     """Checked token sets.
 
@@ -149,9 +226,7 @@ def token_sets(name: str, given: Mapping[str, Any], least: int = 2) -> TokenSets
         name=name,
         rows=rows,
         places=places,
-        labels=_labels(name, given["labels"], count) if "labels" in given else None,
-        names=_strings(name, "names", given["names"], count) if "names" in given else None,
-        split=_split(name, given["split"], count) if "split" in given else None,
+        **beside_rows(name, given, count)._asdict(),
         token_names=token_names,
         spans=given.get("spans"),
         column_names=given.get("column_names"),
@@ -171,6 +246,11 @@ def joined(name: str, shards: Sequence[TokenSets]) -> TokenSets:
             raise ValueError(
                 f"{shard.name} has tokens of {here} numbers: expected {there}, as in {first.name}"
             )
+        if shard.column_names != first.column_names:
+            raise ValueError(
+                f"{shard.name} has the columns {shard.column_names}: expected "
+                f"{first.column_names}, as in {first.name}"
+            )
         for key in ("labels", "names", "split", "token_names", "spans"):
             missing = [one for one in (first, shard) if getattr(one, key) is None]
             if len(missing) == 1:
@@ -188,6 +268,8 @@ def joined(name: str, shards: Sequence[TokenSets]) -> TokenSets:
         values = [getattr(shard, field.name) for shard in shards]
         if isinstance(values[0], np.ndarray):
             everything[field.name] = np.concatenate(values)
+        elif field.name == "column_names":
+            everything[field.name] = values[0]
         elif field.name not in ("name", "places") and values[0] is not None:
             everything[field.name] = [item for value in values for item in value]
     if any(shard.places is not None for shard in shards):
@@ -237,7 +319,7 @@ def _cut(name: str, given: Any, lengths: Any) -> list[Float[np.ndarray, "_ T"]]:
     values = numbers(f"{name}: 'values'", given)
     if values.ndim != 2:
         raise ValueError(f"{name}: 'values' has shape {values.shape}, expected (sum of lengths, T)")
-    ends = np.cumsum(_lengths(name, lengths))
+    ends = np.cumsum(row_lengths(name, lengths))
     if len(ends) and int(ends[-1]) != len(values):
         raise ValueError(
             f"{name}: 'lengths' add up to {ends[-1]}, but 'values' has {len(values)} rows"
@@ -247,7 +329,7 @@ def _cut(name: str, given: Any, lengths: Any) -> list[Float[np.ndarray, "_ T"]]:
 
 def _first(name: str, tokens: Any, given: Any) -> list[Any]:
     """The first tokens of each row, as many as its length says."""
-    lengths = _lengths(name, given)
+    lengths = row_lengths(name, given)
     if len(lengths) != len(tokens):
         raise ValueError(
             f"{name}: 'lengths' is of {len(lengths)} rows, but there are {len(tokens)}"
@@ -260,7 +342,8 @@ def _first(name: str, tokens: Any, given: Any) -> list[Any]:
     return [padded[:length] for length, padded in zip(lengths.tolist(), tokens, strict=True)]
 
 
-def _lengths(name: str, given: Any) -> Int64[np.ndarray, "N"]:
+def row_lengths(name: str, given: Any) -> Int64[np.ndarray, "N"]:
+    """How many tokens each row has; ``ValueError`` for what is no list of whole numbers."""
     lengths = array_of(f"{name}: 'lengths'", given)
     if lengths.ndim != 1 or lengths.dtype.kind not in "iu":
         raise ValueError(
@@ -313,7 +396,7 @@ def _checked(
                 f"{own} has tokens of {row.shape[1]} numbers: expected {rows[0].shape[1]}, as in "
                 "row 0"
             )
-        _check_row(own, row, least)
+        check_row(own, row, least)
         rows.append(row)
     return rows
 
@@ -322,7 +405,9 @@ def _tokens(count: int) -> str:
     return {0: "no tokens", 1: "one token", 2: "two tokens"}[count]
 
 
-def _check_row(name: str, tokens: Float[np.ndarray, "n T"], least: int) -> None:
+def check_row(name: str, tokens: Float[np.ndarray, "n T"], least: int = 2) -> None:
+    """Raise ``ValueError`` for fewer than ``least`` tokens, and for one that is not finite or too
+    large."""
     if len(tokens) < least:
         wanted = _tokens(least).split()[0]
         raise ValueError(f"{name} has {_tokens(len(tokens))}: expected at least {wanted}")

@@ -6,8 +6,9 @@ import csv
 import gzip
 import io
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +77,64 @@ def read_table(path: Path, columns: TableColumns, memory: Memory) -> Arrays:
             is not the same in a whole set.
     """
     check_file(path)
-    frame = _read(path, columns, memory)
+    return _arrays(path, _read(path, columns, memory), columns, memory)
+
+
+def table_parts(path: Path, columns: TableColumns, memory_limit: int) -> Iterator[Arrays]:
+    """The sets of a ``.parquet``, one row group after another, so that no more than one of them
+    and one set are in memory.
+
+    The lines of a set follow each other. Raises what :func:`read_table` raises, and ``ValueError``
+    for a set that goes on in another row group after other sets.
+    """
+    check_file(path)
+    pandas, parquet = _libraries(path, "pandas", "pyarrow.parquet")
+    sets, begun, first = columns.set_column, None, 0
+    ended: set[Any] = set()
+    with parsing(path, "table"):
+        file = parquet.ParquetFile(path)
+    with file:
+        for group in range(file.num_row_groups):
+            memory = Memory(str(path), memory_limit)
+            about = file.metadata.row_group(group)
+            memory.take(COPIES * about.total_byte_size)
+            memory.take(OF_TEXT * about.num_rows * about.num_columns)
+            with parsing(path, "table"):
+                frame = _plain(file.read_row_group(group).to_pandas())
+            if begun is not None:
+                frame = pandas.concat([begun, frame], ignore_index=True)
+            if sets in frame.columns and len(frame) and group < file.num_row_groups - 1:
+                last = frame[sets] == frame[sets].iloc[-1]
+                begun, frame = frame[last], frame[~last]
+            else:
+                begun = None
+            if len(frame) or group == file.num_row_groups - 1:
+                arrays = _arrays(path, frame.reset_index(drop=True), columns, memory, first)
+                own = set(frame[sets].tolist())
+                for again in own & ended:
+                    raise ValueError(
+                        f"{path}: the set {again!r} goes on in row group {group} after other sets: "
+                        "expected the lines of a set one after another"
+                    )
+                ended |= own
+                yield arrays
+                first += len(frame)
+
+
+def _libraries(path: Path, *names: str) -> list[Any]:
+    """These modules of the extra ``[tables]``; ``ValueError`` where one is not installed."""
+    try:
+        return [import_module(name) for name in names]
+    except ImportError as error:
+        raise ValueError(
+            f"{path} is a table, which needs more packages: pip install 'htm-rl[tables]' ({error})"
+        ) from error
+
+
+def _arrays(
+    path: Path, frame: Any, columns: TableColumns, memory: Memory, first: int = 0
+) -> Arrays:
+    """The sets of a table, or of a part of it from line ``first`` on."""
     known = [str(column) for column in frame.columns]
     wanted: list[str | None] = [columns.set_column, *(columns.coordinates or ())]
     for asked in wanted + list(columns.optional.values()):
@@ -103,8 +161,9 @@ def read_table(path: Path, columns: TableColumns, memory: Memory) -> Arrays:
     for name in [*coordinates, *(name for name in known if name in taken)]:
         missing = frame[name].isna().to_numpy()
         if missing.any():
-            raise ValueError(f"{path}: line {missing.argmax()} has no value in column {name!r}")
-    values = np.stack([_numbers(path, frame, name) for name in coordinates], axis=1)
+            line = first + int(missing.argmax())
+            raise ValueError(f"{path}: line {line} has no value in column {name!r}")
+    values = np.stack([_numbers(path, frame, name, first) for name in coordinates], axis=1)
 
     codes, _ = frame[sets].factorize()
     order = np.argsort(codes, kind="stable")
@@ -134,20 +193,12 @@ def read_table(path: Path, columns: TableColumns, memory: Memory) -> Arrays:
 
 def _read(path: Path, columns: TableColumns, memory: Memory) -> Any:
     """The table, part by part, so that no more is read than there may be memory for."""
-    in_parquet = path.suffix == ".parquet"
-    try:
-        import pandas
-
-        if in_parquet:
-            from pyarrow import Table, parquet
-    except ImportError as error:
-        raise ValueError(
-            f"{path} is a table, which needs more packages: pip install 'htm-rl[tables]' ({error})"
-        ) from error
-    if in_parquet:
+    (pandas,) = _libraries(path, "pandas")
+    if path.suffix == ".parquet":
+        arrow, parquet = _libraries(path, "pyarrow", "pyarrow.parquet")
         with parsing(path, "table"):
             parts, schema = _batches(path, parquet, memory)
-            return _plain(Table.from_batches(parts, schema=schema).to_pandas())
+            return _plain(arrow.Table.from_batches(parts, schema=schema).to_pandas())
     text = _Text(path, memory)
     try:
         with parsing(path, "table"):
@@ -265,12 +316,12 @@ class _Counted(io.RawIOBase):
         super().close()
 
 
-def _numbers(path: Path, frame: Any, column: str) -> np.ndarray:
+def _numbers(path: Path, frame: Any, column: str, first: int) -> np.ndarray:
     given = frame[column]
     if given.dtype.kind in "biuf":
         numbers: np.ndarray = given.to_numpy(dtype=np.float64)
         return numbers
-    for line, value in enumerate(given):
+    for line, value in enumerate(given, first):
         try:
             float(value)
         except (TypeError, ValueError):

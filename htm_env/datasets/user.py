@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from glob import glob
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,19 +12,18 @@ from jaxtyping import Bool, Float, Float32, Int64
 from torch import Tensor
 
 from htm_env import checks
-from htm_env.datasets.base import SPLITS, FiniteDataset, check_split, uniforms
+from htm_env.datasets.base import Dataset, FiniteDataset, check_split
 from htm_env.datasets.coordinates import Coordinates
 from htm_env.datasets.files import MEMORY_LIMIT, Arrays, Memory, read_idx, read_npy, read_npz
 from htm_env.datasets.kinds import own_kind
 from htm_env.datasets.sets import TokenSets, joined, token_sets
+from htm_env.datasets.shards import HELD, ShardedDataset, shard_paths, too_large
 from htm_env.datasets.spans import SpanHierarchy, checked_levels
+from htm_env.datasets.splits import rows_as_told, split_rows
 from htm_env.datasets.tables import TABLES, TableColumns, read_table
 
-_SPLIT_SEED = 0
 BESIDE_ROWS = ("lengths", "present", "labels", "names", "split_of", "token_names", "spans")
 """Keywords of what comes beside an array or a list; a file holds it itself."""
-SHARDS = (".npz", ".npy")
-"""Endings of files that may be the shards of a folder."""
 
 
 class ArrayDataset(FiniteDataset):
@@ -36,13 +33,31 @@ class ArrayDataset(FiniteDataset):
 
     @classmethod
     def keywords(cls) -> tuple[str, ...]:
-        own = ("dataset", "split_fractions", "threshold", "memory_limit", *BESIDE_ROWS)
-        return (*own, "kind", "categorical", "weights", *TableColumns.__dataclass_fields__)
+        own = ("dataset", "split_fractions", "threshold", "memory_limit", "shards_held")
+        coordinates = ("kind", "categorical", "weights")
+        return (*own, *BESIDE_ROWS, *coordinates, *TableColumns.__dataclass_fields__)
 
     @classmethod
-    def make(cls, split: str, **keywords: Any) -> ArrayDataset:
+    def make(cls, split: str, **keywords: Any) -> Dataset:
+        """The split; a :class:`ShardedDataset` of shards that are more than ``memory_limit`` bytes
+        hold, of tables in shards, and where ``shards_held`` is given."""
         if "dataset" not in keywords:
             raise ValueError("HTM-v0 has no data: expected dataset= an array, a list or a path")
+        data, held = keywords["dataset"], keywords.pop("shards_held", None)
+        shards = shard_paths(Path(data)) if isinstance(data, str | PathLike) else None
+        if shards is not None:
+            limit = keywords.get("memory_limit", MEMORY_LIMIT)
+            Memory("dataset", limit)
+            if held is not None or too_large(shards, limit):
+                beside = {key: keywords.pop(key, None) for key in BESIDE_ROWS}
+                _refuse_beside(Path(data), beside)
+                keywords.pop("threshold", None)
+                keywords["shards_held"] = HELD if held is None else held
+                return ShardedDataset(split=split, **keywords)
+        elif held is not None:
+            raise ValueError(
+                "shards_held= goes with shards: expected dataset= a folder or a pattern of them"
+            )
         return cls(split=split, **keywords)
 
     def __init__(
@@ -75,8 +90,9 @@ class ArrayDataset(FiniteDataset):
                 ``present`` say otherwise; an array (sum n_i, T) with ``lengths``; a list of arrays
                 (n_i, T); or the path of a file or of a folder (or pattern, as in ``"sets/*.npz"``)
                 of ``.npz`` and ``.npy`` shards, whose rows follow each other in the order of their
-                names. An ``.npz`` has ``tokens`` (N, P, T), perhaps with ``lengths`` or
-                ``present``, or ``values`` (sum n_i, T) and ``lengths``; it may also have
+                names (:class:`ShardedDataset` does not read them as a whole). An ``.npz`` has
+                ``tokens`` (N, P, T), perhaps with ``lengths`` or ``present``, or ``values``
+                (sum n_i, T) and ``lengths``; it may also have
                 ``labels``, ``names``, ``split``, ``token_names``, and ``spans`` (all spans, 2) with
                 ``span_counts`` (N, levels), those of row 0, level by level, then those of row 1. An
                 ``.npy`` has the tokens alone. A ``.csv`` or ``.parquet`` has a token in each line.
@@ -140,7 +156,7 @@ class ArrayDataset(FiniteDataset):
         if sets.split is None:
             rows_of_splits = split_rows(len(values), split_fractions, sets.name)
         else:
-            rows_of_splits = _rows_as_told(sets.name, sets.split)
+            rows_of_splits = rows_as_told(sets.name, sets.split)
         facts = sets.facts(
             Path(dataset).name if isinstance(dataset, str | PathLike) else "array",
             {} if hierarchy is None else hierarchy._asdict(),
@@ -173,52 +189,6 @@ class ArrayDataset(FiniteDataset):
         return self.coordinates.units(mean, std)
 
 
-def split_rows(
-    count: int, fractions: Sequence[float] = (0.8, 0.1, 0.1), name: str = "dataset"
-) -> tuple[Int64[np.ndarray, "_"], ...]:
-    """The rows of each split: a fixed permutation of ``count`` rows, cut by the fractions.
-
-    ``name`` is what an error calls the data.
-
-    Raises:
-        ValueError: there are not three fractions above 0 with sum 1, or a split would be empty.
-    """
-    if not isinstance(fractions, Sequence) or isinstance(fractions, str) or len(fractions) != 3:
-        raise ValueError(f"split_fractions is {fractions!r}: expected three numbers")
-    shares = [checks.positive("split_fractions", fraction) for fraction in fractions]
-    if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
-        raise ValueError(f"split_fractions is {fractions!r}: expected the sum 1, not {sum(shares)}")
-    validation, test = round(count * shares[1]), round(count * shares[2])
-    sizes = (count - validation - test, validation, test)
-    if min(sizes) < 1:
-        found = ", ".join(f"{size} {name}" for size, name in zip(sizes, SPLITS, strict=True))
-        raise ValueError(
-            f"{name}: {count} rows with split_fractions {tuple(shares)} give {found}: "
-            f"expected at least one row in each; {_advice(count)}"
-        )
-    order = np.argsort(uniforms(np.array([_SPLIT_SEED], dtype=np.uint64), count)[0], kind="stable")
-    return tuple(np.split(order, np.cumsum(sizes[:2])))
-
-
-def _advice(count: int) -> str:
-    """How few rows can be split."""
-    if count < len(SPLITS):
-        return "give a set several times, with split_of= the split of each"
-    return "give split_fractions=[0.5, 0.25, 0.25], or the split of each row with split_of="
-
-
-def _rows_as_told(name: str, split: Int64[np.ndarray, "N"]) -> tuple[Int64[np.ndarray, "_"], ...]:
-    """The rows of each split, in the order in which they are given."""
-    found = tuple(np.flatnonzero(split == index) for index in range(len(SPLITS)))
-    for rows, own in zip(found, SPLITS, strict=True):
-        if not len(rows):
-            raise ValueError(
-                f"{name} has no row of the split {own!r}: expected at least one; a training row "
-                "may be given again as such where none is to be held out"
-            )
-    return found
-
-
 def read_sets(
     dataset: Any,
     beside: Mapping[str, Any],
@@ -244,20 +214,14 @@ def _read_files(
     columns: TableColumns,
     memory_limit: int,
 ) -> TokenSets:
-    for key, value in beside.items():
-        if value is not None:
-            inside = "'split'" if key == "split_of" else f"{key!r}"
-            inside += " and 'span_counts'" if key == "spans" else ""
-            raise ValueError(
-                f"{key}= goes with an array or a list, not with the file {path}: expected it "
-                f"inside an .npz, as {inside}"
-            )
-    memory = Memory(str(path), memory_limit)
+    _refuse_beside(path, beside)
+    shards = shard_paths(path)
+    further = None if shards is None else "or shards_held= reads shards as they are needed"
+    memory = Memory(str(path), memory_limit, further)
 
     def read(file: Path) -> TokenSets:
         return token_sets(str(file), _read(file, threshold, columns, memory))
 
-    shards = _shards(path)
     sets = read(path) if shards is None else joined(str(path), [read(shard) for shard in shards])
     most = int(sets.lengths.max())
     memory.take_array((len(sets.rows), most, sets.rows[0].shape[1]))  # with padding
@@ -266,22 +230,15 @@ def _read_files(
     return sets
 
 
-def _shards(path: Path) -> list[Path] | None:
-    """The shards of a folder or of a pattern, by name; None for a file."""
-    if path.is_dir():
-        found = [shard for shard in sorted(path.iterdir()) if shard.suffix in SHARDS]
-        if not found:
-            raise ValueError(f"{path} is a folder without shards: expected .npz or .npy files")
-        return found
-    if path.exists() or not any(sign in str(path) for sign in "*?["):
-        return None
-    found = [Path(shard) for shard in sorted(glob(str(path), recursive=True))]
-    if not found:
-        raise FileNotFoundError(f"no file is like {str(path)!r}: expected .npz or .npy shards")
-    for shard in found:
-        if shard.suffix not in SHARDS:
-            raise ValueError(f"{shard} is no shard: expected .npz or .npy files for {path}")
-    return found
+def _refuse_beside(path: Path, beside: Mapping[str, Any]) -> None:
+    for key, value in beside.items():
+        if value is not None:
+            inside = "'split'" if key == "split_of" else f"{key!r}"
+            inside += " and 'span_counts'" if key == "spans" else ""
+            raise ValueError(
+                f"{key}= goes with an array or a list, not with the file {path}: expected it "
+                f"inside an .npz, as {inside}"
+            )
 
 
 def _read(path: Path, threshold: int, columns: TableColumns, memory: Memory) -> Arrays:
