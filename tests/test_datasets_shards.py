@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ import pytest
 import torch
 
 from agents import Reinforce, ReinforceConfig
+from agents.config.errors import RunWarning
+from agents.registry import load_learner
 from htm_env import make_dataset
 from htm_env.datasets.shards import ShardedDataset
 
@@ -195,6 +199,22 @@ def test_shards_are_read_so_where_they_are_more_than_the_memory(tmp_path: Path) 
         make_dataset(folder, memory_limit=40_000)
 
 
+@pytest.mark.parametrize("held", [1, 3])
+def test_so_many_shards_are_mapped_at_most(tmp_path: Path, held: int) -> None:
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        pytest.skip("this system does not say what is mapped")
+    dataset = make_dataset(written(tmp_path / "sets", dense, size=6), shards_held=held)
+    found = set()
+    for key in range(40):
+        dataset.episodes(np.array([key]))
+        lines = maps.read_text().splitlines()
+        mapped = {line.split("/")[-1] for line in lines if f"{tmp_path}/sets/part_" in line}
+        assert 1 <= len(mapped) <= held
+        found |= mapped
+    assert len(found) == 10  # of all shards
+
+
 def test_processes_read_different_shards(tmp_path: Path) -> None:
     whole = make_dataset(written(tmp_path / "sets", dense), shards_held=2)
     parts = [whole.of_rank(rank, 3) for rank in range(3)]
@@ -225,6 +245,22 @@ def test_training_on_shards_gives_the_weights_of_the_array(tmp_path: Path) -> No
         learner.update(0.5)
         weights.append(learner.autoencoder.weights_hash())
     assert weights[0] == weights[1]
+
+
+def test_a_run_on_shards_goes_on_elsewhere(tmp_path: Path) -> None:
+    kwargs = {"dataset": str(written(tmp_path / "sets", dense)), "shards_held": 1}
+    learner = Reinforce("HTM-v0", ReinforceConfig(), env_kwargs=kwargs, embedding_dim=4)
+    learner.save(tmp_path / "run")
+    np.save(tmp_path / "whole.npy", TOKENS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it would be said that this is other data
+        whole = load_learner(tmp_path / "run", tmp_path / "whole.npy")
+        assert not isinstance(whole.dataset, ShardedDataset)
+        assert isinstance(load_learner(tmp_path / "run").dataset, ShardedDataset)
+    shutil.rmtree(tmp_path / "sets")
+    with pytest.warns(RunWarning, match="data of .*run is not at .*sets"):
+        absent = load_learner(tmp_path / "run")
+    assert torch.equal(absent.std, learner.std)
 
 
 # ---------------------------------------------------------------- what is refused

@@ -16,7 +16,7 @@ from agents.config.options import OWN_DATA
 from agents.config.run import RunConfig
 from htm_env.datasets import Dataset
 from htm_env.datasets.files import Memory
-from htm_env.datasets.user import BESIDE_ROWS
+from htm_env.datasets.user import BESIDE_ROWS, OF_SHARDS
 from htm_env.types import TokenBatch
 
 
@@ -65,6 +65,8 @@ class RunData:
         kept = self.run.env_kwargs if self.run.env == OWN_DATA else {}
         kwargs = {name: value for name, value in kept.items() if name not in BESIDE_ROWS}
         kwargs["dataset"] = str(Path(data).resolve())
+        if Path(data).is_file():
+            kwargs.pop(OF_SHARDS, None)
         return replace(self.run, env=OWN_DATA, env_kwargs=kwargs)
 
     @property
@@ -127,6 +129,7 @@ class RunData:
         if self.recorded is None:
             raise FileNotFoundError(self.missing)
         kept = {name: arg for name, arg in self.run.env_kwargs.items() if name not in BESIDE_ROWS}
+        kept.pop(OF_SHARDS, None)
         slots, columns = self.recorded["tokens"], self.recorded["token_dim"]
         for values in (kept.get("categorical") or {}).values():
             columns -= values - 1  # a column of so many values is as many coordinates

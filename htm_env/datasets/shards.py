@@ -341,8 +341,10 @@ class _Source:
 
     data: Path
     """Folder or pattern."""
+    beside: Path
+    """The folder, or the one that all that is like the pattern is below, as it was given."""
     base: Path
-    """The folder, or the one that all that is like the pattern is below."""
+    """The same from the root on, so that a process may go to another folder."""
     files: dict[str, tuple[int, int]]
     """Size and time of change, in ns, of each file, by its path below ``base``; in order."""
 
@@ -351,7 +353,8 @@ class _Source:
         base = data
         while not base.is_dir() or any(sign in str(base) for sign in "*?["):
             base = base.parent
-        return cls(data, base, {str(path.relative_to(base)): _state(path) for path in shards})
+        files = {str(path.relative_to(base)): _state(path) for path in shards}
+        return cls(data, base, base.absolute(), files)
 
     def check(self, file: str) -> None:
         """Raise ``ValueError`` where the file is not as it was."""
@@ -363,7 +366,7 @@ class _Source:
 
     def index(self, reading: _Reading) -> _Index:
         """What a pass over these files found: an earlier one, or one that is made now."""
-        asked = [_FORMAT, str(self.data.relative_to(self.base)), asdict(reading.columns)]
+        asked = [_FORMAT, str(self.data.relative_to(self.beside)), asdict(reading.columns)]
         asked += [Coordinates.of(2**31, reading.categorical).categorical, reading.split_fractions]
         own = _short(asked)
         name = f"{own}-{_short(self.files)}"
@@ -767,11 +770,11 @@ class _Pass:
                     digest.part(places)
         coordinates = Coordinates.of(self.shards[0].values.place.shape[1], self.reading.categorical)
         digest.begin("values", np.dtype(np.float32), (total, coordinates.token_dim))
-        first = 0
+        first, files = 0, list(self.source.files)
         for number, shard in enumerate(self.shards):
+            path = self.source.base / files[number]
             for start, end, tokens in self._tokens(number):
                 lengths = self.lengths[number][start:end]
-                path = self.source.base / list(self.source.files)[number]
                 self._check(path, start, lengths, tokens)
                 if shard.values.in_place and tokens.dtype != np.float32:
                     self.spread.add(tokens)

@@ -26,6 +26,10 @@ BESIDE_ROWS = ("lengths", "present", "labels", "names", "split_of", "token_names
 """Keywords of what comes beside an array or a list; a file holds it itself."""
 
 
+OF_SHARDS = "shards_held"
+"""The keyword that goes with a folder or a pattern of shards only."""
+
+
 class ArrayDataset(FiniteDataset):
     """Token sets from an array, a ragged list or a file; a hierarchy where spans come with them."""
 
@@ -33,7 +37,7 @@ class ArrayDataset(FiniteDataset):
 
     @classmethod
     def keywords(cls) -> tuple[str, ...]:
-        own = ("dataset", "split_fractions", "threshold", "memory_limit", "shards_held")
+        own = ("dataset", "split_fractions", "threshold", "memory_limit", OF_SHARDS)
         coordinates = ("kind", "categorical", "weights")
         return (*own, *BESIDE_ROWS, *coordinates, *TableColumns.__dataclass_fields__)
 
@@ -43,7 +47,7 @@ class ArrayDataset(FiniteDataset):
         hold, of tables in shards, and where ``shards_held`` is given."""
         if "dataset" not in keywords:
             raise ValueError("HTM-v0 has no data: expected dataset= an array, a list or a path")
-        data, held = keywords["dataset"], keywords.pop("shards_held", None)
+        data, held = keywords["dataset"], keywords.pop(OF_SHARDS, None)
         shards = shard_paths(Path(data)) if isinstance(data, str | PathLike) else None
         if shards is not None:
             limit = keywords.get("memory_limit", MEMORY_LIMIT)
@@ -52,9 +56,11 @@ class ArrayDataset(FiniteDataset):
                 beside = {key: keywords.pop(key, None) for key in BESIDE_ROWS}
                 _refuse_beside(Path(data), beside)
                 keywords.pop("threshold", None)
-                keywords["shards_held"] = HELD if held is None else held
+                keywords[OF_SHARDS] = HELD if held is None else held
                 return ShardedDataset(split=split, **keywords)
         elif held is not None:
+            if isinstance(data, str | PathLike) and not Path(data).exists():
+                raise FileNotFoundError(f"no folder {str(data)!r}: expected one with shards")
             raise ValueError(
                 "shards_held= goes with shards: expected dataset= a folder or a pattern of them"
             )
