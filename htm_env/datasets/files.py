@@ -10,6 +10,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import mmap
 import os
 import warnings
 import zipfile
@@ -202,11 +203,12 @@ class ArrayPlace(NamedTuple):
     dtype: str
     shape: tuple[int, ...]
 
-    def map(self, path: Path) -> np.ndarray:
-        """The array, read-only; only the parts that are used are read. ``OSError`` or
-        ``ValueError`` where the file got shorter."""
-        mapped = np.memmap(path, np.dtype(self.dtype), "r", self.offset, self.shape)
-        return mapped.view(np.ndarray)
+    def map(self, path: str | Path) -> np.ndarray:
+        """The array, read-only; only the parts that are used are read. ``OSError``, ``ValueError``
+        or ``TypeError`` where the file is not there or too short."""
+        with open(path, "rb") as file:  # numpy.memmap does more, and takes longer
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return np.ndarray(self.shape, self.dtype, mapped, self.offset)
 
 
 def places_of_arrays(path: Path, known: Sequence[str]) -> dict[str, ArrayPlace | None]:

@@ -311,7 +311,7 @@ class _Stored(NamedTuple):
     def map(self, source: _Source, folder: Path) -> np.ndarray:
         if self.in_place:
             source.check(self.file)
-        return self.place.map((source.base if self.in_place else folder) / self.file)
+        return self.place.map(os.path.join(source.base if self.in_place else folder, self.file))
 
 
 class _Shard(NamedTuple):
@@ -358,7 +358,7 @@ class _Source:
 
     def check(self, file: str) -> None:
         """Raise ``ValueError`` where the file is not as it was."""
-        if _state(self.base / file) != self.files[file]:
+        if _state(os.path.join(self.base, file)) != self.files[file]:
             raise ValueError(
                 f"{self.base / file} was changed after it was opened: expected shards that stay as "
                 "they are while they are used"
@@ -391,8 +391,8 @@ class _Source:
             return _Index.read(self, parent / name)
 
 
-def _state(path: Path) -> tuple[int, int]:
-    found = path.stat()
+def _state(path: str | Path) -> tuple[int, int]:
+    found = os.stat(path)
     return found.st_size, found.st_mtime_ns
 
 
