@@ -22,7 +22,9 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import permutations
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,7 @@ REQUIREMENTS = (
     "rotary-embedding-torch==0.9.1",
     "torch-einops-utils==0.2.0",
 )
+MODELS = ("ours", "original", "hourglass", "flat")
 LEARNING_RATES = (3e-3, 1e-2)
 WORDS: dict[str, Any] = {
     "num_tokens": 256,
@@ -130,18 +133,21 @@ def as_large(words: dict[str, Any], parameters: int) -> dict[str, Any]:
     return words | {"ff_mult": hidden / words["dim"]}
 
 
-def contestants(python: Path, trainings: Trainings, steps: int) -> list[Contestant]:
-    """Ours, the original, the hourglass and the flat one, equal in size."""
+def contestants(
+    python: Path, trainings: Trainings, steps: int, names: Sequence[str]
+) -> list[Contestant]:
+    """Those of ours, the original, the hourglass and the flat one that are named, equal in size."""
     original = Job(ORIGINAL, VERSION, WORDS, steps)
     size = trainings.result(python, replace(original, steps=0))["parameters"]
     here, commit = Path(sys.executable), origin(__spec__.name, [])["commit"]
     ours = Job("agents", commit, as_large(WORDS, size), steps)
-    return [
-        Contestant("ours", here, ours),
-        Contestant(f"original {VERSION}", python, original),
-        Contestant("hourglass", here, replace(ours, words=as_large(HOURGLASS, size))),
-        Contestant("flat", here, replace(ours, words=as_large(FLAT, size))),
-    ]
+    every = {
+        "ours": Contestant("ours", here, ours),
+        "original": Contestant(f"original {VERSION}", python, original),
+        "hourglass": Contestant("hourglass", here, replace(ours, words=as_large(HOURGLASS, size))),
+        "flat": Contestant("flat", here, replace(ours, words=as_large(FLAT, size))),
+    }
+    return [every[name] for name in names]
 
 
 def row(name: str, runs: list[Result], turns: list[Result]) -> dict[str, Any]:
@@ -178,16 +184,22 @@ def writing(words: dict[str, Any], prompt: Tensor, length: int) -> list[dict[str
     ]
 
 
-def comparison(folder: Path, steps: int, seeds: int) -> list[dict[str, Any]]:
-    """Rows of ours, the original, the hourglass and the flat transformer; trainings are kept in the
-    folder."""
+def comparison(
+    folder: Path,
+    python: Path,
+    steps: int,
+    seeds: int,
+    names: Sequence[str],
+    learning_rates: Sequence[float],
+) -> list[dict[str, Any]]:
+    """Rows of the models of these names, ``python`` being that of the original; trainings are kept
+    in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     trainings = Trainings(folder / "trainings.jsonl")
-    python = python_with(*REQUIREMENTS)
-    models = contestants(python, trainings, steps)
+    models = contestants(python, trainings, steps, names)
     runs: dict[tuple[str, float], list[Result]] = {}
     for seed in range(seeds):
-        for rate in LEARNING_RATES:
+        for rate in learning_rates:
             for model in models:
                 job = replace(model.job, seed=seed, learning_rate=rate)
                 result = trainings.result(model.python, job)
@@ -200,13 +212,14 @@ def comparison(folder: Path, steps: int, seeds: int) -> list[dict[str, Any]]:
             turns[model.name].append(result)
 
     def best(name: str) -> list[Result]:
-        several = [runs[name, rate] for rate in LEARNING_RATES]
+        several = [runs[name, rate] for rate in learning_rates]
         return min(several, key=lambda some: statistics.mean(run["bits"] for run in some))
 
     rows = [row(model.name, best(model.name), turns[model.name]) for model in models]
     speeds = {each["model"]: each["steps a second"] for each in rows}
     rates = {each["model"]: each["learning rate"] for each in rows}
-    for model, other in ((models[-1], models[-2]), (models[-2], models[-1])):
+    of_equal_time = [model for model in models if model.name in ("hourglass", "flat")]
+    for model, other in permutations(reversed(of_equal_time), 2):
         job = replace(
             model.job,
             steps=round(steps * speeds[model.name] / speeds[other.name]),
@@ -225,6 +238,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=300, help="updates of each model")
     parser.add_argument("--seeds", type=int, default=3, help="trainings at each learning rate")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=MODELS, help="which ones")
+    parser.add_argument(
+        "--learning-rates", nargs="+", type=float, default=LEARNING_RATES, help="of Adam"
+    )
     parser.add_argument("--writing", type=int, help="the table of writing so many bytes, no other")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args()
@@ -235,8 +252,16 @@ def main() -> None:
             writing(WORDS, content()[1][None, :64], options.writing),
         )
     else:
-        rows = comparison(options.out, options.steps, options.seeds)
-        name = "hierarchical_original"
+        rows = comparison(
+            options.out,
+            python_with(*REQUIREMENTS),
+            options.steps,
+            options.seeds,
+            options.models,
+            options.learning_rates,
+        )
+        all_of_them = tuple(options.models) == MODELS
+        name = "hierarchical_" + ("original" if all_of_them else "_".join(options.models))
     report(name, rows, options.out, made_by=made_by)
 
 

@@ -42,6 +42,33 @@ def test_a_training_that_is_done_is_not_repeated(monkeypatch, tmp_path):
     assert len(calls) == 2
 
 
+def test_models_of_unequal_speed_are_trained_in_the_time_of_the_other(monkeypatch, tmp_path):
+    """A flat one that takes twice as long: 5 steps where the hourglass makes 10, which makes 20."""
+    told = []
+
+    def run(command, **_):
+        if command[0] == "git":
+            return subprocess.CompletedProcess(command, 0, "")
+        job = json.loads(command[-1])
+        told.append(job)
+        slow = 2.0 if job["words"].get("hierarchies") is None else 1.0
+        done = {"seconds": slow * job["steps"], "seconds of writing": 1.0, "parameters": 709_072}
+        line = json.dumps(job | done | {"bits": 1 + job["learning_rate"]})
+        return subprocess.CompletedProcess(command, 0, line)
+
+    monkeypatch.setattr(subprocess, "run", run)
+    rows = hierarchical_original.comparison(
+        tmp_path, "python", 10, 2, ("hourglass", "flat"), (0.5, 0.25)
+    )
+    names = ("hourglass", "flat", "flat in the hourglass's time", "hourglass in the flat's time")
+    assert tuple(row["model"] for row in rows) == names
+    assert [row["steps"] for row in rows] == [10, 10, 5, 20]
+    assert [row["steps a second"] for row in rows] == [1, 0.5, 0.5, 1]
+    assert {row["learning rate"] for row in rows} == {0.25}
+    assert {row["bits a byte, mean"] for row in rows} == {1.25}
+    assert not [job for job in told if job["package"] != "agents" and job["steps"]]
+
+
 def test_the_feed_forward_network_makes_up_for_parameters():
     words = hierarchical_original.as_large(TINY, 9000)
     size = sum(each.numel() for each in HierarchicalTransformer(**words).parameters())
