@@ -18,6 +18,7 @@ from agents.config.errors import RunWarning
 from agents.registry import load_learner
 from htm_env import make_dataset
 from htm_env.datasets.shards import ShardedDataset
+from htm_env.files import read_json, write_json
 
 ROWS = 60
 LENGTHS = np.random.default_rng(0).integers(2, 7, size=ROWS)
@@ -163,6 +164,21 @@ def test_what_is_kept_and_damaged_is_made_again(tmp_path: Path, damage: str) -> 
     found = make_dataset(folder, shards_held=2)
     assert torch.equal(found.episodes(KEYS).tokens, expected.episodes(KEYS).tokens)
     assert (kept / damage).read_bytes() == content
+
+
+@pytest.mark.parametrize("forged", [["../../other", False], ["other.npy", True]])
+def test_what_is_kept_names_no_other_file(tmp_path: Path, forged: list[Any]) -> None:
+    folder = written(tmp_path / "sets", dense)
+    for other in ("other", "other.npy"):
+        (folder / other).write_bytes(bytes(17 * 6 * 3 * 8))  # as many as the first shard has
+    pattern = f"{folder}/part_*.npy"
+    expected = make_dataset(pattern, shards_held=1)
+    (kept,) = passes(folder)
+    index = read_json(kept / "index.json")
+    index["shards"][0][1][:2] = forged
+    write_json(kept / "index.json", index)
+    found = make_dataset(pattern, shards_held=1)
+    assert torch.equal(found.fixed(40).tokens, expected.fixed(40).tokens)
 
 
 def test_a_file_that_changes_under_training_is_named(tmp_path: Path) -> None:

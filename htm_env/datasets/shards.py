@@ -302,11 +302,16 @@ class _Stored(NamedTuple):
     in_place: bool
     place: ArrayPlace
 
-    def check(self, folder: Path) -> None:
-        """Raise ``OSError`` or ``ValueError`` where it is not in the folder as a whole."""
+    def check(self, source: _Source, folder: Path) -> None:
+        """Raise ``OSError``, ``ValueError`` or ``KeyError`` where it is not in a file of the
+        source, or not in the folder as a whole."""
         size = math.prod(self.place.shape) * np.dtype(self.place.dtype).itemsize
-        if (folder / self.file).stat().st_size != size:
-            raise ValueError(f"{folder / self.file} is damaged: expected {size} bytes")
+        if self.in_place:
+            whole = self.place.offset + size <= source.files[self.file][0]
+        else:
+            whole = (folder / self.file).stat().st_size == size
+        if not whole or min(self.place.shape, default=0) < 0 or self.place.offset < 0:
+            raise ValueError(f"{self.file} is damaged: expected {size} bytes")
 
     def map(self, source: _Source, folder: Path) -> np.ndarray:
         if self.in_place:
@@ -454,8 +459,8 @@ class _Index:
         ]
         for shard in shards:
             for stored in shard[1:]:
-                if stored is not None and not stored.in_place:
-                    stored.check(folder)
+                if stored is not None:
+                    stored.check(source, folder)
         counts = np.array([shard.rows for shard in shards])
         number = int(counts.sum())
 
@@ -484,9 +489,13 @@ class _Index:
 
 
 def _stored(found: Any) -> _Stored | None:
+    """What :class:`_Stored` was written as; ``ValueError`` for a file elsewhere, and for what is
+    neither numbers nor texts."""
     if found is None:
         return None
     file, in_place, (offset, dtype, shape) = found
+    if (not in_place and Path(file).name != file) or np.dtype(dtype).kind not in "biufU":
+        raise ValueError(f"{file} of {dtype} is no array of a shard")
     return _Stored(file, in_place, ArrayPlace(offset, dtype, tuple(shape)))
 
 
