@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -76,13 +77,51 @@ def magnitude_loss(encoded: Float[Tensor, "K D"]) -> Float[Tensor, ""]:
     return encoded.square().mean()
 
 
-def classifier_loss(logits: Float[Tensor, "K"], is_leaf: Bool[Tensor, "K"]) -> Float[Tensor, ""]:
-    """Cross-entropy of "is a leaf", leaves and internal nodes counting the same in total."""
+def classifier_loss(
+    logits: Float[Tensor, "K"],
+    is_leaf: Bool[Tensor, "K"],
+    leaves: Float[Tensor, ""] | float | None = None,
+) -> Float[Tensor, ""]:
+    """Cross-entropy of "is a leaf", leaves and internal nodes counting the same in total.
+
+    ``leaves`` is the share of leaves; that of these if None.
+    """
     losses = torch.nn.functional.binary_cross_entropy_with_logits(
         logits, is_leaf.to(logits.dtype), reduction="none"
     )
-    share = is_leaf.to(logits.dtype).mean().clamp(1e-3, 1 - 1e-3)
+    share = is_leaf.to(logits.dtype).mean() if leaves is None else logits.new_tensor(leaves)
+    share = share.clamp(1e-3, 1 - 1e-3)
     return (losses * torch.where(is_leaf, 0.5 / share, 0.5 / (1 - share))).mean()
+
+
+class Counts:
+    """Numbers of what losses are means of, here and on average over the processes of a batch.
+
+    Args:
+        own: the numbers here, by name.
+        mean: gives the mean of a tensor over the processes; None for one process.
+        like: a tensor on the device to count on.
+    """
+
+    def __init__(
+        self, own: Mapping[str, int], mean: Callable[[Tensor], Tensor] | None, like: Tensor
+    ) -> None:
+        self.own, self.means = own, dict[str, float](own)
+        if mean is not None:
+            counted = torch.tensor(list(own.values()), dtype=torch.float64)
+            self.means = dict(zip(own, mean(counted).tolist(), strict=True))
+        self._nothing = like.new_zeros(())
+
+    def weighted(
+        self, name: str, what: str, loss: Callable[[], Float[Tensor, ""]]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """A mean over all of ``what`` here, so weighted that the mean over processes is the mean
+        over what is in all of them; none where no process has any."""
+        if not self.means[what]:
+            return {}
+        if not self.own[what]:
+            return {name: self._nothing}
+        return {name: loss() * (self.own[what] / self.means[what])}
 
 
 def autoencoder_losses(
@@ -95,6 +134,7 @@ def autoencoder_losses(
     interpolation: float = 0.0,
     noise_std: float = 0.0,
     generator: torch.Generator | None = None,
+    mean: Callable[[Tensor], Tensor] | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Every loss that has a weight, by name, and their weighted sum as ``total``.
 
@@ -102,6 +142,10 @@ def autoencoder_losses(
     each node below the roots is decoded for itself as well, in the same calls. Unless it is
     detached, the classifier's loss reaches the encoder and the decoder too: states that nothing
     pulls apart stay mixed, and a generated tree that is misread at one node is wrong as a whole.
+
+    ``mean`` gives the mean of a tensor over the processes whose batches make up a whole one: the
+    mean of their losses is then that of the whole batch, whatever number of trees, nodes and leaves
+    is in each.
     """
     size, slots = batch.present.shape
     num_nodes = 2 * slots - 1
@@ -134,32 +178,61 @@ def autoencoder_losses(
     below_root = origin < len(roots)
     share = 1 / (num_tokens * size).to(predicted.dtype)  # as in nmse: every sample counts alike
 
-    losses = {
-        "reconstruction": reconstruction_loss(
-            autoencoder, predicted, target, share[sample] * below_root
+    inside = ~below_root
+    seen = torch.cat([nodes, *(level.nodes for level in walk)])
+    is_leaf = seen % num_nodes < num_tokens[seen // num_nodes]
+    counts = Counts(
+        {
+            "samples": size,
+            "inside": len(start) - len(roots) if mean is None else int(inside.sum()),
+            "merged": len(nodes) - len(roots),
+            "below": sum(len(level.nodes) for level in walk[1:]),
+            "nodes": len(nodes),
+            "seen": len(seen),
+            "leaves": 0 if mean is None else int(is_leaf.sum()),
+        },
+        mean,
+        predicted,
+    )
+
+    losses: dict[str, Float[Tensor, ""]] = {}
+    losses |= counts.weighted(
+        "reconstruction",
+        "samples",
+        lambda: reconstruction_loss(autoencoder, predicted, target, share[sample] * below_root),
+    )
+    losses |= counts.weighted(
+        "subtrees",
+        "inside",
+        lambda: reconstruction_loss(autoencoder, predicted, target, inside / inside.sum()),
+    )
+    if weights.cycle:
+        losses |= counts.weighted(
+            "cycle",
+            "merged",
+            lambda: cycle_loss(
+                autoencoder, encoded[len(roots) :].view(-1, 2 * autoencoder.embedding_dim)
+            ),
         )
-    }
-    if len(start) > len(roots):
-        inside = ~below_root
-        share_inside = inside / inside.sum()
-        losses["subtrees"] = reconstruction_loss(autoencoder, predicted, target, share_inside)
-    if weights.cycle and len(nodes) > len(roots):
-        pairs = encoded[len(roots) :].view(-1, 2 * autoencoder.embedding_dim)
-        losses["cycle"] = cycle_loss(autoencoder, pairs)
-    if weights.transport and len(walk) > 1:
-        below = torch.cat([level.nodes for level in walk[1:]])
-        losses["transport"] = transport_loss(
-            torch.cat(decoded[1:]), encoded[row[below]], interpolation
+    if weights.transport:
+        losses |= counts.weighted(
+            "transport",
+            "below",
+            lambda: transport_loss(
+                torch.cat(decoded[1:]),
+                encoded[row[torch.cat([level.nodes for level in walk[1:]])]],
+                interpolation,
+            ),
         )
     if weights.magnitude:
-        losses["magnitude"] = magnitude_loss(encoded)
+        losses |= counts.weighted("magnitude", "nodes", lambda: magnitude_loss(encoded))
     if weights.classifier:
-        seen = torch.cat([nodes, *[level.nodes for level in walk]])
         states = torch.cat([encoded, *decoded])
         states = states.detach() if weights.classifier_detached else states
         logits = autoencoder.classifier(states).squeeze(1).to(standardised.dtype)
-        losses["classifier"] = classifier_loss(
-            logits, seen % num_nodes < num_tokens[seen // num_nodes]
+        leaves = None if mean is None else counts.means["leaves"] / counts.means["seen"]
+        losses |= counts.weighted(
+            "classifier", "seen", lambda: classifier_loss(logits, is_leaf, leaves)
         )
     losses["total"] = torch.stack(
         [getattr(weights, name) * loss for name, loss in losses.items()]

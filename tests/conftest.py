@@ -38,9 +38,9 @@ _SLOW = """
     generation_figures glom_order hierarchical_transformer importance interruption invalid_actions
     jets_benchmark key_scenes known_learners known_search learning merge_rounds_benchmark outputs
     page plot_command plug_ins policy_losses policy_share ppo_learner ppo_make ppo_recent_states
-    ppo_vector_env predict pretrained processes_and_threads recombination rendering replay_reinforce
-    report report_diverged results resume rewards rollout run_data set_distances sets
-    single_simulator stable_baselines start_up tracing training tuning vector_env view wheel
+    ppo_vector_env predict pretrained processes_and_threads ranks recombination rendering
+    replay_reinforce report report_diverged results resume rewards rollout run_data set_distances
+    sets single_simulator stable_baselines start_up tracing training tuning vector_env view wheel
     wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
@@ -49,7 +49,7 @@ _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
     diagnoses earlier_runs embed endurance entropy flipped_bytes full_disk generate_command
     glom_losses key_scenes known_learners learning merge_rounds_benchmark outputs page plot_command
-    plug_ins ppo_learner ppo_make processes_and_threads replay_reinforce report resume
+    plug_ins ppo_learner ppo_make processes_and_threads ranks replay_reinforce report resume
     run_data stable_baselines tuning view
 """
 LONG_MODULES = frozenset(_LONG.split())

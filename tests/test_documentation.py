@@ -87,6 +87,8 @@ def test_commands_can_be_meant(page):
     for words in commands(page):
         if words[0] == "htm":
             parse(words[1:])  # exits for an option that there is not
+        elif words[0] == "torchrun":
+            parse(words[words.index("agents.cli") + 1 :])
         elif words[0] == "make":
             assert re.search(rf"^{words[1]}:", (ROOT / "Makefile").read_text(), re.MULTILINE)
         else:

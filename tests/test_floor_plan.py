@@ -184,7 +184,7 @@ def test_importing_reinforce_loads_few_files():
         "import json, sys, agents.learners.reinforce\n"
         f"print(json.dumps([name for name in sys.modules if name.split('.')[0] in {PACKAGES}]))"
     )
-    assert len(json.loads(loaded)) <= 70, sorted(json.loads(loaded))
+    assert len(json.loads(loaded)) <= 71, sorted(json.loads(loaded))
 
 
 UPDATE = """
@@ -214,7 +214,7 @@ def files_of_an_update() -> list[str]:
 def test_an_update_of_reinforce_runs_through_few_files():
     files = files_of_an_update()
     assert "agents/learners/reinforce.py" in files
-    assert len(files) <= 20, files
+    assert len(files) <= 21, files
 
 
 # ---------------------------------------------------------------- the faces of the packages

@@ -66,6 +66,8 @@ class RunOptions(Threads):
     """Where to run: cpu, cuda, ..."""
     calibrate: Annotated[bool, _flag("")] = False
     """Time this machine's products of matrices, 2 s a day, as htm compare does."""
+    rank_timeout: Annotated[float, _flag("SECONDS", "1800")] = 1800.0
+    """Under torchrun: how long a process waits for another, validation included."""
     config: _File = None
     """TOML or JSON to start from, as a run's config.json; flags win."""
     save_config: _File = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
 import time
@@ -23,6 +24,7 @@ from agents.runs.interruption import starting_up
 
 if TYPE_CHECKING:
     from agents.learners.base import Learner
+    from agents.optim.ranks import Processes
     from agents.runs.directory import RunDirectory
 
 DEFAULT_SECONDS = 100.0
@@ -33,6 +35,13 @@ def train(options: TrainOptions) -> None:
     """Start or resume a run; prints its test scores, its time and where everything is."""
     began = time.perf_counter()
     asked, changes = requested(options), nested(options.changes)
+    processes = _processes(options)
+    if processes is not None and processes.index > 0:
+        from agents.runs.together import assist
+
+        set_threads(options.threads)
+        assist(build_learner, processes)
+        return
     continued = _continued(options)
     if continued is None:
         _check_complete(asked, options)
@@ -80,10 +89,16 @@ def train(options: TrainOptions) -> None:
                 allow_changed_data=options.allow_changed_data,
                 began=began,
                 calibrate=options.calibrate,
+                processes=processes,
             )
         else:
             result = start_run(
-                learner, budget, directory.path, began=began, calibrate=options.calibrate
+                learner,
+                budget,
+                directory.path,
+                began=began,
+                calibrate=options.calibrate,
+                processes=processes,
             )
     except KeyboardInterrupt as interruption:
         if not directory.holds_run:
@@ -102,6 +117,15 @@ def train(options: TrainOptions) -> None:
     print(f"run       {quoted(directory.path)}")
     print(f"pictures  {quoted(directory.figure_path)}")
     print(f"logs      tensorboard --logdir {quoted(directory.path)}")
+
+
+def _processes(options: TrainOptions) -> Processes | None:
+    """The processes that ``torchrun`` started to learn together; None where this one is alone."""
+    if not os.environ.get("WORLD_SIZE"):  # torch is not loaded for what nobody asked for
+        return None
+    from agents.optim.ranks import Processes
+
+    return Processes.of_environment(options.rank_timeout)
 
 
 def _continued(options: TrainOptions) -> Path | None:

@@ -24,6 +24,7 @@ from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import evaluate, planned, root_errors
 from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
+from agents.optim.ranks import Processes, Ranks
 from htm_env.autoencoder import NOTHING_DECODED, HTMAutoencoder, Policy, TreeEncoder, merge_with
 from htm_env.checks import at_least, check_choice, whole_number
 from htm_env.datasets import Dataset, environment_id
@@ -97,6 +98,8 @@ class Learner(ABC):
     """True <--> its trees are given, not learned: the autoencoder alone is trained."""
     given_names: Mapping[str, Any] = {}
     """``module:name`` of the reward and of the merger, where these were given by such names."""
+    data_parallel: bool = False
+    """True <--> several processes may learn one model together, see :meth:`join`."""
     config_class: type = LearnerConfig
     """The frozen dataclass that configures it; its field ``autoencoder`` is used here."""
     unnamed_options: Mapping[str, Any] = {}
@@ -115,6 +118,8 @@ class Learner(ABC):
         whole_number("seed", self.task.seed, 0, 2**63 - 1)
         self.device = usable_device(self.task.device)
         self.generator = torch.Generator(self.device).manual_seed(self.task.seed)
+        self.ranks = Ranks()
+        """The processes that learn this model together; this one alone until :meth:`join`."""
         self.dataset = self.task.dataset("train")
         self.std = self.dataset.std.to(self.device)
         if self.task.mode is None:
@@ -193,7 +198,23 @@ class Learner(ABC):
     def trainer(self) -> AutoencoderTrainer:
         """The optimizers of the autoencoder, made when they are first used."""
         model = self.autoencoder.decoding()
-        return AutoencoderTrainer(model, self.config.autoencoder, self.generator)
+        return AutoencoderTrainer(model, self.config.autoencoder, self.generator, self.ranks)
+
+    def join(self, processes: Processes) -> None:
+        """Learn from now on together with the same learner in other processes.
+
+        All begin with the same weights, and average the gradient of every step over
+        :attr:`ranks`; each makes episodes of its own, from its own random numbers. What a learner
+        computes of a whole batch goes through :attr:`ranks` too, and so does every draw that
+        decides what an update does. Raises ``ValueError`` for an algorithm that does not do so.
+        """
+        if not self.data_parallel:
+            raise ValueError(
+                f"{self.algo} learns in one process; expected htm train without torchrun, or "
+                "reinforce, rloo, replay, flat, glom or a fixed order"
+            )
+        self.ranks.join(processes)
+        self.ranks.diverge(self.generator)
 
     def advice(self) -> str | None:
         """One line for a person before training, where another option would cost far less."""

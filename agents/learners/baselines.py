@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from agents.optim.ranks import Ranks
+
 
 @dataclass(frozen=True)
 class Returns:
@@ -32,10 +34,16 @@ class Returns:
 
 
 class Baseline(ABC):
-    """Turns returns into advantages; may remember earlier returns."""
+    """Turns returns into advantages; may remember earlier returns.
+
+    ``ranks`` are the processes whose batches make up a whole one; this one alone if None.
+    """
 
     learns_values = False
     """True <--> the value head is trained for it."""
+
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        self.ranks = Ranks() if ranks is None else ranks
 
     @abstractmethod
     def advantages(self, returns: Returns) -> Float[Tensor, "B M"]: ...
@@ -57,13 +65,15 @@ class NoBaseline(Baseline):
 class MovingNormaliser(Baseline):
     """Subtracts the mean and divides by the deviation of the latest returns (the published way)."""
 
-    def __init__(self, length: int = 10_000) -> None:
+    def __init__(self, ranks: Ranks | None = None, length: int = 10_000) -> None:
+        super().__init__(ranks)
         self.length = length
         self.latest = torch.zeros(0)
 
     def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
         new = returns.values[returns.steps]
         new = new[new.isfinite()]  # one diverged episode would spoil the window for thousands
+        new = self.ranks.gathered(new)
         self.latest = torch.cat([self.latest.to(new.device), new])[-self.length :]
         spread = self.latest.std() if len(self.latest) > 1 else self.latest.new_ones(())
         return (returns.values - self.latest.mean()) / (spread + 1e-20) * returns.steps
@@ -78,12 +88,14 @@ class MovingNormaliser(Baseline):
 class ExponentialAverage(Baseline):
     """Subtracts an exponential average of the mean return after each merge."""
 
-    def __init__(self, rate: float = 0.05) -> None:
+    def __init__(self, ranks: Ranks | None = None, rate: float = 0.05) -> None:
+        super().__init__(ranks)
         self.rate = rate
         self.average: Tensor | None = None
 
     def advantages(self, returns: Returns) -> Float[Tensor, "B M"]:
-        mean = returns.values.masked_fill(~returns.steps, 0.0).sum(0) / returns.steps.sum(0)
+        summed = self.ranks.sum(returns.values.masked_fill(~returns.steps, 0.0).sum(0))
+        mean = summed / self.ranks.sum(returns.steps.sum(0))
         average = mean if self.average is None else self.average.to(mean.device)
         average = torch.where(average.isnan(), mean, average)  # NaN where no episode came so far
         moved = average + self.rate * (mean - average)
@@ -134,14 +146,14 @@ BASELINES: dict[str, type[Baseline]] = {
 }
 
 
-def make_baseline(name: str, trees_per_sample: int) -> Baseline:
+def make_baseline(name: str, trees_per_sample: int, ranks: Ranks | None = None) -> Baseline:
     """The baseline of that name; ``ValueError`` with the choices, or for too few trees a sample."""
     if name not in BASELINES:
         raise ValueError(f"unknown baseline {name!r}; choose from {sorted(BASELINES)}")
     least = 2 if name == "leave_one_out" else 1
     if trees_per_sample < least:
         raise ValueError(f"{name} has {trees_per_sample} trees a sample; expected at least {least}")
-    return BASELINES[name]()
+    return BASELINES[name](ranks)
 
 
 def discounted_returns(rewards: Float[Tensor, "B M"], discount: float) -> Float[Tensor, "B M"]:

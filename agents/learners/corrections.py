@@ -17,6 +17,7 @@ from torch import Tensor
 
 from agents.learners.baselines import value_loss
 from agents.likelihood.base import PolicyTerms
+from agents.optim.ranks import Ranks
 from agents.rollouts.rollout import Episodes, MergeTerms
 from htm_env.types import TokenBatch
 from replay import (
@@ -222,11 +223,13 @@ def learn_sequences(
     scaled: Callable[[Tensor, Tensor], Tensor],
     ordered: bool,
     generator: torch.Generator,
+    ranks: Ranks | None = None,
 ) -> OffPolicy:
     """By the ratio of the probabilities of the merges, one after the other.
 
     ``scaled`` brings advantages to the scale of a batch, given where there are any; ``ordered``
-    says whether the order within a pair counts as a choice.
+    says whether the order within a pair counts as a choice. ``ranks`` are the processes that learn
+    together; this one alone if None.
     """
     stored, _, episodes, rewards, terms, measured, importance, imitated = again
     steps, values = episodes.steps, terms.values
@@ -241,7 +244,8 @@ def learn_sequences(
     nothing = torch.zeros_like(rewards[:, :1])
     losses = terms.backward(measured, signal * importance[:, None], nothing, ordered, generator)
     del losses["entropy"]  # nothing is paid for it here
-    losses["value"] = value_loss(values, corrected.targets, steps, importance)
+    balance = 1.0 if ranks is None else ranks.balance(steps.sum())
+    losses["value"] = value_loss(values, corrected.targets, steps, importance) * balance
     losses["value"].backward()
     return OffPolicy(
         losses,

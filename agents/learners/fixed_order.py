@@ -41,6 +41,7 @@ class FixedOrder(Learner):
 
     algorithms: tuple[str, ...] = tuple(FIXED_POLICIES)
     fixed_trees = True
+    data_parallel = True
     config_class: type = FixedOrderConfig
     config: FixedOrderConfig
 

@@ -57,6 +57,7 @@ class Flat(Learner):
     """
 
     algo = "flat"
+    data_parallel = True
     config_class = FlatConfig
     config: FlatConfig
     autoencoder: FlatAutoencoder  # type: ignore[assignment]  # no tree can go through it
@@ -64,7 +65,9 @@ class Flat(Learner):
     def __init__(self, env_id: str, config: FlatConfig | None = None, **task: Any) -> None:
         super().__init__(env_id, config, **task)
         parameters = self.autoencoder.parameters()
-        self.optimizer = GuardedOptimizer("autoencoder", parameters, self.config.optimizer)
+        self.optimizer = GuardedOptimizer(
+            "autoencoder", parameters, self.config.optimizer, ranks=self.ranks
+        )
 
     def new_autoencoder(self) -> FlatAutoencoder:  # type: ignore[override]
         if self.task.knows_merger(self.dataset):

@@ -22,6 +22,7 @@ from agents.fixed.order import sorted_order
 from agents.learners.fixed_order import FixedOrder
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
+from agents.optim.ranks import Ranks
 from htm_env.autoencoder import TreeEncoder, seeded_initialisation
 from htm_env.files import load_weights
 from htm_env.rewards import RewardName
@@ -34,6 +35,7 @@ class GlomTrainer:
     Args:
         training: the losses.
         generator: draws what is hidden, and the crops.
+        ranks: the processes over which a step averages; this one alone if None.
     """
 
     def __init__(
@@ -42,11 +44,15 @@ class GlomTrainer:
         generator: torch.Generator,
         training: GlomTrainingConfig | None = None,
         optimizer: OptimizerConfig | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         self.model, self.generator = model, generator
         self.training = GlomTrainingConfig() if training is None else training
         config = OptimizerConfig() if optimizer is None else optimizer
-        self.optimizer = GuardedOptimizer("glom", model.parameters(), config, prefix="loss/glom_")
+        self.ranks = Ranks() if ranks is None else ranks
+        self.optimizer = GuardedOptimizer(
+            "glom", model.parameters(), config, prefix="loss/glom_", ranks=self.ranks
+        )
 
     def update(self, progress: float, *scenes: Tensor) -> dict[str, float]:
         """One step at this share of the training on images ``(B, C, H, W)``, or on standardised
@@ -120,7 +126,7 @@ class GlomOrder(FixedOrder):
             model = TokenGlom(self.dataset.token_dim, self.config.glom)
         self.glom = model.to(self.device)
         self.columns = GlomTrainer(
-            self.glom, self.generator, self.config.training, self.config.optimizer
+            self.glom, self.generator, self.config.training, self.config.optimizer, self.ranks
         )
         return FixedPolicy(FixedRule("glom", self._islands, sorted_order), self.autoencoder)
 

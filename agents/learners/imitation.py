@@ -17,7 +17,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -30,6 +30,7 @@ from agents.learners.baselines import discounted_returns, value_loss
 from agents.likelihood.base import PolicyTerms
 from agents.optim.autoencoder_trainer import AutoencoderTrainer
 from agents.optim.optimizers import GuardedOptimizer, PolicyOptimizer
+from agents.optim.ranks import Ranks
 from agents.rollouts.rollout import Deviation, Episodes, mean_entropy
 from htm_env.files import load_weights
 from htm_env.types import TokenBatch
@@ -196,6 +197,8 @@ class Cloning:
     """Discount of those returns."""
     error_name: str = "nmse"
     """What the error of an episode is called (see ``TreeEncoder.error_name``)."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes that clone together."""
 
     def due(self, progress: float) -> bool:
         """True <--> this update clones; drawn where both are possible."""
@@ -203,7 +206,8 @@ class Cloning:
         if share <= 0 or not self.selection.names:
             return False
         generator = self.generator
-        return float(torch.rand((), generator=generator, device=generator.device)) < share
+        drawn = float(torch.rand((), generator=generator, device=generator.device))
+        return self.ranks.first(drawn) < share
 
     def learn(self, batch: TokenBatch, episodes: Episodes, progress: float) -> dict[str, float]:
         """One step towards these episodes of the demonstrator; returns scalars."""
@@ -218,6 +222,7 @@ class Cloning:
         if self.value_weight:
             returns = discounted_returns(rewards, self.discount)
             losses["value"] = value_loss(terms.values, returns, episodes.steps)
+            losses["value"] = losses["value"] * self.ranks.balance(episodes.steps.sum())
             (self.value_weight * losses["value"]).backward()
         return {
             **self.optimizer.step(losses, progress),
@@ -262,6 +267,8 @@ class LocalSearch:
     """Draws which deviations are tried where there are too many."""
     much_better: float = 0.1
     """The error of a tree that is imitated, over that of the failure, at most."""
+    ranks: Ranks = field(default_factory=Ranks)
+    """The processes of which each searches for the failures of its own samples."""
 
     def learn(self, batch: TokenBatch, errors: Float[Tensor, "S"]) -> dict[str, Tensor]:
         """Imitate what is found better where greedy trees have these errors.
@@ -272,11 +279,15 @@ class LocalSearch:
             return {}
         failed = failures(errors, self.factor)
         found = self.improvements(batch.rows(failed), errors[failed]) if len(failed) else None
-        if found is None:
+        number = 0 if found is None else len(found.step)
+        if not self.ranks.sums(number)[0]:
             return {}
+        balance = self.ranks.balance(number)
+        if found is None:
+            return {"failures": errors.new_zeros(())}
         terms = self.terms_of(found.batch, found.episodes)
         measured = terms.measured(ordered=True)
-        once = torch.zeros_like(measured.log_prob).scatter_(1, found.step[:, None], 1.0)
+        once = torch.zeros_like(measured.log_prob).scatter_(1, found.step[:, None], balance)
         losses = terms.backward(measured, once, once[:, :1] * 0, ordered=True)
         return {"failures": losses["policy"]}
 
@@ -336,7 +347,8 @@ class PolicyShare:
         if share >= 1:
             return False
         generator = self.generator
-        return float(torch.rand((), generator=generator, device=generator.device)) >= share
+        drawn = float(torch.rand((), generator=generator, device=generator.device))
+        return self.search.ranks.first(drawn) >= share
 
     def learn(self, batch: TokenBatch, progress: float) -> tuple[Episodes, dict[str, float]]:
         """Greedy trees for the autoencoder, and scalars; the policy learns from failures only."""

@@ -202,7 +202,7 @@ class PolicyLearner(Learner):
         # With other rewards a large error is no failure, and costs have no zero to be times of.
         failure = config.failure if falls and self.autoencoder.decodes else 0.0
         generator = self.generator
-        self.search = LocalSearch(failure, roll, errors_of, terms_of, generator)
+        self.search = LocalSearch(failure, roll, errors_of, terms_of, generator, ranks=self.ranks)
         points = config.policy_share if falls and self.task.mode == "joint" else ALWAYS
         self.share = PolicyShare(points, self.search, optimizer, roll, errors_of, generator)
         self.cloning = Cloning(
@@ -210,12 +210,13 @@ class PolicyLearner(Learner):
             config.demonstration_share,
             terms_of,
             self.rewards_of,
-            GuardedOptimizer("policy", policy.parameters(), config.policy),
+            GuardedOptimizer("policy", policy.parameters(), config.policy, ranks=self.ranks),
             generator,
             ordered,
             value_weight,
             config.discount,
             self.autoencoder.error_name,
+            self.ranks,
         )
 
     # ------------------------------------------------------------ act
@@ -313,7 +314,7 @@ class PolicyLearner(Learner):
         for name in self.selection.remaining:
             autoencoder = copy.deepcopy(self.autoencoder)
             trainer = AutoencoderTrainer(
-                autoencoder.decoding(), self.config.autoencoder, self.generator
+                autoencoder.decoding(), self.config.autoencoder, self.generator, self.ranks
             )
             made[name] = Contestant(fixed_policy(name, autoencoder, self.dataset), trainer)
         return made
@@ -343,7 +344,8 @@ class PolicyLearner(Learner):
         for name in self.selection.remaining:
             if frozen:
                 merges = self.demonstrators[name].plan(batch, self.generator)
-                errors[name] = float(self.errors(batch, merges).nan_to_num(torch.inf).mean())
+                mean = self.errors(batch, merges).nan_to_num(torch.inf).mean()
+                errors[name] = float(self.ranks.mean(mean))
             else:
                 merges, scalars = self.contestants[name].learn(batch, self.generator, progress)
                 errors[name] = scalars["loss/reconstruction"]

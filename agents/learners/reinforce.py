@@ -18,6 +18,7 @@ from agents.learners.baselines import Returns, discounted_returns, make_baseline
 from agents.learners.policy_learner import PolicyConfig, PolicyLearner
 from agents.networks.scorers import Placed
 from agents.optim.optimizers import GuardedOptimizer
+from agents.optim.ranks import Ranks
 from agents.rollouts.rollout import Episodes, MergeTerms, mean_entropy, rollout
 from htm_env.autoencoder import TreeEncoder, seeded_initialisation
 from htm_env.checks import check_choice
@@ -106,6 +107,7 @@ class Reinforce(PolicyLearner):
     algorithms: tuple[str, ...] = ("reinforce", "rloo", "original", "original_policy")
     config_class = ReinforceConfig
     unnamed_options: Mapping[str, Any] = {"coordinates": False}
+    data_parallel = True
     config: ReinforceConfig
 
     def __init__(self, env_id: str, config: ReinforceConfig | None = None, **task: Any) -> None:
@@ -113,11 +115,13 @@ class Reinforce(PolicyLearner):
         config = self.config
         with seeded_initialisation(self.generator):
             policy = self.make_policy().to(self.device)
-        self.optimizer = GuardedOptimizer("policy", policy.parameters(), config.policy)
+        self.optimizer = GuardedOptimizer(
+            "policy", policy.parameters(), config.policy, ranks=self.ranks
+        )
         self.set_up(policy, self.optimizer, ordered=config.entropy.ordered)
         self.curriculum = Curriculum(config.merges_curriculum, config.population_curriculum)
-        self.baseline = make_baseline(config.baseline, config.trees_per_sample)
-        self.entropy = EntropyControl(config.entropy)
+        self.baseline = make_baseline(config.baseline, config.trees_per_sample, self.ranks)
+        self.entropy = EntropyControl(config.entropy, self.ranks)
 
     # ------------------------------------------------------------ act
 
@@ -199,7 +203,7 @@ class Reinforce(PolicyLearner):
         )
         advantages = self.baseline.advantages(returns)
         if config.scale_advantages:
-            advantages = scaled(advantages, episodes.steps)
+            advantages = self.scaled(advantages, episodes.steps)
         coefficient = self.entropy.coefficient(episodes, measured, progress)
         target = self.entropy.target(progress)
         self.optimizer.zero()
@@ -210,6 +214,7 @@ class Reinforce(PolicyLearner):
         losses |= self.search.learn(batch.rows(own), error[own])
         if self.baseline.learns_values:
             losses["value"] = value_loss(values, returns.values, episodes.steps)
+            losses["value"] = losses["value"] * self.ranks.balance(episodes.steps.sum())
             losses["value"].backward()
         scalars = self.optimizer.step(losses, progress)
         return episodes, {
@@ -219,6 +224,14 @@ class Reinforce(PolicyLearner):
             "policy/entropy": mean_entropy(episodes, measured, config.entropy.ordered),
             **({} if target is None else {"policy/entropy_target": target}),
         }
+
+    def scaled(
+        self, advantages: Float[Tensor, "B M"], steps: Bool[Tensor, "B M"]
+    ) -> Float[Tensor, "B M"]:
+        """Advantages divided by their root mean square over the steps."""
+        squares = self.ranks.sum(advantages.square().sum())
+        mean_square = squares / self.ranks.sum(steps.sum()).clamp(min=1)
+        return advantages / (mean_square + 1e-20).sqrt()
 
     def train_autoencoder(
         self, batch: TokenBatch, episodes: Episodes, progress: float
@@ -255,23 +268,20 @@ class Reinforce(PolicyLearner):
         self.entropy.restore(state["entropy"])
 
 
-def scaled(advantages: Float[Tensor, "B M"], steps: Bool[Tensor, "B M"]) -> Float[Tensor, "B M"]:
-    """Advantages divided by their root mean square over the steps."""
-    mean_square = advantages.square().sum() / steps.sum().clamp(min=1)
-    return advantages / (mean_square + 1e-20).sqrt()
-
-
 class EntropyControl:
     """Gives the coefficient of every episode's mean entropy in the policy's loss.
 
     Whatever trees the policy makes most, the autoencoder learns best, so that an early habit feeds
     itself. A target for the normalised entropy (1 at first, 0 at the end) keeps the policy from
     settling until the autoencoder is worth exploiting.
+
+    ``ranks`` are the processes whose mean entropy has the target; this one alone if None.
     """
 
-    def __init__(self, config: EntropyConfig) -> None:
+    def __init__(self, config: EntropyConfig, ranks: Ranks | None = None) -> None:
         check_choice("entropy control", config.control, CONTROLS)
         self.config, self.price = config, 0.0
+        self.ranks = Ranks() if ranks is None else ranks
 
     @property
     def measured(self) -> bool:
@@ -296,6 +306,9 @@ class EntropyControl:
             sign = distance_to_target(episodes, terms, target, config.ordered)
             return coefficient + config.weight * sign
         mean = mean_entropy(episodes, terms, config.ordered)
+        if self.ranks.count > 1:
+            chosen = float(episodes.open_steps(config.ordered).sum())
+            mean = self.ranks.sums(mean * self.ranks.balance(chosen))[0] / self.ranks.count
         low, high = PRICE_LIMITS
         self.price = min(max(self.price + config.rate * (target - mean), low), high)
         return coefficient - self.price - config.weight * (target - mean)

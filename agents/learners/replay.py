@@ -24,8 +24,9 @@ from agents.learners.corrections import (
     learn_sequences,
     learn_trees,
 )
-from agents.learners.reinforce import Reinforce, ReinforceConfig, scaled
+from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.likelihood.trees import tree_log_probs
+from agents.optim.ranks import Processes
 from agents.rollouts.rollout import Episodes, MergeTerms, follow, mean_entropy
 from htm_env.checks import check_choice
 from htm_env.types import TokenBatch
@@ -165,6 +166,10 @@ class ReplayReinforce(Reinforce):
         """Updates on stored episodes until fresh ones are due."""
         self.fresh_episodes, self.replayed_episodes = 0, 0
 
+    def join(self, processes: Processes) -> None:
+        super().join(processes)
+        self.ranks.diverge(self.buffer.generator)
+
     # ------------------------------------------------------------ learn
 
     def update(self, progress: float) -> dict[str, float]:
@@ -230,14 +235,16 @@ class ReplayReinforce(Reinforce):
     def learn_off_policy(self, again: Again) -> OffPolicy:
         """The policy's half, by the ratio of the probabilities of trees or of their merges."""
         config = self.config
-        scale = scaled if config.scale_advantages else lambda advantages, steps: advantages
+        scale = self.scaled if config.scale_advantages else lambda advantages, steps: advantages
         if config.correction == "tree":
             log_prob = tree_log_probs(
                 self.policy.terms, self.seen, again.batch, again.terms, self.generator
             )
             return learn_trees(again, log_prob, self.limits, scale, self.generator)
         correct, ordered = CORRECTIONS[config.correction], config.entropy.ordered
-        return learn_sequences(again, correct, self.limits, scale, ordered, self.generator)
+        return learn_sequences(
+            again, correct, self.limits, scale, ordered, self.generator, self.ranks
+        )
 
     def demonstrated(self, stored: Trajectories) -> Bool[Tensor, "B"]:
         """True <--> a demonstrator made the episode."""

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from agents.config.dataclasses_json import LARGEST, check_bounds
 from agents.config.schedules import check_points, piecewise_linear
 from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOptimizer
+from agents.optim.ranks import Ranks
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.checks import check_choice
 from htm_env.losses import LossWeights, autoencoder_losses
@@ -64,12 +65,20 @@ class AutoencoderConfig:
 
 
 class AutoencoderTrainer:
-    """Three optimizers (lifter, merger, classifier) over one autoencoder."""
+    """Three optimizers (lifter, merger, classifier) over one autoencoder.
+
+    ``ranks`` are the processes over which a step averages; this one alone if None.
+    """
 
     def __init__(
-        self, autoencoder: HTMAutoencoder, config: AutoencoderConfig, generator: torch.Generator
+        self,
+        autoencoder: HTMAutoencoder,
+        config: AutoencoderConfig,
+        generator: torch.Generator,
+        ranks: Ranks | None = None,
     ) -> None:
         self.autoencoder, self.config, self.generator = autoencoder, config, generator
+        self.ranks = Ranks() if ranks is None else ranks
         parts: dict[str, list[nn.Module]] = {
             "lifter": [autoencoder.lifter, autoencoder.unlifter],
             "merger": [autoencoder.merger, autoencoder.unmerger],
@@ -108,11 +117,14 @@ class AutoencoderTrainer:
                 interpolation=piecewise_linear(self.config.transport_interpolation, progress),
                 noise_std=self.config.noise_std,
                 generator=self.generator,
+                mean=self.ranks.mean if self.ranks.count > 1 else None,
             )
-        total = losses.pop("total")
         for optimizer in self.optimizers.values():
             optimizer.zero()
-        total.backward()
+        losses["total"].backward()
+        learned = [one for part in self.optimizers.values() for one in part.parameters]
+        losses = self.ranks.average(learned, losses)
+        total = losses.pop("total")
         norms = {name: optimizer.clip() for name, optimizer in self.optimizers.items()}
         if self.guard.allows("autoencoder", total, *norms.values()):
             for optimizer in self.optimizers.values():

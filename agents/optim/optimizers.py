@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from agents.config.dataclasses_json import check_bounds
 from agents.config.schedules import cosine_decay, warm_up
+from agents.optim.ranks import Ranks
 from htm_env.checks import check_choice
 
 METHODS = ("adam", "soap")
@@ -233,6 +234,7 @@ class GuardedOptimizer:
         name: what is optimised, for messages and the tag of the gradient's norm.
         parameters, config: see :class:`ScheduledOptimizer`.
         prefix: of the losses' tags.
+        ranks: the processes over which a step averages; this one alone if None.
     """
 
     def __init__(
@@ -241,8 +243,10 @@ class GuardedOptimizer:
         parameters: Iterable[nn.Parameter],
         config: OptimizerConfig,
         prefix: str = "loss/",
+        ranks: Ranks | None = None,
     ) -> None:
         self.name, self.prefix = name, prefix
+        self.ranks = Ranks() if ranks is None else ranks
         self.scheduled, self.guard = ScheduledOptimizer(parameters, config), NonFiniteGuard()
 
     def zero(self) -> None:
@@ -253,6 +257,7 @@ class GuardedOptimizer:
 
         ``FloatingPointError`` where they stay non-finite.
         """
+        losses = self.ranks.average(self.scheduled.parameters, losses)
         norm = self.scheduled.clip()
         if self.guard.allows(self.name, norm, *losses.values()):
             self.scheduled.step(progress)

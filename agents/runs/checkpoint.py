@@ -9,6 +9,7 @@ exactly.
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -41,6 +42,20 @@ def load_state(path: str | Path) -> Any:
     with reading(path, "saved state"):
         tensors, structure = read_tensors(path, _STRUCTURE)
         return _unpack(structure, tensors)
+
+
+def as_bytes(state: Any) -> bytes:
+    """What :func:`save_state` would write of a nested state."""
+    with TemporaryDirectory() as folder:
+        save_state(Path(folder) / "state", state)
+        return (Path(folder) / "state").read_bytes()
+
+
+def from_bytes(content: bytes) -> Any:
+    """The state of which :func:`as_bytes` made these bytes; raises what :func:`load_state` does."""
+    with TemporaryDirectory() as folder:
+        (Path(folder) / "state").write_bytes(content)
+        return load_state(Path(folder) / "state")
 
 
 def _pack(value: Any, place: str, tensors: dict[str, Tensor]) -> Any:

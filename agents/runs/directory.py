@@ -315,13 +315,15 @@ class RunDirectory:
         autoencoder: Savable,
         training: dict[str, Any] | None = None,
         rows: Sequence[dict[str, float | None]] = (),
+        ranks: Sequence[dict[str, Any]] = (),
     ) -> None:
         """Write everything that resuming needs, and the autoencoder for other uses.
 
         ``state`` is the learner's, ``training`` the loop's, and ``rows`` are those of
-        ``metrics.csv`` by now.
+        ``metrics.csv`` by now. ``ranks`` are the differences of other processes that learn with
+        this one (see :func:`agents.runs.together.gather`).
         """
-        about = {"learner": state, "training": training, "rows": list(rows)}
+        about = {"learner": state, "training": training, "rows": list(rows), "ranks": list(ranks)}
         with atomic_folder(self.checkpoint, self.before) as folder:
             save_state(folder / TRAINING, {"run": _kept(self._read_config()), **about})
             autoencoder.save(folder / AUTOENCODER)

@@ -113,10 +113,13 @@ class StopRequests:
     def __call__(self) -> bool:
         return self._received is not None
 
-    def obey(self) -> None:
-        """Raise ``KeyboardInterrupt`` or :class:`Terminated` where a stop was asked for."""
+    def obey(self, elsewhere: bool = False) -> None:
+        """Raise ``KeyboardInterrupt`` or :class:`Terminated` where a stop was asked for, here or
+        ``elsewhere``, in a process that runs with this one."""
         if self._received is not None:
             raise _raised(self._received)
+        if elsewhere:
+            raise Terminated()
 
 
 @contextmanager

@@ -10,11 +10,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any, Protocol, runtime_checkable
 
 from agents.config.budget import Budget
+from agents.optim.ranks import Ranks
 
 LOG_POINTS = 200
 """Rows of scalars over the whole budget."""
@@ -94,6 +95,9 @@ class Training:
         budget: counts from here on, whatever the learner did before.
         validate: returns the validation scores, by tag; must not use the learner's generator.
         clock: seconds of wall time.
+        ranks: the processes that learn together, which all run this loop; this one alone if None.
+            They agree on the position and on when to stop, so that all make the same updates. The
+            budget counts the merges of all, and so does ``learner.merges_made``.
     """
 
     def __init__(
@@ -102,8 +106,12 @@ class Training:
         budget: Budget,
         validate: Callable[[], dict[str, float | None]] | None = None,
         clock: Callable[[], float] = perf_counter,
+        ranks: Ranks | None = None,
     ) -> None:
         self.learner, self.budget = learner, budget
+        self.ranks = Ranks() if ranks is None else ranks
+        self.stopped = False
+        """True <--> a stop was asked for, in this process or in another one."""
         self.activity = ""
         """What takes its time now, for a person: an update, or a validation."""
         self.spent = dict.fromkeys(ACTIVITIES, 0.0)
@@ -129,6 +137,18 @@ class Training:
         progress = self.budget.progress(seconds, merges)
         return Position(progress, seconds, merges, self.learner.updates)
 
+    def _agreed(self) -> Position:
+        """The current position, by the clock of the first process where seconds count."""
+        position = self.position
+        if self.budget.seconds is None:
+            return position
+        seconds = self.ranks.first(position.seconds)
+        return replace(
+            position,
+            seconds=seconds,
+            progress=self.budget.progress(seconds, position.merges),
+        )
+
     @contextmanager
     def spending(self, activity: str) -> Iterator[None]:
         """Count the seconds of this block for one of the :data:`ACTIVITIES`."""
@@ -148,25 +168,28 @@ class Training:
         without = 0  # updates in a row
         self._running_since = saved_at = self._clock()
         try:
-            position, stopping = self.position, False
-            while position.progress < 1.0 and not stopping:
+            position = self._agreed()
+            while position.progress < 1.0 and not self.stopped:
                 started = self._clock()
                 self.activity = f"update {position.updates + 1}"
                 updates, merges = self.learner.updates, self.learner.merges_made
                 with self.spending("updates"):
-                    scalars = self._numbers(self.learner.update(self.position.progress))
+                    scalars = self._numbers(self.learner.update(self._agreed().progress))
+                made = self.learner.merges_made - merges
+                self.learner.merges_made = merges + int(self.ranks.sums(made)[0])
                 self._update_seconds += self._clock() - started
                 self._add(scalars)
                 without = without + 1 if self.learner.merges_made == merges else 0
                 self._check_counters(updates, without)
-                position = self.position
+                position = self._agreed()
                 yield Updated(position, scalars)
                 log, evaluation = self._due(position)
                 if log:
                     yield Logged(position, self._row(evaluation), evaluation)
-                stopping = stop()
                 old = self._clock() - saved_at > CHECKPOINT_SECONDS
-                if evaluation is not None or old or stopping:
+                stops, old = map(bool, self.ranks.sums(stop(), old and self.ranks.index == 0))
+                self.stopped = stops
+                if evaluation is not None or old or self.stopped:
                     yield CheckpointDue(self.position)
                     saved_at = self._clock()
         finally:
@@ -243,9 +266,13 @@ class Training:
                 self._counts[name] = self._counts.get(name, 0) + 1
 
     def _row(self, evaluation: int | None) -> dict[str, float | None]:
-        row: dict[str, float | None] = {
-            name: total / self._counts[name] for name, total in self._sums.items()
-        }
+        sums, counts = self._sums, self._counts
+        for other in self.ranks.records({"sums": sums, "counts": counts})[1:]:
+            sums, counts = (
+                {name: own.get(name, 0) + more.get(name, 0) for name in {**own, **more}}
+                for own, more in ((sums, other["sums"]), (counts, other["counts"]))
+            )
+        row: dict[str, float | None] = {name: total / counts[name] for name, total in sums.items()}
         merges = self.learner.merges_made
         if self._update_seconds > 0:
             made = merges - self._merges_at_log

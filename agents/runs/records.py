@@ -37,6 +37,8 @@ class RunResult:
     """A sentence where there were too few for the schedules of the algorithm."""
     metrics_sha256: str | None = None
     """Of ``metrics.csv`` when the run ended; None in older runs."""
+    ranks: int = 1
+    """Processes that learned the model together."""
 
     def __post_init__(self) -> None:
         check_bounds(self, seed=0, seconds=0, merges=0, updates=0, embedding_dim=1)
@@ -129,3 +131,6 @@ class CheckpointRecord:
     """
     run: dict[str, Any] = field(default_factory=dict)
     """Fields of the configuration that tell which run this is; none in older checkpoints."""
+    ranks: tuple[dict[str, Any], ...] = ()
+    """Where several processes learn together, what differs in the others from this state, the
+    first's (see ``agents.runs.together``)."""

@@ -24,14 +24,16 @@ from agents.config.schedules import too_few_updates
 from agents.evaluation.encoded import Encoded
 from agents.evaluation.evaluate import EVALUATION_SEED, validation_episodes
 from agents.evaluation.figures import write_figure
+from agents.optim.ranks import Processes
 from agents.runs.data import AbsentDataset, RunData, after, recorded_data
 from agents.runs.directory import CSVLogger, RunDirectory
 from agents.runs.host import this_host
 from agents.runs.interruption import stop_requests
-from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Trainable, Training
+from agents.runs.loop import EVALUATIONS, CheckpointDue, Logged, Position, Training
 from agents.runs.progress import shown, waiting
 from agents.runs.records import TreeCourse
 from agents.runs.tensorboard import TensorBoardLogger
+from agents.runs.together import Joinable, begin, check_ranks, gather
 from agents.runs.trees import nested_lists, over_training, side_by_side
 from htm_env.autoencoder import TreeEncoder
 from htm_env.checks import brief
@@ -48,13 +50,11 @@ PICTURED = range(EVALUATIONS // FIGURES, EVALUATIONS, EVALUATIONS // FIGURES)
 
 
 @runtime_checkable
-class Agent(Trainable, Protocol):
+class Agent(Joinable, Protocol):
     """A learner as a run uses it: trained, evaluated, drawn, saved and restored."""
 
     algo: str
     task: Task
-    dataset: Dataset
-    device: torch.device
     generator: torch.Generator
     autoencoder: TreeEncoder
 
@@ -76,10 +76,6 @@ class Agent(Trainable, Protocol):
     ) -> dict[str, float | None]: ...
 
     def figure(self, dataset: Dataset) -> Any: ...
-
-    def state(self) -> dict[str, Any]: ...
-
-    def restore(self, state: dict[str, Any]) -> None: ...
 
 
 AgentType = TypeVar("AgentType", bound=Agent)
@@ -183,13 +179,15 @@ def start_run(
     progress_bar: bool = True,
     began: float | None = None,
     calibrate: bool = False,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Train from the start in a folder of its own, and return the result.
 
     A :class:`RunWarning` says where the budget allowed too few updates. ``began`` is the moment
     (``time.perf_counter()``) from which the time of starting up counts, if not this one. With
     ``calibrate``, the speed of this machine is measured where it was not today (see
-    :func:`agents.runs.host.this_host`).
+    :func:`agents.runs.host.this_host`). ``processes`` are those that learn with this one, the
+    first of them; the others :func:`agents.runs.together.assist` it.
 
     Raises ``FileExistsError`` where the folder holds a run, ``KeyboardInterrupt`` when interrupted,
     after writing the checkpoint, ``FloatingPointError`` when training does not stay finite, and
@@ -203,7 +201,7 @@ def start_run(
             check_plan(learner)
             directory.save_config(learner.run_config(budget), recorded_data(learner.dataset))
         requested.obey()
-        return _run(learner, budget, directory, None, progress_bar, began, calibrate)
+        return _run(learner, budget, directory, None, progress_bar, began, calibrate, processes)
 
 
 def resume_run(
@@ -215,13 +213,14 @@ def resume_run(
     progress_bar: bool = True,
     began: float | None = None,
     calibrate: bool = False,
+    processes: Processes | None = None,
 ) -> dict[str, Any]:
     """Continue a run from its last checkpoint, or from the start if it has none, to its result.
 
     Under a budget of merges on one thread the result is that of an uninterrupted run, bit for bit;
     a :class:`RunWarning` says where versions are not those that the run began with. ``build`` makes
     the untrained learner of a configuration. ``data`` is a file to take for the run's data from now
-    on; ``began`` and ``calibrate`` are those of :func:`start_run`.
+    on; ``began``, ``calibrate`` and ``processes`` are those of :func:`start_run`.
 
     Raises what :func:`start_run` raises, ``FileNotFoundError`` or ``ValueError`` where the folder
     holds no run that can be resumed, and ``ValueError`` for other data than the run began with.
@@ -264,7 +263,8 @@ def resume_run(
         found = after(recorded_data(learner.dataset), recorded)
         if found != recorded or data is not None:
             directory.save_config(run, found)
-        return _run(learner, budget, directory, state, progress_bar, began, calibrate)
+        check_ranks(directory.checkpoint_path, state, processes)
+        return _run(learner, budget, directory, state, progress_bar, began, calibrate, processes)
 
 
 def _is_over(budget: Budget, state: dict[str, Any]) -> bool:
@@ -281,7 +281,10 @@ def _run(
     progress_bar: bool,
     began: float,
     calibrate: bool,
+    processes: Processes | None,
 ) -> dict[str, Any]:
+    if processes is not None:
+        begin(learner, processes, directory.load_config(), state)
     directory.add_host(this_host(learner.device, calibrate=calibrate))
     validation = learner.task.dataset("validation")
 
@@ -289,7 +292,7 @@ def _run(
         scores = learner.evaluate(validation, validation_episodes(validation), sampled=False)
         return {f"validation/{name}": value for name, value in scores.items()}
 
-    training = Training(learner, budget, validate)
+    training = Training(learner, budget, validate, ranks=learner.ranks)
     if state is not None:
         _restore(learner, state, directory)
         with _fitting(directory):
@@ -337,10 +340,12 @@ def _run(
                         picture(event.position)
                 elif isinstance(event, CheckpointDue):
                     with training.spending("checkpoints"):
+                        own = {"learner": learner.state(), "training": training.state()}
+                        others = [] if processes is None else gather(processes, own)
                         directory.save_checkpoint(
-                            learner.state(), learner.autoencoder, training.state(), table.rows
+                            own["learner"], learner.autoencoder, own["training"], table.rows, others
                         )
-            requested.obey()
+            requested.obey(elsewhere=training.stopped)
         with waiting(f"{title}  the last picture, test and validation scores", progress_bar):
             picture(training.position)
             list_trees(training.position)
@@ -373,6 +378,7 @@ def _result(learner: Agent, position: Position, directory: RunDirectory) -> dict
         "mode": learner.task.mode,
         "embedding_dim": learner.autoencoder.embedding_dim,
         "weights_hash": learner.autoencoder.weights_hash(),
+        "ranks": learner.ranks.count,
         "too_few_updates": too_few_updates(position.updates) if learner.learns else None,
     }
 

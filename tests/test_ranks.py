@@ -1,0 +1,433 @@
+"""Two processes learn one model: what one learns of both batches, and go on where they were."""
+
+from __future__ import annotations
+
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from agents.config.budget import Budget
+from agents.config.run import RunConfig
+from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
+from agents.learners.reinforce import EntropyConfig, Reinforce, ReinforceConfig
+from agents.optim.autoencoder_trainer import AutoencoderConfig
+from agents.optim.optimizers import OptimizerConfig
+from agents.optim.ranks import Processes, Ranks
+from agents.registry import build_learner
+from agents.rollouts.rollout import follow
+from agents.runs.checkpoint import load_state, save_state
+from agents.runs.loop import Training
+from agents.runs.session import resume_run, start_run
+from agents.runs.together import assist, difference, with_difference
+from htm_env.losses import LossWeights
+from htm_env.types import TokenBatch
+
+ROOT = Path(__file__).parent.parent
+SEVEN = {"heights": (2, 3)}
+"""Trees of 3 and of 7 nodes, so that ranks have different numbers of tokens."""
+ALL_LOSSES = LossWeights(cycle=0.1, transport=0.1, magnitude=0.1)
+SLOWLY = OptimizerConfig(learning_rate=1e-3, warm_up_updates=0)
+AUTOENCODER = AutoencoderConfig(
+    hidden_dim=8,
+    loss=ALL_LOSSES,
+    subtree_share=((0.0, 1.0),),
+    lifter=SLOWLY,
+    merger=SLOWLY,
+    classifier=SLOWLY,
+)
+UPDATES, ROWS = 4, 12
+"""Updates of a comparison, and samples of an update in all ranks together."""
+
+
+def forked(count: int, work: Callable[[Processes], Any], folder: Path, timeout: float = 60.0):
+    """Start processes that learn together; gives them, each with the path of its result."""
+    import pytorch_optimizer  # noqa: F401  # takes a second, which the children then need not wait
+
+    store = folder / f"store{time.monotonic_ns()}"
+
+    def run(index: int) -> None:
+        processes = Processes(index, count, dist.FileStore(str(store), count), timeout)
+        save_state(folder / f"{store.name}.{index}", work(processes))
+        os._exit(0)
+
+    started = [get_context("fork").Process(target=run, args=[index]) for index in range(count)]
+    for process in started:
+        process.start()
+    return started, [folder / f"{store.name}.{index}" for index in range(count)]
+
+
+def together(count: int, work: Callable[[Processes], Any], folder: Path) -> list[Any]:
+    """What every one of these processes gives."""
+    started, paths = forked(count, work, folder)
+    for process in started:
+        process.join(60)
+    assert [process.exitcode for process in started] == [0] * count
+    return [load_state(path) for path in paths]
+
+
+# ---------------------------------------------------------------- what a step is
+
+
+def test_sums_means_and_messages_of_two_ranks(tmp_path):
+    def work(processes: Processes) -> dict[str, Any]:
+        processes.connect(torch.device("cpu"))
+        ranks = Ranks()
+        ranks.join(processes)
+        mine = ranks.index + 1.0  # 1 and 2
+        generator = torch.Generator().manual_seed(5)
+        ranks.diverge(generator)
+        return {
+            "sums": ranks.sums(mine, 10 * mine),
+            "mean": ranks.mean(torch.tensor([mine])).item(),
+            "first": ranks.first(mine),
+            "balance": ranks.balance(mine),
+            "of nothing": ranks.balance(0),
+            "gathered": ranks.gathered(torch.full([int(mine)], mine)).tolist(),
+            "records": ranks.records({"mine": mine}),
+            "told": processes.broadcast(b"of the first" if not ranks.index else b"").decode(),
+            "drawn": float(torch.rand((), generator=generator)),
+        }
+
+    first, second = together(2, work, tmp_path)
+    for one in (first, second):
+        assert one["sums"] == [3.0, 30.0]
+        assert one["mean"] == 1.5 and one["first"] == 1.0
+        assert one["of nothing"] == 0.0
+        assert one["gathered"] == [1.0, 2.0, 2.0]
+        assert one["told"] == "of the first"
+    assert first["balance"] == pytest.approx(2 / 3)
+    assert second["balance"] == pytest.approx(4 / 3)
+    assert first["records"] == [{"mine": 1.0}, {"mine": 2.0}] and second["records"] == []
+    alone = torch.Generator().manual_seed(5)
+    assert first["drawn"] == float(torch.rand((), generator=alone))
+    assert second["drawn"] != first["drawn"]
+
+
+def test_a_gradient_is_the_mean_over_ranks_and_missing_ones_count_as_zero(tmp_path):
+    def work(processes: Processes) -> dict[str, Any]:
+        processes.connect(torch.device("cpu"))
+        ranks = Ranks()
+        ranks.join(processes)
+        everywhere, once, never = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+        everywhere.grad = torch.tensor([1.0, 3.0]) * (ranks.index + 1)
+        once.grad = torch.ones(2) if ranks.index else None
+        loss = torch.tensor(4.0 * ranks.index)
+        before = processes.messages
+        losses = ranks.average([everywhere, once, never], {"loss": loss})
+        return {
+            "everywhere": everywhere.grad,
+            "once": once.grad,
+            "never": never.grad,
+            "loss": float(losses["loss"]),
+            "messages": processes.messages - before,
+        }
+
+    for found in together(2, work, tmp_path):
+        assert found["everywhere"].tolist() == [1.5, 4.5]
+        assert found["once"].tolist() == [0.5, 0.5]
+        assert found["never"] is None
+        assert found["loss"] == 2.0
+        assert found["messages"] == 1
+
+
+def test_alone_nothing_is_shared():
+    ranks, values = Ranks(), torch.ones(2)
+    assert ranks.count == 1 and ranks.index == 0
+    assert ranks.sum(values) is values and ranks.mean(values) is values
+    assert ranks.sums(3.0) == [3.0] and ranks.balance(7) == 1.0
+
+
+# ---------------------------------------------------------------- what is learned
+
+
+class GivenRows:
+    """A learner whose samples come from a stream that all ranks know: each takes its share."""
+
+    def sample(self, count: int) -> TokenBatch:
+        stream = torch.Generator().manual_seed(7 + self.updates)
+        rows = torch.arange(self.ranks.index, ROWS, self.ranks.count)
+        return self.dataset.sample(ROWS, stream).rows(rows)
+
+
+class GivenOrder(GivenRows, FixedOrder):
+    """Learns the trees of a fixed order."""
+
+
+class GivenTrees(GivenRows, Reinforce):
+    """Learns from the trees of fixed orders as if the policy had drawn them."""
+
+    def __init__(self, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(*arguments, **keywords)
+        self.curriculum = WithoutCurriculum(self)
+
+    def sampled_episodes(self, batch: TokenBatch, num_merges: Any) -> Any:
+        order = "nearest_sorted" if self.updates % 2 else "balanced_sorted"
+        made = follow(self.seen, batch, self.demonstrators[order].plan(batch, self.generator))
+        self.merges_made += int(made.steps.sum())
+        return made, self.terms_of(batch, made).measured(self.config.entropy.ordered)
+
+
+class WithoutCurriculum:
+    """All merges of the learner's own samples."""
+
+    def __init__(self, learner: GivenTrees) -> None:
+        self.learner = learner
+
+    def sample(self, *_: Any) -> TokenBatch:
+        return self.learner.sample(ROWS)
+
+    def num_merges(self, num_tokens: torch.Tensor, progress: float) -> torch.Tensor:
+        return num_tokens - 1
+
+
+class Slow(FixedOrder):
+    """Counts its own merges; the updates of other ranks than the first take longer."""
+
+    own = 0
+
+    def update(self, progress: float) -> dict[str, float]:
+        time.sleep(0.02 * self.ranks.index)
+        before = self.merges_made
+        scalars = super().update(progress)
+        self.own += self.merges_made - before
+        return scalars
+
+
+POLICY = ReinforceConfig(
+    autoencoder=AUTOENCODER,
+    policy=SLOWLY,
+    policy_hidden_dim=8,
+    batch_growth=0.0,
+    trees_per_sample=1,
+    trees_per_step=ROWS,
+    baseline="none",
+    failure=0.0,
+    demonstrations=("nearest_sorted", "balanced_sorted"),
+    demonstration_share=((0.0, 0.0),),
+)
+LEARNERS: dict[str, tuple[type, Any]] = {
+    "fixed order": (GivenOrder, FixedOrderConfig(AUTOENCODER, "nearest_sorted")),
+    "rewards": (GivenTrees, POLICY),
+    "selection, then cloning": (
+        GivenTrees,
+        replace(POLICY, demonstration_share=((0.0, 1.0),), demonstration_race=0.5),
+    ),
+    "critic": (GivenTrees, replace(POLICY, baseline="value")),
+    "average": (GivenTrees, replace(POLICY, baseline="exponential")),
+    "normaliser": (
+        GivenTrees,
+        replace(POLICY, baseline="moving_normaliser", entropy=EntropyConfig(target=((0.0, 0.5),))),
+    ),
+}
+
+
+def learned(name: str, processes: Processes | None) -> dict[str, Any]:
+    """The gradients of the first update, the weights after a few, and the scalars of the last.
+
+    Adam makes steps of one length of gradients that are nothing but rounding, so that weights alone
+    would tell little.
+    """
+    kind, config = LEARNERS[name]
+    learner = kind("HTM-Trees-v0", config, env_kwargs=SEVEN, embedding_dim=4, seed=3)
+    if processes is not None:
+        learner.join(processes)
+    modules = {"autoencoder": learner.autoencoder}
+    if isinstance(learner, Reinforce):
+        modules["policy"] = learner.policy
+    named = {
+        f"{part}.{key}": parameter
+        for part, module in modules.items()
+        for key, parameter in module.named_parameters()
+    }
+    learner.update(0.0)
+    gradients = {key: one.grad.clone() for key, one in named.items() if one.grad is not None}
+    for update in range(1, UPDATES):
+        scalars = learner.update(update / UPDATES)
+    kept = ("loss/", "gradient_norm/")
+    return {
+        "gradients": gradients,
+        "weights": {key: one.detach() for key, one in named.items()},
+        "scalars": {tag: value for tag, value in scalars.items() if tag.startswith(kept)},
+    }
+
+
+def test_two_ranks_learn_what_one_learns_of_both_batches(tmp_path):
+    def work(processes: Processes) -> dict[str, Any]:
+        processes.connect(torch.device("cpu"))
+        return {name: learned(name, processes) for name in LEARNERS}
+
+    found = together(2, work, tmp_path)
+    for name in LEARNERS:
+        alone = learned(name, None)
+        first, second = (each[name] for each in found)
+        assert first["gradients"].keys() == alone["gradients"].keys()
+        for key, value in alone["gradients"].items():
+            torch.testing.assert_close(first["gradients"][key], value, rtol=1e-3, atol=2e-6)
+        for key, value in first["weights"].items():
+            assert torch.equal(value, second["weights"][key]), (name, key)
+        assert first["scalars"].keys() == alone["scalars"].keys()
+        for tag, value in alone["scalars"].items():
+            assert first["scalars"][tag] == pytest.approx(value, rel=1e-3, abs=1e-5), (name, tag)
+
+
+# ---------------------------------------------------------------- whole runs
+
+
+def run_of(algo: str, budget: Budget, **config: Any) -> RunConfig:
+    tiny = {"autoencoder": {"hidden_dim": 8}, "batch_size": 4, **config}
+    return RunConfig(
+        "HTM-Trees-v0",
+        {"heights": [2, 3]},
+        embedding_dim=4,
+        algo=algo,
+        config=tiny,
+        budget=budget,
+    )
+
+
+REPLAY = run_of(
+    "replay",
+    Budget(merges=600),
+    policy_hidden_dim=8,
+    replay_batch_size=8,
+    replays=1,
+    demonstrations=["nearest_sorted"],
+)
+
+
+def runs(run: RunConfig, folder: Path, resumes: bool = False) -> Callable[[Processes], Any]:
+    """The work of every process of a run."""
+
+    def work(processes: Processes) -> dict[str, Any]:
+        if processes.index:
+            assist(build_learner, processes)
+            return {}
+        if resumes:
+            return resume_run(folder, build_learner, progress_bar=False, processes=processes)
+        learner = build_learner(run)
+        return start_run(learner, run.budget, folder, progress_bar=False, processes=processes)
+
+    return work
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    """``metrics.csv`` without what a clock decided."""
+    with open(folder / "metrics.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: value for name, value in row.items() if name != "seconds" and "time/" not in name}
+        for row in rows
+    ]
+
+
+def without_clock(value: Any) -> Any:
+    if isinstance(value, list):
+        return [without_clock(each) for each in value]
+    if isinstance(value, dict):
+        clock = ("seconds", "update_seconds", "spent", "time/merges_per_second")
+        return {key: without_clock(each) for key, each in value.items() if key not in clock}
+    return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+
+def test_a_run_goes_on_bit_for_bit_after_one_of_its_processes_was_killed(tmp_path):
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    result = together(2, runs(REPLAY, whole), tmp_path)[0]
+    assert result["ranks"] == 2
+    started, _ = forked(2, runs(REPLAY, broken), tmp_path)
+    deadline = time.monotonic() + 60
+    while not (broken / "checkpoint.before").exists():
+        assert time.monotonic() < deadline and started[1].is_alive()
+        time.sleep(0.01)
+    os.kill(started[1].pid, signal.SIGKILL)
+    for process in started:
+        process.join(60)
+    assert started[0].exitcode not in (0, None)  # it does not wait for the dead one for ever
+    assert not (broken / "result.json").exists()
+    with pytest.raises(ValueError, match=r"of 2 processes.*this is 1.*torchrun --nproc-per-node 2"):
+        resume_run(broken, build_learner, progress_bar=False)
+    again = together(2, runs(REPLAY, broken, resumes=True), tmp_path)[0]
+    assert again["weights_hash"] == result["weights_hash"]
+    assert again["test"] == result["test"]
+    assert table(broken) == table(whole)
+    checkpoints = [
+        load_state(folder / "checkpoint" / "training.safetensors") for folder in (whole, broken)
+    ]
+    assert without_clock(checkpoints[0]) == without_clock(checkpoints[1])
+    [other] = checkpoints[0]["ranks"]
+    learner = other["in"]["learner"]["in"]
+    assert {"generator", "buffer"} <= learner.keys()  # its own, unlike all weights
+    assert not {"autoencoder", "policy", "trainer", "optimizer", "updates"} & learner.keys()
+
+
+def test_seconds_are_those_of_the_first_and_merges_those_of_all(tmp_path):
+    def work(processes: Processes) -> dict[str, Any]:
+        processes.connect(torch.device("cpu"))
+        config = FixedOrderConfig(AUTOENCODER, "nearest", batch_size=4)
+        learner = Slow("HTM-Trees-v0", config, env_kwargs=SEVEN, embedding_dim=4)
+        learner.join(processes)
+        for _ in Training(learner, Budget(seconds=1.5), ranks=learner.ranks).events():
+            pass
+        return {"updates": learner.updates, "merges": learner.merges_made, "own": learner.own}
+
+    first, second = together(2, work, tmp_path)
+    assert first["updates"] == second["updates"] > 1
+    assert first["merges"] == second["merges"] == first["own"] + second["own"]
+
+
+def test_a_rank_that_does_not_answer_is_named(tmp_path):
+    def work(processes: Processes) -> str:
+        processes.connect(torch.device("cpu"))
+        if processes.index == 1:
+            time.sleep(8)
+            return ""
+        with pytest.raises(ConnectionError) as error:
+            processes.sum(torch.ones(1))
+        return str(error.value)
+
+    started, paths = forked(2, work, tmp_path, timeout=2.0)
+    started[0].join(30)
+    said = load_state(paths[0])
+    started[1].join(30)
+    assert "rank 0 of 2" in said and "rank 1 ended, or did not answer within 2 s" in said
+
+
+@pytest.mark.parametrize("algo", ["ppo", "maskable_ppo"])
+def test_who_learns_in_one_process_says_so(algo):
+    learner = build_learner(RunConfig("HTM-Trees-v0", algo=algo))
+    with pytest.raises(ValueError, match=f"{algo} learns in one process; expected"):
+        learner.join(Processes(0, 2))
+
+
+def test_a_difference_gives_the_value_back():
+    other = {"a": torch.zeros(2), "b": {"c": 1, "d": [1.0]}, "e": 0.0}
+    value = {"a": torch.zeros(2), "b": {"c": 2, "d": [1.0]}, "e": -0.0}
+    found = difference(value, other)
+    assert found == {"in": {"b": {"in": {"c": {"is": 2}}}, "e": {"is": -0.0}}}
+    assert repr(with_difference(other, found)) == repr(value)
+    assert difference(value, value) == {}
+
+
+@pytest.mark.slow
+def test_torchrun_trains_one_model(tmp_path):
+    command = [
+        *(sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"),
+        *("-m", "agents.cli", "train", "--env", "HTM-Trees-v0", "--algo", "nearest"),
+        *("--merges", "2000", "--batch-size", "4", "--set", "autoencoder.hidden_dim=8"),
+        *("--out", str(tmp_path / "run")),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("held-out test data") == 1
+    assert (tmp_path / "run" / "result.json").exists()
