@@ -43,6 +43,7 @@ QUALITY = {
     "resident_memory": "memory over ten minutes of training and 200,000 steps",
     "hierarchical_original": "the hierarchical transformer against the package it follows",
     "hierarchical_readme": "the README of that package with our import, at full size",
+    "ranks": "one model on two processes, and a model of more",
     "reduction": "time and memory of a hierarchy reduction, and samples at once and one by one",
     "rollout_speed": "rollouts alone, on arrays and on tensors",
     "shards": "training on shards beside the same data in memory",

@@ -31,6 +31,7 @@ from agents.runs.checkpoint import load_state, save_state
 from agents.runs.loop import Training
 from agents.runs.session import resume_run, start_run
 from agents.runs.together import assist, difference, with_difference
+from benchmarks import ranks as benchmark
 from htm_env.losses import LossWeights
 from htm_env.types import TokenBatch
 
@@ -431,3 +432,22 @@ def test_torchrun_trains_one_model(tmp_path):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("held-out test data") == 1
     assert (tmp_path / "run" / "result.json").exists()
+
+
+def test_the_table_has_the_speed_of_ranks_and_a_model_of_more():
+    """A second an update alone; of two ranks, 10 messages and 4 MB. Eight ranks: 14 steps of a
+    millisecond for each message, and 7 MB at 10 MB/s, so 1 + 0.14 + 0.7 seconds."""
+    alone = benchmark.Speed(1000, 10, 10.0, 0, 0, 0.0, 0.0)
+    two = benchmark.Speed(1500, 10, 10.0, 100, 40_000_000, 1e-3, 1e7)
+    first, second, eight, _ = benchmark.rows_of({1: alone, 2: two})
+    assert (first["merges/s"], first["efficiency"]) == (100.0, 1.0)
+    assert (second["times one rank"], second["efficiency"]) == (1.5, 0.75)
+    assert (second["messages an update"], second["MB an update"]) == (10.0, 4.0)
+    assert (eight["ranks"], eight["how"]) == (8, "model")
+    assert eight["efficiency"] == pytest.approx(1 / 1.84)
+
+
+def test_the_speed_of_one_rank_is_measured():
+    size = benchmark.FIFTEEN._replace(trees=4)
+    found = benchmark.rank(0, 1, "", 0.0, size)
+    assert (found.updates, found.merges, found.bytes) == (1, 4 * 14, 0)

@@ -1,0 +1,169 @@
+"""One model on several processes: ``python -m benchmarks.ranks``.
+
+Merges per second of joint updates of REINFORCE on trees of 15 tokens, embedding 64, 256 trees an
+update in every rank, none of them demonstrated or searched for; one thread each. Efficiency is the
+speed over that of as many ranks that wait for nothing. Messages and bytes are what a rank gives to
+the others in an update: gradients, and a few counts. Then a model of more ranks, each on a core
+as free as those here: an update takes as long as one rank's alone, and its sums go around a ring,
+
+    seconds(N) = seconds(1) + messages * 2 (N - 1) * latency + bytes * 2 (N - 1) / N / bandwidth
+
+(Patarasu and Yuan 2009, "Bandwidth optimal all-reduce algorithms"), with the latency and the
+bandwidth of sums between idle processes of this machine; ``--latency`` and ``--bandwidth`` give
+those of a network instead. It leaves out that ranks wait for the slowest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import multiprocessing
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+import torch.distributed as dist
+
+from agents.optim.ranks import Processes
+from benchmarks.joint_training import SIZES, Size, learner
+from benchmarks.measuring import Row
+from benchmarks.table import RESULTS, origin, report
+
+SECONDS = 20.0
+MEASURED, MODELLED = (1, 2), (8, 64)
+FIFTEEN = next(size for size in SIZES if size.tokens == 15)
+SUMS = 50
+"""Sums by which a latency and a bandwidth are measured."""
+
+
+class Speed(NamedTuple):
+    """What one rank measured."""
+
+    merges: int
+    """Of all ranks."""
+    updates: int
+    seconds: float
+    messages: int
+    bytes: int
+    latency: float
+    """Seconds of one of the two steps in which two ranks sum a number."""
+    bandwidth: float
+    """Bytes a second between two ranks, that of a sum of the bytes of an update."""
+
+
+def rank(index: int, count: int, store: str, seconds: float, size: Size = FIFTEEN) -> Speed:
+    """Updates of one of ``count`` ranks for so many seconds, after one to warm up."""
+    torch.set_num_threads(1)
+    made = learner("reinforce", size, "all")
+    processes = Processes(index, count, dist.FileStore(store, count) if count > 1 else None)
+    if count > 1:
+        made.join(processes)
+        processes.connect(torch.device("cpu"))
+    made.update(0.0)
+    made.ranks.sums(0)  # all begin together
+    before, updates = made.merges_made, made.updates
+    messages, sent = processes.messages, processes.bytes
+    started, elapsed = time.perf_counter(), 0.0
+    while elapsed < seconds or made.updates == updates:
+        made.update(min(1.0, elapsed / seconds) if seconds else 1.0)
+        elapsed = made.ranks.first(time.perf_counter() - started)
+    updates = made.updates - updates
+    # one message an update is of this loop
+    messages = processes.messages - messages - (updates if count > 1 else 0)
+    sent = processes.bytes - sent - (8 * updates if count > 1 else 0)
+    latency, bandwidth = 0.0, 0.0
+    if count > 1:
+        latency = summing(processes, 1) / 2
+        numbers = max(1, sent // updates // 4)
+        bandwidth = 4 * numbers / max(summing(processes, numbers) - 2 * latency, 1e-9)
+    merges = int(made.ranks.sums(made.merges_made - before)[0])
+    return Speed(merges, updates, elapsed, messages, sent, latency, bandwidth)
+
+
+def summing(processes: Processes, numbers: int) -> float:
+    """The median seconds of a sum of so many numbers."""
+    values, times = torch.zeros(numbers), []
+    for _ in range(SUMS):
+        started = time.perf_counter()
+        processes.sum(values)
+        times.append(time.perf_counter() - started)
+    return sorted(times)[SUMS // 2]
+
+
+def measure(count: int, seconds: float) -> Speed:
+    """What the first of ``count`` processes measures."""
+    context = multiprocessing.get_context("spawn")
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        ProcessPoolExecutor(count, mp_context=context) as pool,
+    ):
+        store = str(Path(folder) / "store")
+        running = [pool.submit(rank, index, count, store, seconds) for index in range(count)]
+        return [each.result() for each in running][0]
+
+
+def modelled(count: int, alone: Speed, two: Speed, latency: float, bandwidth: float) -> float:
+    """Seconds of an update of ``count`` ranks, as they follow from those of one and of two."""
+    steps = 2 * (count - 1)
+    messages, sent = two.messages / two.updates, two.bytes / two.updates
+    own = alone.seconds / alone.updates
+    return own + messages * steps * latency + sent * steps / count / bandwidth
+
+
+def rows_of(
+    measured: dict[int, Speed],
+    latency: float | None = None,
+    bandwidth: float | None = None,
+) -> list[Row]:
+    """The table: what was measured with one rank and with two, and what follows of more."""
+    alone, two = measured[1], measured[2]
+    merges = alone.merges / alone.updates  # of a rank, an update
+    latency = two.latency if latency is None else latency
+    bandwidth = two.bandwidth if bandwidth is None else bandwidth
+    rows: list[Row] = []
+    for count in (*measured, *MODELLED):
+        if count in measured:
+            speed = measured[count].merges / measured[count].seconds
+        else:
+            speed = count * merges / modelled(count, alone, two, latency, bandwidth)
+        shared = two if count > 1 else alone
+        rows.append(
+            {
+                "ranks": count,
+                "how": "measured" if count in measured else "model",
+                "merges/s": speed,
+                "times one rank": speed * alone.seconds / alone.merges,
+                "efficiency": speed * alone.seconds / alone.merges / count,
+                "messages an update": shared.messages / shared.updates,
+                "MB an update": shared.bytes / shared.updates / 1e6,
+                "latency, microseconds": latency * 1e6 if count > 1 else None,
+                "bandwidth, MB/s": bandwidth / 1e6 if count > 1 else None,
+            }
+        )
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=SECONDS, help="of each row")
+    parser.add_argument("--latency", type=float, help="of the model: seconds of a message")
+    parser.add_argument("--bandwidth", type=float, help="of the model: bytes a second")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
+    options = parser.parse_args(arguments)
+    measured = {count: measure(count, options.seconds) for count in MEASURED}
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    kept = [
+        word
+        for place, word in enumerate(given)
+        if word != "--out" and (place == 0 or given[place - 1] != "--out")
+    ]
+    rows = rows_of(measured, options.latency, options.bandwidth)
+    report("ranks", rows, options.out, made_by=origin("benchmarks.ranks", kept))
+
+
+if __name__ == "__main__":
+    main()
