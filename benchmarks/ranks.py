@@ -103,7 +103,8 @@ def measure(count: int, seconds: float) -> Speed:
     ):
         store = str(Path(folder) / "store")
         running = [pool.submit(rank, index, count, store, seconds) for index in range(count)]
-        return [each.result() for each in running][0]
+        first, *_ = [each.result() for each in running]  # an error of any rank is raised
+        return first
 
 
 def modelled(count: int, alone: Speed, two: Speed, latency: float, bandwidth: float) -> float:
