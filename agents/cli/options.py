@@ -82,6 +82,8 @@ class RunOptions(Threads):
         check_at_least(0, seed=self.seed)
         if self.resume is not None and self.save_config is not None:
             raise UsageError("--save-config is for new runs; a run to resume has its config.json")
+        if not 0 < self.rank_timeout < 1e8:
+            raise UsageError(f"--rank-timeout is {self.rank_timeout}; expected seconds above 0")
         if self.allow_changed_data and self.resume is None:
             raise UsageError("--allow-changed-data is for a run that --resume continues")
         if self.help_all:
@@ -162,7 +164,8 @@ def shown_options(config: dict[str, Any]) -> type[TrainOptions]:
     """
     hints = get_type_hints(TrainOptions, include_extras=True)
     changed: list[tuple[str, Any, Any]] = [
-        ("calibrate", Annotated[bool, tyro.conf.Suppress], False)  # for comparisons
+        ("calibrate", Annotated[bool, tyro.conf.Suppress], False),  # for comparisons
+        ("rank_timeout", Annotated[float, tyro.conf.Suppress], 1800.0),  # for torchrun
     ]
     for flag, path in ALGORITHM_FLAGS.items():
         kind, shown = get_args(hints[flag])
