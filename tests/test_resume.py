@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,18 @@ import pytest
 
 from agents.cli import main
 from agents.runs.checkpoint import load_state
+from benchmarks.endurance import LIBRARIES
 
 SMALL = ("--embedding-dim", "4", "--batch-size", "4", "--set", "autoencoder.hidden_dim=8")
 FIXED = (*SMALL, "--algo", "nearest", "--merges", "1600")
-LEARNED = (*SMALL, "--policy-hidden-dim", "8", "--merges", "3000")
+LEARNED = (*SMALL, "--policy-hidden-dim", "8", "--merges", "2000")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def libraries() -> None:
+    """Loaded here, or every copy would load them."""
+    for name in LIBRARIES:
+        import_module(name)
 
 
 @pytest.fixture(scope="module")
@@ -139,8 +148,8 @@ def test_a_learner_is_killed_and_resumed_bit_identical(data, tmp_path, algo):
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     arguments = [*data, *LEARNED, "--algo", *algo.split()]
     Run(*arguments, "--out", whole).finish()
-    Run(*arguments, "--out", killed).kill_at(12)
-    Run("--resume", killed).kill_at(25)
+    Run(*arguments, "--out", killed).kill_at(8)
+    Run("--resume", killed).kill_at(18)
     Run("--resume", killed).finish()
     assert course_of(killed) == course_of(whole)
 
