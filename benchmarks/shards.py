@@ -35,6 +35,8 @@ SHORTEST, LONGEST = 12, 20
 """Tokens of a set."""
 SECONDS, TURN = 60.0, 5.0
 SHARDS_HELD = 4
+READ = 2**36
+"""Bytes that reading the array may take, as they are counted beforehand: 512 a line."""
 EMBEDDING_DIM = 8
 PARTS = 4
 """Points that the tokens of a set lie around."""
@@ -75,7 +77,9 @@ def begin(folder: Path, shards_held: int | None) -> Row:
     torch.set_num_threads(1)
     started, processor = time.perf_counter(), time.process_time()
     kwargs: dict[str, Any] = {"dataset": str(folder)}
-    if shards_held is not None:
+    if shards_held is None:
+        kwargs["memory_limit"] = READ
+    else:
         kwargs["shards_held"] = shards_held
     config = ReinforceConfig(demonstration_share=((0.0, 0.0),))
     _learner = Reinforce("HTM-v0", config, env_kwargs=kwargs, embedding_dim=EMBEDDING_DIM)

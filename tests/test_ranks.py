@@ -14,6 +14,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
@@ -340,6 +341,20 @@ def without_clock(value: Any) -> Any:
         clock = ("seconds", "update_seconds", "spent", "time/merges_per_second")
         return {key: without_clock(each) for key, each in value.items() if key not in clock}
     return value.numpy().tobytes() if isinstance(value, torch.Tensor) else value
+
+
+def test_every_rank_reads_its_own_shards(tmp_path):
+    for shard in range(4):
+        tokens = np.random.default_rng(shard).normal(size=(20, 3, 2))
+        np.save(tmp_path / f"{shard}.npy", tokens)
+
+    def shards(processes: Processes) -> dict[str, Any]:
+        kwargs = {"dataset": str(tmp_path), "shards_held": 1}
+        learner = FixedOrder("HTM-v0", env_kwargs=kwargs, embedding_dim=2)
+        learner.join(processes)
+        return {"shards": sorted(set((learner.dataset.rows // 20).tolist()))}
+
+    assert together(2, shards, tmp_path) == [{"shards": [0, 2]}, {"shards": [1, 3]}]
 
 
 def test_a_run_goes_on_bit_for_bit_after_one_of_its_processes_was_killed(tmp_path):

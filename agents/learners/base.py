@@ -204,7 +204,8 @@ class Learner(ABC):
         """Learn from now on together with the same learner in other processes.
 
         All begin with the same weights, and average the gradient of every step over
-        :attr:`ranks`; each makes episodes of its own, from its own random numbers. What a learner
+        :attr:`ranks`; each makes episodes of its own, from its own random numbers, and of data in
+        shards that are read part by part each reads its own (``Dataset.of_rank``). What a learner
         computes of a whole batch goes through :attr:`ranks` too, and so does every draw that
         decides what an update does. Raises ``ValueError`` for an algorithm that does not do so.
         """
@@ -215,6 +216,7 @@ class Learner(ABC):
             )
         self.ranks.join(processes)
         self.ranks.diverge(self.generator)
+        self.dataset = self.dataset.of_rank(processes.index, processes.count)
 
     def advice(self) -> str | None:
         """One line for a person before training, where another option would cost far less."""
