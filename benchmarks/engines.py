@@ -55,6 +55,8 @@ ENGINES: dict[str, tuple[str, str, dict[str, Any]]] = {
 }
 """What is measured: its name in tables, the engine, and its options."""
 KILLED = ("folder", "ray-copies", "ray")
+TITLES = {"engines": "engines", "killed": "engines_killed", "overhead": "engines_overhead"}
+"""Names of the tables."""
 
 
 class Bench:
@@ -262,6 +264,7 @@ def main(arguments: list[str] | None = None) -> None:
                 if name not in options.engines:
                     continue
                 seconds = bench.overhead(name)
+                print(f"{name}: {seconds:.1f} s", file=sys.stderr, flush=True)
                 called = ENGINES[name][0].replace("two commands", "one command")
                 rows.append({"engine": called, "seconds": seconds})
                 rows[-1]["over local"] = seconds / rows[0]["seconds"] - 1

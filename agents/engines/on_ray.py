@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 # Otherwise Ray takes 127.0.0.1 for the address under which the network knows this machine.
@@ -264,15 +264,13 @@ class Desk:
 
     def read(self, folder: str, name: str, offset: int) -> bytes:
         """A piece of a file."""
-        with open(self._inside(folder) / name, "rb") as file:
+        with open(self._inside(f"{folder}/{name}"), "rb") as file:
             file.seek(offset)
             return file.read(PIECE_BYTES)
 
     def write(self, folder: str, name: str, offset: int, piece: bytes, last: bool) -> None:
         """Take a piece of a file, which takes its name with the last one."""
-        path = self._inside(folder) / name
-        if ".." in PurePosixPath(name).parts or path.is_absolute() is not True:
-            raise ValueError(f"{name!r} is no file of a run")
+        path = self._inside(f"{folder}/{name}")
         path.parent.mkdir(parents=True, exist_ok=True)
         coming = path.with_name(f".{path.name}.coming.tmp")
         with open(coming, "wb" if offset == 0 else "r+b") as file:
@@ -281,10 +279,10 @@ class Desk:
         if last:
             os.replace(coming, path)
 
-    def _inside(self, folder: str) -> Path:
-        path = Path(folder)
+    def _inside(self, name: str) -> Path:
+        path = Path(name)
         if not path.is_relative_to(self._folder) or ".." in path.parts:
-            raise ValueError(f"{folder} is not in {self._folder}")
+            raise ValueError(f"{path} is not in {self._folder}")
         return path
 
 
