@@ -30,6 +30,8 @@ from typing import Any
 # Otherwise Ray takes 127.0.0.1 for the address under which the network knows this machine.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+# Otherwise the workers of a Ray that is started here run behind everything else on the machine.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 import ray
 from ray.exceptions import OutOfMemoryError, RayError, RayTaskError
