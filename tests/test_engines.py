@@ -313,6 +313,16 @@ def test_what_a_killed_claimer_had_begun_is_taken_over(tmp_path):
     assert not list(tmp_path.rglob(f"{CLAIM}*"))
 
 
+def test_a_claim_whose_owner_died_behind_its_result_is_removed(tmp_path):
+    units = [unit(tmp_path, name) for name in ("done", "left")]
+    Watch(10.0, Clock()).claim(units[0].folder, "a dead process")
+    (units[0].folder / "result.json").write_text("{}")
+    ends = run_units(units, make_engine("folder", Site(tmp_path, 1), FAST))
+    assert states(ends) == ["done", "done"]
+    assert not units[0].log.exists()
+    assert not list(tmp_path.rglob(f"{CLAIM}*"))
+
+
 def test_an_owner_that_slept_stops_what_was_taken_from_it(tmp_path):
     sleeping = "import time; time.sleep(60)"
     one = unit(tmp_path, "one", sleeping)

@@ -12,6 +12,7 @@ from agents.comparison.live_table import LiveTable, Watched
 from agents.comparison.plan import PlannedRun
 from agents.config.errors import as_usage_error, json_object
 from agents.engines import Progress, Site, Unit, UnitState, make_engine, run_units
+from agents.engines.claims import discard
 from agents.engines.options import EngineOptions
 from agents.engines.registry import check_options, engine_class
 from agents.runs.lock import locked
@@ -83,5 +84,8 @@ class Workshop:
         run.directory.check_own_files()
         if not run.directory.holds_run:
             run.directory.save_config(run.config)
-        state = UnitState.DONE if run.finished else UnitState.WAITING
+        state = UnitState.WAITING
+        if run.finished:
+            state = UnitState.DONE
+            discard(run.directory.path)
         return Watched(run.name, run.directory, Progress(state))

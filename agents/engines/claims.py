@@ -48,10 +48,7 @@ class Claim:
     def release(self) -> None:
         """Let others have the unit, unless one has taken it already."""
         if _highest(self.folder) == self.number:
-            doomed = self.folder / f"{CLAIM}.{secrets.token_hex(4)}.tmp"
-            with suppress(FileNotFoundError):
-                os.replace(self.folder / CLAIM, doomed)
-                shutil.rmtree(doomed, ignore_errors=True)
+            discard(self.folder)
 
 
 @dataclass
@@ -94,6 +91,15 @@ class Watch:
             return None
         claim = Claim(folder, last + 1, owner)
         return claim if claim.beat() else None
+
+
+def discard(folder: Path) -> None:
+    """Remove the claim of a unit that is done, whoever owned it: a process may have died between
+    its result and its release."""
+    doomed = folder / f"{CLAIM}.{secrets.token_hex(4)}.tmp"
+    with suppress(FileNotFoundError):
+        os.replace(folder / CLAIM, doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
 
 def _highest(folder: Path) -> int | None:

@@ -15,7 +15,7 @@ from time import monotonic
 
 from agents.config.dataclasses_json import check_bounds
 from agents.engines.base import Engine, Progress, Site, Unit, UnitState
-from agents.engines.claims import Claim, Watch
+from agents.engines.claims import Claim, Watch, discard
 from agents.engines.process import UnitProcess, blocked, stop_all
 from agents.runs.interruption import STOP_SECONDS
 
@@ -81,6 +81,9 @@ class FolderEngine(Engine):
             for _, claim in self._running.values():
                 claim.release()
             self._running.clear()
+            for unit in self._units.values():
+                if unit.done:
+                    discard(unit.folder)
 
     @property
     def _places_free(self) -> bool:
@@ -100,7 +103,7 @@ class FolderEngine(Engine):
 
     def _beat(self) -> None:
         for name, (process, claim) in list(self._running.items()):
-            if not claim.beat():
+            if not claim.beat() and not process.unit.done:
                 process.stop()
                 process.wait(STOP_SECONDS)
                 del self._running[name]
