@@ -21,6 +21,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -334,11 +335,12 @@ def _supervise(unit: Unit, folder: Path, place: str, desk: Any, host: str, send:
     beat, next_beat, next_send = None, 0.0, time.monotonic() + SEND_SECONDS
     try:
         while (end := process.ended()) is None:
-            time.sleep(POLL_SECONDS)  # not in Ray, which would give the cores to another task
+            time.sleep(POLL_SECONDS)
             now = time.monotonic()
             if beat is None and now >= next_beat:
-                beat, next_beat = desk.beat.remote(unit.name, host), now + BEAT_SECONDS
-            elif beat is not None and ray.wait([beat], timeout=0)[0]:
+                beat = desk.beat.remote(unit.name, host).future()
+                next_beat = now + BEAT_SECONDS
+            elif beat is not None and beat.done():
                 stopped, beat = _told(beat), None
                 if stopped:
                     process.stop()
@@ -354,19 +356,21 @@ def _supervise(unit: Unit, folder: Path, place: str, desk: Any, host: str, send:
     return end
 
 
-def _told(beat: Any) -> bool:
+def _told(beat: Future[bool]) -> bool:
     """What the desk said; to stop, where there is no desk any more."""
     try:
-        return bool(ray.get(beat))
+        return beat.result()
     except RayError:
         return True
 
 
 def _answer(call: Any) -> Any:
-    """The result of an actor's method. Waiting in Ray would give this task's cores to another."""
-    while not ray.wait([call], timeout=0)[0]:
-        time.sleep(0.005)
-    return ray.get(call)
+    """The result of an actor's method.
+
+    By a future: a task that asks Ray itself for what is not there yet, were it for no time at all,
+    gives its cores to another task meanwhile.
+    """
+    return call.future().result()
 
 
 @contextmanager
