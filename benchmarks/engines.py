@@ -43,7 +43,7 @@ PLACES = 2
 WAITING, UNITS = 10.0, 6
 """Seconds that a unit of the overhead waits, and how many there are."""
 WAITS = (
-    "import sys, time; folder = sys.argv[1]; open(folder + '/began', 'w').write(str(time.time())); "
+    "import sys, time; folder = sys.argv[1]; open(folder + '/began', 'w').write(str(time.monotonic())); "
     f"time.sleep({WAITING}); open(folder + '/result.json', 'w').write('{{}}')"
 )
 ENGINES: dict[str, tuple[str, str, dict[str, Any]]] = {
@@ -136,7 +136,7 @@ class Bench:
 
         def watch(progress: Any) -> None:
             if all(one.state.ended for one in progress.values()):
-                over.append(time.time())
+                over.append(time.monotonic())
 
         with cluster_of(name) as where:
             made = make_engine(engine, Site(folder, PLACES), options | where)

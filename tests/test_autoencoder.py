@@ -458,7 +458,7 @@ def test_a_policy_that_takes_no_candidate_is_named(autoencoder, action, message)
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"candidates": 0}, "k is 0; expected a whole number of at least 1"),
+        ({"candidates": 0}, "k is 0: expected a whole number from 1 to 65536"),
         (
             {"candidates": 2, "neighbours": "all"},
             r"'all'; choose from \['embeddings', 'centroids'\]",

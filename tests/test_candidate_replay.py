@@ -209,7 +209,7 @@ def test_the_probability_of_trees_is_not_known_among_candidates():
     [
         ({"candidates": "some"}, "unknown candidates 'some'; choose from .*knn"),
         ({"neighbours": "far"}, "unknown neighbours 'far'; choose from .*centroids"),
-        ({"k": 0}, "k is 0; expected a whole number of at least 1"),
+        ({"k": 0}, "k is 0: expected a whole number from 1 to 65536"),
     ],
 )
 def test_rules_that_are_none_are_named(changes, message):

@@ -29,6 +29,7 @@ from benchmarks import (
     time_to_error,
 )
 from benchmarks.__main__ import main as bench_main
+from htm_env.weights import usable_device
 
 TREES7 = {"env": "HTM-Trees-v0", "geometry": {"heights": (3,)}, "trees": 4, "target": 5}
 
@@ -39,6 +40,17 @@ def waits(monkeypatch) -> list[str]:
     waited: list[str] = []
     monkeypatch.setattr(torch.accelerator, "synchronize", waited.append)
     return waited
+
+
+@pytest.fixture
+def usable(monkeypatch) -> None:
+    """Of devices that are there but cannot compute, ``meta`` counts as one that can."""
+
+    def device(name: str) -> torch.device:
+        return torch.device(name) if name == "meta" else usable_device(name)
+
+    for module in (measuring, running):
+        monkeypatch.setattr(module, "usable_device", device)
 
 
 def test_times_are_taken_when_the_device_is_done(waits):
@@ -89,7 +101,7 @@ class ReachedError(Exception):
 
 
 @pytest.mark.parametrize("name", running.ANYWHERE)
-def test_what_is_measured_is_told_the_device(name, monkeypatch):
+def test_what_is_measured_is_told_the_device(name, monkeypatch, usable):
     module = import_module(f"benchmarks.{name}")
     in_this_process = {"environment": "measure", "generation": "seconds", "merge_rounds": "learned"}
 
@@ -114,7 +126,7 @@ def test_a_device_that_is_not_there_is_wrong_usage(name, capsys):
     assert "device 'abacus' cannot be used here: " in capsys.readouterr().err.splitlines()[-1]
 
 
-def test_the_device_is_passed_on(monkeypatch):
+def test_the_device_is_passed_on(monkeypatch, usable):
     commands = []
 
     def pretended(command, check):
@@ -131,7 +143,7 @@ def test_the_device_is_passed_on(monkeypatch):
     assert last == ["benchmarks.text"]
 
 
-def test_benchmarks_of_the_processor_alone_refuse_a_device(monkeypatch, capsys):
+def test_benchmarks_of_the_processor_alone_refuse_a_device(monkeypatch, capsys, usable):
     monkeypatch.setattr(subprocess, "run", None)
     assert htm(["bench", "limit", "text", "--device", "meta"]) == 2
     error = capsys.readouterr().err

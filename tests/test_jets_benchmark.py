@@ -63,7 +63,8 @@ def test_a_run_is_a_row_and_its_search_another(monkeypatch, tmp_path):
     )
     monkeypatch.setattr(jets, "load", lambda folder: run)
     result = RunResult(
-        jets.ENV, {}, "reinforce", 3, 120.3, 100, 5, {}, {}, "frozen", model.embedding_dim, "none"
+        *(jets.ENV, {}, "reinforce", 3, 120.3, 100, 5, {"return": 1.0}, {"return": 1.0}, "frozen"),
+        *(model.embedding_dim, "none"),
     )
     RunDirectory(tmp_path / "one").save_result(asdict(result))
     own, searched = jets.table(BATCH, DATA, [*jets.run_entries(DATA, tmp_path / "one", 30)])[:2]

@@ -14,6 +14,8 @@ from test_crashes import course_of, train
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("htm_env", "replay", "agents", "benchmarks")
+HOW_OLD = {"agents/runs/host.py"}
+"""Files that ask how many days old something is, which no other clock knows."""
 OF_THE_WALL = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
 
 
@@ -28,6 +30,8 @@ def jumping(monkeypatch) -> None:
 def test_nothing_measures_with_the_clock_of_the_wall():
     for package in PACKAGES:
         for path in (ROOT / package).rglob("*.py"):
+            if str(path.relative_to(ROOT)) in HOW_OLD:
+                continue
             for node in ast.walk(ast.parse(path.read_text())):
                 name = ast.unparse(node) if isinstance(node, ast.Attribute) else ""
                 assert name.removeprefix("datetime.") not in OF_THE_WALL, path
