@@ -43,7 +43,8 @@ PLACES = 2
 WAITING, UNITS = 10.0, 6
 """Seconds that a unit of the overhead waits, and how many there are."""
 WAITS = (
-    "import sys, time; folder = sys.argv[1]; open(folder + '/began', 'w').write(str(time.monotonic())); "
+    "import sys, time; folder = sys.argv[1]; "
+    "open(folder + '/began', 'w').write(str(time.monotonic())); "
     f"time.sleep({WAITING}); open(folder + '/result.json', 'w').write('{{}}')"
 )
 ENGINES: dict[str, tuple[str, str, dict[str, Any]]] = {
