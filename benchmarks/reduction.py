@@ -12,6 +12,7 @@ one, the largest difference between the two, and how much other samples move whe
 from __future__ import annotations
 
 import argparse
+import statistics
 import sys
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ import torch
 from torch import Tensor
 
 from agents import HierarchyReduction, ReductionLevel
-from benchmarks.measuring import Row, one_by_one, own_process, peak_gigabytes, seconds_by_turns
+from benchmarks.measuring import Row, one_by_one, own_process, peak_gigabytes
 from benchmarks.table import RESULTS, origin, report
 
 LEVELS, SPAN, WIDTH, TRANSFORMERS = 7, 8, 16, 2
@@ -89,8 +90,8 @@ def texts(samples: int, generator: torch.Generator) -> tuple[list[Tensor], list[
     return vectors, levels
 
 
-def ragged(samples: int, seconds: float) -> Row:
-    """So many samples at once against one by one."""
+def ragged(samples: int, rounds: int) -> Row:
+    """So many samples at once against one by one, forward and backward, by turns."""
     torch.set_num_threads(1)
     drawn = torch.Generator().manual_seed(0)
     vectors, levels = texts(samples, drawn)
@@ -112,15 +113,20 @@ def ragged(samples: int, seconds: float) -> Row:
         vectors[5] = vectors[5] + 1
         roots = first.split([len(spans[-1]) for spans in levels])
         moved = [(a - b).abs().max() for a, b in zip(together(), roots, strict=True)]
-    works = {"at once": lambda: trained(together()), "one by one": lambda: trained(alone())}
-    taken = seconds_by_turns(works, seconds)
+    taken: dict[str, list[float]] = {"at once": [], "one by one": []}
+    for _ in range(rounds):
+        for work, times in zip((together, alone), taken.values(), strict=True):
+            start = time.process_time()
+            trained(work())
+            times.append(time.process_time() - start)
+    once, single = (statistics.median(times) for times in taken.values())
     others = torch.stack(moved[:5] + moved[6:])
     return {
         "samples": samples,
         "vectors": sum(map(len, vectors)),
-        "at once, s": taken["at once"],
-        "one by one, s": taken["one by one"],
-        "times as fast": taken["one by one"] / taken["at once"],
+        "at once, CPU s": once,
+        "one by one, CPU s": single,
+        "times as fast": single / once,
         "largest difference": float((first - second).abs().max()),
         "sample 5 moves": float(moved[5]),
         "others move": float(others.max()),
@@ -130,7 +136,7 @@ def ragged(samples: int, seconds: float) -> Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--most", type=int, default=COUNTS[-1], help="the most vectors")
-    parser.add_argument("--seconds", type=float, default=20.0, help="of the ragged samples")
+    parser.add_argument("--rounds", type=int, default=5, help="of the ragged samples")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the tables")
     options = parser.parse_args()
     cases = [
@@ -142,7 +148,7 @@ def main() -> None:
     made_by = origin("benchmarks.reduction", sys.argv[1:])
     rows = one_by_one(cases, lambda *case: own_process(large, *case))
     report("reduction", rows, options.out, made_by=made_by)
-    rows = [own_process(ragged, SAMPLES, options.seconds)]
+    rows = [own_process(ragged, SAMPLES, options.rounds)]
     report("reduction_ragged", rows, options.out, made_by=made_by)
 
 

@@ -26,6 +26,6 @@ def test_many_vectors_are_reduced_to_one():
 
 
 def test_ragged_samples_are_independent():
-    row = reduction.ragged(7, 0.0)
+    row = reduction.ragged(7, 1)
     assert row["others move"] == 0 and row["sample 5 moves"] > 0.01
     assert row["largest difference"] < 1e-5
