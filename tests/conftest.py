@@ -47,7 +47,7 @@ SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
 _LONG = """
     benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
-    diagnoses earlier_runs embed endurance entropy flipped_bytes full_disk generate_command
+    diagnoses earlier_runs embed endurance entropy examples flipped_bytes full_disk generate_command
     glom_losses key_scenes known_learners learning merge_rounds_benchmark outputs page plot_command
     plug_ins ppo_learner ppo_make processes_and_threads ranks replay_reinforce report resume
     run_data stable_baselines tuning view

@@ -1,15 +1,20 @@
-"""Every example runs as a user would run it, and stays short."""
+"""Every example runs, and stays short."""
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import runpy
 import subprocess
 import sys
+import traceback
 from argparse import Namespace
+from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from test_crashes import in_a_child
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 ARGUMENTS = {
@@ -28,6 +33,9 @@ ARGUMENTS = {
     "scikit_learn_pipeline.py": (["300"], "digits told apart"),
     "generate_samples.py": (["3"], "are pairs of crossing segments"),
 }
+BY_THEMSELVES = ("quickstart.py", "own_dataset.py")
+"""Run as by a user, in a process that starts from nothing: the first one, and one whose id may be
+taken where the documentation's blocks have run."""
 
 
 def test_every_example_is_tested() -> None:
@@ -39,9 +47,40 @@ def test_examples_are_short(name: str) -> None:
     assert len((EXAMPLES / name).read_text().splitlines()) < 60
 
 
+def run_copy(script: Path, arguments: list[str], folder: Path) -> str:
+    """What a script prints when it runs in a copy of this process, which has loaded the libraries
+    that each would load anew."""
+    printed = folder / "printed"
+
+    def act() -> None:
+        os.chdir(folder)
+        with open(printed, "w", buffering=1) as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+            sys.stdout = sys.stderr = file
+            sys.argv = [str(script), *arguments]
+            sys.path.insert(0, str(script.parent))
+            try:
+                runpy.run_path(str(script), run_name="__main__")
+            except BaseException:
+                traceback.print_exc()
+                raise
+
+    status = in_a_child(act)
+    assert status == 0, printed.read_text()
+    return printed.read_text()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(ARGUMENTS))
+@pytest.mark.parametrize("name", [name for name in ARGUMENTS if name not in BY_THEMSELVES])
 def test_examples_run(name: str, tmp_path: Path) -> None:
+    arguments, expected = ARGUMENTS[name]
+    assert expected in run_copy(EXAMPLES / name, arguments, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", BY_THEMSELVES)
+def test_examples_run_by_themselves(name: str, tmp_path: Path) -> None:
     arguments, expected = ARGUMENTS[name]
     finished = subprocess.run(
         [sys.executable, str(EXAMPLES / name), *arguments],
@@ -57,14 +96,14 @@ def test_examples_run(name: str, tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_picture_of_the_idea_is_drawn(tmp_path: Path) -> None:
     script = EXAMPLES.parent / "docs" / "picture_of_the_idea.py"
-    subprocess.run([sys.executable, str(script), "idea.png"], cwd=tmp_path, check=True, timeout=250)
+    run_copy(script, ["idea.png"], tmp_path)
     assert (tmp_path / "idea.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_the_pictures_of_the_hierarchies_are_drawn(tmp_path: Path) -> None:
     script = EXAMPLES.parent / "docs" / "picture_of_hierarchies.py"
-    subprocess.run([sys.executable, str(script), str(tmp_path)], check=True, timeout=250)
+    run_copy(script, [str(tmp_path)], tmp_path)
     for name in ("hierarchical_transformer.png", "hierarchy_reduction.png"):
         assert (tmp_path / name).stat().st_size > 10_000
 
@@ -72,14 +111,14 @@ def test_the_pictures_of_the_hierarchies_are_drawn(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_picture_of_nested_lists_is_drawn(tmp_path: Path) -> None:
     script = EXAMPLES.parent / "docs" / "picture_of_nested_lists.py"
-    subprocess.run([sys.executable, str(script), str(tmp_path), "1000"], check=True, timeout=250)
+    run_copy(script, [str(tmp_path), "1000"], tmp_path)
     assert (tmp_path / "nested_lists.png").stat().st_size > 10_000
 
 
 @pytest.mark.slow
 def test_the_picture_of_islands_is_drawn(tmp_path: Path) -> None:
     script = EXAMPLES.parent / "docs" / "picture_of_glom.py"
-    subprocess.run([sys.executable, str(script), str(tmp_path), "2"], check=True, timeout=250)
+    run_copy(script, [str(tmp_path), "2"], tmp_path)
     assert (tmp_path / "glom.png").stat().st_size > 10_000
     assert (tmp_path / "glom.gif").stat().st_size > 1_000
 
@@ -107,10 +146,15 @@ def test_the_demo_shows_scores_and_pictures(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_row_of_the_demo_ends_at_the_cap(tmp_path: Path) -> None:
-    options = Namespace(merges=1_000_000, cap=15.0, seed=0, out=tmp_path)
-    scores, cut = demo().train("nearest", options)
+    for cap in (8.0, 16.0, 32.0, 64.0):  # what a busy machine takes to begin
+        (tmp_path / f"{cap}").mkdir()
+        options = Namespace(merges=300_000, cap=cap, seed=0, out=tmp_path / f"{cap}")
+        with suppress(SystemExit):
+            scores, cut = demo().train("nearest", options)
+            if scores["merges"] > 0:
+                break
     assert cut
-    assert 0 < scores["merges"] < 1_000_000
+    assert 0 < scores["merges"] < 300_000
     assert 0 < scores["nmse"] < 2
 
 
