@@ -79,8 +79,8 @@ HOURGLASS: dict[str, Any] = {
 }
 """As wide as the flat one, and trained like it: a block of bytes, two of vectors of eight bytes
 that do not overlap, and a block of bytes again. Chosen on the last tenth of the fitted bytes, with
-seed 100, among rates 2, 4 and 8, one to four blocks in the middle, one or two of bytes on either
-side, wider feed-forward networks in the middle, and hierarchies side by side at rates 1 and 4."""
+seed 100, among rates 2, 4 and 8, one to three blocks in the middle, one or two of bytes behind it,
+wider feed-forward networks in the middle, and hierarchies side by side at rates 1 and 4."""
 SPEED = {"steps": 20, "written": LENGTH - 64}
 """Updates, and bytes written: with the prompt as many as the original looks at."""
 TURNS = 3
