@@ -19,13 +19,12 @@ from agents.rollouts.candidates import CandidateLists
 from agents.rollouts.pair_scores import NodeTables, PairScorer, PairScores, Positions
 from agents.rollouts.rollout import rollout
 from benchmarks.measuring import Row, one_by_one, seconds_by_turns
+from benchmarks.scaling import COORDINATES, EMBEDDING_DIM, points
 from benchmarks.table import origin, report
 from htm_env.autoencoder import HTMAutoencoder
-from htm_env.types import NONE, TokenBatch
 
 SIZES = ((1, 128), (8, 128), (64, 15), (64, 128), (256, 15))
 """Trees at once, and tokens of each."""
-EMBEDDING_DIM, TOKEN_DIM = 64, 4
 
 
 class TensorScores(PairScores):
@@ -54,19 +53,11 @@ class OnTensors:
         return self.policy.candidate_scores(tables, lists)  # type: ignore[attr-defined, no-any-return]
 
 
-def random_samples(samples: int, tokens: int) -> TokenBatch:
-    """Samples of standard normal tokens."""
-    drawn = torch.randn(samples, tokens, TOKEN_DIM, generator=torch.Generator().manual_seed(0))
-    present = torch.ones(samples, tokens, dtype=torch.bool)
-    clades = torch.zeros(samples, 0, tokens, dtype=torch.bool)
-    return TokenBatch(drawn, present, clades, torch.full((samples, tokens - 1, 2), NONE))
-
-
 def measure(trees: int, tokens: int, seconds: float) -> Row:
     """One row."""
     generator = torch.Generator().manual_seed(1)
-    autoencoder = HTMAutoencoder(TOKEN_DIM, EMBEDDING_DIM, generator=generator)
-    policy, batch = make_scorer("pointer", EMBEDDING_DIM, 128), random_samples(trees, tokens)
+    autoencoder = HTMAutoencoder(COORDINATES, EMBEDDING_DIM, generator=generator)
+    policy, batch = make_scorer("pointer", EMBEDDING_DIM, 128), points(tokens, trees)
     # As in training without a price of entropy.
     options: dict[str, Any] = {"measure_entropy": False, "ordered_entropy": False}
     taken = seconds_by_turns(

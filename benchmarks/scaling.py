@@ -70,13 +70,14 @@ class Fit(NamedTuple):
     target: float | None
 
 
-def points(tokens: int) -> TokenBatch:
-    """One sample of random points without a hierarchy."""
+def points(tokens: int, samples: int = 1) -> TokenBatch:
+    """Samples of random points without a hierarchy."""
+    drawn = torch.Generator().manual_seed(0)
     return TokenBatch(
-        torch.randn(1, tokens, COORDINATES, generator=torch.Generator().manual_seed(0)),
-        torch.ones(1, tokens, dtype=torch.bool),
-        torch.zeros(1, 0, tokens, dtype=torch.bool),
-        torch.full((1, tokens - 1, 2), NONE),
+        torch.randn(samples, tokens, COORDINATES, generator=drawn),
+        torch.ones(samples, tokens, dtype=torch.bool),
+        torch.zeros(samples, 0, tokens, dtype=torch.bool),
+        torch.full((samples, tokens - 1, 2), NONE),
     )
 
 

@@ -19,34 +19,10 @@ from scipy.stats import chisquare
 
 from agents.fixed import all_merge_sequences
 from agents.networks.scorers import Placed, PointerPolicy
-from agents.rollouts.pair_scores import PairScores
 from agents.rollouts.rollout import rollout
+from benchmarks.rollout_speed import OnTensors
 
 CLOSE = {"rtol": 1e-4, "atol": 1e-5}
-
-
-class TensorScores(PairScores):
-    """The scores of another object, which are not offered as arrays."""
-
-    def __init__(self, scores):
-        self.at, self.after = scores.at, scores.after
-
-    def at(self, step): ...
-
-    def after(self, step, children, parent): ...
-
-
-class OnTensors:
-    """A policy whose rollouts are on tensors."""
-
-    def __init__(self, policy):
-        self.policy = policy
-
-    def pair_scores(self, tables, positions):
-        return TensorScores(self.policy.pair_scores(tables, positions))
-
-    def candidate_scores(self, tables, lists):
-        raise NotImplementedError
 
 
 def both(autoencoder, policy, batch, seed, **options):
@@ -113,6 +89,23 @@ def test_scores_may_lie_far_apart(autoencoder, factor):
     (expected, _), (made, terms) = both(autoencoder, policy, random_batch([9, 7] * 10), 0)
     assert torch.equal(made.merges, expected.merges)
     assert terms.log_prob.isfinite().all() and terms.log_total.isfinite().all()
+
+
+@pytest.mark.parametrize("distance", [-7e8, 7e8, -1e30, float("nan")])
+def test_scores_beyond_those_of_illegal_pairs_are_legal(autoencoder, distance):
+    """As those of an autoencoder that diverges: bounded, so that all pairs are alike."""
+
+    class Away(PointerPolicy):
+        def scores(self, first, second):
+            return super().scores(first, second) + distance
+
+    torch.manual_seed(0)
+    batch = random_batch(RAGGED)
+    check_equal(*both(autoencoder, Away(5, 12), batch, 0))
+    (_, _), (made, terms) = both(autoencoder, Away(5, 12), batch, 1)
+    number = made.num_active * (made.num_active - 1)
+    expected = torch.where(made.steps, -number.clamp(min=1).log(), 0.0)
+    torch.testing.assert_close(terms.log_prob, expected)
 
 
 @pytest.mark.slow

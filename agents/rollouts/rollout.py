@@ -377,11 +377,11 @@ class ArrayRollout:
         self.active, self.num_leaves = positions.active.numpy(), positions.num_leaves.numpy()
         self.scorer, self.first, self.second, scores = arrays
         size, slots = self.here.shape
-        self.ragged = bool((self.num_leaves < positions.most).any())
+        self._ragged = bool((self.num_leaves < positions.most).any())
         self._row, self._position = np.arange(size), np.arange(slots)
         self._ones, self._shift = np.ones(slots, scores.dtype), np.empty(size, scores.dtype)
         self._weights = np.zeros_like(scores)
-        self._weigh(self._row, scores)
+        self._weigh(self._row, scores, scores > ILLEGAL)
 
     def run(
         self, generator: torch.Generator, greedy: bool, measured: bool, ordered: bool
@@ -406,8 +406,8 @@ class ArrayRollout:
                 one = weights.max(2).argmax(1)
                 other = weights[row, one].argmax(1)
             else:
-                one = drawn(sums, generator)
-                other = drawn(weights[row, one], generator)
+                one = _drawn(torch.from_numpy(sums), generator).numpy()
+                other = _drawn(torch.from_numpy(weights[row, one]), generator).numpy()
             chosen[:rows, time] = weights[row, one, other]
             if measured:
                 nats[:rows, time] = _entropy(weights, total[:rows, time], ordered)
@@ -460,7 +460,7 @@ class ArrayRollout:
             as_second = self._weight(scores[..., 0], row, others)
         weights[row, low, :left] = as_first
         weights[row, :left, low] = as_second
-        if self.ragged:  # elsewhere nothing more is read there
+        if self._ragged:  # elsewhere nothing more is read there
             weights[row, last] = 0.0
             weights[row, :width, last] = 0.0
 
@@ -468,14 +468,15 @@ class ArrayRollout:
         """Weights of the scores of each row of episodes, 0 where they are not legal."""
         shift = self._shift[row].reshape(-1, *[1] * (scores.ndim - 1))
         # Of a score far above all before it is infinite; the sum shows it, and all are renewed.
-        weights = np.exp(bounded_array(scores) - shift)
+        with np.errstate(over="ignore"):  # of pairs that are not legal
+            weights = np.exp(bounded_array(scores) - shift)
         return np.where(legal & (weights > RAREST), weights, 0.0)
 
-    def _weigh(self, row: np.ndarray, scores: np.ndarray) -> None:
-        """Weights of some episodes, 1 for the best pair, from the scores of all pairs."""
+    def _weigh(self, row: np.ndarray, scores: np.ndarray, legal: np.ndarray) -> None:
+        """Weights of some episodes, 1 for the best legal pair, from the scores of all pairs."""
         width = scores.shape[1]
-        self._shift[row] = scores.max((1, 2))
-        self._weights[row, :width, :width] = self._weight(scores, row, scores > ILLEGAL / 2)
+        self._shift[row] = scores.max((1, 2), where=legal, initial=ILLEGAL)
+        self._weights[row, :width, :width] = self._weight(scores, row, legal)
 
     def _sums(self, rows: int, width: int) -> tuple[np.ndarray, np.ndarray]:
         """Sums of weights over the partners of each position ``(R, W)``, and over all pairs."""
@@ -490,16 +491,8 @@ class ArrayRollout:
         )
         there = here >= 0
         legal = there[:, :, None] & there[:, None, :] & ~np.eye(width, dtype=bool)
-        scores = bounded_array(self.scorer.scores(first, second, legal))
-        self._weigh(row, np.where(legal, scores, ILLEGAL))
+        self._weigh(row, bounded_array(self.scorer.scores(first, second, legal)), legal)
         return self._sums(rows, width)
-
-
-def drawn(weights: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """A column a row, by weight: from the random numbers of rollouts on tensors."""
-    clocks = torch.empty(weights.shape, dtype=torch.float32).exponential_(generator=generator)
-    found: np.ndarray = (weights / clocks.numpy()).argmax(1)
-    return found
 
 
 def _entropy(weights: np.ndarray, total: np.ndarray, ordered: bool) -> np.ndarray:
