@@ -2,9 +2,13 @@
 
 Merges per second of joint updates of REINFORCE on trees of 15 tokens, embedding 64, 256 trees an
 update in every rank, none of them demonstrated or searched for; one thread each. Efficiency is the
-speed over that of as many ranks that wait for nothing. Messages and bytes are what a rank gives to
-the others in an update: gradients, and a few counts. Then a model of more ranks, each on a core
-as free as those here: an update takes as long as one rank's alone, and its sums go around a ring,
+speed over that of one rank times their number. Processes of one machine share its memory, its
+caches and perhaps its cores, so the row "2, each alone" is what the machine allows: two processes
+at once that learn a model each and exchange nothing, the sum of their speeds. "share of each
+alone" is the speed over that row's: what is left of it where the two learn one model. Messages and
+bytes are what a rank gives to the others in an update: gradients, and a few counts. Then a model of
+more ranks, each on a core of a machine that is otherwise idle: an update takes as long as that of
+one rank, and its sums go around a ring,
 
     seconds(N) = seconds(1) + messages * 2 (N - 1) * latency + bytes * 2 (N - 1) / N / bandwidth
 
@@ -35,6 +39,8 @@ from benchmarks.table import RESULTS, origin, report
 
 SECONDS = 20.0
 MEASURED, MODELLED = (1, 2), (8, 64)
+ALONE = "2, each alone"
+"""The row of two processes that exchange nothing."""
 FIFTEEN = next(size for size in SIZES if size.tokens == 15)
 SUMS = 50
 """Sums by which a latency and a bandwidth are measured."""
@@ -44,7 +50,7 @@ class Speed(NamedTuple):
     """What one rank measured."""
 
     merges: int
-    """Of all ranks."""
+    """Of all ranks that learn one model."""
     updates: int
     seconds: float
     messages: int
@@ -55,16 +61,33 @@ class Speed(NamedTuple):
     """Bytes a second between two ranks, that of a sum of the bytes of an update."""
 
 
-def rank(index: int, count: int, store: str, seconds: float, size: Size = FIFTEEN) -> Speed:
-    """Updates of one of ``count`` ranks for so many seconds, after one to warm up."""
+def rank(
+    index: int,
+    count: int,
+    store: str,
+    seconds: float,
+    size: Size = FIFTEEN,
+    shares: bool = True,
+) -> Speed:
+    """Updates of one of ``count`` processes for so many seconds, after one to warm up.
+
+    All begin at the same time. They learn one model, or, where ``shares`` is False, a model each,
+    from samples of their own.
+    """
     torch.set_num_threads(1)
     made = learner("reinforce", size, "all")
-    processes = Processes(index, count, dist.FileStore(store, count) if count > 1 else None)
-    if count > 1:
+    meeting = dist.FileStore(store, count) if count > 1 else None
+    processes = Processes(index, count, meeting)
+    joined = meeting is not None and shares
+    if joined:
         made.join(processes)
         processes.connect(torch.device("cpu"))
+    else:
+        made.generator.manual_seed(index)
     made.update(0.0)
-    made.ranks.sums(0)  # all begin together
+    if meeting is not None:
+        meeting.set(f"begins/{index}", "1")
+        meeting.wait([f"begins/{each}" for each in range(count)])
     before, updates = made.merges_made, made.updates
     messages, sent = processes.messages, processes.bytes
     started, elapsed = time.perf_counter(), 0.0
@@ -73,10 +96,10 @@ def rank(index: int, count: int, store: str, seconds: float, size: Size = FIFTEE
         elapsed = made.ranks.first(time.perf_counter() - started)
     updates = made.updates - updates
     # one message an update is of this loop
-    messages = processes.messages - messages - (updates if count > 1 else 0)
-    sent = processes.bytes - sent - (8 * updates if count > 1 else 0)
+    messages = processes.messages - messages - (updates if joined else 0)
+    sent = processes.bytes - sent - (8 * updates if joined else 0)
     latency, bandwidth = 0.0, 0.0
-    if count > 1:
+    if joined:
         latency = summing(processes, 1) / 2
         numbers = max(1, sent // updates // 4)
         bandwidth = 4 * numbers / max(summing(processes, numbers) - 2 * latency, 1e-9)
@@ -94,17 +117,18 @@ def summing(processes: Processes, numbers: int) -> float:
     return sorted(times)[SUMS // 2]
 
 
-def measure(count: int, seconds: float) -> Speed:
-    """What the first of ``count`` processes measures."""
+def measure(count: int, seconds: float, size: Size = FIFTEEN, shares: bool = True) -> list[Speed]:
+    """What each of ``count`` processes measures; see :func:`rank`."""
     context = multiprocessing.get_context("spawn")
     with (
         tempfile.TemporaryDirectory() as folder,
         ProcessPoolExecutor(count, mp_context=context) as pool,
     ):
         store = str(Path(folder) / "store")
-        running = [pool.submit(rank, index, count, store, seconds) for index in range(count)]
-        first, *_ = [each.result() for each in running]  # an error of any rank is raised
-        return first
+        running = [
+            pool.submit(rank, index, count, store, seconds, size, shares) for index in range(count)
+        ]
+        return [each.result() for each in running]
 
 
 def modelled(count: int, alone: Speed, two: Speed, latency: float, bandwidth: float) -> float:
@@ -117,34 +141,48 @@ def modelled(count: int, alone: Speed, two: Speed, latency: float, bandwidth: fl
 
 def rows_of(
     measured: dict[int, Speed],
+    apart: Sequence[Speed],
     latency: float | None = None,
     bandwidth: float | None = None,
 ) -> list[Row]:
-    """The table: what was measured with one rank and with two, and what follows of more."""
+    """The table: what was measured with one rank, with two that learn a model each (``apart``) and
+    with two that learn one, and what follows of more."""
     alone, two = measured[1], measured[2]
+    own = alone.merges / alone.seconds
+    allowed = sum(each.merges / each.seconds for each in apart)
     merges = alone.merges / alone.updates  # of a rank, an update
     latency = two.latency if latency is None else latency
     bandwidth = two.bandwidth if bandwidth is None else bandwidth
-    rows: list[Row] = []
-    for count in (*measured, *MODELLED):
-        if count in measured:
-            speed = measured[count].merges / measured[count].seconds
-        else:
-            speed = count * merges / modelled(count, alone, two, latency, bandwidth)
-        shared = two if count > 1 else alone
-        rows.append(
-            {
-                "ranks": count,
-                "how": "measured" if count in measured else "model",
-                "merges/s": speed,
-                "times one rank": speed * alone.seconds / alone.merges,
-                "efficiency": speed * alone.seconds / alone.merges / count,
-                "messages an update": shared.messages / shared.updates,
-                "MB an update": shared.bytes / shared.updates / 1e6,
-                "latency, microseconds": latency * 1e6 if count > 1 else None,
-                "bandwidth, MB/s": bandwidth / 1e6 if count > 1 else None,
-            }
-        )
+
+    def row(
+        ranks: int | str, how: str, speed: float, efficiency: float, share: float | None = None
+    ) -> Row:
+        return {
+            "ranks": ranks,
+            "how": how,
+            "merges/s": speed,
+            "times one rank": speed / own,
+            "efficiency": efficiency,
+            "share of each alone": share,
+        }
+
+    def exchange(speed: Speed, sums: bool = False) -> Row:
+        return {
+            "messages an update": speed.messages / speed.updates,
+            "MB an update": speed.bytes / speed.updates / 1e6,
+            "latency, microseconds": latency * 1e6 if sums else None,
+            "bandwidth, MB/s": bandwidth / 1e6 if sums else None,
+        }
+
+    speed = two.merges / two.seconds
+    rows = [
+        row(1, "measured", own, 1.0) | exchange(alone),
+        row(ALONE, "measured", allowed, allowed / own / 2, 1.0) | exchange(apart[0]),
+        row(2, "measured", speed, speed / own / 2, speed / allowed) | exchange(two, sums=True),
+    ]
+    for count in MODELLED:
+        speed = count * merges / modelled(count, alone, two, latency, bandwidth)
+        rows.append(row(count, "model", speed, speed / own / count) | exchange(two, sums=True))
     return rows
 
 
@@ -155,14 +193,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--bandwidth", type=float, help="of the model: bytes a second")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
-    measured = {count: measure(count, options.seconds) for count in MEASURED}
+    measured = {count: measure(count, options.seconds)[0] for count in MEASURED}
+    apart = measure(2, options.seconds, shares=False)
     given = sys.argv[1:] if arguments is None else list(arguments)
     kept = [
         word
         for place, word in enumerate(given)
         if word != "--out" and (place == 0 or given[place - 1] != "--out")
     ]
-    rows = rows_of(measured, options.latency, options.bandwidth)
+    rows = rows_of(measured, apart, options.latency, options.bandwidth)
     report("ranks", rows, options.out, made_by=origin("benchmarks.ranks", kept))
 
 
