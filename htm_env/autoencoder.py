@@ -336,6 +336,14 @@ class Encoding:
         return self.population.sum(dim=1)
 
 
+class Hidden(NamedTuple):
+    """Nodes that enter their merges as one vector, whatever is under them."""
+
+    nodes: Bool[Tensor, "BN"]
+    """True <--> the node is hidden; by flat node id, ``sample * N + node``."""
+    vector: Float[Tensor, "D"]
+
+
 class SavedAutoencoder(nn.Module):
     """Part of every autoencoder: the training split's statistics of the tokens, and its file.
 
@@ -529,10 +537,12 @@ class TreeEncoder(SavedAutoencoder):
         *,
         noise_std: float = 0.0,
         generator: torch.Generator | None = None,
+        hidden: Hidden | None = None,
     ) -> list[Tensor]:
         """The states of every level, from the leaves up: ``states[d]`` belongs to ``levels[d]``.
 
-        ``noise_std`` adds Gaussian noise after lifting and after merging (training only).
+        ``noise_std`` adds Gaussian noise after lifting and after merging, and ``hidden`` replaces
+        the states of some nodes (training only).
         """
 
         def noisy(state: Tensor) -> Tensor:
@@ -556,6 +566,9 @@ class TreeEncoder(SavedAutoencoder):
                 order[level.internal] = torch.arange(len(merged), device=order.device)
                 order[level.leaves] = torch.arange(len(merged), len(order), device=order.device)
                 state = torch.cat([merged, state])[order]
+            if hidden is not None:
+                vector = hidden.vector.to(state.dtype)
+                state = torch.where(hidden.nodes[level.nodes, None], vector, state)
             states.append(state)
             below = state
         return states[::-1]

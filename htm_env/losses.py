@@ -8,11 +8,16 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.forest import active_nodes, children_table, descend
 from htm_env.types import TokenBatch
+
+SMALLEST_VARIANCE = 1e-4
+"""Added to a variance, whose root has a gradient then (Bardes et al. 2022)."""
+MOST_CONTRASTED = 2048
+"""Nodes that are held against each other, at most; their pairs take the memory of the square."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,9 @@ class LossWeights:
     """One step: squared error of unmerging what was just merged, in embedding space."""
     transport: float = 0.0
     """Squared distance of every decoder state from the detached encoder state of its node."""
+    contrast: float = 0.0
+    """Contrast of every decoder state with its node's encoder state among those of all nodes
+    (StrAE, Opper et al. 2023); instead of ``transport``, which pulls without pushing."""
     magnitude: float = 0.0
     """Squared embeddings, so that their scale stays bounded."""
     classifier: float = 0.1
@@ -63,6 +71,49 @@ def transport_loss(
     """
     target = torch.lerp(encoded.detach(), decoded.detach(), interpolation)
     return (decoded - target).square().mean()
+
+
+def contrast_loss(
+    decoded: Float[Tensor, "K D"], encoded: Float[Tensor, "K D"], temperature: float = 0.2
+) -> Float[Tensor, ""]:
+    """Cross-entropy of finding a node's encoder state by its decoder state, and the other way.
+
+    InfoNCE (van den Oord et al. 2018) over the cosines of all pairs, as between the two passes of
+    StrAE (Opper et al. 2023, "StrAE: Autoencoding for Pre-Trained Embeddings using Explicit
+    Structure"). Nodes with the same encoder state, such as equal tokens, are not held against each
+    other (Banyan, Opper and Siddharth 2024, has each of them once).
+    """
+    up, down = nn.functional.normalize(encoded, dim=1), nn.functional.normalize(decoded, dim=1)
+    _, group = encoded.detach().unique(dim=0, return_inverse=True)
+    own = torch.arange(len(group), device=group.device)
+    same = (group[:, None] == group) & (own[:, None] != own)
+    cosines = (up @ down.T / temperature).masked_fill(same, -math.inf)
+    cross_entropy = nn.functional.cross_entropy
+    return (cross_entropy(cosines, own) + cross_entropy(cosines.T, own)) / 2
+
+
+def invariance_loss(one: Float[Tensor, "R D"], other: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
+    """Mean squared difference of two views (VICReg, Bardes et al. 2022)."""
+    return (one - other).square().mean()
+
+
+def variance_loss(values: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
+    """What the standard deviation of each number lacks of 1, averaged (VICReg, Bardes et al. 2022);
+    0 for a single row."""
+    if len(values) < 2:
+        return values.sum() * 0
+    return (1 - (values.var(dim=0) + SMALLEST_VARIANCE).sqrt()).clamp(min=0).mean()
+
+
+def covariance_loss(values: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
+    """Squared covariances between different numbers, over the numbers (VICReg, Bardes et al. 2022);
+    0 for a single row."""
+    if len(values) < 2:
+        return values.sum() * 0
+    off = values - values.mean(dim=0)
+    covariances = off.T @ off / (len(values) - 1)
+    covariances = covariances - torch.diag(covariances.diagonal())
+    return covariances.square().sum() / values.shape[1]
 
 
 def cycle_loss(autoencoder: HTMAutoencoder, pairs: Float[Tensor, "I W"]) -> Float[Tensor, ""]:
@@ -132,6 +183,7 @@ def autoencoder_losses(
     *,
     subtree_share: float = 0.0,
     interpolation: float = 0.0,
+    temperature: float = 0.2,
     noise_std: float = 0.0,
     generator: torch.Generator | None = None,
     mean: Callable[[Tensor], Tensor] | None = None,
@@ -223,6 +275,16 @@ def autoencoder_losses(
                 encoded[row[torch.cat([level.nodes for level in walk[1:]])]],
                 interpolation,
             ),
+        )
+    if weights.contrast:
+        lower = torch.cat([level.nodes for level in walk[1:]]) if walk[1:] else nodes[:0]
+        down = torch.cat(decoded[1:]) if walk[1:] else encoded[:0]
+        if len(lower) > MOST_CONTRASTED:
+            drawn = torch.randperm(len(lower), generator=generator, device=nodes.device)
+            drawn = drawn[:MOST_CONTRASTED]
+            lower, down = lower[drawn], down[drawn]
+        losses |= counts.weighted(
+            "contrast", "below", lambda: contrast_loss(down, encoded[row[lower]], temperature)
         )
     if weights.magnitude:
         losses |= counts.weighted("magnitude", "nodes", lambda: magnitude_loss(encoded))

@@ -40,8 +40,8 @@ _SLOW = """
     page plot_command plug_ins policy_losses policy_share ppo_learner ppo_make ppo_recent_states
     ppo_vector_env predict pretrained processes_and_threads ranks recombination rendering
     replay_reinforce report report_diverged results resume rewards rollout run_data set_distances
-    sets single_simulator stable_baselines start_up tracing training tuning vector_env view wheel
-    wrappers
+    sets single_simulator stable_baselines start_up tracing training tuning vector_env view views
+    wheel wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
@@ -50,7 +50,7 @@ _LONG = """
     diagnoses earlier_runs embed endurance entropy examples flipped_bytes full_disk generate_command
     glom_losses key_scenes known_learners learning merge_rounds_benchmark outputs page plot_command
     plug_ins ppo_learner ppo_make processes_and_threads ranks replay_reinforce report resume
-    run_data stable_baselines tuning view
+    run_data stable_baselines tuning view views
 """
 LONG_MODULES = frozenset(_LONG.split())
 """Modules whose runs make the same calls over and over: shapes are checked in all others."""

@@ -31,6 +31,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"autoencoder"},
         {"known"},
         {"best_known", "losses", "measures", "population", "weights"},
+        {"views"},
         {"generation", "observation", "rewards"},
         {"jets"},
         {"simulator", "specs"},

@@ -198,7 +198,9 @@ class Learner(ABC):
     def trainer(self) -> AutoencoderTrainer:
         """The optimizers of the autoencoder, made when they are first used."""
         model = self.autoencoder.decoding()
-        return AutoencoderTrainer(model, self.config.autoencoder, self.generator, self.ranks)
+        return AutoencoderTrainer(
+            model, self.config.autoencoder, self.generator, self.ranks, self.dataset.kind
+        )
 
     def join(self, processes: Processes) -> None:
         """Learn from now on together with the same learner in other processes.

@@ -314,7 +314,11 @@ class PolicyLearner(Learner):
         for name in self.selection.remaining:
             autoencoder = copy.deepcopy(self.autoencoder)
             trainer = AutoencoderTrainer(
-                autoencoder.decoding(), self.config.autoencoder, self.generator, self.ranks
+                autoencoder.decoding(),
+                self.config.autoencoder,
+                self.generator,
+                self.ranks,
+                self.dataset.kind,
             )
             made[name] = Contestant(fixed_policy(name, autoencoder, self.dataset), trainer)
         return made

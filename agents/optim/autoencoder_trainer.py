@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Iterable
@@ -19,8 +20,11 @@ from agents.optim.optimizers import NonFiniteGuard, OptimizerConfig, ScheduledOp
 from agents.optim.ranks import Ranks
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.checks import check_choice
+from htm_env.datasets.kinds import place_columns
+from htm_env.files import load_weights
 from htm_env.losses import LossWeights, autoencoder_losses
 from htm_env.types import TokenBatch
+from htm_env.views import ViewConfig, ViewNetworks, view_losses
 
 PRECISIONS = ("float32", "bfloat16")
 AUTOENCODER_OPTIMIZER = OptimizerConfig(method="soap", learning_rate=1e-2)
@@ -44,6 +48,10 @@ class AutoencoderConfig:
     transport_interpolation: tuple[tuple[float, float], ...] = ((0.05, 0.5), (0.8, 0.0))
     """(share of the budget, share) points: how much of the transport target is the decoder's own
     state, the rest the encoder's."""
+    contrast_temperature: float = 0.2
+    """Divides the cosines of the contrast between encoder and decoder."""
+    views: ViewConfig = field(default_factory=ViewConfig)
+    """Losses on other views of every sample: masking, and agreement; none by default."""
     noise_std: float = 0.0
     """Gaussian noise after lifting and merging in training."""
     precision: str = "float32"
@@ -56,9 +64,11 @@ class AutoencoderConfig:
     """Merger and unmerger."""
     classifier: OptimizerConfig = field(default_factory=OptimizerConfig)
     """Leaf classifier."""
+    view_networks: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """What is learned for views alone: the vector of hidden nodes, and the projector."""
 
     def __post_init__(self) -> None:
-        check_bounds(self, hidden_dim=(1, LARGEST), noise_std=0)
+        check_bounds(self, hidden_dim=(1, LARGEST), noise_std=0, contrast_temperature=1e-3)
         check_choice("precision", self.precision, PRECISIONS)
         check_points("subtree_share", self.subtree_share)
         check_points("transport_interpolation", self.transport_interpolation)
@@ -67,7 +77,11 @@ class AutoencoderConfig:
 class AutoencoderTrainer:
     """Three optimizers (lifter, merger, classifier) over one autoencoder.
 
-    ``ranks`` are the processes over which a step averages; this one alone if None.
+    ``ranks`` are the processes over which a step averages; this one alone if None. ``kind`` is that
+    of the tokens, whose places views may change. Where there are views, a fourth optimizer has what
+    is learned for them alone.
+
+    Raises ``ValueError`` where views are to change places and tokens have none.
     """
 
     def __init__(
@@ -76,14 +90,19 @@ class AutoencoderTrainer:
         config: AutoencoderConfig,
         generator: torch.Generator,
         ranks: Ranks | None = None,
+        kind: str = "vectors",
     ) -> None:
         self.autoencoder, self.config, self.generator = autoencoder, config, generator
+        self.kind = kind
         self.ranks = Ranks() if ranks is None else ranks
         parts: dict[str, list[nn.Module]] = {
             "lifter": [autoencoder.lifter, autoencoder.unlifter],
             "merger": [autoencoder.merger, autoencoder.unmerger],
             "classifier": [autoencoder.classifier],
         }
+        self.view_networks = self._view_networks()
+        if self.view_networks is not None and any(True for _ in self.view_networks.parameters()):
+            parts["view_networks"] = [self.view_networks]
         self.optimizers = {
             name: ScheduledOptimizer(
                 [parameter for module in modules for parameter in module.parameters()],
@@ -94,6 +113,24 @@ class AutoencoderTrainer:
         self.guard = NonFiniteGuard()
         self.device = autoencoder.token_mean.device
         self.precision = usable_precision(config.precision, self.device)
+
+    def _view_networks(self) -> ViewNetworks | None:
+        """Alike in all processes; None without views."""
+        views = self.config.views
+        if not views.on:
+            return None
+        if views.moves:
+            place_columns(self.kind, self.autoencoder.token_dim)
+        device = self.autoencoder.token_mean.device
+        # From a copy, so that a trainer that is made to be restored draws nothing.
+        draws = torch.Generator(self.generator.device)
+        draws.set_state(self.generator.get_state())
+        networks = ViewNetworks(self.autoencoder.embedding_dim, views, draws).to(device)
+        with torch.no_grad():
+            for weight in networks.parameters():
+                first = weight if self.ranks.index == 0 else torch.zeros_like(weight)
+                weight.copy_(self.ranks.sum(first))
+        return networks
 
     @property
     def steps(self) -> int:
@@ -107,6 +144,7 @@ class AutoencoderTrainer:
 
         A non-finite loss or gradient skips the step; ``FloatingPointError`` if that persists.
         """
+        mean = self.ranks.mean if self.ranks.count > 1 else None
         with products_in(self.precision, self.device):
             losses = autoencoder_losses(
                 self.autoencoder,
@@ -115,10 +153,24 @@ class AutoencoderTrainer:
                 self.config.loss,
                 subtree_share=piecewise_linear(self.config.subtree_share, progress),
                 interpolation=piecewise_linear(self.config.transport_interpolation, progress),
+                temperature=self.config.contrast_temperature,
                 noise_std=self.config.noise_std,
                 generator=self.generator,
-                mean=self.ranks.mean if self.ranks.count > 1 else None,
+                mean=mean,
             )
+            if self.view_networks is not None:
+                views = view_losses(
+                    self.autoencoder,
+                    self.view_networks,
+                    batch,
+                    merges,
+                    self.config.views,
+                    self.kind,
+                    generator=self.generator,
+                    mean=mean,
+                )
+                total = losses.pop("total") + views.pop("total")
+                losses = {**losses, **views, "total": total}
         for optimizer in self.optimizers.values():
             optimizer.zero()
         losses["total"].backward()
@@ -154,12 +206,21 @@ class AutoencoderTrainer:
         return {
             **{name: optimizer.state() for name, optimizer in self.optimizers.items()},
             "guard": self.guard.state(),
+            **self._learned_for_views(),
         }
+
+    def _learned_for_views(self) -> dict[str, Any]:
+        """The weights of the view networks; nothing where there are none."""
+        if self.view_networks is None:
+            return {}
+        return {"views": copy.deepcopy(self.view_networks.state_dict())}
 
     def restore(self, state: dict[str, Any]) -> None:
         for name, optimizer in self.optimizers.items():
             optimizer.restore(state[name])
         self.guard.restore(state["guard"])
+        if self.view_networks is not None:
+            load_weights(self.view_networks, state["views"])
 
 
 def equal_parts(

@@ -54,6 +54,19 @@ POLYLINES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 """``(*rows, T) -> (*rows, K, 2 or 3)``: the points that a token's line goes through, in the data's
 units, of every kind that is a thing in the plane or in space. A patch is its centre."""
+
+
+def place_columns(kind: str, token_dim: int) -> tuple[int, int]:
+    """How many leading coordinates of a token are places, and how many a single place has.
+
+    Raises ``ValueError`` for a kind that is no thing in the plane or in space.
+    """
+    check_choice("kind of tokens that have places", kind, tuple(POLYLINES))
+    if kind == "points":
+        return token_dim, token_dim
+    return (2 if kind == "patches" else token_dim), 2
+
+
 OWN_KINDS = ("points", "segments", "strokes", "patches", "particles", "vectors")
 """What the user's own tokens may be."""
 
