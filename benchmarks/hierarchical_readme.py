@@ -2,7 +2,7 @@
 
 ``simple-hierarchical-transformer`` 0.4.0 is installed into an environment of its own
 (``originals.py``) for the text of its README alone. Every block of Python without a placeholder is
-executed as it stands, at its full size, in one namespace as a reader would, but for the line that
+executed as it is, at its full size, in one namespace as a reader would, but for the line that
 imports ``HierarchicalTransformer``, which is ours, and ``.cuda()`` where there is no GPU. Of each
 model come then: the shape of its logits, the largest gradient that later tokens have in a
 prediction (exactly 0), and whether tokens are the same with and without the cache.

@@ -135,7 +135,7 @@ def test_greedy_plans_can_be_made_in_rounds(candidates):
     assert not torch.equal(drawn, rounds)
 
 
-def test_orders_that_nobody_learned_have_no_rounds():
+def test_fixed_orders_have_no_rounds():
     learner = FixedOrder("HTM-Trees-v0", FixedOrderConfig(policy="nearest"))
     with pytest.raises(ValueError, match="nearest has no policy network"):
         learner.merge_in_rounds()

@@ -53,7 +53,7 @@ def usable(monkeypatch) -> None:
 
 
 def test_times_are_taken_when_the_device_is_done(waits):
-    """After each call; nobody waits for the processor."""
+    """After each call; none waits for the processor."""
     measuring.seconds_of(lambda: waits.append("work"), 0.0, "meta")
     assert waits == 3 * ["work", "meta"]
     waits.clear()

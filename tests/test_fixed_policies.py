@@ -85,7 +85,7 @@ def with_empty_slots(batch: TokenBatch, extra: int) -> TokenBatch:
         return torch.cat([values, torch.full(shape, fill, dtype=values.dtype)], dim)
 
     return TokenBatch(
-        padded(batch.tokens, 1, 7.0),  # what an empty slot holds is nobody's business
+        padded(batch.tokens, 1, 7.0),  # an empty slot may hold anything
         padded(batch.present, 1, False),
         padded(batch.clades, 2, False),
         padded(batch.merges, 1, -1),

@@ -244,7 +244,7 @@ def test_a_sample_that_changes_its_size_is_not_left_alone():
     refined = refine(autoencoder, generate(autoencoder, torch.tensor([[1.0, 8.0]])), 1, enough=1e9)
     assert refined.num_tokens.tolist() == [1]
     assert refined.tokens[0, 0, 0] == 4.0
-    assert refined.present.shape == (1, 1)  # no slot that nobody needs
+    assert refined.present.shape == (1, 1)  # no empty slot
 
 
 def test_refining_keeps_the_marks_of_what_was_cut_and_refuses_negative_rounds():

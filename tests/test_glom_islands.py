@@ -69,7 +69,7 @@ def test_distances_are_shares_of_the_samples_mean():
     """Squares of 1, 2 and 3 have the mean 14/3; a level of equal columns has 0."""
     columns = levels([0.0, 1.0, 3.0], [2.0, 2.0, 2.0])[None]
     expected = torch.tensor([[0, 1, 9], [1, 0, 4], [9, 4, 0]]) / (14 / 3)
-    for slots in (3, 5):  # nobody is in the last two
+    for slots in (3, 5):  # the last two are empty
         padded = torch.nn.functional.pad(columns, (0, 0, 0, 0, 0, slots - 3))
         found = relative_distances(padded, torch.arange(slots)[None] < 3)
         assert found[0, 0, :3, :3].flatten().tolist() == pytest.approx(expected.flatten().tolist())

@@ -111,7 +111,7 @@ def plain_contrast(first, in_first, second, in_second, temperature: float) -> fl
 
 @given(seed=st.integers(0, 1000))
 def test_contrast_is_that_of_plain_loops(seed):
-    """Crops of all sizes, empty ones among them, with junk where nobody is."""
+    """Crops of all sizes, empty ones among them, with junk where no column is."""
     drawn = generator(seed)
     first, second = torch.randn(2, 4, 3, 2, generator=drawn)
     in_first, in_second = torch.rand(2, 4, 3, generator=drawn) < 0.6
@@ -137,7 +137,7 @@ def test_a_column_needs_one_like_it_and_no_more():
     """The first crop's two columns are both found among the second's three, in any order."""
     axes = torch.eye(4)
     first = torch.stack([axes[[0, 1]], axes[[2, 3]]])
-    first = torch.cat([first, torch.full((2, 1, 4), math.nan)], dim=1)  # nobody is there
+    first = torch.cat([first, torch.full((2, 1, 4), math.nan)], dim=1)  # the last is empty
     second = torch.stack([axes[[1, 0, 0]], axes[[3, 3, 2]]])
     in_first = torch.tensor([[True, True, False]] * 2)
     loss = contrastive_loss(first, in_first, second, torch.ones(2, 3, dtype=torch.bool), 0.1)
@@ -214,7 +214,7 @@ def test_the_baseline_is_the_mean_of_the_nearest_whole_tokens():
 
 @pytest.mark.slow
 def test_hidden_coordinates_are_restored_better_than_by_the_neighbours():
-    """On held-out samples; whoever hears nobody cannot do it better than the mean, 1."""
+    """On held-out samples; without its neighbours a column cannot do it better than the mean, 1."""
     training, held_out = WholesDataset("train"), WholesDataset("validation")
     config = GlomConfig(levels=2, iterations=4)
     learning = GlomTrainingConfig(contrastive_weight=0.0)

@@ -283,7 +283,7 @@ def test_cloning_reaches_the_demonstrators_merges():
     ("learner", "config"),
     [(Reinforce, TINY), (ReplayReinforce, ReplayConfig(**vars(TINY), replays=1))],
 )
-def test_on_keys_nobody_is_cloned_and_right_merges_pay(learner, config):
+def test_on_keys_no_order_is_cloned_and_right_merges_pay(learner, config):
     """Random merges of nine tokens make three of the 36 pairs (a third of the tokens, as in every
     coalescent tree), so that a clade is found with probability 1/12."""
     config = replace(config, demonstration_share=((0.0, 1.0),), coordinates=False)
@@ -295,7 +295,7 @@ def test_on_keys_nobody_is_cloned_and_right_merges_pay(learner, config):
     assert learner.reward is REWARDS["right_merges"]
 
 
-def test_replay_cannot_begin_with_demonstrations_of_nobody():
+def test_replay_cannot_begin_with_demonstrations_of_no_order():
     config = ReplayConfig(**vars(TINY) | {"seed_episodes": 8})
     with pytest.raises(ValueError, match="is 8, but there is no demonstrator on HTM-Keys"):
         ReplayReinforce("HTM-Keys-v0", config)

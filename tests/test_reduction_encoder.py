@@ -29,7 +29,7 @@ def encoder(config: SpanConfig = ALL) -> SpanEncoder:
 
 
 def populations(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor, Spans]:
-    """Four active slots, one, and none; leaves under the active ones, and some of nobody."""
+    """Four active slots, one, and none; leaves under the active ones, and some of no slot."""
     drawn = generator(seed)
     active = torch.tensor([[1, 1, 0, 1, 0, 1], [0, 0, 1, 0, 0, 0], [0] * 6]).bool()
     owners = torch.tensor(
@@ -47,7 +47,7 @@ def gradients(context: Context, *inputs: torch.Tensor) -> tuple[torch.Tensor, ..
 
 @pytest.mark.parametrize("summary", list(REDUCERS))
 def test_junk_changes_nothing(summary):
-    """In empty slots and in leaves of nobody, forward and backward, exactly."""
+    """In empty slots and in leaves of no slot, forward and backward, exactly."""
     network = encoder(SpanConfig(tuple(REDUCERS), summary))
     results = []
     for junk in (0.0, 1e9, torch.nan, torch.inf):
@@ -68,7 +68,7 @@ def test_slots_and_leaves_may_stand_in_any_order(seed):
     network, (tokens, active, (leaves, owners)) = encoder(), populations(seed)
     slots = torch.randperm(SLOTS, generator=generator(seed))
     order = torch.randperm(LEAVES, generator=generator(seed + 1))
-    new_slot = torch.cat([slots.argsort(), torch.tensor([-1])])  # the last is that of nobody
+    new_slot = torch.cat([slots.argsort(), torch.tensor([-1])])  # the last is that of no slot
     moved = Spans(leaves[:, order], new_slot[owners[:, order]])
     with torch.no_grad():
         before = network(tokens, active, spans=Spans(leaves, owners))

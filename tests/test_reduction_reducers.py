@@ -65,7 +65,7 @@ def test_reducers_equal_the_plain_loop_with_its_gradient(name, owners, width, sc
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_nobody_owns_changes_nothing(name):
+def test_what_no_slot_owns_changes_nothing(name):
     """Junk, NaN and infinity included: in the result and in every gradient."""
     owners = torch.tensor([1, -1, 0, -1, 1])
     results = []

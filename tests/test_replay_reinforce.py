@@ -236,7 +236,7 @@ def test_trees_of_any_size_can_be_demonstrated_and_replayed():
     again = learner.update(0.0)
     assert again["replay/imitated_share"] == 1.0
     assert "replay/effective_sample_share" not in again  # nothing was weighed
-    weighed = learner.update(1.0)  # nobody clones any more
+    weighed = learner.update(1.0)  # without cloning
     assert 0 < weighed["replay/effective_sample_share"] <= 1
     assert math.isfinite(weighed["loss/policy"])
 

@@ -198,7 +198,7 @@ def test_a_batch_names_the_episode_that_is_wrong(field, place, value, message):
         changed(batch, field, place, value).check()
 
 
-def test_what_stands_in_empty_slots_is_nobodys_business():
+def test_empty_slots_may_hold_anything():
     small = Trajectory(TOKENS[:2], torch.tensor([[1, 0]]), torch.tensor([-0.25]))
     batch = Trajectories.pad([episode(), small])
     changed(batch, "tokens", (1, 2), math.nan).check()

@@ -121,7 +121,7 @@ def train(options: TrainOptions) -> None:
 
 def _processes(options: TrainOptions) -> Processes | None:
     """The processes that ``torchrun`` started to learn together; None where this one is alone."""
-    if not os.environ.get("WORLD_SIZE"):  # torch is not loaded for what nobody asked for
+    if not os.environ.get("WORLD_SIZE"):  # one process needs no torch for it
         return None
     from agents.optim.ranks import Processes
 

@@ -62,7 +62,7 @@ class Watch:
     _seen: dict[Path, tuple[tuple[int, str], float]] = field(default_factory=dict)
 
     def owner(self, folder: Path) -> str | None:
-        """Who owns a unit; None where nobody does, or a dead owner: then it can be claimed."""
+        """The owner of a unit; None where it has none, or a dead one: then it can be claimed."""
         number = _highest(folder)
         if number is None:
             self._seen.pop(folder, None)

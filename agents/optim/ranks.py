@@ -13,7 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -148,15 +148,14 @@ class Processes:
             ) from error
 
     def _missing(self) -> str:
-        """Who does not say that it waits, after those who do had the time to."""
-        try:
-            assert self._store is not None
-            self._store.set(f"waits/{self.index}", "1")
-            time.sleep(REPORT_SECONDS)
-            others = (rank for rank in range(self.count) if rank != self.index)
-            silent = [str(rank) for rank in others if not self._store.check([f"waits/{rank}"])]
-        except (RuntimeError, AssertionError):  # the first process keeps the store, or nobody came
-            silent = ["0"] if self.index else []
+        """The ranks that do not say that they wait too, after a time to say it."""
+        silent = ["0"] if self.index else []  # the first process keeps the store
+        if self._store is not None:
+            with suppress(RuntimeError):  # the store ended with its process
+                self._store.set(f"waits/{self.index}", "1")
+                time.sleep(REPORT_SECONDS)
+                others = (rank for rank in range(self.count) if rank != self.index)
+                silent = [str(rank) for rank in others if not self._store.check([f"waits/{rank}"])]
         return f"rank {', '.join(silent)}" if silent else "another rank"
 
 

@@ -36,7 +36,7 @@ def locked(
     Args:
         folder: what is locked.
         name: of the file that is locked; locks of other names are other locks.
-        shared: with all others that share it, where nobody has it alone.
+        shared: with all others that share it, where no process has it alone.
         waits: wait as long as another process has it, instead of raising.
 
     Raises ``ValueError`` for a file, for a name that is no text, for a lock that is a link or no
@@ -75,7 +75,7 @@ def check_own_files(paths: Iterable[Path]) -> None:
 
 
 def _is_last(lock: int) -> bool:
-    """True <--> nobody shares the lock any more; it is this process's alone then."""
+    """True <--> no other process shares the lock; it is this process's alone then."""
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

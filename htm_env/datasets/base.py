@@ -438,9 +438,9 @@ class GivenDataset(Dataset):
         """The place in the row as given of each of these tokens; here all are there, in order."""
         return order
 
+    @abstractmethod
     def classes_of(self, rows: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
-        """The class numbers of these rows; asked for where ``has_labels``."""
-        raise NotImplementedError
+        """The class numbers of these rows; called only where ``has_labels``."""
 
     def episodes(self, keys: Int64[np.ndarray, "B"]) -> TokenBatch:
         rows, present, order = self._order(keys)

@@ -117,7 +117,7 @@ def test_a_file_that_never_ends_is_refused(run, tmp_path, name, kind, capsys):
 
 @pytest.mark.timeout(60)
 def test_a_pipe_in_the_place_of_metrics_hangs_no_reader(run, tmp_path, capsys):
-    """Who opens one for reading waits until somebody writes to it, which nobody does."""
+    """Opening one for reading waits until a process writes to it, which none does."""
     directory = RunDirectory(run)
     directory.metrics_path.unlink()
     os.mkfifo(directory.metrics_path)
