@@ -127,6 +127,22 @@ class Coordinates:
         return torch.cat(units).to(std.dtype)
 
 
+class OfCoordinates:
+    """A dataset whose tokens have :class:`Coordinates`: the methods of ``Dataset`` by which it
+    tells them from the user's columns."""
+
+    coordinates: Coordinates
+
+    def to_user(self, tokens: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows C"]:
+        return self.coordinates.collapse(tokens)
+
+    def from_user(self, tokens: Float32[np.ndarray, "B P C"]) -> Float32[np.ndarray, "B P T"]:
+        return self.coordinates.expand("tokens", tokens, np.full(len(tokens), tokens.shape[1]))
+
+    def units(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
+        return self.coordinates.units(mean, std)
+
+
 SMALLEST = 1e-6
 """A Brier score below it is rounding."""
 

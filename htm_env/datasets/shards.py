@@ -24,12 +24,12 @@ from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32, Int64
+from jaxtyping import Bool, Float32, Int64
 from torch import Tensor
 
 from htm_env import checks
 from htm_env.datasets.base import SPLITS, ArraysDigest, Dataset, GivenDataset, check_split
-from htm_env.datasets.coordinates import Coordinates
+from htm_env.datasets.coordinates import Coordinates, OfCoordinates
 from htm_env.datasets.files import (
     COPIES,
     KNOWN_ARRAYS,
@@ -114,7 +114,7 @@ def too_large(shards: Sequence[Path], memory_limit: int) -> bool:
     return shards[0].suffix == TABLE or COPIES * sizes > memory_limit
 
 
-class ShardedDataset(GivenDataset):
+class ShardedDataset(OfCoordinates, GivenDataset):
     """Token sets in a folder or a pattern of shards, of which ``shards_held`` are mapped at a time.
 
     The same rows as one array are the same data: the same split of every row, the same episode
@@ -261,15 +261,6 @@ class ShardedDataset(GivenDataset):
     def _statistics(self) -> tuple[Tensor, Tensor]:
         mean, std = (torch.tensor(values) for values in (self._index.mean, self._index.std))
         return mean, self.units(mean, std)
-
-    def to_user(self, tokens: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows C"]:
-        return self.coordinates.collapse(tokens)
-
-    def from_user(self, tokens: Float32[np.ndarray, "B P C"]) -> Float32[np.ndarray, "B P T"]:
-        return self.coordinates.expand("tokens", tokens, np.full(len(tokens), tokens.shape[1]))
-
-    def units(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
-        return self.coordinates.units(mean, std)
 
 
 class _RowNames(Sequence[str]):

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int64
-from torch import Tensor
+from jaxtyping import Bool, Int64
 
 from htm_env import checks
 from htm_env.datasets.base import Dataset, FiniteDataset, check_split
-from htm_env.datasets.coordinates import Coordinates
+from htm_env.datasets.coordinates import Coordinates, OfCoordinates
 from htm_env.datasets.files import MEMORY_LIMIT, Arrays, Memory, read_idx, read_npy, read_npz
 from htm_env.datasets.kinds import own_kind
 from htm_env.datasets.sets import TokenSets, joined, token_sets
@@ -30,7 +29,7 @@ OF_SHARDS = "shards_held"
 """The keyword that goes with a folder or a pattern of shards only."""
 
 
-class ArrayDataset(FiniteDataset):
+class ArrayDataset(OfCoordinates, FiniteDataset):
     """Token sets from an array, a ragged list or a file; a hierarchy where spans come with them."""
 
     name = "HTM-v0"
@@ -184,15 +183,6 @@ class ArrayDataset(FiniteDataset):
         if self._hierarchy is None:
             return super().hierarchy(rows, order)
         return self._hierarchy.rows(rows).shuffled(order, self._lengths[rows])
-
-    def to_user(self, tokens: Float[Tensor, "*rows T"]) -> Float[Tensor, "*rows C"]:
-        return self.coordinates.collapse(tokens)
-
-    def from_user(self, tokens: Float32[np.ndarray, "B P C"]) -> Float32[np.ndarray, "B P T"]:
-        return self.coordinates.expand("tokens", tokens, np.full(len(tokens), tokens.shape[1]))
-
-    def units(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> Float[Tensor, "T"]:
-        return self.coordinates.units(mean, std)
 
 
 def read_sets(
