@@ -10,10 +10,10 @@ from dataclasses import asdict
 import gymnasium as gym
 import numpy as np
 import pytest
+from commands import status
 from dummy_learner import DummyConfig, DummyLearner
 
 from agents import registry as algorithms
-from agents.cli import main
 from agents.config.dataclasses_json import flattened
 from agents.fixed import FIXED_POLICIES
 from agents.learners.fixed_order import FixedOrder
@@ -32,14 +32,6 @@ TINY = [
     "autoencoder.hidden_dim=8",
 ]
 """Samples of three tokens: two merges each, eight an update."""
-
-
-def status(*arguments: str) -> int:
-    """The exit status, whether the command returns it or the parser exits with it."""
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
 
 
 def only_line(captured: str) -> str:

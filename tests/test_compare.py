@@ -14,6 +14,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from commands import refusal, status
 from comparisons import arguments, contents, here
 
 from agents.cli import main
@@ -35,13 +36,6 @@ from benchmarks.full_comparison import commands
 
 ALGOS = "nearest,flat"
 SMALL = {"autoencoder": {"hidden_dim": 8}, "batch_size": 4, "context": {"width": 8}}
-
-
-def status(arguments: list[str]) -> int:
-    try:
-        return main(arguments)
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
 
 
 @pytest.fixture(autouse=True)
@@ -171,7 +165,7 @@ def test_more_seeds_with_other_options_need_a_label(finished, capsys):
     before = contents(finished)
     given = arguments("nearest", 96, finished, "--seeds", "1", "--first-seed", "7")
     given[given.index("--algo-options") + 1] = '{"nearest": {"batch_size": 5}}'
-    assert status(given) == 1
+    assert status(*given) == 1
     line = capsys.readouterr().err
     assert (
         'nearest-0 has the options {"autoencoder.hidden_dim": 8, "batch_size": 4} and not' in line
@@ -194,7 +188,7 @@ def test_another_comparison_in_the_same_folder_is_refused(finished, change, says
     given = arguments("nearest", 96, finished, "--seeds", "1")
     at = given.index(change[0])
     given[at : at + 2] = change
-    assert status(given) == 1
+    assert status(*given) == 1
     line = capsys.readouterr().err.strip()
     assert says in line
     assert "choose another --out" in line
@@ -205,7 +199,7 @@ def test_another_comparison_in_the_same_folder_is_refused(finished, change, says
 def test_a_folder_in_use_is_left_alone(finished, capsys):
     with open(finished / ".lock", "w") as lock:  # as a killed comparison leaves it
         fcntl.flock(lock, fcntl.LOCK_EX)
-        assert status(arguments(ALGOS, 96, finished, "--seeds", "2")) == 1
+        assert status(*arguments(ALGOS, 96, finished, "--seeds", "2")) == 1
     assert "is in use" in capsys.readouterr().err
 
 
@@ -270,10 +264,7 @@ def test_two_runs_of_one_seed_do_not_go_together(finished, tmp_path):
     ],
 )
 def test_wrong_usage_exits_2_and_writes_nothing(given, says, capsys, tmp_path):
-    assert status(["compare", *given, "--out", str(tmp_path / "out")]) == 2
-    error = capsys.readouterr().err
-    assert says in error
-    assert len(error.splitlines()) == 1
+    assert says in refusal(capsys, "compare", *given, "--out", tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -286,10 +277,7 @@ def test_a_report_needs_a_folder_that_no_comparison_has(finished, tmp_path, monk
         (["--out", str(finished)], "holds runs of its own"),
         (["--out", "new", "--seeds", "5", "--algo-options", "{}"], "leave out --seeds, --algo-opt"),
     ):
-        assert status([*given, *more]) == 2
-        error = capsys.readouterr().err
-        assert says in error
-        assert len(error.splitlines()) == 1
+        assert says in refusal(capsys, *given, *more)
     assert contents(finished) == before
     assert not list(tmp_path.iterdir())
     assert CompareOptions().folder == Path("runs/compare")
@@ -383,7 +371,7 @@ def test_every_encoder_is_a_row_of_each_algorithm_with_a_policy(tmp_path):
     }
     widths = {run.algo: run.config.config["context"]["width"] for run in runs[:2]}
     assert widths == {"reinforce": 64, "reinforce:attention": 8}
-    assert status([*given[:-2], "--encoders", "lstm"]) == 2
+    assert status(*given[:-2], "--encoders", "lstm") == 2
 
 
 def test_the_encoder_is_a_column(tmp_path, monkeypatch):
@@ -442,7 +430,7 @@ def process_of(folder: Path) -> int:
                 continue  # it has just ended
             if str(folder).encode() in words:
                 return int(entry.name)
-    raise AssertionError(f"nobody trains in {folder}")
+    raise AssertionError(f"no process trains in {folder}")
 
 
 class Saboteur(threading.Thread):
@@ -498,7 +486,7 @@ def test_killed_and_interrupted_it_continues_where_it_was(tmp_path, capfd, own_p
     assert "interrupted, continue with the same command" in capfd.readouterr().err
     assert not (chain / "result.json").exists()
     rows = (chain / "metrics.csv").read_text()
-    with pytest.raises(AssertionError, match="nobody trains"):
+    with pytest.raises(AssertionError, match="no process trains"):
         process_of(chain)
 
     assert main(given) == 0

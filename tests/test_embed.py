@@ -9,13 +9,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from commands import status
 from google.protobuf import text_format
 from matplotlib.image import imread
 from sklearn.datasets import load_digits
 from tensorboard.plugins.projector.projector_config_pb2 import ProjectorConfig
 
 from agents import FixedOrder, Reinforce, load
-from agents.cli import main
 from agents.cli.embed import _described
 from agents.inspection.embeddings import root_embeddings
 from agents.inspection.probes import semantic_table
@@ -27,14 +27,6 @@ from htm_env.datasets import SPLITS, make_dataset
 from htm_env.drawing.figures.roots import apart, principal_plane, root_figure, thumbnails
 from htm_env.files import atomic_folder
 from htm_env.trees.merge_tree import MergeTree
-
-
-def status(*arguments: object) -> int:
-    """The exit status, whether the command returns it or the parser exits with it."""
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
 
 
 @pytest.fixture(scope="module")

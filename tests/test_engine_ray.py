@@ -8,39 +8,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from units import BEGAN_BYTES, FINISHES, RESUMES, STOPS, unit
 
 pytest.importorskip("agents.engines.on_ray")  # before Ray, which it prepares
 
-from agents.engines import Engine, Site, Unit, UnitState, make_engine, run_units
+from agents.engines import Engine, Site, UnitState, make_engine, run_units
 from agents.runs.interruption import Terminated, handled, raise_at_once
 
 ADDRESS = "127.0.0.1"
-FINISHES = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{}')"
 THREADS = "import os; print(os.environ['OMP_NUM_THREADS'])"
-STOPS = """
-import signal, sys, time
-from agents.runs.interruption import follow_owner
-def stop(*_):
-    print("saved", flush=True); sys.exit(143)
-signal.signal(signal.SIGTERM, stop)
-follow_owner()
-print("ready", flush=True)
-time.sleep(60)
-"""
-RESUMES = f"""
-import os, sys
-if os.path.exists(sys.argv[1] + "/began"):
-    {FINISHES}
-    sys.exit()
-open(sys.argv[1] + "/began", "w").write("x" * {5 * 2**20})
-{STOPS}
-"""
-"""Needs to be stopped once; what it writes then takes two pieces to bring home."""
-
-
-def unit(folder: Path, name: str, program: str) -> Unit:
-    (folder / name).mkdir(parents=True)
-    return Unit(name, folder / name, ("-c", program))
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +56,7 @@ def test_units_are_tasks_and_those_of_killed_workers_go_on(tmp_path, address):
     assert ends["failing"].reason == "exit status 1: no such data"
     assert units[0].log.read_text() == "1\n"
     assert all(one.done for one in units[:2])
-    assert (units[1].folder / "began").stat().st_size == 5 * 2**20
+    assert (units[1].folder / "began").stat().st_size == BEGAN_BYTES
     assert len(killed) == 1
     assert not list(tmp_path.rglob(".*"))
 

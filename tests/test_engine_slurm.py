@@ -6,37 +6,13 @@ import json
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
+from units import FINISHES, RESUMES, STOPS, unit
 
 pytest.importorskip("submitit")
 
-from agents.engines import Engine, Site, Unit, UnitState, make_engine, run_units
-
-FINISHES = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{}')"
-STOPS = """
-import signal, sys, time
-def stop(*_):
-    print("saved", flush=True); sys.exit(143)
-signal.signal(signal.SIGTERM, stop)
-print("ready", flush=True)
-time.sleep(60)
-"""
-RESUMES = f"""
-import os, sys
-if os.path.exists(sys.argv[1] + "/began"):
-    {FINISHES}
-    sys.exit()
-open(sys.argv[1] + "/began", "w")
-{STOPS}
-"""
-"""Needs to be stopped once."""
-
-
-def unit(folder: Path, name: str, program: str) -> Unit:
-    (folder / name).mkdir()
-    return Unit(name, folder / name, ("-c", program))
+from agents.engines import Engine, Site, UnitState, make_engine, run_units
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
+from units import FINISHES, unit
 
 from agents.engines import Engine, Progress, Site, Unit, UnitState, make_engine, run_units
 from agents.engines.claims import CLAIM, Claim, Watch
@@ -21,14 +22,7 @@ from agents.runs.lock import locked
 
 ROOT = Path(__file__).parent.parent
 FAST = {"beat_seconds": 0.1, "stale_seconds": 1.0}
-FINISHES = "import sys; open(sys.argv[1] + '/result.json', 'w').write('{}')"
-"""A program that makes a unit done."""
 SLOW = f"import time; time.sleep(0.5); {FINISHES}"
-
-
-def unit(folder: Path, name: str, program: str = FINISHES) -> Unit:
-    (folder / name).mkdir(parents=True, exist_ok=True)
-    return Unit(name, folder / name, ("-c", program))
 
 
 def states(ends: dict[str, Progress]) -> list[str]:

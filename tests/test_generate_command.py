@@ -7,9 +7,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import status
 from safetensors import safe_open
 
-from agents.cli import main
 from agents.generation.options import GenerateOptions
 from agents.generation.samples import RunSamples
 from agents.generation.scores import SetScores, gaussian_tokens
@@ -34,13 +34,6 @@ FEW = [
     "diag",
 ]
 ROWS = ["generated", "unrefined", "real", "reconstruction", "gaussian", "untrained"]
-
-
-def status(*arguments: object) -> int:
-    try:
-        return main([str(argument) for argument in arguments])
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
 
 
 def train(folder, env: str, algo: str = "nearest", **kwargs) -> None:

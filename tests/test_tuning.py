@@ -10,6 +10,7 @@ from typing import ClassVar
 
 import numpy as np
 import pytest
+from commands import refusal
 from comparisons import contents, here
 
 from agents.cli import main
@@ -25,13 +26,6 @@ SPACE = json.dumps({"batch_size": [2, 4], RATE: {"low": 1e-4, "high": 0.1, "log"
 @pytest.fixture(autouse=True)
 def in_this_process(monkeypatch):
     here(monkeypatch)
-
-
-def status(arguments: list[str]) -> int:
-    try:
-        return main(arguments)
-    except SystemExit as exit_:
-        return int(exit_.code or 0)
 
 
 # ---------------------------------------------------------------- spaces
@@ -231,8 +225,5 @@ def test_a_sampler_of_ones_own_hears_of_every_batch(tmp_path):
     ],
 )
 def test_wrong_usage_exits_2_and_writes_nothing(tmp_path, more, says, capsys):
-    assert status(arguments(tmp_path / "out", *more)) == 2
-    error = capsys.readouterr().err
-    assert says in error
-    assert len(error.splitlines()) == 1
+    assert says in refusal(capsys, *arguments(tmp_path / "out", *more))
     assert not (tmp_path / "out").exists()
