@@ -19,6 +19,7 @@ import numpy as np
 import pytest
 import torch
 import torch.distributed as dist
+from commands import refusal
 
 from agents.config.budget import Budget
 from agents.config.run import RunConfig
@@ -26,7 +27,7 @@ from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.reinforce import EntropyConfig, Reinforce, ReinforceConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
-from agents.optim.ranks import Processes, Ranks
+from agents.optim.ranks import VARIABLES, Processes, Ranks
 from agents.registry import build_learner
 from agents.rollouts.rollout import follow
 from agents.runs.checkpoint import load_state, save_state
@@ -434,6 +435,15 @@ def test_a_difference_gives_the_value_back():
     assert found == {"in": {"b": {"in": {"c": {"is": 2}}}, "e": {"is": -0.0}}}
     assert repr(with_difference(other, found)) == repr(value)
     assert difference(value, value) == {}
+
+
+@pytest.mark.parametrize("command", [["compare"], ["tune", "--space", '{"batch_size": [2]}']])
+def test_what_starts_its_own_processes_refuses_torchrun(command, tmp_path, monkeypatch, capsys):
+    for name, value in dict(zip(VARIABLES, ("1", "4", "localhost", "29500"), strict=True)).items():
+        monkeypatch.setenv(name, value)
+    line = refusal(capsys, *command, "--out", tmp_path / "out")
+    assert "starts processes of its own" in line and "rank 1 of 4" in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.slow

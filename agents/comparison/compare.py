@@ -19,7 +19,7 @@ from agents.comparison.results import (
     write_table,
 )
 from agents.comparison.searched import search_runs, searched_rows
-from agents.comparison.workshop import engine_of
+from agents.comparison.workshop import check_alone, engine_of
 from agents.config.errors import UsageError
 from agents.config.files import quoted, write_file
 from agents.runs.directory import RunDirectory
@@ -36,6 +36,7 @@ def compare(options: CompareOptions) -> None:
     belongs to another comparison or is in use, ``ChildProcessError`` naming the runs that failed
     (all others are finished and reported), and ``KeyboardInterrupt`` when interrupted.
     """
+    check_alone("htm compare")
     if options.save_config is not None:
         write_file(options.save_config, options.given)
         return

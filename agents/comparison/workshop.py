@@ -10,15 +10,26 @@ from typing import Any
 
 from agents.comparison.live_table import LiveTable, Watched
 from agents.comparison.plan import PlannedRun
-from agents.config.errors import as_usage_error, json_object
+from agents.config.errors import UsageError, as_usage_error, json_object
 from agents.engines import Progress, Site, Unit, UnitState, make_engine, run_units
 from agents.engines.claims import discard
 from agents.engines.options import EngineOptions
 from agents.engines.registry import check_options, engine_class
+from agents.optim.ranks import Processes
 from agents.runs.lock import locked
 
 TURN = ".turn"
 """The lock of what one process at a time does in a folder that several share."""
+
+
+def check_alone(command: str) -> None:
+    """Raise :class:`UsageError` where ``torchrun`` started this process with others."""
+    processes = Processes.of_environment()
+    if processes is not None:
+        raise UsageError(
+            f"{command} starts processes of its own, and torchrun started this one as rank "
+            f"{processes.index} of {processes.count}; expected the command without torchrun"
+        )
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from agents.comparison.plan import DEFAULT_SECONDS, PlannedRun, check_same_runs,
 from agents.comparison.problems import Problem, find_problem
 from agents.comparison.report import check_processors
 from agents.comparison.results import ResultRow, run_rows, write_table
-from agents.comparison.workshop import Workshop, engine_of
+from agents.comparison.workshop import Workshop, check_alone, engine_of
 from agents.config.budget import Budget
 from agents.config.dataclasses_json import merged, nested
 from agents.config.errors import UsageError, as_usage_error, json_object
@@ -56,6 +56,7 @@ def tune(options: TuneOptions) -> None:
     belongs to another search or is in use, ``ChildProcessError`` naming runs that failed, and
     ``KeyboardInterrupt`` when interrupted.
     """
+    check_alone("htm tune")
     try:
         with engine_of(options, options.out) as workshop:
             best = _Search(options, workshop).best()
