@@ -359,6 +359,25 @@ def test_every_rank_reads_its_own_shards(tmp_path):
     assert together(2, shards, tmp_path) == [{"shards": [0, 2]}, {"shards": [1, 3]}]
 
 
+def test_more_ranks_than_shards_is_the_same_line_in_all(tmp_path):
+    shards = tmp_path / "shards"
+    shards.mkdir()
+    for shard in range(2):
+        np.save(shards / f"{shard}.npy", np.random.default_rng(shard).normal(size=(20, 3, 2)))
+    run = replace(
+        run_of("nearest", Budget(merges=100)),
+        env="HTM-v0",
+        env_kwargs={"dataset": str(shards), "shards_held": 1},
+    )
+
+    def work(processes: Processes) -> str:
+        with pytest.raises(ValueError, match="process 2 of 3 in its 2 shards") as error:
+            runs(run, tmp_path / "run")(processes)
+        return str(error.value)
+
+    assert len(set(together(3, work, tmp_path))) == 1
+
+
 def test_a_run_goes_on_bit_for_bit_after_one_of_its_processes_was_killed(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     result = together(2, runs(REPLAY, whole), tmp_path)[0]

@@ -57,14 +57,14 @@ def check_ranks(path: Path, state: State | None, processes: Processes | None) ->
 def begin(learner: Joinable, processes: Processes, run: RunConfig, state: State | None) -> None:
     """Let the others begin with the first: it has the configuration and the checkpoint, if any.
 
-    Raises ``ValueError`` for a learner that learns in one process, and ``ConnectionError`` where
-    the others do not come.
+    Raises ``ValueError`` for a learner that learns in one process, or whose data is in fewer
+    shards, as all others do too, and ``ConnectionError`` where the others do not come.
     """
-    learner.join(processes)
     processes.connect(learner.device)
     told = {"run": run.as_dict(), "data": recorded_data(learner.dataset)}
     processes.broadcast(json.dumps(told).encode())
     processes.broadcast(as_bytes(state))
+    learner.join(processes)  # last: what it refuses is refused by all, and none waits for another
 
 
 def gather(processes: Processes, state: State) -> list[State]:

@@ -189,20 +189,22 @@ class ShardedDataset(OfCoordinates, GivenDataset):
     def of_rank(self, rank: int, ranks: int) -> Dataset:
         """The rows of this split that are in every ``ranks``-th shard from number ``rank`` on.
 
-        Raises ``ValueError`` where ``rank`` is not one of ``ranks``, or no row of the split is
-        there.
+        Raises ``ValueError`` where ``rank`` is not one of ``ranks``, and, for every ``rank``, where
+        one of the ranks has no row of the split.
         """
         checks.whole_number("ranks", ranks, 1, 2**31)
         checks.whole_number("rank", rank, 0, ranks - 1)
-        part = copy.copy(self)
-        part._maps = _Maps(self._index, self._held)
-        part._take(self.rows[self._index.shard_of(self.rows) % ranks == rank])
-        if not part.size:
+        rank_of_row = self._index.shard_of(self.rows) % ranks
+        without = np.setdiff1d(np.arange(ranks), rank_of_row)
+        if len(without):
             raise ValueError(
                 f"{self._index.source.data} has no row of the split {self.split!r} for process "
-                f"{rank} of {ranks} in its {len(self._index.shards)} shards: expected a shard for "
-                "each process at least"
+                f"{without[0]} of {ranks} in its {len(self._index.shards)} shards: expected a "
+                "shard for each process at least"
             )
+        part = copy.copy(self)
+        part._maps = _Maps(self._index, self._held)
+        part._take(self.rows[rank_of_row == rank])
         return part
 
     def lengths_of(self, rows: Int64[np.ndarray, "B"]) -> Int64[np.ndarray, "B"]:
