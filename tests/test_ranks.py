@@ -31,6 +31,7 @@ from agents.optim.ranks import VARIABLES, Processes, Ranks
 from agents.registry import build_learner
 from agents.rollouts.rollout import follow
 from agents.runs.checkpoint import load_state, save_state
+from agents.runs.directory import RunDirectory
 from agents.runs.loop import Training
 from agents.runs.session import resume_run, start_run
 from agents.runs.together import assist, difference, with_difference
@@ -381,7 +382,7 @@ def test_more_ranks_than_shards_is_the_same_line_in_all(tmp_path):
 def test_a_run_goes_on_bit_for_bit_after_one_of_its_processes_was_killed(tmp_path):
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     result = together(2, runs(REPLAY, whole), tmp_path)[0]
-    assert result["ranks"] == 2
+    assert result["ranks"] == RunDirectory(whole).load_ranks() == 2
     started, _ = forked(2, runs(REPLAY, broken), tmp_path)
     deadline = time.monotonic() + 60
     while not (broken / "checkpoint.before").exists():
@@ -406,6 +407,15 @@ def test_a_run_goes_on_bit_for_bit_after_one_of_its_processes_was_killed(tmp_pat
     learner = other["in"]["learner"]["in"]
     assert {"generator", "buffer"} <= learner.keys()  # its own, unlike all weights
     assert not {"autoencoder", "policy", "trainer", "optimizer", "updates"} & learner.keys()
+
+
+def test_a_run_without_a_checkpoint_keeps_its_number_of_ranks(tmp_path):
+    directory = RunDirectory(tmp_path / "run")
+    with directory.locked():
+        directory.save_config(REPLAY, ranks=2)
+    assert directory.load_config() == REPLAY
+    with pytest.raises(ValueError, match=r"of 2 processes.*this is 1.*torchrun --nproc-per-node 2"):
+        resume_run(directory.path, build_learner, progress_bar=False)
 
 
 def test_seconds_are_those_of_the_first_and_merges_those_of_all(tmp_path):

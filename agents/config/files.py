@@ -13,9 +13,9 @@ from typing import Any
 
 from agents.config.errors import UsageError
 
-RECORDED = ("versions", "data", "digest")
-"""What ``config.json`` has beside the configuration: the libraries, the data that was read, and
-what tells whether it was changed."""
+RECORDED = ("versions", "data", "ranks", "digest")
+"""What ``config.json`` has beside the configuration: the libraries, the data that was read, the
+number of processes that learn together, and what tells whether it was changed."""
 PLAIN = f"{string.ascii_letters}{string.digits}/._+- "
 """Letters of paths that need no escape."""
 

@@ -157,12 +157,15 @@ class RunDirectory:
         except ValueError as error:
             raise ValueError(brief(f"{self.hosts_path}: {error}")) from error
 
-    def save_config(self, run: RunConfig, data: dict[str, Any] | None = None) -> None:
+    def save_config(
+        self, run: RunConfig, data: dict[str, Any] | None = None, ranks: int | None = None
+    ) -> None:
         """Write ``config.json``.
 
         Data in ``env_kwargs`` is kept beside it, paths become absolute. ``data`` is what
-        :func:`agents.runs.data.recorded_data` gives. Raises ``ValueError`` for what JSON cannot
-        hold, and for data whose name is no text.
+        :func:`agents.runs.data.recorded_data` gives, and ``ranks`` the number of processes that
+        learn together, if it is known. Raises ``ValueError`` for what JSON cannot hold, and for
+        data whose name is no text.
         """
         kwargs, arrays = self._kept_kwargs(run)
         if arrays is not None:
@@ -170,8 +173,11 @@ class RunDirectory:
             np.savez_compressed(content, **arrays)  # type: ignore[arg-type]
             atomic_write_bytes(self.path / OWN_DATA, content.getvalue())
         described = replace(run, env_kwargs=kwargs).as_dict()
+        beside: dict[str, Any] = {"versions": versions(), "data": data}
+        if ranks is not None:
+            beside["ranks"] = ranks
         try:
-            write_json(self.config_path, described | {"versions": versions(), "data": data})
+            write_json(self.config_path, described | beside)
         except TypeError as error:
             raise ValueError(
                 f"this run cannot be described in {self.config_path}: {error}"
@@ -233,6 +239,14 @@ class RunDirectory:
         """What ``config.json`` records of the data; None for generated data and older runs."""
         self._record()
         return self._read_config().get("data")
+
+    def save_ranks(self, ranks: int) -> None:
+        """Write into ``config.json`` how many processes learn together."""
+        write_json(self.config_path, self._read_config() | {"ranks": ranks})
+
+    def load_ranks(self) -> int | None:
+        """How many processes learn together; None for one, and in older runs."""
+        return self._record().ranks
 
     def other_versions(self) -> str | None:
         """One sentence on the versions that were others where the run began; None if none were."""

@@ -117,6 +117,8 @@ class RunRecord:
 
     versions: dict[str, str] = field(default_factory=dict)
     data: DataRecord | None = None
+    ranks: int | None = None
+    """Processes that learn the model together; None for one, and in older runs."""
 
 
 @dataclass(frozen=True)

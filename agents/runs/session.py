@@ -261,9 +261,10 @@ def resume_run(
         _warn(differs)
         _warn(directory.other_versions())
         found = after(recorded_data(learner.dataset), recorded)
+        ranks = directory.load_ranks()
+        check_ranks(directory.path, state, ranks, processes)
         if found != recorded or data is not None:
-            directory.save_config(run, found)
-        check_ranks(directory.checkpoint_path, state, processes)
+            directory.save_config(run, found, ranks)
         return _run(learner, budget, directory, state, progress_bar, began, calibrate, processes)
 
 
@@ -285,6 +286,7 @@ def _run(
 ) -> dict[str, Any]:
     if processes is not None:
         begin(learner, processes, directory.load_config(), state)
+        directory.save_ranks(processes.count)
     directory.add_host(this_host(learner.device, calibrate=calibrate))
     validation = learner.task.dataset("validation")
 

@@ -42,14 +42,20 @@ class Joinable(Trainable, Protocol):
     def restore(self, state: State) -> None: ...
 
 
-def check_ranks(path: Path, state: State | None, processes: Processes | None) -> None:
-    """Raise ``ValueError`` where another number of ranks wrote a checkpoint than continues it."""
+def check_ranks(
+    path: Path, state: State | None, recorded: int | None, processes: Processes | None
+) -> None:
+    """Raise ``ValueError`` where another number of ranks began a run than continues it.
+
+    ``recorded`` is the number that began it, which counts where there is no checkpoint; None where
+    it is not known.
+    """
     count = 1 if processes is None else processes.count
-    wrote = count if state is None else 1 + len(state["ranks"])
-    if wrote != count:
-        command = "htm train" if wrote == 1 else f"torchrun --nproc-per-node {wrote} ..."
+    began = (recorded or count) if state is None else 1 + len(state["ranks"])
+    if began != count:
+        command = "htm train" if began == 1 else f"torchrun --nproc-per-node {began} ..."
         raise ValueError(
-            f"{path} is of {wrote} processes that learn together, and this is {count}: expected as "
+            f"{path} is of {began} processes that learn together, and this is {count}: expected as "
             f"many, since each goes on with its own random numbers and episodes ({command})"
         )
 
