@@ -53,6 +53,19 @@ def test_one_that_fails_says_why_and_the_others_go_on(tmp_path, engine):
     assert units[2].log.read_text() == "done\n"
 
 
+def test_a_reason_is_of_the_last_attempt(tmp_path, engine):
+    """What the log has of an earlier attempt is not given as the reason."""
+    units = [
+        unit(tmp_path, "silent", "raise SystemExit(3)"),
+        unit(tmp_path, "killed", "import os; os.kill(os.getpid(), 40)"),
+    ]
+    for one in units:
+        one.log.write_text("htm: the folder is in use by process 1\n")
+    ends = run_units(units, engine)
+    assert ends["silent"].reason == "exit status 3"
+    assert ends["killed"].reason == "killed by signal 40"
+
+
 @pytest.mark.parametrize(("name", "options"), [("local", {}), ("folder", FAST)])
 def test_as_many_at_a_time_as_there_are_places(tmp_path, name, options):
     units = [unit(tmp_path, str(k), SLOW) for k in range(4)]

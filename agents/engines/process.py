@@ -40,6 +40,7 @@ class UnitProcess:
         reading, self._owned = os.pipe()
         try:
             with open(self.log, "ab") as log:
+                self._log_before = log.tell()
                 self._process = subprocess.Popen(
                     unit.command(folder),
                     stdin=subprocess.DEVNULL,
@@ -71,11 +72,12 @@ class UnitProcess:
         if status == 0:
             return Progress(UnitState.DONE)
         if status < 0:
-            reason = f"killed by {signal.Signals(-status).name}"
-        else:
-            lines = self.log.read_text(errors="replace").strip().splitlines()
-            reason = f"exit status {status}: {lines[-1].removeprefix('htm: ') if lines else ''}"
-        return Progress(UnitState.FAILED, reason)
+            return Progress(UnitState.FAILED, f"killed by {_signal_name(-status)}")
+        with open(self.log, "rb") as log:
+            log.seek(self._log_before)  # what earlier attempts wrote is no reason
+            lines = log.read().decode(errors="replace").strip().splitlines()
+        said = f": {lines[-1].removeprefix('htm: ')}" if lines else ""
+        return Progress(UnitState.FAILED, f"exit status {status}{said}")
 
     def stop(self) -> None:
         """Ask it for its checkpoint and its end; returns at once."""
@@ -97,6 +99,13 @@ class UnitProcess:
         if self._owned >= 0:
             os.close(self._owned)
             self._owned = -1
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # most of the real-time signals have no name
+        return f"signal {number}"
 
 
 def blocked(end: Progress) -> bool:
