@@ -45,6 +45,13 @@ def test_units_are_jobs_that_end_fail_or_are_queued_again(tmp_path, engine):
     assert json.loads((kept / "2.json").read_text())["state"] == "failed"
 
 
+def test_where_jobs_have_no_folder_the_error_is_about_that(tmp_path, engine):
+    (tmp_path / "slurm").write_text("a file")
+    with pytest.raises(OSError, match="slurm") as error:
+        run_units([unit(tmp_path, "one")], engine)
+    assert not str(error.value).endswith("stop'")
+
+
 def test_an_interruption_stops_jobs_with_their_checkpoints(tmp_path, engine):
     units = [unit(tmp_path, str(number), STOPS) for number in range(3)]
 

@@ -112,6 +112,8 @@ class SlurmEngine(Engine):
         return self._progress
 
     def cancel(self) -> None:
+        if not self._folder.is_dir():
+            return  # nothing was submitted
         (self._folder / STOP).touch()
         self._waiting.clear()
         try:
