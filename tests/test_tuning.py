@@ -16,7 +16,7 @@ from comparisons import contents, here
 from agents.cli import main
 from agents.config.budget import Budget
 from agents.tuning.samplers import RandomSampler, check_sampler, make_sampler
-from agents.tuning.space import Choice, Range, draw, space_from_dict
+from agents.tuning.space import Choice, Range, Values, draw, space_from_dict
 from agents.tuning.tune import budgets, survivors
 
 RATE = "autoencoder.merger.learning_rate"
@@ -211,6 +211,18 @@ def test_a_sampler_of_ones_own_hears_of_every_batch(tmp_path):
     assert float(rows[0]["error"]) == sum(errors) / 2
 
 
+class Sparing(RandomSampler):
+    """Gives a trial less than it is asked for."""
+
+    def ask(self, count: int) -> list[Values]:
+        return super().ask(count - 1)
+
+
+def test_a_sampler_that_gives_too_few_trials_is_named(tmp_path, capsys):
+    assert main(arguments(tmp_path / "out", "--sampler", f"{__name__}:Sparing")) == 1
+    assert "Sparing' gave the values of 8 trials; expected 9" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [
@@ -218,6 +230,7 @@ def test_a_sampler_of_ones_own_hears_of_every_batch(tmp_path):
         (["--space", '{"speed": [1]}'], "the options of nearest: "),
         (["--space", '{"batch_size": 3}'], "--space: batch_size is 3; expected a list"),
         (["--trials", "3", "--rungs", "3"], "need at least 9"),
+        (["--rungs", "1000000000"], "need at least"),
         (["--sampler", "rndom"], "--sampler: unknown sampler 'rndom'"),
         (["--engine", "loca"], "--engine: unknown engine 'loca'"),
         (["--seconds", "1"], "two budgets"),

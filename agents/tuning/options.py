@@ -67,7 +67,7 @@ class TuneOptions(EngineOptions):
         check_at_least(1, trials=self.trials, rungs=self.rungs, seeds=self.seeds, batch=self.batch)
         check_at_least(2, factor=self.factor)
         check_at_least(0, first_seed=self.first_seed, sampler_seed=self.sampler_seed)
-        fewest = self.factor ** (self.rungs - 1)
+        fewest = self.factor ** min(self.rungs - 1, 64)  # more than any number of trials
         if self.trials < fewest:
             raise UsageError(
                 f"--trials is {self.trials}; {self.rungs} rungs by a factor of {self.factor} need "

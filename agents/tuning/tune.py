@@ -113,7 +113,7 @@ class _Search:
         ranked = sorted(errors, key=lambda trial: (errors[trial], trial))
         for trial in ranked[:SHOWN]:
             values = json.dumps(self.values[trial])
-            print(f"trial {trial:<4d}validation {errors[trial]:.4g}  {values}")
+            print(f"trial {trial:<3d} validation {errors[trial]:.4g}  {values}")
         if not math.isfinite(errors[ranked[0]]):
             raise FloatingPointError("no trial of the last rung had a finite validation error")
         return self._runs(self.options.rungs - 1, ranked[0])[0].config.as_dict()
@@ -123,7 +123,13 @@ class _Search:
             left = self.options.trials - len(self.values)
             count = min(left, self.options.batch) if self.sampler.learns else left
             new = range(len(self.values), len(self.values) + count)
-            self.values |= zip(new, self.sampler.ask(count), strict=True)
+            asked = self.sampler.ask(count)
+            if len(asked) != count:
+                raise ValueError(
+                    f"the sampler {self.options.sampler!r} gave the values of {len(asked)} "
+                    f"trials; expected {count}"
+                )
+            self.values |= zip(new, asked, strict=True)
             for trial, error in zip(new, self._errors(0, new), strict=True):
                 self.sampler.tell(self.values[trial], error)
                 yield trial, error
