@@ -450,6 +450,13 @@ def test_a_rank_that_does_not_answer_is_named(tmp_path):
     assert "rank 0 of 2" in said and "rank 1 ended, or did not answer within 2 s" in said
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_rank_without_a_gpu_says_so():
+    processes = Processes(0, 1, dist.HashStore())
+    with pytest.raises(ValueError, match=r"rank 0 of 1 has no GPU.*--device cpu"):
+        processes.connect(torch.device("cuda"))
+
+
 @pytest.mark.parametrize("algo", ["ppo", "maskable_ppo"])
 def test_who_learns_in_one_process_says_so(algo):
     learner = build_learner(RunConfig("HTM-Trees-v0", algo=algo))

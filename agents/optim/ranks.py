@@ -69,7 +69,8 @@ class Processes:
         """Wait for the others; the first process says which device all use.
 
         Where that is ``cuda``, each process of a machine has a GPU of its own, and NCCL carries
-        what is on GPUs, if there are enough; gloo carries all else.
+        what is on GPUs, if there are enough; gloo carries all else. Raises ``ValueError`` where
+        there is none.
         """
         local = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
         if local == self.count:
@@ -83,6 +84,11 @@ class Processes:
             backend = "gloo"
             if self._store.get("device") == b"cuda":
                 gpus = torch.cuda.device_count()
+                if not gpus:
+                    raise ValueError(
+                        f"rank {self.index} of {self.count} has no GPU, and rank 0 has; expected "
+                        "one on every machine, or --device cpu"
+                    )
                 torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", self.index)) % gpus)
                 if gpus >= local:
                     backend = "cpu:gloo,cuda:nccl"
