@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import shutil
 import warnings
@@ -249,6 +251,14 @@ def test_processes_read_different_shards(tmp_path: Path) -> None:
         whole.of_rank(3, 3)
     generated = make_dataset("HTM-Trees-v0")
     assert generated.of_rank(1, 2) is generated
+
+
+def test_a_file_system_without_locks_is_no_hindrance(tmp_path: Path, monkeypatch: Any) -> None:
+    def refused(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refused)
+    assert make_dataset(written(tmp_path / "sets", dense), shards_held=1).size == 48  # of 60 rows
 
 
 def test_training_on_shards_gives_the_weights_of_the_array(tmp_path: Path) -> None:

@@ -411,7 +411,8 @@ def _alone(path: Path) -> Iterator[None]:
         yield
         return
     with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        with suppress(OSError):  # a file system without locks: the same
+            fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
