@@ -2,9 +2,9 @@
 
 A claim is the folder ``.claim/1`` in the unit's folder. Making a folder succeeds for one process
 alone, also on a network's file system. Its owner keeps writing to it; where nothing is written for
-long, the owner is dead, and whoever makes the folder of the next number, ``.claim/2``, takes the
-unit over. An owner that was only asleep finds the higher number, and stops. Times are those between
-readings of one machine, so clocks need not agree.
+long, the owner is dead, and the process that makes the folder of the next number, ``.claim/2``,
+takes the unit over. An owner that was only asleep finds the higher number, and stops. Times are
+those between readings of one machine, so clocks need not agree.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class FolderConfig:
     """Times of claims, in seconds."""
 
     beat_seconds: float = 5.0
-    """The owner of a claim writes to it, and looks at those of others, as often as this."""
+    """The owner of a claim writes to it, and reads those of others, as often as this."""
     stale_seconds: float = 60.0
     """A claim to which nothing was written for so long is taken over; far more than the caches of
     the file system and a beat take together."""

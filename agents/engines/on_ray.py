@@ -28,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-# Otherwise Ray takes 127.0.0.1 for the address under which the network knows this machine.
+# Otherwise Ray takes 127.0.0.1 for the address of this machine in the network.
 os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 # Otherwise the workers of a Ray that is started here run behind everything else on the machine.
@@ -77,8 +77,8 @@ class RayConfig:
     memory_growth: float = 2.0
     """A unit that ran out of memory asks for so many times as much the next time."""
     shared: bool | None = None
-    """True <--> all machines see the run folders under the same path; not given: every unit looks.
-    Where they do not, its files are copied there and back."""
+    """True <--> all machines see the run folders under the same path; not given: each unit
+    tests it. Where they do not, its files are copied there and back."""
 
     def __post_init__(self) -> None:
         check_bounds(self, num_cpus=0, num_gpus=0, retries=0, memory_growth=1)
