@@ -33,6 +33,7 @@ from htm_env.forest import (
     pad_merges,
 )
 from htm_env.membership import ACTION_MASK, Membership, check_extras, observed_extras
+from htm_env.posed import PosedLifter, PosedMerger, PosedUnlifter, PosedUnmerger, common_units
 
 AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 
@@ -132,8 +133,11 @@ class Architecture(NamedTuple):
 ARCHITECTURES = {
     "residual": Architecture(ResidualNetwork, ResidualNetwork),
     "mlp": Architecture(linear, plain_network),
+    "posed": Architecture(ResidualNetwork, ResidualNetwork),
 }
-"""This project's, and the published method's."""
+"""This project's, the published method's, and this project's with poses (``posed.py``)."""
+POSED = ("posed",)
+"""Those whose embeddings are pose and content."""
 
 
 # ---------------------------------------------------------------- the networks on numpy arrays
@@ -591,6 +595,19 @@ class TreeEncoder(SavedAutoencoder):
         return merges, num_leaves
 
 
+def check_places(places: Sequence[int], token_dim: int, embedding_dim: int) -> None:
+    """Raises ``ValueError`` unless these are places of such tokens whose poses leave room."""
+    if len(places) != 2:
+        raise ValueError(
+            f"places is {places!r}; expected two numbers, since embeddings are to have poses"
+        )
+    count = whole_number("places[0]", places[0], 1, token_dim)
+    width = whole_number("places[1]", places[1], 1, count)
+    if count % width:
+        raise ValueError(f"places is {places!r}; expected whole places of {width} numbers")
+    at_least(width + 2, embedding_dim=embedding_dim)
+
+
 class HTMAutoencoder(TreeEncoder):
     """Encodes token sets along given merges into roots, and decodes them back.
 
@@ -602,9 +619,15 @@ class HTMAutoencoder(TreeEncoder):
         embedding_dim: ``D``; well under ``n T`` it is a bottleneck, so that structure is needed.
         hidden_dim: width of the hidden layers, counted in plain units; ``"residual"`` has two
             thirds as many gated ones, with the same number of parameters.
-        architecture: ``"residual"`` (this project's) or ``"mlp"`` (the published one).
+        architecture: ``"residual"`` (this project's), ``"mlp"`` (the published one), or
+            ``"posed"``: embeddings of a pose and of a content in its own frame.
         categories: numbers of values of the categories, whose coordinates are a token's last ones.
+        places: of ``"posed"`` alone: the leading coordinates of a token that are places, and how
+            many a single place has (see :func:`htm_env.datasets.kinds.place_columns`).
         generator: draws the initial weights; torch's global generator if None.
+
+    Raises ``ValueError`` for an unknown architecture, a size that is out of range, and where a pose
+    leaves no room for content.
     """
 
     def __init__(
@@ -615,26 +638,44 @@ class HTMAutoencoder(TreeEncoder):
         architecture: str = "residual",
         *,
         categories: Sequence[int] = (),
+        places: Sequence[int] = (),
         generator: torch.Generator | None = None,
     ) -> None:
         check_choice("architecture", architecture, sorted(ARCHITECTURES))
         sizes = {"token_dim": token_dim, "embedding_dim": embedding_dim, "hidden_dim": hidden_dim}
         for name, size in sizes.items():
             whole_number(name, size, 1, WIDEST)
-        super().__init__({**sizes, "architecture": architecture}, categories)
+        config: dict[str, Any] = {**sizes, "architecture": architecture}
+        if architecture in POSED:
+            check_places(places, token_dim, embedding_dim)
+            config["places"] = list(places)
+        super().__init__(config, categories)
+        self.places = tuple(places) if architecture in POSED else ()
+        pose = self.places[1] + 1 if self.places else 0
+        content, relative = embedding_dim - pose, pose + 1 if pose else 0
         lift, merge = ARCHITECTURES[architecture]
         with seeded_initialisation(generator):
-            self.lifter = lift(token_dim, hidden_dim, embedding_dim)
-            self.merger = merge(2 * embedding_dim, hidden_dim, embedding_dim)
-            self.unmerger = merge(embedding_dim, hidden_dim, 2 * embedding_dim)
-            self.unlifter = lift(embedding_dim, hidden_dim, token_dim)
+            self.lifter = lift(token_dim, hidden_dim, content)
+            self.merger = merge(relative + 2 * content, hidden_dim, content)
+            self.unmerger = merge(content, hidden_dim, relative + 2 * content)
+            self.unlifter = lift(content, hidden_dim, token_dim)
             self.classifier = merge(embedding_dim, min(hidden_dim, 64), 1)
+        if self.places:
+            self.lifter = PosedLifter(self.lifter, self.places)
+            self.merger = PosedMerger(self.merger, self.places[1])
+            self.unmerger = PosedUnmerger(self.unmerger, self.places[1])
+            self.unlifter = PosedUnlifter(self.unlifter, self.places)
 
     lifter: nn.Module
     merger: nn.Module
     unmerger: nn.Module
     unlifter: nn.Module
     classifier: nn.Module
+
+    def set_statistics(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> None:
+        if self.places:
+            mean, std = common_units(mean, std, self.places)
+        super().set_statistics(mean, std)
 
     def decoding(self) -> HTMAutoencoder:
         return self

@@ -371,7 +371,10 @@ def test_loading_a_file_that_is_not_an_autoencoder_names_it(tmp_path, autoencode
         ({"token_dim": 0}, "token_dim is 0: expected a whole number"),
         ({"token_dim": 2, "embedding_dim": -1}, "embedding_dim is -1: expected a whole number"),
         ({"token_dim": 2, "hidden_dim": 0}, "hidden_dim is 0: expected a whole number"),
-        ({"token_dim": 2, "architecture": "deep"}, r"'deep'; choose from \['mlp', 'residual'\]"),
+        (
+            {"token_dim": 2, "architecture": "deep"},
+            "'deep'; choose from .'mlp', 'posed', 'resid",
+        ),
     ],
 )
 def test_wrong_arguments(arguments, message):

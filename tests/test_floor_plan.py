@@ -23,7 +23,7 @@ PACKAGES = ("htm_env", "replay", "agents")
 # lines before its own, and nothing else of its package.
 PLAN: dict[str, tuple[set[str], ...]] = {
     "htm_env": (
-        {"checks", "registration", "softmax", "trees", "types"},
+        {"checks", "posed", "registration", "softmax", "trees", "types"},
         {"files"},
         {"datasets", "forest"},
         {"candidates", "membership"},

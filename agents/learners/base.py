@@ -25,9 +25,17 @@ from agents.evaluation.evaluate import evaluate, planned, root_errors
 from agents.evaluation.sets import EncodedSets, PlacedSets, encode_sets
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer
 from agents.optim.ranks import Processes, Ranks
-from htm_env.autoencoder import NOTHING_DECODED, HTMAutoencoder, Policy, TreeEncoder, merge_with
+from htm_env.autoencoder import (
+    NOTHING_DECODED,
+    POSED,
+    HTMAutoencoder,
+    Policy,
+    TreeEncoder,
+    merge_with,
+)
 from htm_env.checks import at_least, check_choice, whole_number
 from htm_env.datasets import Dataset, environment_id
+from htm_env.datasets.kinds import place_columns
 from htm_env.datasets.sets import as_list
 from htm_env.files import load_weights
 from htm_env.forest import tree_height
@@ -165,10 +173,17 @@ class Learner(ABC):
             self.config.autoencoder.hidden_dim,
             self.config.autoencoder.architecture,
             categories=self.dataset.categories,
+            places=self.places(),
             generator=self.generator,
         )
         autoencoder.set_statistics(self.dataset.mean, self.dataset.std)
         return autoencoder
+
+    def places(self) -> tuple[int, ...]:
+        """Where the tokens have their places, for an architecture that keeps poses; else none."""
+        if self.config.autoencoder.architecture not in POSED:
+            return ()
+        return place_columns(self.dataset.kind, self.dataset.token_dim)
 
     # ------------------------------------------------------------ what an algorithm does
 

@@ -39,7 +39,8 @@ class AutoencoderConfig:
     hidden_dim: int = 256
     """Width of the hidden layers, counted in plain units: gated ones are two thirds as many."""
     architecture: str = "residual"
-    """``residual`` or ``mlp`` (the published method's)."""
+    """``residual``, ``mlp`` (the published method's), or ``posed``: a node is a pose and a content
+    in its own frame, for tokens that have places."""
     loss: LossWeights = field(default_factory=LossWeights)
     """Weights of the losses."""
     subtree_share: tuple[tuple[float, float], ...] = ((0.0, 0.3), (1.0, 0.05))
