@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from htm_env.autoencoder import Hidden, HTMAutoencoder, seeded_initialisation
 from htm_env.checks import whole_number
 from htm_env.datasets.kinds import place_columns
-from htm_env.forest import active_nodes, children_table, descend
+from htm_env.forest import Level, active_nodes, children_table, descend
 from htm_env.losses import (
     Counts,
     covariance_loss,
@@ -50,6 +50,8 @@ class ViewConfig:
     """Weight of the covariances between the numbers of a root."""
     projector: int = 0
     """Width of two layers through which roots are compared; 0 compares the roots themselves."""
+    inner: bool = False
+    """The inner nodes below the roots agree too, each with the same node of the other view."""
     hidden_nodes: float = 0.0
     """Probability that an inner node below the roots is hidden, with all that is under it."""
     hidden_tokens: float = 0.0
@@ -69,7 +71,8 @@ class ViewConfig:
         """Raises ``ValueError`` for a number that is out of range."""
         whole_number("projector", self.projector, 0, WIDEST_PROJECTOR)
         most = {"hidden_nodes": 1.0, "hidden_tokens": 1.0, "rotation": 180.0}
-        for name, value in vars(self).items():
+        numbers = {name: value for name, value in vars(self).items() if name != "inner"}
+        for name, value in numbers.items():
             limit = most.get(name, math.inf)
             if not 0 <= value <= limit or value == math.inf:
                 words = "0 or more" if limit == math.inf else f"0 to {limit:g}"
@@ -248,6 +251,21 @@ def hidden_nodes(
 # ---------------------------------------------------------------- losses
 
 
+def _seen_twice(
+    states: Float[Tensor, "K D"], level: Level, hidden: Hidden | None
+) -> tuple[Float[Tensor, "I D"], Float[Tensor, "I D"]]:
+    """The states of the inner nodes of a level in two views, where neither hides the node.
+
+    A level has the nodes of one view and then, in the same order, those of the other.
+    """
+    one, other = states[level.internal].chunk(2)
+    if hidden is None:
+        return one, other
+    first, second = hidden.nodes[level.nodes[level.internal]].chunk(2)
+    shown = ~(first | second)
+    return one[shown], other[shown]
+
+
 def view_losses(
     autoencoder: HTMAutoencoder,
     networks: ViewNetworks,
@@ -262,8 +280,8 @@ def view_losses(
     """The losses on views that have a weight, by name, and their weighted sum as ``total``.
 
     The masked reconstruction is that of one view. Of several trees, or of the trees of a partial
-    forest, every root counts for itself; variances and covariances are those over the roots of
-    one process.
+    forest, every root counts for itself; variances and covariances are those over the roots (and
+    inner nodes) of one process.
 
     Args:
         autoencoder: encodes and decodes the views.
@@ -294,8 +312,14 @@ def view_losses(
     children = children_table(merges, num_tokens)
     starts = active_nodes(merges, num_tokens).flatten().nonzero().squeeze(1)
     levels = descend(children, starts)
-    roots = autoencoder.encode_levels(seen, present, levels, hidden=hidden)[0]  # (views R, D)
-    own = len(starts) // views
+    states = autoencoder.encode_levels(seen, present, levels, hidden=hidden)
+    roots, own = states[0], len(starts) // views  # (views R, D)
+    compared = [roots.chunk(views)]
+    if config.agree and config.inner:
+        compared += [
+            _seen_twice(state, level, hidden)
+            for state, level in zip(states[1:], levels[1:], strict=True)
+        ]
     counts = Counts({"samples": len(batch.present), "roots": own}, mean, roots)
     losses: dict[str, Float[Tensor, ""]] = {}
     if config.masked:
@@ -313,7 +337,10 @@ def view_losses(
             ),
         )
     if config.agree:
-        one, other = networks.projector(roots).to(clean.dtype).split(own)
+        one, other = (
+            networks.projector(torch.cat(view)).to(clean.dtype)
+            for view in zip(*compared, strict=True)
+        )
         terms: dict[str, Callable[[], Tensor]] = {
             "variance": lambda: (variance_loss(one) + variance_loss(other)) / 2,
             "invariance": lambda: invariance_loss(one, other),

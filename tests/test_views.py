@@ -44,6 +44,7 @@ ALL = ViewConfig(
     invariance=25.0,
     covariance=1.0,
     projector=7,
+    inner=True,
     hidden_nodes=0.2,
     hidden_tokens=0.3,
     translation=0.1,
@@ -294,6 +295,32 @@ def test_empty_slots_change_no_loss(autoencoder, share):
             torch.testing.assert_close(value, other[name], **CLOSE)
 
 
+def test_inner_nodes_agree_where_both_views_show_them(autoencoder):
+    """Views alike: no distance; of the variances those over roots and inner nodes together."""
+    batch, merges = ragged()
+    config = ViewConfig(variance=1.0, invariance=1.0, inner=True)
+    found, _ = losses_of(autoencoder, config, batch, merges)
+    assert float(found["invariance"].detach()) == pytest.approx(0, abs=1e-9)
+    nodes = autoencoder.encode(batch.tokens, batch.present, merges).nodes
+    rows = [nodes[row, n : 2 * n - 1] for row, n in enumerate(batch.num_tokens.tolist())]
+    torch.testing.assert_close(found["variance"], variance_loss(torch.cat(rows)), **CLOSE)
+
+
+def test_hidden_inner_nodes_are_not_compared(autoencoder):
+    """All of them are hidden: what is left are the roots."""
+    batch, merges = ragged()
+    found = [
+        losses_of(
+            autoencoder,
+            ViewConfig(variance=1.0, hidden_nodes=1.0, jitter=0.1, inner=inner),
+            batch,
+            merges,
+        )[0]["variance"]
+        for inner in (False, True)
+    ]
+    assert torch.equal(*found)
+
+
 def test_contrast_is_of_nodes_below_the_roots(autoencoder):
     """A forest without merges has none."""
     batch, merges = ragged()
@@ -365,7 +392,7 @@ def test_the_command_has_every_option(tmp_path, env_id):
     options |= {"autoencoder.hidden_dim": 16, "autoencoder.view_networks.learning_rate": 0.01}
     arguments = ["--env", env_id, "--algo", "balanced_sorted", "--merges", "1000"]
     for name, value in options.items():
-        arguments += ["--set", f"{name}={value}"]
+        arguments += ["--set", f"{name}={json.dumps(value)}"]
     assert main(["train", *arguments, "--out", str(tmp_path / "run")]) == 0
     saved = json.loads((tmp_path / "run" / "config.json").read_text())["config"]["autoencoder"]
     assert saved["views"] == vars(ALL)
