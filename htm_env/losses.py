@@ -37,6 +37,12 @@ class LossWeights:
     contrast: float = 0.0
     """Contrast of every decoder state with its node's encoder state among those of all nodes
     (StrAE, Opper et al. 2023); instead of ``transport``, which pulls without pushing."""
+    rate: float = 0.0
+    """Rate of the roots over a noisy channel, in nats over the numbers of the tokens, as the error
+    is a mean over them: twice the variance that the error of a number is to have. Where it is not
+    zero, every root that is decoded has noise of variance 1 (see :func:`channel_rate`)."""
+    rate_nodes: bool = False
+    """Rate and noise of every node, not of the roots alone."""
     magnitude: float = 0.0
     """Squared embeddings, so that their scale stays bounded."""
     classifier: float = 0.1
@@ -114,6 +120,24 @@ def covariance_loss(values: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
     covariances = off.T @ off / (len(values) - 1)
     covariances = covariances - torch.diag(covariances.diagonal())
     return covariances.square().sum() / values.shape[1]
+
+
+def channel_rate(values: Float[Tensor, "R D"]) -> Float[Tensor, ""]:
+    """Nats that a value costs over a channel with Gaussian noise of variance 1 in every number:
+    ``log det(1 + C) / 2`` with the covariance ``C`` of the values; 0 for a single one.
+
+    It is the Kullback-Leibler divergence of the noisy value from a normal distribution (the rate of
+    Alemi et al. 2018, "Fixing a Broken ELBO") where that distribution is not the standard one, as
+    in Kingma and Welling 2014, but the best for the batch. With the variance of the noise fixed the
+    standard one would cost half the square of a value, instead of the logarithm. As coding rate of
+    embeddings: Yu et al. 2020, "Learning Diverse and Discriminative Representations via the
+    Principle of Maximal Coding Rate Reduction".
+    """
+    off = (values - values.mean(dim=0)).double()  # else short products may leave no positive matrix
+    covariances = off.T @ off / len(values)
+    ones = torch.eye(values.shape[1], dtype=off.dtype, device=values.device)
+    rate: Tensor = torch.linalg.slogdet(ones + covariances).logabsdet / 2
+    return rate.to(values.dtype)
 
 
 def cycle_loss(autoencoder: HTMAutoencoder, pairs: Float[Tensor, "I W"]) -> Float[Tensor, ""]:
@@ -221,7 +245,11 @@ def autoencoder_losses(
         draw = torch.rand(len(below_roots), generator=generator, device=nodes.device)
         start = torch.cat([roots, below_roots[draw < subtree_share]])
         walk = descend(children, start)
-    decoded = autoencoder.decode_levels(encoded[row[start]], walk)
+    sent = encoded[row[start]]
+    if weights.rate:
+        noise = torch.empty_like(sent).normal_(generator=generator)
+        sent = sent + (noise if weights.rate_nodes else noise * (row[start, None] < len(roots)))
+    decoded = autoencoder.decode_levels(sent, walk)
     leaf_ids, predicted = autoencoder.unlift_leaves(decoded, walk)
     predicted = predicted.to(standardised.dtype)  # shorter where products are
     origin = torch.cat([level.origin[level.leaves] for level in walk])
@@ -286,6 +314,10 @@ def autoencoder_losses(
         losses |= counts.weighted(
             "contrast", "below", lambda: contrast_loss(down, encoded[row[lower]], temperature)
         )
+    if weights.rate:
+        values = encoded if weights.rate_nodes else encoded[: len(roots)]
+        of_numbers = len(values) / (int(num_tokens.sum()) * autoencoder.token_dim)
+        losses |= counts.weighted("rate", "samples", lambda: channel_rate(values) * of_numbers)
     if weights.magnitude:
         losses |= counts.weighted("magnitude", "nodes", lambda: magnitude_loss(encoded))
     if weights.classifier:

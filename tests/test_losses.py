@@ -16,6 +16,7 @@ from htm_env.autoencoder import HTMAutoencoder
 from htm_env.losses import (
     LossWeights,
     autoencoder_losses,
+    channel_rate,
     classifier_loss,
     cycle_loss,
     magnitude_loss,
@@ -284,3 +285,68 @@ def test_noise_has_the_given_deviation():
         autoencoder, batch, merges, only("magnitude"), noise_std=0.3, generator=generator()
     )
     assert float(losses["magnitude"].detach()) == pytest.approx(0.09, rel=0.05)
+
+
+# ---------------------------------------------------------------- the rate of a channel
+
+
+def test_the_rate_of_a_channel_by_hand():
+    """A variance of 3 beside noise of variance 1 is a bit, log2(1 + 3) / 2; one of 0 is nothing,
+    and so is a constant."""
+    values = math.sqrt(3) * torch.tensor([[1.0, 0.0], [-1.0, 0.0]]) + torch.tensor([7.0, 9.0])
+    assert float(channel_rate(values)) == pytest.approx(math.log(2))
+    both = math.sqrt(3) * torch.tensor([[1.0, 1.0], [-1.0, 1.0], [1.0, -1.0], [-1.0, -1.0]])
+    assert float(channel_rate(both)) == pytest.approx(2 * math.log(2))
+    turned = math.sqrt(3) * torch.tensor([[1.0, 1.0], [-1.0, -1.0]]) / math.sqrt(2)
+    assert float(channel_rate(turned)) == pytest.approx(math.log(2))  # the same on other axes
+    assert float(channel_rate(values[:1])) == 0
+
+
+@pytest.mark.parametrize("nodes", [False, True])
+def test_the_rate_is_paid_for_roots_or_nodes_over_the_numbers_of_the_tokens(nodes):
+    """14 tokens of 3 numbers in 4 samples: 4 roots, or 24 nodes."""
+    autoencoder, (batch, merges) = small_autoencoder(3), ragged()
+    weights = replace(only("reconstruction"), rate=0.5, rate_nodes=nodes)
+    found = autoencoder_losses(autoencoder, batch, merges, weights, generator=generator())
+    encoding = autoencoder.encode(batch.tokens, batch.present, merges)
+    exists = torch.arange(11) < 2 * batch.num_tokens[:, None] - 1
+    sent = encoding.nodes[exists] if nodes else encoding.roots
+    assert len(sent) == (24 if nodes else 4)
+    torch.testing.assert_close(found["rate"], channel_rate(sent) * len(sent) / (14 * 3))
+    torch.testing.assert_close(found["total"], found["reconstruction"] + 0.5 * found["rate"])
+    assert reached(autoencoder, found["rate"]) == {"lifter", "merger"}
+
+
+@pytest.mark.parametrize("nodes", [False, True])
+def test_what_is_decoded_has_the_noise_of_the_channel(nodes):
+    """An exact line from the root to one token: the error is the variance of the noise, 1, of
+    roots; of nodes below too where they pay. Tokens are their own embedding."""
+    autoencoder = HTMAutoencoder(1, embedding_dim=1, hidden_dim=8)
+    with torch.no_grad():
+        for weight in autoencoder.parameters():
+            weight.zero_()
+        for part in (autoencoder.lifter, autoencoder.unlifter):
+            part.skip.weight.fill_(1.0)
+        autoencoder.merger.skip.weight.copy_(torch.tensor([[0.5, 0.5]]))
+        autoencoder.unmerger.skip.weight.copy_(torch.tensor([[1.0], [1.0]]))
+    batch = random_batch([2] * 4000)._replace(tokens=torch.ones(4000, 2, 1))
+    merges = torch.tensor([[[0, 1]]]).expand(4000, 1, 2).clone()
+    weights = LossWeights(classifier=0.0, rate=1e-9, rate_nodes=nodes)
+    found = autoencoder_losses(
+        autoencoder, batch, merges, weights, subtree_share=1.0, generator=generator()
+    )
+    assert float(found["reconstruction"].detach()) == pytest.approx(1, abs=0.1)
+    assert float(found["subtrees"].detach()) == pytest.approx(1 if nodes else 0, abs=0.1)
+
+
+def test_the_rate_of_embeddings_that_are_not_finite_is_not_finite():
+    """So that the step is skipped."""
+    assert not math.isfinite(float(channel_rate(torch.tensor([[math.inf, 1.0], [1.0, 2.0]]))))
+
+
+def test_without_a_rate_nothing_is_drawn():
+    autoencoder, (batch, merges) = small_autoencoder(3), ragged()
+    draws = generator()
+    before = draws.get_state()
+    found = autoencoder_losses(autoencoder, batch, merges, LossWeights(), generator=draws)
+    assert "rate" not in found and torch.equal(draws.get_state(), before)

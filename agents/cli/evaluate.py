@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from jaxtyping import Float64
 from torch import Tensor
 
+from agents.cli.description import about_bits, print_bits
 from agents.cli.options import EvaluateOptions
 from agents.cli.tables import print_scores, print_table
 from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
@@ -106,6 +107,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
     }
     if dataset.has_labels:
         beside |= _about_labels(learner, task, dataset, options.episodes)
+    if options.bits:
+        beside |= about_bits(planner, learner, task, dataset, options.episodes)
     if options.json:
         print(json.dumps(about | scores | references | beside, indent=2))
         return
@@ -116,6 +119,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
     print_table(table.rows, show_header=table.what == "return")
     if beside["not_trained_enough"] is not None:
         print(NOT_TRAINED.format(beside["not_trained_enough"]))
+    if options.bits:
+        print_bits(beside)
     if dataset.has_labels:
         _print_labels(beside)
 

@@ -191,6 +191,9 @@ class EvaluateOptions(OfRun):
     flat_merges: Annotated[int | None, _flag("INT")] = None
     """Also train a set autoencoder without trees, of the same width, as one more yardstick: on so
     many merges, of which a sample of n tokens counts n - 1 (a run's own are in its result.json)."""
+    bits: bool = False
+    """Also measure the bits that a sample costs (tree, root, and what is left of the tokens), and
+    the error where the decoder is not told the tree."""
     json: bool = False
     """Print JSON instead of a table."""
 
