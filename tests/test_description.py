@@ -166,13 +166,15 @@ def test_an_exact_decoder_leaves_nothing_but_the_root():
     present = torch.ones(4000, 2, dtype=torch.bool)
     merges = torch.tensor([[[0, 1]]]).expand(4000, 1, 2).clone()
     batch = TokenBatch(values, present, torch.zeros(4000, 0, 2, dtype=torch.bool), merges)
-    code = DescriptionCode.fit(autoencoder, batch, merges)
+    code = DescriptionCode.fit(autoencoder, batch, merges, torch.ones(1))
     found = code.bits(batch, merges)
     assert found.tree.tolist() == [3.0] * 4000  # a classifier that says 1/2
     entropy = 2 * math.log2(math.sqrt(2 * math.pi * math.e) / 0.05)
     sent = float((found.root + found.residual).mean())
     assert entropy - 0.05 <= sent <= entropy + 1.5
-    exact = DescriptionCode(autoencoder, code.root.coarser(1e-3), code.spread * 0 + 1 / 8, 0.05)
+    exact = DescriptionCode(
+        autoencoder, code.root.coarser(1e-3), code.spread * 0 + 1 / 8, code.step
+    )
     nothing = -math.log2(1 - math.exp(-4))
     assert exact.bits(batch, merges).residual.tolist() == pytest.approx([2 * nothing] * 4000)
 
@@ -185,7 +187,7 @@ def test_a_useless_root_costs_nothing_and_the_tokens_their_own_entropy():
             weight.zero_()
     autoencoder.set_statistics(torch.zeros(3), torch.ones(3))
     batch, merges = batch_of(*[2, 3, 5] * 40)
-    code = DescriptionCode.fit(autoencoder, batch, merges, precision=0.1)
+    code = DescriptionCode.fit(autoencoder, batch, merges, torch.ones(3), precision=0.1)
     found = code.bits(batch, merges)
     assert float(found.root.abs().max()) == pytest.approx(0, abs=1e-6)
     steps = (batch.tokens.double() / 0.1).round().long()
@@ -202,7 +204,9 @@ def test_a_finer_precision_costs_a_bit_a_number_and_halving():
             weight.zero_()
     batch, merges = batch_of(*[4] * 50)
     coarse, fine = (
-        DescriptionCode.fit(autoencoder, batch, merges, precision).bits(batch, merges).residual
+        DescriptionCode.fit(autoencoder, batch, merges, torch.ones(3), precision)
+        .bits(batch, merges)
+        .residual
         for precision in (0.02, 0.01)
     )
     assert float((fine - coarse).mean()) == pytest.approx(3 * 4, abs=0.05)
@@ -219,7 +223,7 @@ def test_categories_cost_their_cross_entropy():
     values = torch.zeros_like(batch.tokens)
     values[:, 0, 1], values[:, 1:, 2] = 1, 1
     batch = batch._replace(tokens=values)
-    found = DescriptionCode.fit(autoencoder, batch, merges).bits(batch, merges)
+    found = DescriptionCode.fit(autoencoder, batch, merges, torch.ones(3)).bits(batch, merges)
     zeros = 4 * -math.log2(1 - math.exp(-4))
     assert found.residual.tolist() == pytest.approx([2 + 3 * math.log2(4 / 3) + zeros] * 30)
 
@@ -227,7 +231,7 @@ def test_categories_cost_their_cross_entropy():
 def test_bits_do_not_depend_on_who_else_is_in_the_batch():
     autoencoder = small_autoencoder(4)
     batch = make_dataset("HTM-Crosses-v0", num_crosses=(1, 3)).fixed(40)
-    code = DescriptionCode.fit(autoencoder, batch, batch.merges)
+    code = DescriptionCode.fit(autoencoder, batch, batch.merges, torch.ones(4))
     every = code.bits(batch, batch.merges)
     few = code.bits(batch.rows(torch.tensor([3, 17])), batch.merges[[3, 17]])
     for one, other in zip(every, few, strict=True):
@@ -239,11 +243,11 @@ def test_bits_do_not_depend_on_who_else_is_in_the_batch():
 def test_refused_precisions(precision):
     batch, merges = batch_of(2, 2)
     with pytest.raises(ValueError, match="expected a number above 0"):
-        DescriptionCode.fit(small_autoencoder(3), batch, merges, precision)
+        DescriptionCode.fit(small_autoencoder(3), batch, merges, torch.ones(3), precision)
 
 
 def test_a_forest_has_no_description():
     batch, merges = batch_of(3, 3)
     merges[1, 1] = -1
     with pytest.raises(ValueError, match="sample 1 has 2 trees; expected one root"):
-        DescriptionCode.fit(small_autoencoder(3), batch, merges)
+        DescriptionCode.fit(small_autoencoder(3), batch, merges, torch.ones(3))

@@ -79,7 +79,7 @@ def test_untold_is_told_where_the_classifier_is_right():
     roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
     off = roots + torch.tensor([0.5, 0.0])  # so that there is an error: 0.5 of one token of each
     told = nmse_per_sample(autoencoder.decode(off, merges, batch.present), *batch[:2], std)
-    untold = untold_errors(autoencoder, off, batch, std)
+    untold = untold_errors(autoencoder, off, batch, torch.zeros(1), std)
     assert untold.tolist() == pytest.approx(told.tolist())
     assert untold.tolist() == pytest.approx([(0.5 / 2) ** 2 / 2, (0.5 / 2) ** 2])
 
@@ -90,7 +90,7 @@ def test_a_pair_that_is_called_a_leaf_lacks_a_token():
     autoencoder.classifier = Leaf(shift=100.0)
     batch, merges = two_and_one()
     roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
-    found = untold_errors(autoencoder, roots, batch, torch.ones(1))
+    found = untold_errors(autoencoder, roots, batch, torch.zeros(1), torch.ones(1))
     assert found.tolist() == pytest.approx([1 / 2, 0.0])
 
 
@@ -100,7 +100,7 @@ def test_a_classifier_that_never_stops_is_stopped():
     autoencoder.classifier = Leaf(shift=-100.0)
     batch, merges = two_and_one()
     roots = autoencoder.encode(batch.tokens, batch.present, merges).roots
-    found = untold_errors(autoencoder, roots, batch, torch.ones(1))
+    found = untold_errors(autoencoder, roots, batch, torch.zeros(1), torch.ones(1))
     assert found.tolist() == pytest.approx([0.0, 0.0])
 
 
@@ -114,7 +114,7 @@ def test_units_and_the_mean_are_those_of_the_training_split():
             weight.zero_()  # the mean is decoded
     roots = torch.zeros(2, autoencoder.embedding_dim)
     mean, std = autoencoder.token_mean, torch.tensor([2.0])
-    found = untold_errors(autoencoder, roots, batch, std)
+    found = untold_errors(autoencoder, roots, batch, mean, std)
     distance = ((batch.tokens - mean) / std).square()
     expected = [float(distance[0].sum()) / 2, float(distance[1, 0, 0])]
     assert found.tolist() == pytest.approx(expected)

@@ -49,11 +49,11 @@ def described(
 
     batch, merges = with_trees(dataset.fixed(count))
     most = max(2, min(TRAINING_SAMPLES, TRAINING_TOKENS // training.max_tokens))
-    code = DescriptionCode.fit(model, *with_trees(training.fixed(most)), precision)
+    code = DescriptionCode.fit(model, *with_trees(training.fixed(most)), dataset.std, precision)
     bits = code.bits(batch, merges)
-    std, errors = dataset.std.to(device), []
+    units, errors = (dataset.mean.to(device), dataset.std.to(device)), []
     for part, trees in zip(batch.parts(CHUNK), merges.split(CHUNK), strict=True):
         roots = model.encode(part.tokens, part.present, trees).roots
-        errors.append(untold_errors(model, roots, part, std).double().cpu())
+        errors.append(untold_errors(model, roots, part, *units).double().cpu())
     found = {name: getattr(bits, name) for name in PARTS_OF_BITS}
     return {**found, "nmse_untold": torch.cat(errors)}

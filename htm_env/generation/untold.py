@@ -21,16 +21,17 @@ def untold_errors(
     autoencoder: HTMAutoencoder,
     roots: Float[Tensor, "B D"],
     batch: TokenBatch,
+    mean: Float[Tensor, "T"],
     std: Float[Tensor, "T"],
 ) -> Float[Tensor, "B"]:
     """The ``nmse`` of every sample decoded from its root by :func:`generate`, as a set.
 
     Decoded are at most twice as many tokens as the batch has slots, which are assigned to the
-    sample's so that the error is least (see :func:`set_errors`).
+    sample's so that the error is least (see :func:`set_errors`). ``mean`` and ``std`` are those of
+    the training split.
     """
     slots = batch.present.shape[1]
     made = generate(autoencoder, roots, max_depth=slots, max_tokens=2 * slots)
-    mean = autoencoder.token_mean
     return torch.stack(
         [
             set_errors((decoded[has] - mean) / std, (tokens[present] - mean) / std)

@@ -23,7 +23,7 @@ from htm_env.forest import forest_levels
 from htm_env.types import TokenBatch
 
 PRECISION = 0.05
-"""Step of the tokens' numbers, in their standard deviations: an ``nmse`` of ``0.05 ** 2 / 12``."""
+"""Step of the tokens' numbers, in standard deviations: an ``nmse`` of ``0.05 ** 2 / 12``."""
 LEAST_PROBABILITY = 1e-3
 """Of what a node is, and of the value of a category; so that no error costs more than 10 bits."""
 AT_ONCE = 256
@@ -41,7 +41,7 @@ STEPS = tuple(2.0**power for power in range(-3, 10))
 steps of the tokens."""
 
 Decode = Callable[[Float[Tensor, "B D"]], Float[Tensor, "B F"]]
-"""From roots to the numbers of all tokens of each sample, standardised."""
+"""From roots to the numbers of all tokens of each sample, in steps."""
 
 
 class Bits(NamedTuple):
@@ -152,7 +152,7 @@ def _decoded(
     batch: TokenBatch,
     merges: Int64[Tensor, "B M 2"],
 ) -> tuple[Float64[Tensor, "B"], Float[Tensor, "B P T"]]:
-    """Bits of every tree, and the tokens, standardised; both on the processor."""
+    """Bits of every tree, and the tokens, in the data's own units; both on the processor."""
     trees, tokens = [], []
     parts = zip(roots.split(AT_ONCE), batch.parts(AT_ONCE), merges.split(AT_ONCE), strict=True)
     for root, part, tree in parts:
@@ -168,7 +168,7 @@ def _decoded(
         ids, decoded = autoencoder.unlift_leaves(states, levels)
         values = decoded.new_zeros(size, slots, autoencoder.token_dim)
         place = ids // (2 * slots - 1), ids % (2 * slots - 1)
-        tokens.append(values.index_put(place, autoencoder.probable(decoded)).cpu())
+        tokens.append(values.index_put(place, autoencoder.to_tokens(decoded)).cpu())
     return torch.cat(trees), torch.cat(tokens)
 
 
@@ -200,10 +200,10 @@ class DescriptionCode:
 
     autoencoder: HTMAutoencoder
     root: RootCode
-    spread: Float64[Tensor, "T"]
-    """Mean absolute difference of each number of a token, in steps; without categories."""
-    precision: float
-    """Step of the tokens' numbers, in their standard deviations."""
+    spread: Float64[Tensor, "numbers"]
+    """Mean absolute difference of each number of a token, in steps; categories left out."""
+    step: Float64[Tensor, "numbers"]
+    """Step of each number of a token, in the data's own units."""
 
     @classmethod
     def fit(
@@ -211,9 +211,13 @@ class DescriptionCode:
         autoencoder: HTMAutoencoder,
         batch: TokenBatch,
         merges: Int64[Tensor, "B M 2"],
+        std: Float[Tensor, "T"],
         precision: float = PRECISION,
     ) -> DescriptionCode:
         """The code of the fewest bits on these training samples and their trees.
+
+        ``std`` is the unit of each number of a token (:attr:`htm_env.datasets.Dataset.std`), and
+        ``precision`` the step of the numbers in these units.
 
         Raises ``ValueError`` for a single sample, trees that have several roots, and a precision
         that is not above 0.
@@ -222,16 +226,18 @@ class DescriptionCode:
             raise ValueError(f"precision is {precision}; expected a number above 0")
         roots = _roots(autoencoder, batch, merges)
         some, trees = next(batch.parts(DISTURBED)), merges[:DISTURBED]
+        numbers = autoencoder.token_dim - sum(autoencoder.categories)
+        step = precision * std[:numbers].double().cpu()
 
         def decode(changed: Tensor) -> Tensor:
-            tokens = _decoded(autoencoder, changed, some, trees)[1]
-            present: Tensor = tokens * some.present[..., None].cpu()
+            tokens = _decoded(autoencoder, changed, some, trees)[1][..., :numbers]
+            present: Tensor = tokens / step * some.present[..., None].cpu()
             return present.flatten(1)
 
         finest = RootCode.fit(roots, decode)
         codes = (
-            cls._with_root(autoencoder, finest.coarser(step * precision), batch, merges, precision)
-            for step in STEPS
+            cls._with_root(autoencoder, finest.coarser(factor), batch, merges, step)
+            for factor in STEPS
         )
         return min(codes, key=lambda code: float(code.bits(batch, merges).total.mean()))
 
@@ -242,15 +248,14 @@ class DescriptionCode:
         root: RootCode,
         batch: TokenBatch,
         merges: Int64[Tensor, "B M 2"],
-        precision: float,
+        step: Float64[Tensor, "numbers"],
     ) -> DescriptionCode:
         """The code whose differences of tokens are those that this code of the root leaves."""
-        unknown = cls(autoencoder, root, torch.zeros(0, dtype=torch.float64), precision)
+        unknown = cls(autoencoder, root, torch.ones_like(step), step)
         roots = root.roots(root.numbers(_roots(autoencoder, batch, merges)))
         _, decoded = _decoded(autoencoder, roots.to(batch.tokens), batch, merges)
         steps = unknown._steps(batch, decoded)[batch.present.cpu()].double()
-        spread = steps.abs().mean(dim=0).clamp(min=LEAST_SPREAD)
-        return cls(autoencoder, root, spread, precision)
+        return cls(autoencoder, root, steps.abs().mean(dim=0).clamp(min=LEAST_SPREAD), step)
 
     def bits(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Bits:
         """Bits of every sample, on the processor.
@@ -268,19 +273,17 @@ class DescriptionCode:
     def _steps(
         self, batch: TokenBatch, decoded: Float[Tensor, "B P T"]
     ) -> Int64[Tensor, "B P numbers"]:
-        """What the tokens differ from the decoded ones by, in steps; categories left out."""
-        numbers = self.autoencoder.token_dim - sum(self.autoencoder.categories)
-        differences = self.autoencoder.standardise(batch.tokens).cpu() - decoded
-        return (differences[..., :numbers].double() / self.precision).round().long()
+        """What the tokens' numbers differ from the decoded ones by."""
+        differences = (batch.tokens.cpu() - decoded)[..., : len(self.step)].double()
+        return (differences / self.step).round().long()
 
     def _category_bits(
         self, batch: TokenBatch, decoded: Float[Tensor, "B P T"]
     ) -> Float64[Tensor, "B P"]:
-        """Cross-entropy of the decoded categories."""
-        model = self.autoencoder
-        probable = decoded.double() * model.token_std.cpu() + model.token_mean.cpu()
-        right = (probable * batch.tokens.cpu())[..., model.token_dim - sum(model.categories) :]
-        bits = probable.new_zeros(probable.shape[:2])
-        for each in right.split(list(model.categories), dim=-1) if model.categories else ():
+        """Cross-entropy of the decoded categories, whose coordinates are probabilities."""
+        right = (decoded * batch.tokens.cpu())[..., len(self.step) :].double()
+        bits = right.new_zeros(right.shape[:2])
+        categories = list(self.autoencoder.categories)
+        for each in right.split(categories, dim=-1) if categories else ():
             bits -= each.sum(dim=-1).clamp(min=LEAST_PROBABILITY).log2()
         return bits
