@@ -26,6 +26,7 @@ QUALITY = {
     "held_out": "held-out errors after 100 s of training",
     "full_comparison": "every learner on every problem, a day and a half",
     "time_to_error": "how soon ours is as good as the published recipe",
+    "bits": "bits that a kanji costs under the trees of fixed orders",
     "candidates": "what choosing among nearest neighbours costs and saves",
     "lit_pixels": "joint training on images of a hundred to two hundred points",
     "merge_rounds": "what merging in rounds costs and saves",

@@ -32,16 +32,16 @@ settings.load_profile("here")
 _SLOW = """
     annealing autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
     candidate_search carried_state checkpoint cli clients clocks compare configuration crashes
-    demonstrations devices devices_of_benchmarks diagnoses earlier_runs embed encoders endurance
-    engine_ray engine_slurm engines entropy env_candidates env_contract estimator evaluation
-    examples figures fixed_policies flat flipped_bytes floor_plan full_disk generate_command
-    generation_figures glom_order hierarchical_transformer importance interruption invalid_actions
-    jets_benchmark key_scenes known_learners known_search learning merge_rounds_benchmark outputs
-    page plot_command plug_ins policy_losses policy_share ppo_learner ppo_make ppo_recent_states
-    ppo_vector_env predict pretrained processes_and_threads ranks recombination rendering
-    replay_reinforce report report_diverged results resume rewards rollout run_data set_distances
-    sets single_simulator stable_baselines start_up tracing training tuning vector_env view views
-    wheel wrappers
+    demonstrations description devices devices_of_benchmarks diagnoses earlier_runs embed encoders
+    endurance engine_ray engine_slurm engines entropy env_candidates env_contract estimator
+    evaluation examples figures fixed_policies flat flipped_bytes floor_plan full_disk
+    generate_command generation_figures glom_order hierarchical_transformer importance interruption
+    invalid_actions jets_benchmark key_scenes known_learners known_search learning
+    merge_rounds_benchmark outputs page plot_command plug_ins policy_losses policy_share ppo_learner
+    ppo_make ppo_recent_states ppo_vector_env predict pretrained processes_and_threads ranks
+    recombination rendering replay_reinforce report report_diverged results resume rewards rollout
+    run_data set_distances sets single_simulator stable_baselines start_up tracing training tuning
+    vector_env view views wheel wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -10,6 +11,13 @@ import torch
 from conftest import small_autoencoder
 from torch import nn
 
+from agents import load
+from agents.cli import main as htm
+from agents.cli.description import print_bits
+from agents.evaluation.description import described
+from agents.evaluation.yardsticks import mean_and_error
+from agents.registry import algorithm
+from benchmarks import bits
 from htm_env import make_dataset
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.measures.description import (
@@ -162,13 +170,14 @@ def passes_through() -> HTMAutoencoder:
 def test_an_exact_decoder_leaves_nothing_but_the_root():
     """Two standard normal tokens cost at least their entropy in steps of 0.05, and about that."""
     autoencoder = passes_through()
-    values = roots_of(1.0, 1.0)[..., None]
-    present = torch.ones(4000, 2, dtype=torch.bool)
-    merges = torch.tensor([[[0, 1]]]).expand(4000, 1, 2).clone()
-    batch = TokenBatch(values, present, torch.zeros(4000, 0, 2, dtype=torch.bool), merges)
+    count = 500
+    values = roots_of(1.0, 1.0, count=count)[..., None]
+    present = torch.ones(count, 2, dtype=torch.bool)
+    merges = torch.tensor([[[0, 1]]]).expand(count, 1, 2).clone()
+    batch = TokenBatch(values, present, torch.zeros(count, 0, 2, dtype=torch.bool), merges)
     code = DescriptionCode.fit(autoencoder, batch, merges, torch.ones(1))
     found = code.bits(batch, merges)
-    assert found.tree.tolist() == [3.0] * 4000  # a classifier that says 1/2
+    assert found.tree.tolist() == [3.0] * count  # a classifier that says 1/2
     entropy = 2 * math.log2(math.sqrt(2 * math.pi * math.e) / 0.05)
     sent = float((found.root + found.residual).mean())
     assert entropy - 0.05 <= sent <= entropy + 1.5
@@ -176,7 +185,7 @@ def test_an_exact_decoder_leaves_nothing_but_the_root():
         autoencoder, code.root.coarser(1e-3), code.spread * 0 + 1 / 8, code.step
     )
     nothing = -math.log2(1 - math.exp(-4))
-    assert exact.bits(batch, merges).residual.tolist() == pytest.approx([2 * nothing] * 4000)
+    assert exact.bits(batch, merges).residual.tolist() == pytest.approx([2 * nothing] * count)
 
 
 def test_a_useless_root_costs_nothing_and_the_tokens_their_own_entropy():
@@ -251,3 +260,66 @@ def test_a_forest_has_no_description():
     merges[1, 1] = -1
     with pytest.raises(ValueError, match="sample 1 has 2 trees; expected one root"):
         DescriptionCode.fit(small_autoencoder(3), batch, merges, torch.ones(3))
+
+
+# ---------------------------------------------------------------- runs
+
+
+def trained(tmp_path, algo: str, env: str = "HTM-Trees-v0", **data) -> str:
+    """The folder of a short run."""
+    learner = algorithm(algo).learner(env, algorithm(algo).config, env_kwargs=data)
+    learner.train(merges=100, out=tmp_path / algo)
+    return str(tmp_path / algo)
+
+
+def test_htm_evaluate_says_what_a_sample_costs(tmp_path, capsys):
+    """In all it is the sum, and mean and error are those of all samples."""
+    folder = trained(tmp_path, "chain", heights=[3])
+    capsys.readouterr()
+    assert htm(["evaluate", folder, "--bits", "--episodes", "50", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    cost = found["bits"]
+    assert list(cost) == ["tree", "root", "residual", "total"]
+    parts = sum(cost[name]["mean"] for name in ("tree", "root", "residual"))
+    assert cost["total"]["mean"] == pytest.approx(parts)
+    assert found["bits_precision"] == 0.05
+    learner = load(folder)
+    splits = [learner.task.dataset(split) for split in ("test", "train")]
+    again = described(learner, learner.autoencoder, *splits, 50)
+    for name in ("tree", "total"):
+        assert cost[name] == pytest.approx(mean_and_error(again[name])._asdict())
+    assert found["nmse_untold"] == pytest.approx(mean_and_error(again["nmse_untold"])._asdict())
+    assert len(again["total"]) == 50
+    print_bits(found)
+    printed = capsys.readouterr().out
+    assert f"{cost['total']['mean']:.5g}" in printed and "nmse_untold" in printed
+
+
+@pytest.mark.parametrize(
+    ("algo", "env", "says"),
+    [
+        ("flat", "HTM-Trees-v0", "--bits is of trees, and flat makes none"),
+        ("kt", "HTM-Jets-v0", "nothing can be decoded here"),
+    ],
+)
+def test_what_has_no_bits_says_so(tmp_path, capsys, algo, env, says):
+    folder = trained(tmp_path, algo, env)
+    assert htm(["evaluate", folder, "--bits", "--episodes", "5"]) != 0
+    assert says in capsys.readouterr().err
+
+
+def test_the_benchmark_is_of_the_orders_that_it_names():
+    """Experts' trees have every group; a short training of both."""
+    rows = [
+        bits.row(order, 4, merges=200, strokes=(4, 5), count=20)
+        for order in ("structure_sorted", "random")
+    ]
+    assert [row["order"] for row in rows] == ["structure_sorted", "random"]
+    assert rows[0]["tree_f1"] == 1 > rows[1]["tree_f1"]
+    for row in rows:
+        assert row["total"] == pytest.approx(row["tree"] + row["root"] + row["residual"])
+
+
+def test_the_command_of_a_table_is_without_its_folder():
+    given = ["--widths", "8", "--out", "docs", "--merges", "3"]
+    assert bits.without_out(given) == ["--widths", "8", "--merges", "3"]

@@ -61,7 +61,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
     Where the data has a hierarchy, the tree scores stand beside those of its own and of random
     merges of the same samples; beneath is the error of other means, or, where the merger is known,
     the return of fixed orders. Data with labels adds what the roots say of them, and the error of
-    each.
+    each, and ``--bits`` what a sample costs.
     """
     set_threads(options.threads)
     learner = load_learner(options.directory, options.data, needs_data=True)
@@ -108,6 +108,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
     if dataset.has_labels:
         beside |= _about_labels(learner, task, dataset, options.episodes)
     if options.bits:
+        if scores["mean_height"] is None:
+            raise UsageError(f"--bits is of trees, and {learner.algo} makes none")
         beside |= about_bits(planner, learner, task, dataset, options.episodes)
     if options.json:
         print(json.dumps(about | scores | references | beside, indent=2))

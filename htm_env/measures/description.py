@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -194,6 +194,16 @@ def laplace_bits(
     return torch.where(size == 0, -zero.log2(), other)
 
 
+class _Sent(NamedTuple):
+    """Roots as they are sent, and what they are decoded to."""
+
+    numbers: Int64[Tensor, "B K"]
+    trees: Float64[Tensor, "B"]
+    """Bits of every tree."""
+    tokens: Float[Tensor, "B P T"]
+    """In the data's own units."""
+
+
 @dataclass(frozen=True)
 class DescriptionCode:
     """What sender and receiver have: the autoencoder, and probabilities of the training split."""
@@ -235,40 +245,37 @@ class DescriptionCode:
             return present.flatten(1)
 
         finest = RootCode.fit(roots, decode)
-        codes = (
-            cls._with_root(autoencoder, finest.coarser(factor), batch, merges, step)
-            for factor in STEPS
-        )
-        return min(codes, key=lambda code: float(code.bits(batch, merges).total.mean()))
-
-    @classmethod
-    def _with_root(
-        cls,
-        autoencoder: HTMAutoencoder,
-        root: RootCode,
-        batch: TokenBatch,
-        merges: Int64[Tensor, "B M 2"],
-        step: Float64[Tensor, "numbers"],
-    ) -> DescriptionCode:
-        """The code whose differences of tokens are those that this code of the root leaves."""
-        unknown = cls(autoencoder, root, torch.ones_like(step), step)
-        roots = root.roots(root.numbers(_roots(autoencoder, batch, merges)))
-        _, decoded = _decoded(autoencoder, roots.to(batch.tokens), batch, merges)
-        steps = unknown._steps(batch, decoded)[batch.present.cpu()].double()
-        return cls(autoencoder, root, steps.abs().mean(dim=0).clamp(min=LEAST_SPREAD), step)
+        best, fewest = None, math.inf
+        for factor in STEPS:
+            code = cls(autoencoder, finest.coarser(factor), torch.ones_like(step), step)
+            sent = code._sent(roots, batch, merges)
+            steps = code._steps(batch, sent.tokens)[batch.present.cpu()].double()
+            code = replace(code, spread=steps.abs().mean(dim=0).clamp(min=LEAST_SPREAD))
+            total = float(code._bits(sent, batch).total.mean())
+            if best is None or total < fewest:
+                best, fewest = code, total
+        assert best is not None
+        return best
 
     def bits(self, batch: TokenBatch, merges: Int64[Tensor, "B M 2"]) -> Bits:
         """Bits of every sample, on the processor.
 
         Raises ``ValueError`` for trees that have several roots.
         """
-        numbers = self.root.numbers(_roots(self.autoencoder, batch, merges))
-        roots = self.root.roots(numbers).to(batch.tokens)
-        trees, decoded = _decoded(self.autoencoder, roots, batch, merges)
-        each = laplace_bits(self._steps(batch, decoded), self.spread).sum(dim=2)
-        each = each + self._category_bits(batch, decoded)
+        return self._bits(self._sent(_roots(self.autoencoder, batch, merges), batch, merges), batch)
+
+    def _sent(
+        self, roots: Float[Tensor, "B D"], batch: TokenBatch, merges: Int64[Tensor, "B M 2"]
+    ) -> _Sent:
+        numbers = self.root.numbers(roots)
+        received = self.root.roots(numbers).to(roots)
+        return _Sent(numbers, *_decoded(self.autoencoder, received, batch, merges))
+
+    def _bits(self, sent: _Sent, batch: TokenBatch) -> Bits:
+        each = laplace_bits(self._steps(batch, sent.tokens), self.spread).sum(dim=2)
+        each = each + self._category_bits(batch, sent.tokens)
         residual = (each * batch.present.cpu()).sum(dim=1)
-        return Bits(trees, self.root.bits(numbers), residual)
+        return Bits(sent.trees, self.root.bits(sent.numbers), residual)
 
     def _steps(
         self, batch: TokenBatch, decoded: Float[Tensor, "B P T"]
