@@ -209,6 +209,49 @@ class RightMerges(Reward):
         return right_merges(episodes.merges, episodes.batch)
 
 
+class Recurring(Reward):
+    """The mean affinity between the tokens of one part and those of the other, in nats: what recurs
+    together in the training split, and lies near, belongs together
+    (:class:`htm_env.recurrence.Recurrence`).
+
+    It depends on the tokens alone. Of trees with a larger return more nodes are parts that experts
+    would draw (``docs/objectives.md``).
+    """
+
+    def __init__(self, dataset: Dataset) -> None:
+        from htm_env.recurrence import recurrence  # it loads much, and most runs need none
+
+        self.recurrence = recurrence(dataset)
+
+    def step(self, transition: Transition) -> Float[Tensor, "B"]:
+        before, after = transition.before, transition.after
+        forest = before.forest
+        rows = torch.arange(len(forest.num_leaves), device=forest.num_leaves.device)
+        sets = leaf_sets(forest.merges, forest.num_leaves)  # (B, N, P)
+        moved = after.forest.num_merges > forest.num_merges
+        pair = [
+            (sets[rows, forest.slots[rows, slot].clamp(min=0)] & moved[:, None])[:, None]
+            for slot in (transition.first, transition.second)
+        ]
+        return self._of(before.batch, *pair)[:, 0]
+
+    @torch.no_grad()
+    def episode(self, episodes: EncodedEpisodes) -> Float[Tensor, "B M"]:
+        merges, batch = episodes.merges, episodes.batch
+        sets = leaf_sets(merges, batch.num_tokens)
+        rows = torch.arange(len(merges), device=merges.device)[:, None]
+        made = (merges[..., 0] >= 0)[..., None]  # (B, M, 1)
+        first, second = (sets[rows, child.clamp(min=0)] & made for child in merges.unbind(2))
+        return self._of(batch, first, second)
+
+    def _of(
+        self, batch: TokenBatch, first: Bool[Tensor, "B K P"], second: Bool[Tensor, "B K P"]
+    ) -> Float[Tensor, "B K"]:
+        from htm_env.recurrence import mean_affinities
+
+        return mean_affinities(self.recurrence.affinities(batch), first, second)
+
+
 class MergeReward(Reward):
     """A known reward of single merges, which depends on the pair and on what it becomes, and on
     nothing else.
@@ -303,7 +346,9 @@ REWARDS: dict[str, Reward] = {
     "one_step": OneStep(),
     "right_merges": RightMerges(),
 }
-"""The rewards that have a name, for ``gym.make`` and the command line."""
+REWARDS_OF_DATA: dict[str, Callable[[Dataset], Reward]] = {"recurring": Recurring}
+"""The rewards that have a name, for ``gym.make`` and the command line; the latter are made for the
+data."""
 
 
 class CountedReward(MergeReward):
@@ -324,7 +369,7 @@ class CountedReward(MergeReward):
 def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     """The reward on this data: that of the data's own environment if None.
 
-    ``reward`` is a name of ``REWARDS``, a :class:`Reward`, any object with ``of_merges`` (see
+    ``reward`` is a name of ``REWARDS`` or ``REWARDS_OF_DATA``, a :class:`Reward`, any object with ``of_merges`` (see
     :class:`MergeReward`) or with ``step`` (and ``episode``, where that can be faster), or a
     callable ``(before, after, first, second) -> (B,)`` of the fields of a :class:`Transition` (of
     one argument: the transition itself). Raises ``ValueError`` for anything else, as a class, and
@@ -338,6 +383,8 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
         raise ValueError(f"the reward is the class {name}; expected an object of it, as {name}()")
     if isinstance(reward, str) and reward in REWARDS:
         found = REWARDS[reward]
+    elif isinstance(reward, str) and reward in REWARDS_OF_DATA:
+        found = REWARDS_OF_DATA[reward](dataset)
     elif isinstance(reward, Reward):
         found = reward
     elif hasattr(reward, "of_merges"):
@@ -355,13 +402,16 @@ def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
         name = type(reward).__name__
         raise ValueError(f"the reward of type {name} has episode but no step; expected both")
     else:
-        like = did_you_mean(reward, REWARDS)
+        names = sorted({**REWARDS, **REWARDS_OF_DATA})
+        like = did_you_mean(reward, names)
         raise ValueError(
-            f"unknown reward {reward!r}; choose from {sorted(REWARDS)}, or give a callable "
+            f"unknown reward {reward!r}; choose from {names}, or give a callable "
             f"(before, after, first, second) or an object with step(transition){like}"
         )
     if found.needs_clades and not dataset.has_hierarchy:
-        others = sorted(name for name, other in REWARDS.items() if not other.needs_clades)
+        others = sorted(
+            [*(name for name, other in REWARDS.items() if not other.needs_clades), *REWARDS_OF_DATA]
+        )
         raise ValueError(
             f"the reward {reward} counts clades, but {dataset.name} has no hierarchy; "
             f"choose from {others}"

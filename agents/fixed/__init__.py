@@ -18,6 +18,7 @@ from agents.fixed.linkage import (
 )
 from agents.fixed.order import given_order, hilbert_order, random_order, sorted_order
 from agents.fixed.policy import FixedPolicy, FixedRule, MeasuredRule, Need, Shape
+from agents.fixed.recurrent import recurrent_tree
 from agents.fixed.search import Beam, all_merge_sequences
 from agents.fixed.slot_trees import (
     balanced_hilbert_tree,
@@ -88,15 +89,18 @@ FIXED_POLICIES: dict[str, FixedRule] = {
         FixedRule("ward", ward_tree, random_order),
         MeasuredRule("closest", closest_tree, random_order),
         MeasuredRule("closest_single", closest_single_tree, random_order),
+        MeasuredRule("recurrent", recurrent_tree, random_order),
         FixedRule("structure", structure_tree, random_order, needs_hierarchy=True),
         FixedRule("nearest_sorted", nearest_tree, sorted_order),
         FixedRule("even_sorted", even_tree, sorted_order),
         MeasuredRule("closest_sorted", closest_tree, sorted_order),
         MeasuredRule("closest_single_sorted", closest_single_tree, sorted_order),
+        MeasuredRule("recurrent_sorted", recurrent_tree, sorted_order),
         FixedRule("structure_sorted", structure_tree, sorted_order, needs_hierarchy=True),
         FixedRule("nearest_hilbert", nearest_tree, hilbert_order),
         FixedRule("even_hilbert", even_tree, hilbert_order),
         MeasuredRule("closest_hilbert", closest_tree, hilbert_order),
+        MeasuredRule("recurrent_hilbert", recurrent_tree, hilbert_order),
         FixedRule("structure_hilbert", structure_tree, hilbert_order, needs_hierarchy=True),
         FixedRule("structure_canonical", structure_tree, given_order, needs_hierarchy=True),
         FixedRule("spans", spans_tree, given_order, needs_hierarchy=True),
@@ -117,7 +121,7 @@ def fixed_policy(
     name: str, autoencoder: TreeEncoder, dataset: Dataset | None = None
 ) -> FixedPolicy:
     """The fixed policy of that name for samples of ``dataset``, which only those that measure
-    distances between things (``closest``) have to know.
+    it have to know: distances between things (``closest``), or what recurs (``recurrent``).
 
     Raises ``ValueError`` with the choices if there is none of that name.
     """

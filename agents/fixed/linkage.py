@@ -10,7 +10,7 @@ trees of one shape, which an autoencoder learns far better than a mixture of sha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -20,7 +20,9 @@ from torch.nn.functional import normalize
 
 from agents.fixed.slot_trees import in_slots, only_real, sorted_slots
 from htm_env.autoencoder import TreeEncoder
+from htm_env.datasets import Dataset
 from htm_env.forest import legal_pairs
+from htm_env.polylines import polyline_distances
 from htm_env.types import NONE, TokenBatch
 
 Joined = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -214,6 +216,10 @@ class Closest:
     """``(B, P, T) -> (B, P, K, C)``: the points that each token's line goes through (see
     :meth:`htm_env.datasets.Dataset.polylines`)."""
 
+    def on(self, dataset: Dataset) -> Closest:
+        """The same for tokens of that data."""
+        return replace(self, polylines=dataset.polylines)
+
     def __call__(
         self, batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator
     ) -> Int64[Tensor, "B M 2"]:
@@ -240,29 +246,6 @@ class Closest:
         centres = lines.mean(dim=2)
         apart = (centres[:, :, None] - centres[:, None]).square().sum(-1).sqrt()  # (B, P, P)
         return linked(polyline_distances(lines) + TIED * apart, present, self.update)
-
-
-def polyline_distances(lines: Float[Tensor, "B P K C"]) -> Float[Tensor, "B P P"]:
-    """The least distance between any two of the polylines of a sample, exact: points in any space,
-    lines of two points or more in the plane, where those that cross are at 0.
-
-    Of two pieces that do not cross, an end of one is nearest to the other.
-    """
-    pieces = max(1, lines.shape[2] - 1)
-    starts, ends = lines[:, :, :pieces], lines[:, :, -pieces:]
-    along = (ends - starts)[:, None, :, None]  # (B, 1, P, 1, K - 1, C)
-    to_corner = lines[:, :, None, :, None] - starts[:, None, :, None]  # (B, P, P, K, K - 1, C)
-    length = along.square().sum(-1).clamp(min=1e-300)
-    share = ((to_corner * along).sum(-1) / length).clamp(0, 1)
-    squared = (to_corner - share[..., None] * along).square().sum(-1).amin(dim=(3, 4))  # (B, P, P)
-    distances = squared.minimum(squared.mT).sqrt()
-    if lines.shape[2] > 1:
-        side = along[..., 0] * to_corner[..., 1] - along[..., 1] * to_corner[..., 0]
-        # (B, P, P, K - 1, K - 1): the ends of a piece of the first lie on two sides of the second's
-        parted = side[:, :, :, 1:] * side[:, :, :, :-1] < 0
-        crossing = (parted & parted.transpose(1, 2).mT).any(-1).any(-1)
-        distances = distances.masked_fill(crossing, 0.0)
-    return distances
 
 
 closest_tree = Closest(average_update)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import torch
 from jaxtyping import Int64
 from torch import Tensor
 
-from agents.fixed.linkage import Closest
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
 from htm_env.forest import pad_merges
@@ -58,14 +57,28 @@ class FixedRule:
         return self
 
 
+class ShapeOfData(Protocol):
+    """A shape that has to know the data that the samples are of."""
+
+    def on(self, dataset: Dataset) -> Shape:
+        """The shape for tokens of that data."""
+
+    def __call__(
+        self, batch: TokenBatch, autoencoder: TreeEncoder, generator: torch.Generator, /
+    ) -> Tensor:
+        """One complete tree a sample; ``ValueError`` before :meth:`on`."""
+
+
 @dataclass(frozen=True)
 class MeasuredRule(FixedRule):
-    """A rule that measures the things that tokens stand for, which the data knows."""
+    """A rule that measures the data: what its tokens stand for, or what recurs in it."""
 
-    shape: Closest
+    shape: ShapeOfData
 
     def on(self, dataset: Dataset) -> FixedRule:
-        return replace(self, shape=replace(self.shape, polylines=dataset.polylines))
+        return FixedRule(
+            self.name, self.shape.on(dataset), self.order, self.needs_hierarchy, self.need
+        )
 
 
 @dataclass(frozen=True)
