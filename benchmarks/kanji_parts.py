@@ -31,6 +31,7 @@ from htm_env.forest import leaf_sets, pad_merges
 from htm_env.types import TokenBatch
 
 POLICIES = (
+    "recurrent",
     "closest",
     "closest_single",
     "nearest",
@@ -41,7 +42,8 @@ POLICIES = (
     "balanced_sorted",
     "random",
 )
-"""Fixed policies, none of which knows groups or order of writing."""
+"""Fixed policies, none of which knows groups or order of writing; ``recurrent`` knows the strokes
+of the training split."""
 AT_ONCE = 256
 """Characters whose distances are held at a time."""
 FEW = ("recall", "compatible", "F1")
@@ -173,6 +175,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--strokes", type=int, nargs=2, default=[4, 20], help="fewest and most")
     parser.add_argument("--points", type=int, default=8, help="of a stroke")
     parser.add_argument("--split", default="train", help="of the characters")
+    parser.add_argument("--split-by", default="characters", help="or components")
     parser.add_argument("--facts", action="store_true", help="print the counts of the data")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
@@ -182,7 +185,11 @@ def main(arguments: list[str] | None = None) -> None:
         return
     torch.set_num_threads(1)
     dataset = make_dataset(
-        "HTM-Kanji-v0", options.split, strokes=tuple(options.strokes), points=options.points
+        "HTM-Kanji-v0",
+        options.split,
+        strokes=tuple(options.strokes),
+        points=options.points,
+        split_by=options.split_by,
     )
     keys = dataset.fixed_keys(2**31)  # all of them
     batch, places = dataset.episodes(keys), torch.from_numpy(dataset.places(keys))
@@ -195,7 +202,10 @@ def main(arguments: list[str] | None = None) -> None:
         few = {f"{score}, {options.characters}": few[score] for score in FEW}
         rows.append({"tree": name, "characters": len(keys)} | every | few)
     given = sys.argv[1:] if arguments is None else arguments
-    report("kanji", rows, options.out, made_by=origin("benchmarks.kanji_parts", given))
+    names = ["kanji"]
+    names += [options.split] if options.split != "train" else []
+    names += [options.split_by] if options.split_by != "characters" else []
+    report("_".join(names), rows, options.out, made_by=origin("benchmarks.kanji_parts", given))
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """What recurs: how much more often two tokens lie so to each other within a sample than by chance.
 
 Parts recur: the strokes of a component lie in the same way to each other in many characters, those
-of two components in many ways. The pointwise mutual information of two tokens, the logarithm of how
-often such a pair is met within one sample over how often it is met between tokens of two samples,
-finds parts without a label (Isola, Zoran, Krishnan and Adelson 2014, "Crisp boundary detection using
-pointwise mutual information"; 2015, "Learning visual groups from co-occurrences in space and time").
-In bits it is what one token says of the other.
+of two components in many ways. The pointwise mutual information of two tokens is the logarithm of
+how often such a pair is met within one sample over how often it is met between tokens of two
+samples. It finds parts without a label (Isola, Zoran, Krishnan and Adelson 2014, "Crisp boundary
+detection using pointwise mutual information"; 2015, "Learning visual groups from co-occurrences in
+space and time").
 """
 
 from __future__ import annotations
@@ -29,6 +29,9 @@ SAMPLES = 8192
 """Training samples that are read, at most."""
 MOST_REMEMBERED = 2**23
 """Affinities that are remembered; those of further samples are found anew each time."""
+CROWD = 0.25
+"""A sample of e times as many tokens is so many standard deviations away: what recurs in small
+samples need not be a part of large ones."""
 SIMILAR = 64
 """The other sample of a chance pair is one of so many whose number of tokens is nearest."""
 
@@ -45,8 +48,9 @@ class Recurrence:
     The information of a pair is ``log((within + rare) / (between + rare))`` of two counts: the
     training pairs within ``radius`` of it, of ``pairs`` that were drawn within samples, and of as
     many from two samples each. Pairs are compared as they lie to each other, wherever that is: the
-    points of both less their mean. What is beside a line, as the intensities of a patch, is compared
-    as it is, and so is everything of tokens that are no lines.
+    points of both less their mean. What is beside a line, as the intensities of a patch, is
+    compared as it is, and so is everything of tokens that are no lines. Samples of very different
+    numbers of tokens tell little of each other.
 
     The defaults were chosen by ``tree_f1`` on the validation split of ``HTM-Kanji-v0``.
     """
@@ -98,7 +102,8 @@ class Recurrence:
             for side in (0, 1)
         )
         ends = np.cumsum([len(pair[0]) for pair in ones])
-        informations = np.split(self._information(first, second), ends[:-1])
+        counts = np.repeat([len(sample) for sample in samples], [len(one) for one, _ in ones])
+        informations = np.split(self._information(first, second, counts), ends[:-1])
         tables = []
         for sample, pairs, information in zip(samples, ones, informations, strict=True):
             lines = self.dataset.polylines(torch.from_numpy(sample).double())[None]
@@ -109,18 +114,22 @@ class Recurrence:
         return tables
 
     def _information(
-        self, first: Float[np.ndarray, "K T"], second: Float[np.ndarray, "K T"]
+        self,
+        first: Float[np.ndarray, "K T"],
+        second: Float[np.ndarray, "K T"],
+        counts: Int64[np.ndarray, "K"],
     ) -> Float64[np.ndarray, "K"]:
-        """The pointwise mutual information of pairs, in nats."""
+        """The pointwise mutual information of pairs, in nats; ``counts`` are the tokens of the
+        samples that they are of."""
         if not len(first):
             return np.zeros(0)
         within, between = self._trees
-        pairs = self._placed(first, second)
-        radius = self.radius * (pairs.shape[1] / 2) ** 0.5
-        counts = [
+        pairs = self._placed(first, second, counts)
+        radius = self.radius * self.dataset.token_dim**0.5
+        near, usual = (
             tree.query_ball_point(pairs, radius, return_length=True) for tree in (within, between)
-        ]
-        found: np.ndarray = np.log((counts[0] + self.rare) / (counts[1] + self.rare))
+        )
+        found: np.ndarray = np.log((near + self.rare) / (usual + self.rare))
         return found
 
     @cached_property
@@ -131,8 +140,8 @@ class Recurrence:
         tokens, counts = tokens[several], present[several].sum(1)
         if len(tokens) < 2:
             raise ValueError(
-                f"{len(tokens)} training samples of {self.dataset.name} have two tokens or more; "
-                "what recurs is known from two at least"
+                f"the training split of {self.dataset.name} has {len(tokens)} samples of two "
+                "tokens or more; what recurs is known from two samples at least"
             )
         tokens, counts = (values[np.argsort(counts, kind="stable")] for values in (tokens, counts))
         generator = np.random.Generator(np.random.PCG64(0))
@@ -144,17 +153,23 @@ class Recurrence:
         other = (sample + apart) % number
         foreign = generator.integers(counts[other])
         one = tokens[sample, first]
-        found = []
-        for two in (tokens[sample, second], tokens[other, foreign]):
-            found.append(
-                KDTree(np.concatenate([self._placed(one, two), self._placed(two, one)]))
+        within, between = (
+            KDTree(
+                np.concatenate(
+                    [self._placed(*pair, counts[sample]) for pair in ((one, two), (two, one))]
+                )
             )
-        return found[0], found[1]
+            for two in (tokens[sample, second], tokens[other, foreign])
+        )
+        return within, between
 
     def _placed(
-        self, first: Float[np.ndarray, "K T"], second: Float[np.ndarray, "K T"]
+        self,
+        first: Float[np.ndarray, "K T"],
+        second: Float[np.ndarray, "K T"],
+        counts: Int64[np.ndarray, "K"],
     ) -> Float64[np.ndarray, "K F"]:
-        """How the two tokens of every pair lie to each other."""
+        """How the two tokens of every pair lie to each other, in a sample of so many tokens."""
         tokens = torch.from_numpy(np.stack([first, second], axis=1)).double()  # (K, 2, T)
         mean, std = self.dataset.mean.double(), self.dataset.std.double()
         columns = values_beside_lines(self.dataset.kind, self.dataset.token_dim)
@@ -163,7 +178,8 @@ class Recurrence:
             lines = self.dataset.polylines(tokens) / self._unit  # (K, 2, points, C)
             lines = lines - lines.mean(dim=(1, 2), keepdim=True)
             values = torch.cat([lines.flatten(2), values], dim=2)
-        placed: np.ndarray = values.flatten(1).numpy()
+        crowd = CROWD * np.log(counts)[:, None]
+        placed: np.ndarray = np.concatenate([values.flatten(1).numpy(), crowd], axis=1)
         return placed
 
     @cached_property

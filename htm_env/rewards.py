@@ -369,11 +369,11 @@ class CountedReward(MergeReward):
 def reward_on(dataset: Dataset, reward: Any = None) -> Reward:
     """The reward on this data: that of the data's own environment if None.
 
-    ``reward`` is a name of ``REWARDS`` or ``REWARDS_OF_DATA``, a :class:`Reward`, any object with ``of_merges`` (see
-    :class:`MergeReward`) or with ``step`` (and ``episode``, where that can be faster), or a
-    callable ``(before, after, first, second) -> (B,)`` of the fields of a :class:`Transition` (of
-    one argument: the transition itself). Raises ``ValueError`` for anything else, as a class, and
-    for a reward that needs clades where the data has none.
+    ``reward`` is a name of ``REWARDS`` or ``REWARDS_OF_DATA``, a :class:`Reward`, any object with
+    ``of_merges`` (see :class:`MergeReward`) or with ``step`` (and ``episode``, where that can be
+    faster), or a callable ``(before, after, first, second) -> (B,)`` of the fields of a
+    :class:`Transition` (of one argument: the transition itself). Raises ``ValueError`` for
+    anything else, as a class, and for a reward that needs clades where the data has none.
     """
     if reward is None:
         name = dataset.default_reward

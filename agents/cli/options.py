@@ -111,7 +111,7 @@ class TrainOptions(RunOptions):
     k: _Integer = None
     """knn: partners of a token at most."""
     reward: _Name = None
-    """incremental, terminal, one_step, right_merges or module:function."""
+    """incremental, terminal, one_step, right_merges, recurring or module:function."""
     discount: _Number = None
     """Of a reward one merge later."""
     baseline: _Name = None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Int64
@@ -57,6 +57,7 @@ class FixedRule:
         return self
 
 
+@runtime_checkable
 class ShapeOfData(Protocol):
     """A shape that has to know the data that the samples are of."""
 
