@@ -115,7 +115,7 @@ def test_what_recurs_is_that_of_the_training_split_whatever_split_is_given():
 def test_too_few_samples_are_refused():
     sets = [np.float32([[0, 0], [1, row]]) for row in range(3)]
     dataset = make_dataset(sets, split_of=["train", "validation", "test"])
-    with pytest.raises(ValueError, match="has 1 samples of two tokens or more; .* two samples at least"):
+    with pytest.raises(ValueError, match="has 1 samples of two tokens or more"):
         recurrence(dataset).affinities(dataset.fixed(1))
 
 

@@ -74,8 +74,8 @@ class PolicyConfig:
     """Trees that one step of the autoencoder learns from; an update makes as many steps as its
     trees allow."""
     reward: RewardName | None = None
-    """incremental, terminal, one_step, right_merges or recurring; the environment's own if not given:
-    right_merges for Keys, incremental for all others. In Python also an object (see
+    """incremental, terminal, one_step, right_merges or recurring; the environment's own if not
+    given: right_merges for Keys, incremental for all others. In Python also an object (see
     ``htm_env.rewards.reward_on``)."""
     discount: float = 0.8
     """Discount of a reward one merge later."""

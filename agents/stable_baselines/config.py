@@ -26,7 +26,8 @@ class StableBaselinesConfig:
     trees_per_step: int = 32
     """Trees that one step of the autoencoder learns from, about."""
     reward: RewardName | None = None
-    """incremental, terminal, one_step, right_merges or recurring; the environment's own if not given."""
+    """incremental, terminal, one_step, right_merges or recurring; the environment's own if not
+    given."""
     kwargs: dict[str, Any] = field(default_factory=dict)
     """Arguments of the class, such as kwargs.learning_rate=0.001."""
 
