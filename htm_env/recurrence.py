@@ -21,8 +21,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from htm_env.datasets.base import Dataset
-from htm_env.datasets.kinds import values_beside_lines
-from htm_env.polylines import polyline_distances
+from htm_env.datasets.kinds import polyline_distances, values_beside_lines
 from htm_env.types import TokenBatch
 
 SAMPLES = 8192

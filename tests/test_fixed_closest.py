@@ -14,8 +14,8 @@ from scipy.spatial.distance import squareform
 
 from agents.fixed import fixed_policy
 from htm_env.datasets import Dataset, make_dataset
+from htm_env.datasets.kinds import polyline_distances
 from htm_env.forest import leaf_sets
-from htm_env.polylines import polyline_distances
 from htm_env.types import TokenBatch
 
 METHODS = {"closest": "average", "closest_single": "single"}

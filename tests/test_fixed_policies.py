@@ -57,6 +57,7 @@ DRAWN_ORDER = {
     "ward",
     "closest",
     "closest_single",
+    "recurrent",
     "structure",
 }  # the tree is not drawn
 WITHOUT_DRAWN_TREES = sorted(set(NAMES) - {"random", "cosine"})
@@ -178,6 +179,9 @@ def test_the_names_are_those_of_the_command_line():
         "spans",
         "closest",
         "closest_single",
+        "recurrent",
+        "recurrent_sorted",
+        "recurrent_hilbert",
         "closest_sorted",
         "closest_single_sorted",
         "closest_hilbert",

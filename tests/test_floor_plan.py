@@ -26,7 +26,7 @@ PLAN: dict[str, tuple[set[str], ...]] = {
         {"checks", "posed", "registration", "softmax", "trees", "types"},
         {"files"},
         {"datasets", "forest"},
-        {"candidates", "membership"},
+        {"candidates", "membership", "recurrence"},
         {"actions"},
         {"autoencoder"},
         {"known"},

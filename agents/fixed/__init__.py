@@ -14,11 +14,11 @@ from agents.fixed.linkage import (
     cosine_tree,
     even_tree,
     nearest_tree,
+    recurrent_tree,
     ward_tree,
 )
 from agents.fixed.order import given_order, hilbert_order, random_order, sorted_order
 from agents.fixed.policy import FixedPolicy, FixedRule, MeasuredRule, Need, Shape
-from agents.fixed.recurrent import recurrent_tree
 from agents.fixed.search import Beam, all_merge_sequences
 from agents.fixed.slot_trees import (
     balanced_hilbert_tree,
