@@ -140,6 +140,8 @@ def test_constant_roots_cost_nothing():
     assert torch.equal(code.roots(code.numbers(roots)).float(), roots)
     with pytest.raises(ValueError, match="expected at least 2 roots"):
         RootCode.fit(roots[:1], lambda values: values)
+    with pytest.raises(ValueError, match="finite"):
+        RootCode.fit(roots * math.inf, lambda values: values)
 
 
 # ---------------------------------------------------------------- samples

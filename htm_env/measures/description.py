@@ -19,6 +19,7 @@ from jaxtyping import Float, Float64, Int64
 from torch import Tensor
 
 from htm_env.autoencoder import HTMAutoencoder
+from htm_env.checks import check_finite
 from htm_env.forest import forest_levels
 from htm_env.types import TokenBatch
 
@@ -30,6 +31,8 @@ AT_ONCE = 256
 """Samples that are decoded together."""
 DISTURBED = 128
 """Samples on which the influence of the root's numbers on the tokens is measured, at most."""
+MOST_CHANGES = 2**25
+"""And numbers of their tokens, times those of a root."""
 DISTURBANCE = 0.1
 """Change of a root for that, in standard deviations."""
 SMALLEST_SHARE = 1e-9
@@ -76,21 +79,24 @@ class RootCode:
     steps: Float64[Tensor, "K"]
 
     @classmethod
-    def fit(cls, roots: Float[Tensor, "S D"], decode: Decode) -> RootCode:
+    def fit(
+        cls, roots: Float[Tensor, "S D"], decode: Decode, disturbed: int = DISTURBED
+    ) -> RootCode:
         """The code each of whose steps changes the tokens by 1 together; see :meth:`coarser`.
 
-        ``decode`` gets the first 128 roots, or as many as there are, each time changed a little.
-        Raises ``ValueError`` for a single root.
+        ``decode`` gets the first ``disturbed`` roots, or as many as there are, each time changed a
+        little. Raises ``ValueError`` for a single root, and for roots that are not finite.
         """
         if len(roots) < 2:
             raise ValueError("one root has no variance; expected at least 2 roots")
+        check_finite(roots)
         values = roots.detach().double().cpu()
         mean = values.mean(dim=0)
         variances, axes = torch.linalg.eigh((values - mean).T @ (values - mean) / len(values))
         varies = variances > max(SMALLEST_SHARE * float(variances[-1]), torch.finfo().tiny)
         deviations, axes = variances[varies].sqrt(), axes[:, varies]
         into, back = axes / deviations, deviations[:, None] * axes.T
-        influence = _influence(roots[:DISTURBED], back, decode)
+        influence = _influence(roots[:disturbed], back, decode)
         squares, turn = torch.linalg.eigh(influence)
         steps = squares.clamp(min=torch.finfo().tiny).rsqrt()
         return cls(mean, into @ turn, turn.T @ back, steps)
@@ -235,7 +241,9 @@ class DescriptionCode:
         if not 0 < precision < math.inf:
             raise ValueError(f"precision is {precision}; expected a number above 0")
         roots = _roots(autoencoder, batch, merges)
-        some, trees = next(batch.parts(DISTURBED)), merges[:DISTURBED]
+        of_all = roots.shape[1] * batch.tokens[0].numel()
+        disturbed = max(1, min(DISTURBED, MOST_CHANGES // of_all))
+        some, trees = next(batch.parts(disturbed)), merges[:disturbed]
         numbers = autoencoder.token_dim - sum(autoencoder.categories)
         step = precision * std[:numbers].double().cpu()
 
@@ -244,7 +252,7 @@ class DescriptionCode:
             present: Tensor = tokens / step * some.present[..., None].cpu()
             return present.flatten(1)
 
-        finest = RootCode.fit(roots, decode)
+        finest = RootCode.fit(roots, decode, disturbed)
         best, fewest = None, math.inf
         for factor in STEPS:
             code = cls(autoencoder, finest.coarser(factor), torch.ones_like(step), step)
