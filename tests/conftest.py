@@ -40,8 +40,8 @@ _SLOW = """
     merge_rounds_benchmark outputs page plot_command plug_ins policy_losses policy_share ppo_learner
     ppo_make ppo_recent_states ppo_vector_env predict pretrained processes_and_threads ranks
     recombination rendering replay_reinforce report report_diverged results resume rewards rollout
-    run_data set_distances sets single_simulator stable_baselines start_up tracing training tuning
-    vector_env view views wheel wrappers
+    run_data semantic_report set_distances sets single_simulator stable_baselines start_up tracing
+    training tuning vector_env view views wheel wrappers
 """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""

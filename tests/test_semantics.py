@@ -14,6 +14,8 @@ from htm_env.datasets import SPLITS, make_dataset
 from htm_env.datasets.width import sorted_tokens
 from htm_env.measures.semantics import (
     Labelled,
+    effective_rank,
+    few_shot_scores,
     pooled_tokens,
     principal_components,
     semantic_scores,
@@ -134,6 +136,66 @@ def test_what_cannot_be_scored_is_refused():
     test.embeddings[3, 1] = np.nan
     with pytest.raises(ValueError, match="test split has embeddings that are not finite"):
         semantic_scores(train, validation, test)
+
+
+# ---------------------------------------------------------------- few labels, and rank
+
+
+def test_one_label_a_class_is_enough_where_classes_lie_apart():
+    far = splits(lambda labels, rng: 50 * np.eye(3)[labels] + rng.normal(size=(len(labels), 3)), 3)
+    scores = few_shot_scores(far[0], far[2])
+    assert scores == {1: (1.0, 0.0), 5: (1.0, 0.0), 10: (1.0, 0.0)}
+
+
+def test_few_labels_of_noise_say_nothing():
+    train, _, test = splits(noise, 4)
+    for mean, error in few_shot_scores(train, test).values():
+        # 20 draws of 40 guesses, a quarter right; draws share their test samples.
+        assert abs(mean - 0.25) < 0.15
+        assert 0 < error < 0.05
+
+
+def test_more_labels_average_what_is_random_in_one():
+    blurred = splits(lambda labels, rng: np.eye(3)[labels] + rng.normal(size=(len(labels), 3)), 3)
+    scores = few_shot_scores(blurred[0], blurred[2])
+    assert scores[1].mean < scores[5].mean < scores[10].mean
+
+
+def test_only_classes_with_enough_training_samples_count():
+    """The third class has four samples: with it a test sample of it would be wrong or right."""
+    places = np.eye(3)
+    train_labels, test_labels = np.repeat([0, 1, 2], [6, 5, 4]), np.array([0, 1, 2, 2])
+    embeddings = places[np.where(test_labels == 2, 0, test_labels)]
+    train = Labelled(places[train_labels], train_labels)
+    assert few_shot_scores(train, Labelled(embeddings, test_labels), (5,)) == {5: (1.0, 0.0)}
+    with pytest.raises(ValueError, match="1 labels have 6 training samples"):
+        few_shot_scores(train, Labelled(embeddings, test_labels), (1, 6))
+    with pytest.raises(ValueError, match="no test sample has a label of 5"):
+        few_shot_scores(train, Labelled(embeddings[2:], test_labels[2:]), (5,))
+
+
+def test_every_embedding_gets_the_same_draws():
+    train, _, test = splits(lambda labels, rng: np.eye(3)[labels] + rng.normal(size=(1, 3)), 3)
+    turned = [Labelled(split.embeddings[:, ::-1].copy(), split.labels) for split in (train, test)]
+    assert few_shot_scores(train, test, seed=3) == few_shot_scores(*turned, seed=3)
+    blurred = [
+        Labelled(
+            split.embeddings + np.random.default_rng(0).normal(size=split.embeddings.shape),
+            split.labels,
+        )
+        for split in (train, test)
+    ]
+    once, again = few_shot_scores(*blurred, seed=3), few_shot_scores(*blurred, seed=4)
+    assert once == few_shot_scores(*blurred, seed=3) != again
+
+
+def test_effective_rank_counts_directions():
+    assert effective_rank(np.eye(5)) == pytest.approx(5)
+    assert effective_rank(np.outer(np.arange(1.0, 7.0), [1.0, -2.0])) == pytest.approx(1)
+    # Singular values 3 and 1: shares 3/4 and 1/4.
+    expected = (4 / 3) ** 0.75 * 4**0.25
+    assert effective_rank(np.diag([3.0, 1.0])) == pytest.approx(expected)
+    assert effective_rank(np.zeros((4, 2))) == 0.0
 
 
 # ---------------------------------------------------------------- plainer embeddings

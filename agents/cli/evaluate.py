@@ -8,10 +8,12 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jaxtyping import Float64
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from agents.cli.description import about_bits, print_bits
 from agents.cli.options import EvaluateOptions
+from agents.cli.semantics import Meaning, other_runs
 from agents.cli.tables import print_scores, print_table
 from agents.config.errors import UsageError, as_usage_error, json_object, set_threads
 from agents.config.run import Task
@@ -24,7 +26,8 @@ from agents.evaluation.yardsticks import (
     planners_of_returns,
     tree_yardsticks,
 )
-from agents.inspection.probes import errors_by_label, probed_samples, semantic_table
+from agents.inspection.probes import errors_by_label, labelled_embeddings, probed_samples
+from agents.inspection.semantic_report import semantic_report
 from agents.inspection.trained import (
     NOT_TRAINED,
     why_not_trained,
@@ -32,8 +35,10 @@ from agents.inspection.trained import (
 )
 from agents.learners.base import Learner
 from agents.registry import algorithm, load_learner
+from agents.runs.directory import RunDirectory
 from htm_env.best_known import best_known
 from htm_env.datasets import Dataset
+from htm_env.measures.semantics import Labelled, semantic_scores
 
 YARDSTICKS = {
     "own_hierarchy": "own hierarchy, this autoencoder",
@@ -61,8 +66,18 @@ def evaluate_run(options: EvaluateOptions) -> None:
     Where the data has a hierarchy, the tree scores stand beside those of its own and of random
     merges of the same samples; beneath is the error of other means, or, where the merger is known,
     the return of fixed orders. Data with labels adds what the roots say of them, and the error of
-    each, and ``--bits`` what a sample costs.
+    each, ``--bits`` what a sample costs, and ``--semantics`` what roots, nodes and trees mean.
     """
+    with threadpool_limits(options.threads):  # of scikit-learn
+        if not options.semantics:
+            _evaluate(options)
+            return
+        # First of all, since where nothing can be written nothing is computed.
+        with RunDirectory(options.directory).locked():
+            _evaluate(options)
+
+
+def _evaluate(options: EvaluateOptions) -> None:
     set_threads(options.threads)
     learner = load_learner(options.directory, options.data, needs_data=True)
     if options.merge_rounds:
@@ -76,6 +91,7 @@ def evaluate_run(options: EvaluateOptions) -> None:
             f"tokens of this data have {dataset.token_dim} coordinates; {options.directory} was "
             f"trained on tokens of {learner.autoencoder.token_dim}"
         )
+    against = other_runs(options, learner)
     planner = improved(learner, options.search)
     own: dict[str, Tensor] = {}  # of every sample, where that is needed
     if options.search or learner.task.knows_merger(dataset):
@@ -105,12 +121,26 @@ def evaluate_run(options: EvaluateOptions) -> None:
         "merge_rounds": options.merge_rounds,
         "search": options.search,
     }
+    embeddings: dict[str, list[Labelled]] = {}
     if dataset.has_labels:
-        beside |= _about_labels(learner, task, dataset, options.episodes)
+        labels, embeddings = _about_labels(learner, task, dataset, options.episodes)
+        beside |= labels
     if options.bits:
         if scores["mean_height"] is None:
             raise UsageError(f"--bits is of trees, and {learner.algo} makes none")
         beside |= about_bits(planner, learner, task, dataset, options.episodes)
+    meaning = None
+    if options.semantics:
+        from agents.inspection.semantic_pictures import semantic_figures  # loads matplotlib
+
+        table_of_roots = beside.get("semantics") or {}
+        report = semantic_report(
+            learner, task, against, embeddings, table_of_roots, options.episodes
+        )
+        figures = dict(semantic_figures(learner, task, options.episodes))
+        meaning = Meaning(options.directory, about, report, against, figures)
+        meaning.write()
+        beside |= {"meaning": report.as_dict()}
     if options.json:
         print(json.dumps(about | scores | references | beside, indent=2))
         return
@@ -125,6 +155,8 @@ def evaluate_run(options: EvaluateOptions) -> None:
         print_bits(beside)
     if dataset.has_labels:
         _print_labels(beside)
+    if meaning is not None:
+        meaning.show()
 
 
 def _against_best_known(
@@ -230,16 +262,21 @@ def _plain_yardsticks(
     return found
 
 
-def _about_labels(learner: Learner, task: Task, dataset: Dataset, count: int) -> dict[str, Any]:
-    """What roots say of labels, or why nothing is measured, and the error of every label."""
+def _about_labels(
+    learner: Learner, task: Task, dataset: Dataset, count: int
+) -> tuple[dict[str, Any], dict[str, list[Labelled]]]:
+    """What roots say of labels, or why nothing is measured, and the error of every label; and the
+    embeddings that were measured."""
+    embeddings: dict[str, list[Labelled]] = {}
     try:
+        embeddings = labelled_embeddings(learner, task)
         found: dict[str, Any] = {
-            "semantics": semantic_table(learner, task),
+            "semantics": {name: semantic_scores(*rows) for name, rows in embeddings.items()},
             "semantics_samples": probed_samples(task),
         }
     except ValueError as error:  # too few labels to fit anything
-        found = {"semantics": None, "no_semantics": str(error)}
-    return found | {"labels": errors_by_label(learner, dataset, count)}
+        found, embeddings = {"semantics": None, "no_semantics": str(error)}, {}
+    return found | {"labels": errors_by_label(learner, dataset, count)}, embeddings
 
 
 def _print_labels(found: dict[str, Any]) -> None:

@@ -194,10 +194,21 @@ class EvaluateOptions(OfRun):
     bits: bool = False
     """Also measure the bits that a sample costs (tree, root, and what is left of the tokens), and
     the error where the decoder is not told the tree."""
+    semantics: bool = False
+    """Also measure what roots, inner nodes and trees mean: few-shot accuracy, effective rank,
+    retrieval of parts, agreement and stability of trees. Writes semantics.json, semantics.md and
+    pictures to the folder of the run."""
+    against: Annotated[tuple[Path, ...], _flag("DIR ...")] = ()
+    """Further runs to measure beside it, with --semantics: fixed orders, flat, ..."""
     json: bool = False
     """Print JSON instead of a table."""
 
     least: ClassVar = {"episodes": 1}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.against and not self.semantics:
+            raise UsageError("--against is for runs to measure with --semantics")
 
 
 @dataclass(frozen=True)

@@ -42,26 +42,27 @@ class Samples(NamedTuple):
 
 
 def semantic_table(learner: Learner, task: Task | None = None) -> dict[str, dict[str, float]]:
-    """The scores of :func:`htm_env.measures.semantics.semantic_scores` for each embedding.
+    """The scores of :func:`htm_env.measures.semantics.semantic_scores` for each embedding that
+    :func:`labelled_embeddings` gives, and raises what that does."""
+    found = labelled_embeddings(learner, task)
+    return {name: semantic_scores(*splits) for name, splits in found.items()}
+
+
+def labelled_embeddings(learner: Learner, task: Task | None = None) -> dict[str, list[Labelled]]:
+    """Embeddings of the samples of the three splits by their names.
 
     ``root`` is the learner's; ``pca_16``, ``pca_32`` and ``pca_D`` are principal components of the
     raw tokens in sorted order (of Digits: of the pixels), left out where they are as many as the
     numbers of a sample; ``tokens`` these tokens themselves
     (left out where a sample has more than 256 numbers), and ``pooled`` the mean of the
-    standardised tokens. All are fitted on the training split and scored on the test split, of which
-    2,048 samples each are taken at most. A sample whose label the training split does not have is
-    left out.
+    standardised tokens. The components are fitted on the training split. Of each split 2,048
+    samples are taken at most, and a sample whose label the training split does not have is left
+    out.
 
     ``task`` names other data than the learner's. Raises ``ValueError`` for data without labels, and
-    where the training split has too few of them.
+    where a split has no label of the training split.
     """
-    splits = [(learner.task if task is None else task).dataset(split) for split in SPLITS]
-    samples = [_samples(learner, dataset) for dataset in splits]
-    known = np.unique(samples[0].labels)
-    samples = [_chosen(split, np.isin(split.labels, known)) for split in samples]
-    for dataset, split in zip(splits, samples, strict=True):
-        if not len(split.labels):
-            raise ValueError(f"the {dataset.split} split has no label of the training split")
+    splits, samples = _labelled_samples(learner, task)
     tokens = [sorted_tokens(split.tokens, split.present) for split in samples]
     flat = [rows.reshape(len(rows), -1).astype(np.float64) for rows in tokens]
     statistics = splits[0].mean.numpy(), splits[0].std.numpy()
@@ -76,23 +77,38 @@ def semantic_table(learner: Learner, task: Task | None = None) -> dict[str, dict
     if flat[0].shape[1] > MOST_NUMBERS:
         del embeddings["tokens"]
     labels = [split.labels for split in samples]
-    return {
-        name: semantic_scores(*map(Labelled, found, labels)) for name, found in embeddings.items()
-    }
+    return {name: list(map(Labelled, found, labels)) for name, found in embeddings.items()}
+
+
+def labelled_roots(learner: Learner, task: Task | None = None) -> list[Labelled]:
+    """The row ``root`` of :func:`labelled_embeddings` alone."""
+    _, samples = _labelled_samples(learner, task)
+    return [Labelled(split.roots.astype(np.float64), split.labels) for split in samples]
+
+
+def _labelled_samples(learner: Learner, task: Task | None) -> tuple[list[Dataset], list[Samples]]:
+    splits = [(learner.task if task is None else task).dataset(split) for split in SPLITS]
+    samples = [_samples(learner, dataset) for dataset in splits]
+    known = np.unique(samples[0].labels)
+    samples = [_chosen(split, np.isin(split.labels, known)) for split in samples]
+    for dataset, split in zip(splits, samples, strict=True):
+        if not len(split.labels):
+            raise ValueError(f"the {dataset.split} split has no label of the training split")
+    return splits, samples
 
 
 def probed_samples(task: Task) -> int:
     """Samples of the test split that :func:`semantic_table` scores."""
     test, train = (
-        dataset.labels(_spread(dataset)) for dataset in map(task.dataset, ("test", "train"))
+        dataset.labels(spread_keys(dataset)) for dataset in map(task.dataset, ("test", "train"))
     )
     return int(np.isin(test, train).sum())
 
 
-def _spread(dataset: Dataset) -> Int64[np.ndarray, "B"]:
-    """Keys evenly spread over a split."""
-    if not dataset.has_labels or dataset.size is None:
-        raise ValueError(f"{dataset.name} has no labels; expected data that has")
+def spread_keys(dataset: Dataset) -> Int64[np.ndarray, "B"]:
+    """Keys evenly spread over a split, 2,048 at most; the first ones of generated data."""
+    if dataset.size is None:
+        return dataset.fixed_keys(MOST_SAMPLES)
     count = min(dataset.size, MOST_SAMPLES)
     return np.arange(count, dtype=np.int64) * dataset.size // count
 
@@ -100,7 +116,9 @@ def _spread(dataset: Dataset) -> Int64[np.ndarray, "B"]:
 @torch.no_grad()
 def _samples(learner: Learner, dataset: Dataset) -> Samples:
     """Samples evenly spread over a split, which may be in the order of the labels."""
-    keys = _spread(dataset)
+    if not dataset.has_labels:
+        raise ValueError(f"{dataset.name} has no labels; expected data that has")
+    keys = spread_keys(dataset)
     batch = dataset.episodes(keys)
     roots = [part.roots for part in _encoded(learner, batch)]
     return Samples(

@@ -5,6 +5,7 @@ Labels serve for the analysis of results only. Everything is numpy; scikit-learn
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -19,16 +20,25 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from htm_env.datasets.width import sorted_tokens
+from htm_env.measures.intervals import Mean, mean_with_error
 
 NEIGHBOURS = 5
 INVERSE_PENALTIES = tuple(10.0**power for power in range(-3, 4))
 """Scikit-learn's ``C`` of the linear probe's squared weights; the validation split chooses."""
+PATIENCE = 2
+"""Weaker penalties in a row that are worse than the best one, after which no other is tried."""
 ITERATIONS = 3000
 """At most, of the linear probe; on Digits it converges within some hundreds."""
 EXACT = 1024
 """Numbers of a sample, above which principal components are estimated."""
 INITIALISATIONS = 10
 """Initialisations of k-means, of which the tightest clusters count."""
+SHOTS = (1, 5, 10)
+"""Labels a class of :func:`few_shot_scores`."""
+DRAWS = 20
+"""Draws of these labels."""
+FIXED_INVERSE_PENALTY = 1.0
+"""Scikit-learn's ``C`` where there is no validation split to choose it by."""
 
 
 class Labelled(NamedTuple):
@@ -79,7 +89,103 @@ def _linear_probe(train: Labelled, validation: Labelled, test: Labelled) -> floa
         loss = log_loss(validation.labels, guess, labels=model.classes_)
         return float(loss), float(model.score(*test))
 
-    return min(probe(inverse_penalty) for inverse_penalty in INVERSE_PENALTIES)[1]
+    found: list[tuple[float, float]] = []
+    for inverse_penalty in INVERSE_PENALTIES:
+        found.append(probe(inverse_penalty))
+        if min(found) not in found[-PATIENCE:]:
+            break  # the weakest penalties take longest
+    return min(found)[1]
+
+
+# ---------------------------------------------------------------- few labels
+
+
+def few_shot_classes(
+    labels: Int64[np.ndarray, "N"], shots: Sequence[int] = SHOTS
+) -> Int64[np.ndarray, "K"]:
+    """The classes with at least as many samples as the most of ``shots``."""
+    classes, counts = np.unique(labels, return_counts=True)
+    chosen: np.ndarray = classes[counts >= max(shots)]
+    return chosen
+
+
+def few_shot_scores(
+    train: Labelled,
+    test: Labelled,
+    shots: Sequence[int] = SHOTS,
+    *,
+    draws: int = DRAWS,
+    seed: int = 0,
+) -> dict[int, Mean]:
+    """Accuracy on the test split after as many labels a class as each of ``shots``, with its
+    standard error over the draws.
+
+    A draw takes ``shots`` training samples of every class; a multinomial logistic regression
+    (``C = 1``) is fitted to them. Embeddings are standardised by the whole training split, whose
+    labels are not read for that. Only the :func:`few_shot_classes` count, and the test samples of
+    these. Classes, draws and test samples follow from the labels and ``seed`` alone, so that all
+    embeddings of the same samples are compared on the same ones.
+
+    Raises ``ValueError`` where fewer than two classes have enough training samples, the test split
+    has no sample of these, or embeddings are not finite.
+    """
+    for name, split in (("training", train), ("test", test)):
+        if not np.isfinite(split.embeddings).all():
+            raise ValueError(f"the {name} split has embeddings that are not finite")
+    classes = few_shot_classes(train.labels, shots)
+    if len(classes) < 2:
+        raise ValueError(
+            f"{len(classes)} labels have {max(shots)} training samples; expected at least 2"
+        )
+    counted = np.isin(test.labels, classes)
+    if not counted.any():
+        raise ValueError(f"no test sample has a label of {max(shots)} training samples")
+    scaler = StandardScaler().fit(train.embeddings)
+    known, unknown = (scaler.transform(split.embeddings) for split in (train, test))
+    held_out = unknown[counted], test.labels[counted]
+    rng, scores = np.random.default_rng(seed), {}
+    for count in shots:
+        accuracies = []
+        for _ in range(draws):
+            rows = _drawn(train.labels, classes, count, rng)
+            model = LogisticRegression(C=FIXED_INVERSE_PENALTY, max_iter=ITERATIONS)
+            with warnings.catch_warnings():  # that one sample a class is no classification
+                warnings.filterwarnings("ignore", "The number of unique classes")
+                model.fit(known[rows], train.labels[rows])
+            accuracies.append(model.score(*held_out))
+        found = mean_with_error(np.array(accuracies))
+        assert found is not None  # an accuracy is a number
+        scores[count] = found
+    return scores
+
+
+def _drawn(
+    labels: Int64[np.ndarray, "N"],
+    classes: Int64[np.ndarray, "K"],
+    count: int,
+    rng: np.random.Generator,
+) -> Int64[np.ndarray, "R"]:
+    """Rows of ``count`` different samples of every class."""
+    rows = (np.flatnonzero(labels == label) for label in classes)
+    return np.concatenate([rng.choice(of_class, count, replace=False) for of_class in rows])
+
+
+# ---------------------------------------------------------------- rank
+
+
+def effective_rank(embeddings: Float[np.ndarray, "N F"]) -> float:
+    """The number of directions that embeddings use: ``exp`` of the entropy of their singular
+    values, as shares of their sum (RankMe, Garrido et al. 2023, arXiv 2210.02885).
+
+    Between 1 and the lesser of ``N`` and ``F``; 0 where all numbers are 0. As in the paper, the
+    embeddings are neither centred nor scaled.
+    """
+    singular = np.linalg.svd(embeddings.astype(np.float64), compute_uv=False)
+    if not singular.sum() > 0:
+        return 0.0
+    shares = singular / singular.sum()
+    shares = shares[shares > 0]
+    return float(np.exp(-(shares * np.log(shares)).sum()))
 
 
 # ---------------------------------------------------------------- plainer embeddings

@@ -1,0 +1,232 @@
+"""Measures of what embeddings and trees mean, of one run and of others beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from agents.config.run import Task
+from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED, tree_scores
+from agents.evaluation.yardsticks import bounded
+from agents.inspection.embeddings import root_embeddings
+from agents.inspection.parts import LabelledTrees, labelled_trees
+from agents.inspection.probes import MOST_SAMPLES, labelled_roots, spread_keys
+from agents.learners.base import Learner
+from htm_env.datasets import Dataset
+from htm_env.measures.intervals import Interval, Mean, bootstrap_interval, mean_with_error
+from htm_env.measures.parts import PartScores, part_scores
+from htm_env.measures.semantics import (
+    SHOTS,
+    Labelled,
+    effective_rank,
+    few_shot_classes,
+    few_shot_scores,
+    semantic_scores,
+)
+from htm_env.measures.stability import Changed, jittered, stability, without_one
+from htm_env.types import TokenBatch
+
+THIS_RUN = "root"
+"""The row of the run that is evaluated: the name of its embedding among the plainer ones."""
+AGREEMENT = ("tree_f1", "tree_recall", "tree_exact_f1", "tree_robinson_foulds")
+"""Scores of agreement that get an interval."""
+
+
+class Change(NamedTuple):
+    """A way to change samples."""
+
+    least_tokens: int
+    """Tokens of a sample, below which all trees are the same afterwards."""
+    make: Callable[[TokenBatch, Dataset, torch.Generator], Changed]
+
+
+CHANGES = {
+    "jittered": Change(
+        3,
+        lambda batch, dataset, generator: jittered(
+            batch, dataset.std, generator, categories=sum(dataset.categories)
+        ),
+    ),
+    "one_token_dropped": Change(4, lambda batch, _, generator: without_one(batch, generator)),
+}
+"""Changes that a tree should survive."""
+
+
+@dataclass(frozen=True)
+class SemanticReport:
+    """Measures by the name of the embedding or run; what the data has no labels or clades for is
+    left out."""
+
+    embeddings: dict[str, dict[str, float]]
+    """Scores of :func:`semantic_scores` where the data has labels, and ``effective_rank``."""
+    few_shot: dict[str, dict[int, Mean]]
+    """By the number of labels a class."""
+    few_shot_classes: int
+    few_shot_samples: int
+    """Test samples of these classes."""
+    parts: dict[str, PartScores]
+    part_queries: int
+    """Labelled clades of the test samples."""
+    agreement: dict[str, dict[str, Interval]]
+    """Of the greedy trees with the data's own clades, over the test samples."""
+    stability: dict[str, dict[str, Mean]]
+    """Share of a tree's clades that are still there after a change, over the test samples."""
+
+    def as_dict(self) -> dict[str, Any]:
+        """Nested dictionaries of numbers, as JSON holds them."""
+        found = asdict(self)
+        for name, of in (("few_shot", found["few_shot"]), ("agreement", found["agreement"])):
+            found[name] = {
+                row: {str(key): value._asdict() for key, value in values.items()}
+                for row, values in of.items()
+            }
+        found["stability"] = {
+            row: {key: value._asdict() for key, value in values.items()}
+            for row, values in self.stability.items()
+        }
+        found["parts"] = {row: scores._asdict() for row, scores in self.parts.items()}
+        return found
+
+
+def semantic_report(
+    learner: Learner,
+    task: Task,
+    against: Mapping[str, Learner],
+    embeddings: Mapping[str, list[Labelled]],
+    scores: Mapping[str, Mapping[str, float]],
+    count: int,
+) -> SemanticReport:
+    """All measures of a learner, of ``against``, other learners by their names, and of plainer
+    embeddings of the same samples.
+
+    Trees and roots are those of greedy merges. Embeddings are compared on what
+    :func:`agents.inspection.probes.labelled_embeddings` takes, parts on as many samples of the
+    training and the test split, agreement and stability on the first ``count`` test samples (fewer
+    of large sets).
+
+    Args:
+        learner: its rows are called ``root``.
+        task: the data of all rows.
+        against: learners of tokens of the same dimension.
+        embeddings: of the learner, those of ``labelled_embeddings``; empty without labels.
+        scores: of these, from ``semantic_scores``; empty without labels.
+        count: test samples.
+    """
+    learners = {THIS_RUN: learner, **against}
+    train, test = task.dataset("train"), task.dataset("test")
+    splits = dict(embeddings)
+    table = {name: dict(row) for name, row in scores.items()}
+    if embeddings:
+        for name, other in against.items():
+            splits[name] = labelled_roots(other, task)
+            table[name] = semantic_scores(*splits[name])
+        ranked = {name: found[0].embeddings for name, found in splits.items()}
+    else:
+        ranked = {
+            name: root_embeddings(one, train, MOST_SAMPLES).roots for name, one in learners.items()
+        }
+    for name, rows in ranked.items():
+        table.setdefault(name, {})["effective_rank"] = effective_rank(rows)
+    few_shot, classes, samples = _few_shot(splits)
+    parts: dict[str, PartScores] = {}
+    queries = 0
+    agreement, stable = {}, {}
+    for name, one in learners.items():
+        tested = labelled_trees(one, test, test.fixed_keys(bounded(count, test)))
+        if tested is None:
+            continue
+        agreement[name] = _agreement(tested)
+        stable[name] = _stability(one, test, tested)
+        if test.clade_label_names is None:
+            continue
+        found = _parts(one, train, test)
+        if found is not None:
+            parts[name], queries = found
+    return SemanticReport(table, few_shot, classes, samples, parts, queries, agreement, stable)
+
+
+def _few_shot(
+    splits: Mapping[str, list[Labelled]],
+) -> tuple[dict[str, dict[int, Mean]], int, int]:
+    """Scores by embedding, classes and test samples, for as many labels a class as two classes
+    have."""
+    if not splits:
+        return {}, 0, 0
+    train, _, test = next(iter(splits.values()))
+    shots = [count for count in SHOTS if len(few_shot_classes(train.labels, (count,))) > 1]
+    classes = few_shot_classes(train.labels, shots)
+    samples = int(np.isin(test.labels, classes).sum())
+    if not samples:
+        return {}, 0, 0
+    found = {
+        name: few_shot_scores(fitted, held_out, shots)
+        for name, (fitted, _, held_out) in splits.items()
+    }
+    return found, len(classes), samples
+
+
+def _parts(learner: Learner, train: Dataset, test: Dataset) -> tuple[PartScores, int] | None:
+    """Scores of parts, and the labelled clades of the test samples."""
+    trees = [labelled_trees(learner, split, spread_keys(split)) for split in (train, test)]
+    nodes = [split.as_nodes() for split in trees if split is not None]
+    clades = [split.as_clades() for split in trees if split is not None]
+    if not len(clades[1].labels):
+        return None
+    return part_scores(nodes[0], clades[0], nodes[1], clades[1]), len(clades[1].labels)
+
+
+def _agreement(trees: LabelledTrees) -> dict[str, Interval]:
+    generator = np.random.default_rng(EVALUATION_SEED)
+    scores = tree_scores(trees.batch, trees.merges)
+    found = {
+        name: bootstrap_interval(scores[name].double().numpy(), generator) for name in AGREEMENT
+    }
+    return {name: interval for name, interval in found.items() if interval is not None}
+
+
+def _stability(learner: Learner, test: Dataset, trees: LabelledTrees) -> dict[str, Mean]:
+    generator = torch.Generator().manual_seed(EVALUATION_SEED)
+    found = {}
+    for name, change in CHANGES.items():
+        rows = (trees.batch.num_tokens >= change.least_tokens).nonzero()[:, 0]
+        if not len(rows):
+            continue
+        batch, merges = trees.batch.rows(rows), trees.merges[rows]
+        changed = change.make(batch, test, generator)
+        made = _greedy(learner, changed.batch)
+        shares = [
+            stability(*part)
+            for part in zip(
+                batch.parts(CHUNK),
+                merges.split(CHUNK),
+                _changed_parts(changed),
+                made.split(CHUNK),
+                strict=True,
+            )
+        ]
+        mean = mean_with_error(torch.cat(shares).double().numpy())
+        if mean is not None:
+            found[name] = mean
+    return found
+
+
+def _changed_parts(changed: Changed) -> list[Changed]:
+    slots: tuple[Int64[Tensor, "_ P"], ...] = changed.slots.split(CHUNK)
+    return [
+        Changed(batch, here) for batch, here in zip(changed.batch.parts(CHUNK), slots, strict=True)
+    ]
+
+
+@torch.no_grad()
+def _greedy(learner: Learner, batch: TokenBatch) -> Int64[Tensor, "B M 2"]:
+    """Trees with other random numbers than those of :func:`labelled_trees`: a policy that draws is
+    not stable because it draws the same."""
+    generator = torch.Generator(learner.device).manual_seed(EVALUATION_SEED + 1)
+    parts = batch.to(learner.device).parts(CHUNK)
+    return torch.cat([learner.greedy_trees(part, generator).cpu() for part in parts])
