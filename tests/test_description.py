@@ -312,14 +312,33 @@ def test_what_has_no_bits_says_so(tmp_path, capsys, algo, env, says):
 
 def test_the_benchmark_is_of_the_orders_that_it_names():
     """Experts' trees have every group; a short training of both."""
-    rows = [
-        bits.row(order, 4, merges=200, strokes=(4, 5), count=20)
-        for order in ("structure_sorted", "random")
-    ]
-    assert [row["order"] for row in rows] == ["structure_sorted", "random"]
+    orders = ["structure_sorted", "random"]
+    found = [bits.measure(order, 4, merges=200, strokes=(4, 5), count=20) for order in orders]
+    rows = [measured.row for measured in found]
+    assert [row["order"] for row in rows] == orders
     assert rows[0]["tree_f1"] == 1 > rows[1]["tree_f1"]
-    for row in rows:
+    for row, measured in zip(rows, found, strict=True):
         assert row["total"] == pytest.approx(row["tree"] + row["root"] + row["residual"])
+        assert row["total"] == pytest.approx(float(measured.totals.mean()))
+
+
+def test_rows_are_means_over_seeds_beside_the_experts():
+    """Two seeds each of two characters: 11 and 13 bits over the seeds, against 9 and 9."""
+
+    def run(order: str, *totals: float) -> bits.Measured:
+        mean = sum(totals) / len(totals)
+        row = {"order": order, "D": 8, "rate": 0.0, "total": mean}
+        return bits.Measured(row, torch.tensor(totals, dtype=torch.float64))
+
+    runs = [run("chain", 10, 10), run("chain", 12, 16), run(bits.EXPERTS, 8, 8)]
+    rows = bits.table([*runs, run(bits.EXPERTS, 10, 10)], seeds=2)
+    assert [row["total"] for row in rows] == [12.0, 9.0]
+    assert rows[0]["total, by seed"] == "10.0 14.0"
+    assert rows[0]["above experts"] == 3.0  # 2 and 4
+    assert rows[0]["± of that"] == pytest.approx(1.0)  # deviation of 2 and 4: 2 ** 0.5
+    assert rows[1]["above experts"] == 0
+    alone = bits.table(runs[:2], seeds=2)
+    assert alone[0]["above experts"] is None
 
 
 def test_the_command_of_a_table_is_without_its_folder():
