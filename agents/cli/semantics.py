@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,7 +113,7 @@ class Meaning:
         """Print the tables, and where the files are."""
         for title, rows in self._tables():
             print(title)
-            print_table([{name.replace(" ", "\n"): of[name] for name in of} for of in rows])
+            print_table([{re.sub("[ _]", "\n", name): of[name] for name in of} for of in rows])
         print(f"report    {quoted(self.markdown_path)}, {quoted(self.json_path)}")
         for name in self.pictures:
             print(f"picture   {quoted(self._picture(name))}")
