@@ -33,7 +33,14 @@ from htm_env.forest import (
     pad_merges,
 )
 from htm_env.membership import ACTION_MASK, Membership, check_extras, observed_extras
-from htm_env.posed import PosedLifter, PosedMerger, PosedUnlifter, PosedUnmerger, common_units
+from htm_env.posed import (
+    PosedLifter,
+    PosedMerger,
+    PosedUnlifter,
+    PosedUnmerger,
+    common_units,
+    split_pose,
+)
 
 AutoencoderType = TypeVar("AutoencoderType", bound="SavedAutoencoder")
 
@@ -505,6 +512,11 @@ class TreeEncoder(SavedAutoencoder):
         """The same as an autoencoder that decodes; ``ValueError`` where nothing is decoded."""
         raise ValueError(NOTHING_DECODED)
 
+    def content(self, embeddings: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows C"]:
+        """What a part is, without its pose: embeddings without place and size where these are
+        numbers of their own, else all of them."""
+        return embeddings
+
     def encode(
         self,
         tokens: Float[Tensor, "B P T"],
@@ -671,6 +683,9 @@ class HTMAutoencoder(TreeEncoder):
     unmerger: nn.Module
     unlifter: nn.Module
     classifier: nn.Module
+
+    def content(self, embeddings: Float[Tensor, "*rows D"]) -> Float[Tensor, "*rows C"]:
+        return split_pose(embeddings, self.places[1])[2] if self.places else embeddings
 
     def set_statistics(self, mean: Float[Tensor, "T"], std: Float[Tensor, "T"]) -> None:
         if self.places:

@@ -26,7 +26,7 @@ class LabelledTrees:
     batch: TokenBatch
     merges: Int64[Tensor, "B M 2"]
     nodes: Float[Tensor, "B N D"]
-    """The embedding of every node; zeros for nodes that do not exist."""
+    """The content of every node: its embedding, without the pose where it has one."""
     leaves: Bool[Tensor, "B N P"]
     """The leaves under every node."""
     labels: Int64[Tensor, "B N"]
@@ -70,7 +70,7 @@ def labelled_trees(
         if bool((merges[-1][part.num_tokens > 1, 0] == NONE).any()):
             return None
         encoding = learner.autoencoder.encode(part.tokens, part.present, merges[-1])
-        nodes.append(encoding.nodes.cpu())
+        nodes.append(learner.autoencoder.content(encoding.nodes).cpu())
     made = torch.cat(merges).cpu()
     leaves = torch.cat(
         [

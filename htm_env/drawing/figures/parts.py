@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.offsetbox import AnnotationBbox, OffsetImage
@@ -34,7 +35,9 @@ from htm_env.drawing.rendering import new_figure, plain
 from htm_env.trees.merge_tree import MergeTree
 
 MOST_COLOURS = len(COLOURS)
-"""Labels that have a colour."""
+"""Labels that have a colour, of data with many."""
+FORMS = "o^"
+"""Of the dots of the first labels, and of as many more with the same colours."""
 PANEL = 0.95
 """Side of the panel of a sample, in inches."""
 OTHER = "#d5d5d5"
@@ -98,7 +101,7 @@ def neighbours_figure(rows: Sequence[Neighbours], kind: str, title: str) -> Figu
         shown = [(row.query, "query"), *zip(row.nearest, row.same, strict=True)]
         for axes, (part, same) in zip(axes_of_row, shown, strict=False):
             colour = INK if same == "query" else RIGHT if same else FAINT
-            draw_part(axes, part, kind, VERMILION if part.members.sum() < len(part.tokens) else INK)
+            draw_part(axes, part, kind, INK if part.members.all() else VERMILION, PANEL)
             _frame(axes, colour, 2.2 if same == "query" or same else 0.8)
             axes.set_title(_short(part.name), fontsize=6.5, pad=2, color=INK)
         for axes in axes_of_row[len(shown) :]:
@@ -127,7 +130,8 @@ def label_map_figure(
         draw: makes the thumbnails of the samples with these numbers.
         title: over the figure.
     """
-    frequent = _frequent(labels, MOST_COLOURS)
+    every = len(FORMS) * MOST_COLOURS
+    frequent = _frequent(labels, every if len(np.unique(labels)) <= every else MOST_COLOURS)
     figure = new_figure((2 * MAP + 0.3, MAP + 0.75), dpi=150)
     marked, pictured = figure.subplots(1, 2)
     figure.subplots_adjust(left=0.01, right=0.99, bottom=0.09, top=0.88, wspace=0.03)
@@ -139,9 +143,11 @@ def label_map_figure(
     units = np.ptp([pictured.get_xlim(), pictured.get_ylim()], axis=1) / MAP  # of an inch
     chosen = first[apart(places[first] / units, 1.35 * THUMBNAIL)].tolist()
     for row, picture in zip(chosen, draw(chosen), strict=True):
-        colour = COLOURS[frequent.index(labels[row])] if labels[row] in frequent else OTHER
+        number = frequent.index(labels[row]) if labels[row] in frequent else None
+        colour = OTHER if number is None else COLOURS[number % MOST_COLOURS]
         _thumbnail(pictured, picture, (float(places[row, 0]), float(places[row, 1])), colour)
-    marked.set_title(f"colours: the {len(frequent)} most frequent labels", fontsize=8)
+    most = "" if len(np.unique(labels)) == len(frequent) else f"{len(frequent)} most frequent "
+    marked.set_title(f"colours: the {most}labels", fontsize=8)
     pictured.set_title("some of the samples, framed in the colour of their label", fontsize=8)
     _legend(figure, frequent, names)
     figure.suptitle(title, fontsize=9, y=0.985)
@@ -186,6 +192,7 @@ def islands_of_parts_figure(
             for label in parts.tolist()
         ]
         draw_tokens(panel, tokens, kind, colours=chosen)
+        _scale_dots(panel, side)
         no_ticks(panel)
         _frame(panel, "#e4e4e4", 0.6)
     _legend(figure, frequent, names)
@@ -231,16 +238,31 @@ def trees_beside_groups_figure(
 # ---------------------------------------------------------------- pieces
 
 
-def draw_part(axes: Axes, part: Part, kind: str, colour: str, faint: str = "#c8c8c8") -> None:
-    """The tokens of a part in a colour, over the faint others; of images the part alone."""
-    look = kind_named(kind, part.tokens.shape[1])
-    frame_axes(axes, part.tokens, kind)
-    members, reference = part.members, part.tokens
-    if not look.image and not members.all():
-        draw_tokens(axes, part.tokens[~members], kind, colours=faint, reference=reference)
-    if members.any():
-        draw_tokens(axes, part.tokens[members], kind, colours=colour, reference=reference)
+def draw_part(
+    axes: Axes, part: Part, kind: str, colour: str, inches: float, faint: str = "#c8c8c8"
+) -> None:
+    """The tokens of a part in a colour, over the faint others; of images the part alone.
+
+    ``inches`` is the side of the panel, to which dots are scaled.
+    """
+    tokens, members = part.tokens, part.members
+    frame_axes(axes, tokens, kind)
+    if kind_named(kind, tokens.shape[1]).image:
+        if members.any():
+            draw_tokens(axes, tokens[members], kind, reference=tokens)
+    else:  # all at once, since the place of a token may depend on the others
+        order = np.argsort(members, kind="stable")
+        colours = [colour if member else faint for member in members[order].tolist()]
+        draw_tokens(axes, tokens[order], kind, colours=colours)
+    _scale_dots(axes, inches)
     no_ticks(axes)
+
+
+def _scale_dots(axes: Axes, inches: float) -> None:
+    """Make dots smaller in panels of less than two inches."""
+    for drawn in axes.collections:
+        if isinstance(drawn, PathCollection):
+            drawn.set_sizes(drawn.get_sizes() * inches / 2)
 
 
 def group_colours(groups: Bool[np.ndarray, "C n"], count: int) -> list[Any]:
@@ -281,6 +303,7 @@ def _draw_beside(
     whole = figure.add_axes(place(0.62, high / 2, 1.1))
     frame_axes(whole, sample.tokens, kind)
     draw_tokens(whole, sample.tokens, kind, colours=group_colours(sample.groups, count))
+    _scale_dots(whole, 1.1)
     no_ticks(whole)
     _frame(whole, "#e4e4e4", 0.8)
     whole.set_title(plain(sample.title), fontsize=8, pad=3)
@@ -309,14 +332,14 @@ def _draw_beside(
     for node, clade in enumerate(clades):
         axes = figure.add_axes(place(float(x[node]), float(y[node]), side))
         members = np.isin(np.arange(count), list(clade))
-        _draw_small(axes, Part(sample.tokens, members), kind)
+        _draw_small(axes, Part(sample.tokens, members), kind, side)
         right = clade in groups and len(clade) > 1
         _frame(axes, RIGHT if right else "#999999", 1.8 if right else 0.5)
 
 
-def _draw_small(axes: Axes, part: Part, kind: str) -> None:
-    """A part in a panel of a third of an inch: thin lines and small dots."""
-    draw_part(axes, part, kind, INK, faint="#dddddd")
+def _draw_small(axes: Axes, part: Part, kind: str, inches: float) -> None:
+    """A part in a panel of a third of an inch, with thin lines."""
+    draw_part(axes, part, kind, INK, inches, faint="#dddddd")
     for drawn in axes.collections:
         drawn.set_linewidth((0.45 * np.asarray(drawn.get_linewidth())).tolist())
 
@@ -348,17 +371,22 @@ def _draw_labels(
     others = ~np.isin(labels, frequent)
     x, y = places.T
     axes.scatter(x[others], y[others], s=5, color=OTHER, linewidths=0)
-    for colour, label in zip(COLOURS, frequent, strict=False):
+    for label, (colour, form) in zip(frequent, _looks(), strict=False):
         here = labels == label
-        axes.scatter(x[here], y[here], s=13, color=colour, linewidths=0, zorder=3)
+        axes.scatter(x[here], y[here], s=13, color=colour, marker=form, linewidths=0, zorder=3)
+
+
+def _looks() -> list[tuple[str, str]]:
+    """Colours and forms of labels."""
+    return [(colour, form) for form in FORMS for colour in COLOURS]
 
 
 def _legend(figure: Figure, labels: Sequence[int], names: Sequence[str]) -> None:
     """The colours of the labels under a figure."""
-    dot: dict[str, Any] = {"marker": "o", "linestyle": "none", "markersize": 5}
+    dot: dict[str, Any] = {"linestyle": "none", "markersize": 5}
     handles = [
-        Line2D([], [], color=colour, label=_short(names[label]), **dot)
-        for colour, label in zip(COLOURS, labels, strict=False)
+        Line2D([], [], color=colour, marker=form, label=_short(names[label]), **dot)
+        for label, (colour, form) in zip(labels, _looks(), strict=False)
     ]
     place: dict[str, Any] = {"loc": "lower center", "ncols": max(len(handles), 1)}
     figure.legend(handles=handles, fontsize=7, frameon=False, **place)
