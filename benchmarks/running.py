@@ -36,6 +36,7 @@ QUALITY = {
     "glom_speed": "time and memory of a Glom of images beside glom-pytorch",
     "frozen_search": "how near search comes to the best trees known, and what one shape is worth",
     "jets_search": "what search gains on particle jets, against its evaluations",
+    "objectives": "what objectives of the autoencoder make of embeddings",
     "kanji_parts": "how far trees that are not learned agree with experts",
     "key_scenes": "the merges that context makes right",
     "endurance": "runs that are killed at random moments and continued",
