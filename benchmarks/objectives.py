@@ -22,9 +22,8 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from jaxtyping import Float, Int64
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
+from agents.inspection.parts import labelled_trees
 from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.registry import algorithm
@@ -32,15 +31,22 @@ from benchmarks.measuring import Row
 from benchmarks.table import RESULTS, origin, report
 from htm_env.datasets import SPLITS, Dataset, make_dataset
 from htm_env.datasets.width import sorted_tokens
-from htm_env.measures.semantics import Labelled, principal_components, semantic_scores
+from htm_env.losses import LossWeights
+from htm_env.measures.parts import retrieval_scores
+from htm_env.measures.semantics import (
+    Labelled,
+    few_shot_scores,
+    principal_components,
+    semantic_scores,
+)
 from htm_env.views import ViewConfig
 
 WIDTH = 32
 ORDER = "balanced_sorted"
 BATCH = 64
-SHOTS, DRAWS = 5, 20
+SHOTS = 5
 CHUNK = 1024
-AGREE = ViewConfig(variance=1.0, invariance=1.0, covariance=0.04, projector=256)
+AS_IT_IS = ViewConfig()
 
 
 class Problem(NamedTuple):
@@ -63,7 +69,7 @@ PROBLEMS = {
     ),
     "kanji": Problem(
         "HTM-Kanji-v0",
-        480_000,
+        400_000,
         20,
         ViewConfig(hidden_tokens=0.1, rotation=8.0, scale=0.2, shear=0.15, translation=0.3),
     ),
@@ -72,17 +78,19 @@ PROBLEMS = {
 
 def objectives(views: ViewConfig) -> dict[str, AutoencoderConfig]:
     """The autoencoders that are compared, by name."""
-    agreeing = replace(
-        views, variance=1.0, invariance=1.0, covariance=0.04, projector=AGREE.projector
-    )
+    masked = replace(AS_IT_IS, masked=1.0, hidden_tokens=0.3)
+    agreeing = replace(views, variance=1.0, invariance=1.0, covariance=0.04)
     inner = replace(agreeing, inner=True)
-    still = replace(inner, translation=0.0)
     return {
         "reconstruction": AutoencoderConfig(),
-        "agreement of roots": AutoencoderConfig(views=agreeing),
-        "agreement of inner nodes too": AutoencoderConfig(views=inner),
+        "masking": AutoencoderConfig(views=masked),
+        "contrast": AutoencoderConfig(loss=LossWeights(contrast=0.1)),
+        "agreement": AutoencoderConfig(views=agreeing),
+        "agreement of inner nodes": AutoencoderConfig(views=inner),
         "posed": AutoencoderConfig(architecture="posed"),
-        "posed, agreement of inner nodes too": AutoencoderConfig(architecture="posed", views=still),
+        "posed, agreement of inner nodes": AutoencoderConfig(
+            architecture="posed", views=replace(inner, projector=256, translation=0.0)
+        ),
     }
 
 
@@ -101,24 +109,6 @@ def embeddings(
         roots.append(encoding.roots)
         means.append((encoding.nodes * inner).sum(dim=1) / (count - 1))
     return torch.cat(roots).double().numpy(), torch.cat(means).double().numpy()
-
-
-def few_shot(train: Labelled, held_out: Labelled, shots: int = SHOTS, draws: int = DRAWS) -> float:
-    """Mean accuracy of logistic regressions on so many standardised samples of every class."""
-    scaler = StandardScaler().fit(train.embeddings)
-    known, unknown = (scaler.transform(split.embeddings) for split in (train, held_out))
-    classes, found = np.unique(train.labels), []
-    for draw in range(draws):
-        rng = np.random.default_rng(draw)
-        rows = np.concatenate(
-            [
-                rng.choice(np.flatnonzero(train.labels == label), shots, replace=False)
-                for label in classes
-            ]
-        )
-        model = LogisticRegression(max_iter=1000).fit(known[rows], train.labels[rows])
-        found.append(model.score(unknown, held_out.labels))
-    return float(np.mean(found))
 
 
 def labelled(
@@ -145,12 +135,21 @@ def scores(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of regressions that need more steps
         found = semantic_scores(train, validation, scored)
-        shots = few_shot(train, scored)
+        shots = few_shot_scores(train, scored, (SHOTS,))[SHOTS].mean
     return {
         "linear probe": found["linear_probe"],
         f"{SHOTS}-shot": shots,
         "five nearest": found["five_nearest"],
     }
+
+
+def retrieved(learner: Learner, dataset: Dataset) -> float | None:
+    """Mean average precision of finding a part in other samples by its node; None without parts."""
+    if dataset.clade_label_names is None:
+        return None
+    trees = labelled_trees(learner, dataset, dataset.fixed_keys(10_000))
+    assert trees is not None  # a fixed order makes trees
+    return retrieval_scores(trees.as_nodes(), trees.as_clades())[0]
 
 
 def rows_of(name: str, seeds: Sequence[int], held_out: str, only: Sequence[str]) -> Iterator[Row]:
@@ -167,14 +166,18 @@ def rows_of(name: str, seeds: Sequence[int], held_out: str, only: Sequence[str])
             options = replace(entry.config, autoencoder=config, batch_size=BATCH)
             learner = entry.learner(problem.env_id, options, embedding_dim=WIDTH, seed=seed)
             learner.train(merges=problem.merges)
+            scored = datasets[SPLITS.index(held_out)]
             error = learner.evaluate(datasets[SPLITS.index(held_out)], CHUNK, sampled=False)["nmse"]
             splits = [embeddings(learner, dataset) for dataset in datasets]
             for kind, of_splits in zip(found, zip(*splits, strict=True), strict=True):
                 own = scores(problem, of_splits, labels, held_out)
-                found[kind].append({"nmse": error, **own})
+                found[kind].append({"nmse": error, **own, "parts": retrieved(learner, scored)})
                 print(name, objective, seed, kind, found[kind][-1], flush=True)
         for kind, own_rows in found.items():
-            medians = {column: median(row[column] for row in own_rows) for column in own_rows[0]}
+            medians = {
+                column: None if value is None else median(row[column] for row in own_rows)
+                for column, value in own_rows[0].items()
+            }
             yield {"data": name, "objective": objective, "embedding": kind, **medians}
     flat = []
     for dataset in datasets:
@@ -183,7 +186,8 @@ def rows_of(name: str, seeds: Sequence[int], held_out: str, only: Sequence[str])
         flat.append(tokens.reshape(len(tokens), -1).astype(np.float64))
     components = principal_components(flat, WIDTH)
     own = scores(problem, components, labels, held_out)
-    yield {"data": name, "objective": "", "embedding": "principal components", "nmse": None, **own}
+    known = {"data": name, "objective": "none", "embedding": "principal components", "nmse": None}
+    yield {**known, **own, "parts": None}
 
 
 def main() -> None:
