@@ -69,7 +69,7 @@ PROBLEMS = {
     ),
     "kanji": Problem(
         "HTM-Kanji-v0",
-        400_000,
+        1_000_000,
         20,
         ViewConfig(hidden_tokens=0.1, rotation=8.0, scale=0.2, shear=0.15, translation=0.3),
     ),
@@ -202,11 +202,10 @@ def main() -> None:
     torch.set_num_threads(1)
     seeds = range(options.first_seed, options.first_seed + options.seeds)
     held_out = "validation" if options.validate else "test"
-    rows = [
-        row for name in options.data for row in rows_of(name, seeds, held_out, options.objectives)
-    ]
     made_by = origin("benchmarks.objectives", sys.argv[1:])
-    report("objectives", rows, options.out, made_by=made_by)
+    for name in options.data:
+        rows = list(rows_of(name, seeds, held_out, options.objectives))
+        report(f"objectives_{name}", rows, options.out, made_by=made_by)
 
 
 if __name__ == "__main__":
