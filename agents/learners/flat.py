@@ -20,7 +20,7 @@ from agents.learners.base import Learner
 from agents.optim.autoencoder_trainer import AUTOENCODER_OPTIMIZER
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig
 from htm_env.autoencoder import HTMAutoencoder, SavedAutoencoder, seeded_initialisation
-from htm_env.checks import at_least
+from htm_env.checks import at_least, check_choice
 from htm_env.datasets import Dataset
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.trees.merge_tree import MergeTree
@@ -36,6 +36,8 @@ class FlatConfig:
 
     hidden_dim: int = 256
     """Hidden width of the tree autoencoder whose number of parameters it is given."""
+    encoder: str = "deep_sets"
+    """How tokens become one vector: deep_sets, by their mean, or set_transformer, by attention."""
     optimizer: OptimizerConfig = AUTOENCODER_OPTIMIZER
     """Optimizer of all parts; that of the trees' autoencoders."""
     batch_size: int = 64
@@ -43,6 +45,7 @@ class FlatConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden_dim=(1, LARGEST), batch_size=(1, LARGEST))
+        check_choice("encoder", self.encoder, sorted(POOLS))
 
 
 class Flat(Learner):
@@ -79,13 +82,15 @@ class Flat(Learner):
             raise ValueError("flat has no pretrained autoencoder to keep frozen; use mode joint")
         dim = embedding_dim_of(self.task.env, self.dataset, self.task.embedding_dim)
         token_dim, slots = self.dataset.token_dim, self.dataset.max_tokens
-        width = matching_width(token_dim, slots, dim, self.config.hidden_dim)
+        encoder = self.config.encoder
+        width = matching_width(token_dim, slots, dim, self.config.hidden_dim, encoder)
         autoencoder = FlatAutoencoder(
             token_dim,
             slots,
             dim,
             width,
             categories=self.dataset.categories,
+            encoder=encoder,
             generator=self.generator,
         )
         autoencoder.set_statistics(self.dataset.mean, self.dataset.std)
@@ -180,11 +185,78 @@ class Flat(Learner):
         self.optimizer.restore(state)
 
 
+class MeanPool(nn.Module):
+    """The mean over the tokens (Zaheer et al. 2017, "Deep Sets")."""
+
+    heads = 1
+    """The width is a multiple of it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+
+    def forward(
+        self, lifted: Float[Tensor, "B P W"], present: Bool[Tensor, "B P"]
+    ) -> Float[Tensor, "B W"]:
+        summed = lifted.masked_fill(~present[..., None], 0.0).sum(1)
+        return summed / present.sum(1, keepdim=True)
+
+
+class AttentionPool(nn.Module):
+    """Two blocks of attention among the tokens, and one of a learned vector to them (Lee et al.
+    2019, "Set Transformer": SAB, SAB, PMA)."""
+
+    heads = 2
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(AttentionBlock(width, self.heads) for _ in range(2))
+        self.pool = AttentionBlock(width, self.heads)
+        self.seed = nn.Parameter(torch.randn(1, 1, width) / width**0.5)
+
+    def forward(
+        self, lifted: Float[Tensor, "B P W"], present: Bool[Tensor, "B P"]
+    ) -> Float[Tensor, "B W"]:
+        for block in self.blocks:
+            lifted = block(lifted, lifted, present)
+        pooled: Tensor = self.pool(self.seed.expand(len(lifted), -1, -1), lifted, present)
+        return pooled[:, 0]
+
+
+class AttentionBlock(nn.Module):
+    """Queries that attend to the tokens of their set, then a layer of each (MAB of the paper)."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.attended, self.out = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.layer = nn.Linear(width, width)
+
+    def forward(
+        self,
+        queries: Float[Tensor, "B Q W"],
+        tokens: Float[Tensor, "B P W"],
+        present: Bool[Tensor, "B P"],
+    ) -> Float[Tensor, "B Q W"]:
+        found, _ = self.attention(
+            queries, tokens, tokens, key_padding_mask=~present, need_weights=False
+        )
+        hidden = self.attended(queries + found)
+        made: Tensor = self.out(hidden + nn.functional.silu(self.layer(hidden)))
+        return made
+
+
+POOLS: dict[str, type[MeanPool | AttentionPool]] = {
+    "deep_sets": MeanPool,
+    "set_transformer": AttentionPool,
+}
+"""What makes one vector of the lifted tokens, by the name of the encoder."""
+
+
 class FlatAutoencoder(SavedAutoencoder):
     """Encodes a token set at once into ``D`` numbers, and those at once into a set.
 
-    The encoder is permutation invariant (deep sets, Zaheer et al. 2017, "Deep Sets"): every token
-    is lifted, the mean over the tokens goes through a network. The decoder takes the root and the
+    The encoder is permutation invariant: every token is lifted, the lifted ones are pooled, and
+    what they are pooled to goes through a network. The decoder takes the root and the
     number of tokens, and gives ``P`` tokens in an arbitrary order: they are matched to a sample
     before they are compared with it (:func:`matched`).
 
@@ -194,7 +266,10 @@ class FlatAutoencoder(SavedAutoencoder):
         embedding_dim: ``D``.
         width: of the hidden layers; :func:`matching_width` makes two kinds comparable.
         categories: numbers of values of the categories (see :class:`SavedAutoencoder`).
+        encoder: what pools the tokens, one of :data:`POOLS`.
         generator: draws the initial weights; torch's global generator if None.
+
+    Raises ``ValueError`` for an unknown encoder, and a width that its heads do not divide.
     """
 
     def __init__(
@@ -205,15 +280,21 @@ class FlatAutoencoder(SavedAutoencoder):
         width: int,
         *,
         categories: Sequence[int] = (),
+        encoder: str = "deep_sets",
         generator: torch.Generator | None = None,
     ) -> None:
         sizes = {"token_dim": token_dim, "max_tokens": max_tokens}
         sizes |= {"embedding_dim": embedding_dim, "width": width}
         at_least(1, **sizes)
-        super().__init__(sizes, categories)
+        check_choice("encoder", encoder, sorted(POOLS))
+        pool = POOLS[encoder]
+        if width % pool.heads:
+            raise ValueError(f"width is {width}; {encoder} takes multiples of {pool.heads}")
+        super().__init__({**sizes, "encoder": encoder}, categories)
         self.max_tokens = max_tokens
         with seeded_initialisation(generator):
             self.lifter = _network(token_dim, width, width)
+            self.pool = pool(width)
             self.encoder = _network(width, width, embedding_dim)
             self.decoder = nn.Sequential(
                 nn.Linear(embedding_dim + max_tokens, width),
@@ -225,8 +306,7 @@ class FlatAutoencoder(SavedAutoencoder):
         self, standardised: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"]
     ) -> Float[Tensor, "B D"]:
         """One root a sample, whatever the order of its tokens and the number of empty slots."""
-        lifted = self.lifter(standardised).masked_fill(~present[..., None], 0.0)  # (B, P, W)
-        return self.encoder(lifted.sum(1) / present.sum(1, keepdim=True))
+        return self.encoder(self.pool(self.lifter(standardised), present))
 
     def decode(
         self, roots: Float[Tensor, "B D"], num_tokens: Int64[Tensor, "B"]
@@ -271,20 +351,31 @@ def matched(
     return decoded[rows, order.to(decoded.device)].masked_fill(~present[..., None], 0.0)
 
 
-def matching_width(token_dim: int, max_tokens: int, embedding_dim: int, hidden_dim: int) -> int:
+def matching_width(
+    token_dim: int,
+    max_tokens: int,
+    embedding_dim: int,
+    hidden_dim: int,
+    encoder: str = "deep_sets",
+) -> int:
     """The width at which the flat autoencoder has most nearly as many parameters as the tree's.
 
     The tree's is :class:`HTMAutoencoder` of the same ``token_dim``, ``embedding_dim`` and
-    ``hidden_dim``, with its leaf classifier.
+    ``hidden_dim``, with its leaf classifier. A multiple of the heads of the encoder.
     """
+    heads = POOLS[encoder].heads
     with torch.device("meta"):  # counts without numbers
         target = num_parameters(HTMAutoencoder(token_dim, embedding_dim, hidden_dim))
 
-        def size(width: int) -> int:
-            return num_parameters(FlatAutoencoder(token_dim, max_tokens, embedding_dim, width))
+        def size(units: int) -> int:
+            width = units * heads
+            model = FlatAutoencoder(token_dim, max_tokens, embedding_dim, width, encoder=encoder)
+            return num_parameters(model)
 
-        enough = bisect_left(range(target), target, lo=2, key=size)  # a width has a bias, at least
-        return min((enough - 1, enough), key=lambda width: abs(size(width) - target))
+        least = 2 if heads == 1 else 1
+        enough = bisect_left(range(target), target, lo=least, key=size)  # a width has a bias
+        around = (max(enough - 1, 1), enough)
+        return heads * min(around, key=lambda units: abs(size(units) - target))
 
 
 def num_parameters(module: nn.Module) -> int:
