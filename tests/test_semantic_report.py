@@ -9,11 +9,13 @@ import pytest
 import torch
 
 from agents.cli.command import run as command
+from agents.cli.options import EvaluateOptions
+from agents.cli.semantics import other_runs
 from agents.inspection.parts import labelled_trees
 from agents.inspection.semantic_report import semantic_report
 from agents.learners.fixed_order import FixedOrder
 from agents.learners.flat import Flat
-from agents.registry import algorithm
+from agents.registry import algorithm, load_learner
 from htm_env.datasets import make_dataset
 from htm_env.files import read_json
 from htm_env.types import NONE
@@ -76,6 +78,23 @@ def test_nodes_have_the_labels_of_the_clades_that_they_are():
     assert np.bincount(nodes.samples, minlength=20).tolist() == inner.tolist()
 
 
+def test_the_own_hierarchy_lacks_no_part():
+    task = {"env_kwargs": {"strokes": [4, 5]}, "embedding_dim": 4}
+    structure = fixed_order("structure", "HTM-Kanji-v0", **task)
+    random = fixed_order("random", "HTM-Kanji-v0", **task)
+    report = semantic_report(structure, structure.task, {"random": random}, {}, {}, 50)
+    assert set(report.parts) == {"root", "pca_4", "random"}
+    for name in ("root", "pca_4"):
+        parts = report.parts[name]
+        assert parts.found == 1.0
+        assert parts.retrieval == pytest.approx(parts.retrieval_of_found)
+        assert parts.retrieval > 0
+        assert parts.probe == parts.probe_of_found
+    random_parts = report.parts["random"]
+    assert random_parts.found < 0.6
+    assert random_parts.retrieval < random_parts.found  # at most the share of queries
+
+
 def test_a_learner_without_trees_has_no_nodes():
     flat = Flat("HTM-Trees-v0", env_kwargs={"heights": [3]}, embedding_dim=4)
     dataset = flat.task.dataset("test")
@@ -126,6 +145,16 @@ def test_the_usual_output_stays_without_the_flag(runs, capsys):
     more = json.loads(capsys.readouterr().out)
     assert more.pop("meaning")["few_shot_samples"] == plain["semantics_samples"]
     assert more == plain
+
+
+def test_a_run_that_is_called_as_an_embedding_gets_a_row_of_its_own(runs, tmp_path):
+    learner = load_learner(runs / "flat")
+    learner.save(tmp_path / "pooled")
+    (tmp_path / "a").mkdir()
+    learner.save(tmp_path / "a" / "nearest")
+    others = [tmp_path / "pooled", tmp_path / "a" / "nearest", runs / "nearest"]
+    options = EvaluateOptions(runs / "nearest", semantics=True, against=tuple(others))
+    assert list(other_runs(options, learner)) == ["run pooled", *map(str, others[1:])]
 
 
 def test_wrong_usage_is_told(runs, tmp_path, capsys):

@@ -41,6 +41,8 @@ SHOWN_PARTS = {
     "probe_of_found": "probe of found",
 }
 
+NO_RUNS = rf"{THIS_RUN}|tokens|pooled|pca_\d+"
+"""Names of embeddings that are no other runs."""
 PICTURES = {
     "roots_map": "Roots in the plane, with the most frequent labels in colours",
     "roots_nearest": "Samples and those with the nearest roots",
@@ -54,8 +56,8 @@ Rows = list[dict[str, str]]
 
 
 def other_runs(options: EvaluateOptions, learner: Learner) -> dict[str, Learner]:
-    """The learners of ``--against`` by the names of their folders, or where two have the same name
-    by their paths.
+    """The learners of ``--against`` by the names of their folders; where two have the same name by
+    their paths, and as ``run NAME`` where an embedding that is no run has it.
 
     Raises ``FileNotFoundError`` without a run, and ``ValueError`` for one that cannot be read or is
     of tokens of another dimension.
@@ -70,8 +72,8 @@ def other_runs(options: EvaluateOptions, learner: Learner) -> dict[str, Learner]
                 f"tokens of {path} have {other.autoencoder.token_dim} coordinates; those of "
                 f"{options.directory} have {learner.autoencoder.token_dim}"
             )
-        shown = name if names.count(name) == 1 and name != THIS_RUN else str(path)
-        learners[shown] = other
+        shown = name if names.count(name) == 1 else str(path)
+        learners[f"run {shown}" if re.fullmatch(NO_RUNS, shown) else shown] = other
     return learners
 
 

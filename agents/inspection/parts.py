@@ -13,6 +13,7 @@ from torch import Tensor
 from agents.evaluation.evaluate import CHUNK, EVALUATION_SEED
 from agents.learners.base import Learner
 from htm_env.datasets import Dataset
+from htm_env.datasets.width import sorted_tokens
 from htm_env.forest import leaf_sets
 from htm_env.measures.parts import Clades, Nodes
 from htm_env.types import NONE, TokenBatch
@@ -50,6 +51,14 @@ class LabelledTrees:
         samples, nodes = self.inner_nodes().T
         embeddings = self.nodes[samples, nodes].double().numpy()
         return Nodes(embeddings, self.labels[samples, nodes].numpy(), samples)
+
+    def sorted_parts(self) -> Float[np.ndarray, "M F"]:
+        """The tokens under every inner node in sorted order, empty slots as zeros: an embedding of
+        it without learning."""
+        samples, nodes = self.inner_nodes().T
+        tokens = self.batch.tokens.numpy()[samples]
+        parts = sorted_tokens(tokens, self.leaves[samples, nodes].numpy())
+        return parts.reshape(len(parts), -1).astype(np.float64)
 
     def as_clades(self) -> Clades:
         """The labelled clades one after another."""

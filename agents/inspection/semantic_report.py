@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -20,13 +20,14 @@ from agents.inspection.probes import MOST_SAMPLES, labelled_roots, spread_keys
 from agents.learners.base import Learner
 from htm_env.datasets import Dataset
 from htm_env.measures.intervals import Interval, Mean, bootstrap_interval, mean_with_error
-from htm_env.measures.parts import PartScores, part_scores
+from htm_env.measures.parts import Nodes, PartScores, part_scores
 from htm_env.measures.semantics import (
     SHOTS,
     Labelled,
     effective_rank,
     few_shot_classes,
     few_shot_scores,
+    principal_components,
     semantic_scores,
 )
 from htm_env.measures.stability import Changed, jittered, stability, without_one
@@ -71,6 +72,7 @@ class SemanticReport:
     few_shot_samples: int
     """Test samples of these classes."""
     parts: dict[str, PartScores]
+    """Also of ``pca_D``: principal components of the tokens under each node of the first run."""
     part_queries: int
     """Labelled clades of the test samples."""
     agreement: dict[str, dict[str, Interval]]
@@ -145,9 +147,15 @@ def semantic_report(
         stable[name] = _stability(one, test, tested)
         if test.clade_label_names is None:
             continue
-        found = _parts(one, train, test)
-        if found is not None:
-            parts[name], queries = found
+        trees = [labelled_trees(one, split, spread_keys(split)) for split in (train, test)]
+        labelled = [split for split in trees if split is not None]
+        queries = len(labelled[1].as_clades().labels)
+        if not queries:
+            continue
+        parts[name] = _parts(labelled, [split.as_nodes() for split in labelled])
+        if name == THIS_RUN:
+            dim = labelled[1].nodes.shape[2]
+            parts[f"pca_{dim}"] = _parts(labelled, _principal_parts(labelled, dim))
     return SemanticReport(table, few_shot, classes, samples, parts, queries, agreement, stable)
 
 
@@ -171,14 +179,19 @@ def _few_shot(
     return found, len(classes), samples
 
 
-def _parts(learner: Learner, train: Dataset, test: Dataset) -> tuple[PartScores, int] | None:
-    """Scores of parts, and the labelled clades of the test samples."""
-    trees = [labelled_trees(learner, split, spread_keys(split)) for split in (train, test)]
-    nodes = [split.as_nodes() for split in trees if split is not None]
-    clades = [split.as_clades() for split in trees if split is not None]
-    if not len(clades[1].labels):
-        return None
-    return part_scores(nodes[0], clades[0], nodes[1], clades[1]), len(clades[1].labels)
+def _parts(trees: Sequence[LabelledTrees], nodes: Sequence[Nodes]) -> PartScores:
+    """Scores of the nodes of the training and the test split."""
+    (train, test), (train_clades, test_clades) = nodes, [split.as_clades() for split in trees]
+    return part_scores(train, train_clades, test, test_clades)
+
+
+def _principal_parts(trees: Sequence[LabelledTrees], dim: int) -> list[Nodes]:
+    """The same nodes with principal components of their sorted tokens as embeddings."""
+    components = principal_components([split.sorted_parts() for split in trees], dim)
+    return [
+        split.as_nodes()._replace(embeddings=embeddings)
+        for split, embeddings in zip(trees, components, strict=True)
+    ]
 
 
 def _agreement(trees: LabelledTrees) -> dict[str, Interval]:
