@@ -4,8 +4,9 @@ An autoencoder learns on the trees of ``balanced_sorted``, the same for every ro
 the objectives of ``docs/objectives.md``, for as many merges. Labels that it never sees are read
 from the roots, and from the mean of the inner nodes, which is as wide: a linear probe with all
 labels of the training split, logistic regressions with five labels a class, and five nearest.
-Beside them are as many principal components of the tokens in sorted order. Of Kanji, radicals with
-at least twenty training characters count. Settings were chosen on the validation split with seed 0.
+Beside them are as many principal components of the tokens in sorted order, and a set autoencoder as
+large. Of Kanji, radicals with at least twenty training characters count. Settings were chosen on
+the validation split with seed 0.
 """
 
 from __future__ import annotations
@@ -47,6 +48,7 @@ BATCH = 64
 SHOTS = 5
 CHUNK = 1024
 AS_IT_IS = ViewConfig()
+FLAT = "flat"
 
 
 class Problem(NamedTuple):
@@ -94,21 +96,37 @@ def objectives(views: ViewConfig) -> dict[str, AutoencoderConfig]:
     }
 
 
+def trained(problem: Problem, objective: str, seed: int) -> Learner:
+    """The fixed order with the autoencoder of this objective; ``flat`` is a set autoencoder."""
+    if objective == FLAT:
+        entry = algorithm(FLAT)
+        options = replace(entry.config, batch_size=BATCH)
+    else:
+        entry = algorithm(ORDER)
+        config = objectives(problem.views)[objective]
+        options = replace(entry.config, autoencoder=config, batch_size=BATCH)
+    learner = entry.learner(problem.env_id, options, embedding_dim=WIDTH, seed=seed)
+    learner.train(merges=problem.merges)
+    return learner
+
+
 @torch.no_grad()
-def embeddings(
-    learner: Learner, dataset: Dataset
-) -> tuple[Float[np.ndarray, "N D"], Float[np.ndarray, "N D"]]:
-    """Roots of a split, and the mean of every sample's inner nodes, the root among them."""
+def embeddings(learner: Learner, dataset: Dataset) -> dict[str, Float[np.ndarray, "N D"]]:
+    """Roots of a split, and of trees the mean of every sample's inner nodes, the root among
+    them."""
     roots, means = [], []
     for part in dataset.episodes(np.arange(dataset.size, dtype=np.int64)).parts(CHUNK):
         merges = learner.greedy_trees(part, torch.Generator().manual_seed(0))
-        encoding = learner.autoencoder.encode(part.tokens, part.present, merges)
-        node = torch.arange(encoding.nodes.shape[1])
+        roots.append(learner.encode(part, merges).roots)
+        if not learner.fixed_trees:
+            continue
+        nodes = learner.autoencoder.encode(part.tokens, part.present, merges).nodes
+        node = torch.arange(nodes.shape[1])
         count = part.num_tokens[:, None]
         inner = ((node >= count) & (node < 2 * count - 1))[..., None]  # (B, N, 1)
-        roots.append(encoding.roots)
-        means.append((encoding.nodes * inner).sum(dim=1) / (count - 1))
-    return torch.cat(roots).double().numpy(), torch.cat(means).double().numpy()
+        means.append((nodes * inner).sum(dim=1) / (count - 1))
+    found = {"root": roots} | ({"mean of inner nodes": means} if means else {})
+    return {kind: torch.cat(parts).double().numpy() for kind, parts in found.items()}
 
 
 def labelled(
@@ -145,7 +163,7 @@ def scores(
 
 def retrieved(learner: Learner, dataset: Dataset) -> float | None:
     """Mean average precision of finding a part in other samples by its node; None without parts."""
-    if dataset.clade_label_names is None:
+    if dataset.clade_label_names is None or not learner.fixed_trees:
         return None
     trees = labelled_trees(learner, dataset, dataset.fixed_keys(10_000))
     assert trees is not None  # a fixed order makes trees
@@ -157,22 +175,18 @@ def rows_of(name: str, seeds: Sequence[int], held_out: str, only: Sequence[str])
     problem = PROBLEMS[name]
     datasets = [make_dataset(problem.env_id, split=split) for split in SPLITS]
     labels = [dataset.labels(np.arange(dataset.size, dtype=np.int64)) for dataset in datasets]
-    for objective, config in objectives(problem.views).items():
-        if only and objective not in only:
-            continue
-        found: dict[str, list[Row]] = {"root": [], "mean of inner nodes": []}
+    for objective in only or (*objectives(problem.views), FLAT):
+        found: dict[str, list[Row]] = {}
         for seed in seeds:
-            entry = algorithm(ORDER)
-            options = replace(entry.config, autoencoder=config, batch_size=BATCH)
-            learner = entry.learner(problem.env_id, options, embedding_dim=WIDTH, seed=seed)
-            learner.train(merges=problem.merges)
+            learner = trained(problem, objective, seed)
             scored = datasets[SPLITS.index(held_out)]
-            error = learner.evaluate(datasets[SPLITS.index(held_out)], CHUNK, sampled=False)["nmse"]
+            error = learner.evaluate(scored, CHUNK, sampled=False)["nmse"]
             splits = [embeddings(learner, dataset) for dataset in datasets]
-            for kind, of_splits in zip(found, zip(*splits, strict=True), strict=True):
-                own = scores(problem, of_splits, labels, held_out)
-                found[kind].append({"nmse": error, **own, "parts": retrieved(learner, scored)})
-                print(name, objective, seed, kind, found[kind][-1], flush=True)
+            for kind in splits[0]:
+                own = scores(problem, [of_split[kind] for of_split in splits], labels, held_out)
+                own |= {"nmse": error, "parts": retrieved(learner, scored)}
+                found.setdefault(kind, []).append(own)
+                print(name, objective, seed, kind, own, flush=True)
         for kind, own_rows in found.items():
             medians = {
                 column: None if value is None else median(row[column] for row in own_rows)

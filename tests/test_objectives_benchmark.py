@@ -23,7 +23,7 @@ def test_labels_with_too_few_training_samples_do_not_count():
 def test_the_mean_of_inner_nodes_is_that_of_every_merge():
     learner = build_learner(RunConfig("HTM-Digits-v0", algo="balanced_sorted", embedding_dim=4))
     dataset = learner.task.dataset("validation")
-    roots, means = embeddings(learner, dataset)
+    roots, means = embeddings(learner, dataset).values()
     assert roots.shape == means.shape == (180, 4)
     one = dataset.fixed(1)
     merges = learner.plan(one, torch.Generator(), greedy=True)
