@@ -157,6 +157,8 @@ class RayEngine(Engine):
         host = self._progress[name].host
         try:
             state, reason, retry = ray.get(task)
+            if state == UnitState.WAITING.value:  # it stopped, since its desk did not answer
+                state, reason, retry = UnitState.FAILED.value, "the command did not answer", True
         except RayTaskError as error:
             state, reason, retry = UnitState.FAILED.value, one_line(str(error.cause)), False
         except RayError as error:
