@@ -214,8 +214,7 @@ class Recurring(Reward):
     together in the training split, and lies near, belongs together
     (:class:`htm_env.recurrence.Recurrence`).
 
-    It depends on the tokens alone. Of trees with a larger return more nodes are parts that experts
-    would draw (``docs/objectives.md``).
+    It depends on the tokens alone, whatever the autoencoder is.
     """
 
     def __init__(self, dataset: Dataset) -> None:
