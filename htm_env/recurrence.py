@@ -22,7 +22,7 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from htm_env.datasets.base import Dataset
-from htm_env.datasets.kinds import polyline_distances, values_beside_lines
+from htm_env.datasets.kinds import POLYLINES, place_columns, polyline_distances
 from htm_env.types import TokenBatch
 
 SAMPLES = 8192
@@ -183,9 +183,10 @@ class Recurrence:
         """How the two tokens of every pair lie to each other, in a sample of so many tokens."""
         tokens = torch.from_numpy(np.stack([first, second], axis=1)).double()  # (K, 2, T)
         mean, std = self.dataset.mean.double(), self.dataset.std.double()
-        columns = values_beside_lines(self.dataset.kind, self.dataset.token_dim)
-        values = ((tokens - mean) / std)[..., columns]
-        if len(columns) < self.dataset.token_dim:
+        kind, token_dim = self.dataset.kind, self.dataset.token_dim
+        places = place_columns(kind, token_dim)[0] if kind in POLYLINES else 0
+        values = ((tokens - mean) / std)[..., places:]
+        if places:
             lines = self.dataset.polylines(tokens) / self._unit  # (K, 2, points, C)
             lines = lines - lines.mean(dim=(1, 2), keepdim=True)
             values = torch.cat([lines.flatten(2), values], dim=2)

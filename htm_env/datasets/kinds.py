@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable, Container
 from typing import Literal, NamedTuple, cast
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -87,16 +86,6 @@ def own_kind(kind: str | None, token_dim: int) -> Kind:
             f"{TOKEN_DIMS[kind].words}"
         )
     return cast(Kind, kind)
-
-
-def values_beside_lines(kind: str, token_dim: int) -> list[int]:
-    """The coordinates of a token that are no places on its line: the intensities of a patch, and
-    all of a token that is no thing in the plane or in space."""
-    if kind not in POLYLINES:
-        return list(range(token_dim))
-    tokens = torch.arange(token_dim)
-    places = POLYLINES[kind](tokens)
-    return sorted(set(tokens.tolist()) - set(places.flatten().tolist()))
 
 
 def polyline_distances(lines: Float[Tensor, "B P K C"]) -> Float[Tensor, "B P P"]:
