@@ -135,6 +135,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument(
         "--rates", nargs="*", type=float, default=(0.0,), help="weights of the rate of roots"
     )
+    parser.add_argument("--name", default="bits", help="of the table")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the table")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -148,7 +149,7 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"seed {seed}  {shown}", file=sys.stderr, flush=True)
     rows = table(measured, options.seeds)
     given = without_out(sys.argv[1:] if arguments is None else arguments)
-    report("bits", rows, options.out, made_by=origin("benchmarks.bits", given))
+    report(options.name, rows, options.out, made_by=origin("benchmarks.bits", given))
 
 
 if __name__ == "__main__":
