@@ -105,7 +105,7 @@ class TrainOptions(RunOptions):
     policy_hidden_dim: _Integer = None
     """Width of the policy's hidden layers."""
     encoder: _Name = None
-    """none, attention, glom, hierarchical or spans; of flat deep_sets or set_transformer."""
+    """none, attention, glom, hierarchical or spans."""
     candidates: _Name = None
     """Pairs to choose from: all or knn."""
     k: _Integer = None
