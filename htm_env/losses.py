@@ -40,7 +40,7 @@ class LossWeights:
     rate: float = 0.0
     """Rate of the roots over a noisy channel, in nats over the numbers of the tokens, as the error
     is a mean over them: twice the variance that the error of a number is to have. Where it is not
-    zero, every root that is decoded has noise of variance 1 (see :func:`channel_rate`)."""
+    zero, every root that is decoded has noise of variance 1."""
     rate_nodes: bool = False
     """Rate and noise of every node, not of the roots alone."""
     magnitude: float = 0.0
