@@ -13,7 +13,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import NamedTuple
-from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
@@ -27,8 +26,14 @@ from htm_env.types import TokenBatch
 
 SAMPLES = 8192
 """Training samples that are read, at most."""
+MOST_READ = 2**26
+"""Numbers of their tokens and padding, at most."""
+MOST_COMPARED = 2**26
+"""Numbers of the pairs of each kind, at most: of wide tokens there are fewer pairs."""
 MOST_REMEMBERED = 2**23
-"""Affinities that are remembered; those of further samples are found anew each time."""
+"""Affinities that are remembered, those of the latest samples; of one batch all are."""
+AT_ONCE = 2**22
+"""Numbers of the pairs that are looked up together."""
 CROWD = 0.25
 """A sample of e times as many tokens is so many standard deviations away: what recurs in small
 samples need not be a part of large ones."""
@@ -69,7 +74,7 @@ class Recurrence:
     dataset: Dataset
     """Any split of it."""
     pairs: int = 120_000
-    """Training pairs of each kind."""
+    """Training pairs of each kind; fewer of wide tokens."""
     radius: float = 0.1
     """Root mean square over the numbers of a token, in standard deviations."""
     rare: float = 10.0
@@ -91,16 +96,18 @@ class Recurrence:
         found = np.zeros((*present.shape, present.shape[1]), np.float32)
         orders = [_order(tokens[row, : present[row].sum()]) for row in range(len(tokens))]
         keys = [tokens[row, order].tobytes() for row, order in enumerate(orders)]
-        tables = {key: self._remembered[key] for key in keys if key in self._remembered}
+        known = {key: self._remembered.get(key) for key in keys}
+        tables = {key: table for key, table in known.items() if table is not None}
         new = {key: row for row, key in enumerate(keys) if key not in tables}
         tables |= dict(
             zip(new, self._tables([tokens[row, orders[row]] for row in new.values()]), strict=True)
         )
         for row, (key, order) in enumerate(zip(keys, orders, strict=True)):
             found[row, order[:, None], order] = tables[key]
-        for key in new:
-            if len(self._remembered) * present.shape[1] ** 2 < MOST_REMEMBERED:
-                self._remembered[key] = tables[key]
+        self._remembered.update({key: tables[key] for key in new})
+        room = max(MOST_REMEMBERED // present.shape[1] ** 2, len(keys))
+        for key in list(self._remembered)[:-room]:
+            self._remembered.pop(key, None)  # another thread may have done so
         return torch.from_numpy(found).to(batch.tokens)
 
     def _tables(self, samples: list[np.ndarray]) -> list[Float64[np.ndarray, "n n"]]:
@@ -135,19 +142,24 @@ class Recurrence:
         if not len(first):
             return np.zeros(0)
         known = self._pairs
-        pairs = self._placed(first, second, counts) @ known.axes
         radius = self.radius * self.dataset.token_dim**0.5
-        near, usual = (
-            tree.query_ball_point(pairs, radius, return_length=True)
-            for tree in (known.within, known.between)
-        )
-        found: np.ndarray = np.log((near + self.rare) / (usual + self.rare))
+        found = np.zeros(len(first))
+        at_once = max(1, AT_ONCE // len(known.axes))
+        for start in range(0, len(first), at_once):
+            rows = slice(start, start + at_once)
+            pairs = self._placed(first[rows], second[rows], counts[rows]) @ known.axes
+            near, usual = (
+                tree.query_ball_point(pairs, radius, return_length=True)
+                for tree in (known.within, known.between)
+            )
+            found[rows] = np.log((near + self.rare) / (usual + self.rare))
         return found
 
     @cached_property
     def _pairs(self) -> Pairs:
         """Pairs of the training split."""
-        tokens, present = self.dataset.training_sets(SAMPLES)
+        of_sample = self.dataset.max_tokens * self.dataset.token_dim
+        tokens, present = self.dataset.training_sets(max(2, min(SAMPLES, MOST_READ // of_sample)))
         several = present.sum(1) > 1
         tokens, counts = tokens[several], present[several].sum(1)
         if len(tokens) < 2:
@@ -156,12 +168,14 @@ class Recurrence:
                 "tokens or more; what recurs is known from two samples at least"
             )
         tokens, counts = (values[np.argsort(counts, kind="stable")] for values in (tokens, counts))
+        width = self._placed(tokens[:1, 0], tokens[:1, 1], counts[:1]).shape[1]
+        size = max(1, min(self.pairs, MOST_COMPARED // (2 * width)))
         generator = np.random.Generator(np.random.PCG64(0))
         number = len(tokens)
-        sample = generator.integers(number, size=self.pairs)
+        sample = generator.integers(number, size=size)
         first = generator.integers(counts[sample])
         second = (first + 1 + generator.integers(counts[sample] - 1)) % counts[sample]
-        apart = 1 + generator.integers(min(SIMILAR, number) - 1, size=self.pairs)
+        apart = 1 + generator.integers(min(SIMILAR, number) - 1, size=size)
         other = (sample + apart) % number
         foreign = generator.integers(counts[other])
         one = tokens[sample, first]
@@ -203,13 +217,16 @@ class Recurrence:
 
 
 def recurrence(dataset: Dataset) -> Recurrence:
-    """That of this data, with the defaults; one for all who ask while the data is in use."""
-    if dataset not in _KNOWN:
-        _KNOWN[dataset] = Recurrence(dataset)
-    return _KNOWN[dataset]
+    """The affinities of this data with the defaults: one object as long as the data is in use."""
+    # An attribute of the data: a table of all data would keep it, since the object refers to it.
+    found: Recurrence | None = vars(dataset).get(ATTRIBUTE)
+    if found is None or found.dataset is not dataset:  # a copy of the data has that of the original
+        found = vars(dataset)[ATTRIBUTE] = Recurrence(dataset)
+    return found
 
 
-_KNOWN: WeakKeyDictionary[Dataset, Recurrence] = WeakKeyDictionary()
+ATTRIBUTE = "_recurrence"
+"""Of a dataset: its affinities, where they were asked for."""
 
 
 def _order(tokens: Float[np.ndarray, "n T"]) -> Int64[np.ndarray, "n"]:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import gc
 import math
+import pickle
+import weakref
 
 import numpy as np
 import pytest
@@ -11,6 +15,7 @@ from conftest import small_autoencoder
 
 from agents.evaluation.evaluate import tree_scores
 from agents.fixed import fixed_policy
+from htm_env import recurrence as module
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, make_dataset
 from htm_env.env import HTMEnv
@@ -133,6 +138,75 @@ def test_clades_of_the_generators_are_found_without_any_knowledge_of_them(env):
     batch = dataset.fixed(60)
     merges = fixed_policy("recurrent", model, dataset).plan(batch, generator())
     assert float(tree_scores(batch, merges)["tree_recall"].nanmean()) >= 0.95
+
+
+def test_affinities_do_not_outlive_their_data():
+    dataset = bonded_points(20)
+    assert recurrence(dataset) is recurrence(dataset)
+    recurrence(dataset).affinities(dataset.fixed(2))
+    known = weakref.ref(dataset)
+    del dataset
+    gc.collect()
+    assert known() is None
+
+
+@pytest.mark.parametrize(
+    "of", [copy.copy, copy.deepcopy, lambda data: pickle.loads(pickle.dumps(data))]
+)
+def test_a_copy_of_the_data_has_affinities_of_its_own(of):
+    dataset = bonded_points(20)
+    expected = recurrence(dataset).affinities(dataset.fixed(2))
+    copied = of(dataset)
+    assert recurrence(copied).dataset is copied
+    torch.testing.assert_close(recurrence(copied).affinities(copied.fixed(2)), expected)
+
+
+def test_forgotten_samples_and_few_pairs_at_a_time_change_no_affinity(monkeypatch):
+    dataset = bonded_points(60)
+    batch = dataset.fixed(5)
+    expected = Recurrence(dataset, pairs=500).affinities(batch)
+    monkeypatch.setattr(module, "MOST_REMEMBERED", 2 * 6 * 6)
+    monkeypatch.setattr(module, "AT_ONCE", 20)
+    narrow = Recurrence(dataset, pairs=500)
+    torch.testing.assert_close(narrow.affinities(batch), expected, rtol=0, atol=0)
+    for _ in range(2):
+        for row in range(5):
+            alone = batch.rows(torch.tensor([row]))
+            found = narrow.affinities(alone)
+            torch.testing.assert_close(found[0], expected[row], rtol=0, atol=0)
+
+
+def test_the_latest_samples_are_remembered(monkeypatch):
+    """Of a stream of new samples that of an episode in progress is not estimated at every step."""
+    dataset = bonded_points(60)
+    asked = 0
+    polylines = dataset.polylines
+
+    def counted(tokens: torch.Tensor) -> torch.Tensor:
+        nonlocal asked
+        asked += 1
+        return polylines(tokens)
+
+    monkeypatch.setattr(dataset, "polylines", counted)
+    monkeypatch.setattr(module, "MOST_REMEMBERED", 2 * 6 * 6)
+    stream = Recurrence(dataset, pairs=500)
+    batch = dataset.fixed(5)
+    for row in range(5):
+        stream.affinities(batch.rows(torch.tensor([row])))
+    before = asked
+    stream.affinities(batch.rows(torch.tensor([4])))
+    assert asked == before
+    stream.affinities(batch.rows(torch.tensor([0])))
+    assert asked > before
+
+
+def test_wide_tokens_have_fewer_pairs(monkeypatch):
+    dataset = bonded_points(60)
+    few = Recurrence(dataset, pairs=100)
+    batch = dataset.fixed(5)
+    monkeypatch.setattr(module, "MOST_COMPARED", 100 * 2 * 5)  # two places each, and the crowd
+    many = Recurrence(dataset)
+    torch.testing.assert_close(many.affinities(batch), few.affinities(batch), rtol=0, atol=0)
 
 
 # ---------------------------------------------------------------- the reward
