@@ -154,4 +154,4 @@ def test_the_command_refuses_tokens_without_places(tmp_path, capsys):
     arguments = ["--env", "HTM-Keys-v0", "--algo", "nearest", "--merges", "300"]
     arguments += ["--set", "autoencoder.architecture=posed", "--out", str(tmp_path / "run")]
     assert main(["train", *arguments]) != 0
-    assert "unknown kind of tokens that have places 'items'" in capsys.readouterr().err
+    assert "tokens of kind 'items' have no places" in capsys.readouterr().err

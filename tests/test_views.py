@@ -202,9 +202,9 @@ def test_roots_are_never_hidden_and_everything_below_may_be():
 def test_tokens_that_do_not_have_places_are_refused():
     batch, merges = ragged()
     config = ViewConfig(masked=1.0, rotation=5.0)
-    with pytest.raises(ValueError, match="unknown kind of tokens that have places 'vectors'"):
+    with pytest.raises(ValueError, match="tokens of kind 'vectors' have no places"):
         losses_of(small_autoencoder(3), config, batch, merges, "vectors")
-    with pytest.raises(ValueError, match="unknown kind of tokens that have places 'vectors'"):
+    with pytest.raises(ValueError, match="tokens of kind 'vectors' have no places"):
         AutoencoderTrainer(small_autoencoder(3), AutoencoderConfig(views=config), generator())
 
 

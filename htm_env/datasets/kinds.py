@@ -62,7 +62,10 @@ def place_columns(kind: str, token_dim: int) -> tuple[int, int]:
 
     Raises ``ValueError`` for a kind that is no thing in the plane or in space.
     """
-    check_choice("kind of tokens that have places", kind, tuple(POLYLINES))
+    if kind not in POLYLINES:
+        raise ValueError(
+            f"tokens of kind {kind!r} have no places; expected one of the kinds {list(POLYLINES)}"
+        )
     if kind == "points":
         return token_dim, token_dim
     return (2 if kind == "patches" else token_dim), 2
