@@ -90,8 +90,14 @@ class Recurrence:
         slots.
 
         A sample has the same whatever the order of its tokens and whatever samples are beside it.
-        Raises ``ValueError`` where no two training samples have two tokens.
+        Raises ``ValueError`` for tokens of another dimension than the data's, and where no two
+        training samples have two tokens.
         """
+        if batch.tokens.shape[2] != self.dataset.token_dim:
+            raise ValueError(
+                f"tokens have {batch.tokens.shape[2]} numbers; expected {self.dataset.token_dim}, "
+                f"as those of {self.dataset.name}, which says what recurs"
+            )
         tokens, present = batch.tokens.cpu().numpy(), batch.present.cpu().numpy()
         found = np.zeros((*present.shape, present.shape[1]), np.float32)
         orders = [_order(tokens[row, : present[row].sum()]) for row in range(len(tokens))]

@@ -124,6 +124,12 @@ def test_too_few_samples_are_refused():
         recurrence(dataset).affinities(dataset.fixed(1))
 
 
+def test_tokens_of_another_dimension_are_refused():
+    segments = make_dataset("HTM-Crosses-v0").fixed(2)
+    with pytest.raises(ValueError, match="tokens have 4 numbers; expected 2, as those of HTM-Tree"):
+        recurrence(make_dataset("HTM-Trees-v0")).affinities(segments)
+
+
 def test_the_recurrent_policies_ask_for_the_data():
     batch = make_dataset("HTM-Trees-v0").fixed(2)
     with pytest.raises(ValueError, match="dataset is None"):
