@@ -4,8 +4,8 @@ An autoencoder learns on the trees of ``balanced_sorted``, the same for every ro
 the objectives of ``docs/objectives.md``, for as many merges. Labels that it never sees are read
 from the roots, and from the mean of the inner nodes, which is as wide: a linear probe with all
 labels of the training split, logistic regressions with five labels a class, and five nearest.
-Beside them are as many principal components of the tokens in sorted order, and a set autoencoder as
-large. Of Kanji, radicals with at least twenty training characters count. Settings were chosen on
+Beside them are as many principal components of the tokens in sorted order, a set autoencoder as
+large, and ``untrained``, initial weights, since random networks along a tree keep much. Of Kanji, radicals with at least twenty training characters count. Settings were chosen on
 the validation split with seed 0.
 """
 
@@ -49,6 +49,7 @@ SHOTS = 5
 CHUNK = 1024
 AS_IT_IS = ViewConfig()
 FLAT = "flat"
+UNTRAINED = "untrained"
 
 
 class Problem(NamedTuple):
@@ -84,6 +85,7 @@ def objectives(views: ViewConfig) -> dict[str, AutoencoderConfig]:
     agreeing = replace(views, variance=1.0, invariance=1.0, covariance=0.04)
     inner = replace(agreeing, inner=True)
     return {
+        UNTRAINED: AutoencoderConfig(),
         "reconstruction": AutoencoderConfig(),
         "masking": AutoencoderConfig(views=masked),
         "contrast": AutoencoderConfig(loss=LossWeights(contrast=0.1)),
@@ -97,7 +99,8 @@ def objectives(views: ViewConfig) -> dict[str, AutoencoderConfig]:
 
 
 def trained(problem: Problem, objective: str, seed: int) -> Learner:
-    """The fixed order with the autoencoder of this objective; ``flat`` is a set autoencoder."""
+    """The fixed order with the autoencoder of this objective; ``flat`` is a set autoencoder, and
+    ``untrained`` has its initial weights."""
     if objective == FLAT:
         entry = algorithm(FLAT)
         options = replace(entry.config, batch_size=BATCH)
@@ -106,7 +109,8 @@ def trained(problem: Problem, objective: str, seed: int) -> Learner:
         config = objectives(problem.views)[objective]
         options = replace(entry.config, autoencoder=config, batch_size=BATCH)
     learner = entry.learner(problem.env_id, options, embedding_dim=WIDTH, seed=seed)
-    learner.train(merges=problem.merges)
+    if objective != UNTRAINED:
+        learner.train(merges=problem.merges)
     return learner
 
 

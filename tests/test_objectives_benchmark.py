@@ -7,7 +7,7 @@ import torch
 
 from agents.config.run import RunConfig
 from agents.registry import build_learner
-from benchmarks.objectives import PROBLEMS, embeddings, labelled, objectives
+from benchmarks.objectives import PROBLEMS, embeddings, labelled, objectives, trained
 from htm_env.views import ViewConfig
 
 
@@ -38,3 +38,12 @@ def test_reconstruction_alone_has_no_views():
     assert not made["contrast"].views.on
     assert made["agreement"].views.agree
     assert not made["agreement"].views.inner
+
+
+def test_untrained_has_initial_weights():
+    problem = PROBLEMS["digits"]._replace(merges=30)
+    first, again, other = (
+        trained(problem, objective, 1).autoencoder.weights_hash()
+        for objective in ("untrained", "untrained", "reconstruction")
+    )
+    assert first == again != other
