@@ -5,8 +5,9 @@ the objectives of ``docs/objectives.md``, for as many merges. Labels that it nev
 from the roots, and from the mean of the inner nodes, which is as wide: a linear probe with all
 labels of the training split, logistic regressions with five labels a class, and five nearest.
 Beside them are as many principal components of the tokens in sorted order, a set autoencoder as
-large, and ``untrained``, initial weights, since random networks along a tree keep much. Of Kanji, radicals with at least twenty training characters count. Settings were chosen on
-the validation split with seed 0.
+large, and ``untrained``, initial weights, since random networks along a tree keep much. Of Kanji,
+radicals with at least twenty training characters count. Settings were chosen on the validation
+split with seed 0.
 """
 
 from __future__ import annotations

@@ -74,7 +74,8 @@ class Recurrence:
     dataset: Dataset
     """Any split of it."""
     pairs: int = 120_000
-    """Training pairs of each kind; fewer of wide tokens."""
+    """Training pairs of each kind; fewer of wide tokens, and at most as many as the training
+    samples have, so that no pair recurs by being drawn again and again."""
     radius: float = 0.1
     """Root mean square over the numbers of a token, in standard deviations."""
     rare: float = 10.0
@@ -175,7 +176,8 @@ class Recurrence:
             )
         tokens, counts = (values[np.argsort(counts, kind="stable")] for values in (tokens, counts))
         width = self._placed(tokens[:1, 0], tokens[:1, 1], counts[:1]).shape[1]
-        size = max(1, min(self.pairs, MOST_COMPARED // (2 * width)))
+        ordered = int((counts * (counts - 1)).sum())
+        size = max(1, min(self.pairs, MOST_COMPARED // (2 * width), ordered))
         generator = np.random.Generator(np.random.PCG64(0))
         number = len(tokens)
         sample = generator.integers(number, size=size)

@@ -54,7 +54,7 @@ def share_of_bonds(merges: torch.Tensor, dataset: Dataset, keys: np.ndarray) -> 
 
 
 def test_pairs_that_recur_are_found_where_nearness_finds_few():
-    dataset = bonded_points()
+    dataset = bonded_points(1000)
     keys = dataset.fixed_keys(100)
     batch, model = dataset.episodes(keys), small_autoencoder(2)
     model.set_statistics(dataset.mean, dataset.std)
@@ -72,9 +72,9 @@ def test_affinity_by_hand():
     """Sets of two points, one at 0 and the other at 1 or, as often, at 2. Half of the sets have a
     given distance. A point of one set and one of another are at 0, 1, 2 with probabilities 1/2,
     1/4, 1/4 each: they are 1 apart with probability 2 (1/8 + 1/16), and 2 apart with 2 / 8."""
-    sets = [np.array([[0.0, 0.0], [1.0 + row % 2, 0.0]], np.float32) for row in range(2000)]
+    sets = [np.array([[0.0, 0.0], [1.0 + row % 2, 0.0]], np.float32) for row in range(24_000)]
     dataset = make_dataset(sets)
-    chosen = Recurrence(dataset, pairs=40_000, rare=1.0, weight=1.0, touching=0.5)
+    chosen = Recurrence(dataset, pairs=30_000, rare=1.0, weight=1.0, touching=0.5)
     batch = dataset.fixed(20)
     found = chosen.affinities(batch)
     tokens = dataset.training_tokens()
@@ -165,6 +165,16 @@ def test_a_copy_of_the_data_has_affinities_of_its_own(of):
     copied = of(dataset)
     assert recurrence(copied).dataset is copied
     torch.testing.assert_close(recurrence(copied).affinities(copied.fixed(2)), expected)
+
+
+def test_pairs_of_few_training_samples_do_not_recur_by_themselves():
+    """Five random points in 16 dimensions: no pair is like another, so that of a training pair at
+    most the few times that it was drawn itself are near, and 10 are added to both counts."""
+    sets = list(np.random.default_rng(0).normal(size=(40, 5, 16)).astype(np.float32))
+    dataset = make_dataset(sets)
+    chosen = Recurrence(dataset, weight=1.0, touching=1e6)  # nothing but the information
+    found = chosen.affinities(dataset.fixed(20)) + math.log(1e6)
+    assert float(found[:, ~torch.eye(5, dtype=torch.bool)].max()) < math.log(2)
 
 
 def test_forgotten_samples_and_few_pairs_at_a_time_change_no_affinity(monkeypatch):
