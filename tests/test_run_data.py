@@ -285,3 +285,22 @@ def test_a_learner_opens_without_its_data_to_embed_other_sets(tmp_path, algo):
     for ask in (lambda: loaded.dataset.fixed(1), lambda: loaded.train(merges=10)):
         with pytest.raises(FileNotFoundError, match="named by --data FILE"):
             ask()
+
+
+def test_trees_of_what_recurs_are_not_made_without_the_training_data(tmp_path):
+    write_sets(tmp_path / "mine.npz", 30)
+    kind = algorithm("recurrent_sorted")
+    kwargs = {"dataset": str(tmp_path / "mine.npz")}
+    learner = kind.learner("HTM-v0", kind.config, env_kwargs=kwargs, embedding_dim=4)
+    learner.save(tmp_path / "run")
+    write_sets(tmp_path / "other.npz", 40)
+    sets = [np.random.default_rng(3).normal(size=(4, 2))]
+    learner.embed(sets)
+    (tmp_path / "mine.npz").unlink()
+    with pytest.warns(RunWarning, match="data of .*run is not at .*mine.npz"):
+        alone = agents.load(tmp_path / "run")
+    with pytest.warns(RunWarning, match="trained on other data"):
+        elsewhere = agents.load(tmp_path / "run", data=tmp_path / "other.npz")
+    for loaded in (alone, elsewhere):
+        with pytest.raises(FileNotFoundError, match=r"mine\.npz: expected it there"):
+            loaded.embed(sets)

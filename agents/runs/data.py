@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -122,8 +123,8 @@ class RunData:
     def stand_in(self) -> RunConfig:
         """The run on four rows of zeros and ones in the shape of its data.
 
-        A learner can be built on it, to be restored; there is nothing to learn or to evaluate.
-        Raises ``FileNotFoundError`` where nothing is recorded, ``ValueError`` for a shape that no
+        A learner can be built on it, to be restored; there is nothing to learn or to evaluate, and
+        :meth:`forbid_sets` of its data. Raises ``FileNotFoundError`` where nothing is recorded, ``ValueError`` for a shape that no
         data can have.
         """
         if self.recorded is None:
@@ -138,6 +139,15 @@ class RunData:
         rows[:, ::2] = 1.0  # tokens have to differ
         own = {"dataset": rows}
         return replace(self.run, env_kwargs=kept | own | {"split_fractions": (0.5, 0.25, 0.25)})
+
+    def forbid_sets(self, dataset: Dataset) -> None:
+        """Let the data of :meth:`stand_in` raise ``FileNotFoundError`` where its training sets are
+        asked for: what a fixed order or a reward estimates from them would be of no data."""
+        dataset.training_sets = partial(_no_sets, self.missing)  # type: ignore[method-assign]
+
+
+def _no_sets(message: str, count: int) -> NoReturn:
+    raise FileNotFoundError(message)
 
 
 class AbsentDataset(Dataset):

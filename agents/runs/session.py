@@ -145,6 +145,7 @@ def _built(
             if needs_data:
                 raise FileNotFoundError(original.missing) from None
             learner = build(original.stand_in())
+            original.forbid_sets(learner.dataset)
             _warn(original.missing)
             assert original.recorded is not None  # else there is no stand-in
             absent = AbsentDataset(learner.dataset, original.recorded, original.missing)
@@ -162,6 +163,8 @@ def _built(
         return build(given)
     _warn(differs)
     learner = build(original.stand_in() if original.is_missing else run)
+    if original.is_missing:
+        original.forbid_sets(learner.dataset)
     learner.use_data(given, dataset)
     return learner
 
