@@ -28,12 +28,6 @@ SAMPLES = 8192
 """Training samples that are read, at most."""
 MOST_READ = 2**26
 """Numbers of their tokens and padding, at most."""
-MOST_COMPARED = 2**26
-"""Numbers of the pairs of each kind, at most: of wide tokens there are fewer pairs."""
-MOST_REMEMBERED = 2**23
-"""Affinities that are remembered, those of the latest samples; of one batch all are."""
-AT_ONCE = 2**22
-"""Numbers of the pairs that are looked up together."""
 CROWD = 0.25
 """A sample of e times as many tokens is so many standard deviations away: what recurs in small
 samples need not be a part of large ones."""
@@ -84,6 +78,12 @@ class Recurrence:
     """Of the information."""
     touching: float = 0.02
     """Added to distances: nearer ones are as near."""
+    most_numbers: int = 2**26
+    """Numbers of the training pairs of each kind, at most: of wide tokens there are fewer pairs."""
+    most_remembered: int = 2**23
+    """Affinities that are remembered, those of the latest samples; of one batch all are."""
+    at_once: int = 2**22
+    """Numbers of the pairs that are looked up together."""
     _remembered: dict[bytes, Float64[np.ndarray, "n n"]] = field(default_factory=dict, repr=False)
 
     def affinities(self, batch: TokenBatch) -> Float[Tensor, "B P P"]:
@@ -112,7 +112,7 @@ class Recurrence:
         for row, (key, order) in enumerate(zip(keys, orders, strict=True)):
             found[row, order[:, None], order] = tables[key]
         self._remembered.update({key: tables[key] for key in new})
-        room = max(MOST_REMEMBERED // present.shape[1] ** 2, len(keys))
+        room = max(self.most_remembered // present.shape[1] ** 2, len(keys))
         for key in list(self._remembered)[:-room]:
             self._remembered.pop(key, None)  # another thread may have done so
         return torch.from_numpy(found).to(batch.tokens)
@@ -151,7 +151,7 @@ class Recurrence:
         known = self._pairs
         radius = self.radius * self.dataset.token_dim**0.5
         found = np.zeros(len(first))
-        at_once = max(1, AT_ONCE // len(known.axes))
+        at_once = max(1, self.at_once // len(known.axes))
         for start in range(0, len(first), at_once):
             rows = slice(start, start + at_once)
             pairs = self._placed(first[rows], second[rows], counts[rows]) @ known.axes
@@ -177,7 +177,7 @@ class Recurrence:
         tokens, counts = (values[np.argsort(counts, kind="stable")] for values in (tokens, counts))
         width = self._placed(tokens[:1, 0], tokens[:1, 1], counts[:1]).shape[1]
         ordered = int((counts * (counts - 1)).sum())
-        size = max(1, min(self.pairs, MOST_COMPARED // (2 * width), ordered))
+        size = max(1, min(self.pairs, self.most_numbers // (2 * width), ordered))
         generator = np.random.Generator(np.random.PCG64(0))
         number = len(tokens)
         sample = generator.integers(number, size=size)

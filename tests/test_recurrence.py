@@ -15,9 +15,9 @@ from conftest import small_autoencoder
 
 from agents.evaluation.evaluate import tree_scores
 from agents.fixed import fixed_policy
-from htm_env import recurrence as module
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.datasets import Dataset, make_dataset
+from htm_env.datasets.user import ArrayDataset
 from htm_env.env import HTMEnv
 from htm_env.forest import leaf_sets, merges_to_actions
 from htm_env.recurrence import Recurrence, mean_affinities, recurrence
@@ -177,51 +177,47 @@ def test_pairs_of_few_training_samples_do_not_recur_by_themselves():
     assert float(found[:, ~torch.eye(5, dtype=torch.bool)].max()) < math.log(2)
 
 
-def test_forgotten_samples_and_few_pairs_at_a_time_change_no_affinity(monkeypatch):
+def test_forgotten_samples_and_few_pairs_at_a_time_change_no_affinity():
     dataset = bonded_points(60)
     batch = dataset.fixed(5)
     expected = Recurrence(dataset, pairs=500).affinities(batch)
-    monkeypatch.setattr(module, "MOST_REMEMBERED", 2 * 6 * 6)
-    monkeypatch.setattr(module, "AT_ONCE", 20)
-    narrow = Recurrence(dataset, pairs=500)
+    narrow = Recurrence(dataset, pairs=500, most_remembered=2 * 6 * 6, at_once=20)
     torch.testing.assert_close(narrow.affinities(batch), expected, rtol=0, atol=0)
     for _ in range(2):
         for row in range(5):
-            alone = batch.rows(torch.tensor([row]))
-            found = narrow.affinities(alone)
+            found = narrow.affinities(batch.rows(torch.tensor([row])))
             torch.testing.assert_close(found[0], expected[row], rtol=0, atol=0)
 
 
-def test_the_latest_samples_are_remembered(monkeypatch):
-    """Of a stream of new samples that of an episode in progress is not estimated at every step."""
-    dataset = bonded_points(60)
+class Counted(ArrayDataset):
+    """Points that count how often their lines were asked for."""
+
     asked = 0
-    polylines = dataset.polylines
 
-    def counted(tokens: torch.Tensor) -> torch.Tensor:
-        nonlocal asked
-        asked += 1
-        return polylines(tokens)
+    def polylines(self, tokens: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        return super().polylines(tokens)
 
-    monkeypatch.setattr(dataset, "polylines", counted)
-    monkeypatch.setattr(module, "MOST_REMEMBERED", 2 * 6 * 6)
-    stream = Recurrence(dataset, pairs=500)
+
+def test_the_latest_samples_are_remembered():
+    """Of a stream of new samples that of an episode in progress is not estimated at every step."""
+    dataset = Counted(np.random.default_rng(0).normal(size=(60, 6, 2)).astype(np.float32))
+    stream = Recurrence(dataset, pairs=500, most_remembered=2 * 6 * 6)
     batch = dataset.fixed(5)
     for row in range(5):
         stream.affinities(batch.rows(torch.tensor([row])))
-    before = asked
+    before = dataset.asked
     stream.affinities(batch.rows(torch.tensor([4])))
-    assert asked == before
+    assert dataset.asked == before
     stream.affinities(batch.rows(torch.tensor([0])))
-    assert asked > before
+    assert dataset.asked > before
 
 
-def test_wide_tokens_have_fewer_pairs(monkeypatch):
+def test_wide_tokens_have_fewer_pairs():
     dataset = bonded_points(60)
     few = Recurrence(dataset, pairs=100)
+    many = Recurrence(dataset, most_numbers=100 * 2 * 5)  # a pair in both orders: 2 places, a crowd
     batch = dataset.fixed(5)
-    monkeypatch.setattr(module, "MOST_COMPARED", 100 * 2 * 5)  # two places each, and the crowd
-    many = Recurrence(dataset)
     torch.testing.assert_close(many.affinities(batch), few.affinities(batch), rtol=0, atol=0)
 
 
