@@ -148,7 +148,7 @@ class HTMEnv(EpisodesInProgress, gym.Env):
       that were found, from 0 to 1. Only for data that has clades.
 
     - `reward="recurring"`: the mean affinity between the tokens of one part and those of the other,
-      in nats: near tokens, and such as often lie so to each other in the training split
+      in nats: large where they are near, and where such pairs are frequent in training samples
       (`htm_env.recurrence.Recurrence`). It depends on tokens alone, not on the autoencoder.
     - of Jets: the log-likelihood of the splitting that a merge undoes. With `merger=`: an object
       with `of_merges`, what merges of known result earn (`htm_env.rewards.MergeReward`). Nothing is

@@ -1,11 +1,12 @@
-"""What recurs: how much more often two tokens lie so to each other within a sample than by chance.
+"""Affinity of two tokens: how near they are, and how much more often such a pair is met within a
+sample than by chance.
 
-Parts recur: the strokes of a component lie in the same way to each other in many characters, those
-of two components in many ways. The pointwise mutual information of two tokens is the logarithm of
-how often such a pair is met within one sample over how often it is met between tokens of two
-samples. It finds parts without a label (Isola, Zoran, Krishnan and Adelson 2014, "Crisp boundary
-detection using pointwise mutual information"; 2015, "Learning visual groups from co-occurrences in
-space and time").
+Parts recur: two strokes of one component have the same shapes and relative position in many
+characters, strokes of two components have many. The pointwise mutual information of two tokens is
+the logarithm of how often such a pair is met within one sample over how often it is met between
+tokens of two samples. It finds parts without a label (Isola, Zoran, Krishnan and Adelson 2014,
+"Crisp boundary detection using pointwise mutual information"; 2015, "Learning visual groups from
+co-occurrences in space and time").
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ SIMILAR = 64
 
 
 class Pairs(NamedTuple):
-    """Pairs of training tokens, as they lie to each other."""
+    """Pairs of training tokens: their shapes and relative positions."""
 
     axes: Float64[np.ndarray, "F F"]
     """Principal axes, along which they are searched twice as fast."""
@@ -57,10 +58,10 @@ class Recurrence:
 
     The information of a pair is ``log((within + rare) / (between + rare))`` of two counts: the
     training pairs within ``radius`` of it, of ``pairs`` that were drawn within samples, and of as
-    many from two samples each. Pairs are compared as they lie to each other, wherever that is: the
-    points of both less their mean. What is beside a line, as the intensities of a patch, is
-    compared as it is, and so is everything of tokens that are no lines. Samples of very different
-    numbers of tokens tell little of each other.
+    many from two samples each. Pairs are compared by shapes and relative position, wherever they
+    are: the points of both less their mean. What is beside a line, as the intensities of a patch,
+    is compared as it is, and so is everything of tokens that are no lines. Samples of very
+    different numbers of tokens tell little of each other.
 
     The defaults were chosen by ``tree_f1`` on the validation split of ``HTM-Kanji-v0``.
     """
@@ -202,7 +203,7 @@ class Recurrence:
         second: Float[np.ndarray, "K T"],
         counts: Int64[np.ndarray, "K"],
     ) -> Float64[np.ndarray, "K F"]:
-        """How the two tokens of every pair lie to each other, in a sample of so many tokens."""
+        """Shapes and relative position of the tokens of every pair, and the size of the sample."""
         tokens = torch.from_numpy(np.stack([first, second], axis=1)).double()  # (K, 2, T)
         mean, std = self.dataset.mean.double(), self.dataset.std.double()
         kind, token_dim = self.dataset.kind, self.dataset.token_dim
