@@ -123,9 +123,9 @@ class RunData:
     def stand_in(self) -> RunConfig:
         """The run on four rows of zeros and ones in the shape of its data.
 
-        A learner can be built on it, to be restored; there is nothing to learn or to evaluate, and
-        :meth:`forbid_sets` of its data. Raises ``FileNotFoundError`` where nothing is recorded, ``ValueError`` for a shape that no
-        data can have.
+        A learner can be built on it, to be restored; there is nothing to learn from it or to
+        evaluate on it, see :meth:`forbid_sets`. Raises ``FileNotFoundError`` where nothing is
+        recorded, ``ValueError`` for a shape that no data can have.
         """
         if self.recorded is None:
             raise FileNotFoundError(self.missing)
