@@ -26,12 +26,12 @@ SMALL = FlatConfig(hidden_dim=16, batch_size=32)
 TREES = {"env_kwargs": {"heights": [2]}, "embedding_dim": 4}
 
 
-ENCODERS = pytest.mark.parametrize("encoder", ["deep_sets", "set_transformer"])
+POOLINGS = pytest.mark.parametrize("pooling", ["deep_sets", "set_transformer"])
 
 
-def small(encoder: str = "deep_sets") -> FlatAutoencoder:
+def small(pooling: str = "deep_sets") -> FlatAutoencoder:
     generator = torch.Generator().manual_seed(0)
-    return FlatAutoencoder(2, 5, 3, 8, encoder=encoder, generator=generator)
+    return FlatAutoencoder(2, 5, 3, 8, pooling=pooling, generator=generator)
 
 
 def test_a_decoded_set_is_matched_one_to_one():
@@ -78,12 +78,12 @@ def test_what_is_not_finite_stays_visible():
     assert matched(decoded, target, torch.ones(1, 2, dtype=torch.bool)).isnan().any()
 
 
-@ENCODERS
-def test_the_encoder_knows_no_order_and_no_empty_slots(encoder):
+@POOLINGS
+def test_the_encoder_knows_no_order_and_no_empty_slots(pooling):
     generator = torch.Generator().manual_seed(2)
     tokens = torch.randn(3, 4, 2, generator=generator)
     present = torch.ones(3, 4, dtype=torch.bool)
-    flat = small(encoder)
+    flat = small(pooling)
     root = flat.encode(tokens, present)
     torch.testing.assert_close(flat.encode(tokens[:, [2, 0, 3, 1]], present), root)
     padded = torch.cat([tokens, torch.full((3, 2, 2), 9.0)], dim=1)
@@ -115,7 +115,7 @@ def test_attention_has_as_many_parameters_as_nearly_as_two_heads_allow():
     width = matching_width(*size, 256, "set_transformer")
     tree = num_parameters(HTMAutoencoder(8, 16, 256))
     sizes = [
-        abs(num_parameters(FlatAutoencoder(*size, other, encoder="set_transformer")) - tree)
+        abs(num_parameters(FlatAutoencoder(*size, other, pooling="set_transformer")) - tree)
         for other in (width - 2, width, width + 2)
     ]
     assert width % 2 == 0
@@ -129,24 +129,24 @@ def test_attention_reads_more_of_two_tokens_than_their_sum():
     mixed = torch.stack([one, other])[None]
     present = torch.ones(2, 2, dtype=torch.bool)
     gaps = {}
-    for encoder in ("deep_sets", "set_transformer"):
-        flat = small(encoder)
+    for pooling in ("deep_sets", "set_transformer"):
+        flat = small(pooling)
         lifted = [flat.lifter(tokens) for tokens in (sets, mixed)]
         alone, both = flat.pool(lifted[0], present), flat.pool(lifted[1], present[:1])
-        gaps[encoder] = float((alone.mean(0) - both[0]).abs().max().detach())
+        gaps[pooling] = float((alone.mean(0) - both[0]).abs().max().detach())
     assert gaps["deep_sets"] < 1e-6 < 1e-3 < gaps["set_transformer"]
 
 
-def test_encoders_that_do_not_exist_or_do_not_fit_are_refused():
+def test_poolings_that_do_not_exist_or_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="'deep_sets', 'set_transformer'"):
-        FlatConfig(encoder="lstm")
+        FlatConfig(pooling="lstm")
     with pytest.raises(ValueError, match="width is 7; set_transformer takes multiples of 2"):
-        FlatAutoencoder(2, 5, 3, 7, encoder="set_transformer")
+        FlatAutoencoder(2, 5, 3, 7, pooling="set_transformer")
 
 
-@ENCODERS
-def test_save_and_load(tmp_path, encoder):
-    flat = small(encoder)
+@POOLINGS
+def test_save_and_load(tmp_path, pooling):
+    flat = small(pooling)
     flat.set_statistics(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     flat.save(tmp_path / "flat.safetensors")
     again = FlatAutoencoder.load(tmp_path / "flat.safetensors")

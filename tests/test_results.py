@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def test_a_row_tells_on_what_the_run_ran(finished_run):
     assert [each.processor for each in run.load_hosts()] == [host.processor, "EPYC"]
     end = run_rows(run)[-1]
     assert end.processor == f"{host.processor} + EPYC"
-    assert (end.threads, end.gigaflops) == (1, 70.0)
+    # That of this machine is not known, unless somebody measured it before; the slower one counts.
+    assert (end.threads, end.gigaflops) == (1, min(host.gigaflops or math.inf, 70.0))
     run.hosts_path.write_text("{")
     with pytest.raises(ValueError, match=r"hosts\.json"):
         run.load_hosts()

@@ -36,7 +36,7 @@ class FlatConfig:
 
     hidden_dim: int = 256
     """Hidden width of the tree autoencoder whose number of parameters it is given."""
-    encoder: str = "deep_sets"
+    pooling: str = "deep_sets"
     """How tokens become one vector: deep_sets, by their mean, or set_transformer, by attention."""
     optimizer: OptimizerConfig = AUTOENCODER_OPTIMIZER
     """Optimizer of all parts; that of the trees' autoencoders."""
@@ -45,7 +45,7 @@ class FlatConfig:
 
     def __post_init__(self) -> None:
         check_bounds(self, hidden_dim=(1, LARGEST), batch_size=(1, LARGEST))
-        check_choice("encoder", self.encoder, sorted(POOLS))
+        check_choice("pooling", self.pooling, sorted(POOLS))
 
 
 class Flat(Learner):
@@ -82,15 +82,15 @@ class Flat(Learner):
             raise ValueError("flat has no pretrained autoencoder to keep frozen; use mode joint")
         dim = embedding_dim_of(self.task.env, self.dataset, self.task.embedding_dim)
         token_dim, slots = self.dataset.token_dim, self.dataset.max_tokens
-        encoder = self.config.encoder
-        width = matching_width(token_dim, slots, dim, self.config.hidden_dim, encoder)
+        pooling = self.config.pooling
+        width = matching_width(token_dim, slots, dim, self.config.hidden_dim, pooling)
         autoencoder = FlatAutoencoder(
             token_dim,
             slots,
             dim,
             width,
             categories=self.dataset.categories,
-            encoder=encoder,
+            pooling=pooling,
             generator=self.generator,
         )
         autoencoder.set_statistics(self.dataset.mean, self.dataset.std)
@@ -249,7 +249,7 @@ POOLS: dict[str, type[MeanPool | AttentionPool]] = {
     "deep_sets": MeanPool,
     "set_transformer": AttentionPool,
 }
-"""What makes one vector of the lifted tokens, by the name of the encoder."""
+"""What makes one vector of the lifted tokens, by the name of the pooling."""
 
 
 class FlatAutoencoder(SavedAutoencoder):
@@ -266,10 +266,10 @@ class FlatAutoencoder(SavedAutoencoder):
         embedding_dim: ``D``.
         width: of the hidden layers; :func:`matching_width` makes two kinds comparable.
         categories: numbers of values of the categories (see :class:`SavedAutoencoder`).
-        encoder: what pools the tokens, one of :data:`POOLS`.
+        pooling: what pools the tokens, one of :data:`POOLS`.
         generator: draws the initial weights; torch's global generator if None.
 
-    Raises ``ValueError`` for an unknown encoder, and a width that its heads do not divide.
+    Raises ``ValueError`` for an unknown pooling, and a width that its heads do not divide.
     """
 
     def __init__(
@@ -280,17 +280,17 @@ class FlatAutoencoder(SavedAutoencoder):
         width: int,
         *,
         categories: Sequence[int] = (),
-        encoder: str = "deep_sets",
+        pooling: str = "deep_sets",
         generator: torch.Generator | None = None,
     ) -> None:
         sizes = {"token_dim": token_dim, "max_tokens": max_tokens}
         sizes |= {"embedding_dim": embedding_dim, "width": width}
         at_least(1, **sizes)
-        check_choice("encoder", encoder, sorted(POOLS))
-        pool = POOLS[encoder]
+        check_choice("pooling", pooling, sorted(POOLS))
+        pool = POOLS[pooling]
         if width % pool.heads:
-            raise ValueError(f"width is {width}; {encoder} takes multiples of {pool.heads}")
-        super().__init__({**sizes, "encoder": encoder}, categories)
+            raise ValueError(f"width is {width}; {pooling} takes multiples of {pool.heads}")
+        super().__init__({**sizes, "pooling": pooling}, categories)
         self.max_tokens = max_tokens
         with seeded_initialisation(generator):
             self.lifter = _network(token_dim, width, width)
@@ -356,20 +356,20 @@ def matching_width(
     max_tokens: int,
     embedding_dim: int,
     hidden_dim: int,
-    encoder: str = "deep_sets",
+    pooling: str = "deep_sets",
 ) -> int:
     """The width at which the flat autoencoder has most nearly as many parameters as the tree's.
 
     The tree's is :class:`HTMAutoencoder` of the same ``token_dim``, ``embedding_dim`` and
-    ``hidden_dim``, with its leaf classifier. A multiple of the heads of the encoder.
+    ``hidden_dim``, with its leaf classifier. A multiple of the heads of the pooling.
     """
-    heads = POOLS[encoder].heads
+    heads = POOLS[pooling].heads
     with torch.device("meta"):  # counts without numbers
         target = num_parameters(HTMAutoencoder(token_dim, embedding_dim, hidden_dim))
 
         def size(units: int) -> int:
             width = units * heads
-            model = FlatAutoencoder(token_dim, max_tokens, embedding_dim, width, encoder=encoder)
+            model = FlatAutoencoder(token_dim, max_tokens, embedding_dim, width, pooling=pooling)
             return num_parameters(model)
 
         least = 2 if heads == 1 else 1
