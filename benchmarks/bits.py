@@ -110,16 +110,6 @@ def mean_or_same(values: Sequence[Any]) -> Any:
     return statistics.fmean(values) if isinstance(values[0], float) else values[0]
 
 
-def without_out(arguments: Sequence[str]) -> list[str]:
-    """The arguments without the folder of the table, which changes no number."""
-    after = ["", *arguments]
-    return [
-        word
-        for before, word in zip(after, arguments, strict=False)
-        if "--out" not in (before, word)
-    ]
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--orders", nargs="*", default=ORDERS, help="names of fixed orders")
@@ -148,7 +138,7 @@ def main(arguments: list[str] | None = None) -> None:
         shown = "  ".join(f"{name} {text(value)}" for name, value in measured[-1].row.items())
         print(f"seed {seed}  {shown}", file=sys.stderr, flush=True)
     rows = table(measured, options.seeds)
-    given = without_out(sys.argv[1:] if arguments is None else arguments)
+    given = sys.argv[1:] if arguments is None else arguments
     report(options.name, rows, options.out, made_by=origin("benchmarks.bits", given))
 
 

@@ -195,14 +195,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     measured = {count: measure(count, options.seconds)[0] for count in MEASURED}
     apart = measure(2, options.seconds, shares=False)
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    kept = [
-        word
-        for place, word in enumerate(given)
-        if word != "--out" and (place == 0 or given[place - 1] != "--out")
-    ]
+    given = sys.argv[1:] if arguments is None else arguments
     rows = rows_of(measured, apart, options.latency, options.bandwidth)
-    report("ranks", rows, options.out, made_by=origin("benchmarks.ranks", kept))
+    report("ranks", rows, options.out, made_by=origin("benchmarks.ranks", given))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,16 @@ def report(
 
 
 def origin(module: str, arguments: Sequence[str]) -> dict[str, str]:
-    """The command of a table and the commit of its code, for a table that is kept."""
-    words = ["python", "-m", module, *arguments]
+    """The command of a table and the commit of its code, for a table that is kept.
+
+    Without the folder that the table goes to (``--out``), which changes no number.
+    """
+    kept = [
+        word
+        for before, word in pairwise(["", *arguments])
+        if "--out" not in (before, word) and not word.startswith("--out=")
+    ]
+    words = ["python", "-m", module, *kept]
     return {"command": " ".join(words), "commit": _commit()}
 
 

@@ -1,7 +1,7 @@
 """Embeddings of a pose and of a content in its own frame, and the networks that keep them apart.
 
 A pose is a centre, ``W`` numbers, and the logarithm of a size; an embedding is a pose and then
-content. A part that stands elsewhere, or is larger, has another pose and the same content (Hinton,
+content. A part that lies elsewhere, or is larger, has another pose and the same content (Hinton,
 Krizhevsky and Wang 2011, "Transforming Auto-encoders"; the pose of a whole follows from those of
 its parts, and content sees no pose but relative ones).
 """

@@ -35,7 +35,7 @@ from benchmarks import (
     time_to_error,
 )
 from benchmarks.__main__ import main as bench_main
-from benchmarks.table import report
+from benchmarks.table import origin, report
 from htm_env.datasets import make_dataset
 from htm_env.forest import action_mask
 
@@ -500,6 +500,12 @@ def test_a_file_in_no_folder_is_refused_before_anything_runs(tmp_path, monkeypat
     monkeypatch.setattr(subprocess, "run", None)
     assert htm(["bench", "limit", "--json", str(tmp_path / "none" / "all.json")]) == 1
     assert "there is no folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", [["--out", "docs"], ["--out=docs"]])
+def test_the_command_of_a_table_is_told_without_its_folder(folder):
+    made_by = origin("benchmarks.speed", ["--seconds", "5", *folder, "--most", "7"])
+    assert made_by["command"] == "python -m benchmarks.speed --seconds 5 --most 7"
 
 
 def test_a_table_is_printed_and_kept_for_programs_and_for_people(tmp_path, capsys):

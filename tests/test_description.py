@@ -339,8 +339,3 @@ def test_rows_are_means_over_seeds_beside_the_experts():
     assert rows[1]["above experts"] == 0
     alone = bits.table(runs[:2], seeds=2)
     assert alone[0]["above experts"] is None
-
-
-def test_the_command_of_a_table_is_without_its_folder():
-    given = ["--widths", "8", "--out", "docs", "--merges", "3"]
-    assert bits.without_out(given) == ["--widths", "8", "--merges", "3"]

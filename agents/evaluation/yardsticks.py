@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numpy as np
 import torch
 from jaxtyping import Bool, Float
@@ -15,6 +13,7 @@ from agents.fixed import fixed_policy
 from htm_env.autoencoder import TreeEncoder
 from htm_env.datasets import Dataset
 from htm_env.datasets.width import sorted_tokens
+from htm_env.measures.intervals import Mean
 from htm_env.measures.metrics import nmse_per_sample
 from htm_env.measures.semantics import principal_reconstruction
 from htm_env.types import TokenBatch
@@ -68,14 +67,6 @@ def planners_of_returns(autoencoder: TreeEncoder, dataset: Dataset) -> dict[str,
     if dataset.has_hierarchy:
         return {"own_hierarchy": fixed_policy("structure_canonical", autoencoder), **orders}
     return orders
-
-
-class Mean(NamedTuple):
-    """A mean over samples."""
-
-    mean: float
-    error: float | None
-    """Its standard error; None for a single sample."""
 
 
 def mean_and_error(values: Float[Tensor, "N"]) -> Mean:
