@@ -30,13 +30,13 @@ settings.load_profile("here")
 
 
 _SLOW = """
-    annealing autoencoder benchmarks benchmarks_of_context candidate_replay candidate_rollout
-    candidate_search carried_state checkpoint cli clients clocks compare configuration crashes
-    demonstrations description devices devices_of_benchmarks diagnoses earlier_runs embed encoders
-    endurance engine_ray engine_slurm engines entropy env_candidates env_contract estimator
-    evaluation examples figures fixed_policies flat flipped_bytes floor_plan full_disk
-    generate_command generation_figures glom_order hierarchical_transformer importance interruption
-    invalid_actions jets_benchmark key_scenes known_learners known_search learning
+    annealing autoencoder benchmarks benchmarks_of_context best_known candidate_replay
+    candidate_rollout candidate_search carried_state checkpoint cli clients clocks compare
+    configuration crashes demonstrations description devices devices_of_benchmarks diagnoses
+    earlier_runs embed encoders endurance engine_ray engine_slurm engines entropy env_candidates
+    env_contract estimator evaluation examples figures fixed_policies flat flipped_bytes floor_plan
+    full_disk generate_command generation_figures glom_order hierarchical_transformer importance
+    interruption invalid_actions jets_benchmark key_scenes known_learners known_search learning
     merge_rounds_benchmark outputs page plot_command plug_ins policy_losses policy_share ppo_learner
     ppo_make ppo_recent_states ppo_vector_env predict pretrained processes_and_threads ranks
     recombination rendering replay_reinforce report report_diverged results resume rewards rollout
@@ -46,14 +46,14 @@ _SLOW = """
 SLOW_MODULES = frozenset(_SLOW.split())
 """Modules ``test_NAME`` that train, draw or start processes, and take more than two seconds."""
 _LONG = """
-    benchmarks benchmarks_of_context compare configuration crashes devices devices_of_benchmarks
-    diagnoses earlier_runs embed endurance entropy examples flipped_bytes full_disk generate_command
-    glom_losses key_scenes known_learners learning merge_rounds_benchmark outputs page plot_command
-    plug_ins ppo_learner ppo_make processes_and_threads ranks replay_reinforce report resume
-    run_data stable_baselines tuning view views
+    benchmarks benchmarks_of_context best_known cli compare configuration crashes devices
+    devices_of_benchmarks diagnoses earlier_runs embed endurance entropy examples flipped_bytes
+    full_disk generate_command glom_losses key_scenes known_learners learning merge_rounds_benchmark
+    outputs page plot_command plug_ins ppo_learner ppo_make processes_and_threads ranks
+    replay_reinforce report resume run_data stable_baselines tuning view views
 """
 LONG_MODULES = frozenset(_LONG.split())
-"""Modules whose runs make the same calls over and over: shapes are checked in all others."""
+"""Modules whose runs make the same calls over and over: shapes are not checked in them."""
 
 
 def is_adversarial(item: Any) -> bool:
@@ -62,12 +62,17 @@ def is_adversarial(item: Any) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests that ``make test-fast`` leaves out, and that coverage would slow down most."""
+    """Mark the tests that ``make test-fast`` leaves out, and those in which shapes are checked."""
+    seen = set()
     for item in items:
-        if item.path.stem.removeprefix("test_") in SLOW_MODULES or is_adversarial(item):
+        module = item.path.stem.removeprefix("test_")
+        if module in SLOW_MODULES or is_adversarial(item):
             item.add_marker("slow")
-        if item.get_closest_marker("slow") is not None:
-            item.add_marker("no_cover")
+        case = (item.path, item.originalname)
+        again = case in seen and item.get_closest_marker("slow") is not None
+        seen.add(case)
+        if not (again or module in LONG_MODULES or is_adversarial(item)):
+            item.add_marker("checks_shapes")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -92,16 +97,14 @@ def in_full(mutations: int) -> bool:
     return mutations >= 5000
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def checked_shapes(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Annotated shapes are checked at every call, but not through long runs: it takes most of
-    their time."""
-    jaxtyping.config.update(
-        "jaxtyping_disable",
-        request.path.stem.removeprefix("test_") in LONG_MODULES or is_adversarial(request),
-    )
+    """Annotated shapes are checked at every call, which takes more time than most tests: of the
+    cases of a slow test in the first one only, and not through long runs."""
+    checks = request.node.get_closest_marker("checks_shapes") is not None
+    jaxtyping.config.update("jaxtyping_disable", not checks)
     yield
-    jaxtyping.config.update("jaxtyping_disable", False)
+    jaxtyping.config.update("jaxtyping_disable", True)
 
 
 @pytest.fixture

@@ -558,6 +558,7 @@ def test_the_slots_of_strokes_are_as_random_as_of_any_token(small):
 
 
 @needs_kanji
+@pytest.mark.usefixtures("unchecked")
 def test_the_characters_of_the_package():
     """Of version 20260714; fewer by up to three in those since 20250422."""
     every = kanjivg.load_characters()
