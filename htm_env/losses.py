@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -169,23 +170,33 @@ def classifier_loss(
     return (losses * torch.where(is_leaf, 0.5 / share, 0.5 / (1 - share))).mean()
 
 
+BeginMean = Callable[[Tensor], Callable[[], Tensor]]
+"""Begins the mean of a tensor over processes, and gives what waits for it."""
+
+
 class Counts:
     """Numbers of what losses are means of, here and on average over the processes of a batch.
 
     Args:
         own: the numbers here, by name.
-        mean: gives the mean of a tensor over the processes; None for one process.
+        begin_mean: begins the mean of a tensor over the processes, and gives what waits for it;
+            None for one process.
         like: a tensor on the device to count on.
     """
 
-    def __init__(
-        self, own: Mapping[str, int], mean: Callable[[Tensor], Tensor] | None, like: Tensor
-    ) -> None:
-        self.own, self.means = own, dict[str, float](own)
-        if mean is not None:
-            counted = torch.tensor(list(own.values()), dtype=torch.float64)
-            self.means = dict(zip(own, mean(counted).tolist(), strict=True))
+    def __init__(self, own: Mapping[str, int], begin_mean: BeginMean | None, like: Tensor) -> None:
+        self.own = own
+        self._finish = None
+        if begin_mean is not None:
+            self._finish = begin_mean(torch.tensor(list(own.values()), dtype=torch.float64))
         self._nothing = like.new_zeros(())
+
+    @cached_property
+    def means(self) -> dict[str, float]:
+        """The numbers on average over the processes, for which this waits at first."""
+        if self._finish is None:
+            return {name: float(number) for name, number in self.own.items()}
+        return dict(zip(self.own, self._finish().tolist(), strict=True))
 
     def weighted(
         self, name: str, what: str, loss: Callable[[], Float[Tensor, ""]]
@@ -210,7 +221,7 @@ def autoencoder_losses(
     temperature: float = 0.2,
     noise_std: float = 0.0,
     generator: torch.Generator | None = None,
-    mean: Callable[[Tensor], Tensor] | None = None,
+    begin_mean: BeginMean | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """Every loss that has a weight, by name, and their weighted sum as ``total``.
 
@@ -219,9 +230,9 @@ def autoencoder_losses(
     detached, the classifier's loss reaches the encoder and the decoder too: states that nothing
     pulls apart stay mixed, and a generated tree that is misread at one node is wrong as a whole.
 
-    ``mean`` gives the mean of a tensor over the processes whose batches make up a whole one: the
-    mean of their losses is then that of the whole batch, whatever number of trees, nodes and leaves
-    is in each.
+    ``begin_mean`` begins the mean of a tensor over the processes whose batches make up a whole one:
+    the mean of their losses is then that of the whole batch, whatever number of trees, nodes and
+    leaves is in each.
     """
     size, slots = batch.present.shape
     num_nodes = 2 * slots - 1
@@ -245,6 +256,26 @@ def autoencoder_losses(
         draw = torch.rand(len(below_roots), generator=generator, device=nodes.device)
         start = torch.cat([roots, below_roots[draw < subtree_share]])
         walk = descend(children, start)
+    seen = torch.cat([nodes, *(level.nodes for level in walk)])
+    is_leaf = seen % num_nodes < num_tokens[seen // num_nodes]
+    origin = torch.cat([level.origin[level.leaves] for level in walk])
+    below_root = origin < len(roots)
+    inside = ~below_root
+    # The mean over processes is on its way while this one decodes.
+    counts = Counts(
+        {
+            "samples": size,
+            "inside": len(start) - len(roots) if begin_mean is None else int(inside.sum()),
+            "merged": len(nodes) - len(roots),
+            "below": sum(len(level.nodes) for level in walk[1:]),
+            "nodes": len(nodes),
+            "seen": len(seen),
+            "leaves": 0 if begin_mean is None else int(is_leaf.sum()),
+        },
+        begin_mean,
+        standardised,
+    )
+
     sent = encoded[row[start]]
     if weights.rate:
         noise = torch.empty_like(sent).normal_(generator=generator)
@@ -252,28 +283,9 @@ def autoencoder_losses(
     decoded = autoencoder.decode_levels(sent, walk)
     leaf_ids, predicted = autoencoder.unlift_leaves(decoded, walk)
     predicted = predicted.to(standardised.dtype)  # shorter where products are
-    origin = torch.cat([level.origin[level.leaves] for level in walk])
     sample, slot = leaf_ids // num_nodes, leaf_ids % num_nodes
     target = standardised[sample, slot]
-    below_root = origin < len(roots)
     share = 1 / (num_tokens * size).to(predicted.dtype)  # as in nmse: every sample counts alike
-
-    inside = ~below_root
-    seen = torch.cat([nodes, *(level.nodes for level in walk)])
-    is_leaf = seen % num_nodes < num_tokens[seen // num_nodes]
-    counts = Counts(
-        {
-            "samples": size,
-            "inside": len(start) - len(roots) if mean is None else int(inside.sum()),
-            "merged": len(nodes) - len(roots),
-            "below": sum(len(level.nodes) for level in walk[1:]),
-            "nodes": len(nodes),
-            "seen": len(seen),
-            "leaves": 0 if mean is None else int(is_leaf.sum()),
-        },
-        mean,
-        predicted,
-    )
 
     losses: dict[str, Float[Tensor, ""]] = {}
     losses |= counts.weighted(
@@ -324,7 +336,7 @@ def autoencoder_losses(
         states = torch.cat([encoded, *decoded])
         states = states.detach() if weights.classifier_detached else states
         logits = autoencoder.classifier(states).squeeze(1).to(standardised.dtype)
-        leaves = None if mean is None else counts.means["leaves"] / counts.means["seen"]
+        leaves = None if begin_mean is None else counts.means["leaves"] / counts.means["seen"]
         losses |= counts.weighted(
             "classifier", "seen", lambda: classifier_loss(logits, is_leaf, leaves)
         )

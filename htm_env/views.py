@@ -16,6 +16,7 @@ from htm_env.checks import whole_number
 from htm_env.datasets.kinds import place_columns
 from htm_env.forest import Level, active_nodes, children_table, descend
 from htm_env.losses import (
+    BeginMean,
     Counts,
     covariance_loss,
     invariance_loss,
@@ -275,7 +276,7 @@ def view_losses(
     kind: str = "vectors",
     *,
     generator: torch.Generator | None = None,
-    mean: Callable[[Tensor], Tensor] | None = None,
+    begin_mean: BeginMean | None = None,
 ) -> dict[str, Float[Tensor, ""]]:
     """The losses on views that have a weight, by name, and their weighted sum as ``total``.
 
@@ -290,7 +291,7 @@ def view_losses(
         config: the weights, and how views differ from samples.
         kind: of the tokens, which says which coordinates are places.
         generator: draws the views.
-        mean: see :func:`htm_env.losses.autoencoder_losses`.
+        begin_mean: see :func:`htm_env.losses.autoencoder_losses`.
 
     Raises ``ValueError`` where places are to change and the tokens have none.
     """
@@ -320,7 +321,7 @@ def view_losses(
             _seen_twice(state, level, hidden)
             for state, level in zip(states[1:], levels[1:], strict=True)
         ]
-    counts = Counts({"samples": len(batch.present), "roots": own}, mean, roots)
+    counts = Counts({"samples": len(batch.present), "roots": own}, begin_mean, roots)
     losses: dict[str, Float[Tensor, ""]] = {}
     if config.masked:
         size, num_nodes = len(batch.present), children.shape[1]

@@ -229,9 +229,9 @@ class Reinforce(PolicyLearner):
         self, advantages: Float[Tensor, "B M"], steps: Bool[Tensor, "B M"]
     ) -> Float[Tensor, "B M"]:
         """Advantages divided by their root mean square over the steps."""
-        squares = self.ranks.sum(advantages.square().sum())
-        mean_square = squares / self.ranks.sum(steps.sum()).clamp(min=1)
-        return advantages / (mean_square + 1e-20).sqrt()
+        summed = torch.stack([advantages.square().sum(), steps.sum().to(advantages)])
+        squares, number = self.ranks.sum(summed)
+        return advantages / (squares / number.clamp(min=1) + 1e-20).sqrt()
 
     def train_autoencoder(
         self, batch: TokenBatch, episodes: Episodes, progress: float

@@ -145,7 +145,7 @@ class AutoencoderTrainer:
 
         A non-finite loss or gradient skips the step; ``FloatingPointError`` if that persists.
         """
-        mean = self.ranks.mean if self.ranks.count > 1 else None
+        begin_mean = self.ranks.begin_mean if self.ranks.count > 1 else None
         with products_in(self.precision, self.device):
             losses = autoencoder_losses(
                 self.autoencoder,
@@ -157,7 +157,7 @@ class AutoencoderTrainer:
                 temperature=self.config.contrast_temperature,
                 noise_std=self.config.noise_std,
                 generator=self.generator,
-                mean=mean,
+                begin_mean=begin_mean,
             )
             if self.view_networks is not None:
                 views = view_losses(
@@ -168,7 +168,7 @@ class AutoencoderTrainer:
                     self.config.views,
                     self.kind,
                     generator=self.generator,
-                    mean=mean,
+                    begin_mean=begin_mean,
                 )
                 total = losses.pop("total") + views.pop("total")
                 losses = {**losses, **views, "total": total}

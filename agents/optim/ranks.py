@@ -12,7 +12,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
@@ -27,6 +27,9 @@ TIMEOUT_SECONDS = 1800.0
 """So long a rank waits for the others: more than the validation takes, for which all wait."""
 REPORT_SECONDS = 2.0
 """So long a rank that waited in vain gives the others to say that they wait too."""
+AWAKE_SECONDS = 0.005
+"""So long a rank asks again and again for a sum before it sleeps until the sum is there: a process
+that slept goes on late, and with cold caches."""
 LOOPBACK = "lo0" if sys.platform == "darwin" else "lo"
 """The network interface that no other machine can reach."""
 
@@ -106,10 +109,26 @@ class Processes:
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum of a tensor of all processes, the same bits in each; it takes its place."""
+        return self.begin_sum(values)()
+
+    def begin_sum(self, values: Tensor) -> Callable[[], Tensor]:
+        """Begin such a sum; what it gives waits for the sum and returns it.
+
+        Until then ``values`` must not be used.
+        """
         with self._waiting("a sum"):
-            dist.all_reduce(values)
+            work = dist.all_reduce(values, async_op=True)
         self._count(values)
-        return values
+
+        def finished() -> Tensor:
+            asleep = time.perf_counter() + AWAKE_SECONDS
+            while not work.is_completed() and time.perf_counter() < asleep:
+                time.sleep(0)
+            with self._waiting("a sum"):
+                work.wait()
+            return values
+
+        return finished
 
     def broadcast(self, content: bytes = b"") -> bytes:
         """The first process's bytes."""
@@ -206,6 +225,13 @@ class Ranks:
     def mean(self, values: Tensor) -> Tensor:
         """The mean over ranks of a tensor, which stays as it is."""
         return values if self._processes is None else self.sum(values) / self.count
+
+    def begin_mean(self, values: Tensor) -> Callable[[], Tensor]:
+        """Begin a mean over ranks of a tensor, which stays as it is; what it gives waits for it."""
+        if self._processes is None:
+            return lambda: values
+        finished = self._processes.begin_sum(values.detach().clone())
+        return lambda: finished() / self.count
 
     def sums(self, *numbers: int | float) -> list[float]:
         """The sum over ranks of each of these numbers."""
