@@ -120,6 +120,24 @@ def test_sums_means_and_messages_of_two_ranks(tmp_path):
     assert second["drawn"] != first["drawn"]
 
 
+def test_other_sums_may_come_between_the_beginning_and_the_end_of_a_mean(tmp_path):
+    def work(processes: Processes) -> dict[str, Any]:
+        processes.connect(torch.device("cpu"))
+        ranks = Ranks()
+        ranks.join(processes)
+        mine = torch.tensor([ranks.index + 1.0])
+        finish = ranks.begin_mean(mine)
+        between = ranks.sums(10.0 * (ranks.index + 1))
+        return {"mean": finish().item(), "between": between, "mine": mine.item()}
+
+    found = together(2, work, tmp_path)
+    assert [one["mean"] for one in found] == [1.5, 1.5]
+    assert [one["between"] for one in found] == [[30.0], [30.0]]
+    assert [one["mine"] for one in found] == [1.0, 2.0]
+    alone = Ranks()
+    assert alone.begin_mean(torch.tensor([3.0]))().item() == 3.0
+
+
 def test_a_gradient_is_the_mean_over_ranks_and_missing_ones_count_as_zero(tmp_path):
     def work(processes: Processes) -> dict[str, Any]:
         processes.connect(torch.device("cpu"))

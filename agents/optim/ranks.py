@@ -122,9 +122,10 @@ class Processes:
 
         def finished() -> Tensor:
             asleep = time.perf_counter() + AWAKE_SECONDS
-            while not work.is_completed() and time.perf_counter() < asleep:
-                time.sleep(0)
             with self._waiting("a sum"):
+                if values.device.type == "cpu":  # a GPU's sums are waited for on the GPU
+                    while not work.is_completed() and time.perf_counter() < asleep:
+                        time.sleep(0)
                 work.wait()
             return values
 
