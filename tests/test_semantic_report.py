@@ -122,6 +122,7 @@ def test_tables_files_and_pictures(runs, capsys):
     # The place of a set is its label: one label a class is enough for its mean token.
     assert found["few_shot"]["pooled"]["1"] == {"mean": 1.0, "error": 0.0}
     assert found["few_shot_classes"] == 3
+    assert {"pca_4", "pca_4, one scale"} < set(found["few_shot"])
     assert found["against"]["flat"]["algo"] == "flat"
     assert set(found["stability"]) == {"root", "balanced"}  # flat has no trees
     assert found["agreement"] == {"root": {}, "balanced": {}}  # and the data no clades
@@ -157,8 +158,18 @@ def test_a_run_that_is_called_as_an_embedding_gets_a_row_of_its_own(runs, tmp_pa
     assert list(other_runs(options, learner)) == ["run pooled", *map(str, others[1:])]
 
 
+def test_it_says_what_it_measures(runs):
+    learner = load_learner(runs / "nearest")
+    said: list[str] = []
+    others = {"other": load_learner(runs / "balanced")}
+    semantic_report(learner, learner.task, others, {}, {}, 5, on_measure=said.append)
+    assert said == ["few labels", "trees of this run", "trees of other"]
+
+
 def test_wrong_usage_is_told(runs, tmp_path, capsys):
     run = str(runs / "nearest")
+    assert command(["evaluate", run, "--semantics", "--search", "5"]) == 2
+    assert "not those of --search 5" in capsys.readouterr().err
     assert command(["evaluate", run, "--against", run]) == 2
     assert "--against is for runs to measure with --semantics" in capsys.readouterr().err
     assert command(["evaluate", run, "--semantics", "--against", str(tmp_path)]) == 1

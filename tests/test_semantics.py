@@ -147,6 +147,18 @@ def test_one_label_a_class_is_enough_where_classes_lie_apart():
     assert scores == {1: (1.0, 0.0), 5: (1.0, 0.0), 10: (1.0, 0.0)}
 
 
+def test_at_one_scale_small_coordinates_stay_small():
+    """The label is in the first coordinate; ninety-nine of a thousandth of its size are noise."""
+
+    def places(labels, rng):
+        noise = rng.normal(size=(len(labels), 99)) / 1000
+        return np.column_stack([labels + rng.normal(size=len(labels)) / 10, noise])
+
+    train, _, test = splits(places, 2)
+    each = few_shot_scores(train, test, (1,))[1].mean
+    assert few_shot_scores(train, test, (1,), one_scale=True)[1].mean > 0.95 > each + 0.2
+
+
 def test_few_labels_of_noise_say_nothing():
     train, _, test = splits(noise, 4)
     for mean, error in few_shot_scores(train, test).values():

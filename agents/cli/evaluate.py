@@ -8,6 +8,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from jaxtyping import Float64
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -134,10 +136,27 @@ def _evaluate(options: EvaluateOptions) -> None:
         from agents.inspection.semantic_pictures import semantic_figures  # loads matplotlib
 
         table_of_roots = beside.get("semantics") or {}
-        report = semantic_report(
-            learner, task, against, embeddings, table_of_roots, options.episodes
-        )
-        figures = dict(semantic_figures(learner, task, options.episodes))
+        console = Console(stderr=True)
+        with Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            TimeElapsedColumn(),
+            console=console,
+            transient=True,
+            disable=not console.is_terminal,
+        ) as progress:
+            shown = progress.add_task("meaning", total=None)
+            report = semantic_report(
+                learner,
+                task,
+                against,
+                embeddings,
+                table_of_roots,
+                options.episodes,
+                on_measure=lambda what: progress.update(shown, description=f"measuring {what}"),
+            )
+            progress.update(shown, description="drawing pictures")
+            figures = dict(semantic_figures(learner, task, options.episodes))
         meaning = Meaning(options.directory, about, report, against, figures)
         meaning.write()
         beside |= {"meaning": report.as_dict()}

@@ -209,6 +209,11 @@ class EvaluateOptions(OfRun):
         super().__post_init__()
         if self.against and not self.semantics:
             raise UsageError("--against is for runs to measure with --semantics")
+        if self.semantics and self.search:
+            raise UsageError(
+                f"--semantics measures the trees of the policy alone, not those of --search "
+                f"{self.search}; expected one of the two"
+            )
 
 
 @dataclass(frozen=True)

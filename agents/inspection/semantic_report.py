@@ -67,7 +67,8 @@ class SemanticReport:
     embeddings: dict[str, dict[str, float]]
     """Scores of :func:`semantic_scores` where the data has labels, and ``effective_rank``."""
     few_shot: dict[str, dict[int, Mean]]
-    """By the number of labels a class."""
+    """By the number of labels a class. Every coordinate has a scale of its own; principal
+    components also all one scale, in a row ``pca_D, one scale``."""
     few_shot_classes: int
     few_shot_samples: int
     """Test samples of these classes."""
@@ -103,6 +104,7 @@ def semantic_report(
     embeddings: Mapping[str, list[Labelled]],
     scores: Mapping[str, Mapping[str, float]],
     count: int,
+    on_measure: Callable[[str], None] = lambda what: None,
 ) -> SemanticReport:
     """All measures of a learner, of ``against``, other learners by their names, and of plainer
     embeddings of the same samples.
@@ -119,6 +121,7 @@ def semantic_report(
         embeddings: of the learner, those of ``labelled_embeddings``; empty without labels.
         scores: of these, from ``semantic_scores``; empty without labels.
         count: test samples.
+        on_measure: is told what is measured next, in a few words.
     """
     learners = {THIS_RUN: learner, **against}
     train, test = task.dataset("train"), task.dataset("test")
@@ -126,6 +129,7 @@ def semantic_report(
     table = {name: dict(row) for name, row in scores.items()}
     if embeddings:
         for name, other in against.items():
+            on_measure(f"roots of {name}")
             splits[name] = labelled_roots(other, task)
             table[name] = semantic_scores(*splits[name])
         ranked = {name: found[0].embeddings for name, found in splits.items()}
@@ -135,11 +139,14 @@ def semantic_report(
         }
     for name, rows in ranked.items():
         table.setdefault(name, {})["effective_rank"] = effective_rank(rows)
+    on_measure("few labels")
     few_shot, classes, samples = _few_shot(splits)
     parts: dict[str, PartScores] = {}
     queries = 0
     agreement, stable = {}, {}
     for name, one in learners.items():
+        shown = "this run" if name == THIS_RUN else name
+        on_measure(f"trees of {shown}")
         tested = labelled_trees(one, test, test.fixed_keys(bounded(count, test)))
         if tested is None:
             continue
@@ -152,6 +159,7 @@ def semantic_report(
         queries = len(labelled[1].as_clades().labels)
         if not queries:
             continue
+        on_measure(f"parts of {shown}")
         parts[name] = _parts(labelled, [split.as_nodes() for split in labelled])
         if name == THIS_RUN:
             dim = labelled[1].nodes.shape[2]
@@ -172,10 +180,11 @@ def _few_shot(
     samples = int(np.isin(test.labels, classes).sum())
     if not samples:
         return {}, 0, 0
-    found = {
-        name: few_shot_scores(fitted, held_out, shots)
-        for name, (fitted, _, held_out) in splits.items()
-    }
+    found = {}
+    for name, (fitted, _, held_out) in splits.items():
+        found[name] = few_shot_scores(fitted, held_out, shots)
+        if name.startswith("pca_"):
+            found[f"{name}, one scale"] = few_shot_scores(fitted, held_out, shots, one_scale=True)
     return found, len(classes), samples
 
 

@@ -116,13 +116,16 @@ def few_shot_scores(
     *,
     draws: int = DRAWS,
     seed: int = 0,
+    one_scale: bool = False,
 ) -> dict[int, Mean]:
     """Accuracy on the test split after as many labels a class as each of ``shots``, with its
     standard error over the draws.
 
     A draw takes ``shots`` training samples of every class; a multinomial logistic regression
     (``C = 1``) is fitted to them. Embeddings are standardised by the whole training split, whose
-    labels are not read for that. Only the :func:`few_shot_classes` count, and the test samples of
+    labels are not read for that: every coordinate by its own standard deviation, or, with
+    ``one_scale``, all by the root of their mean variance, which leaves small principal components
+    small. Only the :func:`few_shot_classes` count, and the test samples of
     these. Classes, draws and test samples follow from the labels and ``seed`` alone, so that all
     embeddings of the same samples are compared on the same ones.
 
@@ -141,6 +144,8 @@ def few_shot_scores(
     if not counted.any():
         raise ValueError(f"no test sample has a label of {max(shots)} training samples")
     scaler = StandardScaler().fit(train.embeddings)
+    if one_scale:
+        scaler.scale_[:] = np.sqrt(scaler.var_.mean()) or 1.0
     known, unknown = (scaler.transform(split.embeddings) for split in (train, test))
     held_out = unknown[counted], test.labels[counted]
     rng, scores = np.random.default_rng(seed), {}
