@@ -88,7 +88,7 @@ def test_it_writes_samples_measures_a_mixture_and_pictures(made):
     for picture in made.glob("*.png"):
         assert picture.read_bytes().startswith(b"\x89PNG") and picture.stat().st_size > 5000
     with safe_open(made / "mixture.safetensors", "pt") as file:
-        assert set(file.keys()) == {"weights", "means", "covariances"}
+        assert set(file.keys()) == {"weights", "means", "covariances", "covariance_of"}
 
 
 def test_metrics_have_every_measure_of_every_row(made):
@@ -101,6 +101,7 @@ def test_metrics_have_every_measure_of_every_row(made):
         "undecided",
         "token_count_distance",
         "mean_tokens",
+        "distance_to_training",
         *(
             f"{distance}_{measure}"
             for distance in ("chamfer", "earth_movers")
@@ -116,6 +117,7 @@ def test_metrics_have_every_measure_of_every_row(made):
     assert metrics["rows"]["real"]["valid"] == 1.0
     assert metrics["rows"]["gaussian"]["valid"] == 0.0
     real, copy = metrics["rows"]["real"], metrics["rows"]["reconstruction"]
+    assert real["distance_to_training"] == 1.0
     assert real["mean_tokens"] == copy["mean_tokens"]
     assert metrics["env_kwargs"] == {"num_crosses": [1, 2]}
     assert metrics["max_depth"] == 4 and metrics["max_tokens"] == 8  # twice the data's
@@ -246,7 +248,8 @@ def test_a_model_of_one_leaf_still_gives_pictures(run, tmp_path):
 
 
 def test_scores_compare_with_other_real_samples():
-    scores = SetScores(make_dataset("HTM-Trees-v0", split="test"), 30)
+    training = make_dataset("HTM-Trees-v0").fixed(50)
+    scores = SetScores(make_dataset("HTM-Trees-v0", split="test"), 30, training)
     assert scores.count == 30
     assert not any(
         torch.equal(one, other) for one in scores.reference.tokens for other in scores.others.tokens
@@ -255,8 +258,11 @@ def test_scores_compare_with_other_real_samples():
     assert copy["earth_movers_minimum_matching_distance"] == 0.0
     assert copy["chamfer_nearest_neighbour_accuracy"] == 0.0
     assert copy["token_count_distance"] == 0.0
+    learned_by_heart = scores.of(training.tokens, training.present)
+    assert learned_by_heart["distance_to_training"] == 0.0
+    assert scores.of(scores.others.tokens, scores.others.present)["distance_to_training"] == 1.0
     with pytest.raises(ValueError, match="at least 4"):
-        SetScores(make_dataset(np.arange(72.0).reshape(12, 2, 3), split="test"), 30)
+        SetScores(make_dataset(np.arange(72.0).reshape(12, 2, 3), split="test"), 30, training)
 
 
 def test_gaussian_tokens_have_the_datas_mean_covariance_and_counts():

@@ -79,6 +79,52 @@ def test_samples_have_the_moments_of_the_mixture():
     assert near.std(0).tolist() == pytest.approx([1.0, 1.0], rel=0.1)
 
 
+def ring(count: int, seed: int) -> torch.Tensor:
+    """Roots near a circle, which no few Gaussians follow."""
+    generator = random(seed)
+    angle = 2 * math.pi * torch.rand(count, generator=generator)
+    radius = 1 + 0.02 * torch.randn(count, generator=generator)
+    return torch.stack([radius * angle.cos(), radius * angle.sin()], dim=1)
+
+
+def test_a_smoothed_mixture_is_a_kernel_density():
+    """One round component: a Gaussian of its covariance times the squared width at each root."""
+    roots, others = clusters(30), clusters(60)[30:]
+    mixture = RootMixture.fit(roots, random(), [1])
+    smoothed = mixture.smoothed(roots, 0.5)
+    kernel = torch.distributions.MultivariateNormal(
+        torch.zeros(2).double(), mixture.covariances[0] / 4
+    )
+    each = kernel.log_prob(others.double()[:, None] - roots.double())
+    expected = torch.logsumexp(each, dim=1) - math.log(30)
+    assert torch.allclose(smoothed.log_density(others), expected)
+    assert smoothed.bandwidth == 0.5 and smoothed.chosen == mixture.chosen
+    nothing = smoothed.sample(200, random(), 0.0)  # the roots themselves
+    assert float(torch.cdist(nothing, roots).amin(dim=1).max()) < 1e-5
+
+
+def test_every_root_has_the_covariance_of_its_component():
+    mixture = RootMixture.fit(clusters(), random(), [3])
+    smoothed = mixture.smoothed(clusters(), 0.1)
+    nearest = torch.cdist(clusters().double(), mixture.means).argmin(dim=1)
+    assert torch.equal(smoothed.covariance_of, nearest)
+    assert torch.allclose(smoothed.covariances, mixture.covariances / 100)
+
+
+def test_held_out_roots_choose_a_narrow_width_on_a_curve_and_none_for_a_gaussian():
+    curved = RootMixture.fit(ring(400, 0), random(), [1])
+    chosen = curved.best_smoothed(ring(400, 0), ring(200, 1))
+    assert chosen.bandwidth is not None and chosen.bandwidth <= 0.2
+    assert max(chosen.held_out, key=chosen.held_out.__getitem__) == f"{chosen.bandwidth:g}"
+    far = (chosen.sample(500, random()).norm(dim=1) - 1).abs().mean()
+    assert far < 0.2 < (curved.sample(500, random()).norm(dim=1) - 1).abs().mean()
+    normal = torch.randn(400, 2, generator=random(1))
+    flat = RootMixture.fit(normal, random(), [1]).best_smoothed(
+        normal, torch.randn(200, 2, generator=random(2))
+    )
+    assert flat.bandwidth is None and flat.held_out["none"] == max(flat.held_out.values())
+
+
 def test_temperature_scales_the_variance_and_zero_gives_the_means():
     mixture = RootMixture.fit(clusters(), random(), [3])
     plain, hot = mixture.sample(500, random(1)), mixture.sample(500, random(1), 4.0)
@@ -150,6 +196,11 @@ def test_saving_and_loading_changes_nothing(tmp_path):
     loaded = RootMixture.load(path)
     assert (loaded.chosen, loaded.candidates) == (mixture.chosen, mixture.candidates)
     assert torch.equal(loaded.sample(20, random()), mixture.sample(20, random()))
+    smoothed = mixture.best_smoothed(clusters(), clusters(30), [0.1]).smoothed(clusters(), 0.2)
+    smoothed.save(path)
+    loaded = RootMixture.load(path)
+    assert (loaded.bandwidth, loaded.held_out) == (0.2, smoothed.held_out)
+    assert torch.equal(loaded.sample(20, random()), smoothed.sample(20, random()))
     with pytest.raises(FileNotFoundError, match="nothing"):
         RootMixture.load(tmp_path / "nothing")
     path.write_bytes(b"not a mixture")
@@ -175,11 +226,15 @@ def test_what_no_fit_makes_is_refused(tmp_path):
         ("means", mixture.means[:1], "are not of one mixture"),
         ("covariances", mixture.covariances[:, :1], "are not of one mixture"),
         ("covariances", -mixture.covariances, "are not symmetric and positive definite"),
+        ("covariance_of", mixture.covariance_of + 1, "are not of one mixture"),
         ("covariances", lopsided, "are not symmetric and positive definite"),
     ):
         write_tensors(path, KEY, arrays | {name: value}, about)
         with pytest.raises(ValueError, match=f"mixture.safetensors does not hold.*{message}"):
             RootMixture.load(path)
+    write_tensors(path, KEY, arrays, about | {"bandwidth": "wide"})
+    with pytest.raises(ValueError, match="bandwidth is 'wide'"):
+        RootMixture.load(path)
     for change, message in (
         ({"components": "2"}, "no candidate of a mixture"),
         ({"covariance_type": "round"}, "no candidate of a mixture"),

@@ -38,6 +38,10 @@ from htm_env.measures.metrics import classifier_scores, mean_or_none
 FOLDER = "generated"
 MOST_SEED = 2**59
 """Sixteen streams of each fit into a generator's seed."""
+KNOWN_SAMPLES = 4000
+"""Training samples among which the nearest one of a generated sample is found, at most."""
+VALIDATION_SAMPLES = 1000
+"""Samples of the validation split whose roots decide on the bandwidth."""
 ROOTS_A_COMPONENT = 20
 """Roots that a component needs at least before the default range tries so many."""
 
@@ -63,9 +67,13 @@ def _generate(options: GenerateOptions, learner: Learner, out: Path) -> None:
     started = perf_counter()
     training = samples.encoded(learner.dataset.fixed(options.roots))
     autoencoder = learner.autoencoder.decoding()
-    scores = SetScores(learner.task.dataset("test"), options.real)
+    known = training.batch.rows(slice(KNOWN_SAMPLES)).to("cpu")
+    scores = SetScores(learner.task.dataset("test"), options.real, known)
     held_out = samples.encoded(scores.others)
     mixture = _fit(training.roots, options, samples.stream(0))
+    if options.smoothed:
+        validation = learner.task.dataset("validation").fixed(VALIDATION_SAMPLES)
+        mixture = mixture.best_smoothed(training.roots, samples.encoded(validation).roots)
     fitted = perf_counter()
     drawn = samples.drawn(autoencoder, mixture, stream=1)
     generated, refined_above = samples.refined(autoencoder, drawn, training)
@@ -155,6 +163,8 @@ def _report(
         "mixture": {
             **mixture.chosen._asdict(),
             "roots": len(training.roots),
+            "bandwidth": mixture.bandwidth,
+            "validation_log_density": mixture.held_out,
             "log_density": float(mixture.log_density(training.roots).mean()),
             "log_density_held_out": float(mixture.log_density(held_out.roots).mean()),
             "candidates": [candidate._asdict() for candidate in mixture.candidates],
@@ -203,6 +213,11 @@ def _print(report: dict[str, Any]) -> None:
         f"mixture of {mixture['components']} ({mixture['covariance_type']}) over "
         f"{mixture['roots']} roots, of {len(mixture['candidates'])} tried"
     )
+    if mixture["bandwidth"] is not None:
+        print(
+            f"smoothed: a component at every root, of {mixture['bandwidth']:g} times the standard "
+            "deviations"
+        )
     if mixture["components"] == max(each["components"] for each in mixture["candidates"]):
         print("no larger mixture was tried: --components can name more")
     print(

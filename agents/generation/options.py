@@ -38,6 +38,9 @@ class GenerateOptions(OfRun):
     not given."""
     covariance_types: tuple[str, ...] = ("full", "tied", "diag")
     """Covariance types to try: full, tied, diag, spherical."""
+    smoothed: bool = True
+    """Whether to try a component at every training root too, narrower than those of the mixture;
+    roots of the validation split decide."""
     roots: int = 10_000
     """Training samples whose roots are fitted; finite data gives each of its rows once at most."""
     real: int = 500

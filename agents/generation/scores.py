@@ -8,7 +8,12 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from htm_env.datasets import Dataset
-from htm_env.generation.distances import TokenSets, set_measures, token_count_distance
+from htm_env.generation.distances import (
+    TokenSets,
+    nearest_chamfer,
+    set_measures,
+    token_count_distance,
+)
 from htm_env.generation.validity import (
     TOLERANCE,
     check_validity,
@@ -29,11 +34,12 @@ class SetScores:
     Args:
         dataset: the held-out split.
         count: real samples to compare with; finite data gives half of its rows at most.
+        training: samples of the training split, to measure how new sets are.
 
     Raises ``ValueError`` where the data has fewer than four rows.
     """
 
-    def __init__(self, dataset: Dataset, count: int) -> None:
+    def __init__(self, dataset: Dataset, count: int, training: TokenBatch) -> None:
         samples = dataset.fixed(2 * count)
         half = len(samples.tokens) // 2
         if half < 2:
@@ -47,6 +53,9 @@ class SetScores:
         """Real samples that everything is compared with."""
         self.others = samples.rows(slice(half, 2 * half))
         """Other real samples, whose scores against the reference are the best possible."""
+        self._training = self._standardised(*training.to("cpu")[:2])
+        others = self._standardised(self.others.tokens, self.others.present)
+        self._usual = float(np.median(nearest_chamfer(others, self._training)))
 
     def of(self, tokens: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"]) -> Scores:
         """All measures of token sets in raw units, by name.
@@ -54,6 +63,8 @@ class SetScores:
         Validity (None without rules) and token counts are those of all sets; distances compare the
         first :attr:`count` with as many real ones, in standardised coordinates. Where there are
         fewer sets, fewer real ones are taken. A category is its most probable value.
+        ``distance_to_training`` is the median Chamfer distance to the nearest training sample over
+        that of other real samples: 0 for copies, 1 for sets as new as these.
         """
         given, present = self.dataset.to_user(tokens.cpu()), present.cpu()
         tokens = torch.from_numpy(self.dataset.from_user(given.numpy()))
@@ -78,6 +89,10 @@ class SetScores:
         found = set_measures(
             self._standardised(self.reference.tokens[:count], self.reference.present[:count]),
             self._standardised(tokens[:count], present[:count]),
+        )
+        away = nearest_chamfer(self._standardised(tokens[:count], present[:count]), self._training)
+        scores["distance_to_training"] = (
+            float(np.median(away)) / self._usual if self._usual > 0 else None
         )
         for name, measures in found.items():
             scores |= {f"{name}_{measure}": value for measure, value in measures._asdict().items()}

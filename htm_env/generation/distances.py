@@ -94,6 +94,12 @@ def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures
     }
 
 
+def nearest_chamfer(sets: TokenSets, others: TokenSets) -> Float64[np.ndarray, "B"]:
+    """The Chamfer distance of :func:`set_measures` of every set to the nearest of other ones."""
+    found = [_ways(*row, others)[0].min() for row in zip(*sets, strict=True)]
+    return torch.stack(found).double().cpu().numpy()
+
+
 def _matrices(sets: TokenSets) -> tuple[Float64[np.ndarray, "B B"], Float64[np.ndarray, "B B"]]:
     """The chamfer distances, and lower bounds of the earth mover's distances: every token sends its
     mass to the nearest token of the other set, whatever the others send there (Kusner et al. 2015,
@@ -101,19 +107,23 @@ def _matrices(sets: TokenSets) -> tuple[Float64[np.ndarray, "B B"], Float64[np.n
 
     Row by row, so that the memory stays at one set against all.
     """
-    chamfer, bound = [], []
-    tokens = sets.tokens.double()
-    absent = ~sets.present  # (B, Q)
-    sizes = sets.present.sum(dim=1)
-    for own, here in zip(tokens, sets.present, strict=True):
-        ways = torch.cdist(
-            own[here], tokens, compute_mode="donot_use_mm_for_euclid_dist"
-        )  # (B, n, Q)
-        there = ways.masked_fill(absent[:, None], torch.inf).amin(dim=2)  # (B, n)
-        back = ways.amin(dim=1).masked_fill(absent, 0.0)  # (B, Q)
-        chamfer.append(there.square().mean(dim=1) + back.square().sum(dim=1) / sizes)
-        bound.append(torch.maximum(there.mean(dim=1), back.sum(dim=1) / sizes))
+    rows = [_ways(own, here, sets) for own, here in zip(*sets, strict=True)]
+    chamfer, bound = zip(*rows, strict=True)
     return torch.stack(chamfer).cpu().numpy(), torch.stack(bound).cpu().numpy()
+
+
+def _ways(
+    own: Float[Tensor, "P T"], here: Bool[Tensor, "P"], sets: TokenSets
+) -> tuple[Float64[Tensor, "B"], Float64[Tensor, "B"]]:
+    """A row of both matrices: one set against all of these."""
+    absent, sizes = ~sets.present, sets.present.sum(dim=1)
+    ways = torch.cdist(
+        own[here].double(), sets.tokens.double(), compute_mode="donot_use_mm_for_euclid_dist"
+    )  # (B, n, Q)
+    there = ways.masked_fill(absent[:, None], torch.inf).amin(dim=2)  # (B, n)
+    back = ways.amin(dim=1).masked_fill(absent, 0.0)  # (B, Q)
+    chamfer = there.square().mean(dim=1) + back.square().sum(dim=1) / sizes
+    return chamfer, torch.maximum(there.mean(dim=1), back.sum(dim=1) / sizes)
 
 
 def _bound(ways: Float[np.ndarray, "N M"]) -> float:

@@ -6,13 +6,13 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.mixture import GaussianMixture
 from threadpoolctl import threadpool_limits
@@ -22,13 +22,26 @@ from htm_env.checks import at_least, check_finite
 from htm_env.files import check_tensors, read_tensors, reading, write_tensors
 
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
+BANDWIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
+"""Of smoothed mixtures that are tried; standard deviations over those of a component."""
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 REGULARISATION = 1e-6
 """Added to the variances of standardised roots."""
 _ITERATIONS = 200
+_ROWS = 512
+"""Roots whose densities are computed at a time."""
 _ROUNDING = 1e-6
 KEY = "htm_root_mixture"
 """The key of the description in a file."""
+
+
+_ARRAYS = {
+    "weights": (torch.float64, 1),
+    "means": (torch.float64, 2),
+    "covariances": (torch.float64, 3),
+    "covariance_of": (torch.int64, 1),
+}
+"""Type and dimensions of the arrays of a file."""
 
 
 class Candidate(NamedTuple):
@@ -49,12 +62,19 @@ class RootMixture:
     """A Gaussian mixture, and the candidates that it was chosen from."""
 
     weights: Float[Tensor, "K"]
-    """float64, like the other two."""
+    """float64, like means and covariances."""
     means: Float[Tensor, "K D"]
-    covariances: Float[Tensor, "K D D"]
+    covariances: Float[Tensor, "C D D"]
     """Whole matrices, whatever the type."""
+    covariance_of: Int64[Tensor, "K"]
+    """The covariance of each component."""
     chosen: Candidate
     candidates: tuple[Candidate, ...]
+    bandwidth: float | None = None
+    """Of a smoothed mixture, see :meth:`smoothed`; None: the components are those of ``chosen``."""
+    held_out: dict[str, float] = field(default_factory=dict)
+    """Mean log-density of held-out roots by the bandwidths that were tried, ``"none"`` for the
+    mixture that was smoothed."""
 
     @classmethod
     def fit(
@@ -94,9 +114,42 @@ class RootMixture:
             torch.from_numpy(model.weights_),
             torch.from_numpy(model.means_ * scale + mean),
             torch.from_numpy(covariances * scale[:, None] * scale),
+            torch.arange(len(covariances)),
             chosen,
             tuple(candidate for candidate, _ in fitted),
         )
+
+    def smoothed(self, roots: Float[Tensor, "S D"], bandwidth: float) -> RootMixture:
+        """A component at each of these roots, all of the same weight.
+
+        Its covariance is that of this mixture's component to which the root belongs, times the
+        square of ``bandwidth``. Draws are those of a smoothed bootstrap (Silverman and Young 1987,
+        "The bootstrap: to smooth or not to smooth?"): they follow a curved surface of roots more
+        closely than a few wide components.
+        """
+        belongs = self.covariance_of[self._by_component(roots).argmax(dim=1)]
+        return replace(
+            self,
+            weights=torch.full((len(roots),), 1 / len(roots), dtype=torch.float64),
+            means=roots.detach().cpu().double(),
+            covariances=self.covariances * bandwidth**2,
+            covariance_of=belongs,
+            bandwidth=bandwidth,
+        )
+
+    def best_smoothed(
+        self,
+        roots: Float[Tensor, "S D"],
+        held_out: Float[Tensor, "H D"],
+        bandwidths: Sequence[float] = BANDWIDTHS,
+    ) -> RootMixture:
+        """This mixture or a smoothed one: that under which other roots have the highest mean
+        log-density. Held-out roots decide, since every root that it was made from is at a mean.
+        """
+        tried: dict[str, RootMixture] = {"none": self}
+        tried |= {f"{width:g}": self.smoothed(roots, width) for width in bandwidths}
+        found = {name: float(each.log_density(held_out).mean()) for name, each in tried.items()}
+        return replace(tried[max(found, key=found.__getitem__)], held_out=found)
 
     def sample(
         self, count: int, generator: torch.Generator, temperature: float = 1.0
@@ -119,23 +172,41 @@ class RootMixture:
         roots = torch.empty(count, self.means.shape[1])
         # One component after the other: a matrix for every root would be the most of the memory.
         for number, factor in enumerate(torch.linalg.cholesky(self.covariances)):
-            here = component == number
+            here = self.covariance_of[component] == number
             spread = math.sqrt(temperature) * noise[here] @ factor.T
-            roots[here] = (self.means[number] + spread).float()
+            roots[here] = (self.means[component[here]] + spread).float()
         return roots
 
     def log_density(self, roots: Float[Tensor, "S D"]) -> Float[Tensor, "S"]:
         """The logarithm of the mixture's density at each root, float64."""
-        normals = torch.distributions.MultivariateNormal(self.means, self.covariances)
-        each = normals.log_prob(roots.detach().cpu().double()[:, None])  # (S, K)
-        return torch.logsumexp(each + self.weights.log(), dim=1)
+        parts = roots.split(_ROWS)
+        return torch.cat([torch.logsumexp(self._by_component(part), dim=1) for part in parts])
+
+    def _by_component(self, roots: Float[Tensor, "S D"]) -> Float[Tensor, "S K"]:
+        """The logarithm of every component's weight and density at each root."""
+        values = roots.detach().cpu().double()
+        found = self.weights.log().repeat(len(values), 1)
+        constant = 0.5 * values.shape[1] * math.log(2 * math.pi)
+        for number, factor in enumerate(torch.linalg.cholesky(self.covariances)):
+            here = self.covariance_of == number
+
+            def white(rows: Tensor, factor: Tensor = factor) -> Tensor:
+                return torch.linalg.solve_triangular(factor, rows.T, upper=False).T.contiguous()
+
+            away = torch.cdist(
+                white(values), white(self.means[here]), compute_mode="donot_use_mm_for_euclid_dist"
+            )
+            found[:, here] -= away.square() / 2 + constant + factor.diagonal().log().sum()
+        return found
 
     def save(self, path: str | Path) -> None:
         """Write the mixture and its candidates as one safetensors file, all or nothing."""
-        arrays = {name: getattr(self, name) for name in ("weights", "means", "covariances")}
+        arrays = {name: getattr(self, name) for name in _ARRAYS}
         about = {
             "chosen": self.chosen._asdict(),
             "candidates": [candidate._asdict() for candidate in self.candidates],
+            "bandwidth": self.bandwidth,
+            "held_out": self.held_out,
         }
         write_tensors(path, KEY, arrays, about)
 
@@ -150,21 +221,34 @@ class RootMixture:
             _check_arrays(arrays)
             candidates = tuple(_candidate(values) for values in about["candidates"])
             chosen = _candidate(about["chosen"])
-            if chosen not in candidates or chosen.components != len(arrays["weights"]):
+            bandwidth, held_out = about["bandwidth"], about["held_out"]
+            if chosen not in candidates or chosen.components != len(arrays["covariances"]):
                 raise ValueError(f"{chosen} is not the candidate that the mixture was made of")
-            return cls(**arrays, chosen=chosen, candidates=candidates)
+            if not isinstance(bandwidth, float | None) or not isinstance(held_out, dict):
+                raise ValueError(f"bandwidth is {bandwidth!r}; expected a number or none")
+            return cls(
+                **arrays,
+                chosen=chosen,
+                candidates=candidates,
+                bandwidth=bandwidth,
+                held_out=held_out,
+            )
 
 
 def _check_arrays(arrays: Mapping[str, Tensor]) -> None:
     """Raise ``ValueError`` where these are not the arrays of a mixture that can be drawn from."""
-    dimensions = {"weights": 1, "means": 2, "covariances": 3}
-    check_tensors(arrays, {name: (torch.float64, count) for name, count in dimensions.items()})
-    weights, means, covariances = (arrays[name] for name in dimensions)
+    check_tensors(arrays, _ARRAYS)
+    weights, means, covariances, covariance_of = (arrays[name] for name in _ARRAYS)
     (count,), dim = weights.shape, means.shape[1]
-    if len(means) != count or covariances.shape != (count, dim, dim):
+    if (
+        (len(means), len(covariance_of)) != (count, count)
+        or covariances.shape[1:] != (dim, dim)
+        or not ((covariance_of >= 0) & (covariance_of < len(covariances))).all()
+    ):
         raise ValueError(
-            f"weights {tuple(weights.shape)}, means {tuple(means.shape)} and covariances "
-            f"{tuple(covariances.shape)} are not of one mixture"
+            f"weights {tuple(weights.shape)}, means {tuple(means.shape)}, covariances "
+            f"{tuple(covariances.shape)} and covariance_of {tuple(covariance_of.shape)} are not of "
+            "one mixture"
         )
     if weights.min() < 0 or abs(float(weights.sum()) - 1) > _ROUNDING:
         raise ValueError(f"weights add up to {float(weights.sum())}; expected shares of 1")
