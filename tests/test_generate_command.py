@@ -146,16 +146,37 @@ def test_the_same_seed_gives_the_same_files_and_another_seed_others(run, made, t
     assert files("--seed", "1")["samples.npz"] != first["samples.npz"]
 
 
-def test_the_mixture_is_that_of_training_roots_under_the_runs_own_merges(run, made):
+def test_components_are_at_training_roots_under_the_runs_own_merges(run, made, tmp_path):
     learner = load_learner(run)
     samples = RunSamples(learner, GenerateOptions(run))
     training = samples.encoded(learner.task.dataset("train").fixed(120))
     roots = training.roots.double()
-    mixture = RootMixture.load(made / "mixture.safetensors")
+    smoothed = RootMixture.load(made / "mixture.safetensors")
+    assert torch.allclose(smoothed.means, roots, atol=1e-5)
+    assert 0.02 < smoothed.bandwidth <= 1
+    assert status("generate", run, *FEW, "--no-smoothed", "--out", tmp_path) == 0
+    mixture = RootMixture.load(tmp_path / "mixture.safetensors")
+    assert mixture.bandwidth is None
     assert torch.allclose(mixture.weights @ mixture.means, roots.mean(0), atol=1e-4)
-    metrics = json.loads((made / "metrics.json").read_text())
+    metrics, plain = (
+        json.loads((folder / "metrics.json").read_text()) for folder in (made, tmp_path)
+    )
     log_density = float(mixture.log_density(training.roots).mean())
-    assert metrics["mixture"]["log_density"] == pytest.approx(log_density)
+    for found in (metrics, plain):
+        assert found["mixture"]["log_density"] == pytest.approx(log_density)
+    assert metrics["mixture"]["bandwidth"] == smoothed.bandwidth
+
+
+def test_where_held_out_samples_are_copies_the_mixture_is_not_smoothed(tmp_path):
+    """Rows of zeros and ones with few different values: most are in every split."""
+    rng = np.random.default_rng(0)
+    rows = rng.integers(0, 2, size=(200, 2, 1)).astype(np.float32)
+    np.savez(tmp_path / "mine.npz", tokens=rows)
+    train(tmp_path / "run", "HTM-v0", algo="chain", dataset=str(tmp_path / "mine.npz"))
+    assert status("generate", tmp_path / "run", "--n", "5", "--components", "1") == 0
+    metrics = json.loads((tmp_path / "run" / "generated" / "metrics.json").read_text())
+    assert metrics["mixture"]["bandwidth"] is None
+    assert metrics["rows"]["generated"]["distance_to_training"] is None
 
 
 def test_what_is_reconstructed_like_most_real_samples_is_not_refined(run, made):

@@ -14,6 +14,7 @@ from scipy.optimize import linprog
 from htm_env import make_dataset
 from htm_env.generation.distances import (
     TokenSets,
+    nearest_chamfer,
     set_measures,
     token_count_distance,
 )
@@ -119,6 +120,16 @@ def test_chamfer_against_plain_loops(seed):
     for first, second in zip(random_sets(seed, 3), random_sets(seed + 1, 3), strict=True):
         expected = plain_chamfer(first, second)
         assert distances(first, second)["chamfer"] == pytest.approx(expected, rel=1e-6)
+
+
+def test_the_nearest_of_many_is_that_of_the_matrix(monkeypatch):
+    """In parts of a few others at a time, and of sets with other numbers of slots."""
+    few, many = random_sets(0, 4), random_sets(1, 9)
+    expected = [min(plain_chamfer(one, other) for other in many) for one in few]
+    sets, others = token_sets(few, slots=7), token_sets(many)
+    assert nearest_chamfer(sets, others) == pytest.approx(expected, rel=1e-6)
+    monkeypatch.setattr("htm_env.generation.distances.MOST_WAYS", 1)
+    assert nearest_chamfer(sets, others) == pytest.approx(expected, rel=1e-6)
 
 
 def test_token_count_distance_by_hand():

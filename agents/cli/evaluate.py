@@ -139,7 +139,7 @@ def _evaluate(options: EvaluateOptions) -> None:
         console = Console(stderr=True)
         with Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             TimeElapsedColumn(),
             console=console,
             transient=True,

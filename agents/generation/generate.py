@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 from dataclasses import replace
 from io import BytesIO
@@ -23,7 +24,7 @@ from agents.evaluation.encoded import Encoded
 from agents.generation.options import GenerateOptions
 from agents.generation.pictures import write_figures
 from agents.generation.samples import RunSamples
-from agents.generation.scores import Scores, SetScores, gaussian_tokens
+from agents.generation.scores import MEASURED, Newness, Scores, SetScores, gaussian_tokens
 from agents.inspection.trained import say_if_not_trained
 from agents.learners.base import Learner
 from agents.registry import load_learner
@@ -32,16 +33,18 @@ from agents.runs.lock import locked
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.files import atomic_write_bytes, atomic_write_text
 from htm_env.generation.generate import Generated
-from htm_env.generation.mixture import COMPONENTS, COVARIANCE_TYPES, Candidate, RootMixture
+from htm_env.generation.mixture import COMPONENTS, COVARIANCE_TYPES, RootMixture
 from htm_env.measures.metrics import classifier_scores, mean_or_none
+from htm_env.types import TokenBatch
 
 FOLDER = "generated"
 MOST_SEED = 2**59
 """Sixteen streams of each fit into a generator's seed."""
-KNOWN_SAMPLES = 4000
-"""Training samples among which the nearest one of a generated sample is found, at most."""
-VALIDATION_SAMPLES = 1000
-"""Samples of the validation split whose roots decide on the bandwidth."""
+KNOWN_SAMPLES, KNOWN_TOKENS = 4000, 100_000
+"""Training samples, and tokens of them, among which the nearest one of a generated sample is found
+at most; and at whose roots a smoothed mixture has components."""
+BANDWIDTHS, BISECTIONS = (0.02, 1.0), 6
+"""Limits of the bandwidth, and steps in which it is found."""
 ROOTS_A_COMPONENT = 20
 """Roots that a component needs at least before the default range tries so many."""
 
@@ -67,18 +70,20 @@ def _generate(options: GenerateOptions, learner: Learner, out: Path) -> None:
     started = perf_counter()
     training = samples.encoded(learner.dataset.fixed(options.roots))
     autoencoder = learner.autoencoder.decoding()
-    known = training.batch.rows(slice(KNOWN_SAMPLES)).to("cpu")
-    scores = SetScores(learner.task.dataset("test"), options.real, known)
+    known = _known(training.batch)
+    familiar = training.batch.rows(known)
+    scores = SetScores(learner.task.dataset("test"), options.real, familiar)
     held_out = samples.encoded(scores.others)
-    mixture = _fit(training.roots, options, samples.stream(0))
+    mixture = plain = _fit(training.roots, options, samples.stream(0))
     if options.smoothed:
-        validation = learner.task.dataset("validation").fixed(VALIDATION_SAMPLES)
-        mixture = mixture.best_smoothed(training.roots, samples.encoded(validation).roots)
+        validation = learner.task.dataset("validation")
+        newness = Newness(validation, familiar, validation.fixed(MEASURED))
+        mixture = _smoothed(samples, plain, training.roots[known], newness)
     fitted = perf_counter()
     drawn = samples.drawn(autoencoder, mixture, stream=1)
     generated, refined_above = samples.refined(autoencoder, drawn, training)
     seconds = {"fitting": fitted - started, "generating": perf_counter() - fitted}
-    untrained = _untrained_samples(samples, training, mixture.chosen)
+    untrained = _untrained_samples(samples, training, mixture)
     real, present = held_out.batch.tokens, held_out.batch.present
     rows = {
         "generated": _scores(scores, generated),
@@ -91,7 +96,7 @@ def _generate(options: GenerateOptions, learner: Learner, out: Path) -> None:
         "untrained": _scores(scores, untrained),
     }
     report = {
-        **_report(samples, mixture, training, held_out, generated),
+        **_report(samples, mixture, plain, training, held_out, generated),
         "refined_above_nmse": refined_above,
         "rows": rows,
     }
@@ -122,7 +127,32 @@ def _fit(roots: Tensor, options: GenerateOptions, generator: torch.Generator) ->
         )
 
 
-def _untrained_samples(samples: RunSamples, training: Encoded, chosen: Candidate) -> Generated:
+def _known(batch: TokenBatch) -> slice:
+    """The first training samples, as many as new ones are compared with."""
+    return slice(max(2, min(KNOWN_SAMPLES, KNOWN_TOKENS // batch.present.shape[1])))
+
+
+def _smoothed(
+    samples: RunSamples, plain: RootMixture, roots: Tensor, newness: Newness
+) -> RootMixture:
+    """The narrowest smoothed mixture whose samples are as new as real ones are, found by bisection
+    of the logarithm of its bandwidth.
+
+    The mixture itself, where most real samples are copies of training samples.
+    """
+    autoencoder = samples.learner.autoencoder.decoding()
+    low, high = BANDWIDTHS
+    for _ in range(BISECTIONS):
+        middle = math.sqrt(low * high)
+        drawn = samples.drawn(autoencoder, plain.smoothed(roots, middle), stream=7)
+        new = newness.of(drawn.tokens.cpu(), drawn.present.cpu())
+        if new is None:
+            return plain
+        low, high = (middle, high) if new < 1 else (low, middle)
+    return plain.smoothed(roots, high)
+
+
+def _untrained_samples(samples: RunSamples, training: Encoded, like: RootMixture) -> Generated:
     """As many from the same architecture with random weights, along the trees of the run."""
     autoencoder = samples.learner.autoencoder
     config: dict[str, Any] = autoencoder.config
@@ -131,8 +161,10 @@ def _untrained_samples(samples: RunSamples, training: Encoded, chosen: Candidate
     untrained.to(autoencoder.token_mean.device)
     encoded = Encoded.along(untrained, training.batch, training.merges)
     mixture = RootMixture.fit(
-        encoded.roots, samples.stream(5), [chosen.components], [chosen.covariance_type]
+        encoded.roots, samples.stream(5), [like.chosen.components], [like.chosen.covariance_type]
     )
+    if like.bandwidth is not None:
+        mixture = mixture.smoothed(encoded.roots[_known(encoded.batch)], like.bandwidth)
     drawn = samples.drawn(untrained, mixture, stream=6)
     return samples.refined(untrained, drawn, encoded)[0]
 
@@ -140,6 +172,7 @@ def _untrained_samples(samples: RunSamples, training: Encoded, chosen: Candidate
 def _report(
     samples: RunSamples,
     mixture: RootMixture,
+    plain: RootMixture,
     training: Encoded,
     held_out: Encoded,
     generated: Generated,
@@ -164,9 +197,8 @@ def _report(
             **mixture.chosen._asdict(),
             "roots": len(training.roots),
             "bandwidth": mixture.bandwidth,
-            "validation_log_density": mixture.held_out,
-            "log_density": float(mixture.log_density(training.roots).mean()),
-            "log_density_held_out": float(mixture.log_density(held_out.roots).mean()),
+            "log_density": float(plain.log_density(training.roots).mean()),
+            "log_density_held_out": float(plain.log_density(held_out.roots).mean()),
             "candidates": [candidate._asdict() for candidate in mixture.candidates],
         },
         "truncated": {
@@ -215,8 +247,8 @@ def _print(report: dict[str, Any]) -> None:
     )
     if mixture["bandwidth"] is not None:
         print(
-            f"smoothed: a component at every root, of {mixture['bandwidth']:g} times the standard "
-            "deviations"
+            f"smoothed: a component at every root, of {mixture['bandwidth']:.2g} times the "
+            "standard deviations"
         )
     if mixture["components"] == max(each["components"] for each in mixture["candidates"]):
         print("no larger mixture was tried: --components can name more")

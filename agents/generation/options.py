@@ -27,7 +27,8 @@ class GenerateOptions(OfRun):
     seed: int = 0
     """Seed of all random numbers."""
     temperature: float = 1.0
-    """Factor of the mixture's covariances; 0 draws the means of its components."""
+    """Factor of the mixture's covariances; 0 draws the means of its components, which are training
+    roots where it is smoothed."""
     refinements: int = 3
     """Most times a generated sample is encoded along its own tree and decoded again, as long
     as the autoencoder reconstructs it worse than nine in ten real samples; 0 for never."""
@@ -39,8 +40,8 @@ class GenerateOptions(OfRun):
     covariance_types: tuple[str, ...] = ("full", "tied", "diag")
     """Covariance types to try: full, tied, diag, spherical."""
     smoothed: bool = True
-    """Whether to try a component at every training root too, narrower than those of the mixture;
-    roots of the validation split decide."""
+    """Whether to draw beside training roots, as narrowly as makes samples as new as those of the
+    validation split; else from the components of the mixture."""
     roots: int = 10_000
     """Training samples whose roots are fitted; finite data gives each of its rows once at most."""
     real: int = 500

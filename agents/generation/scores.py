@@ -25,7 +25,40 @@ from htm_env.types import TokenBatch
 LOOSE = 2 * TOLERANCE
 """A second tolerance, within which a near miss is valid."""
 
+MEASURED = 200
+"""Sets whose distance to the training samples is measured, at most."""
+
 Scores = dict[str, float | None]
+
+
+class Newness:
+    """How new token sets are to training samples.
+
+    Args:
+        dataset: of the real ones.
+        training: the training samples.
+        others: other real samples, which are as new as they can be.
+    """
+
+    def __init__(self, dataset: Dataset, training: TokenBatch, others: TokenBatch) -> None:
+        self._dataset = dataset
+        self._training = self._standardised(training.tokens.cpu(), training.present.cpu())
+        self._usual = self._distance(others.tokens.cpu(), others.present.cpu())
+
+    def of(self, tokens: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"]) -> float | None:
+        """The median Chamfer distance to the nearest training sample, over that of other real ones.
+
+        0 for copies, 1 for sets as new as real ones; None where most of these are copies
+        themselves. Of the first ``MEASURED`` sets, in standardised coordinates.
+        """
+        return self._distance(tokens, present) / self._usual if self._usual > 0 else None
+
+    def _distance(self, tokens: Tensor, present: Tensor) -> float:
+        sets = self._standardised(tokens[:MEASURED], present[:MEASURED])
+        return float(np.median(nearest_chamfer(sets, self._training)))
+
+    def _standardised(self, tokens: Tensor, present: Tensor) -> TokenSets:
+        return TokenSets((tokens - self._dataset.mean) / self._dataset.std, present)
 
 
 class SetScores:
@@ -53,9 +86,7 @@ class SetScores:
         """Real samples that everything is compared with."""
         self.others = samples.rows(slice(half, 2 * half))
         """Other real samples, whose scores against the reference are the best possible."""
-        self._training = self._standardised(*training.to("cpu")[:2])
-        others = self._standardised(self.others.tokens, self.others.present)
-        self._usual = float(np.median(nearest_chamfer(others, self._training)))
+        self._newness = Newness(dataset, training, self.others)
 
     def of(self, tokens: Float[Tensor, "B P T"], present: Bool[Tensor, "B P"]) -> Scores:
         """All measures of token sets in raw units, by name.
@@ -63,8 +94,7 @@ class SetScores:
         Validity (None without rules) and token counts are those of all sets; distances compare the
         first :attr:`count` with as many real ones, in standardised coordinates. Where there are
         fewer sets, fewer real ones are taken. A category is its most probable value.
-        ``distance_to_training`` is the median Chamfer distance to the nearest training sample over
-        that of other real samples: 0 for copies, 1 for sets as new as these.
+        ``distance_to_training`` is that of :class:`Newness`.
         """
         given, present = self.dataset.to_user(tokens.cpu()), present.cpu()
         tokens = torch.from_numpy(self.dataset.from_user(given.numpy()))
@@ -90,10 +120,7 @@ class SetScores:
             self._standardised(self.reference.tokens[:count], self.reference.present[:count]),
             self._standardised(tokens[:count], present[:count]),
         )
-        away = nearest_chamfer(self._standardised(tokens[:count], present[:count]), self._training)
-        scores["distance_to_training"] = (
-            float(np.median(away)) / self._usual if self._usual > 0 else None
-        )
+        scores["distance_to_training"] = self._newness.of(tokens, present)
         for name, measures in found.items():
             scores |= {f"{name}_{measure}": value for measure, value in measures._asdict().items()}
         return scores

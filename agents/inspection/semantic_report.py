@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -183,7 +184,7 @@ def _few_shot(
     found = {}
     for name, (fitted, _, held_out) in splits.items():
         found[name] = few_shot_scores(fitted, held_out, shots)
-        if name.startswith("pca_"):
+        if re.fullmatch(r"pca_\d+", name):
             found[f"{name}, one scale"] = few_shot_scores(fitted, held_out, shots, one_scale=True)
     return found, len(classes), samples
 

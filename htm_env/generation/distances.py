@@ -21,6 +21,8 @@ from scipy.spatial.distance import cdist
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+MOST_WAYS = 2**22
+"""Distances between tokens that are computed at a time."""
 _Distance = Callable[[int, int, float], float]
 """Between two members of a collection; infinite where it is certainly above the limit, the third
 argument."""
@@ -95,9 +97,18 @@ def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures
 
 
 def nearest_chamfer(sets: TokenSets, others: TokenSets) -> Float64[np.ndarray, "B"]:
-    """The Chamfer distance of :func:`set_measures` of every set to the nearest of other ones."""
-    found = [_ways(*row, others)[0].min() for row in zip(*sets, strict=True)]
-    return torch.stack(found).double().cpu().numpy()
+    """The Chamfer distance of :func:`set_measures` of every set to the nearest of other ones.
+
+    The memory is that of ``MOST_WAYS`` distances between tokens, or of one set against one other.
+    """
+    others = TokenSets(others.tokens.double(), others.present)
+    found = []
+    for own, here in zip(*sets, strict=True):
+        at_once = max(1, MOST_WAYS // (int(here.sum()) * others.present.shape[1]))
+        parts = zip(others.tokens.split(at_once), others.present.split(at_once), strict=True)
+        least = [_ways(own.double(), here, TokenSets(*part))[0].min() for part in parts]
+        found.append(torch.stack(least).min())
+    return torch.stack(found).cpu().numpy()
 
 
 def _matrices(sets: TokenSets) -> tuple[Float64[np.ndarray, "B B"], Float64[np.ndarray, "B B"]]:
@@ -107,6 +118,7 @@ def _matrices(sets: TokenSets) -> tuple[Float64[np.ndarray, "B B"], Float64[np.n
 
     Row by row, so that the memory stays at one set against all.
     """
+    sets = TokenSets(sets.tokens.double(), sets.present)
     rows = [_ways(own, here, sets) for own, here in zip(*sets, strict=True)]
     chamfer, bound = zip(*rows, strict=True)
     return torch.stack(chamfer).cpu().numpy(), torch.stack(bound).cpu().numpy()
@@ -118,7 +130,7 @@ def _ways(
     """A row of both matrices: one set against all of these."""
     absent, sizes = ~sets.present, sets.present.sum(dim=1)
     ways = torch.cdist(
-        own[here].double(), sets.tokens.double(), compute_mode="donot_use_mm_for_euclid_dist"
+        own[here], sets.tokens, compute_mode="donot_use_mm_for_euclid_dist"
     )  # (B, n, Q)
     there = ways.masked_fill(absent[:, None], torch.inf).amin(dim=2)  # (B, n)
     back = ways.amin(dim=1).masked_fill(absent, 0.0)  # (B, Q)

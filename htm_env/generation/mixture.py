@@ -6,7 +6,7 @@ import itertools
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,8 +22,6 @@ from htm_env.checks import at_least, check_finite
 from htm_env.files import check_tensors, read_tensors, reading, write_tensors
 
 COMPONENTS = (1, 2, 4, 8, 16, 32, 64, 128)
-BANDWIDTHS = (0.05, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.7)
-"""Of smoothed mixtures that are tried; standard deviations over those of a component."""
 COVARIANCE_TYPES = ("full", "tied", "diag", "spherical")
 REGULARISATION = 1e-6
 """Added to the variances of standardised roots."""
@@ -72,9 +70,6 @@ class RootMixture:
     candidates: tuple[Candidate, ...]
     bandwidth: float | None = None
     """Of a smoothed mixture, see :meth:`smoothed`; None: the components are those of ``chosen``."""
-    held_out: dict[str, float] = field(default_factory=dict)
-    """Mean log-density of held-out roots by the bandwidths that were tried, ``"none"`` for the
-    mixture that was smoothed."""
 
     @classmethod
     def fit(
@@ -126,7 +121,14 @@ class RootMixture:
         square of ``bandwidth``. Draws are those of a smoothed bootstrap (Silverman and Young 1987,
         "The bootstrap: to smooth or not to smooth?"): they follow a curved surface of roots more
         closely than a few wide components.
+
+        Raises ``ValueError`` for a bandwidth that is not above 0 and finite, and where this mixture
+        is a smoothed one.
         """
+        if not 0 < bandwidth < math.inf:
+            raise ValueError(f"bandwidth is {bandwidth}; expected a finite number above 0")
+        if self.bandwidth is not None:
+            raise ValueError(f"the mixture is smoothed already, with bandwidth {self.bandwidth}")
         belongs = self.covariance_of[self._by_component(roots).argmax(dim=1)]
         return replace(
             self,
@@ -134,22 +136,8 @@ class RootMixture:
             means=roots.detach().cpu().double(),
             covariances=self.covariances * bandwidth**2,
             covariance_of=belongs,
-            bandwidth=bandwidth,
+            bandwidth=float(bandwidth),
         )
-
-    def best_smoothed(
-        self,
-        roots: Float[Tensor, "S D"],
-        held_out: Float[Tensor, "H D"],
-        bandwidths: Sequence[float] = BANDWIDTHS,
-    ) -> RootMixture:
-        """This mixture or a smoothed one: that under which other roots have the highest mean
-        log-density. Held-out roots decide, since every root that it was made from is at a mean.
-        """
-        tried: dict[str, RootMixture] = {"none": self}
-        tried |= {f"{width:g}": self.smoothed(roots, width) for width in bandwidths}
-        found = {name: float(each.log_density(held_out).mean()) for name, each in tried.items()}
-        return replace(tried[max(found, key=found.__getitem__)], held_out=found)
 
     def sample(
         self, count: int, generator: torch.Generator, temperature: float = 1.0
@@ -191,7 +179,8 @@ class RootMixture:
             here = self.covariance_of == number
 
             def white(rows: Tensor, factor: Tensor = factor) -> Tensor:
-                return torch.linalg.solve_triangular(factor, rows.T, upper=False).T.contiguous()
+                solved: Tensor = torch.linalg.solve_triangular(factor, rows.T, upper=False)
+                return solved.T.contiguous()
 
             away = torch.cdist(
                 white(values), white(self.means[here]), compute_mode="donot_use_mm_for_euclid_dist"
@@ -206,7 +195,6 @@ class RootMixture:
             "chosen": self.chosen._asdict(),
             "candidates": [candidate._asdict() for candidate in self.candidates],
             "bandwidth": self.bandwidth,
-            "held_out": self.held_out,
         }
         write_tensors(path, KEY, arrays, about)
 
@@ -221,18 +209,14 @@ class RootMixture:
             _check_arrays(arrays)
             candidates = tuple(_candidate(values) for values in about["candidates"])
             chosen = _candidate(about["chosen"])
-            bandwidth, held_out = about["bandwidth"], about["held_out"]
+            bandwidth = about["bandwidth"]
             if chosen not in candidates or chosen.components != len(arrays["covariances"]):
                 raise ValueError(f"{chosen} is not the candidate that the mixture was made of")
-            if not isinstance(bandwidth, float | None) or not isinstance(held_out, dict):
-                raise ValueError(f"bandwidth is {bandwidth!r}; expected a number or none")
-            return cls(
-                **arrays,
-                chosen=chosen,
-                candidates=candidates,
-                bandwidth=bandwidth,
-                held_out=held_out,
-            )
+            if bandwidth is not None and not (
+                type(bandwidth) is float and 0 < bandwidth < math.inf
+            ):
+                raise ValueError(f"bandwidth is {bandwidth!r}; expected a number above 0, or none")
+            return cls(**arrays, chosen=chosen, candidates=candidates, bandwidth=bandwidth)
 
 
 def _check_arrays(arrays: Mapping[str, Tensor]) -> None:
