@@ -96,15 +96,17 @@ def set_measures(real: TokenSets, generated: TokenSets) -> dict[str, SetMeasures
     }
 
 
-def nearest_chamfer(sets: TokenSets, others: TokenSets) -> Float64[np.ndarray, "B"]:
+def nearest_chamfer(
+    sets: TokenSets, others: TokenSets, most: int = MOST_WAYS
+) -> Float64[np.ndarray, "B"]:
     """The Chamfer distance of :func:`set_measures` of every set to the nearest of other ones.
 
-    The memory is that of ``MOST_WAYS`` distances between tokens, or of one set against one other.
+    The memory is that of ``most`` distances between tokens, or of one set against one other.
     """
     others = TokenSets(others.tokens.double(), others.present)
     found = []
     for own, here in zip(*sets, strict=True):
-        at_once = max(1, MOST_WAYS // (int(here.sum()) * others.present.shape[1]))
+        at_once = max(1, most // (int(here.sum()) * others.present.shape[1]))
         parts = zip(others.tokens.split(at_once), others.present.split(at_once), strict=True)
         least = [_ways(own.double(), here, TokenSets(*part))[0].min() for part in parts]
         found.append(torch.stack(least).min())
