@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from episodes import random_batch
 
 from agents.fixed import fixed_rule
-from agents.learners.imitation import DRAWN, ORDERS, Halving
+from agents.learners.imitation import DRAWN, OFF, ORDERS, Halving, expected_errors, moved
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 
@@ -29,12 +30,45 @@ def test_the_orders_need_nothing_but_tokens_and_draw_no_order():
     assert all(name.endswith(("_sorted", "_hilbert")) for name in ORDERS)
 
 
-@pytest.mark.parametrize("env_id", ["HTM-Trees-v0", "HTM-Digits-v0"])
+@pytest.mark.parametrize("env_id", ["HTM-Kanji-v0", "HTM-Digits-v0"])
 def test_the_same_orders_take_part_on_all_data(env_id):
     learner = Reinforce(env_id, SMALL)
     assert learner.selection.names == ORDERS
     learner.update(0.0)
     assert set(learner.contestants) == set(ORDERS)
+
+
+def test_of_orders_with_the_same_trees_the_first_takes_part():
+    # Of these points the nearest by centroids are also the nearest by any pair of theirs.
+    learner = Reinforce("HTM-Trees-v0", SMALL)
+    assert learner.selection.names == tuple(name for name in ORDERS if "closest" not in name)
+    both = replace(SMALL, demonstrations=("nearest_sorted", "nearest_hilbert"))
+    assert Reinforce("HTM-Trees-v0", both).selection.open  # the order within pairs counts
+
+
+def test_what_an_order_sees_is_a_little_off_but_equal_coordinates_stay_equal():
+    tokens = torch.tensor([[[0.0, 1.0], [0.0, 3.0], [2.0, 3.0], [5.0, 1.0]]]).expand(500, -1, -1)
+    batch = random_batch([4] * 500)._replace(tokens=tokens)
+    seen = moved(batch, torch.tensor([1.0, 10.0]), torch.Generator().manual_seed(0)).tokens
+    assert (seen[:, 0, 0] == seen[:, 1, 0]).all()
+    assert (seen[:, 0, 1] == seen[:, 3, 1]).all() and (seen[:, 1, 1] == seen[:, 2, 1]).all()
+    off = seen - tokens
+    assert (off != 0).all() and off.mean((0, 1)).abs().max() < 0.02
+    torch.testing.assert_close(
+        off[:, 0].std(0), OFF * torch.tensor([1.0, 10.0]), rtol=0.15, atol=0.0
+    )
+    assert (seen[:, 2, 0] != seen[:, 0, 0]).all()
+
+
+def test_an_order_learns_its_trees_of_what_it_sees_from_what_is_there():
+    learner = Reinforce("HTM-Crosses-v0", replace(SMALL, demonstrations=("nearest_sorted", "even")))
+    contestant = learner.contestants["nearest_sorted"]
+    batch = learner.sample(8)
+    other = batch._replace(tokens=batch.tokens.flip(1) * batch.present[..., None])
+    merges, _ = contestant.learn(batch, other, torch.Generator().manual_seed(0), 0.0)
+    expected = contestant.planner.plan(other, torch.Generator().manual_seed(0))
+    assert torch.equal(merges, expected)
+    assert not torch.equal(merges, contestant.planner.plan(batch, torch.Generator()))
 
 
 def test_conventions_are_drawn_from_the_learners_seed():
@@ -69,31 +103,43 @@ def test_half_is_left_out_at_the_end_of_each_round():
     run(selection, i=[0.4], h=[0.3], g=[0.2], f=[0.1])
     selection.advance(0.261)
     assert selection.remaining == ["f", "g"]
-    run(selection, f=[0.2], g=[0.1])
+    run(selection, f=[0.3], g=[0.1])
     selection.advance(0.3)
     assert selection.remaining == ["g"] and selection.best == "g" and not selection.open
 
 
-def test_the_last_third_of_a_round_counts_by_its_geometric_mean():
+def test_of_few_laps_the_second_half_counts_by_its_geometric_mean():
     selection = Halving(("one", "two", "three"), end=1.0)
     # Means of the last two: 0.2, 0.1 and 0.14; of all, or of their sums, others would win.
     run(
         selection,
-        one=[1.0, 1.0, 1e-5, 1e-5, 0.2, 0.2],
-        two=[1.0, 1.0, 1.0, 1.0, 1.0, 0.01],
-        three=[1e-9, 1e-9, 1e-9, 1e-9, 0.14, 0.14],
+        one=[1e-5, 1e-5, 0.2, 0.2],
+        two=[1.0, 1.0, 1.0, 0.01],
+        three=[1e-9, 1e-9, 0.14, 0.14],
     )
     selection.advance(1.0)
     assert selection.best == "two"
 
 
-def test_a_round_forgets_the_one_before():
+def test_of_many_laps_it_counts_where_the_errors_lead():
+    laps = range(1, 41)
+    steep, flat = ([scale * lap**-power for lap in laps] for scale, power in ((50, 2), (0.5, 0.5)))
+    logarithms = [[math.log(one), math.log(other)] for one, other in zip(steep, flat, strict=True)]
+    expected = [math.log(50 * 80**-2), math.log(0.5 * 80**-0.5)]
+    assert expected_errors(logarithms) == pytest.approx(expected)
+    assert expected_errors(logarithms[:20]) == pytest.approx(
+        [math.log(50 * 40**-2), math.log(0.5 * 40**-0.5)]
+    )
+
+
+def test_what_remains_keeps_its_laps_of_earlier_rounds():
     selection = Halving(("one", "two", "three", "four"), end=1.0)
-    run(selection, one=[0.1], two=[0.2], three=[0.3], four=[0.4])
+    run(selection, one=[0.4], two=[0.1], three=[0.3], four=[0.2])
     selection.advance(0.7)
-    run(selection, one=[0.3], two=[0.29])
+    assert selection.remaining == ["two", "four"]
+    run(selection, two=[0.5, 0.3], four=[0.1, 0.35])  # the last two of three: 0.387 and 0.187
     selection.advance(1.0)
-    assert selection.best == "two"
+    assert selection.best == "four"
 
 
 def test_without_a_lap_the_first_is_selected():
@@ -172,7 +218,7 @@ def test_under_a_frozen_autoencoder_one_update_selects():
     before = learner.autoencoder.weights_hash()
     scalars = learner.update(0.0)
     errors = {tag: value for tag, value in scalars.items() if tag.startswith("demonstrations/")}
-    assert len(errors) == len(ORDERS)
+    assert len(errors) == len(learner.selection.names)
     best = min(errors, key=errors.__getitem__)
     assert best == f"demonstrations/nmse_{learner.selection.best}" and not learner.selection.open
     assert learner.autoencoder.weights_hash() == before

@@ -5,7 +5,9 @@ successive halving, in the same way for all data (:class:`Halving`; Karnin, Kore
 "Almost optimal exploration in multi-armed bandits"; Jamieson and Talwalkar 2016, "Non-stochastic
 best arm identification and hyperparameter optimization"). Each order trains an autoencoder of its
 own (:class:`Contestant`): what one that all share learns of a family of trees depends on what else
-is in the mixture. The winner's goes on learning, so that its steps are not lost.
+is in the mixture. The winner's goes on learning, so that its steps are not lost. The orders are
+followed inexactly, on coordinates that are a little off, as a policy will follow them: an order in
+which near ties decide a tree is a bad one to imitate, however good its own trees are.
 
 Later a local search around the greedy trees of samples on which the policy fails finds trees to
 imitate (:class:`LocalSearch`), also in the updates that are the autoencoder's alone
@@ -25,7 +27,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.config.schedules import Points, piecewise_linear
+from agents.demonstrations.behaviour import same_trees
 from agents.fixed import FixedPolicy
+from agents.fixed.order import TIE
 from agents.learners.baselines import discounted_returns, value_loss
 from agents.likelihood.base import PolicyTerms
 from agents.optim.autoencoder_trainer import AutoencoderTrainer
@@ -55,8 +59,13 @@ CONVENTIONS, DRAWN = "conventions", 16
 nothing that somebody wrote is seen then."""
 BROKEN = 1e6
 """Value of an error that is not finite."""
-WARM_UP = 2 / 3
-"""Share of the laps of a round that do not count: early on, whatever is simplest leads."""
+TREND = 16
+"""Laps from which on the fall of an error counts, and not its height alone."""
+OFF = 0.02
+"""Standard deviation of what coordinates are off by, in theirs, where an order is followed
+inexactly."""
+ALIKE = 512
+"""Tokens of the samples on which orders with the same trees count as one."""
 RANKS = 5
 """Pairs that are tried at a merge, the second best first."""
 MOST_SAMPLES, MOST_TREES = 4, 256
@@ -74,8 +83,8 @@ class Halving:
 
     The rounds have as many laps each, up to ``end``, a share of the budget: their time goes by how
     many names are left. With equal times the first round, which tells the most apart, would end
-    before anything is learned. What counts is the mean logarithm of the errors reported in a round,
-    after its first laps.
+    before anything is learned. What counts is where the errors that were reported lead (see
+    :func:`expected_errors`): early on, whatever is simplest leads.
 
     One alone is selected at once. Raises ``ValueError`` for an end outside [0, 1].
     """
@@ -92,7 +101,7 @@ class Halving:
             sizes.append(sizes[-1] // 2)
         self._ends = [end * sum(sizes[: last + 1]) / sum(sizes) for last in range(len(sizes))]
         self._ended = 0  # rounds
-        self._laps: list[list[float]] = []  # logarithms of the errors of the remaining, in order
+        self._laps: list[list[float]] = []  # logarithms of all errors of the remaining, in order
 
     @property
     def open(self) -> bool:
@@ -126,12 +135,12 @@ class Halving:
 
     def halve(self) -> None:
         """End a round: the better half stays, in order; the first ones, if there was no lap."""
-        lately = self._laps[int(WARM_UP * len(self._laps)) :]
-        sums = [sum(errors) for errors in zip(*lately, strict=True)] or [0.0] * len(self.remaining)
-        order = sorted(range(len(self.remaining)), key=sums.__getitem__)
-        self.remaining = [self.remaining[index] for index in order[: len(order) // 2]]
+        expected = expected_errors(self._laps) or [0.0] * len(self.remaining)
+        order = sorted(range(len(self.remaining)), key=expected.__getitem__)
+        kept = order[: len(order) // 2]
+        self.remaining = [self.remaining[index] for index in kept]
+        self._laps = [[errors[index] for index in kept] for errors in self._laps]
         self._ended += 1
-        self._laps = []
 
     def state(self) -> dict[str, Any]:
         laps = [list(errors) for errors in self._laps]
@@ -151,6 +160,56 @@ class Halving:
         self._laps = [list(errors) for errors in laps]
 
 
+def expected_errors(laps: Sequence[Sequence[float]]) -> list[float]:
+    """The logarithm that each error has after twice as many laps, if it goes on falling as it did.
+
+    ``laps`` has the logarithms of all errors at every lap so far. Errors fall as powers of the
+    number of laps: a line through the second half of each curve, both axes logarithmic, is
+    continued. Of few laps (:data:`TREND`) it is the mean of that half.
+    """
+    if not laps:
+        return []
+    start = len(laps) // 2
+    errors = torch.tensor(laps[start:], dtype=torch.float64)  # (laps, names)
+    if len(laps) < TREND:
+        return errors.mean(0).tolist()
+    times = torch.arange(start + 1, len(laps) + 1, dtype=torch.float64).log()
+    middle = times.mean()
+    slopes = (times - middle) @ errors / (times - middle).square().sum()
+    return (errors.mean(0) + slopes * (math.log(2 * len(laps)) - middle)).tolist()
+
+
+def distinct(
+    planners: Mapping[str, FixedPolicy], batch: TokenBatch, seed: int = 0
+) -> tuple[str, ...]:
+    """The names of those that make other trees of these samples than all before them; of sets of
+    more than :data:`ALIKE` tokens all names, since to compare such trees takes long."""
+    found: dict[str, Tensor] = {}
+    for name, planner in planners.items():
+        merges = planner.plan(batch, torch.Generator(batch.tokens.device).manual_seed(seed))
+        alike = (
+            same_trees(other, merges, batch.num_tokens, either_order=False).all()
+            for other in found.values()
+        )
+        if batch.present.shape[1] > ALIKE or not any(alike):
+            found[name] = merges
+    return tuple(found)
+
+
+def moved(batch: TokenBatch, std: Float[Tensor, "T"], generator: torch.Generator) -> TokenBatch:
+    """The same samples with every coordinate a little off (:data:`OFF`).
+
+    Coordinates that are equal in a sample stay equal: an order may rest on them, as on a grid, and
+    a policy tells them apart from near ones without error.
+    """
+    values, order = batch.tokens.sort(dim=1)
+    new = torch.zeros_like(order)
+    new[:, 1:] = values.diff(dim=1) > TIE * std
+    drawn = torch.randn(values.shape, generator=generator, device=generator.device)
+    off = drawn.to(values).gather(1, new.cumsum(1).gather(1, order.argsort(dim=1)))
+    return batch._replace(tokens=batch.tokens + OFF * std * off)
+
+
 @dataclass
 class Contestant:
     """A fixed order, and the training of an autoencoder on its trees alone."""
@@ -159,10 +218,11 @@ class Contestant:
     trainer: AutoencoderTrainer
 
     def learn(
-        self, batch: TokenBatch, generator: torch.Generator, progress: float
+        self, batch: TokenBatch, seen: TokenBatch, generator: torch.Generator, progress: float
     ) -> tuple[Int64[Tensor, "B M 2"], dict[str, float]]:
-        """One step on the trees of these samples; the trees, and the scalars of the step."""
-        merges = self.planner.plan(batch, generator)
+        """One step on these samples, in the trees that the order has for what it sees of them; the
+        trees, and the scalars of the step."""
+        merges = self.planner.plan(seen, generator)
         return merges, self.trainer.update(batch, merges, progress)
 
     def state(self) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from agents.encoders import NO_ENCODER, ContextConfig
 from agents.fixed import fixed_policy
 from agents.learners.base import Learner
 from agents.learners.imitation import (
+    ALIKE,
     BY_COST,
     ORDERS,
     Cloning,
@@ -25,6 +26,8 @@ from agents.learners.imitation import (
     Halving,
     LocalSearch,
     PolicyShare,
+    distinct,
+    moved,
     order_names,
 )
 from agents.likelihood.base import PolicyTerms
@@ -88,10 +91,10 @@ class PolicyConfig:
     Without any, all that need no hierarchy and put pairs in an order (see
     ``agents.learners.imitation.ORDERS``); where the merger is known, greedy; and none where
     something else than the fall of the error is rewarded."""
-    demonstration_race: float = 0.1
+    demonstration_race: float = 0.15
     """Share of the budget in which that one is selected, by successive halving; where the
     autoencoder is frozen, one update selects it."""
-    demonstration_share: Points = ((0.2, 1.0), (0.35, 0.0))
+    demonstration_share: Points = ((0.25, 1.0), (0.4, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
     policy_share: Points = ALWAYS
     """(share, probability) points: how many of the updates that do not clone train the policy. In
@@ -146,19 +149,17 @@ class PolicyLearner(Learner):
         decodes = self.autoencoder.decodes
         usual = BY_COST if not decodes else ORDERS if self.reward.is_fall_of_error else ()
         names = order_names(self.config.demonstrations or usual, self.task.seed)
-        self.selection = Halving(names, self.config.demonstration_race)
-        """The fixed orders of which one is selected, and cloned."""
         self.demonstrators = {
-            name: fixed_policy(name, self.autoencoder, self.dataset)
-            for name in self.selection.names
+            name: fixed_policy(name, self.autoencoder, self.dataset) for name in names
         }
         self.clones = bool(names) and any(share > 0 for _, share in self.config.demonstration_share)
         """True <--> some updates clone a fixed order."""
         if self.clones:
             # raises where a policy needs what the data does not have
-            one = self.dataset.fixed(1).to(self.device)
-            for demonstrator in self.demonstrators.values():
-                demonstrator.plan(one, torch.Generator(self.device))
+            few = self.dataset.fixed(max(1, ALIKE // self.dataset.max_tokens)).to(self.device)
+            names = distinct(self.demonstrators, few)
+        self.selection = Halving(names, self.config.demonstration_race)
+        """The fixed orders of which one is selected, and cloned."""
 
     def encoder_of_policy(self) -> TreeEncoder:
         """The autoencoder itself, or one whose embeddings hold more."""
@@ -344,6 +345,7 @@ class PolicyLearner(Learner):
         frozen = self.task.mode == "frozen"
         size = FROZEN_SAMPLES if frozen else self.config.trees_per_step
         batch = self.sample(self.dataset.affordable(size))
+        seen = batch if frozen else moved(batch, self.std, self.generator)
         errors, rows = {}, []
         for name in self.selection.remaining:
             if frozen:
@@ -351,7 +353,9 @@ class PolicyLearner(Learner):
                 mean = self.errors(batch, merges).nan_to_num(torch.inf).mean()
                 errors[name] = float(self.ranks.mean(mean))
             else:
-                merges, scalars = self.contestants[name].learn(batch, self.generator, progress)
+                merges, scalars = self.contestants[name].learn(
+                    batch, seen, self.generator, progress
+                )
                 errors[name] = scalars["loss/reconstruction"]
                 rows.append(scalars)
             self.merges_made += int((merges[..., 0] >= 0).sum())
