@@ -290,6 +290,9 @@ def test_shards_may_hold_a_split_each(tmp_path: Path) -> None:
         ArrayDataset(str(tmp_path / "none*.npz"))
     with pytest.raises(ValueError, match=r"README\.txt is no shard"):
         ArrayDataset(str(tmp_path / "*"))
+    (tmp_path / "3.parquet").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"3\.parquet and .*0\.npz are a table and an array"):
+        ArrayDataset(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -358,3 +358,10 @@ def test_shards_held_is_of_shards(tmp_path: Path) -> None:
         make_dataset(tmp_path, shards_held=0)
     with pytest.raises(ValueError, match="lengths= goes with an array or a list"):
         make_dataset(tmp_path, shards_held=2, lengths=LENGTHS)
+
+
+def test_shares_of_splits_are_checked_before_anything_is_read(tmp_path: Path) -> None:
+    folder = written(tmp_path / "sets", dense)
+    with pytest.raises(ValueError, match="split_fractions is -1"):
+        make_dataset(folder, "test", shards_held=1, split_fractions=(1.0, 1.0, -1.0))
+    assert not (folder / ".htm-shards").exists()

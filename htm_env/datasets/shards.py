@@ -53,7 +53,7 @@ from htm_env.datasets.sets import (
     row_lengths,
     token_sets,
 )
-from htm_env.datasets.splits import rows_as_told, split_rows
+from htm_env.datasets.splits import rows_as_told, split_rows, split_shares
 from htm_env.datasets.tables import TableColumns, table_parts
 from htm_env.files import atomic_folder, cache_folder, check_writable, read_json, remove, write_json
 
@@ -82,13 +82,12 @@ def shard_paths(path: Path) -> list[Path] | None:
             are arrays and tables.
     """
     if path.is_dir():
-        inside = sorted(path.iterdir())
-        found = [shard for shard in inside if shard.suffix in ARRAYS]
-        found = found or [shard for shard in inside if shard.suffix == TABLE]
+        found = [one for one in sorted(path.iterdir()) if one.suffix in (*ARRAYS, TABLE)]
         if not found:
             raise ValueError(
                 f"{path} is a folder without shards: expected .npz or .npy files, or .parquet"
             )
+        _check_one_kind(found)
         return found
     if path.exists() or not any(sign in str(path) for sign in "*?["):
         return None
@@ -102,9 +101,15 @@ def shard_paths(path: Path) -> list[Path] | None:
             raise ValueError(
                 f"{shard} is no shard: expected .npz or .npy files, or .parquet, for {path}"
             )
-        if (shard.suffix == TABLE) != (found[0].suffix == TABLE):
-            raise ValueError(f"{shard} and {found[0]} are an array and a table: expected one kind")
+    _check_one_kind(found)
     return found
+
+
+def _check_one_kind(shards: Sequence[Path]) -> None:
+    for shard in shards:
+        if (shard.suffix == TABLE) != (shards[0].suffix == TABLE):
+            kinds = "a table and an array" if shard.suffix == TABLE else "an array and a table"
+            raise ValueError(f"{shard} and {shards[0]} are {kinds}: expected one kind")
 
 
 def too_large(shards: Sequence[Path], memory_limit: int) -> bool:
@@ -156,6 +161,7 @@ class ShardedDataset(OfCoordinates, GivenDataset):
         """
         check_split(split)
         super().__init__(split)
+        shares = split_shares(split_fractions)
         checks.whole_number("shards_held", shards_held, 1, 2**31)
         Memory("dataset", memory_limit)
         with checks.briefly():
@@ -163,9 +169,7 @@ class ShardedDataset(OfCoordinates, GivenDataset):
             if shards is None:
                 raise ValueError(f"{dataset} is a file: expected a folder or a pattern of shards")
             source = _Source.of(Path(dataset), shards)
-            reading = _Reading(
-                TableColumns(**columns), categorical, tuple(split_fractions), memory_limit
-            )
+            reading = _Reading(TableColumns(**columns), categorical, shares, memory_limit)
             self._index = index = source.index(reading)
         self.column_names = index.column_names
         self.coordinates = Coordinates.of(index.columns, categorical, weights)

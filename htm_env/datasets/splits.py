@@ -14,6 +14,17 @@ from htm_env.datasets.base import SPLITS, uniforms
 _SPLIT_SEED = 0
 
 
+def split_shares(fractions: Sequence[float]) -> tuple[float, ...]:
+    """The share of each split; ``ValueError`` where they are not three numbers above 0 whose sum is
+    1."""
+    if not isinstance(fractions, Sequence) or isinstance(fractions, str) or len(fractions) != 3:
+        raise ValueError(f"split_fractions is {fractions!r}: expected three numbers")
+    shares = tuple(checks.positive("split_fractions", fraction) for fraction in fractions)
+    if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
+        raise ValueError(f"split_fractions is {fractions!r}: expected the sum 1, not {sum(shares)}")
+    return shares
+
+
 def split_rows(
     count: int, fractions: Sequence[float] = (0.8, 0.1, 0.1), name: str = "dataset"
 ) -> tuple[Int64[np.ndarray, "_"], ...]:
@@ -24,17 +35,13 @@ def split_rows(
     Raises:
         ValueError: there are not three fractions above 0 with sum 1, or a split would be empty.
     """
-    if not isinstance(fractions, Sequence) or isinstance(fractions, str) or len(fractions) != 3:
-        raise ValueError(f"split_fractions is {fractions!r}: expected three numbers")
-    shares = [checks.positive("split_fractions", fraction) for fraction in fractions]
-    if not math.isclose(sum(shares), 1.0, abs_tol=1e-6):
-        raise ValueError(f"split_fractions is {fractions!r}: expected the sum 1, not {sum(shares)}")
+    shares = split_shares(fractions)
     validation, test = round(count * shares[1]), round(count * shares[2])
     sizes = (count - validation - test, validation, test)
     if min(sizes) < 1:
         found = ", ".join(f"{size} {name}" for size, name in zip(sizes, SPLITS, strict=True))
         raise ValueError(
-            f"{name}: {count} rows with split_fractions {tuple(shares)} give {found}: "
+            f"{name}: {count} rows with split_fractions {shares} give {found}: "
             f"expected at least one row in each; {_advice(count)}"
         )
     order = np.argsort(uniforms(np.array([_SPLIT_SEED], dtype=np.uint64), count)[0], kind="stable")
