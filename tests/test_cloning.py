@@ -10,7 +10,16 @@ import torch
 from episodes import random_batch
 
 from agents.fixed import fixed_rule
-from agents.learners.imitation import DRAWN, OFF, ORDERS, Halving, expected_errors, moved
+from agents.learners.imitation import (
+    DRAWN,
+    LARGEST_COMPARED,
+    OFF,
+    ORDERS,
+    Halving,
+    distinct,
+    expected_errors,
+    inexact,
+)
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 
@@ -41,26 +50,37 @@ def test_the_same_orders_take_part_on_all_data(env_id):
 def test_of_orders_with_the_same_trees_the_first_takes_part():
     # Of these points the nearest by centroids are also the nearest by any pair of theirs.
     learner = Reinforce("HTM-Trees-v0", SMALL)
-    assert learner.selection.names == tuple(name for name in ORDERS if "closest" not in name)
-    both = replace(SMALL, demonstrations=("nearest_sorted", "nearest_hilbert"))
-    assert Reinforce("HTM-Trees-v0", both).selection.open  # the order within pairs counts
+    learner.update(0.0)
+    assert set(learner.contestants) == {name for name in ORDERS if "closest" not in name}
 
 
-def test_what_an_order_sees_is_a_little_off_but_equal_coordinates_stay_equal():
-    tokens = torch.tensor([[[0.0, 1.0], [0.0, 3.0], [2.0, 3.0], [5.0, 1.0]]]).expand(500, -1, -1)
-    batch = random_batch([4] * 500)._replace(tokens=tokens)
-    seen = moved(batch, torch.tensor([1.0, 10.0]), torch.Generator().manual_seed(0)).tokens
-    assert (seen[:, 0, 0] == seen[:, 1, 0]).all()
-    assert (seen[:, 0, 1] == seen[:, 3, 1]).all() and (seen[:, 1, 1] == seen[:, 2, 1]).all()
-    off = seen - tokens
-    assert (off != 0).all() and off.mean((0, 1)).abs().max() < 0.02
-    torch.testing.assert_close(
-        off[:, 0].std(0), OFF * torch.tensor([1.0, 10.0]), rtol=0.15, atol=0.0
-    )
-    assert (seen[:, 2, 0] != seen[:, 0, 0]).all()
+def test_orders_are_told_apart_by_their_trees_and_pairs():
+    learner = Reinforce("HTM-Trees-v0", SMALL)
+    pair = torch.tensor([[[0.0, 0.0], [1.0, 2.0]]]).expand(4, -1, -1)
+    batch = random_batch([2] * 4)._replace(tokens=pair)
+    assert distinct(learner.demonstrators, batch) == ("balanced_sorted",)  # on two tokens all agree
+    turned = batch._replace(tokens=torch.tensor([[[0.0, 2.0], [1.0, -2.0]]]).expand(4, -1, -1))
+    found = distinct(learner.demonstrators, turned)
+    assert all(name.endswith(("_sorted", "_hilbert")) for name in found) and len(found) <= 2
+    many = random_batch([LARGEST_COMPARED + 1])
+    assert distinct(learner.demonstrators, many) == ORDERS  # nothing is planned
 
 
-def test_an_order_learns_its_trees_of_what_it_sees_from_what_is_there():
+def test_what_an_order_follows_is_a_little_off_but_equal_coordinates_stay_equal():
+    tokens = torch.tensor([[[0.0, 1.0], [0.0, 3.0], [2.0, 3.0], [5.0, 1.0], [0.0, 0.0]]])
+    batch = random_batch([4] * 500, slots=5)._replace(tokens=tokens.expand(500, -1, -1))
+    std = torch.tensor([1.0, 10.0])
+    followed = inexact(batch, std, torch.Generator().manual_seed(0)).tokens
+    assert (followed[:, 0, 0] == followed[:, 1, 0]).all()
+    assert (followed[:, 0, 1] == followed[:, 3, 1]).all()
+    assert (followed[:, 1, 1] == followed[:, 2, 1]).all()
+    assert (followed[:, 2, 0] != followed[:, 0, 0]).all() and (followed[:, 4] == 0).all()
+    off = (followed - tokens)[:, :4]
+    assert (off != 0).all()
+    torch.testing.assert_close(off[:, 0].std(0), OFF * std, rtol=0.15, atol=0.0)
+
+
+def test_an_order_learns_its_trees_of_what_it_follows_from_what_is_there():
     learner = Reinforce("HTM-Crosses-v0", replace(SMALL, demonstrations=("nearest_sorted", "even")))
     contestant = learner.contestants["nearest_sorted"]
     batch = learner.sample(8)
@@ -154,11 +174,14 @@ def test_one_demonstrator_is_selected_at_once():
     assert selection.best == "one"
 
 
+@pytest.mark.parametrize("laps", [1, 40])
 @pytest.mark.parametrize("error", [0.0, 1e-9, 2.0])
 @pytest.mark.parametrize("broken", [math.inf, math.nan])
-def test_whatever_is_finite_beats_what_is_not(error, broken):
+def test_whatever_is_finite_beats_what_is_not(error, broken, laps):
     selection = Halving(("broken", "finite"), end=0.1)
-    run(selection, broken=[broken], finite=[error])
+    errors = [1e-9] * laps
+    errors[laps // 2] = broken
+    run(selection, broken=errors, finite=[error] * laps)
     selection.advance(0.1)
     assert selection.best == "finite"
 
@@ -169,6 +192,22 @@ def test_a_restored_selection_goes_on():
     again.restore(selection.state())
     again.advance(1.0)
     assert again.best == "two"
+
+
+def test_a_selection_that_ended_is_restored_whatever_took_part_in_it():
+    selection, again = (Halving(tuple("abcdefghi"), end=0.1) for _ in range(2))
+    selection.begin(tuple("abcdef"))
+    run(selection, **{name: [1.0 + place] for place, name in enumerate("abcdef")})
+    selection.advance(0.1)
+    assert selection.best == "a" and selection.state()["laps"] == []
+    again.restore(selection.state())
+    assert again.best == "a" and not again.open and again.state() == selection.state()
+    earlier = selection.state() | {"ended": 3}  # of nine names, of which none was named
+    del earlier["names"]
+    again.restore(earlier)
+    assert again.best == "a"
+    with pytest.raises(ValueError, match="names of the selection"):
+        again.restore(selection.state() | {"names": ["a", "z"]})
 
 
 def test_there_may_be_no_demonstrator():
@@ -205,10 +244,11 @@ def test_the_winners_autoencoder_goes_on_learning():
 def test_a_run_resumes_within_its_selection():
     learner, twin = (Reinforce("HTM-Crosses-v0", SMALL, seed=1) for _ in range(2))
     learner.update(0.0)
-    learner.update(0.07)  # some are left out
-    assert 1 < len(learner.selection.remaining) < len(ORDERS)
+    taking = len(learner.selection.remaining)
+    learner.update(0.09)  # some are left out
+    assert 1 < len(learner.selection.remaining) < taking
     twin.restore(learner.state())
-    for progress in (0.07, 0.09, 0.11):
+    for progress in (0.09, 0.11, 0.13, 0.16):
         assert learner.update(progress) == twin.update(progress)
     assert learner.autoencoder.weights_hash() == twin.autoencoder.weights_hash()
 
@@ -218,7 +258,7 @@ def test_under_a_frozen_autoencoder_one_update_selects():
     before = learner.autoencoder.weights_hash()
     scalars = learner.update(0.0)
     errors = {tag: value for tag, value in scalars.items() if tag.startswith("demonstrations/")}
-    assert len(errors) == len(learner.selection.names)
+    assert len(errors) == len(ORDERS)
     best = min(errors, key=errors.__getitem__)
     assert best == f"demonstrations/nmse_{learner.selection.best}" and not learner.selection.open
     assert learner.autoencoder.weights_hash() == before

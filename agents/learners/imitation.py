@@ -62,10 +62,11 @@ BROKEN = 1e6
 TREND = 16
 """Laps from which on the fall of an error counts, and not its height alone."""
 OFF = 0.02
-"""Standard deviation of what coordinates are off by, in theirs, where an order is followed
-inexactly."""
-ALIKE = 512
-"""Tokens of the samples on which orders with the same trees count as one."""
+"""How far coordinates are off where an order is followed inexactly: a standard deviation, in units
+of standardised coordinates."""
+COMPARED, LARGEST_COMPARED = 32, 512
+"""Samples by which orders with the same trees are found, and their tokens at most: larger trees
+take long to compare."""
 RANKS = 5
 """Pairs that are tried at a merge, the second best first."""
 MOST_SAMPLES, MOST_TREES = 4, 256
@@ -94,14 +95,24 @@ class Halving:
             raise ValueError(f"the selection ends at {end}; expected a share of the budget, 0 to 1")
         self.names = tuple(dict.fromkeys(names))
         self.end = end
-        self.remaining = list(self.names)
+        self.begin(self.names)
+
+    def begin(self, names: Sequence[str]) -> None:
+        """Begin with these of the names."""
+        self.remaining = list(names)
         """Those that are not left out yet, the best of the last round first."""
-        sizes = [max(1, len(self.names))]
+        self._begun = tuple(names)
+        sizes = [max(1, len(names))]
         while sizes[-1] >= 4:
             sizes.append(sizes[-1] // 2)
-        self._ends = [end * sum(sizes[: last + 1]) / sum(sizes) for last in range(len(sizes))]
+        self._ends = [self.end * sum(sizes[: last + 1]) / sum(sizes) for last in range(len(sizes))]
         self._ended = 0  # rounds
         self._laps: list[list[float]] = []  # logarithms of all errors of the remaining, in order
+
+    @property
+    def fresh(self) -> bool:
+        """True <--> there was no lap, and no round has ended."""
+        return not self._laps and not self._ended
 
     @property
     def open(self) -> bool:
@@ -131,7 +142,7 @@ class Halving:
 
     def choose(self, name: str) -> None:
         """End the selection with this one."""
-        self.remaining = [name]
+        self.remaining, self._laps = [name], []
 
     def halve(self) -> None:
         """End a round: the better half stays, in order; the first ones, if there was no lap."""
@@ -139,23 +150,33 @@ class Halving:
         order = sorted(range(len(self.remaining)), key=expected.__getitem__)
         kept = order[: len(order) // 2]
         self.remaining = [self.remaining[index] for index in kept]
-        self._laps = [[errors[index] for index in kept] for errors in self._laps]
+        laps = self._laps if self.open else []
+        self._laps = [[errors[index] for index in kept] for errors in laps]
         self._ended += 1
 
     def state(self) -> dict[str, Any]:
-        laps = [list(errors) for errors in self._laps]
-        return {"remaining": list(self.remaining), "ended": self._ended, "laps": laps}
+        return {
+            "names": list(self._begun),
+            "remaining": list(self.remaining),
+            "ended": self._ended,
+            "laps": [list(errors) for errors in self._laps],
+        }
 
     def restore(self, state: dict[str, Any]) -> None:
         """Continue from what :meth:`state` gave; ``ValueError`` for what no selection can be in."""
+        # Earlier versions began with all names, and name none.
+        begun = Halving(state.get("names", self.names), self.end)
         remaining, ended, laps = state["remaining"], state["ended"], state["laps"]
-        rounds = len(self._ends) - (len(remaining) > 1)
+        if not set(remaining) <= set(begun.names) <= set(self.names):
+            raise ValueError(f"names of the selection are {remaining}; expected of {self.names}")
+        rounds = len(begun._ends) - (len(remaining) > 1)
         if type(ended) is not int or not 0 <= ended <= rounds:
             raise ValueError(f"rounds of the selection are {ended}; expected 0 to {rounds}")
         for errors in laps:
             finite = [type(error) is float and math.isfinite(error) for error in errors]
             if len(remaining) > 1 and (len(errors) != len(remaining) or not all(finite)):
                 raise ValueError("a lap of the selection is not one number of each that remains")
+        self.begin(begun.names)
         self.remaining, self._ended = list(remaining), ended
         self._laps = [list(errors) for errors in laps]
 
@@ -165,7 +186,8 @@ def expected_errors(laps: Sequence[Sequence[float]]) -> list[float]:
 
     ``laps`` has the logarithms of all errors at every lap so far. Errors fall as powers of the
     number of laps: a line through the second half of each curve, both axes logarithmic, is
-    continued. Of few laps (:data:`TREND`) it is the mean of that half.
+    continued. Of few laps (:data:`TREND`) it is the mean of that half. An error that was not finite
+    in that half stays :data:`BROKEN`.
     """
     if not laps:
         return []
@@ -176,38 +198,40 @@ def expected_errors(laps: Sequence[Sequence[float]]) -> list[float]:
     times = torch.arange(start + 1, len(laps) + 1, dtype=torch.float64).log()
     middle = times.mean()
     slopes = (times - middle) @ errors / (times - middle).square().sum()
-    return (errors.mean(0) + slopes * (math.log(2 * len(laps)) - middle)).tolist()
+    expected = errors.mean(0) + slopes * (math.log(2 * len(laps)) - middle)
+    broken = math.log(BROKEN)
+    return expected.masked_fill((errors >= broken).any(0), broken).tolist()
 
 
-def distinct(
-    planners: Mapping[str, FixedPolicy], batch: TokenBatch, seed: int = 0
-) -> tuple[str, ...]:
+def distinct(planners: Mapping[str, FixedPolicy], batch: TokenBatch) -> tuple[str, ...]:
     """The names of those that make other trees of these samples than all before them; of sets of
-    more than :data:`ALIKE` tokens all names, since to compare such trees takes long."""
+    more than :data:`LARGEST_COMPARED` tokens all names."""
+    if batch.present.shape[1] > LARGEST_COMPARED:
+        return tuple(planners)
     found: dict[str, Tensor] = {}
     for name, planner in planners.items():
-        merges = planner.plan(batch, torch.Generator(batch.tokens.device).manual_seed(seed))
+        merges = planner.plan(batch, torch.Generator(batch.tokens.device))
         alike = (
             same_trees(other, merges, batch.num_tokens, either_order=False).all()
             for other in found.values()
         )
-        if batch.present.shape[1] > ALIKE or not any(alike):
+        if not any(alike):
             found[name] = merges
     return tuple(found)
 
 
-def moved(batch: TokenBatch, std: Float[Tensor, "T"], generator: torch.Generator) -> TokenBatch:
+def inexact(batch: TokenBatch, std: Float[Tensor, "T"], generator: torch.Generator) -> TokenBatch:
     """The same samples with every coordinate a little off (:data:`OFF`).
 
-    Coordinates that are equal in a sample stay equal: an order may rest on them, as on a grid, and
-    a policy tells them apart from near ones without error.
+    Coordinates that are equal in a sample stay equal: an order may rest on them, as on a coarse
+    grid, and a policy tells them from others without error.
     """
     values, order = batch.tokens.sort(dim=1)
     new = torch.zeros_like(order)
     new[:, 1:] = values.diff(dim=1) > TIE * std
     drawn = torch.randn(values.shape, generator=generator, device=generator.device)
     off = drawn.to(values).gather(1, new.cumsum(1).gather(1, order.argsort(dim=1)))
-    return batch._replace(tokens=batch.tokens + OFF * std * off)
+    return batch._replace(tokens=batch.tokens + OFF * std * off * batch.present[..., None])
 
 
 @dataclass
@@ -218,11 +242,15 @@ class Contestant:
     trainer: AutoencoderTrainer
 
     def learn(
-        self, batch: TokenBatch, seen: TokenBatch, generator: torch.Generator, progress: float
+        self,
+        batch: TokenBatch,
+        followed: TokenBatch,
+        generator: torch.Generator,
+        progress: float,
     ) -> tuple[Int64[Tensor, "B M 2"], dict[str, float]]:
-        """One step on these samples, in the trees that the order has for what it sees of them; the
-        trees, and the scalars of the step."""
-        merges = self.planner.plan(seen, generator)
+        """One step on these samples, in the trees that the order has for ``followed``, the same
+        samples as it sees them; the trees, and the scalars of the step."""
+        merges = self.planner.plan(followed, generator)
         return merges, self.trainer.update(batch, merges, progress)
 
     def state(self) -> dict[str, Any]:

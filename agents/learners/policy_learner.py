@@ -18,8 +18,8 @@ from agents.encoders import NO_ENCODER, ContextConfig
 from agents.fixed import fixed_policy
 from agents.learners.base import Learner
 from agents.learners.imitation import (
-    ALIKE,
     BY_COST,
+    COMPARED,
     ORDERS,
     Cloning,
     Contestant,
@@ -27,7 +27,7 @@ from agents.learners.imitation import (
     LocalSearch,
     PolicyShare,
     distinct,
-    moved,
+    inexact,
     order_names,
 )
 from agents.likelihood.base import PolicyTerms
@@ -87,9 +87,9 @@ class PolicyConfig:
     and imitated; 0 for none, as under a known merger, whose costs have no natural zero."""
     demonstrations: tuple[str, ...] = ()
     """The fixed policies of which one is cloned at first: that whose trees an autoencoder learns
-    best. ``conventions`` are sixteen that are drawn at random, so that nothing written is seen.
-    Without any, all that need no hierarchy and put pairs in an order (see
-    ``agents.learners.imitation.ORDERS``); where the merger is known, greedy; and none where
+    best where it is followed inexactly. ``conventions`` are sixteen that are drawn at random, so
+    that nothing written is seen. Without any, all that need no hierarchy and put pairs in an order
+    (see ``agents.learners.imitation.ORDERS``); where the merger is known, greedy; and none where
     something else than the fall of the error is rewarded."""
     demonstration_race: float = 0.15
     """Share of the budget in which that one is selected, by successive halving; where the
@@ -149,17 +149,19 @@ class PolicyLearner(Learner):
         decodes = self.autoencoder.decodes
         usual = BY_COST if not decodes else ORDERS if self.reward.is_fall_of_error else ()
         names = order_names(self.config.demonstrations or usual, self.task.seed)
+        self.selection = Halving(names, self.config.demonstration_race)
+        """The fixed orders of which one is selected, and cloned."""
         self.demonstrators = {
-            name: fixed_policy(name, self.autoencoder, self.dataset) for name in names
+            name: fixed_policy(name, self.autoencoder, self.dataset)
+            for name in self.selection.names
         }
         self.clones = bool(names) and any(share > 0 for _, share in self.config.demonstration_share)
         """True <--> some updates clone a fixed order."""
         if self.clones:
             # raises where a policy needs what the data does not have
-            few = self.dataset.fixed(max(1, ALIKE // self.dataset.max_tokens)).to(self.device)
-            names = distinct(self.demonstrators, few)
-        self.selection = Halving(names, self.config.demonstration_race)
-        """The fixed orders of which one is selected, and cloned."""
+            one = self.dataset.fixed(1).to(self.device)
+            for demonstrator in self.demonstrators.values():
+                demonstrator.plan(one, torch.Generator(self.device))
 
     def encoder_of_policy(self) -> TreeEncoder:
         """The autoencoder itself, or one whose embeddings hold more."""
@@ -341,32 +343,41 @@ class PolicyLearner(Learner):
 
     def select(self, progress: float) -> dict[str, float]:
         """One lap of the selection: every order that remains merges the same samples, and its
-        autoencoder learns from them."""
-        frozen = self.task.mode == "frozen"
-        size = FROZEN_SAMPLES if frozen else self.config.trees_per_step
-        batch = self.sample(self.dataset.affordable(size))
-        seen = batch if frozen else moved(batch, self.std, self.generator)
+        autoencoder learns from them. Of orders that make the same trees the first takes part."""
+        if self.task.mode == "frozen":
+            return self.select_at_once()
+        if self.selection.fresh:
+            few = self.dataset.fixed(self.dataset.affordable(COMPARED)).to(self.device)
+            self.selection.begin(distinct(self.demonstrators, few))
+        batch = self.sample(self.dataset.affordable(self.config.trees_per_step))
+        followed = inexact(batch, self.std, self.generator)
         errors, rows = {}, []
         for name in self.selection.remaining:
-            if frozen:
-                merges = self.demonstrators[name].plan(batch, self.generator)
-                mean = self.errors(batch, merges).nan_to_num(torch.inf).mean()
-                errors[name] = float(self.ranks.mean(mean))
-            else:
-                merges, scalars = self.contestants[name].learn(
-                    batch, seen, self.generator, progress
-                )
-                errors[name] = scalars["loss/reconstruction"]
-                rows.append(scalars)
+            contestant = self.contestants[name]
+            merges, scalars = contestant.learn(batch, followed, self.generator, progress)
+            errors[name] = scalars["loss/reconstruction"]
+            rows.append(scalars)
             self.merges_made += int((merges[..., 0] >= 0).sum())
-        if frozen:
-            self.selection.choose(min(errors, key=errors.__getitem__))
-        else:
-            self.selection.report(errors)
+        self.selection.report(errors)
+        return self._compared(errors) | mean_scalars(rows)
+
+    def select_at_once(self) -> dict[str, float]:
+        """The selection under a frozen autoencoder: the order with the least error."""
+        batch = self.sample(self.dataset.affordable(FROZEN_SAMPLES))
+        errors = {}
+        for name in self.selection.remaining:
+            merges = self.demonstrators[name].plan(batch, self.generator)
+            mean = self.errors(batch, merges).nan_to_num(torch.inf).mean()
+            errors[name] = float(self.ranks.mean(mean))
+            self.merges_made += int((merges[..., 0] >= 0).sum())
+        self.selection.choose(min(errors, key=errors.__getitem__))
+        return self._compared(errors)
+
+    def _compared(self, errors: dict[str, float]) -> dict[str, float]:
+        """The scalars of an update that compared orders."""
         self.updates += 1
         tag = self.autoencoder.error_name
         return {
-            **mean_scalars(rows),
             f"train/{tag}": min(errors.values()),
             **{f"demonstrations/{tag}_{name}": error for name, error in errors.items()},
         }

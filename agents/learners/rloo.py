@@ -16,6 +16,7 @@ RLOO = ReinforceConfig(
     batch_growth=0.0,
     reward="terminal",
     discount=1.0,
+    demonstration_race=0.1,
     demonstration_share=((0.12, 1.0), (0.3, 0.0)),
 )
 """``rloo``; it clones for a shorter time, since a policy that is not sure yet finds more."""
