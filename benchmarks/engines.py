@@ -123,7 +123,7 @@ class Bench:
             if command.returncode != 0:
                 said = out.with_suffix(".log").read_text()[-2000:]
                 raise ChildProcessError(f"{name} ended with {command.returncode}: {said}")
-        return {"engine": ENGINES[name][0], "seconds": seconds, "killed": kills} | self._left(out)
+        return {"engine": ENGINES[name][0], "seconds": seconds, "killed": kills} | self.left(out)
 
     def overhead(self, name: str) -> float:
         """Seconds from the start of the first unit to the end of all, as the engine tells it."""
@@ -145,7 +145,7 @@ class Bench:
         began = min(float((unit.folder / "began").read_text()) for unit in units)
         return over[0] - began
 
-    def _left(self, out: Path) -> Row:
+    def left(self, out: Path) -> Row:
         """Runs that go on, and claims and copies that stay, a few seconds after the end."""
         deadline = time.monotonic() + 10
         while self._processes() and time.monotonic() < deadline:

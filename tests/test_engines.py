@@ -19,6 +19,7 @@ from agents.engines import Engine, Progress, Site, Unit, UnitState, make_engine,
 from agents.engines.claims import CLAIM, Claim, Watch
 from agents.engines.process import RETRIES, UnitProcess
 from agents.runs.lock import locked
+from benchmarks.engines import Bench
 
 ROOT = Path(__file__).parent.parent
 FAST = {"beat_seconds": 0.1, "stale_seconds": 1.0}
@@ -452,3 +453,13 @@ def test_a_process_that_does_not_end_is_killed(tmp_path):
     process.stop()
     process.wait(0.1)
     assert process.ended() == Progress(UnitState.FAILED, f"killed by {signal.SIGKILL.name}")
+
+
+def test_the_benchmark_counts_what_is_left(tmp_path):
+    bench = Bench(tmp_path, seeds=1, merges=1)
+    out = tmp_path / "out"
+    assert bench.left(out) == {"processes left": 0, "claims left": 0, "copies left": 0}
+    (out / "one" / CLAIM).mkdir(parents=True)
+    for copy in ("htm-0123-a", "htm-4567-b"):
+        (bench.copies / copy).mkdir()
+    assert bench.left(out) == {"processes left": 0, "claims left": 1, "copies left": 2}
