@@ -4,9 +4,9 @@
 two commands share, on a Ray cluster of two nodes, and as jobs of submitit's local executor: are the
 tables and all weights those of the first, but for seconds and hosts? ``engines_killed``: the same
 while a random command (of the shared folder, which is then given again) or a random worker of Ray
-is killed every so many seconds: what is left of processes and claims? ``engines_overhead``: units
-that wait ten seconds, two at a time; from the first one's start to the moment at which the engine
-says that all are done.
+is killed every so many seconds: what is left of processes, claims, and copies of run folders?
+``engines_overhead``: units that wait ten seconds, two at a time; from the first one's start to the
+moment at which the engine says that all are done.
 """
 
 from __future__ import annotations
@@ -71,7 +71,8 @@ class Bench:
 
     def __init__(self, folder: Path, seeds: int, merges: int) -> None:
         self.folder, self.seeds, self.merges = folder, seeds, merges
-        (folder / "tmp").mkdir(parents=True, exist_ok=True)
+        self.copies = folder / "tmp"
+        self.copies.mkdir(parents=True, exist_ok=True)
 
     def start(self, name: str, out: Path, where: dict[str, str]) -> subprocess.Popen[bytes]:
         """Give the command of a comparison on an engine; ``where`` is the Ray cluster."""
@@ -87,13 +88,12 @@ class Bench:
         ]
         command += ["--jobs", str(1 if engine == "folder" else PLACES)]
         with open(out.with_suffix(".log"), "ab") as log:
-            # Copies of folders are below this one too, so that whoever works on one is found.
-            env = os.environ | {"TMPDIR": str(self.folder / "tmp"), "RAY_TMPDIR": "/tmp"}
+            env = os.environ | temporary(self.copies)
             return subprocess.Popen(command, stdout=log, stderr=log, env=env)
 
     def compare(self, name: str, out: Path, kill_seconds: float | None = None) -> Row:
         """A comparison to its end; with ``kill_seconds``, something is killed that often."""
-        with cluster_of(name) as where:
+        with cluster_of(name, self.copies) as where:
             return self._compare(name, out, kill_seconds, where)
 
     def _compare(
@@ -123,7 +123,7 @@ class Bench:
             if command.returncode != 0:
                 said = out.with_suffix(".log").read_text()[-2000:]
                 raise ChildProcessError(f"{name} ended with {command.returncode}: {said}")
-        return {"engine": ENGINES[name][0], "seconds": seconds, "killed": kills} | self._left(out)
+        return {"engine": ENGINES[name][0], "seconds": seconds, "killed": kills} | self.left(out)
 
     def overhead(self, name: str) -> float:
         """Seconds from the start of the first unit to the end of all, as the engine tells it."""
@@ -139,20 +139,21 @@ class Bench:
             if all(one.state.ended for one in progress.values()):
                 over.append(time.monotonic())
 
-        with cluster_of(name) as where:
+        with cluster_of(name, self.copies) as where:
             made = make_engine(engine, Site(folder, PLACES), options | where)
             run_units(units, made, watch)
         began = min(float((unit.folder / "began").read_text()) for unit in units)
         return over[0] - began
 
-    def _left(self, out: Path) -> Row:
-        """Runs that go on and claims that stay, a few seconds after the end."""
+    def left(self, out: Path) -> Row:
+        """Runs that go on, and claims and copies that stay, a few seconds after the end."""
         deadline = time.monotonic() + 10
         while self._processes() and time.monotonic() < deadline:
             time.sleep(0.2)
         return {
             "processes left": len(self._processes()),
             "claims left": len(list(out.rglob(".claim*"))),
+            "copies left": len(list(self.copies.glob("htm-*"))),
         }
 
     def _processes(self) -> list[int]:
@@ -195,10 +196,20 @@ def same(out: Path, expected: Path) -> Row:
     }
 
 
+def temporary(folder: Path) -> dict[str, str]:
+    """The environment in which temporary files are in a folder, but for those of Ray itself, whose
+    names would be too long for sockets."""
+    return {"TMPDIR": str(folder), "RAY_TMPDIR": "/tmp"}
+
+
 @contextmanager
-def cluster_of(name: str) -> Iterator[dict[str, str]]:
+def cluster_of(name: str, copies: Path) -> Iterator[dict[str, str]]:
     """The address of a Ray cluster of two nodes with a core each, both on this machine, for an
-    engine that takes one."""
+    engine that takes one.
+
+    Its tasks make copies of run folders in the folder ``copies``, so that whoever works on one is
+    found. They inherit the environment in which the nodes were started, not that of the command.
+    """
     if not name.startswith("ray"):
         yield {}
         return
@@ -206,8 +217,17 @@ def cluster_of(name: str) -> Iterator[dict[str, str]]:
     from ray.cluster_utils import Cluster
 
     node = {"num_cpus": 1, "object_store_memory": 75 * 2**20, "node_ip_address": "127.0.0.1"}
-    made = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
-    made.add_node(**node)
+    before = {name: os.environ.get(name) for name in temporary(copies)}
+    os.environ.update(temporary(copies))
+    try:
+        made = Cluster(initialize_head=True, head_node_args=node | {"include_dashboard": False})
+        made.add_node(**node)
+    finally:
+        for variable, value in before.items():
+            if value is None:
+                del os.environ[variable]
+            else:
+                os.environ[variable] = value
     try:
         yield {"address": made.address}
     finally:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import threading
 import time
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +30,7 @@ from agents.comparison.results import (
     read_results,
     write_table,
 )
+from agents.engines.process import RETRIES
 from agents.learners.replay import ReplayConfig
 from agents.registry import ALGORITHMS, build_learner
 from agents.runs.lock import locked
@@ -433,6 +435,18 @@ def process_of(folder: Path) -> int:
     raise AssertionError(f"no process trains in {folder}")
 
 
+def kill_every_attempt(folder: Path) -> None:
+    """Kill the process that trains in a folder, and those that go on in its place."""
+    killed: set[int] = set()
+    while len(killed) <= RETRIES:
+        with suppress(AssertionError):  # the next one has not begun yet
+            number = process_of(folder)
+            if number not in killed:
+                os.kill(number, signal.SIGKILL)
+                killed.add(number)
+        time.sleep(0.02)
+
+
 class Saboteur(threading.Thread):
     """Does something once a run's table has so many rows."""
 
@@ -471,7 +485,7 @@ def test_killed_and_interrupted_it_continues_where_it_was(tmp_path, capfd, own_p
     ]
     chain = out / "runs" / "trees7" / "chain-0"
 
-    saboteur = Saboteur(chain, 25, lambda: os.kill(process_of(chain), signal.SIGKILL))
+    saboteur = Saboteur(chain, 25, lambda: kill_every_attempt(chain))
     saboteur.start()
     assert main(given) == 1
     assert saboteur.acted

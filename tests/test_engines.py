@@ -13,12 +13,13 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
-from units import FINISHES, unit
+from units import DIES, FINISHES, unit
 
 from agents.engines import Engine, Progress, Site, Unit, UnitState, make_engine, run_units
 from agents.engines.claims import CLAIM, Claim, Watch
-from agents.engines.process import UnitProcess
+from agents.engines.process import RETRIES, UnitProcess
 from agents.runs.lock import locked
+from benchmarks.engines import Bench
 
 ROOT = Path(__file__).parent.parent
 FAST = {"beat_seconds": 0.1, "stale_seconds": 1.0}
@@ -39,18 +40,74 @@ def engine(request, tmp_path) -> Engine:
 
 
 def test_one_that_fails_says_why_and_the_others_go_on(tmp_path, engine):
-    killed = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
     failing = "import sys; print('something'); sys.exit('htm: no such data')"
     units = [
-        unit(tmp_path, "killed", killed),
+        unit(tmp_path, "killed", f"print('began', flush=True); {DIES}"),
         unit(tmp_path, "failing", failing),
         unit(tmp_path, "fine", f"print('done'); {FINISHES}"),
     ]
     ends = run_units(units, engine)
     assert states(ends) == ["failed", "failed", "done"]
     assert ends["killed"].reason == "killed by SIGKILL"
+    assert units[0].log.read_text() == "began\n" * (1 + RETRIES)
+    assert units[1].log.read_text().count("something") == 1
     assert ends["failing"].reason == "exit status 1: no such data"
     assert units[2].log.read_text() == "done\n"
+
+
+def test_one_that_a_signal_killed_goes_on(tmp_path, engine):
+    """It is killed as often as it may be, and then done."""
+    attempts = (
+        "import sys\n"
+        "attempts = open(sys.argv[1] + '/attempts', 'a+')\n"
+        "print('again', file=attempts, flush=True)\n"
+        "attempts.seek(0)\n"
+        f"if len(attempts.readlines()) <= {RETRIES}:\n"
+        f"    {DIES}\n"
+        f"{FINISHES}"
+    )
+    one = unit(tmp_path, "one", attempts)
+    assert states(run_units([one], engine)) == ["done"]
+    assert (one.folder / "attempts").read_text() == "again\n" * (1 + RETRIES)
+
+
+LOCKS = f"""
+import sys
+from pathlib import Path
+from agents.runs.lock import locked
+try:
+    with locked(sys.argv[1]):
+        {FINISHES}
+except ValueError as error:
+    Path(sys.argv[1], "refused").touch()
+    sys.exit(f"htm: {{error}}")
+"""
+
+
+def test_what_a_job_of_a_killed_command_has_is_waited_for(tmp_path, engine):
+    """The job is told to stop, whatever the engine is now, and has the run's folder until then."""
+    one, stop = unit(tmp_path, "one", LOCKS), tmp_path / "slurm" / "0123abcd" / "stop"
+    stop.parent.mkdir(parents=True)
+
+    def job() -> None:
+        with locked(one.folder):
+            (stop.parent / "works").touch()
+            wait_until(lambda: stop.exists() and (one.folder / "refused").exists())
+
+    left = get_context("fork").Process(target=job)
+    left.start()
+    wait_until((stop.parent / "works").exists)
+    assert states(run_units([one], engine)) == ["done"]
+    assert status(left) == 0
+
+
+def test_no_job_is_stopped_through_a_link(tmp_path, engine):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "slurm").mkdir()
+    (tmp_path / "slurm" / "old").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="slurm/old is a link"):
+        run_units([unit(tmp_path, "one")], engine)
+    assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
 def test_a_reason_is_of_the_last_attempt(tmp_path, engine):
@@ -396,3 +453,13 @@ def test_a_process_that_does_not_end_is_killed(tmp_path):
     process.stop()
     process.wait(0.1)
     assert process.ended() == Progress(UnitState.FAILED, f"killed by {signal.SIGKILL.name}")
+
+
+def test_the_benchmark_counts_what_is_left(tmp_path):
+    bench = Bench(tmp_path, seeds=1, merges=1)
+    out = tmp_path / "out"
+    assert bench.left(out) == {"processes left": 0, "claims left": 0, "copies left": 0}
+    (out / "one" / CLAIM).mkdir(parents=True)
+    for copy in ("htm-0123-a", "htm-4567-b"):
+        (bench.copies / copy).mkdir()
+    assert bench.left(out) == {"processes left": 0, "claims left": 1, "copies left": 2}

@@ -19,6 +19,8 @@ print("ready", flush=True)
 time.sleep(60)
 """
 """It writes that it is ready, and, when it is stopped, that it has saved."""
+DIES = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+"""A program that the kernel kills, as one for which there is no memory."""
 BEGAN_BYTES = 5 * 2**20
 """More than an engine that copies files sends at once."""
 RESUMES = f"""

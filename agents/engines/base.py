@@ -15,6 +15,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
+from agents.engines.stops import stop_jobs
+
 POLL_SECONDS = 0.2
 TRAIN = ("-m", "agents.cli", "train", "--calibrate", "--resume")
 """What Python runs to bring a run to its end; the folder comes behind it."""
@@ -130,8 +132,10 @@ def run_units(
     """Bring units to their end on an engine; returns the progress of each by name.
 
     ``watch`` gets the progress a few times a second. Whatever ends this early, Ctrl-C above all,
-    stops the units with their checkpoints.
+    stops the units with their checkpoints. Slurm jobs that an earlier call left are stopped first,
+    whatever the engine is now.
     """
+    stop_jobs(engine.site.folder)
     try:
         engine.submit(units)
         while True:

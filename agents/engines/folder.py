@@ -16,7 +16,7 @@ from time import monotonic
 from agents.config.dataclasses_json import check_bounds
 from agents.engines.base import Engine, Progress, Site, Unit, UnitState
 from agents.engines.claims import Claim, Watch, discard
-from agents.engines.process import UnitProcess, blocked, stop_all
+from agents.engines.process import Retries, UnitProcess, stop_all
 from agents.runs.interruption import STOP_SECONDS
 
 
@@ -54,6 +54,7 @@ class FolderEngine(Engine):
         self._progress: dict[str, Progress] = {}
         self._watch = Watch(self.config.stale_seconds)
         self._running: dict[str, tuple[UnitProcess, Claim]] = {}
+        self._retries = Retries()
         self._next_beat = 0.0
         self._next_look = 0.0
 
@@ -96,7 +97,7 @@ class FolderEngine(Engine):
                 continue
             del self._running[name]
             claim.release()
-            if blocked(end):
+            if self._retries.again(name, end):
                 self._progress[name] = Progress()
             else:
                 self._progress[name] = Progress(end.state, end.reason, self._name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from agents.engines.base import Engine, Progress, Site, Unit, UnitState
-from agents.engines.process import UnitProcess, stop_all
+from agents.engines.process import Retries, UnitProcess, stop_all
 
 
 class LocalEngine(Engine):
@@ -20,6 +20,7 @@ class LocalEngine(Engine):
         self._progress: dict[str, Progress] = {}
         self._waiting: deque[Unit] = deque()
         self._running: dict[str, UnitProcess] = {}
+        self._retries = Retries()
 
     def submit(self, units: Sequence[Unit]) -> None:
         self._progress = {unit.name: Progress() for unit in units}
@@ -28,9 +29,14 @@ class LocalEngine(Engine):
     def poll(self) -> Mapping[str, Progress]:
         for name, process in list(self._running.items()):
             end = process.ended()
-            if end is not None:
+            if end is None:
+                continue
+            del self._running[name]
+            if self._retries.again(name, end):
+                self._progress[name] = Progress()
+                self._waiting.append(process.unit)
+            else:
                 self._progress[name] = end
-                del self._running[name]
         while self._waiting and len(self._running) < self._places:
             unit = self._waiting.popleft()
             self._running[unit.name] = UnitProcess(unit, self.site.keep_open)

@@ -11,6 +11,8 @@ listens on 127.0.0.1 alone.
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
 import os
 import platform
 import secrets
@@ -20,7 +22,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -41,7 +43,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from agents.config.dataclasses_json import check_bounds
 from agents.config.errors import one_line
 from agents.engines.base import POLL_SECONDS, Engine, Progress, Site, Unit, UnitState
-from agents.engines.process import UnitProcess, blocked
+from agents.engines.process import UnitProcess, blocked, killed
 from agents.runs.interruption import STOP_SECONDS
 
 LOOPBACK = "127.0.0.1"
@@ -53,6 +55,8 @@ BEAT_SECONDS = 1.0
 """A task asks the desk whether to stop as often as this."""
 SEND_SECONDS = 5.0
 """A task whose folder is a copy sends what has changed as often as this."""
+COPY = "htm-"
+"""The name of a copy of a run folder begins so, in the folder of temporary files."""
 FIRST_MEMORY = 2**30
 """Bytes that a unit without ``memory`` is taken to have needed when it ran out."""
 COMPARED = ("htm-rl", "torch")
@@ -75,7 +79,11 @@ class RayConfig:
     retries: int = 10
     """Times that a unit goes on elsewhere after its worker or its machine died."""
     memory_growth: float = 2.0
-    """A unit that ran out of memory asks for so many times as much the next time."""
+    """A unit that ran out of memory, or that the kernel killed while it had asked for some, asks
+    for so many times as much the next time."""
+    scales: bool = False
+    """True <--> the cluster makes nodes as they are needed: a unit for which none is large enough
+    waits for one. Otherwise it fails."""
     shared: bool | None = None
     """True <--> all machines see the run folders under the same path; not given: each unit
     tests it. Where they do not, its files are copied there and back."""
@@ -100,6 +108,7 @@ class RayEngine(Engine):
         self._tasks: dict[Any, str] = {}
         self._attempts: dict[str, int] = {}
         self._memory: dict[str, int | None] = {}
+        self._nodes: dict[str, dict[str, float]] = {}  # all that were seen: what died may return
         self._work = ray.remote(_work)  # once: each is sent to the cluster
         self._desk: Any = None
         self._hosts: Any = None  # the desk's answer that is due
@@ -140,6 +149,10 @@ class RayEngine(Engine):
             self._probe.unlink(missing_ok=True)
 
     def _start(self, name: str) -> None:
+        reason = "" if self.config.scales else self._too_large(name)
+        if reason:
+            self._progress[name] = Progress(UnitState.FAILED, reason)
+            return
         work = self._work.options(
             name=name,
             num_cpus=self.config.num_cpus,
@@ -153,19 +166,37 @@ class RayEngine(Engine):
         self._tasks[task] = name
         self._progress[name] = Progress()
 
+    def _too_large(self, name: str) -> str:
+        """Why no node can ever run a unit, in one line; empty where one can."""
+        needs = {
+            "CPU": float(self.config.num_cpus),
+            "GPU": float(self.config.num_gpus),
+            "memory": float(self._memory[name] or 0),
+        }
+        if not too_large(needs, self._nodes.values()):
+            return ""
+        alive = [node for node in ray.nodes() if node["Alive"]]
+        self._nodes |= {node["NodeID"]: node["Resources"] for node in alive}
+        reason = too_large(needs, self._nodes.values())
+        grown = self._memory[name] != self.config.memory
+        return f"{reason}; with less it ran out of memory" if reason and grown else reason
+
     def _end(self, name: str, task: Any) -> None:
-        host = self._progress[name].host
+        host, out_of_memory = self._progress[name].host, False
         try:
             state, reason, retry = ray.get(task)
             if state == UnitState.WAITING.value:  # it stopped, since its desk did not answer
                 state, reason, retry = UnitState.FAILED.value, "the command did not answer", True
+            killed_here = killed(Progress(UnitState(state), reason), signal.SIGKILL.name)
+            out_of_memory = killed_here and self._memory[name] is not None
         except RayTaskError as error:
             state, reason, retry = UnitState.FAILED.value, one_line(str(error.cause)), False
         except RayError as error:
             state, reason, retry = UnitState.FAILED.value, _first_line(error), True
-            if isinstance(error, OutOfMemoryError):
-                needed = self._memory[name] or FIRST_MEMORY
-                self._memory[name] = int(needed * self.config.memory_growth)
+            out_of_memory = isinstance(error, OutOfMemoryError)
+        if out_of_memory:
+            needed = self._memory[name] or FIRST_MEMORY
+            self._memory[name] = int(needed * self.config.memory_growth)
         if retry and self._attempts[name] < self.config.retries:
             self._attempts[name] += 1
             self._waiting.append(name)
@@ -230,6 +261,30 @@ def _connect(address: str | None, jobs: int | None) -> None:
 
 def _versions() -> dict[str, str]:
     return {"Python": platform.python_version()} | {name: version(name) for name in COMPARED}
+
+
+def too_large(needs: Mapping[str, float], nodes: Iterable[Mapping[str, float]]) -> str:
+    """Why none of these nodes has what a unit needs, in one line; empty where one has.
+
+    Both are in Ray's words: CPU, GPU, and memory in bytes. The node that is named has most of it.
+    """
+    asked = {name: amount for name, amount in needs.items() if amount > 0}
+
+    def nearness(node: Mapping[str, float]) -> float:
+        return sum(min(1.0, node.get(name, 0.0) / amount) for name, amount in asked.items())
+
+    most = max(nodes, key=nearness, default={})
+    if nearness(most) == len(asked):
+        return ""
+    has = {name: most.get(name, 0.0) for name in asked}
+    return f"it asks for {_amounts(asked)}; the largest node of the cluster has {_amounts(has)}"
+
+
+def _amounts(resources: Mapping[str, float]) -> str:
+    return ", ".join(
+        f"{amount / 2**30:.3g} GiB of memory" if name == "memory" else f"{amount:g} {name}"
+        for name, amount in resources.items()
+    )
 
 
 def _first_line(error: Exception) -> str:
@@ -320,20 +375,27 @@ def _work(
     if _answer(desk.beat.remote(unit.name, host)):
         return UnitState.WAITING.value, "", False
     is_shared = Path(shared).exists() if isinstance(shared, str) else shared
-    with _folder(unit, is_shared, desk) as (folder, send):
+    with _folder(unit, is_shared, desk) as (folder, send, keep_open):
         while True:
-            end = _supervise(unit, folder, place, desk, host, send)
+            end = _supervise(unit, folder, place, desk, host, send, keep_open)
             if not blocked(end):
                 break
             time.sleep(BEAT_SECONDS)  # a task that died has left a process that ends soon
-    killed = end.reason.startswith("killed by ")
-    return end.state.value, end.reason, killed
+    return end.state.value, end.reason, killed(end)
 
 
-def _supervise(unit: Unit, folder: Path, place: str, desk: Any, host: str, send: Any) -> Progress:
+def _supervise(
+    unit: Unit,
+    folder: Path,
+    place: str,
+    desk: Any,
+    host: str,
+    send: Any,
+    keep_open: Sequence[int],
+) -> Progress:
     """Run the process of a unit to its end, or until the desk says stop."""
     where = place if os.path.isdir(place) else None
-    process = UnitProcess(unit, folder=folder, place=where)
+    process = UnitProcess(unit, keep_open, folder, where)
     beat, next_beat, next_send = None, 0.0, time.monotonic() + SEND_SECONDS
     try:
         while (end := process.ended()) is None:
@@ -376,14 +438,14 @@ def _answer(call: Any) -> Any:
 
 
 @contextmanager
-def _folder(unit: Unit, shared: bool, desk: Any) -> Iterator[tuple[Path, Any]]:
-    """The folder to work in, and a function that brings home what has changed in it."""
+def _folder(unit: Unit, shared: bool, desk: Any) -> Iterator[tuple[Path, Any, tuple[int, ...]]]:
+    """The folder to work in, a function that brings home what has changed in it, and descriptors
+    that the unit's process inherits."""
     if shared:
-        yield unit.folder, lambda: None
+        yield unit.folder, lambda: None, ()
         return
-    copy = Path(tempfile.mkdtemp(prefix="htm-"))
     home, sent = str(unit.folder), {}
-    try:
+    with copy_of(home) as (copy, lock):
         for name, size in _answer(desk.files.remote(home)):
             path = copy / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -402,9 +464,41 @@ def _folder(unit: Unit, shared: bool, desk: Any) -> Iterator[tuple[Path, Any]]:
                         _send(copy / name, desk, home, name)
                         sent[name] = mark
 
-        yield copy, send
+        yield copy, send, (lock,)
+
+
+@contextmanager
+def copy_of(home: str) -> Iterator[tuple[Path, int]]:
+    """An empty folder for a copy of the run folder ``home``, and a descriptor that locks it.
+
+    A task that is killed leaves its copy, in which the unit's process, which inherits the
+    descriptor, may go on for a moment. The unit's next task on this machine removes it, at its
+    beginning or at its end.
+    """
+    prefix = f"{COPY}{hashlib.sha256(home.encode()).hexdigest()[:16]}-"
+    _remove_left(prefix)
+    copy = Path(tempfile.mkdtemp(prefix=prefix))
+    lock = os.open(copy, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: nothing that is left is removed
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        yield copy, lock
     finally:
         shutil.rmtree(copy, ignore_errors=True)
+        os.close(lock)
+        _remove_left(prefix)
+
+
+def _remove_left(prefix: str) -> None:
+    """Remove the copies that no process has locked."""
+    for left in Path(tempfile.gettempdir()).glob(f"{prefix}*"):
+        with suppress(OSError):  # it is locked, or another user's
+            lock = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(left)
+            finally:
+                os.close(lock)
 
 
 def _send(path: Path, desk: Any, home: str, name: str) -> None:

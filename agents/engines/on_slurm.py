@@ -26,17 +26,14 @@ import submitit
 from agents.config.dataclasses_json import check_bounds
 from agents.engines.base import POLL_SECONDS, Engine, Progress, Site, Unit, UnitState
 from agents.engines.process import UnitProcess, blocked
+from agents.engines.stops import FOLDER, STOP
 from agents.runs.interruption import STOP_SECONDS
 
-FOLDER = "slurm"
-"""Of jobs, in that of the comparison."""
-STOP = "stop"
-"""The file that tells the jobs beside it to stop."""
 SILENT_LOOKS = 10
 """Looks after which a job that is over, and whose report has no end, has failed."""
 LOOK_SECONDS = 1.0
-"""Jobs look for that file, and this process for the reports of jobs on other machines, as often as
-this."""
+"""Jobs look for the file that stops them, and this process for the reports of jobs on other
+machines, as often as this."""
 STOPPED = Progress(UnitState.FAILED, "stopped")
 
 
@@ -85,8 +82,6 @@ class SlurmEngine(Engine):
         self._next_look = 0.0
 
     def submit(self, units: Sequence[Unit]) -> None:
-        for old in (self.site.folder / FOLDER).glob("*/"):
-            (old / STOP).touch()  # what a command that was killed has left
         self._folder.mkdir(parents=True)
         self._executor = self._made_executor()
         self._progress = {unit.name: Progress() for unit in units}

@@ -6,12 +6,19 @@ import os
 import signal
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from agents.config.errors import IN_USE
 from agents.engines.base import Progress, Unit, UnitState
 from agents.runs.interruption import OWNER, STOP_SECONDS
+
+RETRIES = 3
+"""Times that a unit whose process a signal killed goes on from its checkpoint before it counts as
+failed."""
+KILLED = "killed by "
+"""The beginning of that reason; the signal's name comes behind it."""
 
 
 class UnitProcess:
@@ -72,7 +79,7 @@ class UnitProcess:
         if status == 0:
             return Progress(UnitState.DONE)
         if status < 0:
-            return Progress(UnitState.FAILED, f"killed by {_signal_name(-status)}")
+            return Progress(UnitState.FAILED, f"{KILLED}{_signal_name(-status)}")
         with open(self.log, "rb") as log:
             log.seek(self._log_before)  # what earlier attempts wrote is no reason
             lines = log.read().decode(errors="replace").strip().splitlines()
@@ -112,6 +119,24 @@ def blocked(end: Progress) -> bool:
     """True <--> a unit ended because another process had its folder: one whose owner died, and
     which is writing its checkpoint. It can be tried again in a moment."""
     return end.state is UnitState.FAILED and IN_USE in end.reason
+
+
+def killed(end: Progress, name: str = "") -> bool:
+    """True <--> a signal killed the process of a unit; with ``name``, that signal."""
+    return end.state is UnitState.FAILED and end.reason.startswith(KILLED + name)
+
+
+class Retries:
+    """Counts which units of this machine were killed, and says which go on."""
+
+    def __init__(self) -> None:
+        self._killed: Counter[str] = Counter()
+
+    def again(self, name: str, end: Progress) -> bool:
+        """True <--> a unit that ended so is to be run again: another process had its folder, or a
+        signal killed it, though not more than :data:`RETRIES` times."""
+        self._killed[name] += killed(end)
+        return blocked(end) or (killed(end) and self._killed[name] <= RETRIES)
 
 
 def stop_all(processes: Collection[UnitProcess]) -> None:
