@@ -284,6 +284,29 @@ def are_clades(sets: Bool[Tensor, "B K P"], clades: Bool[Tensor, "B C P"]) -> Bo
     return (same & (shared > 0)).any(2)
 
 
+def same_trees(
+    planned: Int64[Tensor, "B M 2"],
+    merges: Int64[Tensor, "B M 2"],
+    num_leaves: Int64[Tensor, "B"],
+    either_order: bool,
+) -> Bool[Tensor, "B"]:
+    """True <--> both are the same trees, whatever the sequence in which they were merged.
+
+    With ``either_order``, pairs may be turned.
+    """
+    sets, listed = leaf_sets(planned, num_leaves), leaf_sets(merges, num_leaves)
+    same = (merges >= 0).sum((1, 2)) == (planned >= 0).sum((1, 2))
+    same &= (are_clades(sets, listed) | ~sets.any(2)).all(1)
+    if not either_order:  # the same clades come first in their pairs
+        rows = torch.arange(len(merges), device=merges.device)[:, None]
+        first, others = (
+            sets_of[rows, made[..., 0].clamp(min=0)] & (made[..., :1] >= 0)
+            for sets_of, made in ((sets, planned), (listed, merges))
+        )
+        same &= (are_clades(first, others) | ~first.any(2)).all(1)
+    return same
+
+
 def depths(merges: Int64[Tensor, "B M 2"], num_leaves: Int64[Tensor, "B"]) -> Int64[Tensor, "B N"]:
     """The number of merges above every node: 0 for the roots of the forest."""
     ones = merges.new_ones(len(merges), 2 * merges.shape[1] + 1)

@@ -15,10 +15,10 @@ from scipy.stats import chisquare
 from tabular import ROWS, SEQUENCES, STEPS, TREES, prefix
 
 from agents.demonstrations import Demonstrator
-from agents.demonstrations.behaviour import Behaviour, PlanMixture, SoftNearest, same_trees
+from agents.demonstrations.behaviour import Behaviour, PlanMixture, SoftNearest
 from agents.fixed import FIXED_POLICIES, fixed_policy
 from htm_env.datasets import make_dataset
-from htm_env.forest import check_merges
+from htm_env.forest import check_merges, same_trees
 from htm_env.types import TokenBatch
 from replay.tree_probability import all_sequences
 

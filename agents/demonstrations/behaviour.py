@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.fixed import FixedPolicy
@@ -18,7 +18,7 @@ from agents.likelihood.trees import MOST_STATES, SEQUENCES, exact_tree_log_probs
 from agents.rollouts.pair_scores import ILLEGAL, PairTable, Positions, bounded
 from agents.rollouts.rollout import choose_pairs, probabilities
 from htm_env.autoencoder import TreeEncoder
-from htm_env.forest import are_clades, leaf_sets
+from htm_env.forest import same_trees
 from htm_env.types import TokenBatch
 from replay import number_of_sequences, tree_log_prob
 
@@ -116,29 +116,6 @@ class PlanMixture(Behaviour):
         steps = torch.arange(merges.shape[1], device=merges.device)
         active = (self.batch.num_tokens[:, None] - steps).clamp(min=2).double()
         return -(active * (active - 1)).log().masked_fill(merges[..., 0] < 0, 0.0)
-
-
-def same_trees(
-    planned: Int64[Tensor, "B M 2"],
-    merges: Int64[Tensor, "B M 2"],
-    num_leaves: Int64[Tensor, "B"],
-    either_order: bool,
-) -> Bool[Tensor, "B"]:
-    """True <--> both are the same trees, whatever the sequence in which they were merged.
-
-    With ``either_order``, pairs may be turned.
-    """
-    sets, listed = leaf_sets(planned, num_leaves), leaf_sets(merges, num_leaves)
-    same = (merges >= 0).sum((1, 2)) == (planned >= 0).sum((1, 2))
-    same &= (are_clades(sets, listed) | ~sets.any(2)).all(1)
-    if not either_order:  # the same clades come first in their pairs
-        rows = torch.arange(len(merges), device=merges.device)[:, None]
-        first, others = (
-            sets_of[rows, made[..., 0].clamp(min=0)] & (made[..., :1] >= 0)
-            for sets_of, made in ((sets, planned), (listed, merges))
-        )
-        same &= (are_clades(first, others) | ~first.any(2)).all(1)
-    return same
 
 
 class SoftNearest(Behaviour):

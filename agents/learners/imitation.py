@@ -27,7 +27,6 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from agents.config.schedules import Points, piecewise_linear
-from agents.demonstrations.behaviour import same_trees
 from agents.fixed import FixedPolicy
 from agents.fixed.order import TIE
 from agents.learners.baselines import discounted_returns, value_loss
@@ -37,6 +36,7 @@ from agents.optim.optimizers import GuardedOptimizer, PolicyOptimizer
 from agents.optim.ranks import Ranks
 from agents.rollouts.rollout import Deviation, Episodes, mean_entropy
 from htm_env.files import load_weights
+from htm_env.forest import same_trees
 from htm_env.types import TokenBatch
 
 ORDERS = (
