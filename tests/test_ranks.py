@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -25,18 +27,16 @@ from agents.cli.command import run as run_command
 from agents.config.budget import Budget
 from agents.config.run import RunConfig
 from agents.encoders.config import GlomConfig
-from agents.learners import policy_learner
-from agents.learners.base import Learner
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.flat import Flat, FlatConfig
 from agents.learners.glom import GlomOrder, GlomOrderConfig
+from agents.learners.imitation import Contestant
 from agents.learners.reinforce import EntropyConfig, Reinforce, ReinforceConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
 from agents.optim.ranks import VARIABLES, Processes, Ranks
 from agents.registry import build_learner
 from agents.rollouts.rollout import follow
-from agents.runs import session
 from agents.runs.checkpoint import load_state, save_state
 from agents.runs.directory import RunDirectory
 from agents.runs.loop import Training
@@ -195,6 +195,13 @@ class GivenOrder(GivenRows, FixedOrder):
     """Learns the trees of a fixed order."""
 
 
+class Exact(Contestant):
+    """Follows its order without noise, which every rank would draw for itself."""
+
+    def learn(self, batch: TokenBatch, followed: TokenBatch, *how: Any) -> Any:
+        return super().learn(batch, batch, *how)
+
+
 class GivenSets(GivenRows, Flat):
     """Learns the sets without trees."""
 
@@ -205,6 +212,11 @@ class GivenTrees(GivenRows, Reinforce):
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.curriculum = WithoutCurriculum(self)
+
+    @cached_property
+    def contestants(self) -> dict[str, Contestant]:
+        made = super().contestants
+        return {name: Exact(one.planner, one.trainer) for name, one in made.items()}
 
     def sampled_episodes(self, batch: TokenBatch, num_merges: Any) -> Any:
         order = "nearest_sorted" if self.updates % 2 else "balanced_sorted"
@@ -224,6 +236,13 @@ class WithoutCurriculum:
 
     def num_merges(self, num_tokens: torch.Tensor, progress: float) -> torch.Tensor:
         return num_tokens - 1
+
+
+class Interrupted(FixedOrder):
+    """Ctrl-C in the middle of the first update."""
+
+    def update(self, progress: float) -> dict[str, float]:
+        raise KeyboardInterrupt
 
 
 class Slow(FixedOrder):
@@ -298,10 +317,7 @@ def learned(name: str, processes: Processes | None) -> dict[str, Any]:
     }
 
 
-def test_two_ranks_learn_what_one_learns_of_both_batches(tmp_path, monkeypatch):
-    # The selection adds noise to samples, which every rank draws for itself.
-    monkeypatch.setattr(policy_learner, "inexact", lambda batch, std, generator: batch)
-
+def test_two_ranks_learn_what_one_learns_of_both_batches(tmp_path):
     def work(processes: Processes) -> dict[str, Any]:
         processes.connect(torch.device("cpu"))
         return {name: learned(name, processes) for name in LEARNERS}
@@ -532,19 +548,21 @@ def test_the_command_of_as_many_processes(monkeypatch):
     assert Processes(0, 4).command == "torchrun --nnodes 2 --nproc-per-node 2 -m agents.cli"
 
 
-def test_an_interrupted_run_of_several_processes_says_how_to_go_on(tmp_path, monkeypatch):
-    for name, value in zip(VARIABLES, ("0", "2", "localhost", "29500"), strict=True):
-        monkeypatch.setenv(name, value)
+def test_an_interrupted_run_of_several_processes_says_how_to_go_on(tmp_path):
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    algo, out = f"{__name__}:Interrupted", str(tmp_path / "run")
 
-    def interrupted(learner: Learner, budget: Budget, folder: Path, **_: Any) -> None:
-        RunDirectory(folder).save_config(learner.run_config(budget))
-        raise KeyboardInterrupt
+    def work(processes: Processes) -> str:
+        values = (str(processes.index), "2", "localhost", port)
+        os.environ.update(zip(VARIABLES, values, strict=True))
+        with pytest.raises(KeyboardInterrupt) as interruption:
+            run_command(["train", "--env", "HTM-Trees-v0", "--algo", algo, "--out", out])
+        return str(interruption.value)
 
-    monkeypatch.setattr(session, "start_run", interrupted)
-    given = ["train", "--env", "HTM-Trees-v0", "--algo", "nearest", "--out", str(tmp_path / "run")]
-    says = "torchrun --nproc-per-node 2 -m agents.cli train --resume"
-    with pytest.raises(KeyboardInterrupt, match=f"continue with: {says}"):
-        run_command(given)
+    first, _ = together(2, work, tmp_path)
+    says = "continue with: torchrun --nproc-per-node 2 -m agents.cli train --resume"
+    assert first == f"interrupted, {says} {out}"
 
 
 @pytest.mark.parametrize("algo", ["ppo", "maskable_ppo"])
