@@ -6,15 +6,16 @@ speed over that of one rank times their number. Processes of one machine share i
 caches and perhaps its cores, so the row "2, each alone" is what the machine allows: two processes
 at once that learn a model each and exchange nothing, the sum of their speeds. "share of each
 alone" is the speed over that row's: what is left of it where the two learn one model. Messages and
-bytes are what a rank gives to the others in an update: gradients, and a few counts. Then a model of
-more ranks, each on a core of a machine that is otherwise idle: an update takes as long as that of
-one rank, and its sums go around a ring,
+bytes are what a rank gives to the others in an update, or in one of its gradient steps: gradients,
+and a few counts. Then a model of ranks, each on a core of a machine that is otherwise idle: an
+update takes as long as that of one rank, and its sums go around a ring,
 
     seconds(N) = seconds(1) + messages * 2 (N - 1) * latency + bytes * 2 (N - 1) / N / bandwidth
 
 (Patarasu and Yuan 2009, "Bandwidth optimal all-reduce algorithms"), with the latency and the
 bandwidth of sums between idle processes of this machine; ``--latency`` and ``--bandwidth`` give
-those of a network instead. It leaves out that ranks wait for the slowest.
+those of a network instead. It leaves out that ranks wait for the slowest, and that processes which
+sleep and wake compute more slowly: its row of two ranks, beside the measured one, tells how much.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from benchmarks.measuring import Row
 from benchmarks.table import RESULTS, origin, report
 
 SECONDS = 20.0
-MEASURED, MODELLED = (1, 2), (8, 64)
+MEASURED, MODELLED = (1, 2), (2, 8, 64)
 ALONE = "2, each alone"
 """The row of two processes that exchange nothing."""
 FIFTEEN = next(size for size in SIZES if size.tokens == 15)
@@ -52,6 +53,8 @@ class Speed(NamedTuple):
     merges: int
     """Of all ranks that learn one model."""
     updates: int
+    steps: int
+    """Gradient steps, of the policy and of the autoencoder."""
     seconds: float
     messages: int
     bytes: int
@@ -89,12 +92,14 @@ def rank(
         meeting.set(f"begins/{index}", "1")
         meeting.wait([f"begins/{each}" for each in range(count)])
     before, updates = made.merges_made, made.updates
+    steps = made.trainer.steps
     messages, sent = processes.messages, processes.bytes
     started, elapsed = time.perf_counter(), 0.0
     while elapsed < seconds or made.updates == updates:
         made.update(min(1.0, elapsed / seconds) if seconds else 1.0)
         elapsed = made.ranks.first(time.perf_counter() - started)
     updates = made.updates - updates
+    steps = made.trainer.steps - steps + updates  # the policy makes one an update
     # one message an update is of this loop
     messages = processes.messages - messages - (updates if joined else 0)
     sent = processes.bytes - sent - (8 * updates if joined else 0)
@@ -104,7 +109,7 @@ def rank(
         numbers = max(1, sent // updates // 4)
         bandwidth = 4 * numbers / max(summing(processes, numbers) - 2 * latency, 1e-9)
     merges = int(made.ranks.sums(made.merges_made - before)[0])
-    return Speed(merges, updates, elapsed, messages, sent, latency, bandwidth)
+    return Speed(merges, updates, steps, elapsed, messages, sent, latency, bandwidth)
 
 
 def summing(processes: Processes, numbers: int) -> float:
@@ -132,7 +137,8 @@ def measure(count: int, seconds: float, size: Size = FIFTEEN, shares: bool = Tru
 
 
 def modelled(count: int, alone: Speed, two: Speed, latency: float, bandwidth: float) -> float:
-    """Seconds of an update of ``count`` ranks, as they follow from those of one and of two."""
+    """Seconds of an update of ``count`` ranks, as they follow from those of one, and from the
+    messages of two."""
     steps = 2 * (count - 1)
     messages, sent = two.messages / two.updates, two.bytes / two.updates
     own = alone.seconds / alone.updates
@@ -146,7 +152,7 @@ def rows_of(
     bandwidth: float | None = None,
 ) -> list[Row]:
     """The table: what was measured with one rank, with two that learn a model each (``apart``) and
-    with two that learn one, and what follows of more."""
+    with two that learn one, and what the model says of two and of more."""
     alone, two = measured[1], measured[2]
     own = alone.merges / alone.seconds
     allowed = sum(each.merges / each.seconds for each in apart)
@@ -170,6 +176,7 @@ def rows_of(
         return {
             "messages an update": speed.messages / speed.updates,
             "MB an update": speed.bytes / speed.updates / 1e6,
+            "MB a step": speed.bytes / speed.steps / 1e6,
             "latency, microseconds": latency * 1e6 if sums else None,
             "bandwidth, MB/s": bandwidth / 1e6 if sums else None,
         }

@@ -30,6 +30,7 @@ from agents.comparison.results import (
     read_results,
     write_table,
 )
+from agents.config.errors import UsageError
 from agents.engines.process import RETRIES
 from agents.learners.replay import ReplayConfig
 from agents.registry import ALGORITHMS, build_learner
@@ -153,6 +154,28 @@ def test_the_engine_may_be_another_one_each_time(finished, tmp_path):
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_runs_train_on_the_device_that_is_given(tmp_path):
+    out = tmp_path / "out"
+    assert main(arguments("nearest", 96, out, "--seeds", "1", "--device", "cpu:0")) == 0
+    folder = out / "runs" / "HTM-Trees-v0" / "nearest-0"
+    assert json.loads((folder / "config.json").read_text())["device"] == "cpu:0"
+    assert (folder / "result.json").exists()
+
+
+def test_a_machine_without_the_device_plans_for_others_that_have_it():
+    given = {"envs": "trees7", "algos": "nearest", "seeds": 1, "engine": "slurm"}
+    [run], _ = plan_runs(CompareOptions(**given, device="cuda:63"))
+    assert run.config.device == "cuda:63"
+    with pytest.raises(UsageError, match="--device: Expected one of cpu, cuda"):
+        plan_runs(CompareOptions(**given, device="cdua"))
+
+
+def test_more_seeds_on_another_device_need_another_folder(finished, capsys):
+    given = arguments("nearest", 96, finished, "--seeds", "1", "--first-seed", "7")
+    assert status(*given, "--device", "cpu:0") == 1
+    assert "its device is 'cpu' and not 'cpu:0'; choose another --out" in capsys.readouterr().err
+
+
 def test_a_folder_that_is_shared_is_no_place_for_other_engines(finished, capsys):
     left = finished / "runs" / "HTM-Trees-v0" / "flat-0" / ".claim" / "1"
     left.mkdir(parents=True)  # by a process that died behind its result
@@ -182,12 +205,13 @@ def test_more_seeds_with_other_options_need_a_label(finished, capsys):
         (["--merges", "800"], "its budget.merges is 96 and not 800"),
         (["--algo-options", '{"nearest": {"batch_size": 5}}'], "its config."),
         (["--embedding-dim", "4"], "its embedding_dim is 3 and not 4"),
+        (["--device", "cpu:0"], "its device is 'cpu' and not 'cpu:0'"),
         (["--env-kwargs", '{"HTM-Trees-v0": {"heights": [2]}}'], "its env_kwargs"),
     ],
 )
 def test_another_comparison_in_the_same_folder_is_refused(finished, change, says, capsys):
     before = contents(finished)
-    given = arguments("nearest", 96, finished, "--seeds", "1")
+    given = arguments("nearest", 96, finished, "--seeds", "1", "--device", "cpu")
     at = given.index(change[0])
     given[at : at + 2] = change
     assert status(*given) == 1
@@ -258,6 +282,7 @@ def test_two_runs_of_one_seed_do_not_go_together(finished, tmp_path):
         (["--merges", "0"], "budget is 0"),
         (["--seeds", "0"], "--seeds is 0"),
         (["--jobs", "0"], "--jobs is 0"),
+        (["--device", "cuda:63"], "--device: device 'cuda:63' cannot be used here"),
         (["--mode", "frozen", "--cross-play"], "joint training"),
         (["--engine", "loca"], "unknown engine 'loca' (did you mean 'local'?)"),
         (["--engine", "no_such_module:Mine"], "there is no module 'no_such_module'"),

@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import cached_property
 from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
@@ -21,9 +23,14 @@ import torch
 import torch.distributed as dist
 from commands import refusal
 
+from agents.cli.command import run as run_command
 from agents.config.budget import Budget
 from agents.config.run import RunConfig
+from agents.encoders.config import GlomConfig
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
+from agents.learners.flat import Flat, FlatConfig
+from agents.learners.glom import GlomOrder, GlomOrderConfig
+from agents.learners.imitation import Contestant
 from agents.learners.reinforce import EntropyConfig, Reinforce, ReinforceConfig
 from agents.optim.autoencoder_trainer import AutoencoderConfig
 from agents.optim.optimizers import OptimizerConfig
@@ -188,12 +195,28 @@ class GivenOrder(GivenRows, FixedOrder):
     """Learns the trees of a fixed order."""
 
 
+class Exact(Contestant):
+    """Follows its order without noise, which every rank would draw for itself."""
+
+    def learn(self, batch: TokenBatch, followed: TokenBatch, *how: Any) -> Any:
+        return super().learn(batch, batch, *how)
+
+
+class GivenSets(GivenRows, Flat):
+    """Learns the sets without trees."""
+
+
 class GivenTrees(GivenRows, Reinforce):
     """Learns from the trees of fixed orders as if the policy had drawn them."""
 
     def __init__(self, *arguments: Any, **keywords: Any) -> None:
         super().__init__(*arguments, **keywords)
         self.curriculum = WithoutCurriculum(self)
+
+    @cached_property
+    def contestants(self) -> dict[str, Contestant]:
+        made = super().contestants
+        return {name: Exact(one.planner, one.trainer) for name, one in made.items()}
 
     def sampled_episodes(self, batch: TokenBatch, num_merges: Any) -> Any:
         order = "nearest_sorted" if self.updates % 2 else "balanced_sorted"
@@ -213,6 +236,13 @@ class WithoutCurriculum:
 
     def num_merges(self, num_tokens: torch.Tensor, progress: float) -> torch.Tensor:
         return num_tokens - 1
+
+
+class Interrupted(FixedOrder):
+    """Ctrl-C in the middle of the first update."""
+
+    def update(self, progress: float) -> dict[str, float]:
+        raise KeyboardInterrupt
 
 
 class Slow(FixedOrder):
@@ -242,6 +272,7 @@ POLICY = ReinforceConfig(
 )
 LEARNERS: dict[str, tuple[type, Any]] = {
     "fixed order": (GivenOrder, FixedOrderConfig(AUTOENCODER, "nearest_sorted")),
+    "flat": (GivenSets, FlatConfig(hidden_dim=8, optimizer=SLOWLY)),
     "rewards": (GivenTrees, POLICY),
     "selection, then cloning": (
         GivenTrees,
@@ -303,6 +334,28 @@ def test_two_ranks_learn_what_one_learns_of_both_batches(tmp_path):
         assert first["scalars"].keys() == alone["scalars"].keys()
         for tag, value in alone["scalars"].items():
             assert first["scalars"][tag] == pytest.approx(value, rel=1e-3, abs=1e-5), (name, tag)
+
+
+def test_the_columns_of_a_glom_are_the_same_in_all_ranks(tmp_path):
+    """Its losses are those of a rank's own scenes, so one process would learn other columns."""
+
+    def work(processes: Processes) -> dict[str, Any]:
+        processes.connect(torch.device("cpu"))
+        glom = GlomConfig(levels=2, level_width=8)
+        config = GlomOrderConfig(AUTOENCODER, glom, optimizer=SLOWLY, glom_batch_size=4)
+        learner = GlomOrder("HTM-Trees-v0", config, env_kwargs=SEVEN, embedding_dim=4)
+        before = {key: one.clone() for key, one in learner.glom.state_dict().items()}
+        learner.join(processes)
+        own = learner.sample(4).tokens  # of its own random numbers
+        for update in range(2):
+            learner.update(update / 10)
+        return {"before": before, "after": learner.glom.state_dict(), "own": own}
+
+    first, second = together(2, work, tmp_path)
+    assert not torch.equal(first["own"], second["own"])
+    for key, value in first["after"].items():
+        assert torch.equal(value, second["after"][key]), key
+    assert any(not torch.equal(first["before"][key], one) for key, one in first["after"].items())
 
 
 # ---------------------------------------------------------------- whole runs
@@ -395,6 +448,19 @@ def test_more_ranks_than_shards_is_the_same_line_in_all(tmp_path):
         return str(error.value)
 
     assert len(set(together(3, work, tmp_path))) == 1
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_a_learner_of_one_process_is_refused_by_all_before_anything_is_written(tmp_path):
+    folder, run = tmp_path / "run", RunConfig("HTM-Trees-v0", algo="ppo", budget=Budget(merges=99))
+
+    def work(processes: Processes) -> str:
+        with pytest.raises(ValueError, match="ppo learns in one process; expected") as error:
+            runs(run, folder)(processes)
+        return str(error.value)
+
+    assert len(set(together(2, work, tmp_path))) == 1
+    RunDirectory(folder).check_free()
 
 
 def test_a_run_goes_on_bit_for_bit_after_one_of_its_processes_was_killed(tmp_path):
@@ -475,6 +541,30 @@ def test_a_rank_without_a_gpu_says_so():
         processes.connect(torch.device("cuda"))
 
 
+def test_the_command_of_as_many_processes(monkeypatch):
+    monkeypatch.delenv("LOCAL_WORLD_SIZE", raising=False)
+    assert Processes(0, 4).command == "torchrun --nproc-per-node 4 -m agents.cli"
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
+    assert Processes(0, 4).command == "torchrun --nnodes 2 --nproc-per-node 2 -m agents.cli"
+
+
+def test_an_interrupted_run_of_several_processes_says_how_to_go_on(tmp_path):
+    with socket.create_server(("localhost", 0)) as free:
+        port = str(free.getsockname()[1])
+    algo, out = f"{__name__}:Interrupted", str(tmp_path / "run")
+
+    def work(processes: Processes) -> str:
+        values = (str(processes.index), "2", "localhost", port)
+        os.environ.update(zip(VARIABLES, values, strict=True))
+        with pytest.raises(KeyboardInterrupt) as interruption:
+            run_command(["train", "--env", "HTM-Trees-v0", "--algo", algo, "--out", out])
+        return str(interruption.value)
+
+    first, _ = together(2, work, tmp_path)
+    says = "continue with: torchrun --nproc-per-node 2 -m agents.cli train --resume"
+    assert first == f"interrupted, {says} {out}"
+
+
 @pytest.mark.parametrize("algo", ["ppo", "maskable_ppo"])
 def test_who_learns_in_one_process_says_so(algo):
     learner = build_learner(RunConfig("HTM-Trees-v0", algo=algo))
@@ -515,19 +605,23 @@ def test_torchrun_trains_one_model(tmp_path):
 
 
 def test_the_table_has_the_speed_of_ranks_and_a_model_of_more():
-    """A second an update alone; of two ranks, 10 messages and 4 MB. Eight ranks: 14 steps of a
-    millisecond for each message, and 7 MB at 10 MB/s, so 1 + 0.14 + 0.7 seconds. Two processes
-    that share nothing make 100 and 60 merges a second, so the machine allows 160."""
-    alone = benchmark.Speed(1000, 10, 10.0, 0, 0, 0.0, 0.0)
-    two = benchmark.Speed(1200, 10, 10.0, 100, 40_000_000, 1e-3, 1e7)
-    apart = [alone, benchmark.Speed(300, 3, 5.0, 0, 0, 0.0, 0.0)]
-    first, each, second, eight, _ = benchmark.rows_of({1: alone, 2: two}, apart)
+    """A second an update alone, in five gradient steps; of two ranks, 10 messages and 4 MB. By the
+    model two ranks take 2 steps of a millisecond for each message, and 4 MB at 10 MB/s, so 1 + 0.02
+    + 0.4 seconds; eight 14 steps and 7 MB, so 1 + 0.14 + 0.7. Two processes that share nothing make
+    100 and 60 merges a second, so the machine allows 160."""
+    alone = benchmark.Speed(1000, 10, 50, 10.0, 0, 0, 0.0, 0.0)
+    two = benchmark.Speed(1200, 10, 50, 10.0, 100, 40_000_000, 1e-3, 1e7)
+    apart = [alone, benchmark.Speed(300, 3, 15, 5.0, 0, 0, 0.0, 0.0)]
+    first, each, second, model, eight, _ = benchmark.rows_of({1: alone, 2: two}, apart)
     assert (first["merges/s"], first["efficiency"]) == (100.0, 1.0)
     assert (each["ranks"], each["merges/s"]) == ("2, each alone", 160.0)
     assert (each["times one rank"], each["efficiency"], each["messages an update"]) == (1.6, 0.8, 0)
     assert (second["times one rank"], second["efficiency"]) == (1.2, 0.6)
     assert second["share of each alone"] == 0.75
     assert (second["messages an update"], second["MB an update"]) == (10.0, 4.0)
+    assert second["MB a step"] == 0.8
+    assert (model["ranks"], model["how"]) == (2, "model")
+    assert model["efficiency"] == pytest.approx(1 / 1.42)
     assert (eight["ranks"], eight["how"]) == (8, "model")
     assert eight["efficiency"] == pytest.approx(1 / 1.84)
 
@@ -536,6 +630,7 @@ def test_the_speed_of_one_rank_is_measured():
     size = benchmark.FIFTEEN._replace(trees=4)
     found = benchmark.rank(0, 1, "", 0.0, size)
     assert (found.updates, found.merges, found.bytes) == (1, 4 * 14, 0)
+    assert found.steps == 2  # one of the policy, and one on all four trees
 
 
 def test_processes_that_learn_a_model_each_exchange_nothing(tmp_path):

@@ -99,6 +99,9 @@ def test_seconds_of_different_processors_are_not_pooled(tmp_path):
         check_processors(seconds)
     check_processors([replace(row, budget="300 merges") for row in seconds])
     check_processors([replace(row, processor="Xeon") for row in seconds])
+    moved = [replace(row, processor="Xeon + EPYC") for row in seconds]  # went on elsewhere
+    with pytest.raises(ValueError, match=r"\(EPYC; Xeon\)"):
+        check_processors(moved)
     check_processors([replace(row, processor="") for row in seconds])  # not known of older runs
     read = read_results([table(tmp_path / "both.csv", seconds)])
     assert [(row.processor, row.threads) for row in read] == [

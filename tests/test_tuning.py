@@ -197,7 +197,7 @@ def test_trials_are_halved_and_the_best_is_a_configuration(tmp_path, capsys):
 
 
 def test_a_sampler_of_ones_own_hears_of_every_batch(tmp_path):
-    more = ("--trials", "2", "--rungs", "1", "--batch", "1", "--seeds", "2")
+    more = ("--trials", "2", "--rungs", "1", "--batch", "1", "--seeds", "2", "--device", "cpu:0")
     assert main(arguments(tmp_path / "out", *more, "--sampler", f"{__name__}:Given")) == 0
     rows = table(tmp_path / "out")
     assert [json.loads(row["options"]) for row in rows] == [
@@ -205,6 +205,7 @@ def test_a_sampler_of_ones_own_hears_of_every_batch(tmp_path):
         {"batch_size": 3},
     ]
     assert Given.told == [float(row["error"]) for row in rows]
+    assert json.loads((tmp_path / "out" / "best.json").read_text())["device"] == "cpu:0"
     runs = tmp_path / "out" / "runs" / "rung1"
     results = [json.loads((runs / f"trial0-{seed}" / "result.json").read_text()) for seed in (0, 1)]
     errors = [result["validation"]["nmse"] for result in results]
@@ -235,6 +236,7 @@ def test_a_sampler_that_gives_too_few_trials_is_named(tmp_path, capsys):
         (["--engine", "loca"], "--engine: unknown engine 'loca'"),
         (["--seconds", "1"], "two budgets"),
         (["--factor", "1"], "--factor is 1"),
+        (["--device", "cuda:63"], "--device: device 'cuda:63' cannot be used here"),
     ],
 )
 def test_wrong_usage_exits_2_and_writes_nothing(tmp_path, more, says, capsys):

@@ -103,8 +103,9 @@ def train(options: TrainOptions) -> None:
     except KeyboardInterrupt as interruption:
         if not directory.holds_run:
             raise
+        command = "htm" if processes is None else processes.command
         raise type(interruption)(
-            f"interrupted, continue with: htm train --resume {quoted(directory.path)}"
+            f"interrupted, continue with: {command} train --resume {quoted(directory.path)}"
         ) from None
     except FloatingPointError as error:
         raise FloatingPointError(

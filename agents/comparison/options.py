@@ -51,6 +51,8 @@ class CompareOptions(EngineOptions):
     one."""
     mode: Literal["joint", "frozen"] | None = None
     """As for htm train."""
+    device: str = "cpu"
+    """Where all runs train: cpu, cuda, ... On a cluster the engine has to be asked for GPUs too."""
     env_kwargs: str | None = None
     """Arguments of the data by environment id, such as '{"HTM-Trees-v0": {"heights": [3]}}'."""
     embedding_dim: str | None = None

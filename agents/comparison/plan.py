@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from agents.comparison.options import CompareOptions, names_in
 from agents.comparison.problems import (
     PROBLEMS,
@@ -27,12 +29,15 @@ from agents.fixed import FIXED_POLICIES
 from agents.registry import algorithm, build_learner, configured, file_name, unlabelled
 from agents.runs.directory import RunDirectory
 from agents.runs.session import check_plan
-from htm_env.weights import AUTO
+from htm_env.checks import brief
+from htm_env.weights import AUTO, usable_device
 
 DEFAULT_SECONDS = 22.0
 """Default budget: 48 runs, with start and test, take under fifteen minutes on two cores."""
 RUNS, RETRAINED = "runs", "retrained"
 """The folders of a comparison that hold runs, as ``problem/algorithm-seed``."""
+HERE = ("local", "folder")
+"""Engines that train on this machine, so that it needs the device."""
 RunKey = tuple[Task, str, int]
 """Identifies a run: its task, algorithm and seed."""
 
@@ -68,6 +73,7 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     The data's own hierarchy cannot be followed where there is none. Raises :class:`UsageError` for
     options that make no sense, and whatever an algorithm has against its data.
     """
+    check_device(options.device, options.engine)
     budget = given_budget(options.seconds, options.merges) or Budget(DEFAULT_SECONDS)
     problems, algos = _problems(options), names_in("--algos", options.algos)
     changes = _with_encoders(algos, options.encoders)
@@ -84,9 +90,8 @@ def plan_runs(options: CompareOptions) -> tuple[list[PlannedRun], list[str]]:
     left_out = []
     for problem in problems:
         for algo, encoder in changes.items():
-            config = run_config(
-                problem, algo, merged(encoder, given.get(algo, {})), options.mode, budget
-            )
+            changed = merged(encoder, given.get(algo, {}))
+            config = run_config(problem, algo, changed, options.mode, budget, options.device)
             if config is None:
                 left_out.append(f"{problem.name} has no hierarchy for {algo} to follow: left out")
             else:
@@ -105,7 +110,8 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
     """Raise ``ValueError`` where the folder's runs are not of this comparison.
 
     The planned runs need the configuration that they would be given now. All others need the same
-    mode and budget, the same data under the same problem, and the same options under the same name.
+    mode, budget and device, the same data under the same problem, and the same options under the
+    same name.
     """
     planned = {run.directory.path.resolve(): run.config for run in runs}
     problems = {folder_name(run.problem): run.config for run in runs}
@@ -119,7 +125,7 @@ def check_folder(runs: list[PlannedRun], out: Path) -> None:
             expected = shared or runs[0].config
             data = ["env", "env_kwargs", "embedding_dim"] if shared else []
             # Beside other data a known merger makes runs frozen.
-            names = ["budget", *data]
+            names = ["budget", "device", *data]
             names += [] if merger_is_known(found) != merger_is_known(expected) else ["mode"]
             own = changed_options(found)
             planned_options = options.get((problem, found.algo), own)
@@ -210,12 +216,30 @@ def _with_encoders(algos: list[str], encoders: str | None) -> dict[str, dict[str
     return rows
 
 
+def check_device(name: str, engine: str) -> None:
+    """Raise :class:`UsageError` for a device that no machine has, or that this one cannot use
+    though the engine trains here."""
+    with as_usage_error("--device: "):
+        if engine in HERE:
+            usable_device(name)
+        try:
+            torch.device(name)
+        except RuntimeError as error:
+            raise ValueError(brief(str(error))) from None
+
+
 def run_config(
-    problem: Problem, algo: str, changes: Mapping[str, Any], mode: str | None, budget: Budget
+    problem: Problem,
+    algo: str,
+    changes: Mapping[str, Any],
+    mode: str | None,
+    budget: Budget,
+    device: str = "cpu",
 ) -> RunConfig | None:
     """The configuration of a run; None where it needs a hierarchy that the data does not have.
 
-    Raises :class:`UsageError` for changes that the algorithm cannot have.
+    It is tried on the processor, since the machine that plans may not have the ``device``. Raises
+    :class:`UsageError` for changes that the algorithm cannot have.
     """
     with as_usage_error(f"the options of {algo}: "):
         config = configured(algo, changes)
@@ -234,4 +258,4 @@ def run_config(
     if fixed is not None and not fixed.suits(learner.dataset, learner.autoencoder):
         return None
     check_plan(learner)
-    return learner.run_config(budget)
+    return replace(learner.run_config(budget), device=device)

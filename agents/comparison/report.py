@@ -20,7 +20,7 @@ from agents.comparison.plots import (
     widths_figure,
 )
 from agents.comparison.problems import task_name
-from agents.comparison.results import ResultRow, Task
+from agents.comparison.results import JOINED, ResultRow, Task
 from agents.comparison.statistics import (
     Estimate,
     by_task,
@@ -147,11 +147,11 @@ def write_report(
 
 def check_processors(rows: Iterable[ResultRow]) -> None:
     """Raise ``ValueError`` where finished runs on one problem had a budget of seconds on different
-    processors: what a second is worth is not the same on them."""
+    processors, be it one run that went on elsewhere: a second is not worth the same on them."""
     found: dict[Task, set[str]] = {}
     for row in rows:
         if row.split == "test" and row.budget.endswith("seconds") and row.processor:
-            found.setdefault(row.task, set()).add(row.processor)
+            found.setdefault(row.task, set()).update(row.processor.split(JOINED))
     for task, processors in found.items():
         if len(processors) > 1:
             raise ValueError(

@@ -52,6 +52,8 @@ TEXTS = (
     *("processor", "torch"),
 )
 """The columns that are shown as they are."""
+JOINED = " + "
+"""Between the processors of a run that went on elsewhere."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +215,8 @@ def _where(hosts: Sequence[Host]) -> dict[str, Any]:
         return {}
     speeds = [host.gigaflops for host in hosts if host.gigaflops is not None]
     return {
-        "processor": " + ".join(dict.fromkeys(host.processor for host in hosts)),
-        "torch": " + ".join(dict.fromkeys(host.torch for host in hosts)),
+        "processor": JOINED.join(dict.fromkeys(host.processor for host in hosts)),
+        "torch": JOINED.join(dict.fromkeys(host.torch for host in hosts)),
         "threads": max(host.threads for host in hosts),
         "gigaflops": min(speeds, default=None),
     }

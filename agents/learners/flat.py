@@ -118,7 +118,7 @@ class Flat(Learner):
         raise ValueError(NO_TREES)
 
     def update(self, progress: float) -> dict[str, float]:
-        batch = self.dataset.sample(self.config.batch_size, self.generator).to(self.device)
+        batch = self.sample(self.config.batch_size)
         self.merges_made += int((batch.num_tokens - 1).sum())
         loss = self._errors(batch, self.std).mean()
         self.optimizer.zero()

@@ -144,7 +144,7 @@ class GlomOrder(FixedOrder):
 
     def _learn_columns(self, progress: float) -> dict[str, float]:
         """One step of the Glom, at this share of its own part of the budget."""
-        batch = self.dataset.sample(self.config.glom_batch_size, self.generator).to(self.device)
+        batch = self.sample(self.config.glom_batch_size)
         tokens = self.autoencoder.standardise(batch.tokens)
         return self.columns.update(progress, tokens, batch.present)
 

@@ -68,6 +68,13 @@ class Processes:
         index, count = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         return cls(index, count, None, timeout) if count > 1 else None
 
+    @property
+    def command(self) -> str:
+        """The beginning of a command that starts as many, on each of as many machines."""
+        here = _processes_here(self.count)
+        machines = "" if here == self.count else f"--nnodes {self.count // here} "
+        return f"torchrun {machines}--nproc-per-node {here} -m agents.cli"
+
     def connect(self, device: torch.device | None = None) -> None:
         """Wait for the others; the first process says which device all use.
 
@@ -75,7 +82,7 @@ class Processes:
         what is on GPUs, if there are enough; gloo carries all else. Raises ``ValueError`` where
         there is none.
         """
-        local = int(os.environ.get("LOCAL_WORLD_SIZE", self.count))
+        local = _processes_here(self.count)
         if local == self.count:
             os.environ.setdefault("GLOO_SOCKET_IFNAME", LOOPBACK)
         with self._waiting("the start"):
@@ -183,6 +190,11 @@ class Processes:
                 others = (rank for rank in range(self.count) if rank != self.index)
                 silent = [str(rank) for rank in others if not self._store.check([f"waits/{rank}"])]
         return f"rank {', '.join(silent)}" if silent else "another rank"
+
+
+def _processes_here(count: int) -> int:
+    """How many of so many processes are on this machine: all, unless ``torchrun`` says so."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", count))
 
 
 class Ranks:

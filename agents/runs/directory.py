@@ -183,6 +183,10 @@ class RunDirectory:
                 f"this run cannot be described in {self.config_path}: {error}"
             ) from None
 
+    def resolved(self, run: RunConfig) -> RunConfig:
+        """The configuration with absolute paths, as :meth:`save_config` writes it."""
+        return replace(run, env_kwargs=self._kept_kwargs(run)[0])
+
     def check_same_agent(self, run: RunConfig, data: dict[str, Any] | None = None) -> None:
         """Raise ``FileExistsError`` where a run was started here, or where another agent was saved.
 

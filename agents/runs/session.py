@@ -202,7 +202,12 @@ def start_run(
         with stop_requests() as requested:
             directory.check_free()
             check_plan(learner)
-            directory.save_config(learner.run_config(budget), recorded_data(learner.dataset))
+            run, data = learner.run_config(budget), recorded_data(learner.dataset)
+        requested.obey()
+        if processes is not None:  # what it refuses leaves nothing behind
+            begin(learner, processes, directory.resolved(run), None)
+        with stop_requests() as requested:
+            directory.save_config(run, data, None if processes is None else processes.count)
         requested.obey()
         return _run(learner, budget, directory, None, progress_bar, began, calibrate, processes)
 
@@ -268,6 +273,9 @@ def resume_run(
         check_ranks(directory.path, state, ranks, processes)
         if found != recorded or data is not None:
             directory.save_config(run, found, ranks)
+        if processes is not None:
+            begin(learner, processes, directory.load_config(), state)
+            directory.save_ranks(processes.count)
         return _run(learner, budget, directory, state, progress_bar, began, calibrate, processes)
 
 
@@ -287,9 +295,6 @@ def _run(
     calibrate: bool,
     processes: Processes | None,
 ) -> dict[str, Any]:
-    if processes is not None:
-        begin(learner, processes, directory.load_config(), state)
-        directory.save_ranks(processes.count)
     directory.add_host(this_host(learner.device, calibrate=calibrate))
     validation = learner.task.dataset("validation")
 

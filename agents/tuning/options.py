@@ -37,6 +37,8 @@ class TuneOptions(EngineOptions):
     """Width of an embedding; the problem's if not given."""
     mode: Literal["joint", "frozen"] | None = None
     """As for htm train."""
+    device: str = "cpu"
+    """Where all runs train: cpu, cuda, ... On a cluster the engine has to be asked for GPUs too."""
     algo_options: str | None = None
     """Options that all trials have, such as '{"batch_size": 16}'."""
     trials: int = 9

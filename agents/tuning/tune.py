@@ -12,7 +12,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from agents.comparison.plan import DEFAULT_SECONDS, PlannedRun, check_same_runs, run_config
+from agents.comparison.plan import (
+    DEFAULT_SECONDS,
+    PlannedRun,
+    check_device,
+    check_same_runs,
+    run_config,
+)
 from agents.comparison.problems import Problem, find_problem
 from agents.comparison.report import check_processors
 from agents.comparison.results import ResultRow, run_rows, write_table
@@ -91,6 +97,7 @@ class _Search:
 
     def __init__(self, options: TuneOptions, workshop: Workshop) -> None:
         self.options, self.workshop = options, workshop
+        check_device(options.device, options.engine)
         with as_usage_error("--space: "):
             space = space_from_dict(json_object("--space", options.space))
         with as_usage_error("--sampler: "):
@@ -164,7 +171,8 @@ class _Search:
         """The runs of a trial in a rung, one a seed."""
         options = self.options
         changes = merged(self.fixed, nested(self.values[trial]))
-        config = run_config(self.problem, options.algo, changes, options.mode, self.budgets[rung])
+        budget, device = self.budgets[rung], options.device
+        config = run_config(self.problem, options.algo, changes, options.mode, budget, device)
         if config is None:
             raise UsageError(f"{options.env} has no hierarchy for {options.algo} to follow")
         planned = []
