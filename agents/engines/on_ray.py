@@ -5,8 +5,8 @@ process as every engine does, and an actor on the machine of the command, the de
 stop and hands out and takes in files where machines share none. Whatever dies, the unit goes on
 from its last checkpoint in another task.
 
-Ray gives its jobs no authentication: whoever reaches its ports can run code. Without an address it
-listens on 127.0.0.1 alone.
+Ray gives its jobs no authentication unless it is told to: whoever reaches its ports can run code.
+Without an address it listens on 127.0.0.1 alone.
 """
 
 from __future__ import annotations
