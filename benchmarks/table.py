@@ -57,15 +57,20 @@ def report(
     print(f"written to {path} and {path.with_suffix('.md')}")
 
 
+PLACES = ("--out", "--folder")
+"""Options that name folders of this machine."""
+
+
 def origin(module: str, arguments: Sequence[str]) -> dict[str, str]:
     """The command of a table and the commit of its code, for a table that is kept.
 
-    Without the folder that the table goes to (``--out``), which changes no number.
+    Without the folders that the table goes to and that hold what it is made of (:data:`PLACES`),
+    which change no number.
     """
     kept = [
         word
         for before, word in pairwise(["", *arguments])
-        if "--out" not in (before, word) and not word.startswith("--out=")
+        if not {before, word} & set(PLACES) and word.partition("=")[0] not in PLACES
     ]
     words = ["python", "-m", module, *kept]
     return {"command": " ".join(words), "commit": _commit()}

@@ -502,7 +502,7 @@ def test_a_file_in_no_folder_is_refused_before_anything_runs(tmp_path, monkeypat
     assert "there is no folder" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("folder", [["--out", "docs"], ["--out=docs"]])
+@pytest.mark.parametrize("folder", [["--out", "docs"], ["--out=docs"], ["--folder", "docs"]])
 def test_the_command_of_a_table_is_told_without_its_folder(folder):
     made_by = origin("benchmarks.speed", ["--seconds", "5", *folder, "--most", "7"])
     assert made_by["command"] == "python -m benchmarks.speed --seconds 5 --most 7"
