@@ -374,11 +374,11 @@ ALGORITHM = {"batch_size": 8, "autoencoder": {"hidden_dim": 16, "views": vars(AL
 @pytest.mark.parametrize("algo", ["balanced_sorted", "reinforce"])
 def test_a_saved_learner_goes_on_as_if_it_had_not_stopped(tmp_path, algo):
     learner = build_learner(RunConfig("HTM-Crosses-v0", algo=algo, config=ALGORITHM))
-    rows = [learner.update(0.1) for _ in range(2)]
+    rows = [learner.update(0.2) for _ in range(2)]
     assert rows[1].keys() >= {"loss/masked", "loss/invariance"}
     learner.save(tmp_path)
     again = load(tmp_path)
-    assert [again.update(0.1) for _ in range(2)] == [learner.update(0.1) for _ in range(2)]
+    assert [again.update(0.2) for _ in range(2)] == [learner.update(0.2) for _ in range(2)]
     assert again.autoencoder.weights_hash() == learner.autoencoder.weights_hash()
     hidden = [each.trainer.view_networks.hidden.detach() for each in (again, learner)]
     assert torch.equal(*hidden)

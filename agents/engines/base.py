@@ -15,8 +15,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, ClassVar
 
-from agents.engines.stops import stop_jobs
-
 POLL_SECONDS = 0.2
 TRAIN = ("-m", "agents.cli", "train", "--calibrate", "--resume")
 """What Python runs to bring a run to its end; the folder comes behind it."""
@@ -135,6 +133,8 @@ def run_units(
     stops the units with their checkpoints. Slurm jobs that an earlier call left are stopped first,
     whatever the engine is now.
     """
+    from agents.engines.stops import stop_jobs  # no command that is misspelt should load PyTorch
+
     stop_jobs(engine.site.folder)
     try:
         engine.submit(units)
