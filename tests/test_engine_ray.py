@@ -77,7 +77,7 @@ from pathlib import Path
 from agents.engines import Unit
 from agents.engines.on_ray import copy_of
 from agents.engines.process import UnitProcess
-with copy_of("/home/runs/one") as (copy, lock):
+with copy_of("shared/one") as (copy, lock):
     process = UnitProcess(Unit("one", copy, ("-c", "import time; time.sleep(20)")), (lock,))
     print(copy, process.number, flush=True)
     {DIES}
@@ -93,16 +93,16 @@ def test_the_copy_of_a_killed_task_is_removed_once_no_process_works_in_it(tmp_pa
     assert left.parent == tmp_path
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     try:
-        with on_ray.copy_of("/home/runs/one") as (copy, _):
+        with on_ray.copy_of("shared/one") as (copy, _):
             assert copy != left
         assert left.is_dir()
         assert not copy.exists()
     finally:
         os.kill(number, signal.SIGKILL)
     wait_until(lambda: not runs(number))
-    with on_ray.copy_of("/home/runs/other"):
+    with on_ray.copy_of("shared/other"):
         assert left.is_dir()
-    with on_ray.copy_of("/home/runs/one"):
+    with on_ray.copy_of("shared/one"):
         assert not left.exists()
     assert not list(tmp_path.iterdir())
 
