@@ -12,6 +12,7 @@ from episodes import random_batch
 from agents.fixed import fixed_rule
 from agents.learners.imitation import (
     DRAWN,
+    LAPS,
     LARGEST_COMPARED,
     OFF,
     ORDERS,
@@ -129,6 +130,22 @@ def test_half_is_left_out_at_the_end_of_each_round():
     run(selection, f=[0.3], g=[0.1])
     selection.advance(0.3)
     assert selection.remaining == ["g"] and selection.best == "g" and not selection.open
+
+
+def test_rounds_end_after_their_laps_however_much_of_the_budget_is_left():
+    selection = Halving(tuple("abcdefghi"), end=0.5)
+    run(selection, **{name: [1.0 + place] * (LAPS - 1) for place, name in enumerate("abcdefghi")})
+    selection.advance(0.0)
+    assert len(selection.remaining) == 9
+    run(selection, **{name: [1.0 + place] for place, name in enumerate("abcdefghi")})
+    selection.advance(0.0)
+    assert selection.remaining == ["a", "b", "c", "d"]
+    run(selection, **{name: [1.0] * (LAPS - 1) for name in "abcd"})
+    selection.advance(0.0)
+    assert len(selection.remaining) == 4
+    run(selection, a=[1.0], b=[2.0], c=[3.0], d=[4.0])
+    selection.advance(0.0)
+    assert selection.remaining == ["a", "b"]
 
 
 def test_of_few_laps_the_second_half_counts_by_its_geometric_mean():

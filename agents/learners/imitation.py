@@ -61,6 +61,8 @@ BROKEN = 1e6
 """Value of an error that is not finite."""
 TREND = 16
 """Laps from which on the fall of an error counts, and not its height alone."""
+LAPS = 128
+"""Laps of a round at most: more tell no more, and their time is the autoencoder's."""
 OFF = 0.02
 """How far coordinates are off where an order is followed inexactly: a standard deviation, in units
 of standardised coordinates."""
@@ -71,6 +73,10 @@ RANKS = 5
 """Pairs that are tried at a merge, the second best first."""
 MOST_SAMPLES, MOST_TREES = 4, 256
 """Samples that are searched and trees that are made in one call, at most."""
+DIFFERENT = 1.01
+"""The larger of two errors over the smaller, from which on their trees differ."""
+LATEST = 0.1
+"""Weight of the latest update in a running mean."""
 
 
 def order_names(names: Sequence[str], seed: int) -> tuple[str, ...]:
@@ -82,10 +88,10 @@ def order_names(names: Sequence[str], seed: int) -> tuple[str, ...]:
 class Halving:
     """Names of which the worse half is left out round by round, until one is left.
 
-    The rounds have as many laps each, up to ``end``, a share of the budget: their time goes by how
-    many names are left. With equal times the first round, which tells the most apart, would end
-    before anything is learned. What counts is where the errors that were reported lead (see
-    :func:`expected_errors`): early on, whatever is simplest leads.
+    The rounds have as many laps each, :data:`LAPS` if the budget allows: up to ``end``, a share of
+    it, their time goes by how many names are left. With equal times the first round, which tells
+    the most apart, would end before anything is learned. What counts is where the errors that were
+    reported lead (see :func:`expected_errors`): early on, whatever is simplest leads.
 
     One alone is selected at once. Raises ``ValueError`` for an end outside [0, 1].
     """
@@ -136,8 +142,10 @@ class Halving:
         self._laps.append([math.log(max(error, 1e-30)) for error in finite])
 
     def advance(self, progress: float) -> None:
-        """End the rounds whose time is over at this share of the budget."""
-        while self.open and progress >= self._ends[self._ended]:
+        """End the rounds that had their laps, or whose time is over at this share of the budget."""
+        while self.open and (
+            progress >= self._ends[self._ended] or len(self._laps) >= LAPS * (self._ended + 1)
+        ):
             self.halve()
 
     def choose(self, name: str) -> None:
@@ -419,7 +427,9 @@ class PolicyShare:
     """The share of the updates that train the policy, and what the others do."""
 
     points: Points
-    """(share of the budget, probability) points of an update that trains the policy."""
+    """(share of the budget, probability) points of an update that trains the policy, at most."""
+    least: float
+    """The part of it that is left where the policy's trees of a sample no longer differ."""
     search: LocalSearch
     """Corrects the policy's failures in the other updates."""
     optimizer: PolicyOptimizer
@@ -428,10 +438,18 @@ class PolicyShare:
     errors_of: Callable[[TokenBatch, Episodes], Float[Tensor, "B"]]
     """The ``nmse`` of every episode."""
     generator: torch.Generator
+    differing: float = 1.0
+    """The share of the samples whose trees had different errors, a mean over the latest updates."""
+
+    def saw(self, errors: Float[Tensor, "S T"]) -> None:
+        """The errors of the trees that the policy drew for each sample."""
+        least, largest = errors.aminmax(dim=1)
+        differ = (largest > DIFFERENT * least).float().mean()
+        self.differing += LATEST * (float(self.search.ranks.mean(differ)) - self.differing)
 
     def omits_policy(self, progress: float) -> bool:
         """True <--> the autoencoder learns alone in this update; drawn where both are possible."""
-        share = piecewise_linear(self.points, progress)
+        share = piecewise_linear(self.points, progress) * max(self.least, self.differing)
         if share >= 1:
             return False
         generator = self.generator

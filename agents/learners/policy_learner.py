@@ -97,10 +97,10 @@ class PolicyConfig:
     demonstration_share: Points = ((0.25, 1.0), (0.4, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
     policy_share: Points = ALWAYS
-    """(share, probability) points: how many of the updates that do not clone train the policy. In
-    the others the autoencoder learns alone, from the greedy trees of the policy, of which only
-    failures are corrected. Where the autoencoder is frozen, or the reward is neither incremental
-    nor terminal, every update trains the policy anyway. 0 1 for every update."""
+    """(share, probability) points: how many of the updates that do not clone train the policy at
+    most. In the others the autoencoder learns alone, from the greedy trees of the policy, of which
+    only failures are corrected. Where the autoencoder is frozen, or the reward is neither
+    incremental nor terminal, every update trains the policy anyway. 0 1 for every update."""
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -192,12 +192,14 @@ class PolicyLearner(Learner):
         *,
         ordered: bool = False,
         value_weight: float = 0.0,
+        least_policy_share: float = 1.0,
     ) -> None:
         """Take the network and its optimizer, and make the components that train with them.
 
         Cloning has an optimizer of its own. At its end gradients are small, and so are Adam's
         averages of their squares: the first gradients of rewards, divided by those, would undo what
-        was cloned. ``ordered`` and ``value_weight`` are those of :class:`Cloning`.
+        was cloned. ``ordered`` and ``value_weight`` are those of :class:`Cloning`, and
+        ``least_policy_share`` that of :class:`PolicyShare`.
         """
         config, falls = self.config, self.reward.is_fall_of_error
         self.policy = policy
@@ -206,8 +208,9 @@ class PolicyLearner(Learner):
         failure = config.failure if falls and self.autoencoder.decodes else 0.0
         generator = self.generator
         self.search = LocalSearch(failure, roll, errors_of, terms_of, generator, ranks=self.ranks)
-        points = config.policy_share if falls and self.task.mode == "joint" else ALWAYS
-        self.share = PolicyShare(points, self.search, optimizer, roll, errors_of, generator)
+        rests = falls and self.task.mode == "joint"
+        points, least = (config.policy_share, least_policy_share) if rests else (ALWAYS, 1.0)
+        self.share = PolicyShare(points, least, self.search, optimizer, roll, errors_of, generator)
         self.cloning = Cloning(
             self.selection,
             config.demonstration_share,
