@@ -18,6 +18,7 @@ from numba import njit
 
 from agents.rollouts.pair_scores import PointerWeights
 from htm_env.autoencoder import PackedWeights
+from htm_env.candidates import FARTHEST as _FARTHEST
 
 GROUP = 8
 """Episodes that are merged together."""
@@ -31,6 +32,7 @@ BOUND = np.float32(1e8)
 SHIFT, PEAK, SPREAD = range(3)
 """What an episode's state holds: the score whose weight is 1, the largest sum of weights since they
 were computed, and the sum of ``w log(w)``, of which entropies are made."""
+FARTHEST = np.float32(_FARTHEST)
 ONE, TWO, HALF = np.float32(1), np.float32(2), np.float32(0.5)
 
 # Sums may be taken in any order, but NaN and infinities are kept, and nothing is raised.
@@ -320,13 +322,13 @@ def _join(nodes, counts, merge, parent, pair, row):
     """Count the parent's leaves, and place it where nodes have coordinates; ``pair`` is what the
     merger reads, ``row`` what the scorer will."""
     left, right, inner, wide = merge[0], merge[1], len(pair) // 2, nodes.shape[1]
-    counts[parent] = counts[left] + counts[right]
+    count = counts[left] + counts[right]
+    share = np.float32(counts[left] / count)
     for j in range(inner):
         pair[j], pair[inner + j] = nodes[left, j], nodes[right, j]
-    share = np.float32(counts[left] / counts[parent])
     for j in range(inner, wide - 1):
         row[j] = nodes[parent, j] = share * nodes[left, j] + (ONE - share) * nodes[right, j]
-    row[wide] = np.log2(counts[parent])
+    counts[parent], row[wide] = count, np.log2(count)
     if wide > inner:
         row[wide - 1] = nodes[parent, wide - 1] = row[wide]
 
@@ -395,6 +397,96 @@ def _run(e, how, merger, scorer, room):
                 )  # fmt: skip
 
 
+# ---------------------------------------------------------------- among candidates
+
+
+@_compiled
+@no_type_check
+def _score(lists, one, other):
+    score = np.float32(0)
+    for j in range(lists.first.shape[1]):
+        score += lists.first[one, j] * lists.second[other, j]
+    return _bounded(score)
+
+
+@_compiled
+@no_type_check
+def _forget_listed(lists, parent, gone, changed):
+    """Empty the places in which two tokens are listed, and the lists of both."""
+    for c in range(lists.partners.shape[0]):
+        partners, distances, scores = lists.partners[c], lists.distances[c], lists.scores[c]
+        for j in range(len(partners)):
+            if partners[j] == parent or partners[j] == gone or j == parent or j == gone:
+                partners[j], distances[j], scores[j] = -1, np.inf, -np.inf
+                lists.farthest[j], changed[j] = np.inf, True
+
+
+@_compiled
+@no_type_check
+def _list_parent(lists, parent, near, apart_of, changed):
+    """The parent's list, and the parent in those of others that have a place or something farther;
+    ``near`` and ``apart_of`` are room for its ``k`` nearest."""
+    most, found = len(near), 0
+    for j in range(len(lists.node)):
+        if not lists.alive[j] or j == parent:
+            continue
+        apart = np.float32(0)
+        for d in range(lists.places.shape[1]):
+            away = lists.places[j, d] - lists.places[parent, d]
+            apart += away * away
+        apart = apart if apart < FARTHEST else FARTHEST
+        if found < most or apart < apart_of[most - 1]:
+            found = min(found + 1, most)
+            at = found - 1
+            while at > 0 and apart_of[at - 1] > apart:
+                near[at], apart_of[at] = near[at - 1], apart_of[at - 1]
+                at -= 1
+            near[at], apart_of[at] = j, apart
+        if apart < lists.farthest[j]:
+            spot = _largest(lists.distances[:, j], most)
+            lists.partners[spot, j], lists.distances[spot, j] = parent, apart
+            lists.scores[spot, j], changed[j] = _score(lists, j, parent), True
+    for c in range(found):
+        lists.partners[c, parent], lists.distances[c, parent] = near[c], apart_of[c]
+        lists.scores[c, parent] = _score(lists, parent, near[c])
+
+
+@_kept
+@no_type_check
+def _run_listed(lists, next_node, merges, merger, scorer, room, near, apart_of, changed):
+    k, inner = lists.partners.shape[0], merger.last.shape[1]
+    for time in range(len(merges)):
+        parent = _largest(lists.best, len(lists.best))
+        gone = lists.partners[_largest(lists.scores[:, parent], k), parent]
+        merges[time, 0], merges[time, 1] = lists.node[parent], lists.node[gone]
+        room.places[0, 0], room.places[0, 1] = parent, gone
+        share = np.float32(lists.counts[parent] / (lists.counts[parent] + lists.counts[gone]))
+        for j in range(lists.centroid.shape[1]):
+            here, other = lists.centroid[parent, j], lists.centroid[gone, j]
+            lists.centroid[parent, j] = share * here + (ONE - share) * other
+        _join(lists.embedding, lists.counts, room.places[0], parent, room.pairs[0], room.inputs[0])
+        _merged(room.pairs, merger, room.made, room.gated, room.merged)
+        for j in range(inner):
+            room.inputs[0, j] = lists.embedding[parent, j] = room.merged[0, j]
+        lists.node[parent], lists.alive[gone] = next_node + time, False
+        _features(
+            room.inputs, scorer, room.hidden, room.again, room.head, room.skip, room.new
+        )
+        for j in range(lists.first.shape[1]):
+            lists.first[parent, j], lists.second[parent, j] = room.new[0, 0, j], room.new[0, 1, j]
+        _forget_listed(lists, parent, gone, changed)
+        _list_parent(lists, parent, near, apart_of, changed)
+        for j in range(len(changed)):
+            if changed[j]:
+                changed[j] = False
+                lists.farthest[j] = lists.distances[_largest(lists.distances[:, j], k), j]
+                lists.best[j] = lists.scores[_largest(lists.scores[:, j], k), j]
+        lists.farthest[gone] = -np.inf
+
+
+# ---------------------------------------------------------------- what is called
+
+
 class Running(NamedTuple):
     """Episodes in progress, on arrays that are written to; the first axis is the episode."""
 
@@ -433,8 +525,34 @@ class How(NamedTuple):
     """The order within a pair is a choice."""
 
 
+class Lists(NamedTuple):
+    """The tokens of a sample and their candidates, on arrays that are written to."""
+
+    node: np.ndarray
+    embedding: np.ndarray
+    counts: np.ndarray
+    centroid: np.ndarray
+    places: np.ndarray
+    """(n, D) points between which distances are measured: embeddings or centroids themselves."""
+    alive: np.ndarray
+    """True <--> not merged yet."""
+    first: np.ndarray
+    """(n, H) features as first of a pair."""
+    second: np.ndarray
+    partners: np.ndarray
+    """(k, n) candidates of every token; -1 where a place is empty."""
+    distances: np.ndarray
+    """Infinite where a place is empty."""
+    scores: np.ndarray
+    """Minus infinity where a place is empty."""
+    farthest: np.ndarray
+    """(n,) the largest of each token's distances; minus infinity of tokens that are gone."""
+    best: np.ndarray
+    """(n,) the largest of each token's scores."""
+
+
 class _Room(NamedTuple):
-    """Where a group of episodes is merged."""
+    """Where some merges are made at a time."""
 
     sums: np.ndarray
     best: np.ndarray
@@ -453,6 +571,31 @@ class _Room(NamedTuple):
     scores: np.ndarray
 
 
+def _room(
+    rows: int, slots: int, merger: PackedWeights, scorer: PointerWeights, features: int
+) -> _Room:
+    def numbers(*columns: int) -> np.ndarray:
+        return np.zeros((rows, *columns), np.float32)
+
+    return _Room(
+        sums=np.zeros((rows, slots)),
+        best=numbers(slots),
+        states=np.zeros((rows, 3)),
+        places=np.zeros((rows, 2), np.int64),
+        pairs=numbers(len(merger.weight)),
+        made=numbers(merger.weight.shape[1]),
+        gated=numbers(len(merger.last)),
+        merged=numbers(merger.last.shape[1]),
+        inputs=numbers(len(scorer.body)),
+        hidden=numbers(len(scorer.residual)),
+        again=numbers(len(scorer.residual)),
+        head=numbers(scorer.head.shape[1]),
+        skip=numbers(scorer.skip.shape[1]),
+        new=numbers(2, features),
+        scores=np.zeros((2, slots), np.float32),
+    )
+
+
 def merge_all(
     merger: PackedWeights,
     scorer: PointerWeights,
@@ -467,28 +610,26 @@ def merge_all(
     Embeddings wider than the merger's end in the centroid of their leaves and the logarithm of how
     many these are, as those of ``Placed`` do.
     """
-    episodes, how = Running(**arrays), How(greedy, measured, ordered)
+    episodes = Running(**arrays)
     size, slots = episodes.here.shape
-    group, wide, features = min(GROUP, size), episodes.nodes.shape[2], episodes.first.shape[2]
+    room = _room(min(GROUP, size), slots, merger, scorer, episodes.first.shape[2])
+    _run(episodes, How(greedy, measured, ordered), merger, scorer, room)
 
-    def rows(*columns: int) -> np.ndarray:
-        return np.zeros((group, *columns), np.float32)
 
-    room = _Room(
-        sums=np.zeros((group, slots)),
-        best=rows(slots),
-        states=np.zeros((group, 3)),
-        places=np.zeros((group, 2), np.int64),
-        pairs=rows(len(merger.weight)),
-        made=rows(merger.weight.shape[1]),
-        gated=rows(len(merger.last)),
-        merged=rows(merger.last.shape[1]),
-        inputs=rows(wide + 1),
-        hidden=rows(len(scorer.residual)),
-        again=rows(len(scorer.residual)),
-        head=rows(scorer.head.shape[1]),
-        skip=rows(scorer.skip.shape[1]),
-        new=rows(2, features),
-        scores=np.zeros((2, slots), np.float32),
-    )
-    _run(episodes, how, merger, scorer, room)
+def merge_listed(
+    merger: PackedWeights,
+    scorer: PointerWeights,
+    next_node: int,
+    count: int,
+    **arrays: np.ndarray,
+) -> np.ndarray:
+    """Make so many merges of the best candidates, ``(count, 2)``, the first of which makes
+    ``next_node``; ``arrays`` are those of :class:`Lists`."""
+    lists = Lists(**arrays)
+    k, tokens = lists.partners.shape
+    merges = np.empty((count, 2), np.int64)
+    room = _room(1, 1, merger, scorer, lists.first.shape[1])
+    near, apart_of = np.empty(k, np.int64), np.empty(k, np.float32)
+    changed = np.zeros(tokens, bool)
+    _run_listed(lists, next_node, merges, merger, scorer, room, near, apart_of, changed)
+    return merges

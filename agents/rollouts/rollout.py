@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
@@ -16,6 +16,7 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from agents.rollouts.candidates import CandidateLists, candidates_along
+from agents.rollouts.fast import compiled
 from agents.rollouts.pair_scores import (
     ILLEGAL,
     NodeTables,
@@ -24,7 +25,7 @@ from agents.rollouts.pair_scores import (
     Positions,
     bounded_array,
 )
-from htm_env.autoencoder import TreeEncoder, packed_function, packed_weights
+from htm_env.autoencoder import TreeEncoder, packed_function
 from htm_env.candidates import CandidatePairs, Nearest
 from htm_env.forest import forest_levels, leaf_counts
 from htm_env.types import NONE, Batched, TokenBatch
@@ -410,15 +411,12 @@ class ArrayRollout:
         self, draws: np.ndarray | None, measured: bool, ordered: bool, found: np.ndarray
     ) -> bool:
         """All at once; False where nothing is compiled for these networks."""
-        merger, scorer, merge_all = packed_weights(self.merger), self.scorer.weights(), compiled()
-        if merge_all is None or merger is None or scorer is None:
+        fast = compiled(self.merger, self.scorer, self.nodes, self.first, self.second, self.table)
+        if fast is None:
             return False
-        arrays = self.nodes, self.first, self.second, self.table, *merger, *scorer
-        if any(values.dtype != np.float32 for values in arrays):
-            return False
-        merge_all(
-            merger,
-            scorer,
+        fast.functions.merge_all(
+            fast.merger,
+            fast.scorer,
             greedy=draws is None,
             measured=measured,
             ordered=ordered,
@@ -549,16 +547,6 @@ def _entropy(weights: np.ndarray, total: np.ndarray, ordered: bool) -> np.ndarra
     logs = np.log(choice, out=np.zeros_like(choice), where=choice > 0)
     spread: np.ndarray = np.log(total) - (weights * logs).sum((1, 2)) / total
     return spread
-
-
-@cache
-def compiled() -> Callable[..., None] | None:
-    """What makes the merges of pointer policies in one call; None where there is no numba."""
-    try:  # only here: the import takes half a second
-        from agents.rollouts.compiled import merge_all
-    except ImportError:  # of numba, or by numba of a version that it does not know
-        return None
-    return merge_all  # type: ignore[no-any-return]
 
 
 # ---------------------------------------------------------------- episodes of given merges
