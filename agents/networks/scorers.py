@@ -351,9 +351,9 @@ class PointerOnArrays:
 
     def weights(self) -> PointerWeights | None:
         policy = self._policy
-        layers = policy.body[0], policy.residual[0], policy.head
-        weights = [values for layer in layers for values in (layer.weight.T, layer.bias)]
-        skip = torch.nn.functional.pad(policy.distance_skip.weight.T, (0, 0, 0, 1))
+        layers = policy.body, policy.residual, policy.head
+        weights = [values.t() for layer in layers for values in layer.parameters()]
+        skip = torch.nn.functional.pad(policy.distance_skip.weight.t(), (0, 0, 0, 1))
         return PointerWeights(
             *(values.detach().contiguous().numpy() for values in (*weights, skip))
         )

@@ -4,9 +4,11 @@ Needs numba (the extra ``fast``), and is imported where a rollout first asks for
 compiled when they are first called, and kept in numba's cache.
 
 A few episodes are merged at a time, so that their tables stay in the processor's cache while the
-networks still take several rows at once. A merge costs O(P) beside the networks: sums (and for the
-best pair, maxima) of the rows of a table of weights are kept from step to step. Sums are of 64 bits,
-and made anew before what has been subtracted could be seen in them.
+networks still take several rows at once. A merge costs O(P) beside the networks: sums of the rows
+of a table of weights, and for the best pair their maxima, are kept from step to step. Sums are of
+64 bits, and made anew before what has been subtracted could be seen in them.
+
+All is in one file: what numba keeps of a function is outdated when that file changes, and no other.
 """
 
 from __future__ import annotations
@@ -416,9 +418,12 @@ def _forget_listed(lists, parent, gone, changed):
     for c in range(lists.partners.shape[0]):
         partners, distances, scores = lists.partners[c], lists.distances[c], lists.scores[c]
         for j in range(len(partners)):
-            if partners[j] == parent or partners[j] == gone or j == parent or j == gone:
+            if partners[j] == parent or partners[j] == gone:
                 partners[j], distances[j], scores[j] = -1, np.inf, -np.inf
                 lists.farthest[j], changed[j] = np.inf, True
+        for token in (parent, gone):
+            partners[token], distances[token], scores[token] = -1, np.inf, -np.inf
+            changed[token] = True
 
 
 @_compiled
@@ -457,7 +462,7 @@ def _run_listed(lists, next_node, merges, merger, scorer, room, near, apart_of, 
     k, inner = lists.partners.shape[0], merger.last.shape[1]
     for time in range(len(merges)):
         parent = _largest(lists.best, len(lists.best))
-        gone = lists.partners[_largest(lists.scores[:, parent], k), parent]
+        gone = np.int64(lists.partners[_largest(lists.scores[:, parent], k), parent])
         merges[time, 0], merges[time, 1] = lists.node[parent], lists.node[gone]
         room.places[0, 0], room.places[0, 1] = parent, gone
         share = np.float32(lists.counts[parent] / (lists.counts[parent] + lists.counts[gone]))
@@ -469,9 +474,7 @@ def _run_listed(lists, next_node, merges, merger, scorer, room, near, apart_of, 
         for j in range(inner):
             room.inputs[0, j] = lists.embedding[parent, j] = room.merged[0, j]
         lists.node[parent], lists.alive[gone] = next_node + time, False
-        _features(
-            room.inputs, scorer, room.hidden, room.again, room.head, room.skip, room.new
-        )
+        _features(room.inputs, scorer, room.hidden, room.again, room.head, room.skip, room.new)
         for j in range(lists.first.shape[1]):
             lists.first[parent, j], lists.second[parent, j] = room.new[0, 0, j], room.new[0, 1, j]
         _forget_listed(lists, parent, gone, changed)

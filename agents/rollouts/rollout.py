@@ -384,9 +384,7 @@ class ArrayRollout:
         self.active, self.num_leaves = positions.active.numpy(), positions.num_leaves.numpy()
         self.scorer, self.first, self.second, self.table = arrays
 
-    def run(
-        self, draws: Float64[Tensor, "2 M B"] | None, measured: bool, ordered: bool
-    ) -> Choices:
+    def run(self, draws: Float64[Tensor, "2 M B"] | None, measured: bool, ordered: bool) -> Choices:
         """Make all merges, the best or those of these ``draws``.
 
         Entropies are ``measured``, with the order within a pair a choice if ``ordered``.
