@@ -24,7 +24,7 @@ from scipy.stats import chisquare
 from agents.fixed import all_merge_sequences
 from agents.learners.reinforce import Reinforce
 from agents.networks.scorers import Placed, PointerPolicy
-from agents.rollouts import fast
+from agents.rollouts.rollout import compiled as compiled_step
 from agents.rollouts.rollout import rollout
 from benchmarks.rollout_speed import OnArrays, OnTensors
 from htm_env.autoencoder import HTMAutoencoder
@@ -192,7 +192,7 @@ def test_the_same_numbers_are_drawn_whatever_the_precision(autoencoder, way):
 @numba
 def test_rollouts_of_reinforce_are_compiled():
     learner = Reinforce("HTM-Trees-v0", env_kwargs={"heights": (3,)}, embedding_dim=6)
-    assert fast.compiled(learner.seen.merger, learner.policy.on_arrays()) is not None
+    assert compiled_step(learner.seen.merger, learner.policy.on_arrays()) is not None
 
 
 def test_without_numba_nothing_is_said():

@@ -19,7 +19,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from agents.rollouts.fast import compiled
 from agents.rollouts.pair_scores import (
     ArrayScorer,
     PairScorer,
@@ -27,6 +26,7 @@ from agents.rollouts.pair_scores import (
     bounded_array,
     population_observation,
 )
+from agents.rollouts.rollout import compiled
 from htm_env.autoencoder import TreeEncoder, packed_function
 from htm_env.candidates import FARTHEST, Nearest, nearest_candidates
 from htm_env.types import NONE, TokenBatch

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import cache, cached_property
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -16,16 +17,17 @@ from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from agents.rollouts.candidates import CandidateLists, candidates_along
-from agents.rollouts.fast import compiled
 from agents.rollouts.pair_scores import (
     ILLEGAL,
+    ArrayScorer,
     NodeTables,
     PairArrays,
     PairScores,
+    PointerWeights,
     Positions,
     bounded_array,
 )
-from htm_env.autoencoder import TreeEncoder, packed_function
+from htm_env.autoencoder import PackedWeights, TreeEncoder, packed_function, packed_weights
 from htm_env.candidates import CandidatePairs, Nearest
 from htm_env.forest import forest_levels, leaf_counts
 from htm_env.types import NONE, Batched, TokenBatch
@@ -545,6 +547,41 @@ def _entropy(weights: np.ndarray, total: np.ndarray, ordered: bool) -> np.ndarra
     logs = np.log(choice, out=np.zeros_like(choice), where=choice > 0)
     spread: np.ndarray = np.log(total) - (weights * logs).sum((1, 2)) / total
     return spread
+
+
+# ---------------------------------------------------------------- what is compiled
+
+
+class Compiled(NamedTuple):
+    """Compiled functions, and the weights that they are given."""
+
+    functions: Any
+    """The module ``agents/rollouts/compiled.py``."""
+    merger: PackedWeights
+    scorer: PointerWeights
+
+
+def compiled(
+    merger: Callable[[Tensor], Tensor], scorer: ArrayScorer, *arrays: np.ndarray
+) -> Compiled | None:
+    """None where merges are made step by step: without numba, with other networks than a gated
+    residual merger and a pointer, and where ``arrays`` or weights are no float32."""
+    weights, own = packed_weights(merger), scorer.weights()
+    if weights is None or own is None:
+        return None
+    if any(values.dtype != np.float32 for values in (*arrays, *weights, *own)):
+        return None
+    functions = _functions()
+    return None if functions is None else Compiled(functions, weights, own)
+
+
+@cache
+def _functions() -> ModuleType | None:
+    try:  # not at the top: importing numba takes half a second
+        from agents.rollouts import compiled as functions
+    except ImportError:  # there is none, or one that does not know this numpy
+        return None
+    return functions
 
 
 # ---------------------------------------------------------------- episodes of given merges
