@@ -20,6 +20,7 @@ from episodes import (
     several_trees,
 )
 from scipy.stats import chisquare
+from torch import nn
 
 from agents.fixed import all_merge_sequences
 from agents.learners.reinforce import Reinforce
@@ -110,6 +111,14 @@ def test_a_subclass_with_scores_of_its_own_keeps_them(autoencoder, way):
     torch.manual_seed(0)
     policy, batch = Turned(5, 12), random_batch([5] * 10)
     check_equal(*both(way, autoencoder, policy, batch, 0, greedy=True))
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_subclass_with_layers_of_its_own_keeps_them(autoencoder, way):
+    torch.manual_seed(0)
+    policy = PointerPolicy(5, 12)
+    policy.residual = nn.Sequential(nn.Linear(12, 12), nn.ReLU())
+    check_equal(*both(way, autoencoder, policy, random_batch([5] * 10), 0, greedy=True))
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -350,7 +350,11 @@ class PointerOnArrays:
         return scores
 
     def weights(self) -> PointerWeights | None:
+        """None in a subclass with other layers."""
         policy = self._policy
+        for part in (policy.body, policy.residual):
+            if [type(layer) for layer in part] != [nn.Linear, nn.SiLU]:
+                return None
         layers = policy.body, policy.residual, policy.head
         weights = [values.t() for layer in layers for values in layer.parameters()]
         skip = torch.nn.functional.pad(policy.distance_skip.weight.t(), (0, 0, 0, 1))

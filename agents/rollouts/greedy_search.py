@@ -1,11 +1,12 @@
 """Merging large populations with a policy that is done learning: no more is kept than is needed.
 
 Both functions choose among candidates, one sample after the other. :func:`merge_greedily` takes the
-best pair at every step, on numpy arrays: what one merge computes is too little for the calls of
-torch, and for an accelerator. :func:`merge_matchings` merges a whole matching a round: every pair
-that is the best of both its tokens, the best of all pairs among them, so that ``P`` tokens need
-about ``log P`` rounds. Populations are made smaller, and their lists anew, whenever half of the
-tokens are gone; no table of all pairs, and no history, is ever held.
+best pair at every step, compiled where numba is and on numpy arrays elsewhere: what one merge
+computes is too little for the calls of torch, and for an accelerator. :func:`merge_matchings`
+merges a whole matching a round, which gives other trees: every pair that is the best of both its
+tokens, the best of all pairs among them, so that ``P`` tokens need about ``log P`` rounds.
+Populations are made smaller, and their lists anew, whenever half of the tokens are gone; no table
+of all pairs, and no history, is ever held.
 """
 
 from __future__ import annotations
