@@ -1,8 +1,9 @@
-"""Rollouts alone, on arrays and on tensors: ``python -m benchmarks.rollout_speed``.
+"""Rollouts alone, compiled, on arrays and on tensors: ``python -m benchmarks.rollout_speed``.
 
 Microseconds of a merge: the policy chooses, the merger merges, and nothing learns. The networks are
-the shipped ones of 64 numbers, untrained, on random tokens; both ways are called by turns. On a
-processor a rollout among all pairs is on arrays; on tensors it is everywhere else.
+the shipped ones of 64 numbers, untrained, on random tokens; all ways are called by turns. On a
+processor a rollout among all pairs is compiled where numba is installed (the extra ``fast``) and on
+arrays where it is not; on tensors it is everywhere else.
 """
 
 from __future__ import annotations
@@ -10,14 +11,23 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
+from importlib.util import find_spec
 from typing import Any
 
 import torch
 
 from agents.networks.scorers import make_scorer
 from agents.rollouts.candidates import CandidateLists
-from agents.rollouts.pair_scores import NodeTables, PairScorer, PairScores, Positions
-from agents.rollouts.rollout import rollout
+from agents.rollouts.pair_scores import (
+    ArrayScorer,
+    NodeTables,
+    PairArrays,
+    PairScorer,
+    PairScores,
+    Positions,
+)
+from agents.rollouts.rollout import Network, rollout
 from benchmarks.measuring import Row, one_by_one, seconds_by_turns
 from benchmarks.scaling import COORDINATES, EMBEDDING_DIM, points
 from benchmarks.table import origin, report
@@ -53,6 +63,32 @@ class OnTensors:
         return self.policy.candidate_scores(tables, lists)  # type: ignore[attr-defined, no-any-return]
 
 
+class Uncompiled:
+    """A pair scorer on arrays that gives no weights to what is compiled."""
+
+    def __init__(self, scorer: ArrayScorer) -> None:
+        self.features, self.scores = scorer.features, scorer.scores
+        self.paired_scores, self.symmetric = scorer.paired_scores, scorer.symmetric
+
+    def weights(self) -> None:
+        return None
+
+
+class ArrayScores(TensorScores):
+    """Scores that are offered as arrays, and not to what is compiled."""
+
+    def on_arrays(self) -> PairArrays | None:
+        arrays = self.scores.on_arrays()
+        return None if arrays is None else arrays._replace(scorer=Uncompiled(arrays.scorer))
+
+
+class OnArrays(OnTensors):
+    """A pair scorer whose rollouts are on arrays, step by step."""
+
+    def pair_scores(self, tables: NodeTables, positions: Positions) -> PairScores:
+        return ArrayScores(self.policy.pair_scores(tables, positions))  # type: ignore[attr-defined]
+
+
 def measure(trees: int, tokens: int, seconds: float) -> Row:
     """One row."""
     generator = torch.Generator().manual_seed(1)
@@ -60,17 +96,21 @@ def measure(trees: int, tokens: int, seconds: float) -> Row:
     policy, batch = make_scorer("pointer", EMBEDDING_DIM, 128), points(tokens, trees)
     # As in training without a price of entropy.
     options: dict[str, Any] = {"measure_entropy": False, "ordered_entropy": False}
+    ways: dict[str, Network] = {"tensors": OnTensors(policy), "arrays": OnArrays(policy)}
+    if find_spec("numba"):
+        ways["compiled"] = policy
     taken = seconds_by_turns(
         {
-            "tensors": lambda: rollout(autoencoder, OnTensors(policy), batch, generator, **options),
-            "arrays": lambda: rollout(autoencoder, policy, batch, generator, **options),
+            name: partial(rollout, autoencoder, network, batch, generator, **options)
+            for name, network in ways.items()
         },
         seconds,
     )
     merges = trees * (tokens - 1)
     row: Row = {"trees": trees, "tokens": tokens}
     row |= {f"us a merge, {name}": 1e6 * time / merges for name, time in taken.items()}
-    return row | {"times as fast": taken["tensors"] / taken["arrays"]}
+    fast = [name for name in taken if name != "tensors"]
+    return row | {f"times as fast, {name}": taken["tensors"] / taken[name] for name in fast}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -47,7 +47,7 @@ QUALITY = {
     "hierarchical_readme": "the README of that package with our import, at full size",
     "ranks": "one model on two processes, and a model of more",
     "reduction": "time and memory of a hierarchy reduction, and samples at once and one by one",
-    "rollout_speed": "rollouts alone, on arrays and on tensors",
+    "rollout_speed": "rollouts alone, compiled, on arrays and on tensors",
     "shards": "training on shards beside the same data in memory",
     "text": "hierarchies against flat models of text",
 }

@@ -206,17 +206,41 @@ def packed_function(network: Callable[[Tensor], Tensor]) -> ArrayFunction:
 
     A network that is none of torch's may say what it is on arrays by a method ``on_arrays``.
     """
-    if type(network) is ResidualNetwork:
-        return _packed(network)
     own: Callable[[], ArrayFunction] | None = getattr(network, "on_arrays", None)
-    return array_function(network) if own is None else own()
+    if own is not None:
+        return own()
+    weights = packed_weights(network)
+    return array_function(network) if weights is None else _packed(weights)
 
 
-def _packed(network: ResidualNetwork) -> ArrayFunction:
+class PackedWeights(NamedTuple):
+    """The weights of a :class:`ResidualNetwork`: those that its inputs are multiplied with are side
+    by side, of values, gates and the skip."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    last: np.ndarray
+
+
+def packed_weights(network: Callable[[Tensor], Tensor]) -> PackedWeights | None:
+    """Copies of the weights of a network; None of one that computes something else.
+
+    A network that is none of torch's may give those of one that it holds, by a method of this name.
+    """
+    own: Callable[[], PackedWeights | None] | None = getattr(network, "packed_weights", None)
+    if own is not None:
+        return own()
+    if type(network) is not ResidualNetwork:
+        return None
     layers = network.value, network.gate, network.skip
     weight = np.concatenate([_view(layer.weight) for layer in layers]).T.copy()
     bias = np.concatenate([_view(layer.bias) for layer in layers])
-    last, units = _view(network.last.weight).T, len(_view(network.value.bias))
+    return PackedWeights(weight, bias, np.ascontiguousarray(_view(network.last.weight).T))
+
+
+def _packed(weights: PackedWeights) -> ArrayFunction:
+    weight, bias, last = weights
+    units = len(last)
 
     def function(rows: np.ndarray) -> np.ndarray:
         made = rows.dot(weight)

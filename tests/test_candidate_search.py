@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.reinforce import Reinforce, ReinforceConfig
-from agents.networks.scorers import MANY
+from agents.networks.scorers import MANY, PointerPolicy
 from agents.rollouts.greedy_search import matching, matching_rounds, merge_greedily, merge_matchings
 from agents.rollouts.pair_scores import ILLEGAL
 from agents.rollouts.rollout import rollout
+from benchmarks.rollout_speed import Uncompiled
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
 from htm_env.forest import check_merges, tree_height
@@ -35,6 +36,25 @@ def test_greedy_merges_are_those_of_a_greedy_rollout(autoencoder, network, k, by
     expected, _ = rollout(autoencoder, policy, batch, generator(), greedy=True, nearest=nearest)
     found = merge_greedily(autoencoder, policy, batch, nearest)
     assert torch.equal(found, expected.merges)
+
+
+class StepByStep(PointerPolicy):
+    """A pointer that gives no weights to what is compiled."""
+
+    def on_arrays(self):
+        return Uncompiled(super().on_arrays())
+
+
+@pytest.mark.parametrize("tokens", [15, 255, 1023])
+@pytest.mark.parametrize("by_centroids", [False, True])
+def test_compiled_merges_are_those_made_one_at_a_time(autoencoder, tokens, by_centroids):
+    pytest.importorskip("numba")
+    policy, step_by_step = random_policy("pointer"), StepByStep(5, 12)
+    step_by_step.load_state_dict(policy.state_dict())
+    batch, nearest = random_batch([tokens]), Nearest(8, by_centroids)
+    compiled = merge_greedily(autoencoder, policy, batch, nearest)
+    assert torch.equal(compiled, merge_greedily(autoencoder, step_by_step, batch, nearest))
+    check_merges(compiled, batch.num_tokens)
 
 
 def test_tokens_too_far_for_a_distance_are_merged_too(autoencoder):

@@ -25,7 +25,8 @@ def test_probabilities_are_the_softmax_of_the_scores():
 def test_sampled_pairs_come_as_often_as_their_probabilities_say():
     count = 20_000
     probability, _ = choices(SCORES.expand(count, 3, 3), ordered=True)
-    first, second, log_prob = choose_pairs(probability, generator(), greedy=False)
+    draws = torch.rand(2, count, generator=generator(), dtype=torch.float64)
+    first, second, log_prob = choose_pairs(probability, draws)
     expected = SCORES.flatten().softmax(0)
     torch.testing.assert_close(log_prob.exp(), expected[first * 3 + second])
     observed = torch.bincount(first * 3 + second, minlength=9)
@@ -37,7 +38,7 @@ def test_sampled_pairs_come_as_often_as_their_probabilities_say():
 
 
 def test_greedy_takes_the_most_likely_pair():
-    first, second, log_prob = choose_pairs(choices(SCORES[None], True)[0], generator(), greedy=True)
+    first, second, log_prob = choose_pairs(choices(SCORES[None], True)[0], None)
     assert (first.tolist(), second.tolist()) == ([2], [0])
     assert float(log_prob) == pytest.approx(float(SCORES.flatten().log_softmax(0)[6]))
 

@@ -2,7 +2,8 @@
 
 Each folder of ``tests/data/runs`` is ``htm train --env HTM-Trees-v0 --env-kwargs '{"heights": [2]}'
 --embedding-dim 4 --merges 2000 --seed 3`` with hidden layers of 4, and ``resumed.json`` what came
-of resuming it there with a budget of 3000 merges.
+of resuming it there with a budget of 3000 merges; of replay the error is that of the first release
+that draws a merge from two numbers, which makes other episodes.
 """
 
 import json

@@ -215,7 +215,7 @@ def files_of_an_update() -> list[str]:
 def test_an_update_of_reinforce_runs_through_few_files():
     files = files_of_an_update()
     assert "agents/learners/reinforce.py" in files
-    assert len(files) <= 21, files
+    assert len(files) <= 22, files  # one of them compiled, where numba is
 
 
 # ---------------------------------------------------------------- the faces of the packages

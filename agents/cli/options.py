@@ -187,7 +187,8 @@ class EvaluateOptions(OfRun):
     """Test episodes; finite data gives each of its rows once at most."""
     merge_rounds: bool = False
     """Merge a matching of disjoint pairs at a time, in about log P rounds: each token with its best
-    partner, where the choice is mutual."""
+    partner, where the choice is mutual. Gives other trees; saves time with a context encoder, or
+    without numba."""
     flat_merges: Annotated[int | None, _flag("INT")] = None
     """Also train a set autoencoder without trees, of the same width, as one more yardstick: on so
     many merges, of which a sample of n tokens counts n - 1 (a run's own are in its result.json)."""

@@ -158,7 +158,10 @@ class SoftNearest(Behaviour):
         log_prob = torch.zeros_like(batch.tokens[:, 1:, 0])
         for step in positions.steps():
             now, rows = scores.view(step), step.rows
-            first, second, _ = choose_pairs(probabilities(now), generator, False)
+            draws = torch.rand(
+                2, len(rows), generator=generator, dtype=torch.float64, device=now.device
+            )
+            first, second, _ = choose_pairs(probabilities(now), draws)
             chosen = now[rows, first, second] - now.flatten(1).logsumexp(1)
             log_prob[rows, step.time] = chosen.clamp(max=0.0).to(log_prob.dtype)
             positions.merge(step, first, second)

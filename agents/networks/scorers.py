@@ -26,12 +26,20 @@ from agents.rollouts.pair_scores import (
     NodeTables,
     PairScorer,
     PairScores,
+    PointerWeights,
     Positions,
     ThroughTorch,
     bounded,
 )
 from agents.rollouts.rollout import Episodes
-from htm_env.autoencoder import ArrayFunction, TreeEncoder, array_function, packed_function
+from htm_env.autoencoder import (
+    ArrayFunction,
+    PackedWeights,
+    TreeEncoder,
+    array_function,
+    packed_function,
+    packed_weights,
+)
 from htm_env.candidates import Nearest
 from htm_env.checks import check_choice
 from htm_env.observation import check_keys, check_width
@@ -74,6 +82,10 @@ class PlacedMerger:
             return made
 
         return function
+
+    def packed_weights(self) -> PackedWeights | None:
+        """Those of the merger of embeddings; what lies beside these needs none."""
+        return packed_weights(self.merger)
 
 
 class Placed(TreeEncoder):
@@ -305,7 +317,7 @@ class PointerOnArrays:
             array_function(layer)
             for layer in (policy.body, policy.residual, policy.head, policy.distance_skip)
         )
-        self._keys, self._places = policy.key_dim, policy.distance_dim
+        self._keys, self._places, self._policy = policy.key_dim, policy.distance_dim, policy
 
     def features(
         self, embeddings: np.ndarray, leaf_counts: np.ndarray
@@ -336,6 +348,19 @@ class PointerOnArrays:
     def paired_scores(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         scores: np.ndarray = np.einsum("nh,nh->n", first, second)
         return scores
+
+    def weights(self) -> PointerWeights | None:
+        """None in a subclass with other layers."""
+        policy = self._policy
+        for part in (policy.body, policy.residual):
+            if [type(layer) for layer in part] != [nn.Linear, nn.SiLU]:
+                return None
+        layers = policy.body, policy.residual, policy.head
+        weights = [values.t() for layer in layers for values in layer.parameters()]
+        skip = torch.nn.functional.pad(policy.distance_skip.weight.t(), (0, 0, 0, 1))
+        return PointerWeights(
+            *(values.detach().contiguous().numpy() for values in (*weights, skip))
+        )
 
 
 class PairPolicy(NodePolicy):

@@ -1,17 +1,18 @@
 """Merging large populations with a policy that is done learning: no more is kept than is needed.
 
 Both functions choose among candidates, one sample after the other. :func:`merge_greedily` takes the
-best pair at every step, on numpy arrays: what one merge computes is too little for the calls of
-torch, and for an accelerator. :func:`merge_matchings` merges a whole matching a round: every pair
-that is the best of both its tokens, the best of all pairs among them, so that ``P`` tokens need
-about ``log P`` rounds. Populations are made smaller, and their lists anew, whenever half of the
-tokens are gone; no table of all pairs, and no history, is ever held.
+best pair at every step, compiled where numba is and on numpy arrays elsewhere: what one merge
+computes is too little for the calls of torch, and for an accelerator. :func:`merge_matchings`
+merges a whole matching a round, which gives other trees: every pair that is the best of both its
+tokens, the best of all pairs among them, so that ``P`` tokens need about ``log P`` rounds.
+Populations are made smaller, and their lists anew, whenever half of the tokens are gone; no table
+of all pairs, and no history, is ever held.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,7 +27,8 @@ from agents.rollouts.pair_scores import (
     bounded_array,
     population_observation,
 )
-from htm_env.autoencoder import ArrayFunction, TreeEncoder, packed_function
+from agents.rollouts.rollout import compiled
+from htm_env.autoencoder import TreeEncoder, packed_function
 from htm_env.candidates import FARTHEST, Nearest, nearest_candidates
 from htm_env.types import NONE, TokenBatch
 
@@ -84,16 +86,16 @@ def merge_greedily(
     if where.type != "cpu":
         autoencoder = copy.deepcopy(autoencoder).cpu()
         policy = copy.deepcopy(policy).cpu()  # type: ignore[attr-defined]
-    merger, scorer = packed_function(autoencoder.merger), policy.on_arrays()
+    merger, scorer = autoencoder.merger, policy.on_arrays()
     merges = torch.full_like(batch.merges, NONE)
     for row, leaves in enumerate(batch.num_tokens.tolist()):
         tokens, made = _Tokens.of(autoencoder, batch.tokens[row, :leaves]), 0
         while len(tokens.node) > 1:
             lists = _Lists(merger, scorer, tokens, nearest)
-            for _ in range(len(tokens.node) - max(1, len(tokens.node) // 2)):
-                merges[row, made, 0], merges[row, made, 1] = lists.merge_best(leaves + made)
-                made += 1
-            tokens = lists.left()
+            count = len(tokens.node) - max(1, len(tokens.node) // 2)
+            found = lists.merge_so_many(count, leaves + made)
+            merges[row, made : made + count] = torch.from_numpy(found)
+            made, tokens = made + count, lists.left()
     return merges.to(where)
 
 
@@ -195,9 +197,14 @@ class _Lists:
     """
 
     def __init__(
-        self, merger: ArrayFunction, scorer: ArrayScorer, tokens: _Tokens, nearest: Nearest
+        self,
+        merger: Callable[[Tensor], Tensor],
+        scorer: ArrayScorer,
+        tokens: _Tokens,
+        nearest: Nearest,
     ) -> None:
-        self.merger, self.scorer, self.k = merger, scorer, min(nearest.k, len(tokens.node))
+        self.network, self.scorer, self.k = merger, scorer, min(nearest.k, len(tokens.node))
+        self.merger = packed_function(merger)
         # (k, n): what is asked of many lists at once runs along the tokens.
         lists = [found.numpy().T.copy() for found in tokens.candidates(nearest)]
         self.partners, self.distances = lists[0].astype(np.int32), lists[1]
@@ -214,6 +221,17 @@ class _Lists:
         self.scores = np.full(self.partners.shape, GONE, scores.dtype)
         self.scores[spot, token] = bounded_array(scores)
         self.farthest, self.best = self.distances.max(0), self.scores.max(0)
+
+    def merge_so_many(self, count: int, node: int) -> np.ndarray:
+        """Merge the best pair so many times, into ``node`` and those after it: ``(count, 2)``."""
+        fast = compiled(self.network, self.scorer, self.embedding, self.centroid, self.first)
+        if fast is None:
+            return np.array([self.merge_best(node + made) for made in range(count)])
+        lists = {name: getattr(self, name) for name in fast.functions.Lists._fields}
+        found: np.ndarray = fast.functions.merge_listed(
+            fast.merger, fast.scorer, node, count, **lists
+        )
+        return found
 
     def merge_best(self, node: int) -> tuple[int, int]:
         """Merge the best pair into ``node``; returns its two nodes."""

@@ -69,6 +69,19 @@ class Features:
         return self.hidden
 
 
+class PointerWeights(NamedTuple):
+    """The weights of a pointer policy; those of the layers that read a token and its count have a
+    row for each number of the embedding, and one for the count."""
+
+    body: np.ndarray
+    body_bias: np.ndarray
+    residual: np.ndarray
+    residual_bias: np.ndarray
+    head: np.ndarray
+    head_bias: np.ndarray
+    skip: np.ndarray
+
+
 @runtime_checkable
 class ArrayScorer(Protocol):
     """A pair scorer on numpy arrays."""
@@ -88,6 +101,9 @@ class ArrayScorer(Protocol):
 
     def paired_scores(self, first: np.ndarray, second: np.ndarray) -> np.ndarray:
         """Scores of ``(N, H)`` each with the one in its place, as ``(N,)``."""
+
+    def weights(self) -> PointerWeights | None:
+        """The weights of a pointer policy, which a compiled rollout takes; None of any other."""
 
 
 class ThroughTorch:
@@ -112,6 +128,9 @@ class ThroughTorch:
         found = self.policy.paired_scores(torch.from_numpy(first), torch.from_numpy(second))
         scores: np.ndarray = found.numpy()
         return scores
+
+    def weights(self) -> None:
+        return None
 
 
 class PairArrays(NamedTuple):

@@ -5,25 +5,29 @@ What is computed shrinks with the populations (see ``pair_scores.py`` and ``cand
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
-from typing import NamedTuple, Protocol, runtime_checkable
+from functools import cache, cached_property
+from types import ModuleType
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Float64, Int64
 from torch import Tensor
 
 from agents.rollouts.candidates import CandidateLists, candidates_along
 from agents.rollouts.pair_scores import (
     ILLEGAL,
+    ArrayScorer,
     NodeTables,
     PairArrays,
     PairScores,
+    PointerWeights,
     Positions,
     bounded_array,
 )
-from htm_env.autoencoder import ArrayFunction, TreeEncoder, packed_function
+from htm_env.autoencoder import PackedWeights, TreeEncoder, packed_function, packed_weights
 from htm_env.candidates import CandidatePairs, Nearest
 from htm_env.forest import forest_levels, leaf_counts
 from htm_env.types import NONE, Batched, TokenBatch
@@ -166,30 +170,28 @@ def probabilities(scores: Float[Tensor, "R W C"]) -> Float[Tensor, "R W C"]:
 
 
 def choose_pairs(
-    probability: Float[Tensor, "R W C"], generator: torch.Generator, greedy: bool
+    probability: Float[Tensor, "R W C"], draws: Float64[Tensor, "2 R"] | None
 ) -> tuple[Int64[Tensor, "R"], Int64[Tensor, "R"], Float[Tensor, "R"]]:
-    """A row and a column a sample, drawn by probability, and its logarithm.
+    """A row and a column a sample, and the logarithm of their probability: drawn by it, from two
+    numbers in [0, 1) each, or without ``draws`` the most likely.
 
-    Sampled in two stages, the first position and then the second given the first, so that a step
-    draws ``2 W`` random numbers a sample instead of ``W^2``.
+    Drawn in two stages, the first position and then the second given the first.
     """
     rows = torch.arange(len(probability), device=probability.device)
-    if greedy:
+    if draws is None:
         pair, width = probability.flatten(1).argmax(1), probability.shape[2]
         first, second = pair // width, pair % width
     else:
-        first = _drawn(probability.sum(2), generator)
-        second = _drawn(probability[rows, first], generator)
+        first = _drawn(probability.sum(2), draws[0])
+        second = _drawn(probability[rows, first], draws[1])
     return first, second, probability[rows, first, second].log()
 
 
-def _drawn(weights: Float[Tensor, "R C"], generator: torch.Generator) -> Int64[Tensor, "R"]:
-    """A column a row, by weight: of clocks with these rates, the one that rings first.
-
-    What ``torch.multinomial`` does, without its checks, which take longer than the draw.
-    """
-    clocks = torch.empty_like(weights).exponential_(generator=generator)
-    return weights.div(clocks).argmax(1)
+def _drawn(weights: Float[Tensor, "R C"], draw: Float64[Tensor, "R"]) -> Int64[Tensor, "R"]:
+    """A column a row, by weight: the one that takes the running total beyond this share of the
+    whole."""
+    summed = weights.cumsum(1, dtype=torch.float64)
+    return (summed > draw[:, None] * summed[:, -1:]).int().argmax(1)
 
 
 def most_entropy(num_active: Int64[Tensor, "*batch"], ordered: bool) -> Float[Tensor, "*batch"]:
@@ -272,6 +274,10 @@ def rollout(
     to_make = batch.num_tokens - 1 if num_merges is None else num_merges
     order = to_make.argsort(descending=True, stable=True)
     batch, to_make, back = batch.rows(order), to_make[order], order.argsort()
+    draws = None
+    if not greedy:
+        shape = 2, batch.present.shape[1] - 1, len(batch.present)
+        draws = torch.rand(shape, generator=generator, dtype=torch.float64, device=order.device)
     tables = NodeTables.of_leaves(autoencoder, batch)
     board: Positions | CandidateLists
     arrays = None
@@ -285,8 +291,8 @@ def rollout(
         scores = network.candidate_scores(tables, board)
     ordered = ordered_entropy or nearest is not None
     if arrays is not None:
-        rolled = ArrayRollout(packed_function(autoencoder.merger), arrays, tables, positions)
-        chosen = rolled.run(generator, greedy, measure_entropy, ordered)
+        rolled = ArrayRollout(autoencoder.merger, arrays, tables, positions)
+        chosen = rolled.run(draws, measure_entropy, ordered)
     else:
         deviation = None if deviation is None else deviation.rows(order)
         chosen = _merge(
@@ -294,8 +300,7 @@ def rollout(
             tables,
             board,
             scores,
-            generator,
-            greedy,
+            draws,
             measure_entropy,
             ordered,
             deviation,
@@ -315,8 +320,7 @@ def _merge(
     tables: NodeTables,
     board: Positions | CandidateLists,
     scores: PairScores,
-    generator: torch.Generator,
-    greedy: bool,
+    draws: Float64[Tensor, "2 M B"] | None,
     measure_entropy: bool,
     ordered: bool,
     deviation: Deviation | None,
@@ -330,7 +334,8 @@ def _merge(
             probability, nats[:running, step.time] = choices(now, ordered)
         else:  # it follows from the scores of what was drawn, after the last step
             probability = probabilities(now)
-        first, second, log_prob[:running, step.time] = choose_pairs(probability, generator, greedy)
+        drawn = None if draws is None else draws[:, step.time, :running]
+        first, second, log_prob[:running, step.time] = choose_pairs(probability, drawn)
         if deviation is not None:
             first, second = deviation.chosen(step.time, now, first, second)
         score[:running, step.time] = now[row, first, second]
@@ -362,66 +367,99 @@ class ArrayRollout:
     """Episodes in progress, on the memory of the tables and positions, which it changes.
 
     Args:
-        merger: the autoencoder's, on arrays.
+        merger: the autoencoder's.
         arrays: features and scores before the first merge; changed in place.
         tables: the nodes; parents are written.
         positions: before the first merge; brought to the end.
     """
 
     def __init__(
-        self, merger: ArrayFunction, arrays: PairArrays, tables: NodeTables, positions: Positions
+        self,
+        merger: Callable[[Tensor], Tensor],
+        arrays: PairArrays,
+        tables: NodeTables,
+        positions: Positions,
     ) -> None:
         self.merger, self.tables, self.positions = merger, tables, positions
         self.nodes, self.counts = tables.embeddings.numpy(), tables.leaf_counts.numpy()
         self.here, self.merges = positions.here.numpy(), positions.merges.numpy()
         self.active, self.num_leaves = positions.active.numpy(), positions.num_leaves.numpy()
-        self.scorer, self.first, self.second, scores = arrays
-        size, slots = self.here.shape
-        self._ragged = bool((self.num_leaves < positions.most).any())
-        self._row, self._position = np.arange(size), np.arange(slots)
-        self._ones, self._shift = np.ones(slots, scores.dtype), np.empty(size, scores.dtype)
-        self._weights = np.zeros_like(scores)
-        self._weigh(self._row, scores, scores > ILLEGAL)
+        self.scorer, self.first, self.second, self.table = arrays
 
-    def run(
-        self, generator: torch.Generator, greedy: bool, measured: bool, ordered: bool
-    ) -> Choices:
-        """Make all merges, drawn or the best.
+    def run(self, draws: Float64[Tensor, "2 M B"] | None, measured: bool, ordered: bool) -> Choices:
+        """Make all merges, the best or those of these ``draws``.
 
         Entropies are ``measured``, with the order within a pair a choice if ``ordered``.
         """
+        found = np.zeros((5, *self.merges.shape[:2]))
+        numbers = None if draws is None else draws.numpy()
         # A diverged autoencoder gives infinities, and legal merges all the same.
         with np.errstate(all="ignore"):
-            return self._run(generator, greedy, measured, ordered)
+            if not self._compiled(numbers, measured, ordered, found):
+                self._step_by_step(numbers, measured, ordered, found)
+            chosen, turned, total, shift, nats = found
+            made = total > 0
+            log_prob, turned = (
+                np.log(weight / np.where(made, total, 1.0), out=np.zeros_like(total), where=made)
+                for weight in (chosen, turned)
+            )
+            log_total = np.log(total, out=np.zeros_like(total), where=made) + shift
+        made_of = torch.from_numpy(np.stack([log_prob, log_total, turned, nats]))
+        return Choices(*made_of.to(self.tables.embeddings.dtype))
 
-    def _run(
-        self, generator: torch.Generator, greedy: bool, measured: bool, ordered: bool
-    ) -> Choices:
-        chosen, turned, total, shift, nats = np.zeros((5, *self.merges.shape[:2]))
+    def _compiled(
+        self, draws: np.ndarray | None, measured: bool, ordered: bool, found: np.ndarray
+    ) -> bool:
+        """All at once; False where nothing is compiled for these networks."""
+        fast = compiled(self.merger, self.scorer, self.nodes, self.first, self.second, self.table)
+        if fast is None:
+            return False
+        fast.functions.merge_all(
+            fast.merger,
+            fast.scorer,
+            greedy=draws is None,
+            measured=measured,
+            ordered=ordered,
+            nodes=self.nodes,
+            counts=self.counts,
+            here=self.here,
+            merges=self.merges,
+            active=self.active,
+            num_leaves=self.num_leaves,
+            running=np.array(self.positions.running, dtype=np.int64),
+            first=self.first,
+            second=self.second,
+            table=self.table,
+            draws=np.zeros((2, *found.shape[:0:-1])) if draws is None else draws,
+            found=found,
+        )
+        return True
+
+    def _step_by_step(
+        self, draws: np.ndarray | None, measured: bool, ordered: bool, found: np.ndarray
+    ) -> None:
+        size, slots = self.here.shape
+        self._ragged = bool((self.num_leaves < self.positions.most).any())
+        self._row, self._position = np.arange(size), np.arange(slots)
+        self._ones, self._shift = np.ones(slots, self.table.dtype), np.empty(size, self.table.dtype)
+        self._weights, self._merger = np.zeros_like(self.table), packed_function(self.merger)
+        self._weigh(self._row, self.table, self.table > ILLEGAL)
+        chosen, turned, total, shift, nats = found
         for time, rows in enumerate(self.positions.running):
             width, row = self.positions.most - time, self._row[:rows]
             sums, total[:rows, time] = self._sums(rows, width)
             weights, shift[:rows, time] = self._weights[:rows, :width, :width], self._shift[:rows]
-            if greedy:
+            if draws is None:
                 one = weights.max(2).argmax(1)
                 other = weights[row, one].argmax(1)
             else:
-                one = _drawn(torch.from_numpy(sums), generator).numpy()
-                other = _drawn(torch.from_numpy(weights[row, one]), generator).numpy()
+                one = _drawn_on_arrays(sums, draws[0, time, :rows])
+                other = _drawn_on_arrays(weights[row, one], draws[1, time, :rows])
             chosen[:rows, time] = weights[row, one, other]
+            turned[:rows, time] = weights[row, other, one]
             if measured:
                 nats[:rows, time] = _entropy(weights, total[:rows, time], ordered)
-            elif not ordered:
-                turned[:rows, time] = weights[row, other, one]
             self._merge(time, row, one, other, width)
-        made = total > 0
-        log_prob, turned = (
-            np.log(weight / np.where(made, total, 1.0), out=np.zeros_like(total), where=made)
-            for weight in (chosen, turned)
-        )
-        log_total = np.log(total, out=np.zeros_like(total), where=made) + shift
-        found = torch.from_numpy(np.stack([log_prob, log_total, turned, nats]))
-        return Choices(*found.to(self.tables.embeddings.dtype))
 
     def _merge(
         self, time: int, row: np.ndarray, one: np.ndarray, other: np.ndarray, width: int
@@ -438,7 +476,7 @@ class ArrayRollout:
         here[row, low] = parent
 
         pairs = nodes[row[:, None], children].reshape(rows, -1)
-        merged, count = self.merger(pairs), counts[row[:, None], children].sum(1)
+        merged, count = self._merger(pairs), counts[row[:, None], children].sum(1)
         nodes[row, parent], counts[row, parent] = merged, count
         new_first, new_second = self.scorer.features(merged, count)
         first, second, weights = self.first, self.second, self._weights
@@ -495,6 +533,13 @@ class ArrayRollout:
         return self._sums(rows, width)
 
 
+def _drawn_on_arrays(weights: np.ndarray, draw: np.ndarray) -> np.ndarray:
+    """As :func:`_drawn`."""
+    summed = weights.cumsum(1, dtype=np.float64)
+    position: np.ndarray = (summed > draw[:, None] * summed[:, -1:]).argmax(1)
+    return position
+
+
 def _entropy(weights: np.ndarray, total: np.ndarray, ordered: bool) -> np.ndarray:
     """Entropy in nats of choices ``(R, W, W)`` with these weights; see
     :func:`agents.rollouts.rollout.choices`."""
@@ -502,6 +547,41 @@ def _entropy(weights: np.ndarray, total: np.ndarray, ordered: bool) -> np.ndarra
     logs = np.log(choice, out=np.zeros_like(choice), where=choice > 0)
     spread: np.ndarray = np.log(total) - (weights * logs).sum((1, 2)) / total
     return spread
+
+
+# ---------------------------------------------------------------- what is compiled
+
+
+class Compiled(NamedTuple):
+    """Compiled functions, and the weights that they are given."""
+
+    functions: Any
+    """The module ``agents/rollouts/compiled.py``."""
+    merger: PackedWeights
+    scorer: PointerWeights
+
+
+def compiled(
+    merger: Callable[[Tensor], Tensor], scorer: ArrayScorer, *arrays: np.ndarray
+) -> Compiled | None:
+    """None where merges are made step by step: without numba, with other networks than a gated
+    residual merger and a pointer, and where ``arrays`` or weights are no float32."""
+    weights, own = packed_weights(merger), scorer.weights()
+    if weights is None or own is None:
+        return None
+    if any(values.dtype != np.float32 for values in (*arrays, *weights, *own)):
+        return None
+    functions = _functions()
+    return None if functions is None else Compiled(functions, weights, own)
+
+
+@cache
+def _functions() -> ModuleType | None:
+    try:  # not at the top: importing numba takes half a second
+        from agents.rollouts import compiled as functions
+    except ImportError:  # there is none, or one that does not know this numpy
+        return None
+    return functions
 
 
 # ---------------------------------------------------------------- episodes of given merges
