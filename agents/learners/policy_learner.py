@@ -36,7 +36,14 @@ from agents.networks.context import make_policy
 from agents.optim.autoencoder_trainer import AutoencoderConfig, AutoencoderTrainer, mean_scalars
 from agents.optim.optimizers import GuardedOptimizer, OptimizerConfig, PolicyOptimizer
 from agents.rollouts.greedy_search import merge_matchings
-from agents.rollouts.rollout import Deviation, Episodes, follow, pair_probabilities, rollout
+from agents.rollouts.rollout import (
+    Deviation,
+    Episodes,
+    compile_ahead,
+    follow,
+    pair_probabilities,
+    rollout,
+)
 from htm_env.autoencoder import TreeEncoder
 from htm_env.candidates import Nearest, advice_on_pairs, check_candidates
 from htm_env.datasets import Dataset
@@ -203,6 +210,8 @@ class PolicyLearner(Learner):
         """
         config, falls = self.config, self.reward.is_fall_of_error
         self.policy = policy
+        if self.nearest is None and self.autoencoder.decodes:
+            compile_ahead(self.seen, policy, self.dataset.token_dim)
         roll, errors_of, terms_of = self.greedy_episodes, self.errors_of, self.terms_of
         # With other rewards a large error is no failure, and costs have no zero to be times of.
         failure = config.failure if falls and self.autoencoder.decodes else 0.0

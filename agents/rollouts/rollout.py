@@ -584,6 +584,17 @@ def _functions() -> ModuleType | None:
     return functions
 
 
+def compile_ahead(autoencoder: TreeEncoder, network: Network, token_dim: int) -> None:
+    """Merge two tokens once, so that whatever is compiled is so before time counts."""
+    where = autoencoder.token_mean.device
+    if where.type != "cpu":
+        return
+    tokens, merges = torch.zeros(1, 2, token_dim), torch.full((1, 1, 2), NONE)
+    present = torch.ones(1, 2, dtype=torch.bool)
+    two = TokenBatch(tokens, present, present[:, None, :] & False, merges)
+    rollout(autoencoder, network, two, torch.Generator(), greedy=True)
+
+
 # ---------------------------------------------------------------- episodes of given merges
 
 
