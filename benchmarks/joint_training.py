@@ -82,8 +82,6 @@ def learner(algo: str, size: Size, candidates: str, device: str = "cpu") -> Lear
     if hasattr(config, "demonstration_share"):
         changes["demonstration_share"] = ((0.0, 0.0),)
         changes |= {"candidates": candidates, "failure": 0.0, "policy_share": ALWAYS}
-    if hasattr(config, "least_policy_share"):
-        changes["least_policy_share"] = 1.0
     if hasattr(config, "batch_growth"):
         changes["batch_growth"] = 0.0
     return known.learner(

@@ -225,7 +225,9 @@ class PackedWeights(NamedTuple):
 def packed_weights(network: Callable[[Tensor], Tensor]) -> PackedWeights | None:
     """Copies of the weights of a network; None of one that computes something else.
 
-    A network that is none of torch's may give those of one that it holds, by a method of this name.
+    A network that is none of torch's may give those of one that it holds, by a method of this name,
+    where it does no more than hand that one's outputs on, with the centroid and the logarithm of
+    the number of leaves beside them.
     """
     own: Callable[[], PackedWeights | None] | None = getattr(network, "packed_weights", None)
     if own is not None:

@@ -114,10 +114,13 @@ def test_a_subclass_with_scores_of_its_own_keeps_them(autoencoder, way):
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_a_subclass_with_layers_of_its_own_keeps_them(autoencoder, way):
+@pytest.mark.parametrize("layer", ["body", "residual", "head", "distance_skip"])
+def test_a_subclass_with_layers_of_its_own_keeps_them(autoencoder, layer, way):
     torch.manual_seed(0)
     policy = PointerPolicy(5, 12)
-    policy.residual = nn.Sequential(nn.Linear(12, 12), nn.ReLU())
+    usual = getattr(policy, layer)
+    linear = usual if isinstance(usual, nn.Linear) else usual[0]
+    setattr(policy, layer, nn.Sequential(linear, nn.Tanh()))
     check_equal(*both(way, autoencoder, policy, random_batch([5] * 10), 0, greedy=True))
 
 

@@ -11,9 +11,14 @@ from hypothesis import strategies as st
 from agents.learners.fixed_order import FixedOrder, FixedOrderConfig
 from agents.learners.reinforce import Reinforce, ReinforceConfig
 from agents.networks.scorers import MANY, PointerPolicy
-from agents.rollouts.greedy_search import matching, matching_rounds, merge_greedily, merge_matchings
+from agents.rollouts.greedy_search import (
+    matching,
+    matching_rounds,
+    merge_greedily,
+    merge_matchings,
+)
 from agents.rollouts.pair_scores import ILLEGAL
-from agents.rollouts.rollout import rollout
+from agents.rollouts.rollout import compiled, rollout
 from benchmarks.rollout_speed import Uncompiled
 from htm_env.autoencoder import HTMAutoencoder
 from htm_env.candidates import Nearest
@@ -52,9 +57,11 @@ def test_compiled_merges_are_those_made_one_at_a_time(autoencoder, tokens, by_ce
     policy, step_by_step = random_policy("pointer"), StepByStep(5, 12)
     step_by_step.load_state_dict(policy.state_dict())
     batch, nearest = random_batch([tokens]), Nearest(8, by_centroids)
-    compiled = merge_greedily(autoencoder, policy, batch, nearest)
-    assert torch.equal(compiled, merge_greedily(autoencoder, step_by_step, batch, nearest))
-    check_merges(compiled, batch.num_tokens)
+    assert compiled(autoencoder.merger, policy.on_arrays()) is not None
+    assert compiled(autoencoder.merger, step_by_step.on_arrays()) is None
+    merges = merge_greedily(autoencoder, policy, batch, nearest)
+    assert torch.equal(merges, merge_greedily(autoencoder, step_by_step, batch, nearest))
+    check_merges(merges, batch.num_tokens)
 
 
 def test_tokens_too_far_for_a_distance_are_merged_too(autoencoder):

@@ -100,8 +100,6 @@ def test_updates_in_between_do_not_hide_that_learning_has_stopped_being_finite(a
 def test_replay_always_trains_the_policy():
     with pytest.raises(ValueError, match="expected 1 throughout"):
         ReplayConfig(policy_share=((0.5, 1.0), (1.0, 0.5)))
-    with pytest.raises(ValueError, match="least_policy_share"):
-        ReplayConfig(least_policy_share=0.5)
 
 
 @both
@@ -126,54 +124,6 @@ def test_at_a_share_of_one_every_update_trains_the_policy(algo):
     one = learner(algo, policy_share=[[0.5, 1.0], [0.5, 0.0]])
     assert "loss/policy" in one.update(0.4)
     assert "loss/policy" not in one.update(0.6)
-
-
-def omitted(one: PolicyLearner) -> float:
-    """The share of updates without the policy."""
-    return sum(one.share.omits_policy(0.5) for _ in range(1000)) / 1000
-
-
-def test_the_policy_trains_as_often_as_its_trees_of_a_sample_differ():
-    one = learner("reinforce", policy_share=[[0.0, 1.0]], least_policy_share=0.2)
-    assert omitted(one) == 0  # nothing is known yet
-    half = torch.tensor([[1.0, 1.001], [2.0, 2.0], [1.0, 3.0], [2.0, 1.0]])
-    for _ in range(100):
-        one.share.saw(half)
-    assert omitted(one) == pytest.approx(0.5, abs=0.06)
-    for _ in range(100):
-        one.share.saw(half[:2])
-    assert omitted(one) == pytest.approx(0.8, abs=0.06)
-    for _ in range(100):
-        one.share.saw(half[2:])
-    assert omitted(one) < 0.01
-
-
-def test_how_often_trees_differ_is_measured_in_training_and_kept_in_checkpoints():
-    one = learner("reinforce", policy_share=[[0.0, 1.0]])
-    scalars = one.update(0.5)
-    assert 0.9 <= scalars["policy/differing_trees"] <= 1.0
-    one.share.differing = 0.25
-    again = learner("reinforce", policy_share=[[0.0, 1.0]])
-    again.restore(one.state())
-    assert again.share.differing == 0.25
-    old = {name: value for name, value in one.state().items() if name != "differing"}
-    again.restore(old)
-    assert again.share.differing == 1.0
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"trees_per_sample": 1, "baseline": "exponential"},
-        {"mode": "frozen"},
-        {"reward": "one_step"},
-    ],
-    ids=lambda changes: next(iter(changes)),
-)
-def test_every_update_trains_the_policy_where_trees_cannot_tell_when(changes):
-    one = learner("reinforce", policy_share=[[0.0, 1.0]], **changes)
-    one.share.saw(torch.ones(4, 2))
-    assert omitted(one) == 0
 
 
 @both

@@ -62,7 +62,7 @@ BROKEN = 1e6
 TREND = 16
 """Laps from which on the fall of an error counts, and not its height alone."""
 LAPS = 128
-"""Laps of a round at most: more tell no more, and their time is the autoencoder's."""
+"""Laps of a round at most. More selected no better order, and take time from what comes after."""
 OFF = 0.02
 """How far coordinates are off where an order is followed inexactly: a standard deviation, in units
 of standardised coordinates."""
@@ -73,10 +73,6 @@ RANKS = 5
 """Pairs that are tried at a merge, the second best first."""
 MOST_SAMPLES, MOST_TREES = 4, 256
 """Samples that are searched and trees that are made in one call, at most."""
-DIFFERENT = 1.01
-"""The larger of two errors over the smaller, from which on their trees differ."""
-LATEST = 0.1
-"""Weight of the latest update in a running mean."""
 
 
 def order_names(names: Sequence[str], seed: int) -> tuple[str, ...]:
@@ -427,9 +423,7 @@ class PolicyShare:
     """The share of the updates that train the policy, and what the others do."""
 
     points: Points
-    """(share of the budget, probability) points of an update that trains the policy, at most."""
-    least: float
-    """The part of it that is left where the policy's trees of a sample no longer differ."""
+    """(share of the budget, probability) points of an update that trains the policy."""
     search: LocalSearch
     """Corrects the policy's failures in the other updates."""
     optimizer: PolicyOptimizer
@@ -438,18 +432,10 @@ class PolicyShare:
     errors_of: Callable[[TokenBatch, Episodes], Float[Tensor, "B"]]
     """The ``nmse`` of every episode."""
     generator: torch.Generator
-    differing: float = 1.0
-    """The share of the samples whose trees had different errors, a mean over the latest updates."""
-
-    def saw(self, errors: Float[Tensor, "S T"]) -> None:
-        """The errors of the trees that the policy drew for each sample."""
-        least, largest = errors.aminmax(dim=1)
-        differ = (largest > DIFFERENT * least).float().mean()
-        self.differing += LATEST * (float(self.search.ranks.mean(differ)) - self.differing)
 
     def omits_policy(self, progress: float) -> bool:
         """True <--> the autoencoder learns alone in this update; drawn where both are possible."""
-        share = piecewise_linear(self.points, progress) * max(self.least, self.differing)
+        share = piecewise_linear(self.points, progress)
         if share >= 1:
             return False
         generator = self.generator

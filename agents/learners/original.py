@@ -44,7 +44,6 @@ ORIGINAL = ReinforceConfig(
     batch_size=64,
     batch_growth=0.0,
     trees_per_sample=1,
-    least_policy_share=1.0,
     trees_per_step=64,
     reward="one_step",
     discount=0.0,

@@ -99,15 +99,15 @@ class PolicyConfig:
     (see ``agents.learners.imitation.ORDERS``); where the merger is known, greedy; and none where
     something else than the fall of the error is rewarded."""
     demonstration_race: float = 0.15
-    """Share of the budget in which that one is selected, by successive halving; where the
-    autoencoder is frozen, one update selects it."""
+    """Share of the budget in which that one is selected, at most, by successive halving in rounds
+    of 128 updates; where the autoencoder is frozen, one update selects it."""
     demonstration_share: Points = ((0.25, 1.0), (0.4, 0.0))
     """(share, probability) points: how many updates clone a demonstration; 0 0 for none."""
     policy_share: Points = ALWAYS
-    """(share, probability) points: how many of the updates that do not clone train the policy at
-    most. In the others the autoencoder learns alone, from the greedy trees of the policy, of which
-    only failures are corrected. Where the autoencoder is frozen, or the reward is neither
-    incremental nor terminal, every update trains the policy anyway. 0 1 for every update."""
+    """(share, probability) points: how many of the updates that do not clone train the policy. In
+    the others the autoencoder learns alone, from the greedy trees of the policy, of which only
+    failures are corrected. Where the autoencoder is frozen, or the reward is neither incremental
+    nor terminal, every update trains the policy anyway. 0 1 for every update."""
 
     def __post_init__(self) -> None:
         check_bounds(
@@ -199,27 +199,24 @@ class PolicyLearner(Learner):
         *,
         ordered: bool = False,
         value_weight: float = 0.0,
-        least_policy_share: float = 1.0,
     ) -> None:
         """Take the network and its optimizer, and make the components that train with them.
 
         Cloning has an optimizer of its own. At its end gradients are small, and so are Adam's
         averages of their squares: the first gradients of rewards, divided by those, would undo what
-        was cloned. ``ordered`` and ``value_weight`` are those of :class:`Cloning`, and
-        ``least_policy_share`` that of :class:`PolicyShare`.
+        was cloned. ``ordered`` and ``value_weight`` are those of :class:`Cloning`.
         """
         config, falls = self.config, self.reward.is_fall_of_error
         self.policy = policy
-        if self.nearest is None and self.autoencoder.decodes:
+        if self.device.type == "cpu" and self.nearest is None and self.autoencoder.decodes:
             compile_ahead(self.seen, policy, self.dataset.token_dim)
         roll, errors_of, terms_of = self.greedy_episodes, self.errors_of, self.terms_of
         # With other rewards a large error is no failure, and costs have no zero to be times of.
         failure = config.failure if falls and self.autoencoder.decodes else 0.0
         generator = self.generator
         self.search = LocalSearch(failure, roll, errors_of, terms_of, generator, ranks=self.ranks)
-        rests = falls and self.task.mode == "joint"
-        points, least = (config.policy_share, least_policy_share) if rests else (ALWAYS, 1.0)
-        self.share = PolicyShare(points, least, self.search, optimizer, roll, errors_of, generator)
+        points = config.policy_share if falls and self.task.mode == "joint" else ALWAYS
+        self.share = PolicyShare(points, self.search, optimizer, roll, errors_of, generator)
         self.cloning = Cloning(
             self.selection,
             config.demonstration_share,

@@ -76,10 +76,6 @@ class ReinforceConfig(PolicyConfig):
     """none, moving_normaliser, exponential, value, greedy or leave_one_out."""
     scale_advantages: bool = True
     """Divide the advantages of a batch by their root mean square: rewards shrink as errors do."""
-    least_policy_share: float = 0.1
-    """How many of those updates train the policy when its trees of a sample no longer differ. As
-    long as they do, it is the share of the samples whose trees do: what is certain learns nothing,
-    and the autoencoder can use the time. 1 for every update."""
     entropy: EntropyConfig = field(default_factory=EntropyConfig)
     """Control of exploration."""
     coordinates: bool = True
@@ -99,7 +95,6 @@ class ReinforceConfig(PolicyConfig):
             trees_per_sample=(1, LARGEST),
             batch_growth=(0, LARGEST),
             max_batch_size=(1, LARGEST),
-            least_policy_share=(0, 1),
             merges_curriculum=(0, 1),
             population_curriculum=(0, 1),
         )
@@ -123,13 +118,7 @@ class Reinforce(PolicyLearner):
         self.optimizer = GuardedOptimizer(
             "policy", policy.parameters(), config.policy, ranks=self.ranks
         )
-        self.set_up(
-            policy,
-            self.optimizer,
-            ordered=config.entropy.ordered,
-            # One tree of a sample differs from none.
-            least_policy_share=config.least_policy_share if config.trees_per_sample > 1 else 1.0,
-        )
+        self.set_up(policy, self.optimizer, ordered=config.entropy.ordered)
         self.curriculum = Curriculum(config.merges_curriculum, config.population_curriculum)
         self.baseline = make_baseline(config.baseline, config.trees_per_sample, self.ranks)
         self.entropy = EntropyControl(config.entropy, self.ranks)
@@ -200,7 +189,6 @@ class Reinforce(PolicyLearner):
         num_merges = self.curriculum.num_merges(batch.num_tokens, progress)
         episodes, measured = self.sampled_episodes(batch, num_merges)
         rewards, error = self.rewards_of(batch, episodes)
-        self.share.saw(error.view(-1, config.trees_per_sample))
         terms = self.terms_of(batch, episodes)
         values = terms.values if self.baseline.learns_values else torch.zeros_like(rewards)
         returns = Returns(
@@ -234,7 +222,6 @@ class Reinforce(PolicyLearner):
             "train/return": float(rewards.sum(1).mean()),
             f"train/{self.autoencoder.error_name}": float(error.mean()),
             "policy/entropy": mean_entropy(episodes, measured, config.entropy.ordered),
-            "policy/differing_trees": self.share.differing,
             **({} if target is None else {"policy/entropy_target": target}),
         }
 
@@ -272,7 +259,6 @@ class Reinforce(PolicyLearner):
             **self.optimizer.state(),
             "baseline": self.baseline.state(),
             "entropy": self.entropy.state(),
-            "differing": self.share.differing,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -280,7 +266,6 @@ class Reinforce(PolicyLearner):
         self.optimizer.restore(state)
         self.baseline.restore(state["baseline"])
         self.entropy.restore(state["entropy"])
-        self.share.differing = state.get("differing", 1.0)  # earlier versions did not measure it
 
 
 class EntropyControl:

@@ -41,8 +41,6 @@ class ReplayConfig(ReinforceConfig):
 
     batch_growth: float = 0.0
     """As REINFORCE's, but none: fresh episodes would outgrow those that are replayed."""
-    least_policy_share: float = 1.0
-    """Every update trains the policy."""
     replays: int = 8
     """Updates on stored episodes after each update on fresh ones."""
     replay_batch_size: int = 64
@@ -96,11 +94,10 @@ class ReplayConfig(ReinforceConfig):
             lambda_=(0, 1),
             trust=0,
         )
-        least = self.least_policy_share
-        if least < 1 or any(share < 1 for _, share in self.policy_share):
+        if any(share < 1 for _, share in self.policy_share):
             raise ValueError(
-                f"policy_share is {self.policy_share}, least_policy_share {least}; expected 1 "
-                "throughout: in between, replay's autoencoder learns from stored episodes"
+                f"policy_share is {self.policy_share}; expected 1 throughout: in between, "
+                "replay's autoencoder learns from stored episodes"
             )
         if not self.rho_bar > 0:
             raise ValueError(f"rho_bar is {self.rho_bar}; expected more than 0")

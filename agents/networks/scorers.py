@@ -353,8 +353,12 @@ class PointerOnArrays:
         """None in a subclass with other layers."""
         policy = self._policy
         for part in (policy.body, policy.residual):
-            if [type(layer) for layer in part] != [nn.Linear, nn.SiLU]:
+            if [type(layer) for layer in part] != [nn.Linear, nn.SiLU] or part[0].bias is None:
                 return None
+        if type(policy.head) is not nn.Linear or policy.head.bias is None:
+            return None
+        if type(policy.distance_skip) is not nn.Linear or policy.distance_skip.bias is not None:
+            return None
         layers = policy.body, policy.residual, policy.head
         weights = [values.t() for layer in layers for values in layer.parameters()]
         skip = torch.nn.functional.pad(policy.distance_skip.weight.t(), (0, 0, 0, 1))

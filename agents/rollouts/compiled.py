@@ -8,7 +8,8 @@ networks still take several rows at once. A merge costs O(P) beside the networks
 of a table of weights, and for the best pair their maxima, are kept from step to step. Sums are of
 64 bits, and made anew before what has been subtracted could be seen in them.
 
-All is in one file: what numba keeps of a function is outdated when that file changes, and no other.
+All is in one file, since numba compiles a function anew when its own file changes and no other:
+whoever changes ``PackedWeights``, ``PointerWeights`` or ``FARTHEST`` has to touch this one.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def _exp(value):
 
     Without a branch, so that several are computed at once, which those of libraries are not here.
     """
-    value = value if value > np.float32(-87) else np.float32(-87)
-    value = value if value < np.float32(88) else np.float32(88)
+    value = np.float32(-87) if value < np.float32(-87) else value  # NaN stays
+    value = np.float32(88) if value > np.float32(88) else value
     n = np.floor(value * np.float32(1.44269504) + HALF)
     r = value - n * np.float32(0.693359375) + n * np.float32(2.12194440e-4)
     p = np.float32(1.9875691500e-4)
@@ -203,15 +204,18 @@ def _spread_at(table, width, at, ordered):
 @_compiled
 @no_type_check
 def _drawn(weights, width, draw):
-    """The position whose weight takes the running total beyond this share of the whole."""
-    total, summed = 0.0, 0.0
+    """The position whose weight takes the running total beyond this share of the whole; the last
+    with a weight, where rounding leaves the total below it."""
+    total, summed, last = 0.0, 0.0, 0
     for j in range(width):
         total += weights[j]
     for j in range(width):
         summed += weights[j]
         if summed > draw * total:
             return j
-    return width - 1
+        if weights[j] > 0:
+            last = j
+    return last
 
 
 @_compiled

@@ -271,7 +271,9 @@ def rollout(
     ``nearest`` lets it choose among candidates only, whose order always counts as a choice. A
     ``deviation`` takes another pair at one step, where log-probability and total say nothing.
     """
-    to_make = batch.num_tokens - 1 if num_merges is None else num_merges
+    to_make = batch.num_tokens - 1
+    if num_merges is not None:
+        to_make = to_make.minimum(num_merges)
     order = to_make.argsort(descending=True, stable=True)
     batch, to_make, back = batch.rows(order), to_make[order], order.argsort()
     draws = None
@@ -566,29 +568,31 @@ def compiled(
 ) -> Compiled | None:
     """None where merges are made step by step: without numba, with other networks than a gated
     residual merger and a pointer, and where ``arrays`` or weights are no float32."""
+    functions = _functions()
+    if functions is None:
+        return None
     weights, own = packed_weights(merger), scorer.weights()
     if weights is None or own is None:
         return None
     if any(values.dtype != np.float32 for values in (*arrays, *weights, *own)):
         return None
-    functions = _functions()
-    return None if functions is None else Compiled(functions, weights, own)
+    return Compiled(functions, weights, own)
 
 
 @cache
 def _functions() -> ModuleType | None:
     try:  # not at the top: importing numba takes half a second
         from agents.rollouts import compiled as functions
-    except ImportError:  # there is none, or one that does not know this numpy
+    except (
+        ImportError,
+        OSError,
+    ):  # there is none, one that does not know this numpy, or a broken one
         return None
     return functions
 
 
 def compile_ahead(autoencoder: TreeEncoder, network: Network, token_dim: int) -> None:
-    """Merge two tokens once, so that whatever is compiled is so before time counts."""
-    where = autoencoder.token_mean.device
-    if where.type != "cpu":
-        return
+    """Merge two tokens once on the processor, so that what is compiled is so before time counts."""
     tokens, merges = torch.zeros(1, 2, token_dim), torch.full((1, 1, 2), NONE)
     present = torch.ones(1, 2, dtype=torch.bool)
     two = TokenBatch(tokens, present, present[:, None, :] & False, merges)
