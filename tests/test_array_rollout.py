@@ -120,7 +120,7 @@ def test_a_subclass_with_layers_of_its_own_keeps_them(autoencoder, layer, way):
     policy = PointerPolicy(5, 12)
     usual = getattr(policy, layer)
     linear = usual if isinstance(usual, nn.Linear) else usual[0]
-    setattr(policy, layer, nn.Sequential(linear, nn.Tanh()))
+    policy.register_module(layer, nn.Sequential(linear, nn.Tanh()))
     check_equal(*both(way, autoencoder, policy, random_batch([5] * 10), 0, greedy=True))
 
 
