@@ -92,6 +92,8 @@ def test_merges_are_those_on_tensors_where_episodes_end_early(autoencoder, way):
     policy = random_policy("pointer")
     check_equal(*both(way, autoencoder, policy, batch, 1, num_merges=limit))
     check_equal(*both(way, autoencoder, policy, batch, 1, num_merges=0 * limit))
+    everything, _ = both(way, autoencoder, policy, batch, 1)
+    check_equal(everything, both(way, autoencoder, policy, batch, 1, num_merges=100 * limit)[1])
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -188,6 +190,18 @@ def test_a_diverged_policy_gives_legal_merges(autoencoder, way, damage, greedy):
     assert terms.log_prob.isfinite().all() and terms.entropy.isfinite().all()
     if damage != damage:
         check_alike(made, terms)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_no_number_in_a_merger_shows_in_the_nodes(way):
+    broken = HTMAutoencoder(3, 5, 16, generator=generator(1))
+    with torch.no_grad():
+        broken.merger.gate.bias[0] = float("nan")
+    batch = random_batch(RAGGED)
+    (expected, _), (made, _) = both(way, broken, random_policy("pointer"), batch, 0)
+    assert expected.nodes.isnan().any()
+    assert torch.equal(made.nodes.isnan(), expected.nodes.isnan())
+    check_merges(made.merges, batch.num_tokens)
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -372,9 +372,15 @@ def _run(e, how, merger, scorer, room):
                 if time == 0:
                     _weigh(table, width, sums, best, state, how)
                 one, other, total = _choose(
-                    table, sums, best, state, e.first[r, :width], e.second[r, :width],
-                    e.draws[:, time, r], how,
-                )  # fmt: skip
+                    table,
+                    sums,
+                    best,
+                    state,
+                    e.first[r, :width],
+                    e.second[r, :width],
+                    e.draws[:, time, r],
+                    how,
+                )
                 _note(table, state, one, other, width, total, e.found[:, r, time], how)
                 merge = e.merges[r, time]
                 _place(e.here[r], e.active[r, time], merge, one, other, width, parent)
@@ -397,10 +403,18 @@ def _run(e, how, merger, scorer, room):
                 r = begin + s
                 width = e.num_leaves[r] - time
                 _follow(
-                    e.table[r], room.sums[s], room.best[s], room.states[s], room.places[s, 0],
-                    room.places[s, 1], e.first[r, :width], e.second[r, :width], room.new[s],
-                    room.scores, how,
-                )  # fmt: skip
+                    e.table[r],
+                    room.sums[s],
+                    room.best[s],
+                    room.states[s],
+                    room.places[s, 0],
+                    room.places[s, 1],
+                    e.first[r, :width],
+                    e.second[r, :width],
+                    room.new[s],
+                    room.scores,
+                    how,
+                )
 
 
 # ---------------------------------------------------------------- among candidates

@@ -583,10 +583,7 @@ def compiled(
 def _functions() -> ModuleType | None:
     try:  # not at the top: importing numba takes half a second
         from agents.rollouts import compiled as functions
-    except (
-        ImportError,
-        OSError,
-    ):  # there is none, one that does not know this numpy, or a broken one
+    except (ImportError, OSError):  # no numba, a broken one, or one that does not know this numpy
         return None
     return functions
 
